@@ -1,0 +1,47 @@
+"""ntk_numba: exact infinite-width kernels of fully connected networks, as Gram matrices.
+
+The names below are the public ones. Each is imported when first used, so that ``ntk-numba --help``
+does not wait for the compiler.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ntk_numba import activations as activations
+    from ntk_numba.files.store import GramFile as GramFile
+    from ntk_numba.files.store import open_gram as open_gram
+    from ntk_numba.jobs.memory import Gram as Gram
+    from ntk_numba.jobs.memory import diagonal as diagonal
+    from ntk_numba.jobs.memory import gram as gram
+    from ntk_numba.jobs.stream import write_gram as write_gram
+    from ntk_numba.network import MLP as MLP
+
+__version__ = version("ntk_numba")
+
+_HOMES = {
+    "MLP": "network",
+    "Gram": "jobs.memory",
+    "gram": "jobs.memory",
+    "diagonal": "jobs.memory",
+    "write_gram": "jobs.stream",
+    "open_gram": "files.store",
+    "GramFile": "files.store",
+    "activations": "activations",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    value = module if name == "activations" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

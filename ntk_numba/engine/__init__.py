@@ -1,0 +1,1 @@
+"""The analytic kernels: from samples to finished tiles."""

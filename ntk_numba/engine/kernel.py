@@ -1,0 +1,134 @@
+"""One network made ready to compute: its table, its scratch, its samples."""
+
+import threading
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.engine.blas import product_dtype, threadpools
+from ntk_numba.engine.recursion import activation_table
+from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
+from ntk_numba.engine.tile import compute_diagonal, compute_tiles
+from ntk_numba.files.source import Source
+from ntk_numba.network import MLP
+
+KERNELS = ("nngp", "ntk")
+
+# Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
+_one_at_a_time = threading.Lock()
+
+
+class Kernel:
+    """The kernels of one network in one dtype, for tiles of one size.
+
+    Parameters
+    ----------
+    net : MLP
+    x : Source
+        The data; its middle becomes the centre of the unit vectors (see `samples`).
+    kernels : those of "nngp", "ntk" that are wanted
+    every : bool
+        All layers, 1 to L, or the last only.
+    dtype : float32 or float64
+    tile : int
+        T.
+    threads : int
+    """
+
+    def __init__(
+        self,
+        net: MLP,
+        x: Source,
+        kernels: Sequence[str],
+        every: bool,
+        dtype: np.dtype,
+        tile: int,
+        threads: int,
+    ) -> None:
+        self.net, self.kernels, self.every = net, tuple(kernels), every
+        self.dtype, self.tile, self.threads = dtype, tile, threads
+        self.layers = net.depth if every else 1
+        self.features = x.shape[1]
+        self._product = product_dtype(dtype)
+        self._table = activation_table(net.activation, dtype)
+        self._centre = centre_of(x)
+        self._twice_centre = (2 * self._centre).astype(self._product)
+        self._scratch = (
+            np.empty((threads, tile, tile), self._product),
+            np.empty((threads, 3, tile), dtype),
+        )
+
+    def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """New arrays for (nngp, ntk), (layers, rows, columns) where wanted."""
+        nngp, ntk = (
+            np.empty((self.layers, rows, columns) if name in self.kernels else (0, 1, 1), self.dtype)
+            for name in KERNELS
+        )
+        return nngp, ntk
+
+    def samples(self, source: Source, start: int, stop: int) -> Samples:
+        """The samples start to stop of a source, with empty rows up to a whole number of tiles.
+
+        Raises
+        ------
+        ValueError
+            A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
+        """
+        count = stop - start
+        padded = -(-count // self.tile) * self.tile
+        unit = np.zeros((padded, self.features), self._product)
+        spread = np.zeros(padded, self._product)
+        norm = np.zeros(padded)
+        for first, last in source.blocks(start, stop):
+            at = slice(first - start, last - start)
+            self._parallel(
+                normalise, source.read(first, last), self._centre, unit[at], spread[at], norm[at]
+            )
+        std, weight, bias = layer_statistics(self.net, norm, self.features, self.dtype)
+        samples = Samples(unit, spread, std, weight, bias)
+        for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):
+            finite = np.isfinite(values).all(axis=(0, 2))
+            if not finite.all():
+                row = int(np.argmin(finite))
+                raise ValueError(
+                    f"{source.name}: row {start + row} has norm {norm[row]:.3g}, and its {name} is "
+                    f"too large for {self.dtype}; scale the data down"
+                    + (" or use float64" if self.dtype == np.float32 else "")
+                )
+        return samples
+
+    def diagonal(
+        self, samples: Samples, count: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
+        nngp, ntk = self.outputs(count, 1)
+        with np.errstate(over="ignore"):
+            compute_diagonal(samples, count, *self._table, self.every, nngp, ntk)
+        return nngp, ntk
+
+    def compute(
+        self,
+        tiles: NDArray[np.int64],
+        rows: Samples,
+        columns: Samples,
+        nngp: NDArray[np.floating],
+        ntk: NDArray[np.floating],
+    ) -> None:
+        """Compute a table of tiles (`tile.TILE_FIELDS` columns) into the outputs."""
+        self._parallel(
+            compute_tiles, tiles, rows, columns, self._twice_centre, *self._table, self.every,
+            nngp, ntk, *self._scratch,
+        )  # fmt: skip
+
+    def _parallel(self, function, *arguments) -> None:
+        """Run compiled parallel code on our number of threads, BLAS on one inside each."""
+        with _one_at_a_time, threadpools().limit(limits=1):
+            before = numba.get_num_threads()
+            numba.set_num_threads(self.threads)
+            try:
+                with numba.parallel_chunksize(1):  # tiles differ in cost
+                    function(*arguments)
+            finally:
+                numba.set_num_threads(before)

@@ -1,0 +1,292 @@
+"""Reading X: arrays, memory maps, HDF5 datasets and files, a run of rows at a time."""
+
+import hashlib
+import mmap
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 4 << 20  # rows are read, checked and hashed in blocks of about this size
+HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
+ENDINGS = (".npy", ".npz", ".csv", *HDF5_ENDINGS)
+
+
+class Source:
+    """A real matrix of samples by features, read in runs of rows as float32 or float64.
+
+    Attributes
+    ----------
+    name : str
+        How errors call it: an argument or a file.
+    shape : (N, n0)
+    dtype : float32 if that is what the data is, else float64
+    held : int
+        Bytes that stay in memory as long as this source does, because its file cannot be read in
+        runs of rows (.npz, .csv).
+    """
+
+    def __init__(self, name: str, rows: Any, held: int = 0) -> None:
+        dtype = np.dtype(rows.dtype)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise TypeError(
+                f"{name} holds {dtype}; real numbers are wanted: bool, integers, float16, float32 "
+                f"or float64"
+            )
+        shape = tuple(rows.shape)
+        if len(shape) != 2:
+            mend = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
+            raise ValueError(f"{name} must have two dimensions (samples, features), not {shape}{mend}")
+        if shape[0] == 0:
+            raise ValueError(f"{name} is empty: it has no rows")
+        if shape[1] == 0:
+            raise ValueError(f"{name} has {shape[0]} rows but no columns; a sample needs a feature")
+        self.name, self.shape, self.held = name, shape, held
+        self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
+        self._rows = _through_its_file(rows)
+        self._digest: str | None = None
+
+    def read(self, start: int, stop: int) -> NDArray[np.floating]:
+        """Rows start to stop, C-contiguous, in the source's dtype."""
+        try:
+            return np.ascontiguousarray(self._rows(start, stop), self.dtype)
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"{self.name}: rows {start} to {stop - 1} cannot be read; is the file damaged, or "
+                f"was it changed? ({error})"
+            ) from None
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
+        """Runs of rows that are read at a time, from start to stop."""
+        end = self.shape[0] if stop is None else stop
+        step = max(1, BLOCK_BYTES // (self.shape[1] * 8))
+        for first in range(start, end, step):
+            yield first, min(first + step, end)
+
+    def sample(self, count: int) -> NDArray[np.floating]:
+        """At most `count` rows, evenly spaced."""
+        picks = np.unique(np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int))
+        if len(picks) == self.shape[0]:
+            return self.read(0, self.shape[0])
+        return np.concatenate([self.read(i, i + 1) for i in picks])
+
+    def check(self) -> "Source":
+        """Read everything once and refuse NaN and infinity."""
+        for start, stop in self.blocks():
+            self._refuse_not_finite(start, self.read(start, stop))
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the shape and of the values as float64: the same from whatever file."""
+        if self._digest is None:
+            digest = hashlib.sha256(repr(self.shape).encode())
+            for start, stop in self.blocks():
+                block = self.read(start, stop)
+                self._refuse_not_finite(start, block)
+                # -0.0 and 0.0 are the same value
+                digest.update((block.astype("<f8") + 0.0).tobytes())
+            self._digest = digest.hexdigest()
+        return self._digest
+
+    def _refuse_not_finite(self, start: int, block: NDArray[np.floating]) -> None:
+        finite = np.isfinite(block)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"{self.name}: row {start + row}, column {column} (counted from 0) is "
+                f"{block[row, column]}; remove the row or fill in a finite number"
+            )
+
+
+def open_source(x: Any, name: str) -> Source:
+    """The source that an argument stands for.
+
+    Parameters
+    ----------
+    x : array, numpy.memmap, h5py.Dataset, path or Source
+        Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``; ``:key`` may be left out where
+        the file holds one array.
+    name : str
+        The argument's name, for errors.
+
+    Raises
+    ------
+    OSError
+        A file that is missing, a folder, or cannot be read.
+    ValueError, TypeError
+        A file of another kind, truncated, pickled, or without the key; data that is not a real
+        matrix with at least one row and one column.
+    """
+    if isinstance(x, Source):
+        return x
+    if isinstance(x, str | os.PathLike):
+        return _open_path(os.fspath(x))
+    if isinstance(x, h5py.Dataset) or (hasattr(x, "shape") and hasattr(x, "dtype")):
+        return Source(name, x)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is no matrix: {error}") from None
+    return Source(name, array)
+
+
+def _through_its_file(rows: Any) -> Callable[[int, int], Any]:
+    """How to get a run of rows.
+
+    A whole memory map of a file in row order is read through the file: the pages of a map would
+    stay in this process and count against its memory.
+    """
+    if (
+        isinstance(rows, np.memmap)
+        and isinstance(rows.base, mmap.mmap)
+        and rows.flags.c_contiguous
+        and rows.mode in ("r", "r+")
+        and isinstance(rows.filename, str | os.PathLike)
+        and rows.size
+    ):
+        path, dtype, width, offset = rows.filename, rows.dtype, rows.shape[1:], rows.offset
+        if rows.mode == "r+":
+            rows.flush()
+        values = int(np.prod(width))
+
+        def from_file(start: int, stop: int) -> Any:
+            count = (stop - start) * values
+            at = offset + start * values * dtype.itemsize
+            return np.fromfile(path, dtype, count, offset=at).reshape(stop - start, *width)
+
+        return from_file
+    return lambda start, stop: rows[start:stop]
+
+
+def _open_path(spec: str) -> Source:
+    path, key = Path(spec), ""
+    if not path.exists() and ":" in spec:
+        head, _, tail = spec.rpartition(":")
+        if Path(head).suffix.lower() in ENDINGS:
+            path, key = Path(head), tail
+    if path.is_dir():
+        raise IsADirectoryError(f"{spec} is a folder; name a file in it ({', '.join(ENDINGS)})")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise ValueError(f"{path}: unknown ending {ending!r}; known are {', '.join(ENDINGS)}")
+    if key and ending in (".npy", ".csv"):
+        raise ValueError(f"{spec}: a {ending} file holds one array; leave out :{key}")
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read: {error.strerror}") from None
+    if ending == ".npy":
+        return Source(spec, _load_numpy(path))
+    if ending == ".npz":
+        return _open_npz(path, key)
+    if ending == ".csv":
+        table = _load_csv(path)
+        return Source(spec, table, held=table.nbytes)
+    return _open_hdf5(path, key)
+
+
+def _load_numpy(path: Path) -> Any:
+    try:
+        if path.suffix.lower() == ".npz":
+            return np.load(path)
+        try:
+            return np.load(path, mmap_mode="r")
+        except ValueError as error:
+            if "empty" in str(error):  # an array without entries cannot be mapped
+                return np.load(path)
+            raise
+    except Exception as error:  # NumPy raises nearly anything for a file that is not its own
+        reason = str(error)
+        if "pickle" in reason or "Object arrays" in reason:
+            raise ValueError(
+                f"{path} holds pickled Python objects, which are never loaded; save a plain array "
+                f"of numbers"
+            ) from None
+        raise ValueError(
+            f"{path} is no valid {path.suffix} file, perhaps truncated ({reason})"
+        ) from None
+
+
+def _pick(path: Path, key: str, keys: list[str]) -> str:
+    """The key asked for, or the only one there is."""
+    known = ", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")
+    if key:
+        if key not in keys:
+            raise ValueError(f"{path} has no array {key!r}; it has {known or 'none'}")
+        return key
+    if len(keys) != 1:
+        raise ValueError(
+            f"{path} holds {len(keys)} arrays ({known or 'none'}); name one: {path}:key"
+        )
+    return keys[0]
+
+
+def _open_npz(path: Path, key: str) -> Source:
+    archive = _load_numpy(path)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError(f"{path} is no .npz archive; a single array belongs in a .npy file")
+    with archive:
+        chosen = _pick(path, key, list(archive.files))
+        try:
+            array = archive[chosen]
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            if "pickle" in str(error) or "Object arrays" in str(error):
+                raise ValueError(
+                    f"{path}:{chosen} holds pickled Python objects, which are never loaded; save a "
+                    f"plain array of numbers"
+                ) from None
+            raise ValueError(f"{path}:{chosen} cannot be read, perhaps truncated ({error})") from None
+    return Source(f"{path}:{chosen}", array, held=array.nbytes)
+
+
+def _open_hdf5(path: Path, key: str) -> Source:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})") from None
+    datasets: list[str] = []
+    file.visititems(
+        lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None
+    )
+    return Source(f"{path}:{key}" if key else str(path), file[_pick(path, key.strip("/"), datasets)])
+
+
+def _load_csv(path: Path) -> NDArray[np.float64]:
+    """Numbers separated by commas, one sample a line; a first line of names is passed over."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text file") from None
+    if not first.strip():
+        raise ValueError(f"{path} is empty: it has no rows")
+    try:
+        [float(word) for word in first.split(",")]
+        skip = 0
+    except ValueError:
+        words = [word.strip() for word in first.split(",")]
+        skip = 0 if any(_is_number(word) for word in words) else 1
+    try:
+        with path.open(encoding="utf-8-sig") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no data: refused with the shape
+            return np.loadtxt(file, delimiter=",", ndmin=2, skiprows=skip)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

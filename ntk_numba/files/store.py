@@ -1,0 +1,441 @@
+"""The Gram file: an ordinary HDF5 file whose chunks are the tiles; the only place that writes one.
+
+HDF5 lays the file out, once: fixed dimensions, early allocation and no filter give every chunk a
+computed address. The tiles are then written there by plain system calls, which need no lock, so that
+writing overlaps computing. Until it is complete the file is called ``<name>.partial``.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.grid import Grid, show_bytes
+from ntk_numba.network import MLP
+
+FORMAT = "ntk_numba gram"
+FORMAT_VERSION = 1
+KERNELS = ("nngp", "ntk")
+
+
+class Contents(NamedTuple):
+    """What a Gram file is to hold: two files with equal contents are interchangeable.
+
+    input_digest, against_digest : SHA-256 of X, and of Z ("" if the matrix is symmetric)
+    """
+
+    net: MLP
+    kernels: tuple[str, ...]
+    every: bool
+    dtype: np.dtype
+    grid: Grid
+    input_digest: str
+    against_digest: str
+
+    def differences(self, other: "Contents") -> list[str]:
+        """What `other` has otherwise, for people."""
+        mine, theirs = self._readable(), other._readable()
+        return [f"{key} is {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]]
+
+    def _readable(self) -> dict[str, str]:
+        net = self.net.to_dict()
+        return {
+            "shape": f"{self.grid.rows} × {self.grid.columns}",
+            **{key: str(value) for key, value in net.items()},
+            "kernels": ", ".join(self.kernels),
+            "layers": "all" if self.every else "last",
+            "dtype": str(self.dtype),
+            "the data (X)": self.input_digest[:12],
+            "the data (Z)": self.against_digest[:12] or "none",
+            "tile": str(self.grid.tile),
+        }
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each dataset."""
+        matrix = (self.grid.rows, self.grid.columns)
+        return (self.net.depth, *matrix) if self.every else matrix
+
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """Entries of a stored tile; those at the edges are padded with zeros."""
+        return min(self.grid.tile, self.grid.rows), min(self.grid.tile, self.grid.columns)
+
+
+class GramWriter:
+    """A Gram file in the making; a context that leaves a complete file or none.
+
+    Raises
+    ------
+    OSError
+        A folder that is missing or cannot be written, a full disk, a file another process writes.
+    """
+
+    def __init__(self, path: Path, contents: Contents) -> None:
+        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        self._contents = contents
+        check_folder(path)
+        self._lock = _lock(self._partial)
+        try:
+            self._offsets = self._lay_out()
+            self._fd = os.open(self._partial, os.O_RDWR)
+            try:
+                self._allocate()
+            except BaseException:
+                os.close(self._fd)
+                raise
+        except BaseException:
+            self._discard()
+            raise
+
+    def _lay_out(self) -> dict[str, int]:
+        """Create the datasets; the address of the first chunk of each."""
+        c = self._contents
+        chunk = (1, *c.chunk) if c.every else c.chunk
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk(chunk)
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        offsets = {}
+        with h5py.File(self._partial, "w", libver=("v110", "v110"), locking=False) as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["format_version"] = FORMAT_VERSION
+            file.attrs["package_version"] = _package_version()
+            file.attrs["net"] = json.dumps(c.net.to_dict())
+            file.attrs["input_digest"] = c.input_digest
+            file.attrs["against_digest"] = c.against_digest
+            file.attrs["layers"] = "all" if c.every else "last"
+            file.attrs["tile"] = c.grid.tile
+            file.attrs["complete"] = False
+            for name in c.kernels:
+                dataset = h5py.Dataset(
+                    h5py.h5d.create(
+                        file.id,
+                        name.encode(),
+                        h5py.h5t.py_create(c.dtype, logical=True),
+                        h5py.h5s.create_simple(c.shape),
+                        properties,
+                    )
+                )
+                last = tuple((n - 1) // k * k for n, k in zip(c.shape, chunk, strict=True))
+                first = dataset.id.get_chunk_info_by_coord((0,) * len(chunk)).byte_offset
+                chunks = int(np.prod([-(-n // k) for n, k in zip(c.shape, chunk, strict=True)]))
+                end = dataset.id.get_chunk_info_by_coord(last).byte_offset + self._chunk_bytes
+                if end - first != chunks * self._chunk_bytes:
+                    raise OSError(f"{self._partial}: HDF5 {h5py.version.hdf5_version} scattered it")
+                offsets[name] = first
+        return offsets
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return int(np.prod(self._contents.chunk)) * self._contents.dtype.itemsize
+
+    def _allocate(self) -> None:
+        """Make the disk give the space now: a file is sparse until then."""
+        size = os.fstat(self._fd).st_size
+        free = shutil.disk_usage(self._partial.parent).free
+        try:
+            if size > free:
+                raise OSError(errno.ENOSPC, "not enough space")
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._fd, 0, size)
+        except OSError as error:
+            raise OSError(
+                f"{self._path}: the file takes {show_bytes(size)}, and its disk has "
+                f"{show_bytes(free)} free ({error.strerror}); free some, use float32 or write "
+                f"elsewhere"
+            ) from None
+
+    def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[np.floating]) -> None:
+        """Write tile (i, j) of a kernel: `block` is a whole chunk, C-contiguous."""
+        grid = self._contents.grid
+        index = (layer * grid.down + i) * grid.across + j
+        at = self._offsets[kernel] + index * self._chunk_bytes
+        view = memoryview(block).cast("B")
+        while view:
+            written = os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+            if kind is not None:
+                self._discard()
+        try:
+            self._finish()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _finish(self) -> None:
+        with h5py.File(self._partial, "r+", locking=False) as file:
+            file.attrs["complete"] = True
+        _sync(self._partial)
+        os.replace(self._partial, self._path)
+        _sync(self._path.parent)
+        os.close(self._lock)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._partial.unlink()
+        os.close(self._lock)
+
+
+def _package_version() -> str:
+    from importlib.metadata import version
+
+    return version("ntk_numba")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse an output whose folder is missing or cannot be written."""
+    folder = path.parent
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder {folder} cannot be written; choose another one")
+
+
+def _lock(partial: Path) -> int:
+    """Open the file for this process alone; an abandoned one is taken over."""
+    try:
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise type(error)(f"{partial} cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(partial) or os.stat(partial).st_ino != os.fstat(fd).st_ino:
+            raise BlockingIOError  # the other one has finished in between
+    except BlockingIOError:
+        os.close(fd)
+        raise BlockingIOError(
+            f"{partial} is being written by another process; wait for it, or choose another output"
+        ) from None
+    return fd
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class Report:
+    """What a verification found: true if nothing is wrong."""
+
+    checks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+
+class GramFile:
+    """A complete Gram file, open for reading; a context manager.
+
+    Attributes
+    ----------
+    nngp, ntk : h5py.Dataset or None
+        (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads what it says, no more.
+    path : Path
+    contents : Contents
+    package_version : str
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        self.path, self._file = path, file
+        self.nngp: Any = file.get("nngp")
+        self.ntk: Any = file.get("ntk")
+        attributes = file.attrs
+        datasets = [d for d in (self.nngp, self.ntk) if d is not None]
+        rows, columns = datasets[0].shape[-2:]
+        against = str(attributes["against_digest"])
+        self.package_version = str(attributes["package_version"])
+        self.complete = bool(attributes["complete"])
+        self.contents = Contents(
+            MLP.from_dict(json.loads(attributes["net"])),
+            tuple(name for name in KERNELS if name in file),
+            attributes["layers"] == "all",
+            datasets[0].dtype,
+            Grid(rows, columns, not against, int(attributes["tile"])),
+            str(attributes["input_digest"]),
+            against,
+        )
+
+    @property
+    def net(self) -> MLP:
+        """The network."""
+        return self.contents.net
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Those of "nngp", "ntk" that the file holds."""
+        return self.contents.kernels
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the entries."""
+        return self.contents.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each kernel: (N, M), or (L, N, M) with all layers."""
+        return self.contents.shape
+
+    def verify(self, progress: bool = False) -> Report:
+        """Read every entry: structure, finiteness, exact symmetry, |K(x,x')| ≤ √(K(x,x)K(x',x')).
+
+        Returns
+        -------
+        Report
+            True if nothing is wrong; `problems` names the kernel, layer, tile and entry.
+        """
+        from tqdm import tqdm
+
+        report = Report()
+        grid = self.contents.grid
+        matrices = [(n, k) for n in self.kernels for k in range(self._depth)]
+        bar = tqdm(total=grid.count * len(matrices), unit="tile", disable=not progress, leave=False)
+        if not self.complete:
+            report.problems.append("the file is not marked complete")
+        for name in self.kernels:
+            if getattr(self, name).shape != self.shape or getattr(self, name).dtype != self.dtype:
+                report.problems.append(f"{name} is not {self.dtype} of shape {self.shape}")
+                return report
+        with bar:
+            for name, layer in matrices:
+                label = f"{name} layer {layer + 1}" if self.contents.every else name
+                for problem in self._check_matrix(name, layer, bar):
+                    report.problems.append(f"{label}: {problem}")
+        report.checks.append(f"structure: {', '.join(self.kernels)} of shape {self.shape}")
+        report.checks.append("every entry is finite")
+        if grid.symmetric:
+            report.checks.append("exactly symmetric, and no entry larger than its diagonal allows")
+        return report
+
+    @property
+    def _depth(self) -> int:
+        return self.net.depth if self.contents.every else 1
+
+    def tile(self, name: str, layer: int, i: int, j: int) -> NDArray[np.floating]:
+        """Tile (i, j) of a kernel, layers counted from 0."""
+        t, dataset = self.contents.grid.tile, getattr(self, name)
+        at = np.s_[i * t : (i + 1) * t, j * t : (j + 1) * t]
+        block: NDArray[np.floating] = dataset[(layer, *at)] if self.contents.every else dataset[at]
+        return block
+
+    def _check_matrix(self, name: str, layer: int, bar: Any) -> Iterator[str]:
+        grid = self.contents.grid
+        diagonal: dict[int, NDArray[np.floating]] = {}
+        if grid.symmetric:
+            for i in range(grid.down):
+                diagonal[i] = np.sqrt(np.maximum(np.diagonal(self.tile(name, layer, i, i)), 0))
+        slack = 1 + 64 * np.finfo(self.dtype).eps * max(1, self.net.depth / 8)
+        for i, j in grid.tiles(range(grid.down), range(grid.across)):
+            block = self.tile(name, layer, i, j)
+            other = self.tile(name, layer, j, i).T if grid.symmetric and i != j else block
+            where = f"tile ({i}, {j})"
+            for at, part in ((where, block), (f"tile ({j}, {i})", other)):
+                if not np.isfinite(part).all():
+                    yield f"{at} has an entry that is not finite{self._entry(i, j, ~np.isfinite(part))}"
+                    break
+            else:
+                if grid.symmetric:
+                    unequal = block != (other if i != j else block.T)
+                    if unequal.any():
+                        yield f"{where} is not the mirror of ({j}, {i}){self._entry(i, j, unequal)}"
+                    bound = slack * diagonal[i][:, None] * diagonal[j]
+                    if (np.abs(block) > bound).any():
+                        yield (
+                            f"{where} has an entry larger than its diagonal allows"
+                            f"{self._entry(i, j, np.abs(block) > bound)}"
+                        )
+            bar.update()
+
+    def _entry(self, i: int, j: int, wrong: NDArray[np.bool_]) -> str:
+        row, column = np.argwhere(wrong)[0]
+        t = self.contents.grid.tile
+        return f": row {i * t + row}, column {j * t + column}, {np.count_nonzero(wrong)} in all"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        kind = " × ".join(map(str, self.shape))
+        return f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}>"
+
+
+def open_gram(path: str | os.PathLike[str]) -> GramFile:
+    """Open a Gram file for reading.
+
+    Raises
+    ------
+    OSError
+        A file that is missing, a folder, or cannot be read.
+    ValueError
+        A file that is no Gram file, of a newer format, or damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a Gram file")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        file = h5py.File(path, "r", locking="best-effort")
+    except OSError as error:
+        raise ValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})") from None
+    try:
+        if file.attrs.get("format") != FORMAT:
+            raise ValueError(f"{path} is an HDF5 file, but not one that ntk-numba gram wrote")
+        if file.attrs["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {file.attrs['format_version']}; this package reads up "
+                f"to {FORMAT_VERSION}; install a newer one"
+            )
+        if not any(name in file for name in KERNELS):
+            raise ValueError(f"{path} is damaged: it holds no kernel")
+        return GramFile(path, file)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        file.close()
+        raise ValueError(f"{path} is damaged: {error}") from None
+    except BaseException:
+        file.close()
+        raise

@@ -1,0 +1,205 @@
+"""What a job takes, before it starts: tiles, bands, bytes of memory and of disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntk_numba.engine.blas import product_dtype
+from ntk_numba.engine.kernel import KERNELS
+from ntk_numba.files.source import BLOCK_BYTES, Source
+from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
+from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.network import MLP
+
+# Python, Numba, LLVM and the BLAS libraries, measured as the resident memory of a finished small job
+INTERPRETER = 320 << 20
+BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
+BATCHES = 2  # one is computed while the other is written
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job, fully determined except for what its rows hold.
+
+    Attributes
+    ----------
+    net : MLP
+    kernels : of "nngp", "ntk"; every : all layers or the last; dtype : of the result
+    grid : Grid
+    features : n0
+    threads : int
+    memory : bytes that the job may take
+    band : tile rows that are held in memory at a time, of rows and of columns
+    batch : tiles computed at a time
+    working : bytes that it will take, Python and libraries aside
+    """
+
+    net: MLP
+    kernels: tuple[str, ...]
+    every: bool
+    dtype: np.dtype
+    grid: Grid
+    features: int
+    threads: int
+    memory: int
+    band: int
+    batch: int
+    working: int
+
+    @property
+    def layers(self) -> int:
+        """Matrices per kernel."""
+        return self.net.depth if self.every else 1
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of the result, without the file's own few kilobytes."""
+        grid = self.grid
+        chunks = grid.down * grid.across if max(grid.down, grid.across) > 1 else 1
+        chunk = min(grid.tile, grid.rows) * min(grid.tile, grid.columns)
+        return chunks * chunk * self.dtype.itemsize * self.layers * len(self.kernels)
+
+    @property
+    def pairs(self) -> int:
+        """Entries that are computed, per kernel and layer."""
+        n, m = self.grid.rows, self.grid.columns
+        return n * (n + 1) // 2 if self.grid.symmetric else n * m
+
+    def to_dict(self) -> dict[str, Any]:
+        """For people and scripts, sizes in bytes."""
+        return {
+            "rows": self.grid.rows,
+            "columns": self.grid.columns,
+            "features": self.features,
+            "symmetric": self.grid.symmetric,
+            "net": self.net.to_dict(),
+            "kernels": list(self.kernels),
+            "layers": "all" if self.every else "last",
+            "dtype": str(self.dtype),
+            "tile": self.grid.tile,
+            "tiles": self.grid.count,
+            "pairs": self.pairs,
+            "threads": self.threads,
+            "band_rows": self.band * self.grid.tile,
+            "file_bytes": self.output_bytes,
+            "memory_bytes": self.working,
+            "memory_limit_bytes": self.memory,
+        }
+
+
+def check_kernels(kernels: str | Sequence[str]) -> tuple[str, ...]:
+    """The wanted kernels in the order nngp, ntk."""
+    wanted = [kernels] if isinstance(kernels, str) else list(kernels)
+    for name in wanted:
+        if name not in KERNELS:
+            raise ValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")
+    if not wanted:
+        raise ValueError(f"kernels is empty; name one or both of {', '.join(KERNELS)}")
+    return tuple(name for name in KERNELS if name in wanted)
+
+
+def check_layers(layers: str) -> bool:
+    """True for "all", False for "last"."""
+    if layers not in ("last", "all"):
+        raise ValueError(f"layers must be 'last' or 'all', not {layers!r}")
+    return layers == "all"
+
+
+def check_dtype(dtype: Any, *sources: Source) -> np.dtype:
+    """The result's dtype; by default float64 unless all data is float32."""
+    if dtype is None:
+        return np.result_type(*(s.dtype for s in sources))
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = np.dtype(object)
+    if wanted not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float64 or float32, not {dtype!r}")
+    return np.dtype(wanted.type)
+
+
+def check_network(net: Any) -> MLP:
+    """`net`, if it is one."""
+    if not isinstance(net, MLP):
+        raise TypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
+    return net
+
+
+def make_plan(
+    net: MLP,
+    x: Source,
+    z: Source | None = None,
+    kernels: str | Sequence[str] = ("ntk",),
+    layers: str = "last",
+    dtype: Any = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    in_memory: bool = False,
+) -> Plan:
+    """Lay out a job.
+
+    Parameters
+    ----------
+    memory : bytes or "2GiB"
+        The job's bands, buffers and scratch stay below it, and so does the whole process as long as
+        it is at least twice what Python and the libraries take (about 320 MiB). By default a
+        quarter of what the process may use.
+    in_memory : bool
+        The result stays in memory (and is not counted): no buffers, one batch, one band.
+
+    Raises
+    ------
+    ValueError
+        Data of different widths, or a job that cannot be done in that memory.
+    """
+    check_network(net)
+    if z is not None and z.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
+        )
+    wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x, z or x)
+    n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
+    limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
+    count = threads_to_use(threads)
+    product = product_dtype(real)
+    outputs = len(wanted) * (net.depth if every else 1) * (2 if z is None else 1)
+    tile = tile_size(n, m, features, real.itemsize, outputs)
+    grid = Grid(n, m, z is None, tile)
+
+    # per tile row: unit vectors and spread, std, weight and bias of every layer, norm; the
+    # statistics of a band are made in extended precision, a few vectors at a time
+    row = (features + 1) * product.itemsize + 3 * net.depth * real.itemsize + 8 + 6 * 16
+    scratch = count * (tile * tile * product.itemsize + 3 * tile * real.itemsize)
+    reading = 3 * max(BLOCK_BYTES, features * 8)
+    held = x.held + (z.held if z else 0)
+    fixed = scratch + reading + held
+    slot = min(tile, n) * min(tile, m) * real.itemsize * outputs
+    if in_memory:
+        working = fixed + (grid.down + (0 if z is None else grid.across)) * tile * row
+        return Plan(
+            net, wanted, every, real, grid, features, count, limit,
+            max(grid.down, grid.across), 64 * count, working,
+        )  # fmt: skip
+
+    budget = max(limit - INTERPRETER, limit // 2)
+    batch = max(BATCH_BYTES // slot, 4 * count)
+    batch = min(max(min(batch, budget // 4 // (BATCHES * slot)), count), grid.count)
+    buffers = BATCHES * batch * slot
+    left = budget - fixed - buffers
+    # all samples at once if they fit, else two bands at a time
+    whole = grid.down if z is None else grid.down + grid.across
+    held_rows = whole if left >= whole * tile * row else 2 * (left // (2 * tile * row))
+    if held_rows < 2 and held_rows < whole:
+        least = fixed + buffers + 2 * tile * row
+        raise ValueError(
+            f"memory={show_bytes(limit)} is too little: this job takes at least "
+            f"{show_bytes(min(least + INTERPRETER, 2 * least))} "
+            f"(tiles of {tile} × {tile}, {count} threads, rows of {show_bytes(features * 8)})"
+        )
+    band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
+    working = fixed + buffers + held_rows * tile * row
+    return Plan(
+        net, wanted, every, real, grid, features, count, limit, band, batch, working
+    )

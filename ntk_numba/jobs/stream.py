@@ -1,0 +1,136 @@
+"""Kernels to disk: tiles are computed in one buffer while those of the other are written."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ntk_numba.engine.kernel import KERNELS
+from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
+from ntk_numba.files.source import Source, open_source
+from ntk_numba.files.store import Contents, GramFile, GramWriter, check_folder, open_gram
+from ntk_numba.jobs.plan import BATCHES, Plan, make_plan
+from ntk_numba.jobs.sweep import make_kernel, sweep
+from ntk_numba.network import MLP
+
+
+def write_gram(
+    net: MLP,
+    X: Any,
+    path: str | os.PathLike[str],
+    Z: Any = None,
+    kernels: str | Sequence[str] = ("ntk",),
+    layers: str = "last",
+    dtype: Any = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> GramFile:
+    """The kernels of `gram`, bit for bit, written to an HDF5 file, for any N and M.
+
+    Parameters
+    ----------
+    net, X, Z, kernels, layers, dtype, threads : see `gram`
+        Arrays are read in place, .npy and HDF5 files in runs of rows; .npz and .csv files are read
+        whole.
+    path : the file to write
+        One that is complete and of the same contents is left as it is; one of other contents is
+        refused. It appears when it is complete, until then it is called ``<path>.partial``.
+    memory : int or str
+        Bytes, or "2GiB": what the process may take, see `jobs.plan.make_plan`. By default a quarter
+        of what it may use.
+    overwrite : bool
+        Replace what is there.
+    progress : bool
+        Show tiles, rate and remaining time on standard error.
+
+    Returns
+    -------
+    GramFile
+        Open for reading.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `gram`; an output that exists with other contents; too little memory.
+    OSError
+        An output folder that is missing or cannot be written, not enough disk, another process
+        writing the same file.
+    """
+    target = Path(path)
+    x = open_source(X, "X")
+    z = None if Z is None else open_source(Z, "Z")
+    plan = make_plan(net, x, z, kernels, layers, dtype, memory, threads)
+    check_folder(target)
+    contents = Contents(
+        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid,
+        x.digest, z.digest if z is not None else "",
+    )  # fmt: skip
+    if target.exists() and not overwrite:
+        existing = _existing(target)
+        differences = contents.differences(existing.contents)
+        if not differences and existing.complete:
+            return existing
+        existing.close()
+        raise ValueError(
+            f"{target} exists with other contents: {'; '.join(differences)}. Choose another output, "
+            f"or overwrite it"
+        )
+    with GramWriter(target, contents) as writer:
+        _stream(plan, x, z, writer, progress)
+    return open_gram(target)
+
+
+def _existing(target: Path) -> GramFile:
+    try:
+        return open_gram(target)
+    except ValueError as error:
+        raise ValueError(f"{error}. Choose another output, or overwrite it") from None
+
+
+def _stream(plan: Plan, x: Source, z: Source | None, writer: GramWriter, progress: bool) -> None:
+    kernel = make_kernel(plan, x)
+    grid = plan.grid
+    height, width = min(grid.tile, grid.rows), min(grid.tile, grid.columns)
+    # slots of one tile each below one another, two to a tile where there is a mirror image
+    slots = 2 if grid.symmetric else 1
+    buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
+
+    def write(indices: list[tuple[int, int]], outputs: tuple[NDArray[Any], ...]) -> None:
+        for name, output in zip(KERNELS, outputs, strict=True):
+            for layer in range(output.shape[0]):
+                for k, (i, j) in enumerate(indices):
+                    places = [(i, j)] if i == j or not grid.symmetric else [(i, j), (j, i)]
+                    for slot, (a, b) in enumerate(places, start=k * slots):
+                        block = output[layer, slot * height : (slot + 1) * height]
+                        block[grid.height(a) :] = 0
+                        block[:, grid.width(b) :] = 0
+                        writer.write(name, layer, a, b, block)
+
+    bar = tqdm(total=grid.count, unit="tile", disable=not progress, smoothing=0.1)
+    with bar, ThreadPoolExecutor(1, "writer") as pool:
+        writing: list[Future[None] | None] = [None] * BATCHES
+        turn = 0
+        try:
+            for work in sweep(plan, kernel, x, z):
+                if (done := writing[turn]) is not None:
+                    done.result()
+                for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
+                    t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
+                    if grid.symmetric:
+                        t[MIRROR_ROW] = t[TO_ROW] + (height if i != j else 0)
+                        t[MIRROR_COLUMN] = 0
+                kernel.compute(work.table, work.rows, work.columns, *buffers[turn])
+                writing[turn] = pool.submit(write, work.indices, buffers[turn])
+                turn = (turn + 1) % BATCHES
+                bar.update(len(work.indices))
+                del work
+        finally:
+            for done in writing:
+                if done is not None:
+                    done.result()

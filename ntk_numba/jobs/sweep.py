@@ -1,0 +1,70 @@
+"""The order of a job: bands of samples are read, and all tiles between two of them computed."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.samples import Samples
+from ntk_numba.engine.tile import COLUMN, HEIGHT, ROW, TILE_FIELDS, WIDTH
+from ntk_numba.files.source import Source
+from ntk_numba.jobs.plan import Plan
+
+
+class Work(NamedTuple):
+    """Some tiles whose samples are in memory.
+
+    indices : the tiles' (i, j) in the grid
+    table : (tiles, TILE_FIELDS), where they read; where they write is for the caller to say
+    """
+
+    indices: list[tuple[int, int]]
+    table: np.ndarray
+    rows: Samples
+    columns: Samples
+
+
+def make_kernel(plan: Plan, x: Source) -> Kernel:
+    """The compiled kernel of a plan."""
+    return Kernel(
+        plan.net, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads
+    )
+
+
+def sweep(plan: Plan, kernel: Kernel, x: Source, z: Source | None) -> Iterator[Work]:
+    """All tiles of a plan, `plan.batch` at a time: bands of rows, for each the bands of columns.
+
+    Two bands are in memory at most, if the caller lets go of each `Work` before it asks for more.
+    """
+    grid, tile = plan.grid, plan.grid.tile
+
+    def load(source: Source, band: range, length: int) -> Samples:
+        return kernel.samples(source, band.start * tile, min(band.stop * tile, length))
+
+    held: range | None = None
+    columns: Samples | None = None
+    for down in grid.bands(grid.down, plan.band):
+        rows = load(x, down, grid.rows)
+        for across in grid.bands(grid.across, plan.band):
+            tiles = grid.tiles(down, across)
+            some = list(islice(tiles, plan.batch))
+            if not some:
+                break  # above the diagonal from here on
+            if z is None and across == down:
+                columns, held = rows, across
+            elif held != across:
+                columns = None  # before the next is made
+                columns, held = load(x if z is None else z, across, grid.columns), across
+            assert columns is not None
+            while some:
+                table = np.full((len(some), TILE_FIELDS), -1, np.int64)
+                for t, (i, j) in zip(table, some, strict=True):
+                    t[ROW], t[COLUMN] = (i - down.start) * tile, (j - across.start) * tile
+                    t[HEIGHT], t[WIDTH] = grid.height(i), grid.width(j)
+                yield Work(some, table, rows, columns)
+                some = list(islice(tiles, plan.batch))
+        if z is None:
+            columns = held = None  # the band of rows, which goes now
+        del rows

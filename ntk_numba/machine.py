@@ -1,0 +1,98 @@
+"""What this process may use: cores and memory, whoever limits them."""
+
+import os
+from pathlib import Path
+
+import numba
+import psutil
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def _cgroup_folders(controller: str) -> list[Path]:
+    """The folders of this process's control groups, version 2 or 1, the outermost last."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root = CGROUP
+        elif controller in controllers.split(","):
+            root = CGROUP / controller
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        while True:
+            folders.append(folder)
+            if folder == root:
+                break
+            folder = folder.parent
+    return folders
+
+
+def _numbers(path: Path) -> list[int]:
+    """The whole numbers in a small system file; none if it is missing or says "max"."""
+    try:
+        return [int(word) for word in path.read_text().split() if word.lstrip("-").isdigit()]
+    except OSError:
+        return []
+
+
+def available_memory() -> int:
+    """Bytes that this process may still use.
+
+    The least of what the machine has free, what its control groups leave, what Slurm gave the job
+    on this node, and the limit on its address space.
+    """
+    limits = [psutil.virtual_memory().available]
+    for folder in _cgroup_folders("memory"):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            if most := _numbers(folder / limit):
+                used = (_numbers(folder / usage) or [0])[0]
+                caches = (folder / "memory.stat").read_text().split() if used else []
+                # the page cache counts as used but gives way
+                stats = dict(zip(caches[::2], caches[1::2], strict=False))
+                reclaimable = int(stats.get("inactive_file", stats.get("total_inactive_file", 0)))
+                limits.append(max(most[0] - used + reclaimable, 0))
+    if node := os.environ.get("SLURM_MEM_PER_NODE"):
+        limits.append(int(node) << 20)
+    elif core := os.environ.get("SLURM_MEM_PER_CPU"):
+        limits.append((int(core) << 20) * int(os.environ.get("SLURM_CPUS_ON_NODE", "1")))
+    if os.name == "posix":
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(max(soft - psutil.Process().memory_info().vms, 0))
+    return min(limits)
+
+
+def available_threads() -> int:
+    """Cores that this process may keep busy: affinity, control group's quota, Slurm, Numba's own."""
+    limits = [numba.config.NUMBA_NUM_THREADS]
+    if hasattr(os, "sched_getaffinity"):
+        limits.append(len(os.sched_getaffinity(0)))
+    for folder in _cgroup_folders("cpu"):
+        quota = _numbers(folder / "cpu.max")
+        if len(quota) != 2:  # "max 100000" says there is none
+            quota = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
+        if len(quota) == 2 and quota[0] > 0:
+            limits.append(max(quota[0] // quota[1], 1))
+    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
+        limits.append(int(cores))
+    return max(min(limits), 1)
+
+
+def threads_to_use(threads: int | None) -> int:
+    """The wanted number of threads, or by default all, never more than `available_threads`."""
+    if threads is None:
+        return available_threads()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads must be a whole number of at least 1, not {threads!r}")
+    return min(threads, available_threads())

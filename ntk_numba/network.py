@@ -1,0 +1,125 @@
+"""The network: a frozen description, the same for the engine and for the finite-width check."""
+
+import hashlib
+import json
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ntk_numba import activations
+from ntk_numba.activations import Activation
+
+
+@dataclass(frozen=True, init=False)
+class MLP:
+    """A fully connected network in the NTK parametrisation (the note's eq. 1-4).
+
+        α⁽⁰⁾ = x,  α̃⁽ˡ⁺¹⁾ = σ_w/√n_l · W⁽ˡ⁾ α⁽ˡ⁾ + β b⁽ˡ⁾,  α⁽ˡ⁾ = σ(α̃⁽ˡ⁾),  f = α̃⁽ᴸ⁾
+
+    with every weight and bias drawn from N(0, 1). The note has σ_w = 1; there is no hidden √2.
+
+    Parameters
+    ----------
+    depth : int
+        L ≥ 1, the number of weight layers: L − 1 hidden layers. Depth 1 is linear.
+    activation : str, Activation or sequence of them
+        One for all hidden layers, or one for each of the L − 1. Names: `activations.names`.
+    w_std : float or sequence of float
+        σ_w ≥ 0, one for all layers or one for each of the L.
+    b_std : float or sequence of float
+        The note's β ≥ 0, likewise.
+
+    Attributes
+    ----------
+    activation, w_std, b_std : tuple
+        As given, written out for every layer.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A depth that is not a whole number of at least 1, a negative, infinite or NaN w_std or
+        b_std, an unknown activation, or a sequence of the wrong length.
+    """
+
+    depth: int
+    activation: tuple[Activation, ...]
+    w_std: tuple[float, ...]
+    b_std: tuple[float, ...]
+
+    def __init__(
+        self,
+        depth: int,
+        activation: str | Activation | Sequence[str | Activation] = "relu",
+        w_std: float | Sequence[float] = 1.0,
+        b_std: float | Sequence[float] = 0.0,
+    ) -> None:
+        if isinstance(depth, bool) or not isinstance(depth, numbers.Real) or depth != depth // 1:
+            raise ValueError(f"depth must be a whole number of weight layers, not {depth!r}")
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1 (the output layer), not {depth!r}")
+        layers = int(depth)
+        object.__setattr__(self, "depth", layers)
+        if isinstance(activation, str | Activation):
+            specs: Sequence[str | Activation] = [activation] * (layers - 1)
+            activations.get(activation)  # a wrong name is wrong at depth 1 too
+        else:
+            specs = list(activation)
+        if len(specs) != layers - 1:
+            raise ValueError(
+                f"activation: a network of depth {layers} has {layers - 1} hidden layers, "
+                f"but {len(specs)} activations are given"
+            )
+        object.__setattr__(self, "activation", tuple(activations.get(s) for s in specs))
+        object.__setattr__(self, "w_std", _per_layer("w_std", w_std, layers))
+        object.__setattr__(self, "b_std", _per_layer("b_std", b_std, layers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A description made of JSON's types only; `from_dict` gives back an equal network."""
+        return {
+            "depth": self.depth,
+            "activation": [a.name for a in self.activation],
+            "w_std": list(self.w_std),
+            "b_std": list(self.b_std),
+        }
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> "MLP":
+        """The network that `to_dict` described."""
+        return cls(**description)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the description, in hexadecimal: equal if and only if the networks are."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        def short(values: Sequence[Any]) -> str:
+            return ", ".join(dict.fromkeys(str(v) for v in values)) or "none"
+
+        same = len(set(self.activation)) <= 1 and len(set(self.w_std)) == len(set(self.b_std)) == 1
+        if same:
+            return (
+                f"depth {self.depth}, activation {short([a.name for a in self.activation])}, "
+                f"w_std {self.w_std[0]:g}, b_std {self.b_std[0]:g}"
+            )
+        return ", ".join(f"{key} {value}" for key, value in self.to_dict().items())
+
+
+def _per_layer(name: str, value: float | Sequence[float], layers: int) -> tuple[float, ...]:
+    """`value` for every layer, as floats; refuse what is no standard deviation."""
+    if isinstance(value, numbers.Real):
+        values = [value] * layers
+    elif isinstance(value, str):
+        raise TypeError(f"{name} must be a number or one number a layer, not {value!r}")
+    else:
+        values = list(value)
+    if len(values) != layers:
+        raise ValueError(f"{name}: depth {layers} wants 1 or {layers} numbers, not {len(values)}")
+    for layer, v in enumerate(values, start=1):
+        if isinstance(v, bool) or not isinstance(v, numbers.Real):
+            raise TypeError(f"{name} of layer {layer} must be a number, not {v!r}")
+        if not (0 <= v < math.inf):
+            raise ValueError(f"{name} of layer {layer} must be finite and not negative, not {v!r}")
+    return tuple(float(v) for v in values)
