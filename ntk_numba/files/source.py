@@ -69,12 +69,15 @@ class Source:
         for first in range(start, end, step):
             yield first, min(first + step, end)
 
+    def take(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
+        """The given rows, in that order."""
+        return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
+
     def sample(self, count: int) -> NDArray[np.floating]:
         """At most `count` rows, evenly spaced."""
-        picks = np.unique(np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int))
-        if len(picks) == self.shape[0]:
+        if self.shape[0] <= count:
             return self.read(0, self.shape[0])
-        return np.concatenate([self.read(i, i + 1) for i in picks])
+        return self.take(np.linspace(0, self.shape[0] - 1, count).astype(int))
 
     def check(self) -> "Source":
         """Read everything once and refuse NaN and infinity."""
@@ -127,7 +130,7 @@ def open_source(x: Any, name: str) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, str | os.PathLike):
-        return _open_path(os.fspath(x))
+        return Source(*_open_path(os.fspath(x)))
     if isinstance(x, h5py.Dataset) or (hasattr(x, "shape") and hasattr(x, "dtype")):
         return Source(name, x)
     try:
@@ -165,7 +168,19 @@ def _through_its_file(rows: Any) -> Callable[[int, int], Any]:
     return lambda start, stop: rows[start:stop]
 
 
-def _open_path(spec: str) -> Source:
+def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
+    """One label a sample from a file, given as for `open_source`."""
+    name, rows, _ = _open_path(os.fspath(path))
+    labels = np.asarray(rows[:]).ravel()
+    if labels.dtype.kind == "O":
+        raise TypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
+    if len(labels) != count:
+        raise ValueError(f"{name} holds {len(labels)} labels; the matrix has {count} rows")
+    return labels
+
+
+def _open_path(spec: str) -> tuple[str, Any, int]:
+    """The name, the array and the bytes it keeps in memory."""
     path, key = Path(spec), ""
     if not path.exists() and ":" in spec:
         head, _, tail = spec.rpartition(":")
@@ -186,12 +201,12 @@ def _open_path(spec: str) -> Source:
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from None
     if ending == ".npy":
-        return Source(spec, _load_numpy(path))
+        return spec, _load_numpy(path), 0
     if ending == ".npz":
         return _open_npz(path, key)
     if ending == ".csv":
         table = _load_csv(path)
-        return Source(spec, table, held=table.nbytes)
+        return spec, table, table.nbytes
     return _open_hdf5(path, key)
 
 
@@ -231,7 +246,7 @@ def _pick(path: Path, key: str, keys: list[str]) -> str:
     return keys[0]
 
 
-def _open_npz(path: Path, key: str) -> Source:
+def _open_npz(path: Path, key: str) -> tuple[str, Any, int]:
     archive = _load_numpy(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{path} is no .npz archive; a single array belongs in a .npy file")
@@ -246,10 +261,10 @@ def _open_npz(path: Path, key: str) -> Source:
                     f"plain array of numbers"
                 ) from None
             raise ValueError(f"{path}:{chosen} cannot be read, perhaps truncated ({error})") from None
-    return Source(f"{path}:{chosen}", array, held=array.nbytes)
+    return f"{path}:{chosen}", array, array.nbytes
 
 
-def _open_hdf5(path: Path, key: str) -> Source:
+def _open_hdf5(path: Path, key: str) -> tuple[str, Any, int]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -258,7 +273,8 @@ def _open_hdf5(path: Path, key: str) -> Source:
     file.visititems(
         lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None
     )
-    return Source(f"{path}:{key}" if key else str(path), file[_pick(path, key.strip("/"), datasets)])
+    chosen = _pick(path, key.strip("/"), datasets)
+    return f"{path}:{chosen}", file[chosen], 0
 
 
 def _load_csv(path: Path) -> NDArray[np.float64]:

@@ -1,0 +1,285 @@
+"""The command line. Each command imports what it needs, so that help does not wait for a compiler.
+
+Exit codes: 0 done; 2 wrong usage or bad input, nothing written; 3 stopped before the end; 4 a check
+failed. Results go to standard output, progress and errors to standard error.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import ntk_numba
+
+if TYPE_CHECKING:
+    from ntk_numba.files.store import GramFile, Report
+    from ntk_numba.network import MLP
+
+DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, 3, 4
+
+DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where there is one array"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = options.run(options)
+    except KeyboardInterrupt:
+        _say("stopped; run the same command again")
+        code = STOPPED
+    except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(DONE)  # the reader of our output has seen enough
+        _say(str(error))
+        code = BAD_INPUT
+    except MemoryError as error:
+        _say(f"out of memory ({error}); give a smaller --memory")
+        code = BAD_INPUT
+    sys.exit(code)
+
+
+def _stop(signum: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    print(f"ntk-numba: {text}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ntk-numba",
+        description="Exact infinite-width kernels (NTK and NNGP) of fully connected networks, as "
+        "Gram matrices in HDF5 files.",
+        epilog="Exit codes: 0 done; 2 wrong usage or bad input; 3 stopped before the end; "
+        "4 a check failed.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {ntk_numba.__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    gram = commands.add_parser("gram", help="compute kernels into a file")
+    _job_options(gram)
+    gram.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    noise = gram.add_mutually_exclusive_group()
+    noise.add_argument("--quiet", action="store_true", help="no progress bar")
+    noise.add_argument(
+        "--progress", action="store_true", help="a progress bar even if this is no terminal"
+    )
+    gram.set_defaults(run=_gram)
+
+    plan = commands.add_parser("plan", help="what a job would take; computes nothing")
+    _job_options(plan)
+    plan.add_argument("--json", action="store_true", help="for scripts, sizes in bytes")
+    plan.set_defaults(run=_plan)
+
+    info = commands.add_parser("info", help="what a file holds")
+    info.add_argument("file", metavar="FILE")
+    info.add_argument("--json", action="store_true", help="for scripts")
+    info.set_defaults(run=_info)
+
+    verify = commands.add_parser("verify", help="read a file whole and check it")
+    verify.add_argument("file", metavar="FILE")
+    verify.add_argument("--data", metavar="X", help=f"compute a sample anew from it: {DATA_HELP}")
+    verify.add_argument("--against", metavar="Z", help="the second data set, if there was one")
+    verify.set_defaults(run=_verify)
+
+    plot = commands.add_parser("plot", help="draw a file: the matrix and its eigenvalues")
+    plot.add_argument("file", metavar="FILE")
+    plot.add_argument("-o", "--output", required=True, metavar="PICTURE", help=".png, .pdf, .svg")
+    plot.add_argument("--kernel", choices=["ntk", "nngp"])
+    plot.add_argument("--layer", type=int, help="in a file of all layers; by default the last")
+    plot.add_argument("--labels", metavar="Y", help="sort rows by these labels, a file as for gram")
+    plot.set_defaults(run=_plot)
+    return parser
+
+
+def _job_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="X", help=f"the samples, one a row: {DATA_HELP}")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the HDF5 file")
+    parser.add_argument("--against", metavar="Z", help="K(X, Z) instead of K(X, X)")
+    net = parser.add_argument_group("network", "one value for all layers, or the option repeated")
+    net.add_argument("--depth", type=int, required=True, metavar="L", help="weight layers")
+    net.add_argument(
+        "--activation", action="append", metavar="NAME", help="name or name:parameters [relu]"
+    )
+    net.add_argument("--w-std", action="append", type=float, metavar="σ", help="of weights [1]")
+    net.add_argument("--b-std", action="append", type=float, metavar="β", help="of biases [0]")
+    result = parser.add_argument_group("result")
+    result.add_argument(
+        "--kernel", action="append", choices=["ntk", "nngp"], help="repeat it for both [ntk]"
+    )
+    result.add_argument("--layers", choices=["last", "all"], default="last")
+    result.add_argument(
+        "--dtype", choices=["float64", "float32"], help="[float64 unless the data is float32]"
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--memory", metavar="SIZE", help="at most, as 2GiB [a quarter of it]")
+    machine.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
+
+
+def _network(options: argparse.Namespace) -> "MLP":
+    def one_or_all(values: list[Any] | None, default: Any) -> Any:
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else values
+
+    return ntk_numba.MLP(
+        options.depth,
+        one_or_all(options.activation, "relu"),
+        one_or_all(options.w_std, 1.0),
+        one_or_all(options.b_std, 0.0),
+    )
+
+
+def _gram(options: argparse.Namespace) -> int:
+    with ntk_numba.write_gram(
+        _network(options),
+        options.data,
+        options.output,
+        Z=options.against,
+        kernels=options.kernel or ["ntk"],
+        layers=options.layers,
+        dtype=options.dtype,
+        memory=options.memory,
+        threads=options.threads,
+        overwrite=options.overwrite,
+        progress=not options.quiet and (options.progress or sys.stderr.isatty()),
+    ) as file:
+        shape = " × ".join(f"{n:,}" for n in file.shape)
+        print(f"{options.output}: {', '.join(file.kernels)}, {shape}, {file.dtype}")
+    return DONE
+
+
+def _plan(options: argparse.Namespace) -> int:
+    import shutil
+
+    from ntk_numba.files.source import open_source
+    from ntk_numba.files.store import check_folder
+    from ntk_numba.grid import show_bytes
+    from ntk_numba.jobs.estimate import estimate
+    from ntk_numba.jobs.plan import make_plan
+
+    net = _network(options)
+    x = open_source(options.data, "X")
+    z = None if options.against is None else open_source(options.against, "Z")
+    plan = make_plan(
+        net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
+        options.memory, options.threads,
+    )  # fmt: skip
+    target = Path(options.output)
+    check_folder(target)
+    seconds = estimate(plan, x, target.parent)
+    free = shutil.disk_usage(target.parent).free
+    fits = plan.output_bytes <= free
+    facts = plan.to_dict() | {
+        "disk_free_bytes": free,
+        "fits": fits,
+        "seconds_compute": seconds.compute,
+        "seconds_write": seconds.write,
+        "seconds": seconds.total,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        band = facts["band_rows"]
+        whole = band >= max(plan.grid.rows, plan.grid.columns)
+        where = "all at once" if whole else f"two bands of {band:,}"
+        for key, value in {
+            "matrix": f"{plan.grid.rows:,} × {plan.grid.columns:,}"
+            + (" symmetric" if plan.grid.symmetric else "")
+            + f", {', '.join(plan.kernels)}, {facts['layers']} layer"
+            + ("s" if plan.every else ""),
+            "network": str(net),
+            "samples": f"{plan.features:,} features, {plan.dtype}, {where}",
+            "tiles": f"{plan.grid.count:,} of {plan.grid.tile} × {plan.grid.tile}",
+            "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
+            "memory": f"{show_bytes(plan.working)} beside Python and its libraries, "
+            f"{show_bytes(plan.memory)} allowed",
+            "time": f"{_duration(seconds.total)} on {plan.threads} threads "
+            f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
+        }.items():
+            print(f"{key:8} {value}")
+    if not fits:
+        raise OSError(
+            f"{target}: the file takes {show_bytes(plan.output_bytes)}, and its disk has "
+            f"{show_bytes(free)} free; free some, use float32 or write elsewhere"
+        )
+    return DONE
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+def _info(options: argparse.Namespace) -> int:
+    from ntk_numba.grid import show_bytes
+
+    with ntk_numba.open_gram(options.file) as file:
+        facts = _facts(file)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return DONE
+    for key, value in facts.items():
+        if key == "net":
+            value = str(file.net)
+        elif isinstance(value, list):
+            value = (" × " if key == "shape" else ", ").join(map(str, value))
+        elif key == "bytes":
+            value = show_bytes(value)
+        print(f"{key:16} {value}")
+    return DONE
+
+
+def _facts(file: "GramFile") -> dict[str, Any]:
+    contents = file.contents
+    return {
+        "file": str(file.path),
+        "complete": file.complete,
+        "kernels": list(file.kernels),
+        "shape": list(file.shape),
+        "symmetric": contents.grid.symmetric,
+        "layers": "all" if contents.every else "last",
+        "dtype": str(file.dtype),
+        "tile": contents.grid.tile,
+        "bytes": file.path.stat().st_size,
+        "net": file.net.to_dict(),
+        "fingerprint": file.net.fingerprint,
+        "input_digest": contents.input_digest,
+        "against_digest": contents.against_digest,
+        "package_version": file.package_version,
+    }
+
+
+def _verify(options: argparse.Namespace) -> int:
+    with ntk_numba.open_gram(options.file) as file:
+        reports: list[Report] = [file.verify(progress=sys.stderr.isatty())]
+        if options.data is not None:
+            from ntk_numba.jobs.verify import verify_sample
+
+            reports.append(verify_sample(file, options.data, options.against))
+    for report in reports:
+        for line in report.problems:
+            print(f"WRONG  {line}")
+        if report:
+            for line in report.checks:
+                print(f"ok     {line}")
+    return DONE if all(reports) else CHECK_FAILED
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from ntk_numba.files.store import check_folder
+    from ntk_numba.jobs.plot import plot_gram
+
+    check_folder(Path(options.output))
+    with ntk_numba.open_gram(options.file) as file:
+        plot_gram(file, options.output, options.kernel, options.layer, options.labels)
+    print(options.output)
+    return DONE

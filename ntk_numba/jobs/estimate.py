@@ -1,0 +1,65 @@
+"""How long a job will take, from a short calibration on this machine."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, TO_COLUMN, TO_ROW
+from ntk_numba.files.source import Source
+from ntk_numba.jobs.plan import Plan
+from ntk_numba.jobs.sweep import make_kernel
+
+TILES_PER_THREAD = 4
+PROBE_BYTES = 64 << 20
+
+
+class Estimate(NamedTuple):
+    """Seconds: of computing on all threads, of writing, and of the job, which does both at once."""
+
+    compute: float
+    write: float
+
+    @property
+    def total(self) -> float:
+        """The slower of the two sets the pace."""
+        return max(self.compute, self.write)
+
+
+def estimate(plan: Plan, x: Source, folder: Path | None) -> Estimate:
+    """Time a few tiles of the data itself, and the writing of some tens of megabytes to `folder`."""
+    head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile)))
+    kernel = make_kernel(plan, head)
+    samples = kernel.samples(head, 0, head.shape[0])
+    tile = min(plan.grid.tile, head.shape[0])
+    count = TILES_PER_THREAD * plan.threads
+    # off the diagonal, as nearly all are: its own rows against each other, with a mirror image
+    nngp, ntk = kernel.outputs(2 * tile * count, tile)
+    table = np.full((count, TILE_FIELDS), -1, np.int64)
+    for k, t in enumerate(table):
+        t[:4] = 0, 0, tile, tile
+        t[TO_ROW], t[TO_COLUMN] = 2 * k * tile, 0
+        if plan.grid.symmetric:
+            t[MIRROR_ROW], t[MIRROR_COLUMN] = (2 * k + 1) * tile, 0
+    seconds = []
+    for _ in range(3):  # the first may compile
+        start = time.perf_counter()
+        kernel.compute(table, samples, samples, nngp, ntk)
+        seconds.append(time.perf_counter() - start)
+    compute = min(seconds) / (count * tile * tile) * plan.pairs
+    return Estimate(compute, 0.0 if folder is None else plan.output_bytes / _write_speed(folder))
+
+
+def _write_speed(folder: Path) -> float:
+    """Bytes a second, to the disk itself."""
+    block = np.random.default_rng(0).bytes(1 << 20)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        start = time.perf_counter()
+        for _ in range(PROBE_BYTES >> 20):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+        return PROBE_BYTES / (time.perf_counter() - start)
