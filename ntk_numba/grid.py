@@ -56,6 +56,16 @@ class Grid:
         """Tiles to compute."""
         return self.down * (self.down + 1) // 2 if self.symmetric else self.down * self.across
 
+    @property
+    def chunk(self) -> tuple[int, int]:
+        """Entries of a stored tile; those at the edges are padded."""
+        return min(self.tile, self.rows), min(self.tile, self.columns)
+
+    @property
+    def stored(self) -> int:
+        """Entries that all stored tiles have, padding and mirror images included."""
+        return self.down * self.across * self.chunk[0] * self.chunk[1]
+
     def height(self, i: int) -> int:
         """Rows of entries in tile row i."""
         return min(self.tile, self.rows - i * self.tile)
@@ -82,13 +92,15 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
 
 
 def parse_bytes(size: int | str, name: str) -> int:
-    """Bytes of ``2147483648``, ``"2GiB"``, ``"500 MB"``; `name` is the argument's, for the error."""
+    """Bytes of ``2147483648``, ``"2GiB"``, ``"500 MB"``; `name` is how errors call it."""
     if isinstance(size, int) and not isinstance(size, bool):
         value = size
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(size).lower())
         if match is None or match[2] not in UNITS:
-            raise ValueError(f"{name} must be a number of bytes such as 2GiB or 500MB, not {size!r}")
+            raise ValueError(
+                f"{name} must be a number of bytes such as 2GiB or 500MB, not {size!r}"
+            )
         value = int(float(match[1]) * UNITS[match[2]])
     if value <= 0:
         raise ValueError(f"{name} must be more than 0 bytes, not {size!r}")

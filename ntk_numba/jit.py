@@ -19,7 +19,7 @@ from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
-njit = partial(numba.njit, nogil=True, error_model="numpy")
+njit: Any = partial(numba.njit, nogil=True, error_model="numpy")
 
 
 @cache
@@ -41,7 +41,7 @@ class _PackageCache(FunctionCache):
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), source_digest())
+        return (*super()._index_key(sig, codegen), source_digest())  # type: ignore[no-untyped-call]
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -49,7 +49,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compile(function: Callable[..., Any]) -> Any:
         dispatcher = njit(**options)(function)
-        dispatcher._cache = _PackageCache(function)
+        dispatcher._cache = _PackageCache(function)  # type: ignore[no-untyped-call]
         return dispatcher
 
     return compile
@@ -76,8 +76,7 @@ def per_dtype(factory: Callable[[type], Callable[..., Any]]) -> Callable[..., An
     return scalar
 
 
-@intrinsic
-def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c with one rounding, the same on every machine (``llvm.fma``, which vectorises)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
@@ -86,7 +85,10 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, a, a), codegen
 
 
-def polynomial(coefficients: dict[type, tuple[float, ...]]) -> Callable[[float], float]:
+fma: Any = intrinsic(_fma)
+
+
+def polynomial(coefficients: dict[Any, tuple[float, ...]]) -> Any:
     """Horner's rule for the dtype of the argument, highest power first, written out in full.
 
     A loop over the coefficients would do the same, but LLVM leaves a long one rolled, and then does

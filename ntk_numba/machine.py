@@ -74,8 +74,8 @@ def available_memory() -> int:
 
 
 def available_threads() -> int:
-    """Cores that this process may keep busy: affinity, control group's quota, Slurm, Numba's own."""
-    limits = [numba.config.NUMBA_NUM_THREADS]
+    """Cores this process may keep busy: affinity, control group's quota, Slurm, Numba's own."""
+    limits: list[int] = [numba.config.NUMBA_NUM_THREADS]  # type: ignore[attr-defined]
     if hasattr(os, "sched_getaffinity"):
         limits.append(len(os.sched_getaffinity(0)))
     for folder in _cgroup_folders("cpu"):

@@ -107,19 +107,16 @@ class MLP:
         return ", ".join(f"{key} {value}" for key, value in self.to_dict().items())
 
 
-def _per_layer(name: str, value: float | Sequence[float], layers: int) -> tuple[float, ...]:
+def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
     """`value` for every layer, as floats; refuse what is no standard deviation."""
-    if isinstance(value, numbers.Real):
-        values = [value] * layers
-    elif isinstance(value, str):
+    if isinstance(value, str):
         raise TypeError(f"{name} must be a number or one number a layer, not {value!r}")
-    else:
-        values = list(value)
+    values = [value] * layers if isinstance(value, numbers.Real) else list(value)
     if len(values) != layers:
         raise ValueError(f"{name}: depth {layers} wants 1 or {layers} numbers, not {len(values)}")
     for layer, v in enumerate(values, start=1):
         if isinstance(v, bool) or not isinstance(v, numbers.Real):
             raise TypeError(f"{name} of layer {layer} must be a number, not {v!r}")
-        if not (0 <= v < math.inf):
+        if not 0 <= float(v) < math.inf:
             raise ValueError(f"{name} of layer {layer} must be finite and not negative, not {v!r}")
     return tuple(float(v) for v in values)

@@ -8,8 +8,8 @@ s = √(qq') cosθ,
     K  = E[σ(u)σ(v)]   = g√(qq') · [cosθ + 2·even·(sinθ − θ cosθ)/π]
     K̇ = E[σ'(u)σ'(v)] = g · [1 − 2·even·θ/π]
 
-Source: Cho & Saul 2009, the arc-cosine kernels of degree 1 and 0, for a = 0, b = 1; the general form
-follows by E[u|v|] = 0 and is checked against quadrature in the tests.
+Source: Cho & Saul 2009, the arc-cosine kernels of degree 1 and 0, for a = 0, b = 1; the general
+form follows by E[u|v|] = 0 and is checked against quadrature in the tests.
 
 The kernels never meet cosθ: near θ = 0 and π it has forgotten θ (an error ε in cosθ is √ε in θ).
 What is carried from layer to layer instead is the pair
@@ -24,6 +24,7 @@ the smaller of the two to full relative accuracy. In it the dual reads, with K n
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ class PiecewiseLinear(Activation):
 
 
 @per_dtype
-def dual(real: type) -> Callable[[float, float, float, float], tuple[float, float, float]]:
+def dual(real: Any) -> Callable[[float, float, float, float], tuple[float, float, float]]:
     """(z, w, odd, even) → (z_K, w_K, K̇/g), each to a few ulp of itself (w_K only if θ > π/2).
 
     With φ = θ or π − θ, whichever is at most π/2, and m = sin²(φ/2) = min(z, w):

@@ -3,9 +3,12 @@
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from ntk_numba.jit import kernel
+
+Floats = NDArray[np.floating]
 
 
 @cache
@@ -17,7 +20,7 @@ def threadpools() -> ThreadpoolController:
 
 
 @kernel()
-def _products(a, b, out):
+def _products(a: Floats, b: Floats, out: Floats) -> None:
     np.dot(a, b.T, out)
 
 

@@ -1,7 +1,8 @@
 """One network made ready to compute: its table, its scratch, its samples."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -63,7 +64,9 @@ class Kernel:
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """New arrays for (nngp, ntk), (layers, rows, columns) where wanted."""
         nngp, ntk = (
-            np.empty((self.layers, rows, columns) if name in self.kernels else (0, 1, 1), self.dtype)
+            np.empty(
+                (self.layers, rows, columns) if name in self.kernels else (0, 1, 1), self.dtype
+            )
             for name in KERNELS
         )
         return nngp, ntk
@@ -122,7 +125,7 @@ class Kernel:
             nngp, ntk, *self._scratch,
         )  # fmt: skip
 
-    def _parallel(self, function, *arguments) -> None:
+    def _parallel(self, function: Callable[..., None], *arguments: Any) -> None:
         """Run compiled parallel code on our number of threads, BLAS on one inside each."""
         with _one_at_a_time, threadpools().limit(limits=1):
             before = numba.get_num_threads()

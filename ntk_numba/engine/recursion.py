@@ -22,27 +22,30 @@ since (weight, bias) is a unit vector and D = sin² of half the angle between tw
 At the first layer K is the inner product of x/|x| and x'/|x'|, and τ' = cosθ' (eq. 10 and 18).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntk_numba.activations import piecewise_linear
+from ntk_numba.activations import Activation, piecewise_linear
+from ntk_numba.engine.samples import Floats, Samples
 from ntk_numba.jit import fma, njit, per_dtype
 
 
 @per_dtype
-def cosine(real: type) -> Callable[[float, float], float]:
+def cosine(real: Any) -> Callable[[float, float], float]:
     """cosθ of (z, w), from the one that is small; exactly 1 at z = 0."""
     one, two = real(1), real(2)
 
     def cosine(z: float, w: float) -> float:
-        return one - two * z if z < w else two * w - one
+        return one - two * z if z < w else two * w - one  # type: ignore[no-any-return]
 
     return cosine
 
 
 @per_dtype
-def mix(real: type) -> Callable[..., tuple[float, float, float]]:
+def mix(real: Any) -> Callable[..., tuple[float, float, float]]:
     """(z_K, w_K, (K̇/g)τ) and the samples' (weight, bias) → (z', w', τ'), see above."""
     quarter = real(0.25)
 
@@ -60,7 +63,9 @@ def mix(real: type) -> Callable[..., tuple[float, float, float]]:
 
 
 @njit
-def first_layer(z, w, tau, weight, bias, weights, biases):
+def first_layer(
+    z: Floats, w: Floats, tau: Floats, weight: float, bias: float, weights: Floats, biases: Floats
+) -> None:
     """Σ⁽¹⁾ = Θ⁽¹⁾ (eq. 10, 18) of one sample with those of a row, in place."""
     none = z.dtype.type(0)
     for j in range(z.size):
@@ -68,7 +73,17 @@ def first_layer(z, w, tau, weight, bias, weights, biases):
 
 
 @njit
-def next_layer(z, w, tau, weight, bias, weights, biases, family, parameters):
+def next_layer(
+    z: Floats,
+    w: Floats,
+    tau: Floats,
+    weight: float,
+    bias: float,
+    weights: Floats,
+    biases: Floats,
+    family: int,
+    parameters: Floats,
+) -> None:
     """Σ⁽ˡ⁺¹⁾ and Θ⁽ˡ⁺¹⁾ (eq. 12, 26) of one sample with those of a row, in place."""
     if family == piecewise_linear.PIECEWISE_LINEAR:
         odd, even = parameters[0], parameters[1]
@@ -78,7 +93,22 @@ def next_layer(z, w, tau, weight, bias, weights, biases, family, parameters):
 
 
 @njit
-def all_layers(z, w, tau, i, j0, rows, columns, families, parameters, every, row, nngp, ntk, col):
+def all_layers(
+    z: Floats,
+    w: Floats,
+    tau: Floats,
+    i: int,
+    j0: int,
+    rows: Samples,
+    columns: Samples,
+    families: NDArray[np.int64],
+    parameters: Floats,
+    every: bool,
+    row: int,
+    nngp: Floats,
+    ntk: Floats,
+    col: int,
+) -> None:
     """Layer after layer for sample i of `rows` with samples j0, j0 + 1, … of `columns`.
 
     z, w, tau : (n,) working rows; z and w hold sin² and cos² of half the angle of x and x'
@@ -110,7 +140,9 @@ def all_layers(z, w, tau, i, j0, rows, columns, families, parameters, every, row
                     out[j] = (std * stds[j]) * tau[j]
 
 
-def activation_table(activations, dtype):
+def activation_table(
+    activations: Sequence[Activation], dtype: np.dtype
+) -> tuple[NDArray[np.int64], Floats]:
     """The hidden layers as data for the kernels: families (L-1,), parameters (L-1, k)."""
     families = np.array([a.family for a in activations], np.int64)
     width = max((len(a.dual_parameters) for a in activations), default=1)

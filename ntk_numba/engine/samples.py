@@ -21,6 +21,8 @@ from ntk_numba.network import MLP
 # the order of those rows and exact in float32. All are free choices: m changes roundings only.
 CENTRE_ROWS = 1024
 CENTRE_BYTES = 8 << 20
+
+Floats = NDArray[np.floating]
 CENTRE_GRID = 4096.0
 
 
@@ -40,7 +42,7 @@ class Samples(NamedTuple):
 
 
 @njit(fastmath={"reassoc", "contract"})
-def _sum_of_squares(v):
+def _sum_of_squares(v: Floats) -> float:
     """Σ v², reassociated into the lanes of a vector, which is faster and more exact."""
     total = 0.0
     for k in range(v.size):
@@ -50,7 +52,7 @@ def _sum_of_squares(v):
 
 
 @kernel(parallel=True)
-def normalise(x, centre, unit, spread, norm):
+def normalise(x: Floats, centre: Floats, unit: Floats, spread: Floats, norm: Floats) -> None:
     """Fill unit = x/|x| − centre, spread = |unit|²/4, norm = |x|, in float64 whatever x and unit.
 
     The row is scaled by a power of two, so that no square overflows or underflows.
@@ -77,13 +79,13 @@ def centre_of(x: Source) -> NDArray[np.float64]:
     unit = np.empty(rows.shape)
     spread, norm = np.empty(len(rows)), np.empty(len(rows))
     normalise(rows, np.zeros(rows.shape[1]), unit, spread, norm)
-    return np.round(unit.mean(axis=0) * CENTRE_GRID) / CENTRE_GRID
+    return np.asarray(np.round(unit.mean(axis=0) * CENTRE_GRID) / CENTRE_GRID)
 
 
 def layer_statistics(
     net: MLP, norm: NDArray[np.float64], n0: int, dtype: np.dtype
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """std, weight and bias (see `Samples`) of samples with the given norms; eq. 10 and 12 at x = x'.
+    """std, weight and bias (see `Samples`) of samples of given norms; eq. 10 and 12 at x = x'.
 
     In extended precision where the machine has it (x86): 32 layers then add no error of their own,
     and a variance may leave float64's range on the way as long as its root stays inside.

@@ -8,8 +8,10 @@ cannot change a bit. BLAS runs on one thread inside each of Numba's.
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from ntk_numba.engine.recursion import all_layers
+from ntk_numba.engine.samples import Floats, Samples
 from ntk_numba.jit import kernel, njit
 
 # Columns of the table of tiles: where a tile takes its samples from and where its entries go.
@@ -20,34 +22,43 @@ MIRROR_ROW, MIRROR_COLUMN = 6, 7  # of its transpose; -1 if none. Equal to TO_�
 TILE_FIELDS = 8
 
 # A product z is exact to about ε|v||v'|, an error of that over sinθ in the angle. Below
-# z = |v|²|v'|²/16 (θ = 0.5 for unit length) the difference of the vectors is taken instead, likewise
+# z = |v|²|v'|²/16 (θ = 0.5 for unit length) the difference of the vectors is taken instead, and
 # their sum where w < 1/16; the small constant catches equal vectors that lie close to the centre.
 NEARLY_OPPOSITE = 1 / 16
 CERTAINLY_NEAR = 2.0**-30
 
 
 @njit(fastmath={"reassoc", "contract"})
-def apart(u, v):
+def apart(u: Floats, v: Floats) -> float:
     """|u − v|²/4: sin² of half the angle between unit vectors, to full relative accuracy."""
     total = u.dtype.type(0)
     for k in range(u.size):
         d = u[k] - v[k]
         total += d * d
-    return total / 4
+    return total / 4  # type: ignore[return-value]
 
 
 @njit(fastmath={"reassoc", "contract"})
-def together(u, v, twice_centre):
+def together(u: Floats, v: Floats, twice_centre: Floats) -> float:
     """|u + v + 2m|²/4: cos² of half the angle, of vectors from which m was subtracted."""
     total = u.dtype.type(0)
     for k in range(u.size):
         d = (u[k] + v[k]) + twice_centre[k]
         total += d * d
-    return total / 4
+    return total / 4  # type: ignore[return-value]
 
 
 @njit
-def half_angles(product, i, j0, rows, columns, twice_centre, z, w):
+def half_angles(
+    product: Floats,
+    i: int,
+    j0: int,
+    rows: Samples,
+    columns: Samples,
+    twice_centre: Floats,
+    z: Floats,
+    w: Floats,
+) -> None:
     """sin² and cos² of half the angles of sample i with samples j0, j0 + 1, …, into z and w."""
     real = z.dtype.type
     half, one = product.dtype.type(0.5), product.dtype.type(1)
@@ -72,7 +83,9 @@ def half_angles(product, i, j0, rows, columns, twice_centre, z, w):
 
 
 @njit
-def mirror(out, row, col, height, width, to_row, to_col):
+def mirror(
+    out: Floats, row: int, col: int, height: int, width: int, to_row: int, to_col: int
+) -> None:
     """Write the transpose of a tile, in blocks that stay in the first-level cache."""
     block = 16
     on_diagonal = row == to_row and col == to_col
@@ -86,8 +99,18 @@ def mirror(out, row, col, height, width, to_row, to_col):
 
 @njit
 def compute_tile(
-    t, rows, columns, twice_centre, families, parameters, every, nngp, ntk, product, working
-):
+    t: NDArray[np.int64],
+    rows: Samples,
+    columns: Samples,
+    twice_centre: Floats,
+    families: NDArray[np.int64],
+    parameters: Floats,
+    every: bool,
+    nngp: Floats,
+    ntk: Floats,
+    product: Floats,
+    working: Floats,
+) -> None:
     """One tile, with this thread's scratch: product (T, T) and working (3, T)."""
     size = product.shape[0]
     i0, j0, height, width = t[ROW], t[COLUMN], t[HEIGHT], t[WIDTH]
@@ -112,8 +135,18 @@ def compute_tile(
 
 @kernel(parallel=True)
 def compute_tiles(
-    tiles, rows, columns, twice_centre, families, parameters, every, nngp, ntk, product, working
-):
+    tiles: NDArray[np.int64],
+    rows: Samples,
+    columns: Samples,
+    twice_centre: Floats,
+    families: NDArray[np.int64],
+    parameters: Floats,
+    every: bool,
+    nngp: Floats,
+    ntk: Floats,
+    product: Floats,
+    working: Floats,
+) -> None:
     """All tiles of a table, in parallel.
 
     tiles : (tiles, TILE_FIELDS) int64
@@ -125,7 +158,7 @@ def compute_tiles(
     product : (threads, T, T), working : (threads, 3, T), scratch
     """
     for k in numba.prange(tiles.shape[0]):
-        thread = numba.get_thread_id()
+        thread = numba.get_thread_id()  # type: ignore[attr-defined]
         compute_tile(
             tiles[k], rows, columns, twice_centre, families, parameters, every,
             nngp, ntk, product[thread], working[thread],
@@ -133,7 +166,15 @@ def compute_tiles(
 
 
 @kernel()
-def compute_diagonal(samples, count, families, parameters, every, nngp, ntk):
+def compute_diagonal(
+    samples: Samples,
+    count: int,
+    families: NDArray[np.int64],
+    parameters: Floats,
+    every: bool,
+    nngp: Floats,
+    ntk: Floats,
+) -> None:
     """Σ(x,x) and Θ(x,x) by the same arithmetic as a tile's: outputs (layers, count, 1)."""
     working = np.empty((3, 1), samples.std.dtype)
     for i in range(count):

@@ -1,0 +1,1 @@
+"""What lies on disk: the data that is read, the Gram files that are written."""

@@ -42,7 +42,9 @@ class Source:
         shape = tuple(rows.shape)
         if len(shape) != 2:
             mend = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
-            raise ValueError(f"{name} must have two dimensions (samples, features), not {shape}{mend}")
+            raise ValueError(
+                f"{name} must have two dimensions (samples, features), not {shape}{mend}"
+            )
         if shape[0] == 0:
             raise ValueError(f"{name} is empty: it has no rows")
         if shape[1] == 0:
@@ -260,7 +262,9 @@ def _open_npz(path: Path, key: str) -> tuple[str, Any, int]:
                     f"{path}:{chosen} holds pickled Python objects, which are never loaded; save a "
                     f"plain array of numbers"
                 ) from None
-            raise ValueError(f"{path}:{chosen} cannot be read, perhaps truncated ({error})") from None
+            raise ValueError(
+                f"{path}:{chosen} cannot be read, perhaps truncated ({error})"
+            ) from None
     return f"{path}:{chosen}", array, array.nbytes
 
 

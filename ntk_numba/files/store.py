@@ -1,12 +1,11 @@
 """The Gram file: an ordinary HDF5 file whose chunks are the tiles; the only place that writes one.
 
 HDF5 lays the file out, once: fixed dimensions, early allocation and no filter give every chunk a
-computed address. The tiles are then written there by plain system calls, which need no lock, so that
-writing overlaps computing. Until it is complete the file is called ``<name>.partial``.
+computed address. The tiles are then written there by plain system calls, which need no lock, so
+that writing overlaps computing. Until it is complete the file is called ``<name>.partial``.
 """
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -46,7 +45,9 @@ class Contents(NamedTuple):
     def differences(self, other: "Contents") -> list[str]:
         """What `other` has otherwise, for people."""
         mine, theirs = self._readable(), other._readable()
-        return [f"{key} is {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]]
+        return [
+            f"{key} is {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]
+        ]
 
     def _readable(self) -> dict[str, str]:
         net = self.net.to_dict()
@@ -68,9 +69,10 @@ class Contents(NamedTuple):
         return (self.net.depth, *matrix) if self.every else matrix
 
     @property
-    def chunk(self) -> tuple[int, int]:
-        """Entries of a stored tile; those at the edges are padded with zeros."""
-        return min(self.grid.tile, self.grid.rows), min(self.grid.tile, self.grid.columns)
+    def bytes(self) -> int:
+        """Of all entries and their padding."""
+        matrices = len(self.kernels) * (self.net.depth if self.every else 1)
+        return matrices * self.grid.stored * self.dtype.itemsize
 
 
 class GramWriter:
@@ -88,6 +90,7 @@ class GramWriter:
         check_folder(path)
         self._lock = _lock(self._partial)
         try:
+            self._check_space(contents.bytes)
             self._offsets = self._lay_out()
             self._fd = os.open(self._partial, os.O_RDWR)
             try:
@@ -97,12 +100,13 @@ class GramWriter:
                 raise
         except BaseException:
             self._discard()
+            os.close(self._lock)
             raise
 
     def _lay_out(self) -> dict[str, int]:
         """Create the datasets; the address of the first chunk of each."""
         c = self._contents
-        chunk = (1, *c.chunk) if c.every else c.chunk
+        chunk = (1, *c.grid.chunk) if c.every else c.grid.chunk
         properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         properties.set_chunk(chunk)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -133,36 +137,40 @@ class GramWriter:
                 chunks = int(np.prod([-(-n // k) for n, k in zip(c.shape, chunk, strict=True)]))
                 end = dataset.id.get_chunk_info_by_coord(last).byte_offset + self._chunk_bytes
                 if end - first != chunks * self._chunk_bytes:
-                    raise OSError(f"{self._partial}: HDF5 {h5py.version.hdf5_version} scattered it")
+                    raise OSError(
+                        f"{self._partial}: HDF5 {h5py.version.hdf5_version} does not lay out its "
+                        f"chunks in a row; install another h5py"
+                    )
                 offsets[name] = first
         return offsets
 
     @property
     def _chunk_bytes(self) -> int:
-        return int(np.prod(self._contents.chunk)) * self._contents.dtype.itemsize
+        return int(np.prod(self._contents.grid.chunk)) * self._contents.dtype.itemsize
+
+    def _check_space(self, size: int, reason: str = "") -> None:
+        free = shutil.disk_usage(self._partial.parent).free
+        if reason or size > free:
+            raise OSError(
+                f"{self._path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free"
+                f"{reason and f' ({reason})'}; free some, use float32 or write elsewhere"
+            )
 
     def _allocate(self) -> None:
         """Make the disk give the space now: a file is sparse until then."""
         size = os.fstat(self._fd).st_size
-        free = shutil.disk_usage(self._partial.parent).free
-        try:
-            if size > free:
-                raise OSError(errno.ENOSPC, "not enough space")
-            if hasattr(os, "posix_fallocate"):
+        if hasattr(os, "posix_fallocate"):
+            try:
                 os.posix_fallocate(self._fd, 0, size)
-        except OSError as error:
-            raise OSError(
-                f"{self._path}: the file takes {show_bytes(size)}, and its disk has "
-                f"{show_bytes(free)} free ({error.strerror}); free some, use float32 or write "
-                f"elsewhere"
-            ) from None
+            except OSError as error:
+                self._check_space(size, error.strerror or str(error))
 
     def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[np.floating]) -> None:
         """Write tile (i, j) of a kernel: `block` is a whole chunk, C-contiguous."""
         grid = self._contents.grid
         index = (layer * grid.down + i) * grid.across + j
         at = self._offsets[kernel] + index * self._chunk_bytes
-        view = memoryview(block).cast("B")
+        view = memoryview(block.data).cast("B")
         while view:
             written = os.pwrite(self._fd, view, at)
             view, at = view[written:], at + written
@@ -179,28 +187,30 @@ class GramWriter:
         try:
             if kind is None:
                 os.fsync(self._fd)
+                self._finish()
+        except BaseException:
+            kind = OSError
+            raise
         finally:
             os.close(self._fd)
             if kind is not None:
                 self._discard()
-        try:
-            self._finish()
-        except BaseException:
-            self._discard()
-            raise
+            os.close(self._lock)
 
     def _finish(self) -> None:
         with h5py.File(self._partial, "r+", locking=False) as file:
             file.attrs["complete"] = True
-        _sync(self._partial)
-        os.replace(self._partial, self._path)
-        _sync(self._path.parent)
-        os.close(self._lock)
+        os.fsync(self._fd)
+        self._partial.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _discard(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._partial.unlink()
-        os.close(self._lock)
 
 
 def _package_version() -> str:
@@ -228,7 +238,7 @@ def _lock(partial: Path) -> int:
         raise type(error)(f"{partial} cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.exists(partial) or os.stat(partial).st_ino != os.fstat(fd).st_ino:
+        if not partial.exists() or partial.stat().st_ino != os.fstat(fd).st_ino:
             raise BlockingIOError  # the other one has finished in between
     except BlockingIOError:
         os.close(fd)
@@ -236,14 +246,6 @@ def _lock(partial: Path) -> int:
             f"{partial} is being written by another process; wait for it, or choose another output"
         ) from None
     return fd
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @dataclass
@@ -364,7 +366,8 @@ class GramFile:
             where = f"tile ({i}, {j})"
             for at, part in ((where, block), (f"tile ({j}, {i})", other)):
                 if not np.isfinite(part).all():
-                    yield f"{at} has an entry that is not finite{self._entry(i, j, ~np.isfinite(part))}"
+                    entry = self._entry(i, j, ~np.isfinite(part))
+                    yield f"{at} has an entry that is not finite{entry}"
                     break
             else:
                 if grid.symmetric:
@@ -396,7 +399,9 @@ class GramFile:
 
     def __repr__(self) -> str:
         kind = " × ".join(map(str, self.shape))
-        return f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}>"
+        return (
+            f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}>"
+        )
 
 
 def open_gram(path: str | os.PathLike[str]) -> GramFile:

@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(plan: Plan, x: Source, folder: Path | None) -> Estimate:
-    """Time a few tiles of the data itself, and the writing of some tens of megabytes to `folder`."""
+    """Time a few tiles of the data itself, and writing some tens of megabytes to `folder`."""
     head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile)))
     kernel = make_kernel(plan, head)
     samples = kernel.samples(head, 0, head.shape[0])

@@ -78,18 +78,14 @@ def gram(
     """
     x = open_source(X, "X")
     z = None if Z is None else open_source(Z, "Z")
-    plan = make_plan(
-        net, x, z, kernels, layers, dtype, threads=threads, in_memory=True
-    )
+    plan = make_plan(net, x, z, kernels, layers, dtype, threads=threads, in_memory=True)
     shape = (plan.layers, plan.grid.rows, plan.grid.columns)
     arrays = _outputs(out, plan.kernels, shape if plan.every else shape[1:], plan.dtype)
     x.check()
     if z is not None:
         z.check()
     kernel = make_kernel(plan, x)
-    nngp, ntk = (
-        np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays
-    )
+    nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile
     for work in sweep(plan, kernel, x, z):
         for t, (i, j) in zip(work.table, work.indices, strict=True):

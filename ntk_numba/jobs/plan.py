@@ -13,7 +13,7 @@ from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP
 
-# Python, Numba, LLVM and the BLAS libraries, measured as the resident memory of a finished small job
+# Python, Numba, LLVM and the BLAS libraries: 250 to 335 MiB resident, the most while compiling
 INTERPRETER = 320 << 20
 BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
 BATCHES = 2  # one is computed while the other is written
@@ -56,10 +56,7 @@ class Plan:
     @property
     def output_bytes(self) -> int:
         """Bytes of the result, without the file's own few kilobytes."""
-        grid = self.grid
-        chunks = grid.down * grid.across if max(grid.down, grid.across) > 1 else 1
-        chunk = min(grid.tile, grid.rows) * min(grid.tile, grid.columns)
-        return chunks * chunk * self.dtype.itemsize * self.layers * len(self.kernels)
+        return self.grid.stored * self.dtype.itemsize * self.layers * len(self.kernels)
 
     @property
     def pairs(self) -> int:
@@ -110,7 +107,7 @@ def check_layers(layers: str) -> bool:
 def check_dtype(dtype: Any, *sources: Source) -> np.dtype:
     """The result's dtype; by default float64 unless all data is float32."""
     if dtype is None:
-        return np.result_type(*(s.dtype for s in sources))
+        return np.dtype(np.result_type(*(s.dtype for s in sources)))
     try:
         wanted = np.dtype(dtype)
     except TypeError:
@@ -159,7 +156,11 @@ def make_plan(
         raise ValueError(
             f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
         )
-    wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x, z or x)
+    wanted, every, real = (
+        check_kernels(kernels),
+        check_layers(layers),
+        check_dtype(dtype, x, z or x),
+    )
     n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
@@ -175,7 +176,7 @@ def make_plan(
     reading = 3 * max(BLOCK_BYTES, features * 8)
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held
-    slot = min(tile, n) * min(tile, m) * real.itemsize * outputs
+    slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * outputs
     if in_memory:
         working = fixed + (grid.down + (0 if z is None else grid.across)) * tile * row
         return Plan(
@@ -200,6 +201,4 @@ def make_plan(
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
-    return Plan(
-        net, wanted, every, real, grid, features, count, limit, band, batch, working
-    )
+    return Plan(net, wanted, every, real, grid, features, count, limit, band, batch, working)

@@ -65,7 +65,9 @@ def plot_gram(
     sizes = f"{grid.rows:,} × {grid.columns:,}"
     left.set_title(f"{symbol}, {sizes}" + ("" if groups is None else ", sorted by label"))
     _ticks(left, rows, groups, grid.columns, matrix.shape[1], symmetric)
-    right.loglog(np.arange(1, len(values) + 1), np.maximum(values, np.finfo(float).tiny), ".-", ms=3)
+    right.loglog(
+        np.arange(1, len(values) + 1), np.maximum(values, np.finfo(float).tiny), ".-", ms=3
+    )
     right.set_ylim(max(values[0] * 1e-17, np.abs(values).min() / 2), values[0] * 2)
     kind = "eigenvalue" if symmetric else "singular value"
     part = "" if len(square) == grid.rows else f" of {len(square):,} rows, evenly spaced"
@@ -87,7 +89,7 @@ def _thinned(
     dataset, grid = getattr(file, name), file.contents.grid
 
     def picks(length: int, order: NDArray[np.integer]) -> NDArray[np.integer]:
-        return order[np.linspace(0, length - 1, min(most, length)).astype(int)]
+        return np.asarray(order)[np.linspace(0, length - 1, min(most, length)).astype(int)]
 
     order = np.arange(grid.rows) if groups is None else np.argsort(groups, kind="stable")
     rows = picks(grid.rows, order)

@@ -78,8 +78,8 @@ def write_gram(
             return existing
         existing.close()
         raise ValueError(
-            f"{target} exists with other contents: {'; '.join(differences)}. Choose another output, "
-            f"or overwrite it"
+            f"{target} exists with other contents: {'; '.join(differences) or 'incomplete'}. "
+            f"Choose another output, or overwrite it"
         )
     with GramWriter(target, contents) as writer:
         _stream(plan, x, z, writer, progress)
@@ -96,7 +96,7 @@ def _existing(target: Path) -> GramFile:
 def _stream(plan: Plan, x: Source, z: Source | None, writer: GramWriter, progress: bool) -> None:
     kernel = make_kernel(plan, x)
     grid = plan.grid
-    height, width = min(grid.tile, grid.rows), min(grid.tile, grid.columns)
+    height, width = grid.chunk
     # slots of one tile each below one another, two to a tile where there is a mirror image
     slots = 2 if grid.symmetric else 1
     buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
