@@ -1,4 +1,4 @@
-"""The kernels in 80-digit arithmetic, straight from the note; shares no code with the package.
+"""The kernels in 60-digit arithmetic, straight from the note; shares no code with the package.
 
 Equation numbers are those of the note. Two of its misprints do not matter here but are easy to trip
 over: eq. 16 means β² on its left-hand side's right, not β; eq. 6 and 20 write R^{n_L} where
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mpmath import mp, mpf
 
-mp.dps = 80  # θ = 1e-15 costs 30 of them
+mp.dps = 60  # θ = 1e-15 costs 30 of them
 
 Pair = tuple[float, float]
 

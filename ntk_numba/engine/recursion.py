@@ -39,7 +39,7 @@ def cosine(real: Any) -> Callable[[float, float], float]:
     one, two = real(1), real(2)
 
     def cosine(z: float, w: float) -> float:
-        return one - two * z if z < w else two * w - one  # type: ignore[no-any-return]
+        return one - two * z if z < w else two * w - one
 
     return cosine
 

@@ -1,0 +1,148 @@
+"""The kernels against 60-digit arithmetic: the accuracy that the project promises."""
+
+import numpy as np
+import oracle
+import pytest
+from awkward import awkward_rows
+from mpmath import mp, mpf
+
+import ntk_numba as nk
+from ntk_numba.activations.piecewise_linear import PiecewiseLinear
+
+
+def slopes(net: nk.MLP) -> list[tuple[float, float]]:
+    out = []
+    for activation in net.activation:
+        assert isinstance(activation, PiecewiseLinear)
+        out.append((activation.a, activation.b))
+    return out
+
+
+def worst_error(net: nk.MLP, x: np.ndarray, dtype: type, pairs: list[tuple[int, int]]) -> float:
+    """Largest error of Σ and Θ of every layer, relative to √(K(x,x)K(x',x'))."""
+    got = nk.gram(net, x, layers="all", dtype=dtype)
+    limits = np.finfo(dtype)
+    exact = {}
+    for i, j in {*pairs, *((i, i) for pair in pairs for i in pair)}:
+        exact[i, j] = oracle.kernels(x[i], x[j], slopes(net), net.w_std, net.b_std)
+    worst = mpf(0)
+    for i, j in pairs:
+        for layer in range(net.depth):
+            for kernel, matrix in enumerate((got.nngp, got.ntk)):
+                scale = mp.sqrt(exact[i, i][layer][kernel] * exact[j, j][layer][kernel])
+                value = matrix[layer, i, j]
+                assert matrix[layer, j, i] == value
+                if scale < float(limits.tiny) / float(limits.eps):
+                    # below this the dtype has no digits left to be right in
+                    assert abs(value) <= 2 * scale + float(limits.tiny)
+                    continue
+                worst = max(worst, abs(mpf(float(value)) - exact[i, j][layer][kernel]) / scale)
+    return float(worst)
+
+
+NETWORKS = [
+    # every depth from 1 to 32 is a layer of these
+    nk.MLP(32, "relu", w_std=2**0.5),
+    nk.MLP(32, "relu", w_std=0.5, b_std=0.3),
+    nk.MLP(32, "relu", w_std=1.7, b_std=2),
+    nk.MLP(32, "abs", w_std=1, b_std=0.05),
+    nk.MLP(32, "identity", w_std=1, b_std=0.1),
+    nk.MLP(16, "leaky_relu:0.1", w_std=1.4, b_std=1e-3),
+    nk.MLP(16, "leaky_relu:0.99", w_std=1.0),
+    nk.MLP(16, "ab_relu:-0.99,1", w_std=1.0),
+    nk.MLP(
+        8,
+        ["identity", "relu", "abs", "leaky_relu:0.3", "ab_relu:-0.5,2", "identity", "relu"],
+        w_std=[0.5, 2, 1, 1.3, 0.7, 1, 1, 0.9],
+        b_std=[0, 0, 0.1, 0, 2, 0, 0.01, 1],
+    ),
+]
+
+
+def bound(net: nk.MLP, dtype: type) -> float:
+    return 1e-14 if dtype == np.float64 else 1e-6 * max(1, net.depth / 8)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("net", NETWORKS, ids=str)
+@pytest.mark.parametrize(("n0", "positive"), [(1, False), (2, True), (17, False), (400, True)])
+def test_every_layer_is_exact_on_awkward_pairs(net, n0, positive, dtype):
+    rng = np.random.default_rng(net.depth + n0)
+    x = awkward_rows(n0, dtype, positive, seed=n0)
+    if 2 * net.w_std[-1] ** 2 > 3.9 and dtype == np.float32:
+        x = x[:23]  # 32 layers of that leave float32's range for norms of 1e±15
+    everything = [(i, j) for i in range(len(x)) for j in range(i + 1)]
+    chosen = rng.choice(len(everything), 60, replace=False)
+    assert worst_error(net, x, dtype, [everything[k] for k in chosen]) <= bound(net, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("positive", [False, True])
+def test_exact_with_many_features(positive, dtype):
+    net = nk.MLP(4, "relu", w_std=2**0.5, b_std=0.1)
+    x = awkward_rows(4096, dtype, positive)
+    pairs = [(i, 0) for i in range(len(x))] + [(i, 21) for i in range(len(x)) if i != 21]
+    pairs = [(max(p), min(p)) for p in pairs]
+    assert worst_error(net, x, dtype, pairs) <= bound(net, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_exact_on_real_data(digits, dtype):
+    net = nk.MLP(4, "relu", w_std=1, b_std=0.1)
+    x = digits[:60].astype(dtype)
+    pairs = [(i, j) for i in range(60) for j in range(0, i + 1, 3)]
+    assert worst_error(net, x, dtype, pairs) <= bound(net, dtype)
+
+
+def test_by_hand():
+    """Jacot et al. 2018, section 6.1: L = 4, β = 0.1, n0 = 2, |x| = 1."""
+    net = nk.MLP(4, "relu", b_std=0.1)
+    x = np.array([[np.cos(t), np.sin(t)] for t in (0, 0.3, 2)])
+    k = nk.gram(net, x, layers="all")
+    np.testing.assert_allclose(k.nngp[:, 0, 0], [0.51, 0.265, 0.1425, 0.08125], rtol=4e-16)
+    np.testing.assert_allclose(np.diagonal(k.ntk[3]), 0.2825, rtol=8e-16)
+
+
+def test_the_formula_of_cho_and_saul():
+    """In plain NumPy, from the note: a check that a reader can follow."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((40, 5))
+    w2, b2, depth = 1.3**2, 0.2**2, 5
+    s = w2 * x @ x.T / 5 + b2  # eq. 10
+    theta = s.copy()  # eq. 18
+    for _ in range(depth - 1):
+        p = np.sqrt(np.outer(np.diag(s), np.diag(s)))
+        angle = np.arccos(np.clip(s / p, -1, 1))
+        k = p * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+        s_dot = w2 * (np.pi - angle) / (2 * np.pi)
+        s = w2 * k + b2  # eq. 12
+        theta = s_dot * theta + s  # eq. 26
+    got = nk.gram(nk.MLP(depth, "relu", 1.3, 0.2), x)
+    np.testing.assert_allclose(got.nngp, s, rtol=1e-7)
+    np.testing.assert_allclose(got.ntk, theta, rtol=1e-7)
+
+
+def test_depth_one_is_linear():
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    k = nk.gram(nk.MLP(1, w_std=2, b_std=0.5), x)
+    np.testing.assert_allclose(k.nngp, 4 * x @ x.T / 3 + 0.25, rtol=0, atol=1e-14)
+    assert (k.nngp == k.ntk).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "abs", "identity", "leaky_relu:0.2"])
+def test_a_zero_vector_without_bias_gives_zeros(activation):
+    x = np.random.default_rng(0).standard_normal((5, 3))
+    x[2] = 0
+    k = nk.gram(nk.MLP(3, activation), x, layers="all")
+    for matrix in k:
+        assert (matrix[:, 2] == 0).all() and (matrix[:, :, 2] == 0).all()
+        assert np.isfinite(matrix).all()
+        assert (np.delete(np.diagonal(matrix, axis1=1, axis2=2), 2, axis=1) > 0).all()
+
+
+def test_zero_weights_leave_the_bias():
+    k = nk.gram(nk.MLP(3, "relu", w_std=0, b_std=0.5), np.ones((2, 2)))
+    assert (k.nngp == 0.25).all() and (k.ntk == 0.25).all()
+    k = nk.gram(nk.MLP(3, "ab_relu:0,0", b_std=0.5), np.ones((2, 2)))
+    assert (k.nngp == 0.25).all()
+    assert (nk.gram(nk.MLP(3, "relu", w_std=0), np.ones((2, 2))).ntk == 0).all()

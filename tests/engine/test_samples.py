@@ -1,0 +1,50 @@
+import numpy as np
+from mpmath import mp, mpf
+
+import ntk_numba as nk
+from ntk_numba.engine.samples import centre_of, layer_statistics, normalise
+from ntk_numba.files.source import open_source
+
+
+def normalised(x, centre):
+    unit, spread, norm = np.empty_like(x), np.empty(len(x)), np.empty(len(x))
+    normalise(x, centre, unit, spread, norm)
+    return unit, spread, norm
+
+
+def test_norms_are_exact_over_the_whole_range():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 1000)) * np.logspace(-300, 300, 40)[:, None]
+    unit, spread, norm = normalised(x, np.zeros(1000))
+    for row, u, s, n in zip(x, unit, spread, norm, strict=True):
+        exact = mp.sqrt(mp.fsum(mpf(float(v)) ** 2 for v in row))
+        assert abs(n / exact - 1) < 3e-16
+        assert abs(np.float64(row[0] / n) - u[0]) < 1e-16
+        assert abs(s - 0.25) < 1e-15
+
+
+def test_zero_and_subnormal_rows():
+    unit, _, norm = normalised(np.array([[0.0, 0], [5e-324, 0], [3e-310, 4e-310]]), np.zeros(2))
+    assert (unit[0] == 0).all() and norm[0] == 0
+    assert (unit[1] == [1, 0]).all() and norm[1] == 5e-324
+    np.testing.assert_allclose(unit[2], [0.6, 0.8], rtol=1e-12)
+
+
+def test_the_centre_shrinks_what_is_multiplied(digits):
+    """Images lie in a cone: less to multiply is less to lose."""
+    x = digits.astype(float)
+    centre = centre_of(open_source(x, "X"))
+    _, far, _ = normalised(x, np.zeros(64))
+    _, near, _ = normalised(x, centre)
+    assert near.mean() < 0.4 * far.mean()
+    shuffled = x[:900][np.random.default_rng(0).permutation(900)]
+    assert (centre_of(open_source(x[:900], "X")) == centre_of(open_source(shuffled, "X"))).all()
+
+
+def test_shares_are_a_unit_vector():
+    net = nk.MLP(32, "relu", 1.1, 0.3)
+    std, weight, bias = layer_statistics(net, np.logspace(-5, 5, 9), 3, np.dtype(float))
+    np.testing.assert_allclose(weight**2 + bias**2, 1, rtol=4e-16)
+    np.testing.assert_allclose(bias * std, 0.3, rtol=4e-16)
+    zero = layer_statistics(nk.MLP(2), np.zeros(1), 3, np.dtype(float))
+    assert all((table == 0).all() for table in zero)

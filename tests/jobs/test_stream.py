@@ -1,0 +1,183 @@
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.files.store import GramWriter
+from ntk_numba.jobs import plan
+
+NET = nk.MLP(3, ["abs", "relu"], b_std=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize("other", [None, 1, 70])
+def test_the_same_bits_as_in_memory(points, tmp_path, dtype, layers, other):
+    z = None if other is None else points[:other] + 1
+    k = nk.gram(NET, points, z, layers=layers, dtype=dtype)
+    with nk.write_gram(
+        NET, points, tmp_path / "g.h5", z, ("nngp", "ntk"), layers, dtype
+    ) as f:  # fmt: skip
+        assert f.verify()
+        assert f.shape == k.ntk.shape and f.dtype == dtype
+        assert (f.nngp[:] == k.nngp).all() and (f.ntk[:] == k.ntk).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+
+
+def bands_loaded(monkeypatch):
+    """The runs of rows that were made into samples."""
+    loaded = []
+    original = Kernel.samples
+
+    def samples(self, source, start, stop):
+        loaded.append((source.name, start, stop))
+        return original(self, source, start, stop)
+
+    monkeypatch.setattr(Kernel, "samples", samples)
+    return loaded
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_the_same_bits_when_the_data_is_larger_than_memory(tmp_path, monkeypatch, cross):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 3000))
+    z = rng.standard_normal((700, 3000)) if cross else None
+    np.save(tmp_path / "x.npy", x)
+    k = nk.gram(NET, x, z, kernels="ntk")
+    loaded = bands_loaded(monkeypatch)
+    f = nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5", z, memory="36MiB")
+    with f:
+        assert (f.ntk[:] == k.ntk).all()
+    assert len(loaded) > 4
+    assert max(stop - start for _, start, stop in loaded) < 500
+
+
+def test_threads_and_budget_do_not_change_the_file(points, tmp_path):
+    x = np.repeat(points, 5, axis=0)
+    files = []
+    for number, options in enumerate([{}, {"threads": 1}, {"memory": "36MiB"}]):
+        path = tmp_path / f"{number}.h5"
+        nk.write_gram(NET, x, path, **options).close()
+        files.append(path.read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+PEAK = """
+import resource, sys, numpy as np, ntk_numba as nk
+path, memory = sys.argv[1:]
+nk.write_gram(nk.MLP(2), np.load(path, mmap_mode="r"), path + ".h5", memory=memory).close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def test_peak_memory_stays_below_the_budget(tmp_path):
+    """A file of 512 MB from data of 320 MB, in 400 MiB altogether."""
+    x = np.random.default_rng(0).standard_normal((8000, 5000))
+    np.save(tmp_path / "x.npy", x)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "x.npy"), "400MiB"]
+    subprocess.run(command, check=True)  # compiles, if nothing has yet
+    (tmp_path / "x.npy.h5").unlink()
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert int(answer.stdout) < 400 << 20
+
+
+def test_a_complete_file_is_left_alone(points, tmp_path):
+    path = tmp_path / "g.h5"
+    nk.write_gram(NET, points, path).close()
+    before = path.stat()
+    nk.write_gram(NET, points, path, threads=1, memory="1GiB").close()
+    assert path.stat().st_mtime_ns == before.st_mtime_ns and path.stat().st_ino == before.st_ino
+    nk.write_gram(NET, points, path, overwrite=True).close()
+    assert path.stat().st_ino != before.st_ino
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"net": nk.MLP(4)}, "depth is 3, not 4"),
+        ({"net": nk.MLP(3, ["abs", "relu"], b_std=0.2)}, "b_std is .0.1, 0.1, 0.1., not .0.2"),
+        ({"kernels": "nngp"}, "kernels is ntk, not nngp"),
+        ({"layers": "all"}, "layers is last, not all"),
+        ({"dtype": "float32"}, "dtype is float64, not float32"),
+        ({"X": np.ones((150, 7))}, r"the data \(X\) is [0-9a-f]{12}, not"),
+        ({"X": np.ones((3, 7))}, "shape is 150 × 150, not 3 × 3"),
+        ({"Z": np.ones((150, 7))}, r"the data \(Z\) is none, not"),
+    ],
+)
+def test_an_output_of_other_contents_is_refused(points, tmp_path, change, text):
+    path = tmp_path / "g.h5"
+    nk.write_gram(NET, points, path).close()
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"exists with other contents: .*{text}"):
+        nk.write_gram(**{"net": NET, "X": points, "path": path} | change)
+    assert path.read_bytes() == before
+
+
+def test_an_output_that_is_something_else_is_refused(points, tmp_path):
+    path = tmp_path / "g.h5"
+    path.write_text("my thesis")
+    with pytest.raises(ValueError, match="no valid HDF5 file.*Choose another output"):
+        nk.write_gram(NET, points, path)
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file["x"] = [1]
+    with pytest.raises(ValueError, match="not one that ntk-numba gram wrote"):
+        nk.write_gram(NET, points, tmp_path / "mine.h5")
+    assert path.read_text() == "my thesis"
+
+
+def test_bad_input_leaves_nothing(points, tmp_path):
+    points[5, 5] = np.inf
+    with pytest.raises(ValueError, match="row 5, column 5"):
+        nk.write_gram(NET, points, tmp_path / "g.h5")
+    points[5, 5] = 1e200
+    with pytest.raises(ValueError, match="row 5 has norm 1e"):
+        nk.write_gram(NET, points, tmp_path / "g.h5")
+    with pytest.raises(ValueError, match="memory=1 MiB is too little"):
+        nk.write_gram(NET, points, tmp_path / "g.h5", memory="1MiB")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_in_the_middle_leaves_nothing(points, tmp_path, monkeypatch):
+    written = []
+
+    def write(self, *arguments):
+        written.append(arguments)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GramWriter, "write", write)
+    with pytest.raises(OSError, match="No space left"):
+        nk.write_gram(NET, points, tmp_path / "g.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_nothing(tmp_path, number):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((12_000, 200)))
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-m", "ntk_numba", "gram", f"{tmp_path}/x.npy", "--depth", "30"]
+    process = subprocess.Popen([*command, "-o", f"{out}/g.h5"], stderr=subprocess.PIPE, text=True)
+    while not list(out.iterdir()) and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert said == "ntk-numba: stopped; run the same command again\n"
+    assert list(out.iterdir()) == []
+
+
+def test_the_plan_counts_what_is_there(points):
+    from ntk_numba.files.source import open_source
+
+    p = plan.make_plan(NET, open_source(points, "X"), kernels=("nngp", "ntk"), memory="1GiB")
+    assert p.grid.tile == 64 and p.grid.count == 6 and p.pairs == 150 * 151 // 2
+    assert p.output_bytes == 2 * 192 * 192 * 8
+    assert p.to_dict()["band_rows"] == 192

@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+
+
+def test_is_frozen_hashable_comparable():
+    a, b = nk.MLP(4, "relu", 1, 0.1), nk.MLP(4, ["relu"] * 3, [1.0] * 4, b_std=[0.1] * 4)
+    assert a == b and hash(a) == hash(b) and a.fingerprint == b.fingerprint
+    with pytest.raises(AttributeError):
+        a.depth = 5
+    others = [nk.MLP(5, "relu", 1, 0.1), nk.MLP(4, "abs", 1, 0.1), nk.MLP(4, "relu", 1, 0.2)]
+    assert len({a, *others}) == 4
+    assert len({a.fingerprint, *(o.fingerprint for o in others)}) == 4
+
+
+def test_survives_json():
+    net = nk.MLP(3, ["leaky_relu:0.1", "abs"], [0.1, 1 / 3, 2], 1e-3)
+    assert nk.MLP.from_dict(json.loads(json.dumps(net.to_dict()))) == net
+
+
+def test_attributes_are_written_out():
+    net = nk.MLP(np.int64(2), "relu", np.float32(0.5))
+    assert net.depth == 2 and net.w_std == (0.5, 0.5) and net.b_std == (0.0, 0.0)
+    assert [a.name for a in net.activation] == ["relu"]
+    assert str(nk.MLP(2, "abs", 1, 0.1)) == "depth 2, activation abs, w_std 1, b_std 0.1"
+    assert "'abs', 'relu'" in str(nk.MLP(3, ["abs", "relu"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"depth": 0}, ValueError, "depth must be at least 1"),
+        ({"depth": -2}, ValueError, "depth must be at least 1"),
+        ({"depth": 2.5}, ValueError, "depth must be a whole number"),
+        ({"depth": float("nan")}, ValueError, "depth must be a whole number"),
+        ({"depth": float("inf")}, ValueError, "depth must be a whole number"),
+        ({"depth": "3"}, ValueError, "depth must be a whole number"),
+        ({"depth": True}, ValueError, "depth must be a whole number"),
+        ({"depth": 2, "w_std": -1}, ValueError, "w_std of layer 1 must be finite and not negative"),
+        ({"depth": 2, "w_std": [1, float("nan")]}, ValueError, "w_std of layer 2"),
+        ({"depth": 2, "b_std": float("inf")}, ValueError, "b_std of layer 1"),
+        ({"depth": 2, "b_std": [1]}, ValueError, "b_std: depth 2 wants 1 or 2 numbers, not 1"),
+        ({"depth": 2, "b_std": "1"}, TypeError, "b_std must be a number"),
+        ({"depth": 2, "w_std": [1, None]}, TypeError, "w_std of layer 2 must be a number"),
+        ({"depth": 3, "activation": ["relu"]}, ValueError, "has 2 hidden layers, but 1"),
+        ({"depth": 1, "activation": "relo"}, ValueError, "did you mean 'relu'"),
+        ({"depth": 3, "activation": ["relu", "asb"]}, ValueError, "did you mean 'abs'"),
+    ],
+)
+def test_bad_descriptions(arguments, error, text):
+    with pytest.raises(error, match=text):
+        nk.MLP(**arguments)

@@ -1,0 +1,67 @@
+"""Each file imports only from floors below its own, or from its own wing, to the left."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ntk_numba"
+
+# From the lowest floor to the highest, within a floor from left to right. ARCHITECTURE.md has the
+# same order with the reasons.
+FLOORS = [
+    ["jit", "grid", "machine"],
+    [
+        "activations.special", "activations.base", "activations.piecewise_linear",
+        "activations.table", "activations",
+    ],
+    ["network"],
+    ["files.source", "files.store", "files"],
+    ["engine.blas", "engine.samples", "engine.recursion", "engine.tile", "engine.kernel", "engine"],
+    [
+        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.estimate", "jobs.verify",
+        "jobs.plot", "jobs",
+    ],
+    ["cli"],
+    ["__main__", ""],
+]  # fmt: skip
+
+ORDER = {name: (floor, k) for floor, names in enumerate(FLOORS) for k, name in enumerate(names)}
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> set[str]:
+    """The package's modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner.removeprefix("ntk_numba.") in ORDER else node.module)
+    return {n.removeprefix("ntk_numba").removeprefix(".") for n in found if n.startswith("ntk_numba")}
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_file_has_a_place():
+    assert {module_name(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_go_down(path):
+    me = module_name(path)
+    for other in imported(path):
+        if me == "" or (me == "cli" and other == "") or (me == "cli" and other == "files.store"):
+            continue
+        assert ORDER[other] < ORDER[me], f"{me or '__init__'} imports {other}"
+
+
+def test_files_are_short():
+    assert {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 450} == {}
