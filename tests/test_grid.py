@@ -31,7 +31,14 @@ def test_tile_size_follows_from_the_shape_alone():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [(5, 5), ("5", 5), ("2GiB", 2 << 30), ("2 gib", 2 << 30), ("1.5k", 1500), ("500MB", 500_000_000)],
+    [
+        (5, 5),
+        ("5", 5),
+        ("2GiB", 2 << 30),
+        ("2 gib", 2 << 30),
+        ("1.5k", 1500),
+        ("500MB", 500_000_000),
+    ],
 )
 def test_parse_bytes(text, value):
     assert parse_bytes(text, "memory") == value

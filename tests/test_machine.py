@@ -41,7 +41,9 @@ def test_address_space_limit_counts():
         "import resource; from ntk_numba.machine import available_memory;"
         "resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30)); print(available_memory())"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert 0 < int(answer.stdout) < 16 << 30
 
 

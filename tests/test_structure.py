@@ -44,7 +44,9 @@ def imported(path: Path) -> set[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 found.add(inner if inner.removeprefix("ntk_numba.") in ORDER else node.module)
-    return {n.removeprefix("ntk_numba").removeprefix(".") for n in found if n.startswith("ntk_numba")}
+    return {
+        n.removeprefix("ntk_numba").removeprefix(".") for n in found if n.startswith("ntk_numba")
+    }
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -4,7 +4,6 @@ import hashlib
 import mmap
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_BYTES = 4 << 20  # rows are read, checked and hashed in blocks of about this size
+BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 ENDINGS = (".npy", ".npz", ".csv", *HDF5_ENDINGS)
 
@@ -203,7 +202,7 @@ def _open_path(spec: str) -> tuple[str, Any, int]:
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from None
     if ending == ".npy":
-        return spec, _load_numpy(path), 0
+        return spec, _open_npy(path), 0
     if ending == ".npz":
         return _open_npz(path, key)
     if ending == ".csv":
@@ -212,26 +211,29 @@ def _open_path(spec: str) -> tuple[str, Any, int]:
     return _open_hdf5(path, key)
 
 
-def _load_numpy(path: Path) -> Any:
+def _open_npy(path: Path) -> Any:
     try:
-        if path.suffix.lower() == ".npz":
-            return np.load(path)
         try:
             return np.load(path, mmap_mode="r")
         except ValueError as error:
-            if "empty" in str(error):  # an array without entries cannot be mapped
-                return np.load(path)
-            raise
+            if "empty" not in str(error):
+                raise
+            return np.load(path)  # an array without entries cannot be mapped
     except Exception as error:  # NumPy raises nearly anything for a file that is not its own
-        reason = str(error)
-        if "pickle" in reason or "Object arrays" in reason:
-            raise ValueError(
-                f"{path} holds pickled Python objects, which are never loaded; save a plain array "
-                f"of numbers"
-            ) from None
-        raise ValueError(
-            f"{path} is no valid {path.suffix} file, perhaps truncated ({reason})"
-        ) from None
+        raise _refusal(path, error) from None
+
+
+def _refusal(path: Path, error: Exception) -> ValueError:
+    """NumPy's complaint about a .npy or .npz file in words for its owner."""
+    reason = str(error)
+    if "Object arrays" in reason or "Python objects" in reason:
+        return ValueError(
+            f"{path} holds pickled Python objects, which are never loaded; save a plain array of "
+            f"numbers"
+        )
+    if "pickle" in reason:  # NumPy's guess about a file that does not begin like one of its own
+        reason = "or pickled Python objects, which are never loaded"
+    return ValueError(f"{path} is no valid {path.suffix} file, perhaps truncated ({reason})")
 
 
 def _pick(path: Path, key: str, keys: list[str]) -> str:
@@ -249,22 +251,18 @@ def _pick(path: Path, key: str, keys: list[str]) -> str:
 
 
 def _open_npz(path: Path, key: str) -> tuple[str, Any, int]:
-    archive = _load_numpy(path)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError(f"{path} is no .npz archive; a single array belongs in a .npy file")
-    with archive:
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file)
+        except Exception as error:
+            raise _refusal(path, error) from None
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path} is no .npz archive; a single array belongs in a .npy file")
         chosen = _pick(path, key, list(archive.files))
         try:
             array = archive[chosen]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            if "pickle" in str(error) or "Object arrays" in str(error):
-                raise ValueError(
-                    f"{path}:{chosen} holds pickled Python objects, which are never loaded; save a "
-                    f"plain array of numbers"
-                ) from None
-            raise ValueError(
-                f"{path}:{chosen} cannot be read, perhaps truncated ({error})"
-            ) from None
+        except Exception as error:
+            raise _refusal(path, error) from None
     return f"{path}:{chosen}", array, array.nbytes
 
 

@@ -6,6 +6,7 @@ that writing overlaps computing. Until it is complete the file is called ``<name
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -88,19 +89,14 @@ class GramWriter:
         self._path, self._partial = path, path.with_name(path.name + ".partial")
         self._contents = contents
         check_folder(path)
-        self._lock = _lock(self._partial)
+        self._fd = _lock(self._partial)
         try:
-            self._check_space(contents.bytes)
+            self._allocate(contents.bytes)  # so that a full disk is met here and not within HDF5
             self._offsets = self._lay_out()
-            self._fd = os.open(self._partial, os.O_RDWR)
-            try:
-                self._allocate()
-            except BaseException:
-                os.close(self._fd)
-                raise
+            self._allocate(os.fstat(self._fd).st_size)
         except BaseException:
             self._discard()
-            os.close(self._lock)
+            os.close(self._fd)
             raise
 
     def _lay_out(self) -> dict[str, int]:
@@ -148,22 +144,21 @@ class GramWriter:
     def _chunk_bytes(self) -> int:
         return int(np.prod(self._contents.grid.chunk)) * self._contents.dtype.itemsize
 
-    def _check_space(self, size: int, reason: str = "") -> None:
-        free = shutil.disk_usage(self._partial.parent).free
-        if reason or size > free:
-            raise OSError(
-                f"{self._path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free"
-                f"{reason and f' ({reason})'}; free some, use float32 or write elsewhere"
-            )
-
-    def _allocate(self) -> None:
+    def _allocate(self, size: int) -> None:
         """Make the disk give the space now: a file is sparse until then."""
-        size = os.fstat(self._fd).st_size
-        if hasattr(os, "posix_fallocate"):
+        free = shutil.disk_usage(self._partial.parent).free
+        taken = os.fstat(self._fd).st_blocks * 512
+        reason = "" if size - taken <= free else os.strerror(errno.ENOSPC)
+        if not reason and hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._fd, 0, size)
             except OSError as error:
-                self._check_space(size, error.strerror or str(error))
+                reason = str(error.strerror)
+        if reason:
+            raise OSError(
+                f"{self._path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free "
+                f"({reason}); free some, use float32 or write elsewhere"
+            )
 
     def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[np.floating]) -> None:
         """Write tile (i, j) of a kernel: `block` is a whole chunk, C-contiguous."""
@@ -192,10 +187,9 @@ class GramWriter:
             kind = OSError
             raise
         finally:
-            os.close(self._fd)
             if kind is not None:
                 self._discard()
-            os.close(self._lock)
+            os.close(self._fd)
 
     def _finish(self) -> None:
         with h5py.File(self._partial, "r+", locking=False) as file:
@@ -231,7 +225,7 @@ def check_folder(path: Path) -> None:
 
 
 def _lock(partial: Path) -> int:
-    """Open the file for this process alone; an abandoned one is taken over."""
+    """Open the file, empty, for this process alone; an abandoned one is taken over."""
     try:
         fd = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -240,6 +234,7 @@ def _lock(partial: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not partial.exists() or partial.stat().st_ino != os.fstat(fd).st_ino:
             raise BlockingIOError  # the other one has finished in between
+        os.ftruncate(fd, 0)
     except BlockingIOError:
         os.close(fd)
         raise BlockingIOError(

@@ -185,8 +185,10 @@ def make_plan(
         )  # fmt: skip
 
     budget = max(limit - INTERPRETER, limit // 2)
-    batch = max(BATCH_BYTES // slot, 4 * count)
-    batch = min(max(min(batch, budget // 4 // (BATCHES * slot)), count), grid.count)
+    # a quarter of it for tiles on their way, or what else it takes to keep all threads busy
+    room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
+    wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.count)
+    batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
     buffers = BATCHES * batch * slot
     left = budget - fixed - buffers
     # all samples at once if they fit, else two bands at a time

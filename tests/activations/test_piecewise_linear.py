@@ -1,3 +1,5 @@
+import itertools
+
 import numba
 import numpy as np
 import oracle
@@ -19,7 +21,7 @@ def expectation(f, q1, q2, s):
     edges = np.unique([0, *kinks, np.pi, *(k + np.pi for k in kinks), 2 * np.pi])
     nodes, weights = np.polynomial.legendre.leggauss(60)
     total = 0.0
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         t = (a + b) / 2 + (b - a) / 2 * nodes
         u, v = root @ np.array([np.cos(t), np.sin(t)])
         total += (b - a) / 2 * np.sum(weights * f(u) * f(v))
@@ -27,7 +29,9 @@ def expectation(f, q1, q2, s):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize(("q1", "q2", "s"), [(1, 1, 0.3), (2, 0.5, -0.9), (0.1, 3, 0.54), (1, 2, 0)])
+@pytest.mark.parametrize(
+    ("q1", "q2", "s"), [(1, 1, 0.3), (2, 0.5, -0.9), (0.1, 3, 0.54), (1, 2, 0)]
+)
 def test_the_oracle_agrees_with_quadrature_of_sigma_itself(spec, q1, q2, s):
     activation = activations.get(spec)
     k, k_dot = oracle.expectations((activation.a, activation.b), mpf(q1), mpf(q2), mpf(s))

@@ -15,7 +15,9 @@ def excess(m):
 
 @pytest.mark.parametrize("real", [np.float64, np.float32])
 def test_coefficients_are_the_fit_they_are_said_to_be(real):
-    again, error = mp.chebyfit(excess, [0, mpf(1) / 2], len(ASIN_EXCESS[real]), error=True, asc=True)
+    again, error = mp.chebyfit(
+        excess, [0, mpf(1) / 2], len(ASIN_EXCESS[real]), error=True, asc=True
+    )
     assert ASIN_EXCESS[real] == tuple(float(c) for c in reversed(again))
     assert error < (3e-17 if real is np.float64 else 2e-8)
 

@@ -72,7 +72,12 @@ def test_arrays_are_converted(array, dtype):
 def test_memory_maps_are_read_through_their_file(folder):
     whole = np.load(folder / "x.npy", mmap_mode="r+")
     whole[3, 1] = 42.0
-    for array in (whole, whole[10:40], whole[:, 1:], np.load(folder / "fortran.npy", mmap_mode="r")):
+    for array in (
+        whole,
+        whole[10:40],
+        whole[:, 1:],
+        np.load(folder / "fortran.npy", mmap_mode="r"),
+    ):
         assert (open_source(array, "X").read(2, 5) == array[2:5]).all()
     copy = np.load(folder / "x.npy", mmap_mode="c")
     copy[0, 0] = 7.0

@@ -168,7 +168,10 @@ def test_not_finite_data(points):
 
 @pytest.mark.parametrize(
     ("dtype", "size", "text"),
-    [(np.float32, 1e20, "float32; scale the data down or use"), (np.float64, 1e155, "float64; scale")],
+    [
+        (np.float32, 1e20, "float32; scale the data down or use"),
+        (np.float64, 1e155, "float64; scale"),
+    ],
 )
 def test_overflow_of_the_norms_names_the_row(dtype, size, text):
     x = np.ones((200, 3))

@@ -27,15 +27,15 @@ def test_a_job_fits_its_memory(n, n0, m, memory):
     p = plan(n, n0, m, memory)
     assert p.working <= p.memory
     assert 1 <= p.band <= max(p.grid.down, p.grid.across)
-    assert p.batch >= min(2, p.grid.count)
+    assert 1 <= p.batch <= p.grid.count
 
 
 def test_all_rows_at_once_where_they_fit():
     assert plan(60_000, 784).band == 118
-    assert plan(60_000, 784, memory="400MiB").band < 20
+    assert plan(60_000, 784, memory="400MiB").band < 30
 
 
-@pytest.mark.parametrize(("n", "n0", "memory"), [(1000, 10**7, "2GiB"), (10**5, 784, "5MiB")])
+@pytest.mark.parametrize(("n", "n0", "memory"), [(1000, 10**7, "2GiB"), (10**5, 784, "30MiB")])
 def test_what_cannot_fit_is_refused_with_what_it_takes(n, n0, memory):
     with pytest.raises(ValueError, match=r"memory=.* is too little: this job takes at least") as e:
         plan(n, n0, memory=memory)

@@ -1,0 +1,160 @@
+"""The command line as a person meets it: real processes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+from ntk_numba import cli
+
+
+@pytest.fixture
+def run(tmp_path, points):
+    np.save(tmp_path / "x.npy", points)
+    np.save(tmp_path / "z.npy", points[:20] + 1)
+    np.save(tmp_path / "y.npy", np.arange(150) % 2)
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        answer = subprocess.run(
+            [sys.executable, "-m", "ntk_numba", *arguments],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert answer.returncode == code, answer.stderr
+        assert "Traceback" not in answer.stderr
+        return answer
+
+    return run
+
+
+GRAM = ("gram", "x.npy", "--depth", "3", "--b-std", "0.1", "-o", "g.h5")
+
+
+def test_from_data_to_picture(run, tmp_path, points):
+    answer = run(*GRAM, "--kernel", "ntk", "--kernel", "nngp")
+    assert answer.stdout == "g.h5: nngp, ntk, 150 × 150, float64\n" and answer.stderr == ""
+    k = nk.gram(nk.MLP(3, b_std=0.1), points)
+    with nk.open_gram(tmp_path / "g.h5") as f:
+        assert (f.ntk[:] == k.ntk).all()
+    assert "150 × 150" in run("info", "g.h5").stdout
+    facts = json.loads(run("info", "g.h5", "--json").stdout)
+    assert facts["complete"] and facts["kernels"] == ["nngp", "ntk"] and facts["net"]["depth"] == 3
+    verified = run("verify", "g.h5", "--data", "x.npy").stdout
+    assert verified.count("ok ") == 5 and "WRONG" not in verified
+    run("plot", "g.h5", "-o", "g.png", "--labels", "y.npy")
+    assert (tmp_path / "g.png").stat().st_size > 10_000
+
+
+def test_all_options(run, tmp_path, points):
+    run(
+        "gram", "x.npy", "-o", "g.h5", "--against", "z.npy", "--depth", "3",
+        "--activation", "abs", "--activation", "leaky_relu:0.1", "--w-std", "1", "--w-std", "1.5",
+        "--w-std", "0.5", "--b-std", "0.2", "--layers", "all", "--dtype", "float32",
+        "--memory", "300MiB", "--threads", "1", "--quiet",
+    )  # fmt: skip
+    net = nk.MLP(3, ["abs", "leaky_relu:0.1"], [1, 1.5, 0.5], 0.2)
+    k = nk.gram(net, points, points[:20] + 1, layers="all", dtype="float32")
+    with nk.open_gram(tmp_path / "g.h5") as f:
+        assert f.net == net and (f.ntk[:] == k.ntk).all()
+    run("verify", "g.h5", "--data", "x.npy", "--against", "z.npy")
+    assert "(3, 150, 20)" in run("verify", "g.h5").stdout
+
+
+def test_progress_only_on_a_terminal_or_when_asked(run):
+    assert "tile" in run(*GRAM, "--progress").stderr
+    assert run(*GRAM, "--overwrite").stderr == ""
+
+
+def test_plan_computes_nothing(run, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    text = run("plan", *GRAM[1:], "--memory", "1GiB").stdout
+    for word in (
+        "150 × 150 symmetric",
+        "7 features",
+        "6 of 64 × 64",
+        "288 KiB of",
+        "1 GiB allowed",
+    ):
+        assert word in text
+    facts = json.loads(run("plan", *GRAM[1:], "--json").stdout)
+    assert facts["file_bytes"] == 192 * 192 * 8 and facts["fits"] and facts["tiles"] == 6
+    assert 0 < facts["seconds_compute"] < 1 and 0 < facts["seconds_write"] < 10
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", [["gram"], ["plan"]])
+def test_what_cannot_fit_is_refused(run, command):
+    answer = run(*command, *GRAM[1:], "--memory", "2MiB", code=2)
+    assert answer.stderr.startswith(
+        "ntk-numba: memory=2 MiB is too little: this job takes at least"
+    )
+
+
+def test_plan_refuses_what_the_disk_cannot_hold(monkeypatch, tmp_path, points, capsys):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    np.save(tmp_path / "x.npy", points)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["plan", f"{tmp_path}/x.npy", "-o", f"{tmp_path}/g.h5", "--depth", "2"])
+    assert end.value.code == 2
+    assert "takes 288 KiB, and its disk has 999 B free" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["gram", "none.npy", "--depth", "2", "-o", "g.h5"], "none.npy does not exist"),
+        (["gram", "x.npy", "--depth", "0", "-o", "g.h5"], "depth must be at least 1"),
+        (["gram", "x.npy", "--depth", "2.5", "-o", "g.h5"], "invalid int value: '2.5'"),
+        (["gram", "x.npy", "--depth", "2", "--b-std", "-1", "-o", "g.h5"], "b_std of layer 1"),
+        (["gram", "x.npy", "--depth", "2", "--w-std", "nan", "-o", "g.h5"], "w_std of layer 1"),
+        (["gram", "x.npy", "--depth", "2", "--activation", "rleu", "-o", "g.h5"], "mean 'relu'"),
+        (["gram", "x.npy", "--depth", "2", "-o", "none/g.h5"], "none does not exist; create it"),
+        (["gram", "x.npy", "--depth", "2", "-o", "."], "is a folder"),
+        (["gram", "x.npy", "--depth", "2", "-o", "x.npy"], "no valid HDF5 file"),
+        (["gram", "x.npy", "--depth", "2", "-o", "g.h5", "--memory", "much"], "2GiB or 500MB"),
+        (["gram", "x.npy", "--depth", "2"], "required: -o"),
+        (["info", "none.h5"], "none.h5 does not exist"),
+        (["verify", "x.npy"], "no valid HDF5 file"),
+        (["plot", "none.h5", "-o", "p.png"], "none.h5 does not exist"),
+        (["plot", "none.h5", "-o", "none/p.png"], "none does not exist; create it"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "required: command"),
+    ],
+)
+def test_mistakes_get_one_clear_line(run, tmp_path, arguments, text):
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    answer = run(*arguments, code=2)
+    assert text in answer.stderr.splitlines()[-1] and answer.stdout == ""
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_verify_fails_with_its_own_code(run, tmp_path):
+    import h5py
+
+    run(*GRAM)
+    with h5py.File(tmp_path / "g.h5", "r+") as file:
+        file["ntk"][5, 6] += 1e-3
+    answer = run("verify", "g.h5", code=4)
+    assert answer.stdout.startswith("WRONG  ntk: tile (0, 0) is not the mirror of (0, 0): row 5, ")
+    assert "X is not the data" in run("verify", "g.h5", "--data", "z.npy", code=4).stdout
+
+
+def test_help_and_version(run):
+    for command in ([], ["gram"], ["plan"], ["info"], ["verify"], ["plot"]):
+        assert run(*command, "--help").stdout.startswith("usage: ntk-numba")
+    assert run("--version").stdout == f"ntk-numba {nk.__version__}\n"
+
+
+def test_help_does_not_load_the_compiler():
+    code = (
+        "import sys; from ntk_numba import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'numba', 'numpy', 'h5py', 'scipy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
