@@ -141,7 +141,7 @@ def test_verify_fails_with_its_own_code(run, tmp_path):
         file["ntk"][5, 6] += 1e-3
     answer = run("verify", "g.h5", code=4)
     assert answer.stdout.startswith("WRONG  ntk: tile (0, 0) is not the mirror of (0, 0): row 5, ")
-    assert "X is not the data" in run("verify", "g.h5", "--data", "z.npy", code=4).stdout
+    assert "z.npy is not the data" in run("verify", "g.h5", "--data", "z.npy", code=4).stdout
 
 
 def test_help_and_version(run):

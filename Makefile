@@ -1,0 +1,41 @@
+# make demo   both kernels of the digits, verified, as a file and a picture in demo/
+# make test   all tests
+# make lint   ruff and mypy
+# make bench  the tables and figures of bench/RESULTS.md
+# Each sets up what it needs in a folder of its own, once.
+
+PYTHON ?= python3
+DEMO := .venv-demo/bin
+TEST := .venv-test/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv-demo/ready
+	@mkdir -p demo
+	$(DEMO)/ntk-numba gram data/digits.npz:x -o demo/digits.h5 --depth 4 --b-std 0.1 --kernel ntk --kernel nngp
+	$(DEMO)/ntk-numba verify demo/digits.h5 --data data/digits.npz:x
+	$(DEMO)/ntk-numba plot demo/digits.h5 -o demo/digits.png --labels data/digits.npz:y
+
+test: .venv-test/ready
+	$(TEST)/python -m pytest
+
+lint: .venv-test/ready
+	$(TEST)/ruff format --check .
+	$(TEST)/ruff check .
+	$(TEST)/mypy
+
+bench: .venv-test/ready
+	$(TEST)/python -m bench
+
+.venv-demo/ready: EXTRAS := [plot]
+.venv-test/ready: EXTRAS := [test,lint]
+.venv-%/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e ".$(EXTRAS)"
+	@touch $@
+
+clean:
+	rm -rf .venv-demo .venv-test demo .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
