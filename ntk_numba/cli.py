@@ -26,10 +26,11 @@ DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         code = options.run(options)
-    except KeyboardInterrupt:
+    except _Stopped:
         _say("stopped; run the same command again")
         code = STOPPED
     except (ValueError, TypeError, OSError) as error:
@@ -43,8 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
+class _Stopped(BaseException):
+    """A signal asked us to stop.
+
+    Not a KeyboardInterrupt: one that passes through exec(), as Numba uses it to compile, makes
+    Python end by the signal and not with our exit code, even if it is caught.
+    """
+
+
 def _stop(signum: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Stopped
 
 
 def _say(text: str) -> None:

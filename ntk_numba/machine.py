@@ -41,6 +41,12 @@ def _numbers(path: Path) -> list[int]:
         return []
 
 
+def _variable(name: str) -> int:
+    """The whole number in an environment variable; 0 if there is none."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else 0
+
+
 def available_memory() -> int:
     """Bytes that this process may still use.
 
@@ -60,10 +66,11 @@ def available_memory() -> int:
                 stats = dict(zip(caches[::2], caches[1::2], strict=False))
                 reclaimable = int(stats.get("inactive_file", stats.get("total_inactive_file", 0)))
                 limits.append(max(most[0] - used + reclaimable, 0))
-    if node := os.environ.get("SLURM_MEM_PER_NODE"):
-        limits.append(int(node) << 20)
-    elif core := os.environ.get("SLURM_MEM_PER_CPU"):
-        limits.append((int(core) << 20) * int(os.environ.get("SLURM_CPUS_ON_NODE", "1")))
+    # in MiB; 0 stands for all there is
+    if node := _variable("SLURM_MEM_PER_NODE"):
+        limits.append(node << 20)
+    elif core := _variable("SLURM_MEM_PER_CPU"):
+        limits.append((core << 20) * (_variable("SLURM_CPUS_ON_NODE") or 1))
     if os.name == "posix":
         import resource
 
@@ -84,8 +91,8 @@ def available_threads() -> int:
             quota = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
         if len(quota) == 2 and quota[0] > 0:
             limits.append(max(quota[0] // quota[1], 1))
-    if cores := os.environ.get("SLURM_CPUS_PER_TASK"):
-        limits.append(int(cores))
+    if cores := _variable("SLURM_CPUS_PER_TASK"):
+        limits.append(cores)
     return max(min(limits), 1)
 
 

@@ -21,6 +21,11 @@ def test_the_least_limit_counts(monkeypatch, tmp_path):
     assert machine.available_memory() > 1 << 28
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "2")
     assert machine.available_memory() == 2 << 20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # --mem=0 is all there is
+    assert machine.available_memory() > 1 << 28
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "3")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert machine.available_memory() == 6 << 20
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     assert machine.available_threads() == 1
 

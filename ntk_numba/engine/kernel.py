@@ -89,8 +89,9 @@ class Kernel:
             self._parallel(
                 normalise, source.read(first, last), self._centre, unit[at], spread[at], norm[at]
             )
-        std, weight, bias = layer_statistics(self.net, norm, self.features, self.dtype)
-        samples = Samples(unit, spread, std, weight, bias)
+        with np.errstate(over="ignore"):  # found out below, where the row can be named
+            statistics = layer_statistics(self.net, norm, self.features, self.dtype)
+        samples = Samples(unit, spread, *statistics)
         for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):
             finite = np.isfinite(values).all(axis=(0, 2))
             if not finite.all():
@@ -107,8 +108,7 @@ class Kernel:
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
         nngp, ntk = self.outputs(count, 1)
-        with np.errstate(over="ignore"):
-            compute_diagonal(samples, count, *self._table, self.every, nngp, ntk)
+        compute_diagonal(samples, count, *self._table, self.every, nngp, ntk)
         return nngp, ntk
 
     def compute(

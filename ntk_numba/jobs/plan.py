@@ -17,6 +17,7 @@ from ntk_numba.network import MLP
 INTERPRETER = 320 << 20
 BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
 BATCHES = 2  # one is computed while the other is written
+IN_MEMORY_BATCH = 64  # tiles a thread between two chances to be interrupted
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def make_plan(
         it is at least twice what Python and the libraries take (about 320 MiB). By default a
         quarter of what the process may use.
     in_memory : bool
-        The result stays in memory (and is not counted): no buffers, one batch, one band.
+        The result goes into arrays that the caller has: it takes no buffers and is not counted.
 
     Raises
     ------
@@ -177,28 +178,24 @@ def make_plan(
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * outputs
+    budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
     if in_memory:
-        working = fixed + (grid.down + (0 if z is None else grid.across)) * tile * row
-        return Plan(
-            net, wanted, every, real, grid, features, count, limit,
-            max(grid.down, grid.across), 64 * count, working,
-        )  # fmt: skip
-
-    budget = max(limit - INTERPRETER, limit // 2)
-    # a quarter of it for tiles on their way, or what else it takes to keep all threads busy
-    room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
-    wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.count)
-    batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
-    buffers = BATCHES * batch * slot
-    left = budget - fixed - buffers
+        batch, buffers = IN_MEMORY_BATCH * count, 0
+    else:
+        # a quarter of it for tiles on their way, or what else it takes to keep all threads busy
+        room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
+        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.count)
+        batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
+        buffers = BATCHES * batch * slot
     # all samples at once if they fit, else two bands at a time
+    left = budget - fixed - buffers
     whole = grid.down if z is None else grid.down + grid.across
     held_rows = whole if left >= whole * tile * row else 2 * (left // (2 * tile * row))
-    if held_rows < 2 and held_rows < whole:
+    if held_rows < min(2, whole):
         least = fixed + buffers + 2 * tile * row
         raise ValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
-            f"{show_bytes(min(least + INTERPRETER, 2 * least))} "
+            f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
             f"(tiles of {tile} × {tile}, {count} threads, rows of {show_bytes(features * 8)})"
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2

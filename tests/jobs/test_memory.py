@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
+from ntk_numba.files.source import open_source
 from ntk_numba.jobs import plan
 
 NET = nk.MLP(4, ["relu", "abs", "leaky_relu:0.2"], [1, 1.2, 0.8, 1], [0, 0.1, 0, 0.3])
@@ -170,6 +171,7 @@ def test_not_finite_data(points):
     ("dtype", "size", "text"),
     [
         (np.float32, 1e20, "float32; scale the data down or use"),
+        (np.float32, 1e200, "float32; scale the data down or use"),
         (np.float64, 1e155, "float64; scale"),
     ],
 )
@@ -203,3 +205,13 @@ def test_from_several_threads_at_once(points):
     for t in threads:
         t.join()
     assert all(same(r, reference) for r in results)
+
+
+def test_data_larger_than_memory_is_read_in_bands(monkeypatch):
+    """Few samples of many features: their matrix is small, they are not."""
+    x = np.random.default_rng(0).standard_normal((300, 5000))
+    reference = nk.gram(NET, x), nk.gram(NET, x, x[:200])
+    monkeypatch.setattr(plan, "available_memory", lambda: 4 * 16 << 20)
+    assert plan.make_plan(NET, open_source(x, "X"), in_memory=True).band < 3
+    assert same(nk.gram(NET, x), reference[0])
+    assert same(nk.gram(NET, x, x[:200]), reference[1])
