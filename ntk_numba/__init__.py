@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntk_numba import activations as activations
-    from ntk_numba.files.store import GramFile as GramFile
-    from ntk_numba.files.store import open_gram as open_gram
+    from ntk_numba.files.gram_file import GramFile as GramFile
+    from ntk_numba.files.gram_file import open_gram as open_gram
     from ntk_numba.jobs.memory import Gram as Gram
     from ntk_numba.jobs.memory import diagonal as diagonal
     from ntk_numba.jobs.memory import gram as gram
@@ -26,8 +26,8 @@ _HOMES = {
     "gram": "jobs.memory",
     "diagonal": "jobs.memory",
     "write_gram": "jobs.stream",
-    "open_gram": "files.store",
-    "GramFile": "files.store",
+    "open_gram": "files.gram_file",
+    "GramFile": "files.gram_file",
     "activations": "activations",
 }
 

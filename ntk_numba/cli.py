@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import ntk_numba
 
 if TYPE_CHECKING:
-    from ntk_numba.files.store import GramFile, Report
+    from ntk_numba.files.gram_file import GramFile, Report
     from ntk_numba.network import MLP
 
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, 3, 4

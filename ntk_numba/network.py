@@ -11,6 +11,9 @@ from typing import Any
 from ntk_numba import activations
 from ntk_numba.activations import Activation
 
+KERNELS = ("nngp", "ntk")
+"""What a network has: Σ, the covariance of its Gaussian process, and Θ, its tangent kernel."""
+
 
 @dataclass(frozen=True, init=False)
 class MLP:

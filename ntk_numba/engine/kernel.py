@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.engine.blas import product_dtype, threadpools
-from ntk_numba.engine.recursion import activation_table
+from ntk_numba.engine.recursion import make_layers
 from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
 from ntk_numba.engine.tile import compute_diagonal, compute_tiles
 from ntk_numba.files.source import Source
-from ntk_numba.network import MLP
-
-KERNELS = ("nngp", "ntk")
+from ntk_numba.network import KERNELS, MLP
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()
@@ -53,7 +51,7 @@ class Kernel:
         self.layers = net.depth if every else 1
         self.features = x.shape[1]
         self._product = product_dtype(dtype)
-        self._table = activation_table(net.activation, dtype)
+        self._layers = make_layers(net.activation, every, dtype)
         self._centre = centre_of(x)
         self._twice_centre = (2 * self._centre).astype(self._product)
         self._scratch = (
@@ -108,7 +106,7 @@ class Kernel:
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
         nngp, ntk = self.outputs(count, 1)
-        compute_diagonal(samples, count, *self._table, self.every, nngp, ntk)
+        compute_diagonal(samples, count, self._layers, nngp, ntk)
         return nngp, ntk
 
     def compute(
@@ -121,7 +119,7 @@ class Kernel:
     ) -> None:
         """Compute a table of tiles (`tile.TILE_FIELDS` columns) into the outputs."""
         self._parallel(
-            compute_tiles, tiles, rows, columns, self._twice_centre, *self._table, self.every,
+            compute_tiles, tiles, rows, columns, self._twice_centre, self._layers,
             nngp, ntk, *self._scratch,
         )  # fmt: skip
 

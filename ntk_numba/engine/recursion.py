@@ -23,7 +23,7 @@ At the first layer K is the inner product of x/|x| and x'/|x'|, and τ' = cosθ'
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,29 @@ from numpy.typing import NDArray
 from ntk_numba.activations import Activation, piecewise_linear
 from ntk_numba.engine.samples import Floats, Samples
 from ntk_numba.jit import fma, njit, per_dtype
+
+
+class Layers(NamedTuple):
+    """A network as data for the kernels: nothing is compiled anew for another one.
+
+    families : (L-1,) codes of the hidden layers' activations
+    parameters : (L-1, k) what their duals take
+    every : whether all layers are wanted, or the last only
+    """
+
+    families: NDArray[np.int64]
+    parameters: Floats
+    every: bool
+
+
+def make_layers(activations: Sequence[Activation], every: bool, dtype: np.dtype) -> Layers:
+    """The table of a network."""
+    families = np.array([a.family for a in activations], np.int64)
+    width = max((len(a.dual_parameters) for a in activations), default=2)
+    parameters = np.zeros((len(activations), width), dtype)
+    for row, a in zip(parameters, activations, strict=True):
+        row[: len(a.dual_parameters)] = a.dual_parameters
+    return Layers(families, parameters, every)
 
 
 @per_dtype
@@ -101,9 +124,7 @@ def all_layers(
     j0: int,
     rows: Samples,
     columns: Samples,
-    families: NDArray[np.int64],
-    parameters: Floats,
-    every: bool,
+    layers: Layers,
     row: int,
     nngp: Floats,
     ntk: Floats,
@@ -112,9 +133,8 @@ def all_layers(
     """Layer after layer for sample i of `rows` with samples j0, j0 + 1, … of `columns`.
 
     z, w, tau : (n,) working rows; z and w hold sin² and cos² of half the angle of x and x'
-    families : (L-1,), parameters : (L-1, k), the activations of the hidden layers
-    nngp, ntk : (layers, ·, ·) or (0, ·, ·) if not wanted. Σ and Θ go to [·, row, col:col + n]:
-        of every layer if `every`, else of the last.
+    nngp, ntk : (kept, ·, ·) or (0, ·, ·) if not wanted. Σ and Θ go to [·, row, col:col + n]: of
+        every layer if `layers.every`, else of the last.
     """
     n = z.size
     depth = rows.std.shape[0]
@@ -125,10 +145,18 @@ def all_layers(
             first_layer(z, w, tau, weight, bias, weights, biases)
         else:
             next_layer(
-                z, w, tau, weight, bias, weights, biases, families[layer - 1], parameters[layer - 1]
+                z,
+                w,
+                tau,
+                weight,
+                bias,
+                weights,
+                biases,
+                layers.families[layer - 1],
+                layers.parameters[layer - 1],
             )
-        if every or layer == depth - 1:
-            kept = layer if every else 0
+        if layers.every or layer == depth - 1:
+            kept = layer if layers.every else 0
             std, stds = rows.std[layer, i], columns.std[layer, j0 : j0 + n]
             if nngp.shape[0] > 0:
                 out = nngp[kept, row, col : col + n]
@@ -138,15 +166,3 @@ def all_layers(
                 out = ntk[kept, row, col : col + n]
                 for j in range(n):
                     out[j] = (std * stds[j]) * tau[j]
-
-
-def activation_table(
-    activations: Sequence[Activation], dtype: np.dtype
-) -> tuple[NDArray[np.int64], Floats]:
-    """The hidden layers as data for the kernels: families (L-1,), parameters (L-1, k)."""
-    families = np.array([a.family for a in activations], np.int64)
-    width = max((len(a.dual_parameters) for a in activations), default=1)
-    parameters = np.zeros((len(activations), width), dtype)
-    for row, a in zip(parameters, activations, strict=True):
-        row[: len(a.dual_parameters)] = a.dual_parameters
-    return families, parameters

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.engine.recursion import all_layers
+from ntk_numba.engine.recursion import Layers, all_layers
 from ntk_numba.engine.samples import Floats, Samples
 from ntk_numba.jit import kernel, njit
 
@@ -103,9 +103,7 @@ def compute_tile(
     rows: Samples,
     columns: Samples,
     twice_centre: Floats,
-    families: NDArray[np.int64],
-    parameters: Floats,
-    every: bool,
+    layers: Layers,
     nngp: Floats,
     ntk: Floats,
     product: Floats,
@@ -121,7 +119,7 @@ def compute_tile(
         z, w, tau = working[0, :n], working[1, :n], working[2, :n]
         half_angles(product[i, :n], i0 + i, j0, rows, columns, twice_centre, z, w)
         all_layers(
-            z, w, tau, i0 + i, j0, rows, columns, families, parameters, every,
+            z, w, tau, i0 + i, j0, rows, columns, layers,
             t[TO_ROW] + i, nngp, ntk, t[TO_COLUMN],
         )  # fmt: skip
     if t[MIRROR_ROW] >= 0:
@@ -139,9 +137,7 @@ def compute_tiles(
     rows: Samples,
     columns: Samples,
     twice_centre: Floats,
-    families: NDArray[np.int64],
-    parameters: Floats,
-    every: bool,
+    layers: Layers,
     nngp: Floats,
     ntk: Floats,
     product: Floats,
@@ -152,15 +148,13 @@ def compute_tiles(
     tiles : (tiles, TILE_FIELDS) int64
     rows, columns : Samples; the same one twice for a symmetric matrix in one band
     twice_centre : (n0,) 2m
-    families, parameters : the hidden layers, see `recursion.activation_table`
-    every : bool, all layers or the last
-    nngp, ntk : (layers, ·, ·) outputs, C-contiguous; (0, 1, 1) if not wanted
+    nngp, ntk : (kept layers, ·, ·) outputs, C-contiguous; (0, 1, 1) if not wanted
     product : (threads, T, T), working : (threads, 3, T), scratch
     """
     for k in numba.prange(tiles.shape[0]):
         thread = numba.get_thread_id()  # type: ignore[attr-defined]
         compute_tile(
-            tiles[k], rows, columns, twice_centre, families, parameters, every,
+            tiles[k], rows, columns, twice_centre, layers,
             nngp, ntk, product[thread], working[thread],
         )  # fmt: skip
 
@@ -169,9 +163,7 @@ def compute_tiles(
 def compute_diagonal(
     samples: Samples,
     count: int,
-    families: NDArray[np.int64],
-    parameters: Floats,
-    every: bool,
+    layers: Layers,
     nngp: Floats,
     ntk: Floats,
 ) -> None:
@@ -181,6 +173,5 @@ def compute_diagonal(
         working[0, 0] = 0
         working[1, 0] = 1
         all_layers(
-            working[0], working[1], working[2], i, i, samples, samples, families, parameters,
-            every, i, nngp, ntk, 0,
+            working[0], working[1], working[2], i, i, samples, samples, layers, i, nngp, ntk, 0,
         )  # fmt: skip

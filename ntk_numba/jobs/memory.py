@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.engine.kernel import KERNELS, Kernel
+from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
 from ntk_numba.files.source import open_source
 from ntk_numba.jobs.plan import check_dtype, check_kernels, check_layers, check_network, make_plan
 from ntk_numba.jobs.sweep import make_kernel, sweep
 from ntk_numba.machine import threads_to_use
-from ntk_numba.network import MLP
+from ntk_numba.network import KERNELS, MLP
 
 
 class Gram(NamedTuple):

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from ntk_numba.engine.blas import product_dtype
-from ntk_numba.engine.kernel import KERNELS
 from ntk_numba.files.source import BLOCK_BYTES, Source
 from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
-from ntk_numba.network import MLP
+from ntk_numba.network import KERNELS, MLP
 
 # Python, Numba, LLVM and the BLAS libraries: 250 to 335 MiB resident, the most while compiling
 INTERPRETER = 320 << 20

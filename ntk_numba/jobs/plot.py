@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.files.gram_file import GramFile
 from ntk_numba.files.source import read_labels
-from ntk_numba.files.store import GramFile
 
 PIXELS = 1200  # of the matrix; larger ones are thinned out evenly
 SPECTRUM = 3000  # rows whose eigenvalues are computed at most, some seconds

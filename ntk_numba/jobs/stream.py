@@ -9,13 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ntk_numba.engine.kernel import KERNELS
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
+from ntk_numba.files.gram_file import GramFile, open_gram
 from ntk_numba.files.source import Source, open_source
-from ntk_numba.files.store import Contents, GramFile, GramWriter, check_folder, open_gram
+from ntk_numba.files.store import Contents, GramWriter, check_folder
 from ntk_numba.jobs.plan import BATCHES, Plan, make_plan
 from ntk_numba.jobs.sweep import make_kernel, sweep
-from ntk_numba.network import MLP
+from ntk_numba.network import KERNELS, MLP
 
 
 def write_gram(

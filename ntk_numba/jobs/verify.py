@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.files.gram_file import GramFile, Report
 from ntk_numba.files.source import open_source
-from ntk_numba.files.store import GramFile, Report
 from ntk_numba.jobs.memory import diagonal, gram
 
 SAMPLE = 64  # rows and columns
