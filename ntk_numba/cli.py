@@ -168,7 +168,7 @@ def _plan(options: argparse.Namespace) -> int:
     import shutil
 
     from ntk_numba.files.source import open_source
-    from ntk_numba.files.store import check_folder
+    from ntk_numba.files.store import check_folder, check_space
     from ntk_numba.grid import show_bytes
     from ntk_numba.jobs.estimate import estimate
     from ntk_numba.jobs.plan import make_plan
@@ -182,12 +182,11 @@ def _plan(options: argparse.Namespace) -> int:
     )  # fmt: skip
     target = Path(options.output)
     check_folder(target)
-    seconds = estimate(plan, x, target.parent)
+    check_space(target, plan.output_bytes)
     free = shutil.disk_usage(target.parent).free
-    fits = plan.output_bytes <= free
+    seconds = estimate(plan, x, target.parent)
     facts = plan.to_dict() | {
         "disk_free_bytes": free,
-        "fits": fits,
         "seconds_compute": seconds.compute,
         "seconds_write": seconds.write,
         "seconds": seconds.total,
@@ -213,11 +212,6 @@ def _plan(options: argparse.Namespace) -> int:
             f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
         }.items():
             print(f"{key:8} {value}")
-    if not fits:
-        raise OSError(
-            f"{target}: the file takes {show_bytes(plan.output_bytes)}, and its disk has "
-            f"{show_bytes(free)} free; free some, use float32 or write elsewhere"
-        )
     return DONE
 
 

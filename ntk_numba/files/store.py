@@ -143,19 +143,12 @@ class GramWriter:
 
     def _allocate(self, size: int) -> None:
         """Make the disk give the space now: a file is sparse until then."""
-        free = shutil.disk_usage(self._partial.parent).free
-        taken = os.fstat(self._fd).st_blocks * 512
-        reason = "" if size - taken <= free else os.strerror(errno.ENOSPC)
-        if not reason and hasattr(os, "posix_fallocate"):
+        check_space(self._path, size - os.fstat(self._fd).st_blocks * 512)
+        if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._fd, 0, size)
             except OSError as error:
-                reason = str(error.strerror)
-        if reason:
-            raise OSError(
-                f"{self._path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free "
-                f"({reason}); free some, use float32 or write elsewhere"
-            )
+                raise _no_space(self._path, size, str(error.strerror)) from None
 
     def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[np.floating]) -> None:
         """Write tile (i, j) of a kernel: `block` is a whole chunk, C-contiguous."""
@@ -163,9 +156,12 @@ class GramWriter:
         index = (layer * grid.down + i) * grid.across + j
         at = self._offsets[kernel] + index * self._chunk_bytes
         view = memoryview(block.data).cast("B")
-        while view:
-            written = os.pwrite(self._fd, view, at)
-            view, at = view[written:], at + written
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, at)
+                view, at = view[written:], at + written
+        except OSError as error:
+            raise OSError(f"{self._partial} cannot be written: {error.strerror}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -219,6 +215,20 @@ def check_folder(path: Path) -> None:
         raise FileNotFoundError(f"the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"the folder {folder} cannot be written; choose another one")
+
+
+def check_space(path: Path, size: int) -> None:
+    """Refuse an output that its disk cannot hold."""
+    if size > shutil.disk_usage(path.parent).free:
+        raise _no_space(path, size, os.strerror(errno.ENOSPC))
+
+
+def _no_space(path: Path, size: int, reason: str) -> OSError:
+    free = shutil.disk_usage(path.parent).free
+    return OSError(
+        f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "
+        f"free some, use float32 or write elsewhere"
+    )
 
 
 def _lock(partial: Path) -> int:

@@ -1,6 +1,7 @@
 """How long a job will take, from a short calibration on this machine."""
 
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ class Estimate(NamedTuple):
         return max(self.compute, self.write)
 
 
-def estimate(plan: Plan, x: Source, folder: Path | None) -> Estimate:
+def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
     """Time a few tiles of the data itself, and writing some tens of megabytes to `folder`."""
     head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile)))
     kernel = make_kernel(plan, head)
@@ -50,16 +51,18 @@ def estimate(plan: Plan, x: Source, folder: Path | None) -> Estimate:
         kernel.compute(table, samples, samples, nngp, ntk)
         seconds.append(time.perf_counter() - start)
     compute = min(seconds) / (count * tile * tile) * plan.pairs
-    return Estimate(compute, 0.0 if folder is None else plan.output_bytes / _write_speed(folder))
+    free = shutil.disk_usage(folder).free
+    probe = max(1, min(PROBE_BYTES, max(plan.output_bytes, 1 << 20), free // 2))
+    return Estimate(compute, plan.output_bytes / _write_speed(folder, probe))
 
 
-def _write_speed(folder: Path) -> float:
+def _write_speed(folder: Path, size: int) -> float:
     """Bytes a second, to the disk itself."""
-    block = np.random.default_rng(0).bytes(1 << 20)
+    block = np.random.default_rng(0).bytes(min(size, 1 << 20))
     with tempfile.TemporaryFile(dir=folder) as file:
         start = time.perf_counter()
-        for _ in range(PROBE_BYTES >> 20):
+        for _ in range(size // len(block)):
             file.write(block)
         file.flush()
         os.fsync(file.fileno())
-        return PROBE_BYTES / (time.perf_counter() - start)
+        return size / (time.perf_counter() - start)
