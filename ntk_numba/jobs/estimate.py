@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, TO_COLUMN, TO_ROW
+from ntk_numba.engine.tile import (
+    COLUMN,
+    HEIGHT,
+    MIRROR_COLUMN,
+    MIRROR_ROW,
+    ROW,
+    TILE_FIELDS,
+    TO_COLUMN,
+    TO_ROW,
+    WIDTH,
+)
 from ntk_numba.files.source import Source
 from ntk_numba.jobs.plan import Plan
 from ntk_numba.jobs.sweep import make_kernel
@@ -32,16 +42,17 @@ class Estimate(NamedTuple):
 
 def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
     """Time a few tiles of the data itself, and writing some tens of megabytes to `folder`."""
-    head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile)))
+    head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile))).check()
     kernel = make_kernel(plan, head)
     samples = kernel.samples(head, 0, head.shape[0])
     tile = min(plan.grid.tile, head.shape[0])
     count = TILES_PER_THREAD * plan.threads
-    # off the diagonal, as nearly all are: its own rows against each other, with a mirror image
+    # off the diagonal, as nearly all are, with a mirror image
+    column = tile if head.shape[0] == 2 * tile else 0
     nngp, ntk = kernel.outputs(2 * tile * count, tile)
     table = np.full((count, TILE_FIELDS), -1, np.int64)
     for k, t in enumerate(table):
-        t[:4] = 0, 0, tile, tile
+        t[ROW], t[COLUMN], t[HEIGHT], t[WIDTH] = 0, column, tile, tile
         t[TO_ROW], t[TO_COLUMN] = 2 * k * tile, 0
         if plan.grid.symmetric:
             t[MIRROR_ROW], t[MIRROR_COLUMN] = (2 * k + 1) * tile, 0
