@@ -49,10 +49,12 @@ class PiecewiseLinear(Activation):
     @property
     def dual_parameters(self) -> tuple[float, ...]:
         """The shares (odd, even); of the function 0, whose K is 0 anyhow, (1, 0)."""
-        squares = 2 * (self.a**2 + self.b**2)
-        if squares == 0:
+        scale = max(abs(self.a), abs(self.b))
+        if scale == 0:
             return 1.0, 0.0
-        return (self.a + self.b) ** 2 / squares, (self.a - self.b) ** 2 / squares
+        a, b = self.a / scale, self.b / scale  # no square overflows
+        squares = 2 * (a**2 + b**2)
+        return (a + b) ** 2 / squares, (a - b) ** 2 / squares
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.where(x > 0, self.b * x, self.a * x))

@@ -26,12 +26,14 @@ class Source:
         How errors call it: an argument or a file.
     shape : (N, n0)
     dtype : float32 if that is what the data is, else float64
+    file : Path or None
+        The file the data is in, if it is in one.
     held : int
         Bytes that stay in memory as long as this source does, because its file cannot be read in
         runs of rows (.npz, .csv).
     """
 
-    def __init__(self, name: str, rows: Any, held: int = 0) -> None:
+    def __init__(self, name: str, rows: Any, held: int = 0, file: Path | None = None) -> None:
         dtype = np.dtype(rows.dtype)
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             raise TypeError(
@@ -49,6 +51,7 @@ class Source:
         if shape[1] == 0:
             raise ValueError(f"{name} has {shape[0]} rows but no columns; a sample needs a feature")
         self.name, self.shape, self.held = name, shape, held
+        self.file = _file_of(rows) if file is None else file
         self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
         self._rows = _through_its_file(rows)
         self._digest: str | None = None
@@ -131,7 +134,10 @@ def open_source(x: Any, name: str) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, str | os.PathLike):
-        return Source(*_open_path(os.fspath(x)))
+        given, rows, held, file = _open_path(os.fspath(x))
+        return Source(given, rows, held, file)
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and a kernel needs every entry; fill it first")
     if isinstance(x, h5py.Dataset) or (hasattr(x, "shape") and hasattr(x, "dtype")):
         return Source(name, x)
     try:
@@ -139,6 +145,15 @@ def open_source(x: Any, name: str) -> Source:
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} is no matrix: {error}") from None
     return Source(name, array)
+
+
+def _file_of(rows: Any) -> Path | None:
+    """The file behind a memory map or an HDF5 dataset."""
+    if isinstance(rows, h5py.Dataset):
+        return Path(rows.file.filename)
+    if isinstance(rows, np.memmap) and isinstance(rows.filename, str | os.PathLike):
+        return Path(rows.filename)
+    return None
 
 
 def _through_its_file(rows: Any) -> Callable[[int, int], Any]:
@@ -171,7 +186,7 @@ def _through_its_file(rows: Any) -> Callable[[int, int], Any]:
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """One label a sample from a file, given as for `open_source`."""
-    name, rows, _ = _open_path(os.fspath(path))
+    name, rows, _, _ = _open_path(os.fspath(path))
     labels = np.asarray(rows[:]).ravel()
     if labels.dtype.kind == "O":
         raise TypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
@@ -180,8 +195,8 @@ def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     return labels
 
 
-def _open_path(spec: str) -> tuple[str, Any, int]:
-    """The name, the array and the bytes it keeps in memory."""
+def _open_path(spec: str) -> tuple[str, Any, int, Path]:
+    """The name, the array, the bytes it keeps in memory, and the file."""
     path, key = Path(spec), ""
     if not path.exists() and ":" in spec:
         head, _, tail = spec.rpartition(":")
@@ -202,13 +217,13 @@ def _open_path(spec: str) -> tuple[str, Any, int]:
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from None
     if ending == ".npy":
-        return spec, _open_npy(path), 0
+        return spec, _open_npy(path), 0, path
     if ending == ".npz":
-        return _open_npz(path, key)
+        return *_open_npz(path, key), path
     if ending == ".csv":
         table = _load_csv(path)
-        return spec, table, table.nbytes
-    return _open_hdf5(path, key)
+        return spec, table, table.nbytes, path
+    return *_open_hdf5(path, key), path
 
 
 def _open_npy(path: Path) -> Any:

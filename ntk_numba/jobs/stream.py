@@ -63,10 +63,15 @@ def write_gram(
         writing the same file.
     """
     target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()  # write where the link leads, as users of scratch disks expect
     x = open_source(X, "X")
     z = None if Z is None else open_source(Z, "Z")
     plan = make_plan(net, x, z, kernels, layers, dtype, memory, threads)
     check_folder(target)
+    for source in (x, z):
+        if source and source.file and target.exists() and target.samefile(source.file):
+            raise ValueError(f"{target} is the data itself; choose another output")
     contents = Contents(
         plan.net, plan.kernels, plan.every, plan.dtype, plan.grid,
         x.digest, z.digest if z is not None else "",

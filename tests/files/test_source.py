@@ -126,6 +126,9 @@ def test_not_finite_names_the_first_row_and_column(bad, monkeypatch):
         (X.astype(np.longdouble), TypeError, "X holds float128"),
         (np.array([["a"]]), TypeError, "X holds <U1"),
         (None, TypeError, "X holds object"),
+        (np.ma.masked_array(X, X > 1), TypeError, "X is a masked array"),
+        (np.array([(1, 2.0)], "i4,f8"), TypeError, "X holds"),
+        (np.array([["2020-01-01"]], "M8[D]"), TypeError, "X holds datetime64"),
     ],
 )
 def test_bad_arrays(array, error, text):

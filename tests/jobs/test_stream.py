@@ -133,6 +133,27 @@ def test_an_output_that_is_something_else_is_refused(points, tmp_path):
     assert path.read_text() == "my thesis"
 
 
+def test_the_data_is_never_overwritten(points, tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, points)
+    for options in ({"X": path}, {"X": np.load(path, mmap_mode="r")}, {"X": points, "Z": path}):
+        with pytest.raises(ValueError, match=r"is the data itself; choose another output"):
+            nk.write_gram(**{"net": NET, "path": path, "overwrite": True} | options)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = points
+        with pytest.raises(ValueError, match=r"is the data itself"):
+            nk.write_gram(NET, file["x"], tmp_path / "x.h5", overwrite=True)
+    assert (np.load(path) == points).all()
+
+
+def test_an_output_behind_a_link_is_written_there(points, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "g.h5").symlink_to(tmp_path / "scratch" / "real.h5")
+    nk.write_gram(NET, points, tmp_path / "g.h5").close()
+    assert (tmp_path / "g.h5").is_symlink()
+    assert [p.name for p in (tmp_path / "scratch").iterdir()] == ["real.h5"]
+
+
 def test_bad_input_leaves_nothing(points, tmp_path):
     points[5, 5] = np.inf
     with pytest.raises(ValueError, match="row 5, column 5"):
