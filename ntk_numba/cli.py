@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except _Stopped:
         _say("stopped; run the same command again")
         code = STOPPED
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError):
             sys.exit(DONE)  # the reader of our output has seen enough
         _say(str(error))

@@ -8,7 +8,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.engine.blas import product_dtype, threadpools
+from ntk_numba.engine.blas import threadpools
 from ntk_numba.engine.recursion import make_layers
 from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
 from ntk_numba.engine.tile import compute_diagonal, compute_tiles
@@ -50,12 +50,11 @@ class Kernel:
         self.dtype, self.tile, self.threads = dtype, tile, threads
         self.layers = net.depth if every else 1
         self.features = x.shape[1]
-        self._product = product_dtype(dtype)
         self._layers = make_layers(net.activation, every, dtype)
         self._centre = centre_of(x)
-        self._twice_centre = (2 * self._centre).astype(self._product)
+        self._twice_centre = 2 * self._centre
         self._scratch = (
-            np.empty((threads, tile, tile), self._product),
+            np.empty((threads, tile, tile)),
             np.empty((threads, 3, tile), dtype),
         )
 
@@ -79,15 +78,17 @@ class Kernel:
         """
         count = stop - start
         padded = -(-count // self.tile) * self.tile
-        unit = np.zeros((padded, self.features), self._product)
-        spread = np.zeros(padded, self._product)
+        unit = np.zeros((padded, self.features))
+        spread = np.zeros(padded)
         norm = np.zeros(padded)
         for first, last in source.blocks(start, stop):
             at = slice(first - start, last - start)
             self._parallel(
                 normalise, source.read(first, last), self._centre, unit[at], spread[at], norm[at]
             )
-        with np.errstate(over="ignore"):  # found out below, where the row can be named
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # found out below, where the row can be named
             statistics = layer_statistics(self.net, norm, self.features, self.dtype)
         samples = Samples(unit, spread, *statistics)
         for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):

@@ -2,7 +2,7 @@
 
 Assumptions, stated once. A tile is T × T entries; T is a multiple of 16 and both panels have T rows
 (zeros beyond the data), so that every product has one shape and an entry's bits do not depend on
-its place (see `blas`). Tiles are independent: nothing is summed across threads, so their number
+its place. Tiles are independent: nothing is summed across threads, so their number
 cannot change a bit. BLAS runs on one thread inside each of Numba's.
 """
 

@@ -123,9 +123,11 @@ class GramFile:
     def _check_matrix(self, name: str, layer: int, bar: Any) -> Iterator[str]:
         grid = self.contents.grid
         diagonal: dict[int, NDArray[np.floating]] = {}
+        limits = np.finfo(self.dtype)
+        least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
         if grid.symmetric:
             for i in range(grid.down):
-                diagonal[i] = np.sqrt(np.maximum(np.diagonal(self.tile(name, layer, i, i)), 0))
+                diagonal[i] = np.sqrt(np.maximum(np.diagonal(self.tile(name, layer, i, i)), least))
         slack = 1 + 64 * np.finfo(self.dtype).eps * max(1, self.net.depth / 8)
         for i, j in grid.tiles(range(grid.down), range(grid.across)):
             block = self.tile(name, layer, i, j)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
+MISSING = ("", "na", "n/a", "null", "none")  # words of a row of data, not of a header
 ENDINGS = (".npy", ".npz", ".csv", *HDF5_ENDINGS)
 
 
@@ -187,7 +188,7 @@ def _through_its_file(rows: Any) -> Callable[[int, int], Any]:
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """One label a sample from a file, given as for `open_source`."""
     name, rows, _, _ = _open_path(os.fspath(path))
-    labels = np.asarray(rows[:]).ravel()
+    labels = np.asarray(rows[()]).ravel()
     if labels.dtype.kind == "O":
         raise TypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
     if len(labels) != count:
@@ -206,6 +207,8 @@ def _open_path(spec: str) -> tuple[str, Any, int, Path]:
         raise IsADirectoryError(f"{spec} is a folder; name a file in it ({', '.join(ENDINGS)})")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe; name an ordinary file")
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise ValueError(f"{path}: unknown ending {ending!r}; known are {', '.join(ENDINGS)}")
@@ -229,11 +232,15 @@ def _open_path(spec: str) -> tuple[str, Any, int, Path]:
 def _open_npy(path: Path) -> Any:
     try:
         try:
-            return np.load(path, mmap_mode="r")
+            array = np.load(path, mmap_mode="r")
         except ValueError as error:
             if "empty" not in str(error):
                 raise
-            return np.load(path)  # an array without entries cannot be mapped
+            array = np.load(path)  # an array without entries cannot be mapped
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("it is an .npz archive")
+        return array
     except Exception as error:  # NumPy raises nearly anything for a file that is not its own
         raise _refusal(path, error) from None
 
@@ -276,6 +283,8 @@ def _open_npz(path: Path, key: str) -> tuple[str, Any, int]:
         chosen = _pick(path, key, list(archive.files))
         try:
             array = archive[chosen]
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{chosen} is no array")
         except Exception as error:
             raise _refusal(path, error) from None
     return f"{path}:{chosen}", array, array.nbytes
@@ -308,7 +317,8 @@ def _load_csv(path: Path) -> NDArray[np.float64]:
         skip = 0
     except ValueError:
         words = [word.strip() for word in first.split(",")]
-        skip = 0 if any(_is_number(word) for word in words) else 1
+        data = any(_is_number(word) or word.lower() in MISSING for word in words)
+        skip = 0 if data else 1
     try:
         with path.open(encoding="utf-8-sig") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # no data: refused with the shape

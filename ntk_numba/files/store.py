@@ -104,6 +104,7 @@ class GramWriter:
         properties.set_chunk(chunk)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        properties.set_obj_track_times(False)  # the same job gives the same bytes
         offsets = {}
         with h5py.File(self._partial, "w", libver=("v110", "v110"), locking=False) as file:
             file.attrs["format"] = FORMAT
@@ -211,6 +212,8 @@ def check_folder(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a device or a pipe; name an ordinary file")
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -234,7 +237,7 @@ def _no_space(path: Path, size: int, reason: str) -> OSError:
 def _lock(partial: Path) -> int:
     """Open the file, empty, for this process alone; an abandoned one is taken over."""
     try:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise type(error)(f"{partial} cannot be written: {error.strerror}") from None
     try:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.engine.blas import product_dtype
 from ntk_numba.files.source import BLOCK_BYTES, Source
 from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
@@ -164,15 +163,14 @@ def make_plan(
     n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
-    product = product_dtype(real)
     outputs = len(wanted) * (net.depth if every else 1) * (2 if z is None else 1)
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
 
     # per tile row: unit vectors and spread, std, weight and bias of every layer, norm; the
     # statistics of a band are made in extended precision, a few vectors at a time
-    row = (features + 1) * product.itemsize + 3 * net.depth * real.itemsize + 8 + 6 * 16
-    scratch = count * (tile * tile * product.itemsize + 3 * tile * real.itemsize)
+    row = (features + 1) * 8 + 3 * net.depth * real.itemsize + 8 + 6 * 16
+    scratch = count * (tile * tile * 8 + 3 * tile * real.itemsize)
     reading = 3 * max(BLOCK_BYTES, features * 8)
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held

@@ -87,6 +87,21 @@ def test_exact_with_many_features(positive, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("net", [nk.MLP(1), nk.MLP(2, "abs"), nk.MLP(8, "relu", 2**0.5)], ids=str)
+@pytest.mark.parametrize(("n0", "flipped"), [(442, 0.93), (363, 0.6), (1107, 0.93), (883, 0.1)])
+def test_exact_where_all_terms_of_a_product_are_equal(net, n0, flipped, dtype):
+    """Rows of ±1: rounding errors of one sign add up in a plain product."""
+    rng = np.random.default_rng(0)
+    x = np.ones((12, n0), dtype)
+    x[1, : round(n0 * flipped)] = -1
+    for row in x[2:]:
+        row[rng.random(n0) < flipped] = -1
+    for rows in (2, 12):
+        pairs = [(i, j) for i in range(rows) for j in range(i + 1)]
+        assert worst_error(net, x[:rows], dtype, pairs) <= bound(net, dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_exact_on_real_data(digits, dtype):
     net = nk.MLP(4, "relu", w_std=1, b_std=0.1)
     x = digits[:60].astype(dtype)
