@@ -54,7 +54,8 @@ class Source:
         self.name, self.shape, self.held = name, shape, held
         self.file = _file_of(rows) if file is None else file
         self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
-        self._rows = _through_its_file(rows)
+        plain = isinstance(rows, np.memmap) and rows.flags.c_contiguous
+        self._rows = _through_its_file(rows) if file and plain else _through_its_map(rows)
         self._digest: str | None = None
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
@@ -157,32 +158,39 @@ def _file_of(rows: Any) -> Path | None:
     return None
 
 
-def _through_its_file(rows: Any) -> Callable[[int, int], Any]:
-    """How to get a run of rows.
-
-    A whole memory map of a file in row order is read through the file: the pages of a map would
-    stay in this process and count against its memory.
+def _through_its_file(rows: np.memmap) -> Callable[[int, int], Any]:
+    """Read a .npy file, mapped in row order, without the map: were the file cut short meanwhile, a
+    map would end the process; a read only fails.
     """
-    if (
-        isinstance(rows, np.memmap)
-        and isinstance(rows.base, mmap.mmap)
-        and rows.flags.c_contiguous
-        and rows.mode in ("r", "r+")
-        and isinstance(rows.filename, str | os.PathLike)
-        and rows.size
-    ):
-        path, dtype, width, offset = rows.filename, rows.dtype, rows.shape[1:], rows.offset
-        if rows.mode == "r+":
-            rows.flush()
-        values = int(np.prod(width))
+    path, dtype, width, offset = str(rows.filename), rows.dtype, rows.shape[1:], rows.offset
+    values = int(np.prod(width))
 
-        def from_file(start: int, stop: int) -> Any:
-            count = (stop - start) * values
-            at = offset + start * values * dtype.itemsize
-            return np.fromfile(path, dtype, count, offset=at).reshape(stop - start, *width)
+    def read(start: int, stop: int) -> Any:
+        count, at = (stop - start) * values, offset + start * values * dtype.itemsize
+        return np.fromfile(path, dtype, count, offset=at).reshape(stop - start, *width)
 
-        return from_file
-    return lambda start, stop: rows[start:stop]
+    return read
+
+
+def _through_its_map(rows: Any) -> Callable[[int, int], Any]:
+    """Read rows of an array; of a memory map, give back the pages, which count as our memory."""
+    owner = rows
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    private = getattr(rows, "mode", "c") == "c"  # its changed pages exist nowhere else
+
+    def read(start: int, stop: int) -> Any:
+        if not isinstance(owner, mmap.mmap) or private or not hasattr(mmap, "MADV_DONTNEED"):
+            return rows[start:stop]
+        copy = np.empty((stop - start, *rows.shape[1:]), rows.dtype)
+        # each column of a map in column order brings in pages of its own, up to 64 KiB of them
+        step = rows.shape[1] if rows.flags.c_contiguous else 64
+        for first in range(0, rows.shape[1], step):
+            copy[:, first : first + step] = rows[start:stop, first : first + step]
+            owner.madvise(mmap.MADV_DONTNEED)
+        return copy
+
+    return read
 
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:

@@ -36,7 +36,7 @@ def write_gram(
     Parameters
     ----------
     net, X, Z, kernels, layers, dtype, threads : see `gram`
-        Arrays are read in place, .npy and HDF5 files in runs of rows; .npz and .csv files are read
+        Arrays are read in place, maps, .npy and HDF5 files in runs of rows; .npz and .csv files
         whole.
     path : the file to write
         One that is complete and of the same contents is left as it is; one of other contents is

@@ -69,7 +69,7 @@ def test_arrays_are_converted(array, dtype):
     assert (block == np.asarray(array)[1:3].astype(dtype)).all()
 
 
-def test_memory_maps_are_read_through_their_file(folder):
+def test_memory_maps_are_what_they_show(folder):
     whole = np.load(folder / "x.npy", mmap_mode="r+")
     whole[3, 1] = 42.0
     for array in (
@@ -79,6 +79,9 @@ def test_memory_maps_are_read_through_their_file(folder):
         np.load(folder / "fortran.npy", mmap_mode="r"),
     ):
         assert (open_source(array, "X").read(2, 5) == array[2:5]).all()
+    np.save(folder / "new.npy", X + 1)
+    (folder / "new.npy").replace(folder / "x.npy")
+    assert (open_source(whole, "X").read(2, 5) == whole[2:5]).all()
     copy = np.load(folder / "x.npy", mmap_mode="c")
     copy[0, 0] = 7.0
     assert open_source(copy, "X").read(0, 1)[0, 0] == 7.0
