@@ -10,7 +10,7 @@ import numpy as np
 
 import ntk_numba
 
-PACKAGES = ("numba", "numpy", "scipy", "h5py")
+PACKAGES = ("numba", "numpy", "h5py")
 
 
 def machine() -> str:

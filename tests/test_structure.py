@@ -17,7 +17,10 @@ FLOORS = [
     ],
     ["network"],
     ["files.source", "files.store", "files.gram_file", "files"],
-    ["engine.blas", "engine.samples", "engine.recursion", "engine.tile", "engine.kernel", "engine"],
+    [
+        "engine.products", "engine.mirror", "engine.samples", "engine.recursion", "engine.tile",
+        "engine.kernel", "engine",
+    ],
     [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.estimate", "jobs.verify",
         "jobs.plot", "jobs",

@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
+# Where z = sin²(θ/2) is more than this, θ counts as obtuse, and w = cos²(θ/2) is what is known to
+# full relative accuracy. Somewhat over ½, so that no rounding makes a right angle obtuse.
+OBTUSE = 0.5 + 2.0**-16
+
 
 @dataclass(frozen=True)
 class Activation(ABC):
@@ -30,6 +34,11 @@ class Activation(ABC):
     @abstractmethod
     def dual_parameters(self) -> tuple[float, ...]:
         """What the family's dual takes besides the pair, as data: nothing is compiled anew."""
+
+    @property
+    @abstractmethod
+    def never_obtuse(self) -> bool:
+        """Whether E[σ(u)σ(v)] ≥ 0 for any (u, v), which later layers can rely on."""
 
     @abstractmethod
     def __call__(self, x: Floats) -> Floats:

@@ -8,10 +8,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.engine.blas import threadpools
+from ntk_numba.engine.products import aligned, empty_panels, panel_width
 from ntk_numba.engine.recursion import make_layers
 from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
-from ntk_numba.engine.tile import compute_diagonal, compute_tiles
+from ntk_numba.engine.tile import STRIP, Scratch, compute_diagonal, compute_tiles
 from ntk_numba.files.source import Source
 from ntk_numba.network import KERNELS, MLP
 
@@ -53,9 +53,11 @@ class Kernel:
         self._layers = make_layers(net.activation, every, dtype)
         self._centre = centre_of(x)
         self._twice_centre = 2 * self._centre
-        self._scratch = (
-            np.empty((threads, tile, tile)),
-            np.empty((threads, 3, tile), dtype),
+        self._scratch = Scratch(
+            aligned((threads, STRIP, tile), float),
+            aligned((threads, 3, tile), dtype),
+            aligned((threads, self.features), dtype),
+            aligned((threads, 1, panel_width(dtype)), float),
         )
 
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -78,19 +80,15 @@ class Kernel:
         """
         count = stop - start
         padded = -(-count // self.tile) * self.tile
-        unit = np.zeros((padded, self.features))
-        spread = np.zeros(padded)
-        norm = np.zeros(padded)
+        panels = empty_panels(padded, self.features, self.dtype)
+        spread, norm = np.zeros(padded), np.zeros(padded)
         for first, last in source.blocks(start, stop):
-            at = slice(first - start, last - start)
-            self._parallel(
-                normalise, source.read(first, last), self._centre, unit[at], spread[at], norm[at]
-            )
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # found out below, where the row can be named
+            rows = source.read(first, last)
+            self._parallel(normalise, rows, first - start, self._centre, panels, spread, norm)
+        # what overflows is found below, where the row can be named
+        with np.errstate(over="ignore", invalid="ignore"):
             statistics = layer_statistics(self.net, norm, self.features, self.dtype)
-        samples = Samples(unit, spread, *statistics)
+        samples = Samples(panels, spread, *statistics)
         for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):
             finite = np.isfinite(values).all(axis=(0, 2))
             if not finite.all():
@@ -121,16 +119,15 @@ class Kernel:
         """Compute a table of tiles (`tile.TILE_FIELDS` columns) into the outputs."""
         self._parallel(
             compute_tiles, tiles, rows, columns, self._twice_centre, self._layers,
-            nngp, ntk, *self._scratch,
+            nngp, ntk, self._scratch,
         )  # fmt: skip
 
     def _parallel(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Run compiled parallel code on our number of threads, BLAS on one inside each."""
-        with _one_at_a_time, threadpools().limit(limits=1):
+        """Run compiled parallel code on our number of threads."""
+        with _one_at_a_time:
             before = numba.get_num_threads()
             numba.set_num_threads(self.threads)
             try:
-                with numba.parallel_chunksize(1):  # tiles differ in cost
-                    function(*arguments)
+                function(*arguments)
             finally:
                 numba.set_num_threads(before)

@@ -1,13 +1,9 @@
 """What is computed once a sample: its unit vector and, layer by layer, its variance.
 
-The angle θ of x and x' enters the kernels as z = sin²(θ/2) = |û − û'|²/4 of the unit vectors. A
-matrix product gives it as (|v|² + |v'|² − 2 v·v')/4 for v = û − m with any m; the rounding errors
-scale with |v||v'|, so m is chosen near the middle of the data: for images, whose unit vectors all
-lie in one small cone, most of the error is gone, and few pairs are left that need `tile`'s repair.
-
-Unit vectors and their products are float64 for a float32 result too: sums of hundreds of terms lose
-up to 100 ulp, which float64 has to spare under its promise and float32 has not; and OpenBLAS's
-float32 product depends on an entry's place with AVX2, so that equal samples had unequal rows.
+The angle θ of x and x' enters the kernels as z = sin²(θ/2) = |û − û'|²/4 of the unit vectors. Inner
+products give it as (|v|² + |v'|² − 2 v·v')/4 for v = û − m with any m; the rounding errors scale
+with |v||v'|, so m is chosen near the middle of the data: for images, whose unit vectors all lie in
+one small cone, most of the error is gone, and few pairs are left that need `tile`'s repair.
 """
 
 import math
@@ -17,6 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.files.source import Source
 from ntk_numba.jit import kernel, njit
 from ntk_numba.network import MLP
@@ -25,24 +22,22 @@ from ntk_numba.network import MLP
 # the order of those rows. All are free choices: m changes roundings only.
 CENTRE_ROWS = 1024
 CENTRE_BYTES = 8 << 20
-
-Floats = NDArray[np.floating]
 CENTRE_GRID = 4096.0
 
 
 class Samples(NamedTuple):
     """A band of R samples, ready for the tiles.
 
-    unit : (R, n0) v = û − m in float64, zero rows at the end where R exceeds the data
-    spread : (R,) |v|²/4
-    std : (L, R) √Σ⁽ˡ⁾(x,x);  weight, bias : (L, R) the shares of `recursion`, squares adding to 1
+    panels : v = û − m in the result's dtype, see `products`; zeros where R exceeds the data
+    spread : (R,) |v|²/4 in float64
+    std : (L, R) √Σ⁽ˡ⁾(x,x);  half_weight, half_bias : (L, R) half the shares of `recursion`
     """
 
-    unit: NDArray[np.floating]
-    spread: NDArray[np.floating]
-    std: NDArray[np.floating]
-    weight: NDArray[np.floating]
-    bias: NDArray[np.floating]
+    panels: Floats
+    spread: NDArray[np.float64]
+    std: Floats
+    half_weight: Floats
+    half_bias: Floats
 
 
 @njit(fastmath={"reassoc", "contract"})
@@ -50,39 +45,54 @@ def _sum_of_squares(v: Floats) -> float:
     """Σ v², reassociated into the lanes of a vector, which is faster and more exact."""
     total = 0.0
     for k in range(v.size):
-        x = np.float64(v[k])
-        total += x * x
+        total += v[k] * v[k]
     return total
 
 
 @kernel(parallel=True)
-def normalise(x: Floats, centre: Floats, unit: Floats, spread: Floats, norm: Floats) -> None:
-    """Fill unit = x/|x| − centre, spread = |unit|²/4, norm = |x|, in float64 whatever x and unit.
+def normalise(
+    x: Floats,
+    first: int,
+    centre: NDArray[np.float64],
+    panels: Floats,
+    spread: NDArray[np.float64],
+    norm: NDArray[np.float64],
+) -> None:
+    """Fill panels = x/|x| − centre, spread = |panels|²/4, norm = |x| of samples first, first + 1, …
 
-    The row is scaled by a power of two, so that no square overflows or underflows.
+    A row is scaled by a power of two, so that no square overflows or underflows.
     """
-    for i in numba.prange(x.shape[0]):
-        largest = 0.0
-        for k in range(x.shape[1]):
-            largest = max(largest, abs(np.float64(x[i, k])))
-        scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
-        scaled = np.empty(x.shape[1])
-        for k in range(x.shape[1]):
-            scaled[k] = np.float64(x[i, k]) / scale
-        length = math.sqrt(_sum_of_squares(scaled))
-        norm[i] = length * scale
-        divisor = length if largest > 0 else 1.0
-        for k in range(x.shape[1]):
-            unit[i, k] = scaled[k] / divisor - centre[k]
-        spread[i] = _sum_of_squares(unit[i]) / 4
+    features, width = x.shape[1], panels.shape[2]
+    real = panels.dtype.type
+    # by panel: threads would wait for each other's cache lines
+    begin, end = first // width, -(-(first + x.shape[0]) // width)
+    for p in numba.prange(begin, end):
+        row = np.empty(features)
+        for i in range(max(first, p * width), min(first + x.shape[0], (p + 1) * width)):
+            largest = 0.0
+            for k in range(features):
+                row[k] = x[i - first, k]
+                largest = max(largest, abs(row[k]))
+            scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
+            for k in range(features):
+                row[k] /= scale
+            length = math.sqrt(_sum_of_squares(row))
+            norm[i] = length * scale
+            divisor = length if largest > 0 else 1.0
+            for k in range(features):
+                v = real(row[k] / divisor - centre[k])
+                panels[p, k, i - p * width] = v
+                row[k] = v
+            spread[i] = _sum_of_squares(row) / 4
 
 
 def centre_of(x: Source) -> NDArray[np.float64]:
     """The point m to subtract from all unit vectors: (n0,)."""
     rows = x.sample(min(CENTRE_ROWS, max(1, CENTRE_BYTES // (x.shape[1] * 8))))
-    unit = np.empty(rows.shape)
+    unit = empty_panels(len(rows), rows.shape[1], float)
     spread, norm = np.empty(len(rows)), np.empty(len(rows))
-    normalise(rows, np.zeros(rows.shape[1]), unit, spread, norm)
+    normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
+    unit = unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)]
     mean = unit.mean(axis=0)
     # Where all terms of an inner product are equal (rows of ±1), its rounding errors have one sign
     # and add up, past 1e-14 from 363 terms on. Coordinates shifted at random make them cancel, if
@@ -96,7 +106,7 @@ def centre_of(x: Source) -> NDArray[np.float64]:
 def layer_statistics(
     net: MLP, norm: NDArray[np.float64], n0: int, dtype: np.dtype
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """std, weight and bias (see `Samples`) of samples of given norms; eq. 10 and 12 at x = x'.
+    """std, half_weight and half_bias (see `Samples`) from the norms; eq. 10 and 12 at x = x'.
 
     In extended precision where the machine has it (x86): 32 layers then add no error of their own,
     and a variance may leave float64's range on the way as long as its root stays inside.
@@ -111,7 +121,7 @@ def layer_statistics(
         q = a + beta**2
         root = np.sqrt(q)
         divisor = np.where(root > 0, root, 1)
-        std[layer], weight[layer], bias[layer] = root, np.sqrt(a) / divisor, beta / divisor
+        std[layer], weight[layer], bias[layer] = root, np.sqrt(a) / divisor / 2, beta / divisor / 2
         if layer + 1 < net.depth:
             moment = net.activation[layer].second_moment(q)
     return std, weight, bias

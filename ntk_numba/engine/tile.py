@@ -1,18 +1,25 @@
-"""A tile: inner products by BLAS, repair of nearly parallel pairs, recursion, mirror.
+"""A tile, strip by strip: inner products, repair of nearly parallel pairs, recursion, mirror.
 
-Assumptions, stated once. A tile is T × T entries; T is a multiple of 16 and both panels have T rows
-(zeros beyond the data), so that every product has one shape and an entry's bits do not depend on
-its place. Tiles are independent: nothing is summed across threads, so their number
-cannot change a bit. BLAS runs on one thread inside each of Numba's.
+Assumptions, stated once. A tile is T × T entries, a strip STRIP × T; T is a multiple of STRIP and
+STRIP of a panel (see `products`). Samples are held with zeros up to whole tiles. A strip's scratch
+stays in the second-level cache, a row's in the first. Tiles are independent: nothing is summed
+across threads, so their number cannot change a bit.
 """
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.activations.base import OBTUSE
+from ntk_numba.engine.mirror import mirror
+from ntk_numba.engine.products import Floats, inner_products, square_distances
 from ntk_numba.engine.recursion import Layers, all_layers
-from ntk_numba.engine.samples import Floats, Samples
-from ntk_numba.jit import kernel, njit
+from ntk_numba.engine.samples import Samples
+from ntk_numba.jit import kernel, njit, take_number
+
+STRIP = 64  # rows
 
 # Columns of the table of tiles: where a tile takes its samples from and where its entries go.
 ROW, COLUMN = 0, 1  # its first sample in the bands `rows` and `columns`
@@ -28,73 +35,104 @@ NEARLY_OPPOSITE = 1 / 16
 CERTAINLY_NEAR = 2.0**-30
 
 
-@njit(fastmath={"reassoc", "contract"})
-def apart(u: Floats, v: Floats) -> float:
-    """|u − v|²/4: sin² of half the angle between unit vectors, to full relative accuracy."""
-    total = u.dtype.type(0)
-    for k in range(u.size):
-        d = u[k] - v[k]
-        total += d * d
-    return total / 4  # type: ignore[return-value]
+class Scratch(NamedTuple):
+    """Of each thread.
+
+    product : (threads, STRIP, T) float64
+    working : (threads, 3, T) rows z, w, τ
+    vector : (threads, n0);  distance : (threads, 1, P) float64
+    """
+
+    product: NDArray[np.float64]
+    working: Floats
+    vector: Floats
+    distance: NDArray[np.float64]
 
 
-@njit(fastmath={"reassoc", "contract"})
-def together(u: Floats, v: Floats, twice_centre: Floats) -> float:
-    """|u + v + 2m|²/4: cos² of half the angle, of vectors from which m was subtracted."""
-    total = u.dtype.type(0)
-    for k in range(u.size):
-        d = (u[k] + v[k]) + twice_centre[k]
-        total += d * d
-    return total / 4  # type: ignore[return-value]
+@njit
+def sine(spread: float, spread2: float, product: float) -> float:
+    """The z = sin²(θ/2) of an inner product."""
+    return (spread + spread2) - 0.5 * product
+
+
+@njit
+def too_near(z: float, spread: float, spread2: float) -> bool:
+    """Whether the product has lost too much of z."""
+    return z <= spread * spread2 + CERTAINLY_NEAR
+
+
+@njit
+def too_opposite(z: float) -> bool:
+    """Whether the product has lost too much of w."""
+    return z >= 1 - NEARLY_OPPOSITE
 
 
 @njit
 def half_angles(
-    product: Floats,
+    product: NDArray[np.float64],
+    spread: float,
+    spreads: NDArray[np.float64],
+    z: Floats,
+    w: Floats,
+    count: int,
+) -> tuple[bool, bool]:
+    """Fill z and w of a row from its inner products.
+
+    Returns whether an angle is obtuse, and whether one of the first `count` is to be repaired.
+    """
+    obtuse, repairs = 0, 0
+    for j in range(z.size):
+        s = sine(spread, spreads[j], product[j])
+        obtuse += s > OBTUSE
+        repairs += (too_near(s, spread, spreads[j]) | too_opposite(s)) & (j < count)
+        z[j] = s
+        w[j] = 1 - s
+    return obtuse > 0, repairs > 0
+
+
+@njit
+def repair(
+    product: NDArray[np.float64],
     i: int,
     j0: int,
     rows: Samples,
     columns: Samples,
-    twice_centre: Floats,
+    twice_centre: NDArray[np.float64],
+    vector: Floats,
+    distance: NDArray[np.float64],
     z: Floats,
     w: Floats,
 ) -> None:
-    """sin² and cos² of half the angles of sample i with samples j0, j0 + 1, …, into z and w."""
-    real = z.dtype.type
-    half, one = product.dtype.type(0.5), product.dtype.type(1)
-    floor, ceiling = product.dtype.type(CERTAINLY_NEAR), product.dtype.type(1 - NEARLY_OPPOSITE)
-    spread, spreads = rows.spread[i], columns.spread[j0 : j0 + z.size]
-    repairs = 0
-    for j in range(z.size):
-        s = (spread + spreads[j]) - half * product[j]
-        repairs += (s <= spread * spreads[j] + floor) | (s >= ceiling)
-        z[j] = real(s)
-        w[j] = real(one - s)
-    if repairs == 0:
-        return
-    for j in range(z.size):
-        s = (spread + spreads[j]) - half * product[j]
-        if s <= spread * spreads[j] + floor:
-            z[j] = real(apart(rows.unit[i], columns.unit[j0 + j]))
-            w[j] = z.dtype.type(1) - z[j]
-        elif s >= ceiling:
-            w[j] = real(together(rows.unit[i], columns.unit[j0 + j], twice_centre))
-            z[j] = z.dtype.type(1) - w[j]
+    """Mend z and w of a row where needed, by |û − û'|²/4 or |û + û'|²/4, a panel at once.
 
-
-@njit
-def mirror(
-    out: Floats, row: int, col: int, height: int, width: int, to_row: int, to_col: int
-) -> None:
-    """Write the transpose of a tile, in blocks that stay in the first-level cache."""
-    block = 16
-    on_diagonal = row == to_row and col == to_col
-    for j0 in range(0, width, block):
-        for i0 in range(j0 if on_diagonal else 0, height, block):
-            for j in range(j0, min(j0 + block, width)):
-                first = max(i0, j + 1) if on_diagonal else i0
-                for i in range(first, min(i0 + block, height)):
-                    out[to_row + j, to_col + i] = out[row + i, col + j]
+    vector : (n0,), distance : (1, P), scratch
+    """
+    features, width = rows.panels.shape[1], rows.panels.shape[2]
+    spread = rows.spread[i]
+    for opposite in (False, True):
+        made = False
+        for c in range(0, z.size, width):
+            wanted = 0
+            for j in range(c, min(c + width, z.size)):
+                s = sine(spread, columns.spread[j0 + j], product[j])
+                wanted += (
+                    too_opposite(s) if opposite else too_near(s, spread, columns.spread[j0 + j])
+                )
+            if wanted == 0:
+                continue
+            if not made:
+                made = True
+                for k in range(features):
+                    v = rows.panels[i // width, k, i % width]
+                    vector[k] = -(v + twice_centre[k]) if opposite else v
+            square_distances(distance, vector, columns.panels[(j0 + c) // width])
+            for j in range(c, min(c + width, z.size)):
+                s = sine(spread, columns.spread[j0 + j], product[j])
+                small = z.dtype.type(distance[0, j - c] / 4)
+                if opposite and too_opposite(s):
+                    w[j], z[j] = small, 1 - small
+                elif not opposite and too_near(s, spread, columns.spread[j0 + j]):
+                    z[j], w[j] = small, 1 - small
 
 
 @njit
@@ -102,33 +140,51 @@ def compute_tile(
     t: NDArray[np.int64],
     rows: Samples,
     columns: Samples,
-    twice_centre: Floats,
+    twice_centre: NDArray[np.float64],
     layers: Layers,
     nngp: Floats,
     ntk: Floats,
-    product: Floats,
-    working: Floats,
+    scratch: Scratch,
+    thread: int,
 ) -> None:
-    """One tile, with this thread's scratch: product (T, T) and working (3, T)."""
-    size = product.shape[0]
+    """One tile of `compute_tiles`, with a thread's scratch."""
     i0, j0, height, width = t[ROW], t[COLUMN], t[HEIGHT], t[WIDTH]
+    mirrored = t[MIRROR_ROW] >= 0
     on_diagonal = t[MIRROR_ROW] == t[TO_ROW] and t[MIRROR_COLUMN] == t[TO_COLUMN]
-    np.dot(rows.unit[i0 : i0 + size], columns.unit[j0 : j0 + size].T, product)
-    for i in range(height):
-        n = i + 1 if on_diagonal else width
-        z, w, tau = working[0, :n], working[1, :n], working[2, :n]
-        half_angles(product[i, :n], i0 + i, j0, rows, columns, twice_centre, z, w)
-        all_layers(
-            z, w, tau, i0 + i, j0, rows, columns, layers,
-            t[TO_ROW] + i, nngp, ntk, t[TO_COLUMN],
-        )  # fmt: skip
-    if t[MIRROR_ROW] >= 0:
-        for out in (nngp, ntk):
-            for layer in range(out.shape[0]):
-                mirror(
-                    out[layer], t[TO_ROW], t[TO_COLUMN], height, width,
-                    t[MIRROR_ROW], t[MIRROR_COLUMN],
+    product = scratch.product[thread]
+    working = scratch.working[thread]
+    vector, distance = scratch.vector[thread], scratch.distance[thread]
+    panel = rows.panels.shape[2]
+    for first in range(0, height, STRIP):
+        count = min(STRIP, height - first)
+        across = min(width, first + count) if on_diagonal else width
+        whole = -(-count // panel) * panel, -(-across // panel) * panel
+        inner_products(product, rows.panels, i0 + first, whole[0], columns.panels, j0, whole[1])
+        for r in range(count):
+            i = first + r
+            n = i + 1 if on_diagonal else width
+            z, w, tau = working[0, :n], working[1, :n], working[2, :n]
+            spread, spreads = rows.spread[i0 + i], columns.spread[j0 : j0 + n]
+            products = product[r, :n]
+            others = n - 1 if on_diagonal else n
+            obtuse, repairs = half_angles(products, spread, spreads, z, w, others)
+            if repairs:
+                repair(
+                    products, i0 + i, j0, rows, columns, twice_centre, vector, distance, z, w
                 )  # fmt: skip
+            if on_diagonal:
+                z[i], w[i] = 0, 1
+            all_layers(
+                z, w, tau, obtuse, i0 + i, j0, rows, columns, layers,
+                t[TO_ROW] + i, nngp, ntk, t[TO_COLUMN],
+            )  # fmt: skip
+        if mirrored:
+            for out in (nngp, ntk):
+                for layer in range(out.shape[0]):
+                    mirror(
+                        out[layer], t[TO_ROW] + first, t[TO_COLUMN], count, across,
+                        t[MIRROR_ROW], t[MIRROR_COLUMN] + first, first if on_diagonal else width,
+                    )  # fmt: skip
 
 
 @kernel(parallel=True)
@@ -136,27 +192,28 @@ def compute_tiles(
     tiles: NDArray[np.int64],
     rows: Samples,
     columns: Samples,
-    twice_centre: Floats,
+    twice_centre: NDArray[np.float64],
     layers: Layers,
     nngp: Floats,
     ntk: Floats,
-    product: Floats,
-    working: Floats,
+    scratch: Scratch,
 ) -> None:
-    """All tiles of a table, in parallel.
+    """All tiles of a table, in parallel; a thread that is done takes the next.
 
     tiles : (tiles, TILE_FIELDS) int64
     rows, columns : Samples; the same one twice for a symmetric matrix in one band
     twice_centre : (n0,) 2m
     nngp, ntk : (kept layers, ·, ·) outputs, C-contiguous; (0, 1, 1) if not wanted
-    product : (threads, T, T), working : (threads, 3, T), scratch
     """
-    for k in numba.prange(tiles.shape[0]):
-        thread = numba.get_thread_id()  # type: ignore[attr-defined]
-        compute_tile(
-            tiles[k], rows, columns, twice_centre, layers,
-            nngp, ntk, product[thread], working[thread],
-        )  # fmt: skip
+    # Numba's own loop deals tiles out beforehand: 5 to 10 % lost, since they differ in cost
+    counter = np.zeros(1, np.int64)
+    for thread in numba.prange(scratch.product.shape[0]):
+        k = take_number(counter)
+        while k < tiles.shape[0]:
+            compute_tile(
+                tiles[k], rows, columns, twice_centre, layers, nngp, ntk, scratch, thread
+            )  # fmt: skip
+            k = take_number(counter)
 
 
 @kernel()
@@ -173,5 +230,6 @@ def compute_diagonal(
         working[0, 0] = 0
         working[1, 0] = 1
         all_layers(
-            working[0], working[1], working[2], i, i, samples, samples, layers, i, nngp, ntk, 0,
+            working[0], working[1], working[2], False, i, i, samples, samples, layers,
+            i, nngp, ntk, 0,
         )  # fmt: skip

@@ -11,11 +11,11 @@ from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import KERNELS, MLP
 
-# Python, Numba, LLVM and the BLAS libraries: 250 to 335 MiB resident, the most while compiling
+# Python, Numba and LLVM: 250 to 335 MiB resident, the most while compiling
 INTERPRETER = 320 << 20
 BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
 BATCHES = 2  # one is computed while the other is written
-IN_MEMORY_BATCH = 64  # tiles a thread between two chances to be interrupted
+IN_MEMORY_BATCH = 128  # tiles a thread between two chances to be interrupted
 
 
 @dataclass(frozen=True)
