@@ -18,7 +18,7 @@ FLOORS = [
     ["network"],
     ["files.source", "files.store", "files.gram_file", "files"],
     [
-        "engine.products", "engine.mirror", "engine.samples", "engine.recursion", "engine.tile",
+        "engine.products", "engine.transpose", "engine.samples", "engine.recursion", "engine.tile",
         "engine.kernel", "engine",
     ],
     [

@@ -80,7 +80,7 @@ class Kernel:
         """
         count = stop - start
         padded = -(-count // self.tile) * self.tile
-        panels = empty_panels(padded, self.features, self.dtype)
+        panels = empty_panels(count, self.features, self.dtype, padded)
         spread, norm = np.zeros(padded), np.zeros(padded)
         for first, last in source.blocks(start, stop):
             rows = source.read(first, last)
@@ -105,7 +105,7 @@ class Kernel:
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
         nngp, ntk = self.outputs(count, 1)
-        compute_diagonal(samples, count, self._layers, nngp, ntk)
+        self._parallel(compute_diagonal, samples, count, self._layers, nngp, ntk)
         return nngp, ntk
 
     def compute(

@@ -4,8 +4,8 @@ Vectors lie in panels, (panels, n0, P): P = 16 of them in float64, 32 in float32
 128 bytes. One layout serves as rows and as columns, is made once for all tiles, and is loaded by
 whole aligned vectors.
 
-A sum runs over the features in order, each term by one fused multiply-add, in the vectors' dtype
-over runs of at most `RUN` features; the runs are added in float64. So an entry's bits depend on its
+A sum runs over the features in order, each term by one fused multiply-add; in float32, runs of `RUN`
+terms, which are then added in float64. So an entry's bits depend on its
 two vectors and on nothing else: not on its place, nor on how wide the processor's vectors are.
 Libraries promise neither (OpenBLAS's float32 product has other bits at the edges of its blocks),
 and lose several bits more in float32, where they sum hundreds of terms.
@@ -28,13 +28,16 @@ Floats = NDArray[np.floating]
 
 PANEL_BYTES = 128
 
-# By bytes of an entry. Features summed in one run: in float32 as many as keep the promised
-# accuracy, in float64 what fits the first-level cache (on Zen 4, half as many were 4 % slower).
-RUN = {4: 128, 8: 256}
+# Features that are multiplied while the sums are in registers (on Zen 4, n0 = 784: 256 are 1 %, 128
+# are 4 % slower), and features that are summed in float32, as many as keep the promised accuracy.
+BLOCK = 400
+RUN = 128
 
-# Rows whose sums are in registers at once, 128 bytes each, 256 when float32 is widened. Twice as
-# many in float32 were 4 % slower, half as many in float64 1 to 3 %; with AVX2, 4 in float64 15 %.
-ROWS_AT_ONCE = {4: 4, 8: 8} if llvm.get_host_cpu_features().get("avx512f") else {4: 2, 8: 2}
+# Rows whose sums are in registers at once: 128 bytes each, and 256 more for float32's in float64.
+# Twice as many in float32 were 4 % slower, half as many in float64 1 to 3 %; with AVX2, 4 in float64
+# 15 %.
+_many_registers = llvm.get_host_cpu_features().get("avx512f")
+ROWS_OF_FLOAT32, ROWS_OF_FLOAT64 = (4, 8) if _many_registers else (2, 2)
 
 Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value, ir.Value], ir.Value]
 
@@ -45,18 +48,19 @@ def panel_width(dtype: Any) -> int:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """Zeros that begin at a cache line, where vector loads are cheapest."""
+    """A new array that begins at a cache line, where vector loads are cheapest."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
-    raw.fill(0)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def empty_panels(count: int, features: int, dtype: Any) -> Floats:
-    """Zeros for `count` vectors: (panels, n0, P)."""
+def empty_panels(count: int, features: int, dtype: Any, room: int = 0) -> Floats:
+    """Panels for `count` vectors, and zeros beyond them up to `room` vectors: (panels, n0, P)."""
     width = panel_width(dtype)
-    return aligned((-(-count // width), features, width), dtype)
+    panels = aligned((-(-max(count, room) // width), features, width), dtype)
+    panels[count // width :] = 0
+    return panels
 
 
 def _multiply(b: ir.IRBuilder, fma: ir.Value, x: ir.Value, y: ir.Value, s: ir.Value) -> ir.Value:
@@ -70,12 +74,12 @@ def _square_difference(
     return b.call(fma, [d, d, s])
 
 
-def _sums(emit: Emit, rows_at_once: dict[int, int], stride: int | None) -> Any:
-    """Sums over features k0 to k1 of a term of some vectors with those of a panel.
+def _sums(emit: Emit, one_vector: bool) -> Any:
+    """Sums over features k0 to k1 of a term of some vectors with each of a panel.
 
     The jitted function returned takes (out, i, j, left, start, panel, k0, k1). Its sums go to
     out[i + r, j : j + P], and are added to what is there unless k0 = 0. Element k of vector r is
-    left[start + k·stride + r], left being flat; `stride` None stands for P. panel: (n0, P).
+    left[start + k·P + r], left being flat; of a single vector left[start + k]. panel: (n0, P).
 
     LLVM is given vectors of 128 bytes and splits them into what registers the machine has.
     """
@@ -100,8 +104,9 @@ def _sums(emit: Emit, rows_at_once: dict[int, int], stride: int | None) -> Any:
             single = signature.args[3].dtype == types.float32
             real = ir.FloatType() if single else ir.DoubleType()
             size = 4 if single else 8
-            rows = rows_at_once[size]
             width = PANEL_BYTES // size
+            rows = ROWS_OF_FLOAT32 if single else ROWS_OF_FLOAT64
+            rows, stride = (1, 1) if one_vector else (rows, width)
             vector = ir.VectorType(real, width)
             wide = ir.VectorType(ir.DoubleType(), width)
             index, lane = k0.type, ir.IntType(32)
@@ -116,19 +121,40 @@ def _sums(emit: Emit, rows_at_once: dict[int, int], stride: int | None) -> Any:
                 value.align = align
                 return value
 
-            total = [cgutils.alloca_once(builder, vector) for _ in range(rows)]
-            for t in total:
-                builder.store(ir.Constant(vector, [0.0] * width), t)
-            with cgutils.for_range_slice(builder, k0, k1, index(1)) as (k, _):
-                row = builder.mul(k, index(width))
-                y = load(builder.gep(panel.data, [row]), vector, size)
-                first = builder.add(start, builder.mul(k, index(stride or width)))
-                for r, t in enumerate(total):
-                    x = builder.load(builder.gep(left.data, [builder.add(first, index(r))]))
-                    one = builder.insert_element(vector(ir.Undefined), x, lane(0))
-                    every = ir.Constant(ir.VectorType(lane, width), [0] * width)
-                    x = builder.shuffle_vector(one, vector(ir.Undefined), every)
-                    builder.store(emit(builder, fma, x, y, builder.load(t)), t)
+            def sums(kind: ir.Type) -> list[ir.Value]:
+                variables = [cgutils.alloca_once(builder, kind) for _ in range(rows)]
+                clear(variables, kind)
+                return variables
+
+            def clear(variables: list[ir.Value], kind: ir.Type) -> None:
+                for v in variables:
+                    builder.store(ir.Constant(kind, [0.0] * width), v)
+
+            def add(total: list[ir.Value], begin: ir.Value, end: ir.Value) -> None:
+                with cgutils.for_range_slice(builder, begin, end, index(1)) as (k, _):
+                    row = builder.mul(k, index(width))
+                    y = load(builder.gep(panel.data, [row]), vector, size)
+                    first = builder.add(start, builder.mul(k, index(stride)))
+                    for r, t in enumerate(total):
+                        x = builder.load(builder.gep(left.data, [builder.add(first, index(r))]))
+                        one = builder.insert_element(vector(ir.Undefined), x, lane(0))
+                        every = ir.Constant(ir.VectorType(lane, width), [0] * width)
+                        x = builder.shuffle_vector(one, vector(ir.Undefined), every)
+                        builder.store(emit(builder, fma, x, y, builder.load(t)), t)
+
+            total = sums(wide)
+            if single:
+                of_run = sums(vector)
+                with cgutils.for_range_slice(builder, k0, k1, index(RUN)) as (k, _):
+                    end = builder.add(k, index(RUN))
+                    more = builder.icmp_signed("<", end, k1)
+                    add(of_run, k, builder.select(more, end, k1))
+                    for t, part in zip(total, of_run, strict=True):
+                        value = builder.fpext(builder.load(part), wide)
+                        builder.store(builder.fadd(builder.load(t), value), t)
+                    clear(of_run, vector)
+            else:
+                add(total, k0, k1)
             begun = builder.icmp_signed("!=", k0, index(0))
             length = cgutils.unpack_tuple(builder, out.shape)[1]
             for r, t in enumerate(total):
@@ -137,9 +163,7 @@ def _sums(emit: Emit, rows_at_once: dict[int, int], stride: int | None) -> Any:
                 before = builder.load(address)
                 before.align = 8
                 before = builder.select(begun, before, ir.Constant(wide, [0.0] * width))
-                value = builder.load(t)
-                value = builder.fpext(value, wide) if single else value
-                builder.store(builder.fadd(before, value), address).align = 8
+                builder.store(builder.fadd(before, builder.load(t)), address).align = 8
             return context.get_dummy_value()
 
         return types.void(
@@ -149,23 +173,13 @@ def _sums(emit: Emit, rows_at_once: dict[int, int], stride: int | None) -> Any:
     return sums
 
 
-_inner_products = _sums(_multiply, ROWS_AT_ONCE, None)
-_square_distances = _sums(_square_difference, {4: 1, 8: 1}, 1)
+_inner_products = _sums(_multiply, one_vector=False)
+_square_distances = _sums(_square_difference, one_vector=True)
 
 
-def _of_dtype(by_size: dict[int, int]) -> Any:
-    """A jitted function of an array: the number for its dtype, known when compiling."""
-    of_float32, of_float64 = by_size[4], by_size[8]
-
-    @njit
-    def number(array: Floats) -> int:
-        return of_float32 if array.itemsize == 4 else of_float64
-
-    return number
-
-
-_longest_run = _of_dtype(RUN)
-_rows_at_once = _of_dtype(ROWS_AT_ONCE)
+@njit
+def _rows_at_once(panels: Floats) -> int:
+    return ROWS_OF_FLOAT32 if panels.itemsize == 4 else ROWS_OF_FLOAT64
 
 
 @njit
@@ -177,11 +191,11 @@ def inner_products(
     product : (·, ·) float64, C-contiguous; rows, columns : panels. All numbers are whole panels.
     """
     panel, features = rows.shape[2], rows.shape[1]
-    runs = -(-features // _longest_run(rows))
+    blocks = -(-features // BLOCK)
     together = _rows_at_once(rows)
     flat = rows.reshape(-1)
-    for run in range(runs):
-        k0, k1 = run * features // runs, (run + 1) * features // runs
+    for block in range(blocks):
+        k0, k1 = block * features // blocks, (block + 1) * features // blocks
         for c in range(0, width, panel):
             right = columns[(j0 + c) // panel]
             for r in range(0, count, together):
@@ -194,7 +208,7 @@ def inner_products(
 def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
     """out[0, c] = |vector − vector c of the panel|²; out : (1, P) float64."""
     features = panel.shape[0]
-    runs = -(-features // _longest_run(panel))
-    for run in range(runs):
-        k0, k1 = run * features // runs, (run + 1) * features // runs
+    blocks = -(-features // BLOCK)
+    for block in range(blocks):
+        k0, k1 = block * features // blocks, (block + 1) * features // blocks
         _square_distances(out, 0, 0, vector, 0, panel, k0, k1)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.engine.products import Floats, empty_panels
+from ntk_numba.engine.transpose import transpose
 from ntk_numba.files.source import Source
 from ntk_numba.jit import kernel, njit
 from ntk_numba.network import MLP
@@ -49,6 +50,15 @@ def _sum_of_squares(v: Floats) -> float:
     return total
 
 
+@njit(fastmath={"nnan", "nsz"})
+def _largest(v: Floats) -> float:
+    """The largest |v|."""
+    largest = 0.0
+    for k in range(v.size):
+        largest = max(largest, abs(v[k]))
+    return largest
+
+
 @kernel(parallel=True)
 def normalise(
     x: Floats,
@@ -60,7 +70,8 @@ def normalise(
 ) -> None:
     """Fill panels = x/|x| − centre, spread = |panels|²/4, norm = |x| of samples first, first + 1, …
 
-    A row is scaled by a power of two, so that no square overflows or underflows.
+    A row of very large or small entries is scaled by a power of two, so that no square overflows
+    or underflows.
     """
     features, width = x.shape[1], panels.shape[2]
     real = panels.dtype.type
@@ -68,22 +79,26 @@ def normalise(
     begin, end = first // width, -(-(first + x.shape[0]) // width)
     for p in numba.prange(begin, end):
         row = np.empty(features)
-        for i in range(max(first, p * width), min(first + x.shape[0], (p + 1) * width)):
-            largest = 0.0
+        some = np.empty((width, features), panels.dtype)
+        low, high = max(first, p * width), min(first + x.shape[0], (p + 1) * width)
+        for i in range(low, high):
             for k in range(features):
                 row[k] = x[i - first, k]
-                largest = max(largest, abs(row[k]))
-            scale = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
-            for k in range(features):
-                row[k] /= scale
+            largest = _largest(row)
+            scale = 1.0
+            if largest > 0 and not 2.0**-400 < largest < 2.0**400:
+                scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+                for k in range(features):
+                    row[k] /= scale
             length = math.sqrt(_sum_of_squares(row))
             norm[i] = length * scale
             divisor = length if largest > 0 else 1.0
             for k in range(features):
                 v = real(row[k] / divisor - centre[k])
-                panels[p, k, i - p * width] = v
+                some[i - low, k] = v
                 row[k] = v
             spread[i] = _sum_of_squares(row) / 4
+        transpose(panels[p], 0, low - p * width, some, 0, 0, high - low, features, features)
 
 
 def centre_of(x: Source) -> NDArray[np.float64]:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.activations.base import OBTUSE
-from ntk_numba.engine.mirror import mirror
 from ntk_numba.engine.products import Floats, inner_products, square_distances
 from ntk_numba.engine.recursion import Layers, all_layers
 from ntk_numba.engine.samples import Samples
+from ntk_numba.engine.transpose import transpose
 from ntk_numba.jit import kernel, njit, take_number
 
 STRIP = 64  # rows
@@ -181,9 +181,10 @@ def compute_tile(
         if mirrored:
             for out in (nngp, ntk):
                 for layer in range(out.shape[0]):
-                    mirror(
+                    transpose(
+                        out[layer], t[MIRROR_ROW], t[MIRROR_COLUMN] + first,
                         out[layer], t[TO_ROW] + first, t[TO_COLUMN], count, across,
-                        t[MIRROR_ROW], t[MIRROR_COLUMN] + first, first if on_diagonal else width,
+                        first if on_diagonal else width,
                     )  # fmt: skip
 
 
@@ -216,7 +217,7 @@ def compute_tiles(
             k = take_number(counter)
 
 
-@kernel()
+@kernel(parallel=True)
 def compute_diagonal(
     samples: Samples,
     count: int,
@@ -225,11 +226,12 @@ def compute_diagonal(
     ntk: Floats,
 ) -> None:
     """Σ(x,x) and Θ(x,x) by the same arithmetic as a tile's: outputs (layers, count, 1)."""
-    working = np.empty((3, 1), samples.std.dtype)
-    for i in range(count):
-        working[0, 0] = 0
-        working[1, 0] = 1
-        all_layers(
-            working[0], working[1], working[2], False, i, i, samples, samples, layers,
-            i, nngp, ntk, 0,
-        )  # fmt: skip
+    for strip in numba.prange(-(-count // STRIP)):
+        working = np.empty((3, 1), samples.std.dtype)
+        for i in range(strip * STRIP, min((strip + 1) * STRIP, count)):
+            working[0, 0] = 0
+            working[1, 0] = 1
+            all_layers(
+                working[0], working[1], working[2], False, i, i, samples, samples, layers,
+                i, nngp, ntk, 0,
+            )  # fmt: skip

@@ -1,6 +1,6 @@
-"""The mirror image of a block: its transpose, by squares that fit the registers.
+"""The transpose of a block, by squares that fit the registers.
 
-Element by element, copying a transposed block took as long as two layers of the recursion.
+Element by element, writing a tile's mirror image took as long as two layers of the recursion.
 """
 
 from typing import Any
@@ -59,20 +59,20 @@ def _transpose_square(typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: A
 
 
 @njit
-def mirror(
-    out: Floats, row: int, col: int, height: int, width: int, to_row: int, to_col: int, lead: int
-) -> None:
-    """Write the transpose of a block of `out` into `out`; of its row i the first i + lead entries.
+def transpose(
+    out: Floats, to_row: int, to_col: int, block: Floats, row: int, col: int, height: int,
+    width: int, lead: int,
+) -> None:  # fmt: skip
+    """Write the transpose of block[row : row + height, col : col + width] to out[to_row:, to_col:].
 
-    row, col : where the block of height × width begins; to_row, to_col : where its transpose does
-    lead : `width` or more for all of it
+    lead : of row i the first i + lead entries only; `width` or more for all
     """
     square = SQUARE_BYTES // out.itemsize
     for j0 in range(0, width, square):
         for i0 in range(max(0, j0 - lead) // square * square, height, square):
             if i0 + square <= height and j0 + square <= min(width, i0 + lead):
-                _transpose_square(out, to_row + j0, to_col + i0, out, row + i0, col + j0)  # type: ignore[call-arg]
+                _transpose_square(out, to_row + j0, to_col + i0, block, row + i0, col + j0)  # type: ignore[call-arg]
                 continue
             for j in range(j0, min(j0 + square, width)):
                 for i in range(max(i0, j + 1 - lead), min(i0 + square, height)):
-                    out[to_row + j, to_col + i] = out[row + i, col + j]
+                    out[to_row + j, to_col + i] = block[row + i, col + j]
