@@ -4,9 +4,9 @@ Vectors lie in panels, (panels, n0, P): P = 16 of them in float64, 32 in float32
 128 bytes. One layout serves as rows and as columns, is made once for all tiles, and is loaded by
 whole aligned vectors.
 
-A sum runs over the features in order, each term by one fused multiply-add; in float32, runs of `RUN`
-terms, which are then added in float64. So an entry's bits depend on its
-two vectors and on nothing else: not on its place, nor on how wide the processor's vectors are.
+A sum runs over the features in order, each term by one fused multiply-add; in float32 runs of `RUN`
+terms, which are then added in float64. So an entry's bits depend on its two vectors and on nothing
+else: not on its place, nor on how wide the processor's vectors are.
 Libraries promise neither (OpenBLAS's float32 product has other bits at the edges of its blocks),
 and lose several bits more in float32, where they sum hundreds of terms.
 """
@@ -34,8 +34,8 @@ BLOCK = 400
 RUN = 128
 
 # Rows whose sums are in registers at once: 128 bytes each, and 256 more for float32's in float64.
-# Twice as many in float32 were 4 % slower, half as many in float64 1 to 3 %; with AVX2, 4 in float64
-# 15 %.
+# Twice as many in float32 were 4 % slower, half as many in float64 1 to 3 %; with AVX2, twice as
+# many in float64 15 %.
 _many_registers = llvm.get_host_cpu_features().get("avx512f")
 ROWS_OF_FLOAT32, ROWS_OF_FLOAT64 = (4, 8) if _many_registers else (2, 2)
 
