@@ -1,7 +1,8 @@
-"""Tables in Markdown, and the machine they were made on."""
+"""Tables in Markdown, the machine they were made on, and RESULTS.md."""
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import ntk_numba
 
 PACKAGES = ("numba", "numpy", "h5py")
+RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def machine() -> str:
@@ -38,3 +40,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def spread(seconds: Sequence[float]) -> str:
     """Minimum and median."""
     return f"{min(seconds):.3f} ({np.median(seconds):.3f})"
+
+
+def save(name: str, text: str) -> None:
+    """Put a table's section into RESULTS.md, in place of the one that is there."""
+    section = f"## {name}\n\n{text.strip()}\n"
+    old = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
+    sections = re.split(r"\n(?=## )", old.rstrip() + "\n")
+    for k, existing in enumerate(sections):
+        if existing.startswith(f"## {name}\n"):
+            sections[k] = section
+            break
+    else:
+        sections.append(section)
+    RESULTS.write_text("\n".join(s.rstrip() + "\n" for s in sections))
