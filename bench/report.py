@@ -42,6 +42,11 @@ def spread(seconds: Sequence[float]) -> str:
     return f"{min(seconds):.3f} ({np.median(seconds):.3f})"
 
 
+def section(name: str, what: str, *parts: str) -> str:
+    """The text that `save` takes: how it was made, and where, above its tables."""
+    return "\n\n".join([f"`python -m bench {name}` on {machine()}", what, *parts])
+
+
 def save(name: str, text: str) -> None:
     """Put a table's section into RESULTS.md, in place of the one that is there."""
     section = f"## {name}\n\n{text.strip()}\n"
