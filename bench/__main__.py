@@ -1,27 +1,38 @@
-"""``python -m bench`` makes all tables and bench/RESULTS.md; ``python -m bench speed`` one."""
+"""``python -m bench`` makes all tables and pictures; ``python -m bench speed`` one of them.
 
-import sys
+Each table is put into bench/RESULTS.md in place of the one that is there.
+"""
+
+import argparse
 from pathlib import Path
 
-from bench import accuracy, report, speed
+from bench import accuracy, disk, growth, peers, recursion, report, speed, start, threads
 
-TABLES = {"accuracy": accuracy, "speed": speed}
+TABLES = {
+    "accuracy": accuracy.main,
+    "speed": speed.main,
+    "recursion": recursion.main,
+    "threads": threads.main,
+    "peers": peers.main,
+    "disk": disk.main,
+    "start": start.main,
+    "growth": growth.main,
+}
 
 
 def main() -> None:
     """Make the tables named on the command line, or all of them."""
-    wanted = sys.argv[1:] or list(TABLES)
-    for name in wanted:
-        if name not in TABLES:
-            sys.exit(f"bench: no table {name!r}; there are {', '.join(TABLES)}")
-    text = f"{report.machine()}\n"
-    print(text)
-    for name in wanted:
-        section = f"## {name.capitalize()}\n\n`python -m bench {name}`\n\n{TABLES[name].main()}\n"
-        print(section, flush=True)
-        text += f"\n{section}"
-    if wanted == list(TABLES):
-        Path(__file__).with_name("RESULTS.md").write_text(f"# Results\n\n{text}")
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
+    parser.add_argument("--n", type=int, default=disk.N, help="N of the table disk")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the table disk writes")
+    options = parser.parse_args()
+    if unknown := set(options.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    for name in options.tables or TABLES:
+        text = disk.main(options.n, options.folder) if name == "disk" else TABLES[name]()
+        print(f"{name}\n\n{text}\n", flush=True)
+        report.save(name, text)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from mpmath import mp, mpf
 
 import ntk_numba as nk
-from bench.report import table
+from bench.report import section, table
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import oracle
@@ -87,11 +87,12 @@ def main() -> str:
             row += [f"{max(f[k][:depth].max() for f in found):.1e}" for k in (0, 1)]
             row.insert(-1, f"{bound:.0e}")
     pairs = PAIRS * len(NETWORKS) * len(FEATURES)
-    return (
+    return section(
+        "accuracy",
         f"Largest error relative to √(K(x,x)·K(x',x')) over {pairs:,} difficult pairs per dtype, "
-        "ReLU, all layers up to L\n\n"
-        + table(
+        "ReLU, all layers up to L",
+        table(
             ["L", "float64", "promised", "usual formula", "float32", "promised", "usual formula"],
             rows,
-        )
+        ),
     )

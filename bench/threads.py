@@ -1,4 +1,4 @@
-"""One thread against all of them."""
+"""One thread against two, four, …, all."""
 
 import numpy as np
 
@@ -11,38 +11,41 @@ N, DEPTH, REPEATS = 10_000, 4, 5
 FEATURES = (64, 784)
 
 
-def row(n0: int, dtype: str, most: int) -> list[str]:
-    """One job, both ways."""
+def counts() -> list[int]:
+    """1, 2, 4, … and all."""
+    most = available_threads()
+    return sorted({min(1 << k, most) for k in range(most.bit_length() + 1)})
+
+
+def times(n0: int, dtype: str) -> dict[int, list[float]]:
+    """Seconds of one job with each number of threads, in turn."""
     net = nk.MLP(DEPTH, b_std=0.1)
     x = np.random.default_rng(0).standard_normal((N, n0)).astype(dtype)
     out = nk.Gram(None, np.empty((N, N), dtype))
-    one, all_ = in_turn(
-        {
-            str(k): lambda k=k: nk.gram(net, x, kernels="ntk", out=out, threads=k)  # type: ignore[misc]
-            for k in (1, most)
-        },
-        REPEATS,
-    ).values()
-    return [
-        f"{n0}",
-        dtype,
-        spread(one),
-        spread(all_),
-        f"{np.median(np.array(one) / all_):.2f}",
-    ]
+    works = {
+        str(k): lambda k=k: nk.gram(net, x, kernels="ntk", out=out, threads=k)  # type: ignore[misc]
+        for k in counts()
+    }
+    return {int(k): t for k, t in in_turn(works, REPEATS).items()}
+
+
+def row(n0: int, dtype: str) -> list[str]:
+    """One job with each number of threads."""
+    found = times(n0, dtype)
+    one = np.array(found[1])
+    ratios = [f"{np.median(one / found[k]):.2f}" for k in counts()[1:]]
+    return [f"{n0}", dtype, *(spread(t) for t in found.values()), *ratios]
 
 
 def main() -> str:
     """The table."""
-    most = available_threads()
-    if most == 1:
-        return section("threads", "There is one core only.")
+    head = [f"{k} thread{'s' * (k > 1)}" for k in counts()]
     return section(
         "threads",
         f"Θ of N = {N:,} samples, L = {DEPTH}, ReLU, β = 0.1, in memory; seconds, minimum (median) "
         f"of {REPEATS}; ratio, median of the rounds'",
         table(
-            ["n0", "dtype", "1 thread", f"{most} threads", "ratio"],
-            [row(n0, dtype, most) for n0 in FEATURES for dtype in ("float64", "float32")],
+            ["n0", "dtype", *head, *(f"ratio 1 : {k}" for k in counts()[1:])],
+            [row(n0, dtype) for n0 in FEATURES for dtype in ("float64", "float32")],
         ),
     )

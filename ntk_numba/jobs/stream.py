@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -87,7 +87,7 @@ def write_gram(
             f"Choose another output, or overwrite it"
         )
     with GramWriter(target, contents) as writer:
-        _stream(plan, x, z, writer, progress)
+        stream_tiles(plan, x, z, writer, progress)
     return open_gram(target)
 
 
@@ -98,7 +98,17 @@ def _existing(target: Path) -> GramFile:
         raise ValueError(f"{error}. Choose another output, or overwrite it") from None
 
 
-def _stream(plan: Plan, x: Source, z: Source | None, writer: GramWriter, progress: bool) -> None:
+class TileWriter(Protocol):
+    """What takes finished tiles, in any order: a `GramWriter`."""
+
+    def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[Any]) -> None:
+        """Take tile (i, j) of a kernel, a whole chunk, C-contiguous, which is used anew later."""
+
+
+def stream_tiles(
+    plan: Plan, x: Source, z: Source | None, writer: TileWriter, progress: bool
+) -> None:
+    """Compute all tiles of a plan and write them meanwhile."""
     kernel = make_kernel(plan, x)
     grid = plan.grid
     height, width = grid.chunk

@@ -1,0 +1,129 @@
+"""A job to disk against its limit, the larger of computing its entries and writing its bytes.
+
+- computing: the same job in memory limits of the same size, its tiles dropped when they are done;
+- writing: as many bytes by a plain program, in the faster of two ways, with one fsync at the end.
+
+The job is the command line in a process of its own, from its start to its end: reading, checking
+and hashing the data, computing, writing, fsync.
+"""
+
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import ntk_numba as nk
+from bench.report import section, table
+from bench.timing import seconds
+from ntk_numba.files.source import open_source
+from ntk_numba.jobs.plan import make_plan
+from ntk_numba.jobs.stream import stream_tiles
+
+N, FEATURES, DEPTH, B_STD, REPEATS = 60_000, 784, 4, 0.1, 2
+MEMORY = "2GiB"
+BLOCK = 16 << 20
+
+
+class Dropped:
+    """In the place of a `GramWriter`: what is computed goes nowhere."""
+
+    def write(self, *tile: object) -> None:
+        """Do nothing."""
+
+
+def compute(data: Path) -> None:
+    """The job without its file."""
+    source = open_source(data, "X")
+    source.check()
+    _ = source.digest
+    plan = make_plan(nk.MLP(DEPTH, b_std=B_STD), source, kernels="ntk", memory=MEMORY)
+    stream_tiles(plan, source, None, Dropped(), progress=False)
+
+
+def write(path: Path, size: int, direct: bool) -> None:
+    """`size` bytes in blocks, through the page cache or past it, and one fsync."""
+    block = mmap.mmap(-1, BLOCK)  # past the cache, memory has to begin with a page
+    block.write(np.random.default_rng(0).bytes(BLOCK))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | (os.O_DIRECT if direct else 0)
+    file = os.open(path, flags)
+    try:
+        os.posix_fallocate(file, 0, size)
+        for at in range(0, size // BLOCK * BLOCK, BLOCK):
+            os.pwrite(file, block, at)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def run(data: Path, output: Path) -> int:
+    """The job, in a process of its own; the most memory that was resident, in bytes."""
+    network = ["--depth", str(DEPTH), "--b-std", str(B_STD)]
+    limits = ["--memory", MEMORY, "--quiet"]
+    command = [sys.executable, "-m", "ntk_numba", "gram", data, "-o", output, *network, *limits]
+    job = subprocess.Popen(command)
+    _, status, usage = os.wait4(job.pid, 0)
+    if status:
+        raise RuntimeError(f"the job ended with status {status}")
+    return usage.ru_maxrss * 1024
+
+
+def row(n: int, dtype: str, folder: Path) -> list[str]:
+    """All of it for one dtype, in turn."""
+    size = n * n * np.dtype(dtype).itemsize
+    data, output = folder / "x.npy", folder / "gram.h5"
+    np.save(data, np.random.default_rng(0).standard_normal((n, FEATURES)).astype(dtype))
+    nk.gram(nk.MLP(DEPTH), np.ones((3, 2), dtype))  # compiled, if it was not
+    resident = []
+    works: dict[str, Callable[[], object]] = {
+        "compute": lambda: compute(data),
+        "cached": lambda: write(output, size, direct=False),
+        "direct": lambda: write(output, size, direct=True),
+        "job": lambda: resident.append(run(data, output)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(REPEATS):
+        for name, work in works.items():
+            output.unlink(missing_ok=True)
+            os.sync()  # nothing of the one before is still on its way
+            time.sleep(1)
+            times[name].append(seconds(work))
+    output.unlink()
+    best = {name: min(t) for name, t in times.items()}
+    plain = min(best["cached"], best["direct"])
+    ratios = [
+        times["job"][k] / max(times["compute"][k], min(times["cached"][k], times["direct"][k]))
+        for k in range(REPEATS)
+    ]
+    return [
+        f"{n:,}",
+        dtype,
+        f"{size / 1e9:.1f} GB",
+        *(" ".join(f"{t:.1f}" for t in times[name]) for name in ("job", "compute")),
+        *(" ".join(f"{t:.1f}" for t in times[name]) for name in ("cached", "direct")),
+        f"{size / plain / 1e9:.2f} GB/s",
+        " ".join(f"{r:.2f}" for r in ratios),
+        f"{max(resident) / 2**30:.2f} GiB",
+    ]
+
+
+def main(n: int = N, folder: Path = Path()) -> str:
+    """The table, for N = `n`, in `folder`."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as name:
+        rows = [row(n, dtype, Path(name)) for dtype in ("float32", "float64")]
+    return section(
+        "disk",
+        f"Θ of N samples, n0 = {FEATURES}, L = {DEPTH}, ReLU, β = {B_STD}, to a file with a "
+        f"memory limit of {MEMORY}; seconds of each of {REPEATS} rounds; the ratio is the job's "
+        f"time to the larger of computing and the faster way of writing, in each round",
+        table(
+            ["N", "dtype", "file", "job", "computing alone", "writing, page cache",
+             "writing, direct", "disk", "ratio", "most resident"],
+            rows,
+        ),
+    )  # fmt: skip

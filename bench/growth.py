@@ -1,0 +1,106 @@
+"""How the time grows with N, depth, n0 and threads; a picture and a law of two numbers.
+
+The law is t = (a·n0 + b·L)·N(N + 1)/2, with a and b fitted to all points by least squares of the
+relative error.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import ntk_numba as nk
+from bench import threads
+from bench.report import section, table
+from bench.timing import seconds
+from ntk_numba.machine import available_threads
+
+N, FEATURES, DEPTH, DTYPE, REPEATS = 10_000, 784, 4, "float32", 3
+PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
+
+
+class Point(NamedTuple):
+    """A job: Θ in memory."""
+
+    n: int = N
+    features: int = FEATURES
+    depth: int = DEPTH
+
+    @property
+    def terms(self) -> np.ndarray:
+        """What a and b are multiplied with."""
+        return np.array([self.features, self.depth]) * self.n * (self.n + 1) / 2
+
+
+AXES = {
+    "N": [Point(n=n) for n in (2_500, 5_000, 10_000, 20_000, 40_000)],
+    "depth L": [Point(features=64, depth=d) for d in (2, 4, 8, 16, 32, 64)],
+    "features n0": [Point(features=f) for f in (16, 64, 256, 1_024, 4_096)],
+}
+
+
+def measure(point: Point) -> float:
+    """Seconds, the least."""
+    x = np.random.default_rng(0).standard_normal((point.n, point.features)).astype(DTYPE)
+    net = nk.MLP(point.depth, b_std=0.1)
+    out = nk.Gram(None, np.zeros((point.n, point.n), DTYPE))
+    return min(seconds(lambda: nk.gram(net, x, kernels="ntk", out=out)) for _ in range(1 + REPEATS))
+
+
+def draw(
+    times: dict[str, list[float]], law: np.ndarray, by_threads: dict[int, float], where: Path
+) -> None:
+    """One panel for N, depth, n0 and threads each."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.9), layout="constrained")
+    panels = figure.subplots(1, 4)
+    for panel, (name, points) in zip(panels, AXES.items(), strict=False):
+        field = {"N": "n", "depth L": "depth", "features n0": "features"}[name]
+        at = [getattr(p, field) for p in points]
+        panel.loglog(at, [p.terms @ law for p in points], color="0.7", label="(a·n0 + b·L)·N²/2")
+        panel.loglog(at, times[name], "o", color="C0", label="measured")
+        panel.set_xlabel(name)
+    panels[0].set_ylabel("seconds")
+    panels[0].legend(frameon=False)
+    most = np.array(list(by_threads))
+    panels[3].loglog(most, by_threads[1] / most, color="0.7", label="1/threads")
+    panels[3].loglog(most, list(by_threads.values()), "o", color="C0")
+    panels[3].set_xlabel("threads")
+    panels[3].set_xticks(most, [str(k) for k in most], minor=False)
+    panels[3].minorticks_off()
+    panels[3].legend(frameon=False)
+    for panel in panels:
+        panel.grid(which="major", color="0.93")
+        panel.spines[["top", "right"]].set_visible(False)
+    where.parent.mkdir(exist_ok=True)
+    figure.savefig(where, dpi=150)
+
+
+def main() -> str:
+    """The tables and the picture."""
+    times = {name: [measure(p) for p in points] for name, points in AXES.items()}
+    flat = [(p, t) for name in AXES for p, t in zip(AXES[name], times[name], strict=True)]
+    matrix = np.array([p.terms / t for p, t in flat])
+    law = np.linalg.lstsq(matrix, np.ones(len(flat)), rcond=None)[0]
+    by_threads = {k: min(t) for k, t in threads.times(FEATURES, DTYPE).items()}
+    draw(times, law, by_threads, PICTURE)
+    rows = [
+        [
+            name,
+            f"{p.n:,}",
+            f"{p.depth}",
+            f"{p.features:,}",
+            f"{t:.3f}",
+            f"{t / (p.terms @ law):.2f}",
+        ]
+        for name in AXES
+        for p, t in zip(AXES[name], times[name], strict=True)
+    ]
+    return section(
+        "growth",
+        f"Θ, ReLU, β = 0.1, {DTYPE}, in memory, {available_threads()} threads; seconds, least of "
+        f"{REPEATS} after one more. Fitted to all rows: t = (a·n0 + b·L)·N(N + 1)/2 with "
+        f"a = {law[0] * 1e9:.4f} ns and b = {law[1] * 1e9:.3f} ns",
+        table(["along", "N", "L", "n0", "seconds", "seconds / law"], rows),
+    )
