@@ -63,9 +63,7 @@ class Kernel:
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """New arrays for (nngp, ntk), (layers, rows, columns) where wanted."""
         nngp, ntk = (
-            np.empty(
-                (self.layers, rows, columns) if name in self.kernels else (0, 1, 1), self.dtype
-            )
+            aligned((self.layers, rows, columns) if name in self.kernels else (0, 1, 1), self.dtype)
             for name in KERNELS
         )
         return nngp, ntk

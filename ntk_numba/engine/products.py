@@ -22,6 +22,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ntk_numba.files.direct import PAGE
 from ntk_numba.jit import njit
 
 Floats = NDArray[np.floating]
@@ -48,10 +49,10 @@ def panel_width(dtype: Any) -> int:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """A new array that begins at a cache line, where vector loads are cheapest."""
+    """A new array that begins at a page: a cache line for loads, what direct writes ask for."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    raw = np.empty(size + PAGE, np.uint8)
+    start = -raw.ctypes.data % PAGE
     return raw[start : start + size].view(dtype).reshape(shape)
 
 

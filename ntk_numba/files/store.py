@@ -1,8 +1,9 @@
 """Writing a Gram file: an ordinary HDF5 file whose chunks are the tiles.
 
 HDF5 lays the file out, once: fixed dimensions, early allocation and no filter give every chunk a
-computed address. The tiles are then written there by plain system calls, which need no lock, so
-that writing overlaps computing. Until it is complete the file is called ``<name>.partial``.
+computed address. The tiles are then written there by plain system calls (see `direct`), which need
+no lock, so that writing overlaps computing. Until it is complete the file is called
+``<name>.partial``.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.files.direct import PAGE, set_direct, write_at
 from ntk_numba.grid import Grid, show_bytes
 from ntk_numba.network import MLP
 
@@ -91,6 +93,7 @@ class GramWriter:
             self._allocate(contents.bytes)  # so that a full disk is met here and not within HDF5
             self._offsets = self._lay_out()
             self._allocate(os.fstat(self._fd).st_size)
+            set_direct(self._fd, self._chunk_bytes % PAGE == 0)
         except BaseException:
             self._discard()
             os.close(self._fd)
@@ -106,7 +109,10 @@ class GramWriter:
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         properties.set_obj_track_times(False)  # the same job gives the same bytes
         offsets = {}
-        with h5py.File(self._partial, "w", libver=("v110", "v110"), locking=False) as file:
+        with h5py.File(
+            self._partial, "w", libver=("v110", "v110"), locking=False,
+            alignment_threshold=PAGE, alignment_interval=PAGE,
+        ) as file:  # fmt: skip
             file.attrs["format"] = FORMAT
             file.attrs["format_version"] = FORMAT_VERSION
             file.attrs["package_version"] = _package_version()
@@ -156,11 +162,8 @@ class GramWriter:
         grid = self._contents.grid
         index = (layer * grid.down + i) * grid.across + j
         at = self._offsets[kernel] + index * self._chunk_bytes
-        view = memoryview(block.data).cast("B")
         try:
-            while view:
-                written = os.pwrite(self._fd, view, at)
-                view, at = view[written:], at + written
+            write_at(self._fd, block, at)
         except OSError as error:
             raise OSError(f"{self._partial} cannot be written: {error.strerror}") from None
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ntk_numba.engine.products import aligned
 from ntk_numba.engine.tile import (
     COLUMN,
     HEIGHT,
@@ -20,6 +21,7 @@ from ntk_numba.engine.tile import (
     TO_ROW,
     WIDTH,
 )
+from ntk_numba.files.direct import PAGE, set_direct, write_at
 from ntk_numba.files.source import Source
 from ntk_numba.jobs.plan import Plan
 from ntk_numba.jobs.sweep import make_kernel
@@ -68,12 +70,13 @@ def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
 
 
 def _write_speed(folder: Path, size: int) -> float:
-    """Bytes a second, to the disk itself."""
-    block = np.random.default_rng(0).bytes(min(size, 1 << 20))
+    """Bytes a second, to the disk itself, written as a job's tiles are."""
+    block = aligned((min(size, 1 << 20),), np.uint8)
+    block[:] = np.random.default_rng(0).integers(256, size=block.size)
     with tempfile.TemporaryFile(dir=folder) as file:
+        set_direct(file.fileno(), block.size % PAGE == 0)
         start = time.perf_counter()
-        for _ in range(size // len(block)):
-            file.write(block)
-        file.flush()
+        for k in range(size // block.size):
+            write_at(file.fileno(), block, k * block.size)
         os.fsync(file.fileno())
         return size / (time.perf_counter() - start)
