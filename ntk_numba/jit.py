@@ -6,7 +6,7 @@ reassociate nor contract, so an entry's bits depend neither on where in a vector
 the vector's length.
 
 Functions called from compiled code count no references to arrays: each view would cost two atomic
-operations on a counter that all threads share, a tenth of the time of a job. They cannot allocate.
+operations on a counter that all threads share, 4 to 7 % of a job. They cannot allocate.
 """
 
 import hashlib

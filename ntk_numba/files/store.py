@@ -248,8 +248,10 @@ def _lock(partial: Path) -> int:
         if not partial.exists() or partial.stat().st_ino != os.fstat(fd).st_ino:
             raise BlockingIOError  # the other one has finished in between
         os.ftruncate(fd, 0)
-    except BlockingIOError:
+    except BaseException as error:
         os.close(fd)
+        if not isinstance(error, BlockingIOError):
+            raise
         raise BlockingIOError(
             f"{partial} is being written by another process; wait for it, or choose another output"
         ) from None

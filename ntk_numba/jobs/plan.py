@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.engine.tile import STRIP
 from ntk_numba.files.source import BLOCK_BYTES, Source
 from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
@@ -167,10 +168,11 @@ def make_plan(
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
 
-    # per tile row: unit vectors and spread, std, weight and bias of every layer, norm; the
-    # statistics of a band are made in extended precision, a few vectors at a time
-    row = (features + 1) * 8 + 3 * net.depth * real.itemsize + 8 + 6 * 16
-    scratch = count * (tile * tile * 8 + 3 * tile * real.itemsize)
+    # of a sample: panel, spread and norm, std, weight and bias of every layer; the statistics of a
+    # band are made in extended precision, a few vectors at a time
+    row = (features + 3 * net.depth) * real.itemsize + 2 * 8 + 6 * 16
+    # of a thread: `tile.Scratch`
+    scratch = count * (STRIP * tile * 8 + (3 * tile + features) * real.itemsize)
     reading = 3 * max(BLOCK_BYTES, features * 8)
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held
@@ -193,7 +195,7 @@ def make_plan(
         raise ValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
             f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
-            f"(tiles of {tile} × {tile}, {count} threads, rows of {show_bytes(features * 8)})"
+            f"(tiles of {tile} × {tile}, {count} threads, rows of {show_bytes(features * real.itemsize)})"
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
