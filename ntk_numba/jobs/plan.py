@@ -195,7 +195,7 @@ def make_plan(
         raise ValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
             f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
-            f"(tiles of {tile} × {tile}, {count} threads, rows of {show_bytes(features * real.itemsize)})"
+            f"(tiles of {tile} × {tile}, {count} threads, {features} features)"
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
