@@ -103,6 +103,24 @@ def _take_number(typingctx: Any, counter: Any) -> Any:
 take_number: Any = intrinsic(_take_number)
 
 
+def _extreme(comparison: str) -> Any:
+    """a if a < b (or a > b), else b, of numbers that are not NaN: a loop over it vectorises."""
+
+    def extreme(typingctx: Any, a: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            flags = ("nnan", "nsz")
+            first = builder.fcmp_ordered(comparison, *args, flags=flags)
+            return builder.select(first, *args, flags=flags)
+
+        return a(a, a), codegen
+
+    return intrinsic(extreme)
+
+
+smaller: Any = _extreme("<")
+larger: Any = _extreme(">")
+
+
 def polynomial(coefficients: dict[Any, tuple[float, ...]]) -> Any:
     """Horner's rule for the dtype of the argument, highest power first, written out in full.
 
@@ -110,16 +128,26 @@ def polynomial(coefficients: dict[Any, tuple[float, ...]]) -> Any:
     not vectorise the loop around it.
     """
 
+    def chain(builder, constants, x):
+        value = constants[0]
+        for c in constants[1:]:
+            value = builder.fma(value, x, c)
+        return value
+
     @intrinsic
     def horner(typingctx: Any, x: Any) -> Any:
         real = np.float32 if x == types.float32 else np.float64
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             constants = [ir.Constant(args[0].type, float(real(c))) for c in coefficients[real]]
-            value = constants[0]
-            for c in constants[1:]:
-                value = builder.fma(value, args[0], c)
-            return value
+            if len(constants) < 12:
+                return chain(builder, constants, args[0])
+            square = builder.fmul(args[0], args[0])
+            a = chain(builder, constants[0::2], square)
+            b = chain(builder, constants[1::2], square)
+            if len(constants) % 2:
+                return builder.fma(b, args[0], a)
+            return builder.fma(a, args[0], b)
 
         return x(x), codegen
 

@@ -56,17 +56,20 @@ class Kernel:
         self._scratch = Scratch(
             aligned((threads, STRIP, tile), float),
             aligned((threads, 3, tile), dtype),
+            *(aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile)),
             aligned((threads, self.features), dtype),
             aligned((threads, 1, panel_width(dtype)), float),
         )
 
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """New arrays for (nngp, ntk), (layers, rows, columns) where wanted."""
-        nngp, ntk = (
-            aligned((self.layers, rows, columns) if name in self.kernels else (0, 1, 1), self.dtype)
-            for name in KERNELS
-        )
+        nngp, ntk = (aligned(shape, self.dtype) for shape in self._shapes(rows, columns))
         return nngp, ntk
+
+    def _shapes(self, rows: int, columns: int) -> list[tuple[int, int, int]]:
+        return [
+            (self.layers, rows, columns) if name in self.kernels else (0, 1, 1) for name in KERNELS
+        ]
 
     def samples(self, source: Source, start: int, stop: int) -> Samples:
         """The samples start to stop of a source, with empty rows up to a whole number of tiles.

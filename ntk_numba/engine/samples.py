@@ -98,7 +98,7 @@ def normalise(
                 some[i - low, k] = v
                 row[k] = v
             spread[i] = _sum_of_squares(row) / 4
-        transpose(panels[p], 0, low - p * width, some, 0, 0, high - low, features, features)
+        transpose(panels[p], 0, low - p * width, some, high - low, features, features)
 
 
 def centre_of(x: Source) -> NDArray[np.float64]:

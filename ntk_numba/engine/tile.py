@@ -16,8 +16,8 @@ from ntk_numba.activations.base import OBTUSE
 from ntk_numba.engine.products import Floats, inner_products, square_distances
 from ntk_numba.engine.recursion import Layers, all_layers
 from ntk_numba.engine.samples import Samples
-from ntk_numba.engine.transpose import transpose
-from ntk_numba.jit import kernel, njit, take_number
+from ntk_numba.engine.transpose import copy, transpose
+from ntk_numba.jit import fma, kernel, larger, njit, smaller, take_number
 
 STRIP = 64  # rows
 
@@ -40,11 +40,14 @@ class Scratch(NamedTuple):
 
     product : (threads, STRIP, T) float64
     working : (threads, 3, T) rows z, w, τ
+    nngp, ntk : (threads, kept layers, STRIP, T) results; (threads, 0, 1, 1) if not wanted
     vector : (threads, n0);  distance : (threads, 1, P) float64
     """
 
     product: NDArray[np.float64]
     working: Floats
+    nngp: Floats
+    ntk: Floats
     vector: Floats
     distance: NDArray[np.float64]
 
@@ -56,9 +59,9 @@ def sine(spread: float, spread2: float, product: float) -> float:
 
 
 @njit
-def too_near(z: float, spread: float, spread2: float) -> bool:
-    """Whether the product has lost too much of z."""
-    return z <= spread * spread2 + CERTAINLY_NEAR
+def nearness(z: float, spread: float, spread2: float) -> float:
+    """At most 0 where the product has lost too much of z."""
+    return z - fma(spread, spread2, CERTAINLY_NEAR)
 
 
 @njit
@@ -74,20 +77,19 @@ def half_angles(
     spreads: NDArray[np.float64],
     z: Floats,
     w: Floats,
-    count: int,
 ) -> tuple[bool, bool]:
     """Fill z and w of a row from its inner products.
 
-    Returns whether an angle is obtuse, and whether one of the first `count` is to be repaired.
+    Returns whether an angle is obtuse, and whether one is to be repaired.
     """
-    obtuse, repairs = 0, 0
+    largest, nearest = 0.0, 1.0
     for j in range(z.size):
         s = sine(spread, spreads[j], product[j])
-        obtuse += s > OBTUSE
-        repairs += (too_near(s, spread, spreads[j]) | too_opposite(s)) & (j < count)
+        largest = larger(largest, s)
+        nearest = smaller(nearest, nearness(s, spread, spreads[j]))
         z[j] = s
         w[j] = 1 - s
-    return obtuse > 0, repairs > 0
+    return largest > OBTUSE, nearest <= 0 or too_opposite(largest)
 
 
 @njit
@@ -115,9 +117,8 @@ def repair(
             wanted = 0
             for j in range(c, min(c + width, z.size)):
                 s = sine(spread, columns.spread[j0 + j], product[j])
-                wanted += (
-                    too_opposite(s) if opposite else too_near(s, spread, columns.spread[j0 + j])
-                )
+                near = nearness(s, spread, columns.spread[j0 + j]) <= 0
+                wanted += too_opposite(s) if opposite else near
             if wanted == 0:
                 continue
             if not made:
@@ -131,7 +132,7 @@ def repair(
                 small = z.dtype.type(distance[0, j - c] / 4)
                 if opposite and too_opposite(s):
                     w[j], z[j] = small, 1 - small
-                elif not opposite and too_near(s, spread, columns.spread[j0 + j]):
+                elif not opposite and nearness(s, spread, columns.spread[j0 + j]) <= 0:
                     z[j], w[j] = small, 1 - small
 
 
@@ -153,6 +154,7 @@ def compute_tile(
     on_diagonal = t[MIRROR_ROW] == t[TO_ROW] and t[MIRROR_COLUMN] == t[TO_COLUMN]
     product = scratch.product[thread]
     working = scratch.working[thread]
+    nngp_strip, ntk_strip = scratch.nngp[thread], scratch.ntk[thread]
     vector, distance = scratch.vector[thread], scratch.distance[thread]
     panel = rows.panels.shape[2]
     for first in range(0, height, STRIP):
@@ -164,27 +166,33 @@ def compute_tile(
             i = first + r
             n = i + 1 if on_diagonal else width
             z, w, tau = working[0, :n], working[1, :n], working[2, :n]
-            spread, spreads = rows.spread[i0 + i], columns.spread[j0 : j0 + n]
-            products = product[r, :n]
-            others = n - 1 if on_diagonal else n
-            obtuse, repairs = half_angles(products, spread, spreads, z, w, others)
+            others = slice(0, i if on_diagonal else width)
+            z_others, w_others, products = z[others], w[others], product[r, others]
+            spread = rows.spread[i0 + i]
+            spreads = columns.spread[j0 : j0 + z_others.size]
+            obtuse, repairs = half_angles(products, spread, spreads, z_others, w_others)
             if repairs:
                 repair(
-                    products, i0 + i, j0, rows, columns, twice_centre, vector, distance, z, w
+                    products, i0 + i, j0, rows, columns, twice_centre, vector, distance,
+                    z_others, w_others,
                 )  # fmt: skip
             if on_diagonal:
                 z[i], w[i] = 0, 1
             all_layers(
                 z, w, tau, obtuse, i0 + i, j0, rows, columns, layers,
-                t[TO_ROW] + i, nngp, ntk, t[TO_COLUMN],
+                r, nngp_strip, ntk_strip, 0,
             )  # fmt: skip
-        if mirrored:
-            for out in (nngp, ntk):
-                for layer in range(out.shape[0]):
+        # of a row on the diagonal, as far as it was computed
+        lead = first + 1 if on_diagonal else width
+        for out, strip in ((nngp, nngp_strip), (ntk, ntk_strip)):
+            for layer in range(out.shape[0]):
+                copy(
+                    out[layer], t[TO_ROW] + first, t[TO_COLUMN], strip[layer], count, across, lead
+                )  # fmt: skip
+                if mirrored:
                     transpose(
                         out[layer], t[MIRROR_ROW], t[MIRROR_COLUMN] + first,
-                        out[layer], t[TO_ROW] + first, t[TO_COLUMN], count, across,
-                        first if on_diagonal else width,
+                        strip[layer], count, across, lead,
                     )  # fmt: skip
 
 

@@ -1,6 +1,10 @@
-"""The transpose of a block, by squares that fit the registers.
+"""Blocks on their way to where they stay, as they are or transposed, by lines of the cache.
 
 Element by element, writing a tile's mirror image took as long as two layers of the recursion.
+
+Whole lines go past the cache where they can. A matrix is larger than it, and the processor reads a
+line before it writes it otherwise, which is half of all traffic. Lines are whole if the output
+begins at one, as `products.aligned` sees to, and its rows are a number of lines long.
 """
 
 from typing import Any
@@ -12,67 +16,160 @@ from numba.extending import intrinsic
 from ntk_numba.engine.products import Floats
 from ntk_numba.jit import njit
 
-SQUARE_BYTES = 64  # to a row of a square: a cache line, 8 entries of float64 or 16 of float32
+LINE_BYTES = 64  # 8 entries of float64 or 16 of float32
+
+
+class _Lines:
+    """Loads and stores of lines in arrays of one dtype, in the making of an intrinsic."""
+
+    def __init__(self, builder: ir.IRBuilder, array: types.Array) -> None:
+        self._builder = builder
+        real, self._size = (
+            (ir.FloatType(), 4) if array.dtype == types.float32 else (ir.DoubleType(), 8)
+        )
+        self.length = LINE_BYTES // self._size
+        self._vector = ir.VectorType(real, self.length)
+
+    def _address(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
+        """Where array[i, j] stands; the array is C-contiguous."""
+        b = self._builder
+        width = cgutils.unpack_tuple(b, array.shape)[1]
+        at = b.gep(array.data, [b.add(b.mul(i, width), j)])
+        return b.bitcast(at, self._vector.as_pointer())
+
+    def load(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
+        """array[i, j : j + length], as a vector."""
+        value = self._builder.load(self._address(array, i, j))
+        value.align = self._size
+        return value
+
+    def store(self, value: ir.Value, array: Any, i: ir.Value, j: ir.Value, whole: bool) -> None:
+        """array[i, j : j + length] = value; past the cache, if that is a whole line of it."""
+        store = self._builder.store(value, self._address(array, i, j))
+        store.align = LINE_BYTES if whole else self._size
+        if whole:
+            one = ir.Constant(ir.IntType(32), 1)
+            store.set_metadata("nontemporal", self._builder.module.add_metadata([one]))
+
+    def are_whole(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
+        """Whether array[i, j] begins a line of the cache, and so array[i + 1, j] and all others."""
+        b = self._builder
+        at = b.ptrtoint(self._address(array, i, j), i.type)
+        stride = cgutils.unpack_tuple(b, array.strides)[0]
+        rest = b.and_(b.or_(at, stride), i.type(LINE_BYTES - 1))
+        return b.icmp_unsigned("==", rest, i.type(0))
+
+
+def _arrays(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
+    """The arguments of an intrinsic, its arrays with their fields."""
+    return [
+        context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
+        for t, a in zip(signature.args, args, strict=True)
+    ]
 
 
 @intrinsic
-def _transpose_square(typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any) -> Any:
-    """out[i : i + S, j : j + S] = block[r : r + S, c : c + S].T, S = 8 or 16 for the dtype.
-
-    log₂S times, each row of the upper half is interleaved with the one S/2 below: with the rows as
-    the digits of a number and the columns as the rest of it, each time moves one digit across.
-    """
+def _are_whole(typingctx: Any, out: Any, i: Any, j: Any) -> Any:
+    """Whether the lines of the cache are whole in a block that begins at out[i, j]."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        out, i, j, block, r, c = (
-            context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
-            for t, a in zip(signature.args, args, strict=True)
-        )
-        single = signature.args[0].dtype == types.float32
-        real, size = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
-        side = SQUARE_BYTES // size
-        vector = ir.VectorType(real, side)
+        out, i, j = _arrays(context, builder, signature, args)
+        return _Lines(builder, signature.args[0]).are_whole(out, i, j)
 
-        def address(array: Any, row: ir.Value, k: int, column: ir.Value) -> ir.Value:
-            length = cgutils.unpack_tuple(builder, array.shape)[1]
-            start = builder.mul(builder.add(row, row.type(k)), length)
-            at = builder.gep(array.data, [builder.add(start, column)])
-            return builder.bitcast(at, vector.as_pointer())
+    return types.boolean(out, types.intp, types.intp), codegen
 
-        rows = [builder.load(address(block, r, k, c)) for k in range(side)]
-        for row in rows:
-            row.align = size
-        lanes = ir.VectorType(ir.IntType(32), side)
-        low = [k // 2 + side * (k % 2) for k in range(side)]
-        for _ in range(side.bit_length() - 1):
-            pairs = list(zip(rows[: side // 2], rows[side // 2 :], strict=True))
-            rows = [
-                builder.shuffle_vector(a, b, ir.Constant(lanes, [k + shift for k in low]))
-                for a, b in pairs
-                for shift in (0, side // 2)
-            ]
-        for k, row in enumerate(rows):
-            builder.store(row, address(out, i, k, j)).align = size
-        return context.get_dummy_value()
 
-    return types.void(out, types.intp, types.intp, block, types.intp, types.intp), codegen
+def _copy_line(whole: bool) -> Any:
+    @intrinsic
+    def copy_line(typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any) -> Any:
+        """out[i, j : j + S] = block[r, c : c + S], S = 8 or 16 for the dtype."""
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            out, i, j, block, r, c = _arrays(context, builder, signature, args)
+            lines = _Lines(builder, signature.args[0])
+            lines.store(lines.load(block, r, c), out, i, j, whole)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, types.intp, block, types.intp, types.intp), codegen
+
+    return copy_line
+
+
+def _transpose_square(whole: bool) -> Any:
+    @intrinsic
+    def transpose_square(
+        typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any
+    ) -> Any:
+        """out[i : i + S, j : j + S] = block[r : r + S, c : c + S].T, S = 8 or 16 for the dtype.
+
+        log₂S times, each row of the upper half is interleaved with the one S/2 below: with the rows
+        as the digits of a number and the columns as the rest of it, each time moves a digit across.
+        """
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            out, i, j, block, r, c = _arrays(context, builder, signature, args)
+            lines = _Lines(builder, signature.args[0])
+            side = lines.length
+            rows = [lines.load(block, builder.add(r, r.type(k)), c) for k in range(side)]
+            lanes = ir.VectorType(ir.IntType(32), side)
+            low = [k // 2 + side * (k % 2) for k in range(side)]
+            for _ in range(side.bit_length() - 1):
+                pairs = list(zip(rows[: side // 2], rows[side // 2 :], strict=True))
+                rows = [
+                    builder.shuffle_vector(a, b, ir.Constant(lanes, [k + shift for k in low]))
+                    for a, b in pairs
+                    for shift in (0, side // 2)
+                ]
+            for k, row in enumerate(rows):
+                lines.store(row, out, builder.add(i, i.type(k)), j, whole)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, types.intp, block, types.intp, types.intp), codegen
+
+    return transpose_square
+
+
+_copy_any_line, _copy_whole_line = _copy_line(False), _copy_line(True)
+_transpose_any_square, _transpose_whole_square = _transpose_square(False), _transpose_square(True)
+
+
+@njit
+def copy(
+    out: Floats, to_row: int, to_col: int, block: Floats, height: int, width: int, lead: int,
+) -> None:  # fmt: skip
+    """Write block[:height, :width] to out[to_row:, to_col:].
+
+    lead : of row i the first i + lead entries only; `width` or more for all
+    """
+    line = LINE_BYTES // out.itemsize
+    whole = _are_whole(out, to_row, to_col)
+    for i in range(height):
+        length = min(width, i + lead)
+        lines = length // line * line
+        for j in range(0, lines, line):
+            if whole:
+                _copy_whole_line(out, to_row + i, to_col + j, block, i, j)
+            else:
+                _copy_any_line(out, to_row + i, to_col + j, block, i, j)
+        for j in range(lines, length):
+            out[to_row + i, to_col + j] = block[i, j]
 
 
 @njit
 def transpose(
-    out: Floats, to_row: int, to_col: int, block: Floats, row: int, col: int, height: int,
-    width: int, lead: int,
+    out: Floats, to_row: int, to_col: int, block: Floats, height: int, width: int, lead: int,
 ) -> None:  # fmt: skip
-    """Write the transpose of block[row : row + height, col : col + width] to out[to_row:, to_col:].
-
-    lead : of row i the first i + lead entries only; `width` or more for all
-    """
-    square = SQUARE_BYTES // out.itemsize
+    """Write the transpose of block[:height, :width] to out[to_row:, to_col:]; `lead` as in `copy`."""
+    square = LINE_BYTES // out.itemsize
+    whole = _are_whole(out, to_row, to_col)
     for j0 in range(0, width, square):
         for i0 in range(max(0, j0 - lead) // square * square, height, square):
             if i0 + square <= height and j0 + square <= min(width, i0 + lead):
-                _transpose_square(out, to_row + j0, to_col + i0, block, row + i0, col + j0)  # type: ignore[call-arg]
+                if whole:
+                    _transpose_whole_square(out, to_row + j0, to_col + i0, block, i0, j0)
+                else:
+                    _transpose_any_square(out, to_row + j0, to_col + i0, block, i0, j0)
                 continue
             for j in range(j0, min(j0 + square, width)):
                 for i in range(max(i0, j + 1 - lead), min(i0 + square, height)):
-                    out[to_row + j, to_col + i] = block[row + i, col + j]
+                    out[to_row + j, to_col + i] = block[i, j]

@@ -164,7 +164,8 @@ def make_plan(
     n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
-    outputs = len(wanted) * (net.depth if every else 1) * (2 if z is None else 1)
+    matrices = len(wanted) * (net.depth if every else 1)
+    outputs = matrices * (2 if z is None else 1)
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
 
@@ -172,7 +173,9 @@ def make_plan(
     # band are made in extended precision, a few vectors at a time
     row = (features + 3 * net.depth) * real.itemsize + 2 * 8 + 6 * 16
     # of a thread: `tile.Scratch`
-    scratch = count * (STRIP * tile * 8 + (3 * tile + features) * real.itemsize)
+    scratch = count * (
+        STRIP * tile * 8 + ((3 + STRIP * matrices) * tile + features) * real.itemsize
+    )
     reading = 3 * max(BLOCK_BYTES, features * 8)
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held
