@@ -22,6 +22,8 @@ from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
+LONG_POLYNOMIAL = 12  # coefficients; one of 20 in two chains takes 8 % off a layer
+
 njit: Any = partial(numba.njit, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
@@ -78,6 +80,14 @@ def per_dtype(name: str, factory: Callable[[type], Callable[..., Any]]) -> Calla
     return scalar
 
 
+def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
+    """The arguments of an intrinsic, its arrays with their fields, in the making of its code."""
+    return [
+        context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
+        for t, a in zip(signature.args, args, strict=True)
+    ]
+
+
 def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c with one rounding, the same on every machine (``llvm.fma``, which vectorises)."""
 
@@ -104,7 +114,7 @@ take_number: Any = intrinsic(_take_number)
 
 
 def _extreme(comparison: str) -> Any:
-    """a if a < b (or a > b), else b, of numbers that are not NaN: a loop over it vectorises."""
+    """Of a and b the smaller or the larger; they may not be NaN, so that a loop vectorises."""
 
     def extreme(typingctx: Any, a: Any, b: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
@@ -122,33 +132,31 @@ larger: Any = _extreme(">")
 
 
 def polynomial(coefficients: dict[Any, tuple[float, ...]]) -> Any:
-    """Horner's rule for the dtype of the argument, highest power first, written out in full.
+    """Evaluate a polynomial in the dtype of the argument, highest power first, written out in full.
 
-    A loop over the coefficients would do the same, but LLVM leaves a long one rolled, and then does
-    not vectorise the loop around it.
+    By Horner's rule; a long one as two, of even and of odd powers, since each step waits for the
+    one before. A loop over the coefficients would do the same, but LLVM leaves a long one
+    rolled, and then does not vectorise the loop around it.
     """
 
-    def chain(builder, constants, x):
+    def chain(builder: ir.IRBuilder, constants: list[ir.Constant], x: ir.Value) -> ir.Value:
         value = constants[0]
         for c in constants[1:]:
             value = builder.fma(value, x, c)
         return value
 
     @intrinsic
-    def horner(typingctx: Any, x: Any) -> Any:
+    def evaluate(typingctx: Any, x: Any) -> Any:
         real = np.float32 if x == types.float32 else np.float64
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             constants = [ir.Constant(args[0].type, float(real(c))) for c in coefficients[real]]
-            if len(constants) < 12:
+            if len(constants) < LONG_POLYNOMIAL:
                 return chain(builder, constants, args[0])
             square = builder.fmul(args[0], args[0])
-            a = chain(builder, constants[0::2], square)
-            b = chain(builder, constants[1::2], square)
-            if len(constants) % 2:
-                return builder.fma(b, args[0], a)
-            return builder.fma(a, args[0], b)
+            low, high = (chain(builder, constants[-1 - k :: -2][::-1], square) for k in (0, 1))
+            return builder.fma(high, args[0], low)
 
         return x(x), codegen
 
-    return horner
+    return evaluate

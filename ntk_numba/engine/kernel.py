@@ -53,10 +53,12 @@ class Kernel:
         self._layers = make_layers(net.activation, every, dtype)
         self._centre = centre_of(x)
         self._twice_centre = 2 * self._centre
+        nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(
             aligned((threads, STRIP, tile), float),
             aligned((threads, 3, tile), dtype),
-            *(aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile)),
+            nngp,
+            ntk,
             aligned((threads, self.features), dtype),
             aligned((threads, 1, panel_width(dtype)), float),
         )

@@ -4,9 +4,9 @@ Vectors lie in panels, (panels, n0, P): P = 16 of them in float64, 32 in float32
 128 bytes. One layout serves as rows and as columns, is made once for all tiles, and is loaded by
 whole aligned vectors.
 
-A sum runs over the features in order, each term by one fused multiply-add; in float32 runs of `RUN`
-terms, which are then added in float64. So an entry's bits depend on its two vectors and on nothing
-else: not on its place, nor on how wide the processor's vectors are.
+A sum runs over the features in order, each term by one fused multiply-add, in runs of at most
+`BLOCK` terms, which are added in float64. So an entry's bits depend on its two vectors and on
+nothing else: not on its place, nor on how wide the processor's vectors are.
 Libraries promise neither (OpenBLAS's float32 product has other bits at the edges of its blocks),
 and lose several bits more in float32, where they sum hundreds of terms.
 """
@@ -23,24 +23,22 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ntk_numba.files.direct import PAGE
-from ntk_numba.jit import njit
+from ntk_numba.jit import arrays_of, njit
 
 Floats = NDArray[np.floating]
 
 PANEL_BYTES = 128
 
-# Features that are multiplied while the sums are in registers (on Zen 4, n0 = 784: 256 are 1 %, 128
-# are 4 % slower), and features that are summed in float32, as many as keep the promised accuracy.
-BLOCK = 400
-RUN = 128
+# Features that are multiplied while the sums are in registers, and the longest sum in float32: as
+# many as keep the promised accuracy. 128 take 5 % longer, 400 are 1 % faster (Zen 4).
+BLOCK = 200
 
-# Rows whose sums are in registers at once: 128 bytes each, and 256 more for float32's in float64.
-# Twice as many in float32 were 4 % slower, half as many in float64 1 to 3 %; with AVX2, twice as
-# many in float64 15 %.
-_many_registers = llvm.get_host_cpu_features().get("avx512f")
-import os
-OUTER32, INNER32, OUTER64, INNER64, R32 = map(int, os.environ.get("PP", "1600,128,800,400,8").split(","))
-ROWS_OF_FLOAT32, ROWS_OF_FLOAT64 = (R32, 8) if _many_registers else (2, 2)
+# Bytes of a row whose features are multiplied with a whole strip of columns before others are: as
+# many as leave the rows of a tile's strip in the second-level cache (twice as many: 3 % slower).
+RESIDENT_BYTES = 6400
+
+# Rows whose sums are in registers at once, 128 bytes each: two thirds of what registers there are.
+ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 2
 
 Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value, ir.Value], ir.Value]
 
@@ -100,16 +98,12 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
         k1: Any,
     ) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            out, i, j, left, start, panel, k0, k1 = (
-                context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
-                for t, a in zip(signature.args, args, strict=True)
-            )
+            out, i, j, left, start, panel, k0, k1 = arrays_of(context, builder, signature, args)
             single = signature.args[3].dtype == types.float32
             real = ir.FloatType() if single else ir.DoubleType()
             size = 4 if single else 8
             width = PANEL_BYTES // size
-            rows = ROWS_OF_FLOAT32 if single else ROWS_OF_FLOAT64
-            rows, stride = (1, 1) if one_vector else (rows, width)
+            rows, stride = (1, 1) if one_vector else (ROWS, width)
             vector = ir.VectorType(real, width)
             wide = ir.VectorType(ir.DoubleType(), width)
             index, lane = k0.type, ir.IntType(32)
@@ -119,44 +113,31 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
                 f"llvm.fma.v{width}f{8 * size}",
             )
 
-            def load(address: ir.Value, kind: ir.Type, align: int) -> ir.Value:
-                value = builder.load(builder.bitcast(address, kind.as_pointer()))
-                value.align = align
-                return value
-
-            def sums(kind: ir.Type) -> list[ir.Value]:
-                variables = [cgutils.alloca_once(builder, kind) for _ in range(rows)]
-                clear(variables, kind)
-                return variables
-
-            def clear(variables: list[ir.Value], kind: ir.Type) -> None:
-                for v in variables:
-                    builder.store(ir.Constant(kind, [0.0] * width), v)
-
-            def add(total: list[ir.Value], begin: ir.Value, end: ir.Value) -> None:
-                with cgutils.for_range_slice(builder, begin, end, index(1)) as (k, _):
-                    row = builder.mul(k, index(width))
-                    y = load(builder.gep(panel.data, [row]), vector, size)
-                    first = builder.add(start, builder.mul(k, index(stride)))
-                    for r, t in enumerate(total):
-                        x = builder.load(builder.gep(left.data, [builder.add(first, index(r))]))
-                        one = builder.insert_element(vector(ir.Undefined), x, lane(0))
-                        every = ir.Constant(ir.VectorType(lane, width), [0] * width)
-                        x = builder.shuffle_vector(one, vector(ir.Undefined), every)
-                        builder.store(emit(builder, fma, x, y, builder.load(t)), t)
-
-            total = sums(vector)
-            add(total, k0, k1)
+            every = ir.Constant(ir.VectorType(lane, width), [0] * width)
+            zero, wide_zero = (ir.Constant(kind, [0.0] * width) for kind in (vector, wide))
+            totals = [cgutils.alloca_once(builder, vector) for _ in range(rows)]
+            for total in totals:
+                builder.store(zero, total)
+            with cgutils.for_range_slice(builder, k0, k1, index(1)) as (k, _):
+                at = builder.gep(panel.data, [builder.mul(k, index(width))])
+                y = builder.load(builder.bitcast(at, vector.as_pointer()))
+                y.align = size
+                first = builder.add(start, builder.mul(k, index(stride)))
+                for r, total in enumerate(totals):
+                    x = builder.load(builder.gep(left.data, [builder.add(first, index(r))]))
+                    x = builder.insert_element(vector(ir.Undefined), x, lane(0))
+                    x = builder.shuffle_vector(x, vector(ir.Undefined), every)
+                    builder.store(emit(builder, fma, x, y, builder.load(total)), total)
             begun = builder.icmp_signed("!=", k0, index(0))
             length = cgutils.unpack_tuple(builder, out.shape)[1]
-            for r, t in enumerate(total):
+            for r, total in enumerate(totals):
+                value = builder.load(total)
+                value = builder.fpext(value, wide) if single else value
                 at = builder.add(builder.mul(builder.add(i, index(r)), length), j)
                 address = builder.bitcast(builder.gep(out.data, [at]), wide.as_pointer())
                 before = builder.load(address)
                 before.align = 8
-                before = builder.select(begun, before, ir.Constant(wide, [0.0] * width))
-                value = builder.load(t)
-                value = builder.fpext(value, wide) if single else value
+                before = builder.select(begun, before, wide_zero)
                 builder.store(builder.fadd(before, value), address).align = 8
             return context.get_dummy_value()
 
@@ -172,8 +153,10 @@ _square_distances = _sums(_square_difference, one_vector=True)
 
 
 @njit
-def _rows_at_once(panels: Floats) -> int:
-    return ROWS_OF_FLOAT32 if panels.itemsize == 4 else ROWS_OF_FLOAT64
+def _part(k: int, parts: int, begin: int, end: int) -> tuple[int, int]:
+    """Where part k of some equal parts of begin … end begins and ends."""
+    length = end - begin
+    return begin + k * length // parts, begin + (k + 1) * length // parts
 
 
 @njit
@@ -185,18 +168,16 @@ def inner_products(
     product : (·, ·) float64, C-contiguous; rows, columns : panels. All numbers are whole panels.
     """
     panel, features = rows.shape[2], rows.shape[1]
-    together = _rows_at_once(rows)
     flat = rows.reshape(-1)
-    outer, inner = (OUTER32, INNER32) if rows.itemsize == 4 else (OUTER64, INNER64)
-    outers = -(-features // outer)
-    for o in range(outers):
-        b0, b1 = o * features // outers, (o + 1) * features // outers
-        blocks = -(-(b1 - b0) // inner)
+    resident = -(-features * rows.itemsize // RESIDENT_BYTES)
+    for part in range(resident):
+        begin, end = _part(part, resident, 0, features)
+        blocks = -(-(end - begin) // BLOCK)
         for c in range(0, width, panel):
             right = columns[(j0 + c) // panel]
             for block in range(blocks):
-                k0, k1 = b0 + block * (b1-b0) // blocks, b0 + (block + 1) * (b1-b0) // blocks
-                for r in range(0, count, together):
+                k0, k1 = _part(block, blocks, begin, end)
+                for r in range(0, count, ROWS):
                     row = i0 + r
                     start = row // panel * features * panel + row % panel
                     _inner_products(product, r, c, flat, start, right, k0, k1)
@@ -208,5 +189,5 @@ def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
     features = panel.shape[0]
     blocks = -(-features // BLOCK)
     for block in range(blocks):
-        k0, k1 = block * features // blocks, (block + 1) * features // blocks
+        k0, k1 = _part(block, blocks, 0, features)
         _square_distances(out, 0, 0, vector, 0, panel, k0, k1)

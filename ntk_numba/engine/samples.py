@@ -21,7 +21,7 @@ from ntk_numba.network import MLP
 
 # Rows looked at to choose the centre m, and the grid it is rounded to, which makes m independent of
 # the order of those rows. All are free choices: m changes roundings only.
-CENTRE_ROWS = 1024
+CENTRE_ROWS = 256
 CENTRE_BYTES = 8 << 20
 CENTRE_GRID = 4096.0
 
@@ -135,8 +135,8 @@ def layer_statistics(
         beta = real(net.b_std[layer])
         q = a + beta**2
         root = np.sqrt(q)
-        divisor = np.where(root > 0, root, 1)
-        std[layer], weight[layer], bias[layer] = root, np.sqrt(a) / divisor / 2, beta / divisor / 2
+        half = real(0.5) / np.where(root > 0, root, 1)
+        std[layer], weight[layer], bias[layer] = root, np.sqrt(a) * half, beta * half
         if layer + 1 < net.depth:
             moment = net.activation[layer].second_moment(q)
     return std, weight, bias

@@ -14,7 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ntk_numba.engine.products import Floats
-from ntk_numba.jit import njit
+from ntk_numba.jit import arrays_of, njit
 
 LINE_BYTES = 64  # 8 entries of float64 or 16 of float32
 
@@ -60,20 +60,12 @@ class _Lines:
         return b.icmp_unsigned("==", rest, i.type(0))
 
 
-def _arrays(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
-    """The arguments of an intrinsic, its arrays with their fields."""
-    return [
-        context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
-        for t, a in zip(signature.args, args, strict=True)
-    ]
-
-
 @intrinsic
 def _are_whole(typingctx: Any, out: Any, i: Any, j: Any) -> Any:
     """Whether the lines of the cache are whole in a block that begins at out[i, j]."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        out, i, j = _arrays(context, builder, signature, args)
+        out, i, j = arrays_of(context, builder, signature, args)
         return _Lines(builder, signature.args[0]).are_whole(out, i, j)
 
     return types.boolean(out, types.intp, types.intp), codegen
@@ -85,7 +77,7 @@ def _copy_line(whole: bool) -> Any:
         """out[i, j : j + S] = block[r, c : c + S], S = 8 or 16 for the dtype."""
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            out, i, j, block, r, c = _arrays(context, builder, signature, args)
+            out, i, j, block, r, c = arrays_of(context, builder, signature, args)
             lines = _Lines(builder, signature.args[0])
             lines.store(lines.load(block, r, c), out, i, j, whole)
             return context.get_dummy_value()
@@ -107,7 +99,7 @@ def _transpose_square(whole: bool) -> Any:
         """
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            out, i, j, block, r, c = _arrays(context, builder, signature, args)
+            out, i, j, block, r, c = arrays_of(context, builder, signature, args)
             lines = _Lines(builder, signature.args[0])
             side = lines.length
             rows = [lines.load(block, builder.add(r, r.type(k)), c) for k in range(side)]
@@ -142,7 +134,7 @@ def copy(
     lead : of row i the first i + lead entries only; `width` or more for all
     """
     line = LINE_BYTES // out.itemsize
-    whole = _are_whole(out, to_row, to_col)
+    whole: bool = _are_whole(out, to_row, to_col)  # type: ignore[call-arg]
     for i in range(height):
         length = min(width, i + lead)
         lines = length // line * line
@@ -159,9 +151,9 @@ def copy(
 def transpose(
     out: Floats, to_row: int, to_col: int, block: Floats, height: int, width: int, lead: int,
 ) -> None:  # fmt: skip
-    """Write the transpose of block[:height, :width] to out[to_row:, to_col:]; `lead` as in `copy`."""
+    """Write the transpose of block[:height, :width] to out[to_row:, to_col:]; `lead` as above."""
     square = LINE_BYTES // out.itemsize
-    whole = _are_whole(out, to_row, to_col)
+    whole: bool = _are_whole(out, to_row, to_col)  # type: ignore[call-arg]
     for j0 in range(0, width, square):
         for i0 in range(max(0, j0 - lead) // square * square, height, square):
             if i0 + square <= height and j0 + square <= min(width, i0 + lead):
