@@ -22,8 +22,6 @@ from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.extending import intrinsic, overload
 
-LONG_POLYNOMIAL = 12  # coefficients; one of 20 in two chains takes 8 % off a layer
-
 njit: Any = partial(numba.njit, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
@@ -131,32 +129,24 @@ smaller: Any = _extreme("<")
 larger: Any = _extreme(">")
 
 
-def polynomial(coefficients: dict[Any, tuple[float, ...]]) -> Any:
-    """Evaluate a polynomial in the dtype of the argument, highest power first, written out in full.
+def polynomial(coefficients: tuple[float, ...]) -> Any:
+    """Horner's rule in the dtype of the argument, highest power first, written out in full.
 
-    By Horner's rule; a long one as two, of even and of odd powers, since each step waits for the
-    one before. A loop over the coefficients would do the same, but LLVM leaves a long one
-    rolled, and then does not vectorise the loop around it.
+    A loop over the coefficients would do the same, but LLVM leaves a long one rolled, and then does
+    not vectorise the loop around it.
     """
 
-    def chain(builder: ir.IRBuilder, constants: list[ir.Constant], x: ir.Value) -> ir.Value:
-        value = constants[0]
-        for c in constants[1:]:
-            value = builder.fma(value, x, c)
-        return value
-
     @intrinsic
-    def evaluate(typingctx: Any, x: Any) -> Any:
+    def horner(typingctx: Any, x: Any) -> Any:
         real = np.float32 if x == types.float32 else np.float64
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            constants = [ir.Constant(args[0].type, float(real(c))) for c in coefficients[real]]
-            if len(constants) < LONG_POLYNOMIAL:
-                return chain(builder, constants, args[0])
-            square = builder.fmul(args[0], args[0])
-            low, high = (chain(builder, constants[-1 - k :: -2][::-1], square) for k in (0, 1))
-            return builder.fma(high, args[0], low)
+            constants = [ir.Constant(args[0].type, float(real(c))) for c in coefficients]
+            value = constants[0]
+            for c in constants[1:]:
+                value = builder.fma(value, args[0], c)
+            return value
 
         return x(x), codegen
 
-    return evaluate
+    return horner

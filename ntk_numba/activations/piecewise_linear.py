@@ -84,8 +84,9 @@ def _dual(obtuse_too: bool) -> Callable[..., Any]:
         def dual(z: float, w: float, odd: float, even: float) -> tuple[float, float, float]:
             obtuse = obtuse_too and z > obtuse_from
             m = w if obtuse else z
-            excess = m * angle_excess(m)
-            rise = fma(-excess, fma(-two, m, one), two * m)
+            c = fma(-two, m, one)
+            excess = m * angle_excess(m, c)
+            rise = fma(-excess, c, two * m)
             scale = (even * two_over_pi) * math.sqrt(fma(-m, m, m))
             turn = scale + scale
             # h = scale·rise/even, and cosφ more where θ = π − φ and z, w are 1 − m, m
@@ -108,9 +109,8 @@ acute_dual = per_dtype("acute_dual", _dual(False))
 
 With φ = θ or π − θ, whichever is at most π/2, and m = sin²(φ/2):
 
-    sinφ = 2√(m(1−m)),  φ = sinφ (1 + e),  e = m · angle_excess(m)
+    sinφ = 2√(m(1−m)),  φ = sinφ (1 + e),  e = m · angle_excess(m, cosφ)
     (sinφ − φ cosφ)/sinφ = 1 − (1 + e)(1 − 2m) = 2m − e(1 − 2m)
 
-which is 4m/3 and more: nothing cancels. One square root, no division; they take the processor as
-long as the polynomial does, and run beside it.
+which is 4m/3 and more: nothing cancels.
 """

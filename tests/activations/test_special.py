@@ -4,7 +4,13 @@ import pytest
 from mpmath import mp, mpf
 
 from ntk_numba.activations.base import OBTUSE
-from ntk_numba.activations.special import ANGLE_EXCESS, ANGLE_RANGE, angle_excess
+from ntk_numba.activations.special import (
+    DENOMINATOR,
+    LARGEST_M,
+    NUMERATOR,
+    SINGLE,
+    angle_excess,
+)
 
 
 def excess(m):
@@ -14,29 +20,49 @@ def excess(m):
     return (mp.asin(mp.sqrt(m)) / mp.sqrt(m * (1 - m)) - 1) / m
 
 
-@pytest.mark.parametrize("real", [np.float64, np.float32])
-def test_coefficients_are_the_fit_they_are_said_to_be(real):
-    again, error = mp.chebyfit(
-        excess, [0, mpf(repr(ANGLE_RANGE))], len(ANGLE_EXCESS[real]), error=True, asc=True
-    )
-    assert ANGLE_EXCESS[real] == tuple(float(c) for c in reversed(again))
-    assert error < (3.2e-16 if real is np.float64 else 1.2e-7)
+def test_polynomial_is_the_fit_it_is_said_to_be():
+    again, error = mp.chebyfit(excess, [0, mpf(repr(LARGEST_M))], len(SINGLE), error=True, asc=True)
+    assert tuple(float(c) for c in reversed(again)) == SINGLE
+    assert error < 1.2e-7
 
 
-@numba.vectorize(["float32(float32)", "float64(float64)"])
-def evaluate(m):
-    return angle_excess(m)
+def test_quotient_is_the_fit_it_is_said_to_be():
+    """P(c) = excess·Q(c) at as many Chebyshev points of [1 − 2·LARGEST_M, 1] as unknowns."""
+    up, down = len(NUMERATOR), len(DENOMINATOR) - 1  # Q(0) = 1
+    with mp.workdps(60):
+        low = 1 - 2 * mpf(repr(LARGEST_M))
+        points = [
+            (1 + low) / 2 + (1 - low) / 2 * mp.cos(mp.pi * (2 * k + 1) / (2 * (up + down)))
+            for k in range(up + down)
+        ]
+        values = [excess((1 - c) / 2) for c in points]
+        rows = [
+            [c**k for k in range(up)] + [-v * c**k for k in range(1, down + 1)]
+            for c, v in zip(points, values, strict=True)
+        ]
+        again = list(mp.lu_solve(mp.matrix(rows), mp.matrix(values)))
+    assert tuple(float(c) for c in reversed(again[:up])) == NUMERATOR
+    assert tuple(float(c) for c in [*reversed(again[up:]), 1]) == DENOMINATOR
+    for m in np.linspace(0, LARGEST_M, 500):
+        c = 1 - 2 * mpf(float(m))
+        quotient = mp.polyval(again[:up], c, asc=True) / mp.polyval([1, *again[up:]], c, asc=True)
+        assert abs(quotient - excess(float(m))) < 3.7e-17
+
+
+@numba.vectorize(["float32(float32, float32)", "float64(float64, float64)"])
+def evaluate(m, c):
+    return angle_excess(m, c)
 
 
 @pytest.mark.parametrize(("real", "bound"), [(np.float64, 7e-16), (np.float32, 3e-7)])
 def test_error_is_as_stated(real, bound):
-    m = np.concatenate([[0], np.logspace(-30, -1, 200), np.linspace(0.1, ANGLE_RANGE, 200)])
+    m = np.concatenate([[0], np.logspace(-30, -1, 200), np.linspace(0.1, LARGEST_M, 200)])
     m = m.astype(real)
-    got = evaluate(m)
+    got = evaluate(m, (1 - 2 * m.astype(float)).astype(real))
     assert got.dtype == real
     for at, value in zip(m, got, strict=True):
         assert abs(mpf(float(value)) - excess(float(at))) < bound
 
 
 def test_range_holds_all_angles_that_count_as_acute():
-    assert ANGLE_RANGE > OBTUSE
+    assert LARGEST_M > OBTUSE
