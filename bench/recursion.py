@@ -16,7 +16,7 @@ from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import COLUMN, HEIGHT, MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, WIDTH
 from ntk_numba.files.source import open_source
 
-T, FEATURES, TILES, REPEATS = 512, 16, 32, 9
+T, FEATURES, TILES, REPEATS = 512, 16, 32, 15
 PAIRS = TILES * T * T
 
 

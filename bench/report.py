@@ -42,6 +42,11 @@ def spread(seconds: Sequence[float]) -> str:
     return f"{min(seconds):.3f} ({np.median(seconds):.3f})"
 
 
+def ratio(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> str:
+    """Of the minima, and the median of the rounds' ratios."""
+    return f"{min(a) / min(b):.2f} ({np.median(np.divide(a, b)):.2f})"
+
+
 def section(name: str, what: str, *parts: str) -> str:
     """The text that `save` takes: how it was made, and where, above its tables."""
     return "\n\n".join([f"`python -m bench {name}` on {machine()}", what, *parts])

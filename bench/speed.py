@@ -11,11 +11,11 @@ import numpy as np
 
 import ntk_numba as nk
 from bench.recursion import PAIRS, tiles
-from bench.report import section, spread, table
+from bench.report import ratio, section, spread, table
 from bench.timing import in_turn
 from ntk_numba.machine import available_threads
 
-N, DEPTH, REPEATS = 10_000, 4, 7
+N, DEPTH, REPEATS = 10_000, 4, 11
 FEATURES = (64, 784, 3072)
 
 
@@ -24,8 +24,8 @@ def row(n0: int, dtype: str, threads: int, pool: ThreadPoolExecutor) -> list[str
     net = nk.MLP(DEPTH, b_std=0.1)
     x = np.random.default_rng(0).standard_normal((N, n0)).astype(dtype)
     other = x.copy()  # x @ x.T itself, NumPy would take for symmetric
-    result, copied = np.empty((N, N), dtype), np.empty((N, N), dtype)
-    out = nk.Gram(None, result)
+    out = nk.gram(net, x, kernels="ntk")
+    result, copied = out.ntk, np.empty((N, N), dtype)
     parts = [slice(k * N // threads, (k + 1) * N // threads) for k in range(threads)]
     times = in_turn(
         {
@@ -48,8 +48,8 @@ def row(n0: int, dtype: str, threads: int, pool: ThreadPoolExecutor) -> list[str
         f"{min(half):.3f}",
         f"{recursion:.3f}",
         f"{min(times['copy']):.3f}",
-        f"{np.median(job / limit):.2f}",
-        f"{np.median(job / half):.2f}",
+        ratio(job, limit),
+        ratio(job, half),
     ]
 
 
@@ -63,7 +63,8 @@ def main() -> str:
     return section(
         "speed",
         f"Θ of N = {N:,} samples, L = {DEPTH}, ReLU, β = 0.1, in memory, {threads} threads; "
-        f"seconds, minimum (the job's median) of {REPEATS}; ratios, medians of the rounds'",
+        f"seconds, minimum (the job's median) of {REPEATS} rounds; ratio of the minima (median "
+        f"of the rounds')",
         table(
             [
                 "n0",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.engine.products import Floats, empty_panels
-from ntk_numba.engine.transpose import transpose
+from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.files.source import Source
 from ntk_numba.jit import kernel, njit
 from ntk_numba.network import MLP
@@ -75,12 +75,13 @@ def normalise(
     """
     features, width = x.shape[1], panels.shape[2]
     real = panels.dtype.type
-    # by panel: threads would wait for each other's cache lines
-    begin, end = first // width, -(-(first + x.shape[0]) // width)
-    for p in numba.prange(begin, end):
+    # by lines of the cache: with fewer rows, threads would wait for each other's
+    line = LINE_BYTES // panels.itemsize
+    begin, end = first // line, -(-(first + x.shape[0]) // line)
+    for group in numba.prange(begin, end):
         row = np.empty(features)
-        some = np.empty((width, features), panels.dtype)
-        low, high = max(first, p * width), min(first + x.shape[0], (p + 1) * width)
+        some = np.empty((line, features), panels.dtype)
+        low, high = max(first, group * line), min(first + x.shape[0], (group + 1) * line)
         for i in range(low, high):
             for k in range(features):
                 row[k] = x[i - first, k]
@@ -98,7 +99,7 @@ def normalise(
                 some[i - low, k] = v
                 row[k] = v
             spread[i] = _sum_of_squares(row) / 4
-        transpose(panels[p], 0, low - p * width, some, high - low, features, features)
+        transpose(panels[low // width], 0, low % width, some, high - low, features, features)
 
 
 def centre_of(x: Source) -> NDArray[np.float64]:
