@@ -1,8 +1,8 @@
 """One program's kernels in a process of its own: ``python peer.py '{"program": …}'`` prints JSON.
 
 It runs in the peers' environment as well as in ours, so it imports nothing but NumPy and the
-program. The result is allocated by the program; memory beyond it is the process's peak less what
-was resident before the call and less the result's own bytes.
+program. The result is allocated by the program, by ours only once if the job says "reuse"; memory
+beyond it is the process's peak less what was resident before the call and less the result's bytes.
 """
 
 import json
@@ -22,7 +22,15 @@ def ntk_numba(job: dict[str, Any]) -> Compute:
     import ntk_numba as nk
 
     net = nk.MLP(job["depth"], "relu", 1.0, job["b_std"])
-    return lambda x: [k for k in nk.gram(net, x, kernels=job["kernels"]) if k is not None]
+    out: list[nk.Gram | None] = [None]
+
+    def compute(x: np.ndarray) -> list[np.ndarray]:
+        result = nk.gram(net, x, kernels=job["kernels"], out=out[0])
+        if job["reuse"]:
+            out[0] = result
+        return [k for k in result if k is not None]
+
+    return compute
 
 
 def neural_tangents(job: dict[str, Any]) -> Compute:
