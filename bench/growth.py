@@ -72,6 +72,8 @@ def draw(
         )
         panel.loglog(at, times[name], "o", color="C0", label="measured")
         panel.set_xlabel(name)
+        panel.set_xticks(at, [f"{k:,}" for k in at], minor=False)
+        panel.minorticks_off()
     panels[0].set_ylabel("seconds")
     panels[0].legend(frameon=False)
     most = np.array(list(by_threads))
