@@ -49,13 +49,13 @@ DENOMINATOR = (
 
 
 def _angle_excess(real: Any) -> Callable[[float, float], float]:
-    single, numerator, denominator = map(polynomial, (SINGLE, NUMERATOR, DENOMINATOR))
-
     if real is np.float32:
+        single = polynomial(SINGLE)
 
         def angle_excess(m: float, c: float) -> float:
             return single(m)
     else:
+        numerator, denominator = polynomial(NUMERATOR), polynomial(DENOMINATOR)
 
         def angle_excess(m: float, c: float) -> float:
             return numerator(c) / denominator(c)

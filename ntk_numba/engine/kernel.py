@@ -51,7 +51,7 @@ class Kernel:
         self.layers = net.depth if every else 1
         self.features = x.shape[1]
         self._layers = make_layers(net.activation, every, dtype)
-        self._centre = centre_of(x)
+        self._centre = centre_of(x, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(

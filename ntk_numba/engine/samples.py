@@ -7,7 +7,7 @@ one small cone, most of the error is gone, and few pairs are left that need `til
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -79,9 +79,10 @@ def normalise(
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
     for group in numba.prange(begin, end):
+        start: Any = np.int64(group) * line
         row = np.empty(features)
         some = np.empty((line, features), panels.dtype)
-        low, high = max(first, group * line), min(first + x.shape[0], (group + 1) * line)
+        low, high = max(first, start), min(first + x.shape[0], start + line)
         for i in range(low, high):
             for k in range(features):
                 row[k] = x[i - first, k]
@@ -102,14 +103,14 @@ def normalise(
         transpose(panels[low // width], 0, low % width, some, high - low, features, features)
 
 
-def centre_of(x: Source) -> NDArray[np.float64]:
-    """The point m to subtract from all unit vectors: (n0,)."""
+def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
+    """The point m to subtract from all unit vectors, (n0,), of a result in `dtype`."""
     rows = x.sample(min(CENTRE_ROWS, max(1, CENTRE_BYTES // (x.shape[1] * 8))))
-    unit = empty_panels(len(rows), rows.shape[1], float)
+    unit = empty_panels(len(rows), rows.shape[1], dtype)
     spread, norm = np.empty(len(rows)), np.empty(len(rows))
     normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
     unit = unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)]
-    mean = unit.mean(axis=0)
+    mean = unit.mean(axis=0, dtype=float)
     # Where all terms of an inner product are equal (rows of ±1), its rounding errors have one sign
     # and add up, past 1e-14 from 363 terms on. Coordinates shifted at random make them cancel, if
     # the shifts have random last bits; their size is a power of two near the data's radius.

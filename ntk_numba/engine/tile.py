@@ -6,7 +6,7 @@ stays in the second-level cache, a row's in the first. Tiles are independent: no
 across threads, so their number cannot change a bit.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -216,7 +216,8 @@ def compute_tiles(
     """
     # Numba's own loop deals tiles out beforehand: 5 to 10 % lost, since they differ in cost
     counter = np.zeros(1, np.int64)
-    for thread in numba.prange(scratch.product.shape[0]):
+    for index in numba.prange(scratch.product.shape[0]):
+        thread = np.int64(index)  # prange's is unsigned: its callees would be compiled for both
         k = take_number(counter)
         while k < tiles.shape[0]:
             compute_tile(
@@ -235,8 +236,9 @@ def compute_diagonal(
 ) -> None:
     """Σ(x,x) and Θ(x,x) by the same arithmetic as a tile's: outputs (layers, count, 1)."""
     for strip in numba.prange(-(-count // STRIP)):
+        first: Any = np.int64(strip) * STRIP
         working = np.empty((3, 1), samples.std.dtype)
-        for i in range(strip * STRIP, min((strip + 1) * STRIP, count)):
+        for i in range(first, min(first + STRIP, count)):
             working[0, 0] = 0
             working[1, 0] = 1
             all_layers(

@@ -43,13 +43,21 @@ class _Lines:
         value.align = self._size
         return value
 
-    def store(self, value: ir.Value, array: Any, i: ir.Value, j: ir.Value, whole: bool) -> None:
-        """array[i, j : j + length] = value; past the cache, if that is a whole line of it."""
-        store = self._builder.store(value, self._address(array, i, j))
-        store.align = LINE_BYTES if whole else self._size
-        if whole:
-            one = ir.Constant(ir.IntType(32), 1)
-            store.set_metadata("nontemporal", self._builder.module.add_metadata([one]))
+    def store(
+        self, values: list[ir.Value], array: Any, i: ir.Value, j: ir.Value, whole: ir.Value
+    ) -> None:
+        """array[i + k, j : j + length] = values[k]; past the cache, if those are whole lines."""
+        one = ir.Constant(ir.IntType(32), 1)
+        past_cache = self._builder.module.add_metadata([one])
+        with self._builder.if_else(whole) as branches:
+            for branch, is_whole in zip(branches, (True, False), strict=True):
+                with branch:
+                    for k, value in enumerate(values):
+                        at = self._address(array, self._builder.add(i, i.type(k)), j)
+                        store = self._builder.store(value, at)
+                        store.align = LINE_BYTES if is_whole else self._size
+                        if is_whole:
+                            store.set_metadata("nontemporal", past_cache)
 
     def are_whole(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
         """Whether array[i, j] begins a line of the cache, and so array[i + 1, j] and all others."""
@@ -71,58 +79,49 @@ def _are_whole(typingctx: Any, out: Any, i: Any, j: Any) -> Any:
     return types.boolean(out, types.intp, types.intp), codegen
 
 
-def _copy_line(whole: bool) -> Any:
-    @intrinsic
-    def copy_line(typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any) -> Any:
-        """out[i, j : j + S] = block[r, c : c + S], S = 8 or 16 for the dtype."""
+@intrinsic
+def _copy_line(
+    typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any, whole: Any
+) -> Any:
+    """out[i, j : j + S] = block[r, c : c + S], S = 8 or 16 for the dtype."""
 
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            out, i, j, block, r, c = arrays_of(context, builder, signature, args)
-            lines = _Lines(builder, signature.args[0])
-            lines.store(lines.load(block, r, c), out, i, j, whole)
-            return context.get_dummy_value()
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        out, i, j, block, r, c, whole = arrays_of(context, builder, signature, args)
+        lines = _Lines(builder, signature.args[0])
+        lines.store([lines.load(block, r, c)], out, i, j, whole)
+        return context.get_dummy_value()
 
-        return types.void(out, types.intp, types.intp, block, types.intp, types.intp), codegen
-
-    return copy_line
-
-
-def _transpose_square(whole: bool) -> Any:
-    @intrinsic
-    def transpose_square(
-        typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any
-    ) -> Any:
-        """out[i : i + S, j : j + S] = block[r : r + S, c : c + S].T, S = 8 or 16 for the dtype.
-
-        log₂S times, each row of the upper half is interleaved with the one S/2 below: with the rows
-        as the digits of a number and the columns as the rest of it, each time moves a digit across.
-        """
-
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            out, i, j, block, r, c = arrays_of(context, builder, signature, args)
-            lines = _Lines(builder, signature.args[0])
-            side = lines.length
-            rows = [lines.load(block, builder.add(r, r.type(k)), c) for k in range(side)]
-            lanes = ir.VectorType(ir.IntType(32), side)
-            low = [k // 2 + side * (k % 2) for k in range(side)]
-            for _ in range(side.bit_length() - 1):
-                pairs = list(zip(rows[: side // 2], rows[side // 2 :], strict=True))
-                rows = [
-                    builder.shuffle_vector(a, b, ir.Constant(lanes, [k + shift for k in low]))
-                    for a, b in pairs
-                    for shift in (0, side // 2)
-                ]
-            for k, row in enumerate(rows):
-                lines.store(row, out, builder.add(i, i.type(k)), j, whole)
-            return context.get_dummy_value()
-
-        return types.void(out, types.intp, types.intp, block, types.intp, types.intp), codegen
-
-    return transpose_square
+    return types.void(out, types.intp, types.intp, block, types.intp, types.intp, whole), codegen
 
 
-_copy_any_line, _copy_whole_line = _copy_line(False), _copy_line(True)
-_transpose_any_square, _transpose_whole_square = _transpose_square(False), _transpose_square(True)
+@intrinsic
+def _transpose_square(
+    typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any, whole: Any
+) -> Any:
+    """out[i : i + S, j : j + S] = block[r : r + S, c : c + S].T, S = 8 or 16 for the dtype.
+
+    log₂S times, each row of the upper half is interleaved with the one S/2 below: with the rows as
+    the digits of a number and the columns as the rest of it, each time moves a digit across.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        out, i, j, block, r, c, whole = arrays_of(context, builder, signature, args)
+        lines = _Lines(builder, signature.args[0])
+        side = lines.length
+        rows = [lines.load(block, builder.add(r, r.type(k)), c) for k in range(side)]
+        lanes = ir.VectorType(ir.IntType(32), side)
+        low = [k // 2 + side * (k % 2) for k in range(side)]
+        for _ in range(side.bit_length() - 1):
+            pairs = list(zip(rows[: side // 2], rows[side // 2 :], strict=True))
+            rows = [
+                builder.shuffle_vector(a, b, ir.Constant(lanes, [k + shift for k in low]))
+                for a, b in pairs
+                for shift in (0, side // 2)
+            ]
+        lines.store(rows, out, i, j, whole)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, types.intp, block, types.intp, types.intp, whole), codegen
 
 
 @njit
@@ -138,11 +137,12 @@ def copy(
     for i in range(height):
         length = min(width, i + lead)
         lines = length // line * line
-        for j in range(0, lines, line):
-            if whole:
-                _copy_whole_line(out, to_row + i, to_col + j, block, i, j)
-            else:
-                _copy_any_line(out, to_row + i, to_col + j, block, i, j)
+        if whole:  # decided here: a branch within the loop takes 5 % of a job of few features
+            for j in range(0, lines, line):
+                _copy_line(out, to_row + i, to_col + j, block, i, j, True)
+        else:
+            for j in range(0, lines, line):
+                _copy_line(out, to_row + i, to_col + j, block, i, j, False)
         for j in range(lines, length):
             out[to_row + i, to_col + j] = block[i, j]
 
@@ -157,10 +157,7 @@ def transpose(
     for j0 in range(0, width, square):
         for i0 in range(max(0, j0 - lead) // square * square, height, square):
             if i0 + square <= height and j0 + square <= min(width, i0 + lead):
-                if whole:
-                    _transpose_whole_square(out, to_row + j0, to_col + i0, block, i0, j0)
-                else:
-                    _transpose_any_square(out, to_row + j0, to_col + i0, block, i0, j0)
+                _transpose_square(out, to_row + j0, to_col + i0, block, i0, j0, whole)
                 continue
             for j in range(j0, min(j0 + square, width)):
                 for i in range(max(i0, j + 1 - lead), min(i0 + square, height)):
