@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.files.source import Source
-from ntk_numba.jit import kernel, njit
+from ntk_numba.jit import kernel, larger, njit
 from ntk_numba.network import MLP
 
 # Rows looked at to choose the centre m, and the grid it is rounded to, which makes m independent of
 # the order of those rows. All are free choices: m changes roundings only.
 CENTRE_ROWS = 256
-CENTRE_BYTES = 8 << 20
+CENTRE_BYTES = 1 << 20
 CENTRE_GRID = 4096.0
 
 
@@ -50,12 +50,12 @@ def _sum_of_squares(v: Floats) -> float:
     return total
 
 
-@njit(fastmath={"nnan", "nsz"})
+@njit
 def _largest(v: Floats) -> float:
     """The largest |v|."""
     largest = 0.0
     for k in range(v.size):
-        largest = max(largest, abs(v[k]))
+        largest = larger(largest, abs(v[k]))
     return largest
 
 

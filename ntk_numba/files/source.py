@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
+BLOCK_ROWS = 64  # a multiple of it, so that threads can share a block evenly
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 MISSING = ("", "na", "n/a", "null", "none")  # words of a row of data, not of a header
 ENDINGS = (".npy", ".npz", ".csv", *HDF5_ENDINGS)
@@ -72,6 +73,7 @@ class Source:
         """Runs of rows that are read at a time, from start to stop."""
         end = self.shape[0] if stop is None else stop
         step = max(1, BLOCK_BYTES // (self.shape[1] * 8))
+        step = step // BLOCK_ROWS * BLOCK_ROWS or step
         for first in range(start, end, step):
             yield first, min(first + step, end)
 
