@@ -103,7 +103,7 @@ def main() -> str:
     times = measure({p for points in AXES.values() for p in points})
     law, off = fit(times, 3)
     _, off_without = fit(times, 2)
-    by_threads = {k: min(t) for k, t in threads.times(FEATURES, DTYPE).items()}
+    by_threads = {k: min(t) for k, t in threads.times(threads.job(FEATURES, DTYPE)).items()}
     draw(times, law, by_threads, PICTURE)
     rows = [
         [

@@ -1,14 +1,23 @@
-"""One thread against two, four, …, all."""
+"""One thread against two, four, …, all.
+
+A job can gain no more than the machine gives: the same threads on tiles that stay in each core's
+own cache, with many layers so that hardly anything is written, show how much that is.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
 import ntk_numba as nk
+from bench.recursion import tiles
 from bench.report import ratio, section, spread, table
 from bench.timing import in_turn
 from ntk_numba.machine import available_threads
 
 N, DEPTH, REPEATS = 10_000, 4, 9
 FEATURES = (64, 784)
+LAYERS_IN_CACHE = 33
+DTYPES = ("float64", "float32")
 
 
 def counts() -> list[int]:
@@ -17,24 +26,31 @@ def counts() -> list[int]:
     return sorted({min(1 << k, most) for k in range(most.bit_length() + 1)})
 
 
-def times(n0: int, dtype: str) -> dict[int, list[float]]:
-    """Seconds of one job with each number of threads, in turn."""
-    net = nk.MLP(DEPTH, b_std=0.1)
-    x = np.random.default_rng(0).standard_normal((N, n0)).astype(dtype)
-    out = nk.gram(net, x, kernels="ntk")
-    works = {
-        str(k): lambda k=k: nk.gram(net, x, kernels="ntk", out=out, threads=k)  # type: ignore[misc]
-        for k in counts()
-    }
+def times(work: Callable[[int], object]) -> dict[int, list[float]]:
+    """Seconds of work(threads) with each number of them, in turn."""
+    works = {str(k): lambda k=k: work(k) for k in counts()}  # type: ignore[misc]
     return {int(k): t for k, t in in_turn(works, REPEATS).items()}
 
 
-def row(n0: int, dtype: str) -> list[str]:
-    """One job with each number of threads."""
-    found = times(n0, dtype)
-    one = np.array(found[1])
-    ratios = [ratio(one, found[k]) for k in counts()[1:]]
-    return [f"{n0}", dtype, *(spread(t) for t in found.values()), *ratios]
+def job(n0: int, dtype: str) -> Callable[[int], object]:
+    """A whole job."""
+    net = nk.MLP(DEPTH, b_std=0.1)
+    x = np.random.default_rng(0).standard_normal((N, n0)).astype(dtype)
+    out = nk.gram(net, x, kernels="ntk")
+    return lambda threads: nk.gram(net, x, kernels="ntk", out=out, threads=threads)
+
+
+def in_cache(dtype: str) -> Callable[[int], object]:
+    """Tiles in each core's cache."""
+    works = {k: tiles(nk.MLP(LAYERS_IN_CACHE, b_std=0.1), dtype, False, k) for k in counts()}
+    return lambda threads: works[threads]()
+
+
+def row(name: str, dtype: str, work: Callable[[int], object]) -> list[str]:
+    """One piece of work with each number of threads."""
+    found = times(work)
+    ratios = [ratio(found[1], found[k]) for k in counts()[1:]]
+    return [name, dtype, *(spread(t) for t in found.values()), *ratios]
 
 
 def main() -> str:
@@ -43,9 +59,11 @@ def main() -> str:
     return section(
         "threads",
         f"Θ of N = {N:,} samples, L = {DEPTH}, ReLU, β = 0.1, in memory; seconds, minimum (median) "
-        f"of {REPEATS} rounds; ratio of the minima (median of the rounds')",
+        f"of {REPEATS} rounds; ratio of the minima (median of the rounds'). The last rows, tiles "
+        f"of L = {LAYERS_IN_CACHE} that stay in each core's cache, are what the machine gives",
         table(
             ["n0", "dtype", *head, *(f"ratio 1 : {k}" for k in counts()[1:])],
-            [row(n0, dtype) for n0 in FEATURES for dtype in ("float64", "float32")],
+            [row(f"{n0}", dtype, job(n0, dtype)) for n0 in FEATURES for dtype in DTYPES]
+            + [row("in cache", dtype, in_cache(dtype)) for dtype in DTYPES],
         ),
     )
