@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.engine.samples import CENTRE_LEAST
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.files.source import BLOCK_BYTES, Source
 from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
@@ -176,7 +177,7 @@ def make_plan(
     scratch = count * (
         STRIP * tile * 8 + ((3 + STRIP * matrices) * tile + features) * real.itemsize
     )
-    reading = 3 * max(BLOCK_BYTES, features * 8)
+    reading = 3 * max(BLOCK_BYTES, CENTRE_LEAST * features * 8)
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * outputs

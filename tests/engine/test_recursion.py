@@ -102,6 +102,20 @@ def test_exact_where_all_terms_of_a_product_are_equal(net, n0, flipped, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_exact_with_very_many_features(dtype):
+    """Rows of ±1 again, whose Σ is a fraction that a product of integers gives.
+
+    Half of the promise; a centre made of one row would miss that.
+    """
+    n0, net = 1_200_000, nk.MLP(1)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (9, n0))
+    signs[1], signs[2] = signs[0], -signs[0]
+    signs[1, :5], signs[2, 0] = -signs[1, :5], -signs[2, 0]
+    nngp = nk.gram(net, signs.astype(dtype), kernels="nngp").nngp
+    assert np.abs(nngp - signs @ signs.T / n0).max() <= bound(net, dtype) / 2
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_exact_on_real_data(digits, dtype):
     net = nk.MLP(4, "relu", w_std=1, b_std=0.1)
     x = digits[:60].astype(dtype)
