@@ -1,4 +1,4 @@
-"""How the time grows with N, depth, n0 and threads; a picture and a law of two numbers.
+"""How the time grows with N, depth, n0 and threads; a picture and a law of three numbers.
 
 The law is t = (a·n0 + b·L + c)·N(N + 1)/2, fitted to all points by least squares of the relative
 error: a for the inner products, b for the layers, c for what is done once a pair, to make its angle
@@ -13,7 +13,7 @@ import numpy as np
 
 import ntk_numba as nk
 from bench import threads
-from bench.report import section, table
+from bench.report import section, spread, table
 from bench.timing import in_turn
 from ntk_numba.engine.products import aligned
 from ntk_numba.machine import available_threads
@@ -42,8 +42,8 @@ AXES = {
 }
 
 
-def measure(points: set[Point]) -> dict[Point, float]:
-    """Seconds of each, the least; in turn, so that what else the machine does is shared by all."""
+def measure(points: set[Point]) -> dict[Point, list[float]]:
+    """Seconds of each; in turn, so that what else the machine does is shared by all."""
     room = aligned((max(p.n for p in points) ** 2,), DTYPE)
 
     def job(p: Point) -> Callable[[], object]:
@@ -53,7 +53,7 @@ def measure(points: set[Point]) -> dict[Point, float]:
         return lambda: nk.gram(net, x, kernels="ntk", out=out)
 
     times = in_turn({str(p): job(p) for p in points}, REPEATS)
-    return {p: min(times[str(p)]) for p in points}
+    return {p: times[str(p)] for p in points}
 
 
 def fit(times: dict[Point, float], terms: int) -> tuple[np.ndarray, float]:
@@ -100,7 +100,8 @@ def draw(
 
 def main() -> str:
     """The tables and the picture."""
-    times = measure({p for points in AXES.values() for p in points})
+    seconds = measure({p for points in AXES.values() for p in points})
+    times = {p: min(t) for p, t in seconds.items()}
     law, off = fit(times, 3)
     _, off_without = fit(times, 2)
     by_threads = {k: min(t) for k, t in threads.times(threads.job(FEATURES, DTYPE)).items()}
@@ -111,7 +112,7 @@ def main() -> str:
             f"{p.n:,}",
             f"{p.depth}",
             f"{p.features:,}",
-            f"{times[p]:.3f}",
+            spread(seconds[p]),
             f"{times[p] / (p.terms @ law):.2f}",
         ]
         for name, points in AXES.items()
@@ -119,8 +120,9 @@ def main() -> str:
     ]
     return section(
         "growth",
-        f"Θ, ReLU, β = 0.1, {DTYPE}, in memory, {available_threads()} threads; seconds, least of "
-        f"{REPEATS} after one more. Fitted to all rows: t = (a·n0 + b·L + c)·N(N + 1)/2 with "
+        f"Θ, ReLU, β = 0.1, {DTYPE}, in memory, {available_threads()} threads; seconds, "
+        f"minimum (median) of {REPEATS} rounds. Fitted to the minima: "
+        f"t = (a·n0 + b·L + c)·N(N + 1)/2 with "
         f"a = {law[0] * 1e9:.4f} ns, b = {law[1] * 1e9:.3f} ns and c = {law[2] * 1e9:.3f} ns, at "
         f"most {off:.2f} times off; without c, {off_without:.2f} times",
         table(["along", "N", "L", "n0", "seconds", "seconds / law"], rows),
