@@ -1,0 +1,28 @@
+"""Networks of finite width, to check the kernels of infinite width against: eq. 1-6 as they stand.
+
+Nothing here knows a formula of the infinite-width kernels, and the engine knows nothing of this:
+both take the description of a network, and their results agree because both are right.
+"""
+
+from ntk_numba.finite_width.monte_carlo import MonteCarlo, extrapolate, monte_carlo
+from ntk_numba.finite_width.networks import (
+    Parameters,
+    empirical_nngp,
+    empirical_ntk,
+    forward,
+    sample,
+)
+from ntk_numba.finite_width.training import History, train
+
+__all__ = [
+    "History",
+    "MonteCarlo",
+    "Parameters",
+    "empirical_nngp",
+    "empirical_ntk",
+    "extrapolate",
+    "forward",
+    "monte_carlo",
+    "sample",
+    "train",
+]

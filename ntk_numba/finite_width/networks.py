@@ -1,0 +1,457 @@
+"""One network of finite width: its parameters, its outputs and its empirical kernels, eq. 1-6.
+
+The kernels are made layer by layer and never from a Jacobian, which would have as many columns as
+the network has parameters. With α⁽ˡ⁾ the activations and B⁽ˡ⁾ₖ = ∂f_k/∂α̃⁽ˡ⁾ by the chain rule
+(eq. 21),
+
+    B⁽ᴸ⁾ₖ = e_k,   B⁽ˡ⁾ₖ = (σ_w/√n_l · W⁽ˡ⁾ᵀ B⁽ˡ⁺¹⁾ₖ) ⊙ σ'(α̃⁽ˡ⁾)
+
+the derivative by a weight is a product of the two, ∂f_k/∂W⁽ˡ⁾_ij = σ_w/√n_l · B⁽ˡ⁺¹⁾ₖ,ᵢ α⁽ˡ⁾ⱼ, and the
+sum over all parameters (eq. 5 and 6, which write n_L for what is n_{L+1} in eq. 20's count) is
+
+    Θ_kk'(x, x') = Σ_l (σ_w² α⁽ˡ⁾(x)·α⁽ˡ⁾(x')/n_l + β²) (B⁽ˡ⁺¹⁾ₖ(x)·B⁽ˡ⁺¹⁾ₖ'(x'))
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.files.source import Source, open_source
+from ntk_numba.finite_width.workers import fitting_threads, in_order
+from ntk_numba.jit import kernel
+from ntk_numba.machine import threads_to_use
+from ntk_numba.network import MLP
+
+Floats = NDArray[np.floating]
+
+ROWS = 256  # samples of a block: the unit of parallel work on one network
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of one network.
+
+    Attributes
+    ----------
+    net : MLP
+    weights : L arrays W⁽ˡ⁾ of shape (n_{l+1}, n_l), l = 0 … L − 1
+    biases : L arrays b⁽ˡ⁾ of shape (n_{l+1},)
+    """
+
+    net: MLP
+    weights: tuple[Floats, ...]
+    biases: tuple[Floats, ...]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """n_0 … n_L."""
+        return (self.weights[0].shape[1], *(len(b) for b in self.biases))
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of parameters and of all that is computed with them."""
+        return self.weights[0].dtype
+
+    def layers(self, count: int, outputs: int | None = None) -> "Parameters":
+        """The network of the first layers, whose outputs are α̃⁽ˡ⁾, l = count; of these the first
+        `outputs`, or all.
+        """
+        net = MLP(
+            count,
+            self.net.activation[: count - 1],
+            self.net.w_std[:count],
+            self.net.b_std[:count],
+        )
+        return Parameters(
+            net,
+            (*self.weights[: count - 1], self.weights[count - 1][:outputs]),
+            (*self.biases[: count - 1], self.biases[count - 1][:outputs]),
+        )
+
+
+def layer_widths(
+    net: MLP, n_in: int, width: int | Sequence[int], n_out: int = 1
+) -> tuple[int, ...]:
+    """n_0 … n_L of a network: one width for all hidden layers or one for each."""
+    hidden = net.depth - 1
+    if isinstance(width, numbers.Integral):
+        inner = [width] * hidden
+    else:
+        inner = list(width)
+        if len(inner) != hidden:
+            raise ValueError(
+                f"width: a network of depth {net.depth} has {hidden} hidden layers, but "
+                f"{len(inner)} widths are given"
+            )
+    for name, value in [("n_in", n_in), *(("width", w) for w in inner), ("n_out", n_out)]:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name} must be a whole number, not {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    return (int(n_in), *(int(w) for w in inner), int(n_out))
+
+
+def parameter_bytes(widths: Sequence[int], itemsize: int = 8) -> int:
+    """Bytes of all weights and biases."""
+    return itemsize * sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+
+
+def pass_bytes(widths: Sequence[int], samples: int, itemsize: int = 8) -> int:
+    """Bytes of the activations and derivatives of `samples` samples, and of what makes them."""
+    return itemsize * samples * (widths[0] + 2 * (1 + widths[-1]) * sum(widths[1:]))
+
+
+def sample(
+    net: MLP,
+    n_in: int,
+    width: int | Sequence[int],
+    n_out: int = 1,
+    seed: int | np.random.SeedSequence = 0,
+    dtype: Any = "float64",
+) -> Parameters:
+    """Draw a network: all weights and biases independent and from N(0, 1).
+
+    Parameters
+    ----------
+    net : MLP
+    n_in : int
+        n0, the features of a sample.
+    width : int or sequence of int
+        Of all hidden layers, or of each of the L − 1.
+    n_out : int
+        n_L, outputs.
+    seed : int or numpy.random.SeedSequence
+        The same seed gives the same network (with the same version of NumPy).
+    dtype : float64 or float32
+
+    Returns
+    -------
+    Parameters
+
+    Raises
+    ------
+    ValueError, TypeError
+        A width that is no whole number of at least 1, or that does not fit in memory.
+    """
+    real = check_dtype(dtype)
+    widths = layer_widths(check_network(net), n_in, width, n_out)
+    fitting_threads(1, 0, parameter_bytes(widths, real.itemsize), f"a network of widths {widths}")
+    rng = np.random.Generator(np.random.SFC64(seed_sequence(seed)))
+    weights, biases = [], []
+    for a, b in zip(widths, widths[1:], strict=False):
+        weights.append(rng.standard_normal((b, a), real))
+        biases.append(rng.standard_normal(b, real))
+    return Parameters(net, tuple(weights), tuple(biases))
+
+
+def seed_sequence(
+    seed: int | np.random.SeedSequence, key: tuple[int, ...] = ()
+) -> np.random.SeedSequence:
+    """The sequence of a seed, or with a key one of the independent ones below it."""
+    if isinstance(seed, np.random.SeedSequence):
+        entropy, key = seed.entropy, (*seed.spawn_key, *key)
+    elif isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
+    else:
+        entropy = int(seed)
+    return np.random.SeedSequence(entropy, spawn_key=key)
+
+
+def check_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64."""
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float64 or float32, not {dtype!r}")
+    return np.dtype(dtype)
+
+
+def check_network(net: Any) -> MLP:
+    """`net`, if it is one."""
+    if not isinstance(net, MLP):
+        raise TypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
+    return net
+
+
+def check_parameters(params: Any) -> Parameters:
+    """`params`, if it is some."""
+    if not isinstance(params, Parameters):
+        raise TypeError(
+            f"params must be what ntk_numba.finite_width.sample returns, not "
+            f"{type(params).__name__}"
+        )
+    return params
+
+
+def read_samples(X: Any, name: str, n_in: int | None, dtype: np.dtype) -> Floats:
+    """All rows of X, checked: real, finite, and with as many features as the network has inputs."""
+    source = open_source(X, name)
+    if n_in is not None and source.shape[1] != n_in:
+        raise ValueError(
+            f"{source.name} has {source.shape[1]} features, but the network has {n_in} inputs"
+        )
+    return _read(source.check(), dtype)
+
+
+def _read(source: Source, dtype: np.dtype) -> Floats:
+    return np.ascontiguousarray(source.read(0, source.shape[0]), dtype)
+
+
+def preactivations(params: Parameters, x: Floats) -> list[Floats]:
+    """[α̃⁽¹⁾, …, α̃⁽ᴸ⁾] of the rows of x, each (N, n_l): eq. 1-4."""
+    net, out = params.net, []
+    alpha = x
+    for layer, (weight, bias) in enumerate(zip(params.weights, params.biases, strict=True)):
+        z = alpha @ weight.T
+        z *= net.w_std[layer] / math.sqrt(weight.shape[1])
+        z += net.b_std[layer] * bias
+        out.append(z)
+        if layer < net.depth - 1:
+            alpha = net.activation[layer](z)
+    return out
+
+
+class Pass(NamedTuple):
+    """What one pass forward and one backward know of N samples.
+
+    preactivations : L arrays α̃⁽ˡ⁾ of shape (N, n_l), l = 1 … L
+    alphas : L arrays α⁽ˡ⁾ of shape (N, n_l), l = 0 … L − 1
+    betas : L arrays B⁽ˡ⁺¹⁾ of shape (N, n_L, n_{l+1}), l = 0 … L − 1
+    """
+
+    preactivations: list[Floats]
+    alphas: list[Floats]
+    betas: list[Floats]
+
+    @property
+    def outputs(self) -> Floats:
+        """f, (N, n_L)."""
+        return self.preactivations[-1]
+
+    def rows(self, some: slice) -> "Pass":
+        """Of some of the samples."""
+        return Pass(*([a[some] for a in arrays] for arrays in self))
+
+
+def run_pass(params: Parameters, x: Floats) -> Pass:
+    """Forward and backward through a network, for the rows of x."""
+    net = params.net
+    z = preactivations(params, x)
+    alphas = [x, *(sigma(h) for sigma, h in zip(net.activation, z, strict=False))]
+    n, outputs = z[-1].shape
+    beta = np.broadcast_to(np.eye(outputs, dtype=x.dtype), (n, outputs, outputs))
+    betas = [beta]
+    for layer in range(net.depth - 1, 0, -1):
+        weight = params.weights[layer]
+        slope = net.activation[layer - 1].derivative(z[layer - 1])
+        slope *= net.w_std[layer] / math.sqrt(weight.shape[1])
+        if layer == net.depth - 1:  # a product with unit vectors picks rows
+            beta = weight * slope[:, None, :]
+        else:
+            beta = (beta.reshape(n * outputs, -1) @ weight).reshape(n, outputs, -1)
+            beta *= slope[:, None, :]
+        betas.append(beta)
+    return Pass(z, alphas, betas[::-1])
+
+
+def forward(params: Parameters, X: Any, threads: int | None = None) -> Floats:
+    """The outputs f(x) = α̃⁽ᴸ⁾(x) of a network, eq. 1-4.
+
+    Parameters
+    ----------
+    params : Parameters
+        Of `sample`.
+    X : (N, n_in), as for `ntk_numba.gram`
+    threads : int, optional
+        At most so many; they do not change a bit.
+
+    Returns
+    -------
+    (N, n_out) array, of the dtype of the parameters
+    """
+    check_parameters(params)
+    x = read_samples(X, "X", params.widths[0], params.dtype)
+    each = forward_bytes(params.widths, min(len(x), ROWS), params.dtype.itemsize)
+    workers = fitting_threads(threads_to_use(threads), 0, each, "the network's activations")
+    blocks = [x[k : k + ROWS] for k in range(0, len(x), ROWS)]
+    done = in_order(lambda rows: preactivations(params, rows)[-1], blocks, workers)
+    return np.concatenate(list(done))
+
+
+def forward_bytes(widths: Sequence[int], samples: int, itemsize: int) -> int:
+    """Bytes of all preactivations of `samples` samples and of the activations of two layers."""
+    return itemsize * samples * (sum(widths[1:]) + 2 * max(widths))
+
+
+def empirical_nngp(params: Parameters, X: Any, Z: Any = None, by: str = "features") -> Floats:
+    """The Σ that one network shows, eq. 11: its mean over networks tends to Σ⁽ᴸ⁾ (eq. 12).
+
+    Parameters
+    ----------
+    params : Parameters
+    X, Z : as for `ntk_numba.gram`
+    by : "features" or "outputs"
+        σ_w² α⁽ᴸ⁻¹⁾(x)·α⁽ᴸ⁻¹⁾(x')/n + β², the covariance of the outputs given the hidden layers
+        (eq. 11); or the mean over outputs of f_k(x) f_k(x') (eq. 7 and 12), which has the same mean
+        and more noise.
+
+    Returns
+    -------
+    (N, M) array
+    """
+    if by not in ("features", "outputs"):
+        raise ValueError(f"by must be 'features' or 'outputs', not {by!r}")
+    check_parameters(params)
+    x = read_samples(X, "X", params.widths[0], params.dtype)
+    z = x if Z is None else read_samples(Z, "Z", params.widths[0], params.dtype)
+    item = params.dtype.itemsize
+    each = sum(forward_bytes(params.widths, len(rows), item) for rows in (x, z))
+    fitting_threads(1, len(x) * len(z) * item, each, "the network's activations")
+
+    def last(rows: Floats) -> Floats:
+        before = preactivations(params, rows)
+        if by == "outputs":
+            return before[-1]
+        return rows if params.net.depth == 1 else params.net.activation[-1](before[-2])
+
+    def product(sides: tuple[Floats, Floats]) -> Floats:
+        left, right = (last(rows) for rows in sides)
+        return nngp_by_outputs(left, right) if by == "outputs" else share(params, -1, left, right)
+
+    (result,) = in_order(product, [(x, z)], 1)
+    return result
+
+
+def share(params: Parameters, layer: int, left: Floats, right: Floats) -> Floats:
+    """σ_w² α⁽ˡ⁾(x)·α⁽ˡ⁾(x')/n_l + β² of rows of activations, (N, M): eq. 11 and 25."""
+    net = params.net
+    product = left @ right.T
+    product *= net.w_std[layer] ** 2 / left.shape[1]
+    product += net.b_std[layer] ** 2
+    return product
+
+
+def nngp_by_outputs(left: Floats, right: Floats) -> Floats:
+    """The mean over k of f_k(x) f_k(x'), (N, M), of outputs (N, n_L) and (M, n_L)."""
+    return np.asarray(left @ right.T / left.shape[1])
+
+
+def empirical_ntk(params: Parameters, X: Any, Z: Any = None, threads: int | None = None) -> Floats:
+    """The Θ of one network, between all samples and all outputs: eq. 5 and 6.
+
+    Θ_kk'(x, x') = Σ_p ∂f_k(x)/∂θ_p ∂f_k'(x')/∂θ_p over all parameters, made by layer (see the head
+    of this file) in O(N·M·n_L²·Σ n_l) operations and without a Jacobian.
+
+    Parameters
+    ----------
+    params : Parameters
+    X, Z : as for `ntk_numba.gram`
+        Without Z, X with itself: exactly symmetric, and half the work.
+    threads : int, optional
+        At most so many; they do not change a bit.
+
+    Returns
+    -------
+    (N, M, n_out, n_out) array, of the dtype of the parameters, exact to rounding
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As `ntk_numba.gram`; and what does not fit in memory, with its bytes.
+    """
+    check_parameters(params)
+    x = read_samples(X, "X", params.widths[0], params.dtype)
+    z = None if Z is None else read_samples(Z, "Z", params.widths[0], params.dtype)
+    columns, outputs, item = len(x if z is None else z), params.widths[-1], params.dtype.itemsize
+    held = len(x) + (0 if z is None else len(z))
+    block = min(len(x), ROWS)
+    workers = fitting_threads(
+        threads_to_use(threads),
+        pass_bytes(params.widths, held, item) + len(x) * columns * outputs**2 * item,
+        block * columns * (1 + outputs**2) * item,
+        f"the empirical kernel of {len(x):,} × {columns:,} samples and {outputs} outputs",
+    )
+    blocks = [slice(k, k + ROWS) for k in range(0, len(x), ROWS)]
+    theta = np.zeros((len(x), columns, outputs, outputs), params.dtype)
+
+    def passes(rows: Floats) -> Pass:
+        parts = [rows[k : k + ROWS] for k in range(0, len(rows), ROWS)]
+        return _joined(list(in_order(lambda part: run_pass(params, part), parts, workers)))
+
+    left = passes(x)
+    right = left if z is None else passes(z)
+
+    def fill(some: slice) -> None:
+        # of a symmetric matrix only as far as the diagonal
+        others = right.rows(slice(0, some.stop if z is None else columns))
+        add_ntk(theta[some, : len(others.outputs)], params, left.rows(some), others)
+
+    for _ in in_order(fill, blocks, workers):
+        pass
+    if z is None:
+        mirror(theta)
+    return theta
+
+
+def _joined(parts: list[Pass]) -> Pass:
+    if len(parts) == 1:
+        return parts[0]
+    return Pass(
+        *(
+            [np.concatenate(pieces) for pieces in zip(*arrays, strict=True)]
+            for arrays in zip(*parts, strict=True)
+        )
+    )
+
+
+def add_ntk(theta: Floats, params: Parameters, left: Pass, right: Pass) -> None:
+    """Add Θ_kk'(x, x') to theta, (N, M, n_L, n_L)."""
+    for layer in range(params.net.depth):
+        shares = share(params, layer, left.alphas[layer], right.alphas[layer])
+        a, b = (p.betas[layer].reshape(-1, p.betas[layer].shape[2]) for p in (left, right))
+        add_layer(theta, shares, a @ b.T)
+
+
+def pooled_ntk(params: Parameters, left: Pass, right: Pass) -> Floats:
+    """The mean over outputs of Θ_kk(x, x'), (N, M): as good an estimate of Θ∞ as all of Θ holds."""
+    outputs = left.outputs.shape[1]
+    theta = np.zeros((len(left.outputs), len(right.outputs), 1, 1), left.outputs.dtype)
+    for layer in range(params.net.depth):
+        shares = share(params, layer, left.alphas[layer], right.alphas[layer])
+        # the sum over k and units at once; of the unit vectors of the last layer it is n_L
+        a, b = (p.betas[layer].reshape(len(p.outputs), -1) for p in (left, right))
+        product = a @ b.T
+        product /= outputs
+        add_layer(theta, shares, product)
+    return theta[:, :, 0, 0]
+
+
+@kernel()
+def add_layer(theta: Floats, shares: Floats, products: Floats) -> None:
+    """theta[i, j, k, k'] += shares[i, j] · products[i·K + k, j·K + k'].
+
+    theta : (N, M, K, K);  shares : (N, M);  products : (N·K, M·K)
+    """
+    rows, columns, outputs, _ = theta.shape
+    for i in range(rows):
+        for k in range(outputs):
+            line = products[i * outputs + k]
+            for j in range(columns):
+                share = shares[i, j]
+                for k2 in range(outputs):
+                    theta[i, j, k, k2] += share * line[j * outputs + k2]
+
+
+@kernel(parallel=True)
+def mirror(theta: Floats) -> None:
+    """Θ_kk'(x, x') = Θ_k'k(x', x): fill what lies above the diagonal, (N, N, K, K)."""
+    rows, _, outputs, _ = theta.shape
+    for i in numba.prange(rows):
+        for j in range(i + 1):
+            for k in range(outputs):
+                for k2 in range(outputs if j < i else k):
+                    theta[j, i, k2, k] = theta[i, j, k, k2]

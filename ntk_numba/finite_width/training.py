@@ -1,0 +1,154 @@
+"""Full-batch gradient descent of a finite network on the squared loss, in the NTK parametrisation."""
+
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import get_blas_funcs
+
+from ntk_numba.finite_width.networks import (
+    Floats,
+    Parameters,
+    check_parameters,
+    parameter_bytes,
+    preactivations,
+    read_samples,
+)
+from ntk_numba.finite_width.workers import fitting_threads, one_thread_products
+
+
+class History(NamedTuple):
+    """A training.
+
+    params : Parameters after the last step
+    loss : (steps + 1,) before every step and after the last
+    steps : the steps at which outputs were kept, 0 before the first
+    outputs : (len(steps), N, n_out) f on the training samples
+    test_outputs : (len(steps), M, n_out) f on the test samples; M = 0 without any
+    """
+
+    params: Parameters
+    loss: NDArray[np.float64]
+    steps: NDArray[np.int64]
+    outputs: Floats
+    test_outputs: Floats
+
+
+def train(
+    params: Parameters,
+    X: Any,
+    y: Any,
+    learning_rate: float,
+    steps: int,
+    test: Any = None,
+    record: int | None = None,
+) -> History:
+    """Full-batch gradient descent on C = Σ_i |f(x_i) − y_i|²/2N, all layers.
+
+    θ ← θ − η ∂C/∂θ. With small steps the outputs follow the gradient flow
+    ∂f/∂t = −Θ(θ_t)(f − y)/N at t = η·step; Θ(θ_t) stays at Θ∞ as the widths grow.
+
+    Parameters
+    ----------
+    params : Parameters
+        Where it starts; left as they are.
+    X : (N, n_in), as for `ntk_numba.gram`
+    y : (N,) or (N, n_out) targets
+    learning_rate : float
+        η > 0. Steps converge for η below 2N/λ, λ the largest eigenvalue of Θ on X.
+    steps : int
+        At least 0.
+    test : (M, n_in), optional
+        Samples whose outputs are kept too.
+    record : int, optional
+        Keep outputs every so many steps; by default at the start and the end only.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError, TypeError
+        Targets that are not one finite row a sample, a learning rate that is not positive, a
+        training that diverges.
+    """
+    check_parameters(params)
+    for name, value, least in (("steps", steps, 0), ("record", record or 1, 1)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be more than 0 and finite, not {learning_rate!r}")
+    x = read_samples(X, "X", params.widths[0], params.dtype)
+    outside = x[:0] if test is None else read_samples(test, "test", params.widths[0], params.dtype)
+    target = _targets(y, len(x), params)
+    fitting_threads(1, 0, parameter_bytes(params.widths, params.dtype.itemsize), "a second network")
+    now = Parameters(
+        params.net,
+        tuple(w.copy() for w in params.weights),
+        tuple(b.copy() for b in params.biases),
+    )
+    at = sorted({*range(0, steps + 1, record or max(steps, 1)), steps})
+    loss = np.empty(steps + 1)
+    kept: list[Floats] = []
+    kept_outside: list[Floats] = []
+    with one_thread_products():
+        for step in range(steps + 1):
+            z = preactivations(now, x)
+            residual = z[-1] - target
+            with np.errstate(over="ignore"):
+                loss[step] = np.sum(np.square(residual, dtype=float)) / (2 * len(x))
+            if not loss[step] <= 1e6 * (loss[0] + 1):
+                raise ValueError(
+                    f"the loss grew from {loss[0]:.3g} to {loss[step]:.3g} in {step} steps: "
+                    f"learning_rate {learning_rate!r} is too large, take less than 2N/λ, λ the "
+                    f"largest eigenvalue of the NTK on X"
+                )
+            if step in at:
+                kept.append(z[-1])
+                kept_outside.append(preactivations(now, outside)[-1])
+            if step < steps:
+                _descend(now, x, z, residual / len(x), learning_rate)
+    return History(now, loss, np.array(at), np.array(kept), np.array(kept_outside))
+
+
+def _descend(
+    params: Parameters, x: Floats, z: list[Floats], delta: Floats, learning_rate: float
+) -> None:
+    """One step, in place; delta = ∂C/∂f."""
+    net = params.net
+    for layer in range(net.depth - 1, -1, -1):
+        weight, bias = params.weights[layer], params.biases[layer]
+        scale = net.w_std[layer] / math.sqrt(weight.shape[1])
+        if layer > 0:
+            before = delta @ weight
+            before *= scale
+            before *= net.activation[layer - 1].derivative(z[layer - 1])
+            alpha = net.activation[layer - 1](z[layer - 1])
+        else:
+            before, alpha = delta, x
+        # W −= η σ_w/√n δᵀα in one pass over W, whose transpose is a matrix in BLAS's order
+        gemm = get_blas_funcs("gemm", (weight,))
+        updated = gemm(
+            -learning_rate * scale, alpha.T, delta.T, 1.0, weight.T, trans_b=True, overwrite_c=True
+        )
+        assert np.shares_memory(updated, weight)
+        bias -= learning_rate * net.b_std[layer] * delta.sum(axis=0)
+        delta = before
+
+
+def _targets(y: Any, count: int, params: Parameters) -> Floats:
+    target = np.asarray(y)
+    if target.dtype.kind not in "biuf":
+        raise TypeError(f"y holds {target.dtype}; real numbers are wanted")
+    wanted = (count, params.widths[-1])
+    if target.shape == (count,) and wanted[1] == 1:
+        target = target[:, None]
+    if target.shape != wanted:
+        raise ValueError(f"y must be of shape {wanted}, one row a sample, not {target.shape}")
+    if not np.isfinite(target).all():
+        row = int(np.argwhere(~np.isfinite(target))[0][0])
+        raise ValueError(f"y: row {row} is not finite; remove the sample or mend it")
+    return target.astype(params.dtype)

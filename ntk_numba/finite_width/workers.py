@@ -1,0 +1,59 @@
+"""How finite networks use all cores: independent pieces of work, each on one thread.
+
+A piece is a draw of a network, or a block of rows of one network's kernel. Its matrix products run
+on one thread of BLAS, so its bits do not depend on how many pieces are done at once; results are
+handed on in order, so neither do sums over them.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from ntk_numba.grid import show_bytes
+from ntk_numba.machine import available_memory
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def one_thread_products() -> Any:
+    """A context in which NumPy's matrix products stay on the thread that calls them."""
+    return threadpool_limits(1, user_api="blas")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """``function`` of each item, in the order of the items, a few more under way than handed on."""
+    waiting: deque[Future[Result]] = deque()
+    with one_thread_products(), ThreadPoolExecutor(threads, "finite-width") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def fitting_threads(threads: int, fixed: int, each: int, what: str) -> int:
+    """How many of `threads` workers have memory enough, `each` bytes a worker beside `fixed`.
+
+    Raises
+    ------
+    ValueError
+        Not even one, with the bytes it would take; `what` says whose.
+    """
+    free = available_memory()
+    if fixed + each > free:
+        raise ValueError(
+            f"{what} would take {show_bytes(fixed + each)} ({fixed + each:,} bytes), and "
+            f"{show_bytes(free)} of memory is free; take a smaller width or fewer samples"
+        )
+    return max(1, min(threads, (free - fixed) // max(each, 1)))
