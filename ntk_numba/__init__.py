@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntk_numba import activations as activations
+    from ntk_numba import finite_width as finite_width
     from ntk_numba.files.gram_file import GramFile as GramFile
     from ntk_numba.files.gram_file import open_gram as open_gram
+    from ntk_numba.jobs.check import check as check
+    from ntk_numba.jobs.gradient_flow import flow_distribution as flow_distribution
+    from ntk_numba.jobs.gradient_flow import gradient_flow as gradient_flow
     from ntk_numba.jobs.memory import Gram as Gram
     from ntk_numba.jobs.memory import diagonal as diagonal
     from ntk_numba.jobs.memory import gram as gram
@@ -28,7 +32,11 @@ _HOMES = {
     "write_gram": "jobs.stream",
     "open_gram": "files.gram_file",
     "GramFile": "files.gram_file",
+    "check": "jobs.check",
+    "gradient_flow": "jobs.gradient_flow",
+    "flow_distribution": "jobs.gradient_flow",
     "activations": "activations",
+    "finite_width": "finite_width",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -38,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOMES[name]}")
-    value = module if name == "activations" else getattr(module, name)
+    value = module if _HOMES[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -104,6 +104,28 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--layer", type=int, help="in a file of all layers; by default the last")
     plot.add_argument("--labels", metavar="Y", help="sort rows by these labels, a file as for gram")
     plot.set_defaults(run=_plot)
+
+    check = commands.add_parser("check", help="test the kernels against networks of finite width")
+    check.add_argument("data", metavar="X", help=f"the samples, one a row: {DATA_HELP}")
+    _network_options(check)
+    test = check.add_argument_group("test")
+    test.add_argument("--width", type=int, default=1024, metavar="n", help="[%(default)s]")
+    test.add_argument(
+        "--draws", type=int, default=64, help="networks of each width n, n/2, n/4 [%(default)s]"
+    )
+    test.add_argument("--samples", type=int, default=32, help="rows of X used [%(default)s]")
+    test.add_argument("--outputs", type=int, default=4, help="of a network [%(default)s]")
+    test.add_argument(
+        "--false-alarm", type=float, default=1e-3, metavar="P",
+        help="probability of failing although all is right [%(default)s]",
+    )  # fmt: skip
+    test.add_argument("--seed", type=int, default=0, help="[%(default)s]")
+    test.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
+    check.add_argument("--json", action="store_true", help="for scripts")
+    check.add_argument(
+        "--plot", metavar="PICTURE", help="also draw Θ against the angle: .png, .pdf, .svg"
+    )
+    check.set_defaults(run=_check)
     return parser
 
 
@@ -111,13 +133,7 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="X", help=f"the samples, one a row: {DATA_HELP}")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the HDF5 file")
     parser.add_argument("--against", metavar="Z", help="K(X, Z) instead of K(X, X)")
-    net = parser.add_argument_group("network", "one value for all layers, or the option repeated")
-    net.add_argument("--depth", type=int, required=True, metavar="L", help="weight layers")
-    net.add_argument(
-        "--activation", action="append", metavar="NAME", help="name or name:parameters [relu]"
-    )
-    net.add_argument("--w-std", action="append", type=float, metavar="σ", help="of weights [1]")
-    net.add_argument("--b-std", action="append", type=float, metavar="β", help="of biases [0]")
+    _network_options(parser)
     result = parser.add_argument_group("result")
     result.add_argument(
         "--kernel", action="append", choices=["ntk", "nngp"], help="repeat it for both [ntk]"
@@ -129,6 +145,16 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--memory", metavar="SIZE", help="at most, as 2GiB [a quarter of it]")
     machine.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
+
+
+def _network_options(parser: argparse.ArgumentParser) -> None:
+    net = parser.add_argument_group("network", "one value for all layers, or the option repeated")
+    net.add_argument("--depth", type=int, required=True, metavar="L", help="weight layers")
+    net.add_argument(
+        "--activation", action="append", metavar="NAME", help="name or name:parameters [relu]"
+    )
+    net.add_argument("--w-std", action="append", type=float, metavar="σ", help="of weights [1]")
+    net.add_argument("--b-std", action="append", type=float, metavar="β", help="of biases [0]")
 
 
 def _network(options: argparse.Namespace) -> "MLP":
@@ -286,3 +312,23 @@ def _plot(options: argparse.Namespace) -> int:
         plot_gram(file, options.output, options.kernel, options.layer, options.labels)
     print(options.output)
     return DONE
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ntk_numba.files.store import check_folder
+    from ntk_numba.jobs.angle_plot import plot_angle
+
+    net = _network(options)
+    if options.plot:
+        check_folder(Path(options.plot))
+    report = ntk_numba.check(
+        net, options.data, options.width, options.draws, options.samples, options.outputs,
+        options.false_alarm, options.seed, options.threads,
+    )  # fmt: skip
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    if options.plot:
+        plot_angle(
+            net, options.plot, report.widths, options.draws, seed=options.seed,
+            threads=options.threads,
+        )  # fmt: skip
+    return DONE if report.passed else CHECK_FAILED

@@ -22,8 +22,12 @@ FLOORS = [
         "engine.kernel", "engine",
     ],
     [
+        "finite_width.workers", "finite_width.networks", "finite_width.monte_carlo",
+        "finite_width.training", "finite_width",
+    ],
+    [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.estimate", "jobs.verify",
-        "jobs.plot", "jobs",
+        "jobs.plot", "jobs.claims", "jobs.check", "jobs.angle_plot", "jobs.gradient_flow", "jobs",
     ],
     ["cli"],
     ["__main__", ""],
@@ -66,6 +70,14 @@ def test_imports_go_down(path):
         if me == "" or (me == "cli" and other == ""):
             continue
         assert ORDER[other] < ORDER[me], f"{me or '__init__'} imports {other}"
+
+
+def test_the_check_is_independent():
+    """Finite networks share with the engine what a network is, and nothing that computes."""
+    wings = {"engine": "finite_width", "finite_width": "engine"}
+    for path in FILES:
+        if other := wings.get(module_name(path).split(".")[0]):
+            assert not [name for name in imported(path) if name.startswith(other)]
 
 
 def test_files_are_short():

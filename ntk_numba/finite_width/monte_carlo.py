@@ -1,7 +1,7 @@
 """Means and standard errors of the empirical kernels over many draws of a network.
 
-Draw d of a seed has a random stream of its own, so it can be made by any thread, and draws are added
-up in their order (Welford's recurrence): neither threads nor a later stop change a bit.
+Draw d of a seed has a random stream of its own, so it can be made by any thread, and draws are
+added up in their order (Welford's recurrence): neither threads nor a later stop change a bit.
 """
 
 import math
@@ -103,8 +103,8 @@ def monte_carlo(
     Raises
     ------
     ValueError, TypeError, OSError
-        As `ntk_numba.gram`; fewer than 2 draws; widths whose networks do not fit in memory, with the
-        bytes they would take.
+        As `ntk_numba.gram`; fewer than 2 draws; widths whose networks do not fit in memory, with
+        the bytes they would take.
     """
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be more than 0 and finite, not {tolerance!r}")
@@ -131,9 +131,9 @@ def monte_carlo(
     for count, values in enumerate(seen, start=1):
         for total, value in zip(sums, values, strict=True):
             total.add(value)
-        if tolerance is not None and count % STOP_EVERY == 0:
-            if all(m.standard_error().max() <= tolerance * abs(m.mean).max() for m in (nngp, ntk)):
-                break
+        enough = tolerance is not None and count % STOP_EVERY == 0
+        if enough and all(m.relative_error() <= tolerance for m in (nngp, ntk)):
+            break
     seen.close()
     return MonteCarlo(
         nngp.mean, nngp.standard_error(), ntk.mean, ntk.standard_error(),
@@ -155,8 +155,9 @@ def extrapolate(
     """Σ and Θ extrapolated to infinite width, from networks of several widths.
 
     At width n the means are K + c/n + O(1/n²); K is their intercept, by least squares in 1/n with
-    the weights n that a variance proportional to 1/n asks for (`intercept`). What is left is O(1/n²)
-    and the noise, about 1.5 times that of the widest networks alone for widths of 1 : 2 : 4.
+    the weights n that a variance proportional to 1/n asks for (`intercept`). What is left is
+    O(1/n²) and the noise, some 1.5 times that of the widest networks alone for widths of 1 : 2 : 4.
+
 
     Parameters
     ----------
@@ -174,15 +175,14 @@ def extrapolate(
         monte_carlo(net, X, Z, w, draws, n_out, seed_sequence(seed, (k,)), threads, dtype)
         for k, w in enumerate(widths)
     ]
-    fields = []
+    fields: dict[str, NDArray[np.float64]] = {}
     for name in ("nngp", "ntk", "nngp_outputs"):
         means = np.array([getattr(p, name) for p in parts])
         errors = np.array([getattr(p, f"{name}_sem") for p in parts])
-        fields += [
-            np.tensordot(factors, means, 1),
-            np.sqrt(np.tensordot(factors**2, errors**2, 1)),
-        ]
-    return MonteCarlo(*fields, sum(p.draws for p in parts), parts[-1].widths)
+        fields[name] = np.tensordot(factors, means, 1)
+        fields[f"{name}_sem"] = np.sqrt(np.tensordot(factors**2, errors**2, 1))
+    widest = parts[int(np.argmax(widths))].widths
+    return MonteCarlo(**fields, draws=sum(p.draws for p in parts), widths=widest)
 
 
 def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
@@ -249,6 +249,10 @@ class _Mean:
 
     def standard_error(self) -> NDArray[np.float64]:
         return np.asarray(np.sqrt(self._squares / (self.count * max(self.count - 1, 1))))
+
+    def relative_error(self) -> float:
+        """The largest standard error as a share of the largest entry."""
+        return float(self.standard_error().max() / max(abs(self.mean).max(), np.finfo(float).tiny))
 
 
 @kernel()

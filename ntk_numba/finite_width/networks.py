@@ -6,8 +6,8 @@ the network has parameters. With α⁽ˡ⁾ the activations and B⁽ˡ⁾ₖ = �
 
     B⁽ᴸ⁾ₖ = e_k,   B⁽ˡ⁾ₖ = (σ_w/√n_l · W⁽ˡ⁾ᵀ B⁽ˡ⁺¹⁾ₖ) ⊙ σ'(α̃⁽ˡ⁾)
 
-the derivative by a weight is a product of the two, ∂f_k/∂W⁽ˡ⁾_ij = σ_w/√n_l · B⁽ˡ⁺¹⁾ₖ,ᵢ α⁽ˡ⁾ⱼ, and the
-sum over all parameters (eq. 5 and 6, which write n_L for what is n_{L+1} in eq. 20's count) is
+the derivative by a weight is a product of the two, ∂f_k/∂W⁽ˡ⁾ = σ_w/√n_l · B⁽ˡ⁺¹⁾ₖ α⁽ˡ⁾ᵀ, and the
+sum over all parameters (eq. 5 and 6; the note's eq. 6 and 20 mix n_L and n_{L+1}) is
 
     Θ_kk'(x, x') = Σ_l (σ_w² α⁽ˡ⁾(x)·α⁽ˡ⁾(x')/n_l + β²) (B⁽ˡ⁺¹⁾ₖ(x)·B⁽ˡ⁺¹⁾ₖ'(x'))
 """
@@ -16,6 +16,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numba
@@ -81,9 +82,9 @@ def layer_widths(
     """n_0 … n_L of a network: one width for all hidden layers or one for each."""
     hidden = net.depth - 1
     if isinstance(width, numbers.Integral):
-        inner = [width] * hidden
+        inner: list[Any] = [width] * hidden
     else:
-        inner = list(width)
+        inner = list(width)  # type: ignore[arg-type]
         if len(inner) != hidden:
             raise ValueError(
                 f"width: a network of depth {net.depth} has {hidden} hidden layers, but "
@@ -99,7 +100,7 @@ def layer_widths(
 
 def parameter_bytes(widths: Sequence[int], itemsize: int = 8) -> int:
     """Bytes of all weights and biases."""
-    return itemsize * sum((a + 1) * b for a, b in zip(widths, widths[1:], strict=False))
+    return itemsize * sum((a + 1) * b for a, b in pairwise(widths))
 
 
 def pass_bytes(widths: Sequence[int], samples: int, itemsize: int = 8) -> int:
@@ -132,7 +133,9 @@ def sample(
 
     Returns
     -------
+
     Parameters
+    ----------
 
     Raises
     ------
@@ -144,7 +147,7 @@ def sample(
     fitting_threads(1, 0, parameter_bytes(widths, real.itemsize), f"a network of widths {widths}")
     rng = np.random.Generator(np.random.SFC64(seed_sequence(seed)))
     weights, biases = [], []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in pairwise(widths):
         weights.append(rng.standard_normal((b, a), real))
         biases.append(rng.standard_normal(b, real))
     return Parameters(net, tuple(weights), tuple(biases))
@@ -203,10 +206,11 @@ def _read(source: Source, dtype: np.dtype) -> Floats:
 
 def preactivations(params: Parameters, x: Floats) -> list[Floats]:
     """[α̃⁽¹⁾, …, α̃⁽ᴸ⁾] of the rows of x, each (N, n_l): eq. 1-4."""
-    net, out = params.net, []
+    net = params.net
+    out: list[Floats] = []
     alpha = x
     for layer, (weight, bias) in enumerate(zip(params.weights, params.biases, strict=True)):
-        z = alpha @ weight.T
+        z: Floats = alpha @ weight.T
         z *= net.w_std[layer] / math.sqrt(weight.shape[1])
         z += net.b_std[layer] * bias
         out.append(z)

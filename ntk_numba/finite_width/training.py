@@ -1,4 +1,4 @@
-"""Full-batch gradient descent of a finite network on the squared loss, in the NTK parametrisation."""
+"""Full-batch gradient descent of a finite network on the squared loss."""
 
 import math
 import numbers
@@ -123,7 +123,7 @@ def _descend(
         weight, bias = params.weights[layer], params.biases[layer]
         scale = net.w_std[layer] / math.sqrt(weight.shape[1])
         if layer > 0:
-            before = delta @ weight
+            before: Floats = delta @ weight
             before *= scale
             before *= net.activation[layer - 1].derivative(z[layer - 1])
             alpha = net.activation[layer - 1](z[layer - 1])

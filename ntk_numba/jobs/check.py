@@ -32,8 +32,8 @@ class Row(NamedTuple):
     """One claim's verdict.
 
     claim, equation : what is tested;  entries : how many
-    statistic : "z", the largest |z|; "error", the largest relative error of what has no noise; "KS",
-        Kolmogorov and Smirnov's distance of outputs from a Gaussian, times √count
+    statistic : "z", the largest |z|; "error", the largest relative error of what has no noise;
+        "KS", Kolmogorov and Smirnov's distance of outputs from a Gaussian, times √count
     largest : its value;  low, high : its range in 90 % of all checks if the claim is true
     limit : the largest value that passes
     over2, over3 : share of entries more than 2 and 3 standard errors off (0.05 and 0.003 expected)
@@ -238,9 +238,7 @@ def _row(
     noisy = np.sqrt(variance) > ROUNDING
     error = float(np.abs(mean[~noisy]).max(initial=0.0))
     if not noisy.any() or error > ROUNDING:
-        return Row(
-            claim.text, claim.equation, count, "error", error, math.nan, math.nan, ROUNDING
-        )
+        return Row(claim.text, claim.equation, count, "error", error, math.nan, math.nan, ROUNDING)
     z = np.abs(mean[noisy]) / np.sqrt(variance[noisy] + left**2)
     # without entries' common sign, a draw is as likely as its mirror image
     flipped = np.zeros((FLIPS, len(z)))
@@ -265,12 +263,16 @@ def _row(
     )  # fmt: skip
     if not claim.narrowing:
         return row
-    return row._replace(**_exponent(seen, widths, depth, float(student.isf(alarm / 2))))
+    return _with_exponent(row, seen, widths, depth, float(student.isf(alarm / 2)))
 
 
-def _exponent(
-    seen: list[NDArray[np.float64]], widths: tuple[int, ...], depth: int, deviations: float
-) -> dict[str, float]:
+def _with_exponent(
+    row: Row,
+    seen: list[NDArray[np.float64]],
+    widths: tuple[int, ...],
+    depth: int,
+    deviations: float,
+) -> Row:
     """The slope of log(root mean square deviation of a draw) over log(width), see `Row`.
 
     It has corrections of its own, from terms of relative order L/n in the variance.
@@ -282,11 +284,11 @@ def _exponent(
     slope = log_n / np.sum(log_n**2)
     error = float(np.sqrt(np.sum((slope * errors) ** 2)))
     curvature = 2.5 * depth / min(widths) / math.log(max(widths) / min(widths))
-    return {
-        "exponent": float(slope @ np.log(means) / 2),
-        "exponent_error": error,
-        "exponent_limit": deviations * error + curvature,
-    }
+    return row._replace(
+        exponent=float(slope @ np.log(means) / 2),
+        exponent_error=error,
+        exponent_limit=deviations * error + curvature,
+    )
 
 
 def _gaussian_row(

@@ -8,7 +8,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ntk_numba.finite_width.networks import (
     Floats,
@@ -38,13 +37,13 @@ class Claim(NamedTuple):
 
     text: str
     equation: str
-    expected: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    expected: Floats
+    scale: Floats
     shifted: bool = False
     narrowing: bool = False
 
 
-def lower(matrices: Floats) -> NDArray[np.float64]:
+def lower(matrices: Floats) -> Floats:
     """The entries on and below the diagonal of symmetric matrices (…, N, N), flat."""
     i, j = np.tril_indices(matrices.shape[-1])
     return np.asarray(matrices[..., i, j], float).ravel()
@@ -84,7 +83,9 @@ def make_claims(net: MLP, x: Floats, n_out: int) -> dict[str, Claim]:
             "Σ of every layer, by features", "11", lower(nngp[1:]), lower(scale[1:]), deep, True
         ),
         "outputs": Claim("Σ of every layer, by units", "12", lower(nngp), lower(scale), deep),
-        "slope": Claim("Σ̇ of every layer", "24", lower(slope), lower(outer(slope_root)), deep, True),
+        "slope": Claim(
+            "Σ̇ of every layer", "24", lower(slope), lower(outer(slope_root)), deep, True
+        ),
         "share": Claim(
             "last layer's share Σ ⊗ I", "25", *_per_output(nngp[-1], scale[-1], n_out), deep, True
         ),
@@ -100,9 +101,7 @@ def make_claims(net: MLP, x: Floats, n_out: int) -> dict[str, Claim]:
     return claims
 
 
-def _per_output(
-    kernel: Floats, scale: Floats, outputs: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _per_output(kernel: Floats, scale: Floats, outputs: int) -> tuple[Floats, Floats]:
     """K ⊗ I and its scale, (N, N, K, K), flat."""
     eye = np.eye(outputs)
     return (kernel[:, :, None, None] * eye).ravel(), (
@@ -110,7 +109,7 @@ def _per_output(
     ).ravel()
 
 
-def _shape(kernel: NDArray[np.float64], claim: Claim) -> NDArray[np.float64]:
+def _shape(kernel: Floats, claim: Claim) -> Floats:
     """K(x,x') less what its diagonal lets expect, r·(K(x,x)·b/a + K(x',x')·a/b)/2, lower triangle.
 
     With a, b the exact roots of the diagonal and r the exact correlation it has mean 0 if K is

@@ -1,0 +1,67 @@
+"""Plain NumPy from the note, sharing no code with the package: networks by loops, Jacobians by
+complex steps, and the kernels of ReLU networks with errors planted where asked.
+"""
+
+import numpy as np
+
+SIGMA = {
+    "identity": lambda x: x,
+    "relu": lambda x: x if x.real > 0 else 0 * x,
+    "abs": lambda x: x if x.real > 0 else -x,
+    "leaky_relu:0.2": lambda x: x if x.real > 0 else 0.2 * x,
+    "ab_relu:-0.5,1.5": lambda x: 1.5 * x if x.real > 0 else -0.5 * x,
+}
+
+
+def forward(x, weights, biases, sigma, w_std, b_std):
+    """f(x), eq. 1-4, sample by sample and unit by unit."""
+    outputs = []
+    for row in x:
+        alpha = list(row)
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            z = [
+                w_std[layer]
+                * sum(w * a for w, a in zip(ws, alpha, strict=True))
+                / len(alpha) ** 0.5
+                + b_std[layer] * b
+                for ws, b in zip(weight, bias, strict=True)
+            ]
+            last = layer == len(weights) - 1
+            alpha = z if last else [SIGMA[sigma[layer]](h) for h in z]
+        outputs.append(alpha)
+    return np.array(outputs)
+
+
+def jacobian(x, weights, biases, sigma, w_std, b_std):
+    """∂f_k(x)/∂θ_p, (N, n_L, P), each by a complex step, which has no error of truncation."""
+    step, columns = 1e-30, []
+    for arrays in (weights, biases):
+        for layer, array in enumerate(arrays):
+            for index in np.ndindex(array.shape):
+                moved = [a.astype(complex) for a in arrays]
+                moved[layer][index] += 1j * step
+                both = (moved, biases) if arrays is weights else (weights, moved)
+                columns.append(forward(x, *both, sigma, w_std, b_std).imag / step)
+    return np.moveaxis(np.array(columns), 0, -1)
+
+
+def relu_kernels(x, w_std, b_std, factor=1.0, last_bias=1.0, derivative=1.0, rho=1.0):
+    """(L, N, N) Σ and Θ of a ReLU network, eq. 10-12 and 24-26; 1.0 is right everywhere.
+
+    factor multiplies E[σσ]; last_bias the last layer's β²; derivative Σ̇; rho the correlation of
+    different samples.
+    """
+    nngp = [w_std[0] ** 2 * x @ x.T / x.shape[1] + b_std[0] ** 2]
+    ntk = [nngp[0]]
+    for layer, (w, b) in enumerate(zip(w_std[1:], b_std[1:], strict=True)):
+        q = np.diag(nngp[-1])
+        p = np.sqrt(q[:, None] * q)
+        cos = np.clip(nngp[-1] / p, -1, 1)
+        cos = np.where(np.eye(len(x), dtype=bool), 1.0, rho * cos)
+        angle = np.arccos(cos)
+        k = factor * p * (np.sin(angle) + (np.pi - angle) * cos) / (2 * np.pi)
+        k_dot = derivative * (np.pi - angle) / (2 * np.pi)
+        last = layer == len(w_std) - 2
+        nngp.append(w**2 * k + b**2 * (last_bias if last else 1.0))
+        ntk.append(w**2 * k_dot * ntk[-1] + nngp[-1])
+    return np.array(nngp), np.array(ntk)
