@@ -133,9 +133,8 @@ def sample(
 
     Returns
     -------
-
     Parameters
-    ----------
+        Weights of shapes (n_{l+1}, n_l), biases (n_{l+1},), of the dtype.
 
     Raises
     ------

@@ -49,6 +49,11 @@ def lower(matrices: Floats) -> Floats:
     return np.asarray(matrices[..., i, j], float).ravel()
 
 
+def diagonal_roots(kernels: Floats) -> Floats:
+    """√K(x,x) of kernels (…, N, N)."""
+    return np.asarray(np.sqrt(np.diagonal(kernels, axis1=-2, axis2=-1)))
+
+
 def outer(roots: Floats) -> Floats:
     """√K(x,x) √K(x',x') of (…, N) roots."""
     return np.asarray(roots[..., :, None] * roots[..., None, :])
@@ -59,7 +64,7 @@ def make_claims(net: MLP, x: Floats, n_out: int) -> dict[str, Claim]:
     exact = gram(net, x, layers="all", dtype="float64")
     assert exact.nngp is not None and exact.ntk is not None
     nngp, ntk, depth = exact.nngp, exact.ntk, net.depth
-    roots, ntk_root = (np.sqrt(np.diagonal(k, axis1=-2, axis2=-1)) for k in (nngp, ntk[-1]))
+    roots, ntk_root = diagonal_roots(nngp), diagonal_roots(ntk[-1])
     scale, ntk_scale = outer(roots), outer(ntk_root)
     deep = depth > 2  # behind one hidden layer everything holds at any width
     claims = {
@@ -73,7 +78,9 @@ def make_claims(net: MLP, x: Floats, n_out: int) -> dict[str, Claim]:
     weight2 = np.array(net.w_std[1:])[:, None, None] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (ntk[1:] - nngp[1:]) / (weight2 * ntk[:-1])
-    slope_root = np.sqrt(np.diagonal(slope, axis1=-2, axis2=-1))
+    # of a Θ that is nothing but rounding there is no quotient
+    slope[np.abs(ntk[:-1]) < 1e-6 * outer(diagonal_roots(ntk[:-1]))] = np.nan
+    slope_root = diagonal_roots(slope)
     through = np.sqrt(np.maximum(np.diagonal(ntk[-1] - nngp[-1]), 0))
     pairs = lower(scale[-1]), lower(ntk_scale)
     claims |= {
