@@ -5,9 +5,11 @@ held in memory at a time. Tile size follows from shapes and dtype alone, so that
 memory nor restarts can change a bit of the result.
 """
 
+import numbers
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 LARGEST_TILE = 512  # measured: 256 costs 10 % where features are few, 1024 gains nothing
 SMALLEST_TILE = 64
@@ -15,6 +17,21 @@ ROWS_TOGETHER = 2  # tiles in turn share the samples of a column, 3 to 10 % with
 TILES_ACROSS = 8  # fewer leave cores idle at the end of a job
 PANEL_BYTES = 64 << 20  # a tile reads two panels of its height
 TILE_BYTES = 16 << 20  # all kernels and layers of a tile and its mirror image
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The argument `name`, if it is a whole number of at least `least`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    return int(value)
 
 
 def tile_size(rows: int, columns: int, features: int, itemsize: int, outputs: int) -> int:

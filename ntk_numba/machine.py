@@ -6,6 +6,8 @@ from pathlib import Path
 import numba
 import psutil
 
+from ntk_numba.grid import whole_number
+
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -100,6 +102,4 @@ def threads_to_use(threads: int | None) -> int:
     """The wanted number of threads, or by default all, never more than `available_threads`."""
     if threads is None:
         return available_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"threads must be a whole number of at least 1, not {threads!r}")
-    return min(threads, available_threads())
+    return min(whole_number("threads", threads), available_threads())

@@ -123,3 +123,10 @@ def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
         if not 0 <= float(v) < math.inf:
             raise ValueError(f"{name} of layer {layer} must be finite and not negative, not {v!r}")
     return tuple(float(v) for v in values)
+
+
+def check_network(net: Any) -> MLP:
+    """`net`, if it is one."""
+    if not isinstance(net, MLP):
+        raise TypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
+    return net

@@ -57,6 +57,9 @@ def test_threads():
     assert 1 <= machine.available_threads() <= cores
     assert machine.threads_to_use(1) == 1
     assert machine.threads_to_use(10_000) == machine.threads_to_use(None)
-    for bad in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="threads must be a whole number"):
+    for few in (0, -1):
+        with pytest.raises(ValueError, match="threads must be at least 1"):
+            machine.threads_to_use(few)
+    for bad in (1.5, True, "2"):
+        with pytest.raises(TypeError, match="threads must be a whole number"):
             machine.threads_to_use(bad)

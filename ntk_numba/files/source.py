@@ -116,6 +116,19 @@ class Source:
             )
 
 
+def check_dtype(dtype: Any, *sources: Source) -> np.dtype:
+    """The result's dtype; by default float64 unless all data is float32."""
+    if dtype is None:
+        return np.dtype(np.result_type(*(s.dtype for s in sources)))
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = np.dtype(object)
+    if wanted not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float64 or float32, not {dtype!r}")
+    return np.dtype(wanted.type)
+
+
 def open_source(x: Any, name: str) -> Source:
     """The source that an argument stands for.
 

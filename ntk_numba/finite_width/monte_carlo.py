@@ -5,18 +5,16 @@ added up in their order (Welford's recurrence): neither threads nor a later stop
 """
 
 import math
-import numbers
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.files.source import check_dtype
 from ntk_numba.finite_width.networks import (
     Floats,
     Parameters,
-    check_dtype,
-    check_network,
     layer_widths,
     nngp_by_outputs,
     parameter_bytes,
@@ -29,9 +27,10 @@ from ntk_numba.finite_width.networks import (
     share,
 )
 from ntk_numba.finite_width.workers import fitting_threads, in_order
+from ntk_numba.grid import whole_number
 from ntk_numba.jit import kernel
 from ntk_numba.machine import threads_to_use
-from ntk_numba.network import MLP
+from ntk_numba.network import MLP, check_network
 
 STOP_EVERY = 16  # draws between two looks at the standard error
 
@@ -108,7 +107,7 @@ def monte_carlo(
     """
     if tolerance is not None and not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance must be more than 0 and finite, not {tolerance!r}")
-    check_draws(draws)
+    whole_number("draws", draws, 2)  # one has no standard error
     x = read_samples(X, "X", None, check_dtype(dtype))
     z = None if Z is None else read_samples(Z, "Z", x.shape[1], x.dtype)
     widths = layer_widths(check_network(net), x.shape[1], width, n_out)
@@ -131,8 +130,9 @@ def monte_carlo(
     for count, values in enumerate(seen, start=1):
         for total, value in zip(sums, values, strict=True):
             total.add(value)
-        enough = tolerance is not None and count % STOP_EVERY == 0
-        if enough and all(m.relative_error() <= tolerance for m in (nngp, ntk)):
+        if tolerance is None or count % STOP_EVERY:
+            continue
+        if max(nngp.relative_error(), ntk.relative_error()) <= tolerance:
             break
     seen.close()
     return MonteCarlo(
@@ -158,7 +158,6 @@ def extrapolate(
     the weights n that a variance proportional to 1/n asks for (`intercept`). What is left is
     O(1/n²) and the noise, some 1.5 times that of the widest networks alone for widths of 1 : 2 : 4.
 
-
     Parameters
     ----------
     widths : at least two different widths
@@ -168,6 +167,11 @@ def extrapolate(
     -------
     MonteCarlo
         With as many draws as all widths together.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As `monte_carlo`; fewer than two different widths.
     """
     factors = intercept(widths)
     # draws of different widths have streams of their own
@@ -198,14 +202,6 @@ def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
         raise ValueError(f"widths must be at least two different widths, not {widths!r}")
     design = np.stack([np.ones(len(n)), 1 / n], axis=1) * np.sqrt(n)[:, None]
     return np.asarray(np.linalg.pinv(design)[0] * np.sqrt(n))
-
-
-def check_draws(draws: int) -> None:
-    """Refuse what is no number of draws with a standard error."""
-    if isinstance(draws, bool) or not isinstance(draws, numbers.Integral):
-        raise TypeError(f"draws must be a whole number, not {draws!r}")
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, for there to be a standard error, not {draws}")
 
 
 def each_draw(

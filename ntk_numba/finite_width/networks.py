@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.files.source import Source, open_source
+from ntk_numba.files.source import Source, check_dtype, open_source
 from ntk_numba.finite_width.workers import fitting_threads, in_order
+from ntk_numba.grid import whole_number
 from ntk_numba.jit import kernel
 from ntk_numba.machine import threads_to_use
-from ntk_numba.network import MLP
+from ntk_numba.network import MLP, check_network
 
 Floats = NDArray[np.floating]
 
@@ -81,21 +81,15 @@ def layer_widths(
 ) -> tuple[int, ...]:
     """n_0 … n_L of a network: one width for all hidden layers or one for each."""
     hidden = net.depth - 1
-    if isinstance(width, numbers.Integral):
-        inner: list[Any] = [width] * hidden
-    else:
-        inner = list(width)  # type: ignore[arg-type]
-        if len(inner) != hidden:
-            raise ValueError(
-                f"width: a network of depth {net.depth} has {hidden} hidden layers, but "
-                f"{len(inner)} widths are given"
-            )
-    for name, value in [("n_in", n_in), *(("width", w) for w in inner), ("n_out", n_out)]:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"{name} must be a whole number, not {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
-    return (int(n_in), *(int(w) for w in inner), int(n_out))
+    if isinstance(width, numbers.Number | str):
+        width = [whole_number("width", width)] * hidden
+    inner = [whole_number("width", w) for w in width]
+    if len(inner) != hidden:
+        raise ValueError(
+            f"width: a network of depth {net.depth} has {hidden} hidden layers, but "
+            f"{len(inner)} widths are given"
+        )
+    return (whole_number("n_in", n_in), *inner, whole_number("n_out", n_out))
 
 
 def parameter_bytes(widths: Sequence[int], itemsize: int = 8) -> int:
@@ -133,8 +127,8 @@ def sample(
 
     Returns
     -------
-    Parameters
-        Weights of shapes (n_{l+1}, n_l), biases (n_{l+1},), of the dtype.
+    params : Parameters
+        Weights of shapes (n_{l+1}, n_l) and biases (n_{l+1},), of the dtype.
 
     Raises
     ------
@@ -158,25 +152,9 @@ def seed_sequence(
     """The sequence of a seed, or with a key one of the independent ones below it."""
     if isinstance(seed, np.random.SeedSequence):
         entropy, key = seed.entropy, (*seed.spawn_key, *key)
-    elif isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
     else:
-        entropy = int(seed)
+        entropy = whole_number("seed", seed, 0)
     return np.random.SeedSequence(entropy, spawn_key=key)
-
-
-def check_dtype(dtype: Any) -> np.dtype:
-    """float32 or float64."""
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be float64 or float32, not {dtype!r}")
-    return np.dtype(dtype)
-
-
-def check_network(net: Any) -> MLP:
-    """`net`, if it is one."""
-    if not isinstance(net, MLP):
-        raise TypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
-    return net
 
 
 def check_parameters(params: Any) -> Parameters:
@@ -392,11 +370,11 @@ def empirical_ntk(params: Parameters, X: Any, Z: Any = None, threads: int | None
         # of a symmetric matrix only as far as the diagonal
         others = right.rows(slice(0, some.stop if z is None else columns))
         add_ntk(theta[some, : len(others.outputs)], params, left.rows(some), others)
+        if z is None:
+            mirror(theta, some.start, min(some.stop, len(x)))
 
     for _ in in_order(fill, blocks, workers):
         pass
-    if z is None:
-        mirror(theta)
     return theta
 
 
@@ -449,11 +427,11 @@ def add_layer(theta: Floats, shares: Floats, products: Floats) -> None:
                     theta[i, j, k, k2] += share * line[j * outputs + k2]
 
 
-@kernel(parallel=True)
-def mirror(theta: Floats) -> None:
-    """Θ_kk'(x, x') = Θ_k'k(x', x): fill what lies above the diagonal, (N, N, K, K)."""
-    rows, _, outputs, _ = theta.shape
-    for i in numba.prange(rows):
+@kernel()
+def mirror(theta: Floats, start: int, stop: int) -> None:
+    """Θ_k'k(x', x) = Θ_kk'(x, x'), (N, N, K, K): from rows left of the diagonal to columns."""
+    outputs = theta.shape[2]
+    for i in range(start, stop):
         for j in range(i + 1):
             for k in range(outputs):
                 for k2 in range(outputs if j < i else k):

@@ -1,7 +1,6 @@
 """Full-batch gradient descent of a finite network on the squared loss."""
 
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from ntk_numba.finite_width.networks import (
     read_samples,
 )
 from ntk_numba.finite_width.workers import fitting_threads, one_thread_products
+from ntk_numba.grid import whole_number
 
 
 class History(NamedTuple):
@@ -76,9 +76,8 @@ def train(
         training that diverges.
     """
     check_parameters(params)
-    for name, value, least in (("steps", steps, 0), ("record", record or 1, 1)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    whole_number("steps", steps, 0)
+    every = max(steps, 1) if record is None else whole_number("record", record)
     if not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be more than 0 and finite, not {learning_rate!r}")
     x = read_samples(X, "X", params.widths[0], params.dtype)
@@ -90,7 +89,7 @@ def train(
         tuple(w.copy() for w in params.weights),
         tuple(b.copy() for b in params.biases),
     )
-    at = sorted({*range(0, steps + 1, record or max(steps, 1)), steps})
+    at = {*range(0, steps + 1, every), steps}
     loss = np.empty(steps + 1)
     kept: list[Floats] = []
     kept_outside: list[Floats] = []
@@ -111,7 +110,7 @@ def train(
                 kept_outside.append(preactivations(now, outside)[-1])
             if step < steps:
                 _descend(now, x, z, residual / len(x), learning_rate)
-    return History(now, loss, np.array(at), np.array(kept), np.array(kept_outside))
+    return History(now, loss, np.array(sorted(at)), np.array(kept), np.array(kept_outside))
 
 
 def _descend(

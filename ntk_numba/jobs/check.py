@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.files.source import open_source
-from ntk_numba.finite_width.monte_carlo import check_draws, each_draw, intercept
+from ntk_numba.finite_width.monte_carlo import each_draw, intercept
 from ntk_numba.finite_width.networks import layer_widths, pass_bytes, seed_sequence
+from ntk_numba.grid import whole_number
 from ntk_numba.jobs.claims import UNITS, Claim, make_claims, observe
-from ntk_numba.jobs.plan import check_network
-from ntk_numba.network import MLP
+from ntk_numba.network import MLP, check_network
 
 SHRINK = (4, 2, 1)  # widths are n/4, n/2, n
 LEAST_WIDTH = 32
+LEAST_DRAWS = 8
 FLIPS = 1000
 ROUNDING = 1e-11  # relative; what has no noise must hold to this
 GAUSSIAN_POINTS = 8  # whose outputs are tested for being Gaussian
@@ -177,12 +178,10 @@ def check(
         Bad arguments or data; networks that do not fit in memory, with the bytes they would take.
     """
     check_network(net)
-    check_draws(draws)
-    if draws < 8:
-        raise ValueError(f"draws must be at least 8 for a test, not {draws}")
-    for name, value, least in (("samples", samples, 1), ("width", width, LEAST_WIDTH)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    for name, value, least in (
+        ("draws", draws, LEAST_DRAWS), ("samples", samples, 1), ("width", width, LEAST_WIDTH),
+    ):  # fmt: skip
+        whole_number(name, value, least)
     if not 0 < false_alarm < 1:
         raise ValueError(f"false_alarm must be between 0 and 1, not {false_alarm!r}")
     layer_widths(net, 1, width, n_out)

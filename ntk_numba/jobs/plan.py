@@ -8,10 +8,10 @@ import numpy as np
 
 from ntk_numba.engine.samples import CENTRE_LEAST
 from ntk_numba.engine.tile import STRIP
-from ntk_numba.files.source import BLOCK_BYTES, Source
+from ntk_numba.files.source import BLOCK_BYTES, Source, check_dtype
 from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
-from ntk_numba.network import KERNELS, MLP
+from ntk_numba.network import KERNELS, MLP, check_network
 
 # Python, Numba and LLVM: 250 to 335 MiB resident, the most while compiling
 INTERPRETER = 320 << 20
@@ -103,26 +103,6 @@ def check_layers(layers: str) -> bool:
     if layers not in ("last", "all"):
         raise ValueError(f"layers must be 'last' or 'all', not {layers!r}")
     return layers == "all"
-
-
-def check_dtype(dtype: Any, *sources: Source) -> np.dtype:
-    """The result's dtype; by default float64 unless all data is float32."""
-    if dtype is None:
-        return np.dtype(np.result_type(*(s.dtype for s in sources)))
-    try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        wanted = np.dtype(object)
-    if wanted not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be float64 or float32, not {dtype!r}")
-    return np.dtype(wanted.type)
-
-
-def check_network(net: Any) -> MLP:
-    """`net`, if it is one."""
-    if not isinstance(net, MLP):
-        raise TypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
-    return net
 
 
 def make_plan(
