@@ -15,6 +15,7 @@ from ntk_numba.files.source import check_dtype
 from ntk_numba.finite_width.networks import (
     Floats,
     Parameters,
+    draw,
     layer_widths,
     nngp_by_outputs,
     parameter_bytes,
@@ -22,7 +23,6 @@ from ntk_numba.finite_width.networks import (
     pooled_ntk,
     read_samples,
     run_pass,
-    sample,
     seed_sequence,
     share,
 )
@@ -226,11 +226,10 @@ def each_draw(
         f"one draw of a network of widths {', '.join(map(str, widths))}",
     )
 
-    def draw(k: int) -> Seen:
-        stream = seed_sequence(seed, (k,))
-        return observe(sample(net, widths[0], widths[1:-1], widths[-1], stream, dtype))
+    def observed(k: int) -> Seen:
+        return observe(draw(net, widths, seed_sequence(seed, (k,)), dtype))
 
-    yield from in_order(draw, range(draws), workers)
+    yield from in_order(observed, range(draws), workers)
 
 
 class _Mean:

@@ -13,8 +13,7 @@ sum over all parameters (eq. 5 and 6; the note's eq. 6 and 20 mix n_L and n_{L+1
 """
 
 import math
-import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -81,9 +80,10 @@ def layer_widths(
 ) -> tuple[int, ...]:
     """n_0 … n_L of a network: one width for all hidden layers or one for each."""
     hidden = net.depth - 1
-    if isinstance(width, numbers.Number | str):
-        width = [whole_number("width", width)] * hidden
-    inner = [whole_number("width", w) for w in width]
+    given = (
+        width if isinstance(width, Iterable) and not isinstance(width, str) else [width] * hidden
+    )
+    inner = [whole_number("width", w) for w in given]
     if len(inner) != hidden:
         raise ValueError(
             f"width: a network of depth {net.depth} has {hidden} hidden layers, but "
@@ -138,7 +138,14 @@ def sample(
     real = check_dtype(dtype)
     widths = layer_widths(check_network(net), n_in, width, n_out)
     fitting_threads(1, 0, parameter_bytes(widths, real.itemsize), f"a network of widths {widths}")
-    rng = np.random.Generator(np.random.SFC64(seed_sequence(seed)))
+    return draw(net, widths, seed_sequence(seed), real)
+
+
+def draw(
+    net: MLP, widths: Sequence[int], stream: np.random.SeedSequence, real: np.dtype
+) -> Parameters:
+    """`sample` without its checks, of which the one for memory reads a dozen system files."""
+    rng = np.random.Generator(np.random.SFC64(stream))
     weights, biases = [], []
     for a, b in pairwise(widths):
         weights.append(rng.standard_normal((b, a), real))

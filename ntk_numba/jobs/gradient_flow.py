@@ -71,7 +71,10 @@ def gradient_flow(
         return Flow(outputs, None)
     if f0_test is None:
         raise ValueError("f0_test is missing: the outputs on the test samples at the start")
-    return Flow(outputs, f0_test + response(ntk_test, theta, time) @ (target - start))
+    drawn = response(ntk_test, theta, time) @ (target - start)
+    if np.shape(f0_test) != drawn.shape:
+        raise ValueError(f"f0_test must be of shape {drawn.shape}, not {np.shape(f0_test)}")
+    return Flow(outputs, f0_test + drawn)
 
 
 def flow_distribution(

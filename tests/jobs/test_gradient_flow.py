@@ -1,0 +1,106 @@
+"""Gradient flow in closed form against its differential equation and against trained networks."""
+
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+import ntk_numba as nk
+from ntk_numba import finite_width as fw
+
+NET = nk.MLP(3, "relu", 2**0.5, 0.1)
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(3)
+    return rng.standard_normal((9, 4)), rng.standard_normal((9, 2)), rng.standard_normal((5, 4))
+
+
+@pytest.mark.parametrize("time", [0.0, 0.3, 20.0])
+def test_on_training_and_test_samples(data, time):
+    x, y, z = data
+    rng = np.random.default_rng(4)
+    f0, f0_z = rng.standard_normal((9, 2)), rng.standard_normal((5, 2))
+    theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
+    flow = nk.gradient_flow(theta, y, f0, time, theta_z, f0_z)
+    rest = expm(-theta * time / 9)
+    assert flow.outputs == pytest.approx(y + rest @ (f0 - y), rel=1e-10, abs=1e-12)
+    wanted = f0_z + theta_z @ np.linalg.solve(theta, (np.eye(9) - rest) @ (y - f0))
+    assert flow.test_outputs == pytest.approx(wanted, rel=1e-9, abs=1e-11)
+
+
+def test_its_end_is_kernel_regression(data):
+    x, y, z = data
+    theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
+    flow = nk.gradient_flow(theta, y, 0 * y, np.inf, theta_z, np.zeros((5, 2)))
+    assert flow.outputs == pytest.approx(y, rel=1e-12)
+    assert flow.test_outputs == pytest.approx(theta_z @ np.linalg.solve(theta, y), rel=1e-9)
+    one = nk.gradient_flow(theta, y[:, 0], 0 * y[:, 0], np.inf)
+    assert one.outputs.shape == (9,) and one.test_outputs is None
+
+
+def test_what_is_seen_twice_learns_the_mean(data):
+    """A singular Θ: of two equal samples with targets 0 and 1 the network learns ½."""
+    x = np.repeat(data[0][:1], 2, axis=0)
+    theta = nk.gram(NET, x).ntk
+    flow = nk.gradient_flow(theta, [0.0, 1.0], [0.0, 0.0], np.inf, theta[:1], [0.0])
+    assert flow.outputs == pytest.approx([0.5, 0.5]) and flow.test_outputs == pytest.approx([0.5])
+
+
+def test_the_distribution_over_starts(data):
+    x, y, z = data
+    both = np.concatenate([x, z])
+    k = nk.gram(NET, both)
+    theta, theta_z, time = k.ntk[:9, :9], k.ntk[9:, :9], 2.0
+    sigma = k.nngp[:9, :9], k.nngp[9:, :9], k.nngp[9:, 9:]
+    mean, covariance = nk.flow_distribution(theta, theta_z, *sigma, y[:, 0], time)
+    starts = np.linalg.cholesky(k.nngp) @ np.random.default_rng(5).standard_normal((14, 40_000))
+    target = np.repeat(y[:, :1], starts.shape[1], axis=1)
+    ends = nk.gradient_flow(theta, target, starts[:9], time, theta_z, starts[9:]).test_outputs
+    assert ends.mean(axis=1) == pytest.approx(
+        mean, abs=5 * (np.diag(covariance).max() / 4e4) ** 0.5
+    )
+    assert np.cov(ends) == pytest.approx(covariance, abs=0.05 * np.diag(covariance).max())
+
+
+def test_wide_networks_follow_it(data):
+    """Single networks on training and test samples, the nearer the wider."""
+    x, y, z = data
+    theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
+    rate = 0.2 * len(x) / np.linalg.eigvalsh(theta)[-1]
+    off = {}
+    for width in (64, 1024):
+        for seed in range(4):
+            params = fw.sample(NET, 4, width, 2, seed=seed)
+            history = fw.train(params, x, y, rate, 200, test=z)
+            flow = nk.gradient_flow(
+                theta, y, history.outputs[0], 200 * rate, theta_z, history.test_outputs[0]
+            )
+            seen = np.concatenate([history.outputs[-1], history.test_outputs[-1]])
+            wanted = np.concatenate(flow)
+            moved = np.linalg.norm(
+                wanted - np.concatenate([history.outputs[0], history.test_outputs[0]])
+            )
+            off.setdefault(width, []).append(np.linalg.norm(seen - wanted) / moved)
+    assert np.mean(off[1024]) < 0.06
+    assert np.mean(off[64]) > 2.5 * np.mean(off[1024])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"ntk": np.ones((2, 3))}, r"ntk must be a square matrix, not \(2, 3\)"),
+        ({"y": np.ones(3)}, "y and f0 must have one row for each of the 2 training samples"),
+        ({"f0": np.ones((2, 1))}, "the same shape"),
+        ({"time": -1}, "time must be at least 0, not -1"),
+        ({"time": np.nan}, "time must be at least 0, not nan"),
+        ({"f0_test": None}, "f0_test is missing"),
+        ({"ntk_test": np.ones((1, 3))}, r"ntk_test must be of shape \(M, 2\), not \(1, 3\)"),
+        ({"f0_test": np.ones(3)}, r"f0_test must be of shape \(1,\), not \(3,\)"),
+    ],
+)
+def test_what_it_refuses(change, text):
+    job = {"ntk": np.eye(2), "y": np.ones(2), "f0": np.zeros(2), "time": 1.0,
+           "ntk_test": np.ones((1, 2)), "f0_test": np.zeros(1)}  # fmt: skip
+    with pytest.raises(ValueError, match=text):
+        nk.gradient_flow(**(job | change))
