@@ -6,7 +6,20 @@ Each table is put into bench/RESULTS.md in place of the one that is there.
 import argparse
 from pathlib import Path
 
-from bench import accuracy, disk, growth, peers, recursion, report, speed, start, threads
+from bench import (
+    accuracy,
+    disk,
+    figures,
+    finite,
+    growth,
+    peers,
+    recursion,
+    report,
+    speed,
+    start,
+    threads,
+    training,
+)
 
 TABLES = {
     "accuracy": accuracy.main,
@@ -17,6 +30,10 @@ TABLES = {
     "disk": disk.main,
     "start": start.main,
     "growth": growth.main,
+    "finite": finite.main,
+    "training": training.main,
+    "figure1": figures.figure1,
+    "figure2": figures.figure2,
 }
 
 

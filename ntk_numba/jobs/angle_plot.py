@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,11 +83,16 @@ def plot_angle(
     exact = gram(net, start, points, "ntk", dtype="float64").ntk
     assert exact is not None
     axes.plot(angles, exact[0], "k--", lw=1.2, label=r"$\Theta_\infty$, exact")
-    axes.set_xlabel(r"angle $\gamma$ of $x_0$ and $x$")
     axes.set_ylabel(r"$\Theta(x_0, x)$")
-    axes.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
     axes.set_title(f"{net}\nmean and middle 80 % of {draws} networks", fontsize=9)
-    axes.legend(frameon=False)
+    finish(figure, axes, path)
+
+
+def finish(figure: Any, axes: Any, path: str | os.PathLike[str]) -> None:
+    """What pictures over the angle of `circle` have in common; and save it."""
+    axes.set_xlabel(r"angle $\gamma$")
+    axes.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+    axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     try:
         figure.savefig(path, dpi=130)

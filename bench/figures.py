@@ -1,0 +1,108 @@
+"""The pictures of figures 1 and 2 of Jacot et al. 2018, after its section 6: L = 4, ReLU, β = 0.1.
+
+Figure 1: Θ(x0, x) on the unit circle at the start and after training, networks of two widths.
+Figure 2: trained networks of two widths, and the percentiles of the limit's distribution.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import ntk_numba as nk
+from bench.report import section
+from bench.training import at_once
+from ntk_numba import finite_width as fw
+from ntk_numba.jobs.angle_plot import circle, finish
+
+NET = nk.MLP(4, "relu", 1.0, 0.1)
+DOCS = Path(__file__).parent.parent / "docs"
+DRAWS, RATE = 10, 1.0
+KERNEL_WIDTHS, KERNEL_STEPS, INPUTS = (500, 10_000), 200, 64
+FUNCTION_WIDTHS, FUNCTION_STEPS, POINTS = (50, 1000), 1000, 4
+
+
+def figure1() -> str:
+    """Θ before and after training; float32, since two matrices of 10,000² are a network."""
+    began = time.perf_counter()
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((INPUTS, 2)).astype("float32")
+    targets = inputs[:, 0] * inputs[:, 1]
+    angles, points = circle(1.0, 2)
+    start = points[[len(points) // 2]]
+
+    def kernels(width: int, seed: int) -> list[np.ndarray]:
+        params = fw.sample(NET, 2, width, seed=seed, dtype="float32")
+        before = fw.empirical_ntk(params, start, points, threads=1)[0, :, 0, 0]
+        params = fw.train(params, inputs, targets, RATE, KERNEL_STEPS).params
+        return [before, fw.empirical_ntk(params, start, points, threads=1)[0, :, 0, 0]]
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    spreads = []
+    for k, width in enumerate(KERNEL_WIDTHS):
+        seen = np.array(at_once(lambda seed, width=width: kernels(width, seed), DRAWS))
+        for t, style in ((0, "-"), (1, ":")):
+            lines = axes.plot(angles, seen[:, t].T, style, color=f"C{k}", lw=0.8)
+            lines[0].set_label(f"n = {width:,}, t = {t * KERNEL_STEPS}")
+        spread = np.linalg.norm(seen[:, 0].std(axis=0)) / np.linalg.norm(seen[:, 0].mean(axis=0))
+        moved = np.linalg.norm(seen[:, 1] - seen[:, 0]) / np.linalg.norm(seen[:, 0])
+        spreads.append(f"n = {width:,}: {100 * spread:.1f} % and {100 * moved:.1f} %")
+    exact = nk.gram(NET, start, points, "ntk").ntk
+    assert exact is not None
+    axes.plot(angles, exact[0], "k--", lw=1.2, label=r"$\Theta_\infty$")
+    axes.set_ylabel(r"$\Theta(x_0, x)$")
+    finish(figure, axes, DOCS / "figure1.png")
+    return section(
+        "figure1",
+        f"docs/figure1.png, {DRAWS} networks of each width, {KERNEL_STEPS} steps of rate {RATE:g} on "
+        f"{INPUTS} samples, in {time.perf_counter() - began:,.0f} s. Standard deviation of Θ(x0, x) "
+        f"over draws, and how far training moves it, as norms over the circle relative to Θ's: "
+        + "; ".join(spreads),
+    )
+
+
+def figure2() -> str:
+    """Trained networks and percentiles of the limit."""
+    began = time.perf_counter()
+    angles, points = circle(1.0, 2)
+    at = np.array([-2.4, -0.9, 0.6, 2.1])
+    inputs = np.stack([np.cos(at), np.sin(at)], axis=1)
+    targets = inputs[:, 0] * inputs[:, 1]
+    both = nk.gram(NET, np.concatenate([inputs, points]))
+    assert both.nngp is not None and both.ntk is not None
+    theta, sigma = both.ntk[POINTS:, :POINTS], both.nngp
+    mean, covariance = nk.flow_distribution(
+        both.ntk[:POINTS, :POINTS], theta, sigma[:POINTS, :POINTS], sigma[POINTS:, :POINTS],
+        sigma[POINTS:, POINTS:], targets, np.inf,
+    )  # fmt: skip
+    band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))  # of a Gaussian, 10 and 90 %
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    inside = []
+    for k, width in enumerate(FUNCTION_WIDTHS):
+
+        def trained(seed: int, width: int = width) -> Any:
+            params = fw.sample(NET, 2, width, seed=seed)
+            history = fw.train(params, inputs, targets, RATE, FUNCTION_STEPS, test=points)
+            return history.test_outputs[-1, :, 0]
+
+        seen = np.array(at_once(trained, DRAWS))
+        axes.plot(angles, seen.T, color=f"C{k}", lw=0.8)[0].set_label(f"n = {width:,}")
+        share = np.mean(np.abs(seen - mean) <= band + 1e-9)
+        inside.append(f"n = {width:,}: {100 * share:.0f} %")
+    axes.plot(angles, mean, "k--", lw=1.2, label=r"$n = \infty$, 50 %")
+    axes.plot(angles, mean - band, "k:", lw=1.2, label=r"$n = \infty$, 10 and 90 %")
+    axes.plot(angles, mean + band, "k:", lw=1.2)
+    axes.plot(at, targets, "ko", ms=4)
+    axes.set_ylabel(r"$f_\theta(\cos\gamma, \sin\gamma)$")
+    finish(figure, axes, DOCS / "figure2.png")
+    return section(
+        "figure2",
+        f"docs/figure2.png, {DRAWS} networks of each width, {FUNCTION_STEPS:,} steps of rate "
+        f"{RATE:g} on {POINTS} points, in {time.perf_counter() - began:,.0f} s. Share of the curves "
+        f"between the limit's 10 and 90 %, which holds 80 % of it: " + "; ".join(inside),
+    )
