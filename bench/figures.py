@@ -57,9 +57,9 @@ def figure1() -> str:
     finish(figure, axes, DOCS / "figure1.png")
     return section(
         "figure1",
-        f"docs/figure1.png, {DRAWS} networks of each width, {KERNEL_STEPS} steps of rate {RATE:g} on "
-        f"{INPUTS} samples, in {time.perf_counter() - began:,.0f} s. Standard deviation of Θ(x0, x) "
-        f"over draws, and how far training moves it, as norms over the circle relative to Θ's: "
+        f"docs/figure1.png, {DRAWS} networks of each width, {KERNEL_STEPS} steps of rate {RATE:g} "
+        f"on {INPUTS} samples, in {time.perf_counter() - began:,.0f} s. Standard deviation of "
+        f"Θ(x0, x) over draws, and how far training moves it, norms relative to Θ's: "
         + "; ".join(spreads),
     )
 
@@ -103,6 +103,6 @@ def figure2() -> str:
     return section(
         "figure2",
         f"docs/figure2.png, {DRAWS} networks of each width, {FUNCTION_STEPS:,} steps of rate "
-        f"{RATE:g} on {POINTS} points, in {time.perf_counter() - began:,.0f} s. Share of the curves "
-        f"between the limit's 10 and 90 %, which holds 80 % of it: " + "; ".join(inside),
+        f"{RATE:g} on {POINTS} points, in {time.perf_counter() - began:,.0f} s. Share of the "
+        f"curves between the limit's 10 and 90 %, which hold 80 % of it: " + "; ".join(inside),
     )

@@ -79,9 +79,10 @@ def main() -> str:
         "finite",
         f"Σ and Θ of {DRAWS} networks of each width, L = {DEPTH}, ReLU, {N} points of {FEATURES} "
         f"features, float64: `finite_width.monte_carlo` against neural-tangents' "
-        f"`monte_carlo_kernel_fn` with vmap_axes=0; seconds, minimum (median), ratio of the minima. "
-        f"Then the same network, parameters made by neural-tangents, in both: the largest difference "
-        f"of all of Θ_kk' and of f, relative to the largest entry. Installed: {', '.join(PINNED[:3])}",
+        f"`monte_carlo_kernel_fn` with vmap_axes=0; seconds, minimum (median), ratio of the "
+        f"minima. Then the same network, parameters made by neural-tangents, in both: the largest "
+        f"difference of all of Θ_kk' and of f, relative to the largest entry. Installed: "
+        + ", ".join(PINNED[:3]),
         table(["width", "neural-tangents", "ntk_numba", "ratio"], draws()),
         table(["σ", "n_0 … n_L", "Θ differs by", "f differs by"], entries()),
     )

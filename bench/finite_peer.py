@@ -6,10 +6,8 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
-
-jax.config.update("jax_enable_x64", True)
 import neural_tangents as nt
+import numpy as np
 from neural_tangents import stax
 
 
@@ -50,11 +48,11 @@ def entries(job: dict[str, Any]) -> None:
     _, params = init(jax.random.PRNGKey(3), x.shape)
     theta = nt.empirical_ntk_fn(apply, trace_axes=())(x, None, params)
     dense = [p for p in params if len(p)]
-    arrays = {
-        f"{key}{k}": np.asarray(p[j]) for k, p in enumerate(dense) for j, key in enumerate("wb")
-    }
+    arrays = {f"w{k}": np.asarray(w) for k, (w, _) in enumerate(dense)}
+    arrays |= {f"b{k}": np.asarray(b) for k, (_, b) in enumerate(dense)}
     np.savez(job["path"], ntk=np.asarray(theta), f=np.asarray(apply(params, x)), **arrays)
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
     globals()[sys.argv[1]](json.loads(sys.argv[2]))

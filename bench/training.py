@@ -88,7 +88,7 @@ def main() -> str:
     return section(
         "training",
         f"L = 3, β = 0.1, {SAMPLES} samples of {FEATURES} features, {STEPS:,} steps of "
-        f"{RATE}·N/λ_max; means of {DRAWS} networks of each width, of norms relative to the norm of "
+        f"{RATE}·N/λ_max; means of {DRAWS} networks of each width, of norms relative to those of "
         f"Θ∞, Θ(θ₀), W(θ₀), y, and of what the test outputs learn",
         table(
             ["σ", "width", "Θ(θ₀) − Θ∞", "Θ(θ_t) − Θ(θ₀)", "W⁽⁰⁾ moves", "W⁽¹⁾ moves",
