@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 import ntk_numba as nk
 from bench.report import section
 from bench.training import at_once
 from ntk_numba import finite_width as fw
 from ntk_numba.jobs.angle_plot import circle, finish
+from ntk_numba.jobs.picture import new_figure
 
 NET = nk.MLP(4, "relu", 1.0, 0.1)
 DOCS = Path(__file__).parent.parent / "docs"
@@ -39,7 +39,7 @@ def figure1() -> str:
         params = fw.train(params, inputs, targets, RATE, KERNEL_STEPS).params
         return [before, fw.empirical_ntk(params, start, points, threads=1)[0, :, 0, 0]]
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = new_figure(DOCS / "figure1.png")
     axes = figure.subplots()
     spreads = []
     for k, width in enumerate(KERNEL_WIDTHS):
@@ -80,7 +80,7 @@ def figure2() -> str:
     )  # fmt: skip
     band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))  # of a Gaussian, 10 and 90 %
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = new_figure(DOCS / "figure2.png")
     axes = figure.subplots()
     inside = []
     for k, width in enumerate(FUNCTION_WIDTHS):

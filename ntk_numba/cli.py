@@ -304,10 +304,10 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from ntk_numba.files.store import check_folder
+    from ntk_numba.jobs.picture import new_figure
     from ntk_numba.jobs.plot import plot_gram
 
-    check_folder(Path(options.output))
+    new_figure(options.output)  # what cannot be saved is refused before the work
     with ntk_numba.open_gram(options.file) as file:
         plot_gram(file, options.output, options.kernel, options.layer, options.labels)
     print(options.output)
@@ -315,12 +315,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from ntk_numba.files.store import check_folder
     from ntk_numba.jobs.angle_plot import plot_angle
+    from ntk_numba.jobs.picture import new_figure
 
     net = _network(options)
     if options.plot:
-        check_folder(Path(options.plot))
+        new_figure(options.plot)  # what cannot be saved is refused before the work
     report = ntk_numba.check(
         net, options.data, options.width, options.draws, options.samples, options.outputs,
         options.false_alarm, options.seed, options.threads,

@@ -145,8 +145,44 @@ def test_verify_fails_with_its_own_code(run, tmp_path):
     assert "z.npy is not the data" in run("verify", "g.h5", "--data", "z.npy", code=4).stdout
 
 
+CHECK = ("check", "x.npy", "--depth", "3", "--b-std", "0.1", "--width", "64", "--draws", "16")
+
+
+def test_check(run, tmp_path):
+    answer = run(*CHECK, "--samples", "6", "--outputs", "2", "--plot", "p.png", "--seed", "3")
+    assert answer.stdout.splitlines()[-1].startswith("PASS") and answer.stderr == ""
+    assert answer.stdout.count("pass\n") == 15 and "FAIL" not in answer.stdout
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    facts = json.loads(run(*CHECK, "--samples", "6", "--outputs", "2", "--json").stdout)
+    assert facts["passed"] and facts["widths"] == [16, 32, 64] and len(facts["claims"]) == 15
+
+
+def test_check_fails_with_its_own_code(run):
+    """A false alarm, which nearly every check is that may have nearly always one."""
+    answer = run(*CHECK, "--samples", "6", "--false-alarm", "0.9999", code=4)
+    assert answer.stdout.splitlines()[-1].startswith("FAIL") and "FAIL\n" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["check", "none.npy", "--depth", "3"], "none.npy does not exist"),
+        ([*CHECK, "--width", "8"], "width must be at least 32, not 8"),
+        ([*CHECK, "--width", "3000000"], "would take"),
+        ([*CHECK, "--draws", "1"], "draws must be at least 8, not 1"),
+        ([*CHECK, "--false-alarm", "2"], "false_alarm must be between 0 and 1"),
+        ([*CHECK, "--seed", "-1"], "seed must be at least 0"),
+        ([*CHECK, "--plot", "none/p.png"], "none does not exist; create it"),
+        ([*CHECK, "--plot", "p.txt"], "p.txt: its ending must be one of"),
+    ],
+)
+def test_mistakes_of_check(run, arguments, text):
+    answer = run(*arguments, code=2)
+    assert text in answer.stderr.splitlines()[-1] and answer.stdout == ""
+
+
 def test_help_and_version(run):
-    for command in ([], ["gram"], ["plan"], ["info"], ["verify"], ["plot"]):
+    for command in ([], ["gram"], ["plan"], ["info"], ["verify"], ["plot"], ["check"]):
         assert run(*command, "--help").stdout.startswith("usage: ntk-numba")
     assert run("--version").stdout == f"ntk-numba {nk.__version__}\n"
 

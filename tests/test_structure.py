@@ -27,7 +27,8 @@ FLOORS = [
     ],
     [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.estimate", "jobs.verify",
-        "jobs.plot", "jobs.claims", "jobs.check", "jobs.angle_plot", "jobs.gradient_flow", "jobs",
+        "jobs.picture", "jobs.plot", "jobs.claims", "jobs.check", "jobs.angle_plot",
+        "jobs.gradient_flow", "jobs",
     ],
     ["cli"],
     ["__main__", ""],

@@ -18,6 +18,7 @@ from ntk_numba.finite_width.networks import (
     seed_sequence,
 )
 from ntk_numba.jobs.memory import gram
+from ntk_numba.jobs.picture import new_figure
 from ntk_numba.network import MLP
 
 ANGLES = 121
@@ -53,19 +54,19 @@ def plot_angle(
     draws : networks of each width
     radius : of the circle; by default √features, at which |x|²/n0 = 1
     features : n0, at least 2
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("plotting needs matplotlib: pip install 'ntk_numba[plot]'") from None
 
+    Raises
+    ------
+    ValueError, OSError
+        As `new_figure`; networks that do not fit in memory, with the bytes they would take.
+    """
+    figure = new_figure(path)
     angles, points = circle(radius or math.sqrt(features), features)
     start = points[[ANGLES // 2]]
 
     def observe(params: Parameters) -> NDArray[np.float64]:
         return np.asarray(pooled_ntk(params, run_pass(params, start), run_pass(params, points))[0])
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     for k, width in enumerate(widths):
         shape = layer_widths(net, features, width)
@@ -94,7 +95,4 @@ def finish(figure: Any, axes: Any, path: str | os.PathLike[str]) -> None:
     axes.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=130)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    figure.savefig(path)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.files.gram_file import GramFile
 from ntk_numba.files.source import read_labels
+from ntk_numba.jobs.picture import new_figure
 
 PIXELS = 1200  # of the matrix; larger ones are thinned out evenly
 SPECTRUM = 3000  # rows whose eigenvalues are computed at most, some seconds
@@ -37,11 +38,7 @@ def plot_gram(
     OSError
         A folder that cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("plotting needs matplotlib: pip install 'ntk_numba[plot]'") from None
-
+    figure = new_figure(path, 11, 4.8)
     name = kernel or file.kernels[-1]
     if name not in file.kernels:
         raise ValueError(f"{file.path} holds {', '.join(file.kernels)}, not {name}")
@@ -57,7 +54,6 @@ def plot_gram(
     symmetric = grid.symmetric
     values = np.linalg.eigvalsh(square)[::-1] if symmetric else np.linalg.svd(square)[1]
 
-    figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     symbol = r"$\Theta_\infty$" if name == "ntk" else r"$\Sigma$"
     image = left.imshow(matrix, cmap="magma", interpolation="nearest")
@@ -76,10 +72,7 @@ def plot_gram(
     right.set_ylabel(kind)
     right.grid(alpha=0.3)
     figure.suptitle(str(file.net), fontsize=10)
-    try:
-        figure.savefig(path, dpi=130)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    figure.savefig(path)
 
 
 def _thinned(
