@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import (
     accuracy,
+    claims,
     disk,
     figures,
     finite,
@@ -30,6 +31,7 @@ TABLES = {
     "disk": disk.main,
     "start": start.main,
     "growth": growth.main,
+    "claims": claims.main,
     "finite": finite.main,
     "training": training.main,
     "figure1": figures.figure1,

@@ -5,6 +5,7 @@ held in memory at a time. Tile size follows from shapes and dtype alone, so that
 memory nor restarts can change a bit of the result.
 """
 
+import math
 import numbers
 import re
 from collections.abc import Iterator
@@ -32,6 +33,22 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
     return int(value)
+
+
+def number_between(name: str, value: Any, low: float, high: float) -> float:
+    """The argument `name`, if it is a number more than `low` and less than `high`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not low < float(value) < high:
+        below = f"less than {high:g}" if high < math.inf else "finite"
+        raise ValueError(f"{name} must be more than {low:g} and {below}, not {value!r}")
+    return float(value)
 
 
 def tile_size(rows: int, columns: int, features: int, itemsize: int, outputs: int) -> int:

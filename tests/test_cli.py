@@ -151,10 +151,10 @@ CHECK = ("check", "x.npy", "--depth", "3", "--b-std", "0.1", "--width", "64", "-
 def test_check(run, tmp_path):
     answer = run(*CHECK, "--samples", "6", "--outputs", "2", "--plot", "p.png", "--seed", "3")
     assert answer.stdout.splitlines()[-1].startswith("PASS") and answer.stderr == ""
-    assert answer.stdout.count("pass\n") == 15 and "FAIL" not in answer.stdout
+    assert answer.stdout.count("pass\n") == 16 and "FAIL" not in answer.stdout
     assert (tmp_path / "p.png").stat().st_size > 10_000
     facts = json.loads(run(*CHECK, "--samples", "6", "--outputs", "2", "--json").stdout)
-    assert facts["passed"] and facts["widths"] == [16, 32, 64] and len(facts["claims"]) == 15
+    assert facts["passed"] and facts["widths"] == [16, 32, 64] and len(facts["claims"]) == 16
 
 
 def test_check_fails_with_its_own_code(run):
@@ -170,7 +170,7 @@ def test_check_fails_with_its_own_code(run):
         ([*CHECK, "--width", "8"], "width must be at least 32, not 8"),
         ([*CHECK, "--width", "3000000"], "would take"),
         ([*CHECK, "--draws", "1"], "draws must be at least 8, not 1"),
-        ([*CHECK, "--false-alarm", "2"], "false_alarm must be between 0 and 1"),
+        ([*CHECK, "--false-alarm", "2"], "false_alarm must be more than 0 and less than 1"),
         ([*CHECK, "--seed", "-1"], "seed must be at least 0"),
         ([*CHECK, "--plot", "none/p.png"], "none does not exist; create it"),
         ([*CHECK, "--plot", "p.txt"], "p.txt: its ending must be one of"),

@@ -33,7 +33,7 @@ def test_python(folder):
 def test_command_line(folder):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line.split() for line in lines if line.startswith("ntk-numba ")]
-    assert [c[1] for c in commands] == ["plan", "gram", "info", "verify", "plot"]
+    assert [c[1] for c in commands] == ["plan", "gram", "info", "verify", "plot", "check"]
     for command in commands:
         subprocess.run([sys.executable, "-m", "ntk_numba", *command[1:]], check=True)
     assert (folder / "digits.png").exists()

@@ -22,12 +22,12 @@ FLOORS = [
         "engine.kernel", "engine",
     ],
     [
-        "finite_width.workers", "finite_width.networks", "finite_width.monte_carlo",
-        "finite_width.training", "finite_width",
+        "finite_width.workers", "finite_width.networks", "finite_width.empirical",
+        "finite_width.monte_carlo", "finite_width.training", "finite_width",
     ],
     [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.estimate", "jobs.verify",
-        "jobs.picture", "jobs.plot", "jobs.claims", "jobs.check", "jobs.angle_plot",
+        "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
         "jobs.gradient_flow", "jobs",
     ],
     ["cli"],

@@ -4,14 +4,9 @@ Nothing here knows a formula of the infinite-width kernels, and the engine knows
 both take the description of a network, and their results agree because both are right.
 """
 
+from ntk_numba.finite_width.empirical import empirical_nngp, empirical_ntk
 from ntk_numba.finite_width.monte_carlo import MonteCarlo, extrapolate, monte_carlo
-from ntk_numba.finite_width.networks import (
-    Parameters,
-    empirical_nngp,
-    empirical_ntk,
-    forward,
-    sample,
-)
+from ntk_numba.finite_width.networks import Parameters, forward, sample
 from ntk_numba.finite_width.training import History, train
 
 __all__ = [

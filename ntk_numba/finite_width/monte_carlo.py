@@ -12,22 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.files.source import check_dtype
+from ntk_numba.finite_width.empirical import nngp_by_outputs, pooled_ntk, share
 from ntk_numba.finite_width.networks import (
     Floats,
     Parameters,
     draw,
+    in_range,
     layer_widths,
-    nngp_by_outputs,
     parameter_bytes,
     pass_bytes,
-    pooled_ntk,
     read_samples,
     run_pass,
     seed_sequence,
-    share,
 )
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.grid import whole_number
+from ntk_numba.grid import number_between, whole_number
 from ntk_numba.jit import kernel
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -105,8 +104,8 @@ def monte_carlo(
         As `ntk_numba.gram`; fewer than 2 draws; widths whose networks do not fit in memory, with
         the bytes they would take.
     """
-    if tolerance is not None and not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance must be more than 0 and finite, not {tolerance!r}")
+    if tolerance is not None:
+        tolerance = number_between("tolerance", tolerance, 0, math.inf)
     whole_number("draws", draws, 2)  # one has no standard error
     x = read_samples(X, "X", None, check_dtype(dtype))
     z = None if Z is None else read_samples(Z, "Z", x.shape[1], x.dtype)
@@ -118,9 +117,9 @@ def monte_carlo(
         left = run_pass(params, x)
         right = left if z is None else run_pass(params, z)
         return [
-            share(params, net.depth - 1, left.alphas[-1], right.alphas[-1]),
-            pooled_ntk(params, left, right),
-            nngp_by_outputs(left.outputs, right.outputs),
+            in_range(share(params, net.depth - 1, left.alphas[-1], right.alphas[-1])),
+            in_range(pooled_ntk(params, left, right)),
+            in_range(nngp_by_outputs(left.outputs, right.outputs)),
         ]
 
     entries = shape[0] * shape[1]
@@ -197,8 +196,8 @@ def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
     ValueError
         Fewer than two different widths.
     """
-    n = np.array(widths, float)
-    if n.ndim != 1 or len(set(n)) < 2 or not (n >= 1).all():
+    n = np.array([whole_number("widths", w) for w in widths], float)
+    if len(set(n)) < 2:
         raise ValueError(f"widths must be at least two different widths, not {widths!r}")
     design = np.stack([np.ones(len(n)), 1 / n], axis=1) * np.sqrt(n)[:, None]
     return np.asarray(np.linalg.pinv(design)[0] * np.sqrt(n))

@@ -12,11 +12,12 @@ from ntk_numba.finite_width.networks import (
     Parameters,
     check_parameters,
     parameter_bytes,
+    pass_bytes,
     preactivations,
     read_samples,
 )
 from ntk_numba.finite_width.workers import fitting_threads, one_thread_products
-from ntk_numba.grid import whole_number
+from ntk_numba.grid import number_between, whole_number
 
 
 class History(NamedTuple):
@@ -78,12 +79,14 @@ def train(
     check_parameters(params)
     whole_number("steps", steps, 0)
     every = max(steps, 1) if record is None else whole_number("record", record)
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be more than 0 and finite, not {learning_rate!r}")
+    learning_rate = number_between("learning_rate", learning_rate, 0, math.inf)
     x = read_samples(X, "X", params.widths[0], params.dtype)
     outside = x[:0] if test is None else read_samples(test, "test", params.widths[0], params.dtype)
     target = _targets(y, len(x), params)
-    fitting_threads(1, 0, parameter_bytes(params.widths, params.dtype.itemsize), "a second network")
+    item, samples = params.dtype.itemsize, len(x) + len(outside)
+    kept_bytes = 8 * steps + (steps // every + 2) * samples * params.widths[-1] * item
+    working = parameter_bytes(params.widths, item) + 2 * pass_bytes(params.widths, samples, item)
+    fitting_threads(1, kept_bytes, working, "a second network and the history")
     now = Parameters(
         params.net,
         tuple(w.copy() for w in params.weights),
@@ -93,12 +96,13 @@ def train(
     loss = np.empty(steps + 1)
     kept: list[Floats] = []
     kept_outside: list[Floats] = []
-    with one_thread_products():
+    with one_thread_products(), np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps + 1):
             z = preactivations(now, x)
             residual = z[-1] - target
-            with np.errstate(over="ignore"):
-                loss[step] = np.sum(np.square(residual, dtype=float)) / (2 * len(x))
+            loss[step] = np.sum(np.square(residual, dtype=float)) / (2 * len(x))
+            if not np.isfinite(loss[0]):
+                raise ValueError("the loss at the start is not finite: X or y is too large")
             if not loss[step] <= 1e6 * (loss[0] + 1):
                 raise ValueError(
                     f"the loss grew from {loss[0]:.3g} to {loss[step]:.3g} in {step} steps: "

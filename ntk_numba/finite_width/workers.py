@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ntk_numba.grid import show_bytes
@@ -27,12 +28,20 @@ def one_thread_products() -> Any:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """``function`` of each item, in the order of the items, a few more under way than handed on."""
+    """``function`` of each item, in the order of the items, a few more under way than handed on.
+
+    Floating point does not warn in it: whoever uses a result looks whether it is finite.
+    """
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def quiet(item: Item) -> Result:
+        return function(item)
+
     waiting: deque[Future[Result]] = deque()
     with one_thread_products(), ThreadPoolExecutor(threads, "finite-width") as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(quiet, item))
                 if len(waiting) > threads:
                     yield waiting.popleft().result()
             while waiting:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.finite_width.empirical import pooled_ntk
 from ntk_numba.finite_width.monte_carlo import each_draw
 from ntk_numba.finite_width.networks import (
     Parameters,
     layer_widths,
     pass_bytes,
-    pooled_ntk,
     run_pass,
     seed_sequence,
 )

@@ -5,21 +5,13 @@ entries, made by `finite_width`, which knows no formula of the kernels. `check` 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntk_numba.finite_width.networks import (
-    Floats,
-    Parameters,
-    Pass,
-    add_ntk,
-    nngp_by_outputs,
-    pooled_ntk,
-    run_pass,
-    share,
-)
-from ntk_numba.jobs.memory import gram
+from ntk_numba.finite_width.empirical import add_ntk, nngp_by_outputs, pooled_ntk, share
+from ntk_numba.finite_width.networks import Floats, Parameters, Pass, in_range, run_pass
 from ntk_numba.network import MLP
 
 UNITS = 16  # of a hidden layer whose Θ is looked at; all would cost n times a pass
@@ -31,6 +23,9 @@ class Claim(NamedTuple):
     text : what it says;  equation : its number
     expected : (entries,) of the mean over draws, relative to `scale`
     scale : (entries,) what the entries are measured by, √(K(x,x)K(x',x')) and the like
+    noise : (entries,) variance, relative to scale², of one unit's contribution if units are
+        Gaussian; 0 where they need not be
+    units : (entries,) how many contribute; 0 stands for the width of the hidden layers
     shifted : whether the mean at width n is off by O(1/n), so that it has to be extrapolated
     narrowing : whether single draws tend to it, as 1/√n
     """
@@ -39,6 +34,8 @@ class Claim(NamedTuple):
     equation: str
     expected: Floats
     scale: Floats
+    noise: Floats
+    units: NDArray[np.int64]
     shifted: bool = False
     narrowing: bool = False
 
@@ -59,52 +56,106 @@ def outer(roots: Floats) -> Floats:
     return np.asarray(roots[..., :, None] * roots[..., None, :])
 
 
-def make_claims(net: MLP, x: Floats, n_out: int) -> dict[str, Claim]:
-    """All claims about the samples x, (N, n0), by the names that `observe` uses."""
-    exact = gram(net, x, layers="all", dtype="float64")
-    assert exact.nngp is not None and exact.ntk is not None
-    nngp, ntk, depth = exact.nngp, exact.ntk, net.depth
+def _claim(
+    text: str,
+    equation: str,
+    expected: Floats,
+    scale: Floats,
+    noise: Floats | float = 0.0,
+    units: Any = 0,
+    shifted: bool = False,
+    narrowing: bool = False,
+) -> Claim:
+    shape = expected.shape
+    noise, units = np.broadcast_to(noise, shape), np.broadcast_to(units, shape)
+    return Claim(text, equation, expected, scale, noise, units, shifted, narrowing)
+
+
+def malformed(net: MLP, nngp: Floats, ntk: Floats) -> int:
+    """How many entries of the exact kernels of all layers, (L, N, N), cannot be any kernel's.
+
+    They are not finite, not symmetric, or exceed √(K(x,x)K(x',x')); or Θ⁽ˡ⁺¹⁾ − Σ⁽ˡ⁺¹⁾, which is
+    σ_w²Σ̇Θ⁽ˡ⁾, is negative on the diagonal, or something where Θ⁽ˡ⁾ is nothing.
+    """
+    wrong = np.zeros(nngp.shape, bool)
+    for kernel in (nngp, ntk):
+        with np.errstate(all="ignore"):
+            bound = outer(diagonal_roots(kernel)) * (1 + 1e-9)
+            wrong |= ~np.isfinite(kernel) | ~(np.abs(kernel) <= bound)
+        wrong |= kernel != np.swapaxes(kernel, -1, -2)
+    if not wrong.any():
+        rest = np.abs(ntk[1:] - nngp[1:]) > 1e-3 * outer(diagonal_roots(ntk[1:]))
+        wrong[1:] |= rest & nothing(ntk[:-1])
+        small = diagonal_roots(ntk) < diagonal_roots(nngp) * (1 - 1e-12)
+        wrong |= small[:, :, None] & np.eye(small.shape[1], dtype=bool)
+    return int(np.count_nonzero(wrong))
+
+
+def nothing(kernels: Floats) -> NDArray[np.bool_]:
+    """Where an entry is so small that it may be nothing but rounding."""
+    return np.asarray(np.abs(kernels) <= 1e-6 * outer(diagonal_roots(kernels)))
+
+
+def make_claims(net: MLP, nngp: Floats, ntk: Floats, n_out: int) -> dict[str, Claim]:
+    """All claims about samples whose exact kernels of all layers these are, (L, N, N).
+
+    By the names that `observe` uses. A scale of 0 is that of a zero vector without a bias, which
+    every network maps to 0; a scale of NaN stands where there is nothing to claim.
+    """
+    depth, samples = net.depth, nngp.shape[-1]
     roots, ntk_root = diagonal_roots(nngp), diagonal_roots(ntk[-1])
     scale, ntk_scale = outer(roots), outer(ntk_root)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs_noise = 1 + np.where(scale > 0, nngp / scale, 0) ** 2  # of u·v, by Isserlis
+    units = np.zeros(depth, int)
+    units[-1] = n_out
+    per_sample = np.repeat(units, samples)
+    per_pair = np.broadcast_to(units[:, None, None], scale.shape)
+    neighbours = np.maximum(per_pair - 1, 0)
     deep = depth > 2  # behind one hidden layer everything holds at any width
+    flat = scale.ravel()
     claims = {
-        "mean": Claim("E f = 0, every layer", "8", 0 * roots.ravel(), roots.ravel()),
-        "units": Claim("units independent", "9", np.zeros(scale.size), scale.ravel()),
-        "first": Claim("Σ¹ by units", "10", lower(nngp[0]), lower(scale[0])),
-        "theta1": Claim("Θ¹ = Σ¹ ⊗ I, exactly", "18", *_per_output(nngp[0], scale[0], n_out)),
-    }
+        "mean": _claim(
+            "E f = 0, every layer", "8", 0 * roots.ravel(), roots.ravel(), 1.0, per_sample
+        ),
+        "units": _claim(
+            "units independent", "9", 0 * flat, flat, neighbours.ravel() > 0, neighbours.ravel()
+        ),
+        "first": _claim(
+            "Σ¹ by units", "10", lower(nngp[0]), lower(scale[0]), lower(pairs_noise[0]), units[0]
+        ),
+        "theta1": _claim("Θ¹ = Σ¹ ⊗ I, exactly", "18", *_per_output(nngp[0], scale[0], n_out)),
+    }  # fmt: skip
     if depth == 1:
         return claims
+    claims["outputs"] = _claim(
+        "Σ of every layer, by units", "12", lower(nngp), lower(scale), lower(pairs_noise),
+        lower(per_pair), shifted=deep,
+    )  # fmt: skip
     weight2 = np.array(net.w_std[1:])[:, None, None] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (ntk[1:] - nngp[1:]) / (weight2 * ntk[:-1])
-    # of a Θ that is nothing but rounding there is no quotient
-    slope[np.abs(ntk[:-1]) < 1e-6 * outer(diagonal_roots(ntk[:-1]))] = np.nan
-    slope_root = diagonal_roots(slope)
+    slope[nothing(ntk[:-1])] = np.nan
+    slope_scale = outer(diagonal_roots(slope)) + 0 * slope  # NaN where either is
     through = np.sqrt(np.maximum(np.diagonal(ntk[-1] - nngp[-1]), 0))
-    pairs = lower(scale[-1]), lower(ntk_scale)
-    claims |= {
-        "nngp": Claim("Σ by last features", "11", lower(nngp[-1]), pairs[0], deep, True),
-        "nngp shape": Claim("Σ, correlation", "11", 0 * pairs[0], pairs[0], deep, True),
-        "features": Claim(
-            "Σ of every layer, by features", "11", lower(nngp[1:]), lower(scale[1:]), deep, True
+    pairs, ntk_pairs = lower(scale[-1]), lower(ntk_scale)
+    # what single networks tend to
+    limits: dict[str, tuple[str, str, Floats, Floats]] = {
+        "nngp": ("Σ by last features", "11", lower(nngp[-1]), pairs),
+        "nngp shape": ("Σ, correlation", "11", 0 * pairs, pairs),
+        "features": ("Σ of every layer, by features", "11", lower(nngp[1:]), lower(scale[1:])),
+        "slope": ("Σ̇ of every layer", "24", lower(slope), lower(slope_scale)),
+        "share": ("last layer's share Σ ⊗ I", "25", *_per_output(nngp[-1], scale[-1], n_out)),
+        "ntk": ("Θ, mean over outputs", "26", lower(ntk[-1]), ntk_pairs),
+        "ntk shape": ("Θ, correlation", "26", 0 * ntk_pairs, ntk_pairs),
+        "apart": ("Θ between outputs = 0", "27", 0 * ntk_pairs, ntk_pairs),
+        "gradients": (
+            "Σ̇Θ is the true product", "23-24", 0 * ntk_pairs, lower(outer(through))
         ),
-        "outputs": Claim("Σ of every layer, by units", "12", lower(nngp), lower(scale), deep),
-        "slope": Claim(
-            "Σ̇ of every layer", "24", lower(slope), lower(outer(slope_root)), deep, True
-        ),
-        "share": Claim(
-            "last layer's share Σ ⊗ I", "25", *_per_output(nngp[-1], scale[-1], n_out), deep, True
-        ),
-        "ntk": Claim("Θ, mean over outputs", "26", lower(ntk[-1]), pairs[1], deep, True),
-        "ntk shape": Claim("Θ, correlation", "26", 0 * pairs[1], pairs[1], deep, True),
-        "apart": Claim("Θ between outputs = 0", "27", 0 * pairs[1], pairs[1], deep, True),
-        "gradients": Claim(
-            "Σ̇Θ is the true product", "23-24", 0 * pairs[1], lower(outer(through)), deep, True
-        ),
-    }
+    }  # fmt: skip
     if n_out == 1:
-        del claims["apart"]
+        del limits["apart"]
+    claims |= {k: _claim(*parts, shifted=deep, narrowing=True) for k, parts in limits.items()}
     return claims
 
 
@@ -170,6 +221,7 @@ def observe(params: Parameters, x: Floats, claims: dict[str, Claim]) -> dict[str
     if outputs > 1:
         apart = theta.sum(axis=(2, 3)) - outputs * pooled
         seen["apart"] = lower((apart + apart.T) / (2 * outputs * (outputs - 1)))
+    in_range(seen["raw"]), in_range(pooled), in_range(features[-1])
     for name in ("nngp", "ntk"):
         seen[f"{name} shape"] = _shape(seen[name], claims[name])
     return seen
