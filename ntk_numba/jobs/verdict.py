@@ -77,8 +77,6 @@ def judge(
 
     alarm : probability that the statistic, or else the exponent, fails a claim that is true
     """
-    from scipy import stats
-
     count = int(np.count_nonzero(claim.scale > TINY))
 
     def without_noise(error: float) -> Row:
@@ -115,37 +113,55 @@ def judge(
     if not noisy.any() or error > ROUNDING:
         return without_noise(error)
     z = np.abs(mean[noisy]) / np.sqrt(total[noisy])
-    flipped, flipped_variance = np.zeros((2, FLIPS, len(z)))
+    largest = _largest_if_true([x[:, noisy] for x in seen], factors, floor[noisy], left[noisy], rng)
+    low, high = np.quantile(largest, [0.05, 0.95])
+    freedom = math.inf
+    if (gaussian := noise[noisy] > 0).any():
+        skew = (np.abs(factors) ** 3).sum() / (factors**2).sum() ** 1.5
+        freedom = draws * min(float(u[noisy][gaussian].min()) for u in units) / skew**2
+    row = Row(
+        claim.text, claim.equation, count, "z", float(z.max()), float(low), float(high),
+        _limit(float(high), alarm, draws, freedom), float(np.mean(z > 2)), float(np.mean(z > 3)),
+    )  # fmt: skip
+    return _with_exponent(row, seen, widths, depth, alarm) if claim.narrowing else row
+
+
+def _largest_if_true(
+    seen: list[NDArray[np.float64]],
+    factors: NDArray[np.float64],
+    floor: NDArray[np.float64],
+    left: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """The largest |z| of each of FLIPS checks of draws whose deviations have random signs."""
+    mean, variance = np.zeros((2, FLIPS, len(floor)))
     for f, s in zip(factors, seen, strict=True):
         if f == 0:
             continue
-        off = s[:, noisy] - s[:, noisy].mean(axis=0)
-        # but for its size, a deviation is as likely as its mirror image
+        off, draws = s - s.mean(axis=0), len(s)
         part = rng.choice([-1.0, 1.0], (FLIPS, draws)) @ off / draws
-        flipped += f * part
-        flipped_variance += f * f * ((off**2).sum(axis=0) / draws - part**2) / (draws - 1)
-    flipped_total = np.maximum(flipped_variance, floor[noisy]) + left[noisy] ** 2
-    largest = np.abs(flipped / np.sqrt(flipped_total)).max(axis=1)
-    low, high = np.quantile(largest, [0.05, 0.95])
+        mean += f * part
+        variance += f * f * ((off**2).sum(axis=0) / draws - part**2) / (draws - 1)
+    return np.asarray(np.abs(mean / np.sqrt(np.maximum(variance, floor) + left**2)).max(axis=1))
+
+
+def _limit(high: float, alarm: float, draws: int, freedom: float) -> float:
+    """What the largest |z| exceeds with probability `alarm`, if it exceeds `high` in 5 %.
+
+    It is that of as many independent entries as have that quantile. Their tail is Student's, or if
+    longer that of χ² with a finite `freedom`, the longest that a product of two Gaussians has.
+    """
+    from scipy import stats
+
     student = stats.t(draws - 1)
-    # as many independent entries as have that quantile
     above = -2 * float(student.sf(high))
-    independent = max(math.log(0.95) / math.log1p(above), 1) if above > -1 else 1.0
-    each = -math.expm1(math.log1p(-alarm) / independent)
-    limit = float(student.isf(each / 2))
-    if (gaussian := noise[noisy] > 0).any():
-        # χ²'s tail, which is the longest that a product of two Gaussians has
-        skew = (np.abs(factors) ** 3).sum() / (factors**2).sum() ** 1.5
-        freedom = draws * min(float(u[noisy][gaussian].min()) for u in units) / skew**2
-        chi2 = stats.chi2(freedom)
-        limit = max(limit, (float(chi2.isf(each / 2)) - freedom) / math.sqrt(2 * freedom))
-    row = Row(
-        claim.text, claim.equation, count, "z", float(z.max()), float(low), float(high),
-        limit, float(np.mean(z > 2)), float(np.mean(z > 3)),
-    )  # fmt: skip
-    if not claim.narrowing:
-        return row
-    return _with_exponent(row, seen, widths, depth, float(student.isf(alarm / 2)))
+    independent = max(math.log(0.95) / math.log1p(above), 1.0) if above > -1 else 1.0
+    each = -math.expm1(math.log1p(-alarm) / independent) / 2
+    limit = float(student.isf(each))
+    if freedom < math.inf:
+        tail = (float(stats.chi2(freedom).isf(each)) - freedom) / math.sqrt(2 * freedom)
+        limit = max(limit, tail)
+    return limit
 
 
 def _with_exponent(
@@ -153,12 +169,14 @@ def _with_exponent(
     seen: list[NDArray[np.float64]],
     widths: tuple[int, ...],
     depth: int,
-    deviations: float,
+    alarm: float,
 ) -> Row:
     """The slope of log(root mean square deviation of a draw) over log(width), see `Row`.
 
     It has corrections of its own, from terms of relative order L/n in the variance.
     """
+    from scipy import stats
+
     squares = [np.mean(s**2, axis=1) for s in seen]
     means = np.array([s.mean() for s in squares])
     if not means.min() > ROUNDING**2:
@@ -171,7 +189,7 @@ def _with_exponent(
     return row._replace(
         exponent=float(slope @ np.log(means) / 2),
         exponent_error=error,
-        exponent_limit=deviations * error + curvature,
+        exponent_limit=float(stats.t(len(seen[0]) - 1).isf(alarm / 2)) * error + curvature,
     )
 
 
