@@ -30,7 +30,7 @@ def figure1() -> str:
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((INPUTS, 2)).astype("float32")
     targets = inputs[:, 0] * inputs[:, 1]
-    angles, points = circle(1.0, 2)
+    angles, points = circle(1.0)
     start = points[[len(points) // 2]]
 
     def kernels(width: int, seed: int) -> list[np.ndarray]:
@@ -67,7 +67,7 @@ def figure1() -> str:
 def figure2() -> str:
     """Trained networks and percentiles of the limit."""
     began = time.perf_counter()
-    angles, points = circle(1.0, 2)
+    angles, points = circle(1.0)
     at = np.array([-2.4, -0.9, 0.6, 2.1])
     inputs = np.stack([np.cos(at), np.sin(at)], axis=1)
     targets = inputs[:, 0] * inputs[:, 1]

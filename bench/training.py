@@ -16,7 +16,7 @@ from ntk_numba.finite_width.workers import in_order
 from ntk_numba.machine import available_threads
 
 WIDTHS, DRAWS, SAMPLES, TESTS, FEATURES, STEPS = (64, 128, 256, 512, 1024), 16, 32, 16, 8, 1000
-RATE = 0.03  # times N/λ_max: small enough for steps to be a flow, to a percent of a percent of f
+RATE = 0.03  # times N/λ_max: small enough for steps to be a flow, to a few parts in 10,000
 NETWORKS = {"relu": nk.MLP(3, "relu", 2**0.5, 0.1), "identity": nk.MLP(3, "identity", 1.0, 0.1)}
 
 

@@ -83,3 +83,12 @@ def test_the_check_is_independent():
 
 def test_files_are_short():
     assert {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 450} == {}
+
+
+def test_finite_networks_use_no_dual():
+    """Of an activation they take σ and σ', which is all that a network has."""
+    for path in (PACKAGE / "finite_width").glob("*.py"):
+        used = {
+            n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
+        }
+        assert not used & {"family", "dual_parameters", "second_moment", "never_obtuse"}

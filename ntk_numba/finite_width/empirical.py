@@ -3,8 +3,7 @@
 They are made layer by layer and never from a Jacobian, which would have as many columns as the
 network has parameters. With α⁽ˡ⁾ the activations and B⁽ˡ⁾ₖ = ∂f_k/∂α̃⁽ˡ⁾ by the chain rule
 (`networks.run_pass`), the derivative by a weight is a product of the two,
-∂f_k/∂W⁽ˡ⁾ = σ_w/√n_l · B⁽ˡ⁺¹⁾ₖ α⁽ˡ⁾ᵀ, and the sum over all parameters (eq. 5 and 6; the note's
-eq. 6 and 20 mix n_L and n_{L+1}) is
+∂f_k/∂W⁽ˡ⁾ = σ_w/√n_l · B⁽ˡ⁺¹⁾ₖ α⁽ˡ⁾ᵀ, and the sum over all parameters (eq. 5 and 6) is
 
     Θ_kk'(x, x') = Σ_l (σ_w² α⁽ˡ⁾(x)·α⁽ˡ⁾(x')/n_l + β²) (B⁽ˡ⁺¹⁾ₖ(x)·B⁽ˡ⁺¹⁾ₖ'(x'))
 """
@@ -90,7 +89,8 @@ def empirical_ntk(params: Parameters, X: Any, Z: Any = None, threads: int | None
     """The Θ of one network, between all samples and all outputs: eq. 5 and 6.
 
     Θ_kk'(x, x') = Σ_p ∂f_k(x)/∂θ_p ∂f_k'(x')/∂θ_p over all parameters, made by layer (see the head
-    of this file) in O(N·M·n_L²·Σ n_l) operations and without a Jacobian.
+    of this file) in O(N·M·n_L²·Σ n_l + (N + M)·n_L·Σ n_l n_{l+1}) operations
+    and without a Jacobian.
 
     Parameters
     ----------

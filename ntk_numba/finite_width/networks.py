@@ -20,7 +20,7 @@ Floats = NDArray[np.floating]
 ROWS = 256  # samples of a block: the unit of parallel work on one network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Parameters:
     """The parameters of one network.
 

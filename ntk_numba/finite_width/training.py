@@ -46,7 +46,7 @@ def train(
     test: Any = None,
     record: int | None = None,
 ) -> History:
-    """Full-batch gradient descent on C = Σ_i |f(x_i) − y_i|²/2N, all layers.
+    """Full-batch gradient descent on C = Σ_i |f(x_i) − y_i|²/2N, all layers, on one core.
 
     θ ← θ − η ∂C/∂θ. With small steps the outputs follow the gradient flow
     ∂f/∂t = −Θ(θ_t)(f − y)/N at t = η·step; Θ(θ_t) stays at Θ∞ as the widths grow.
@@ -101,7 +101,7 @@ def train(
             z = preactivations(now, x)
             residual = z[-1] - target
             loss[step] = np.sum(np.square(residual, dtype=float)) / (2 * len(x))
-            if not np.isfinite(loss[0]):
+            if step == 0 and not np.isfinite(loss[0]):
                 raise ValueError("the loss at the start is not finite: X or y is too large")
             if not loss[step] <= 1e6 * (loss[0] + 1):
                 raise ValueError(

@@ -8,6 +8,8 @@ handed on in order, so neither do sums over them.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,9 +22,30 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def one_thread_products() -> Any:
-    """A context in which NumPy's matrix products stay on the thread that calls them."""
-    return threadpool_limits(1, user_api="blas")
+_lock = Lock()
+_inside = 0  # contexts that are open now, on any thread
+_limits: Any = None
+
+
+@contextmanager
+def one_thread_products() -> Iterator[None]:
+    """A context in which matrix products stay on the thread that calls them.
+
+    BLAS has one number of threads for the whole process, so the first to enter sets it and the last
+    to leave sets it back, whichever threads they are on.
+    """
+    global _inside, _limits
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _limits = threadpool_limits(1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _limits.restore_original_limits()
 
 
 def in_order(

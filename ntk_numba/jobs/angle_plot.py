@@ -25,12 +25,10 @@ ANGLES = 121
 BAND = (10, 90)  # percentiles
 
 
-def circle(radius: float, features: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Angles from −π to π, and the points there on a circle in the plane of two features."""
+def circle(radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Angles from −π to π, (A,), and the points there on a circle in the plane, (A, 2)."""
     angles = np.linspace(-np.pi, np.pi, ANGLES)
-    points = np.zeros((ANGLES, features))
-    points[:, 0], points[:, 1] = radius * np.cos(angles), radius * np.sin(angles)
-    return angles, points
+    return angles, radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def plot_angle(
@@ -38,22 +36,20 @@ def plot_angle(
     path: str | os.PathLike[str],
     widths: Sequence[int],
     draws: int = 64,
-    radius: float | None = None,
-    features: int = 2,
     seed: int = 0,
     threads: int | None = None,
 ) -> None:
     """Draw Θ(x0, x) of networks of several widths as bands around the exact curve.
 
-    x0 and x lie on a circle, at angle 0 and γ. A band holds the middle 80 % of the draws.
+    x0 and x have two features and lie on a circle with |x|²/n0 = 1, at angle 0 and γ. A band holds
+    the middle 80 % of the draws.
 
     Parameters
     ----------
     path : a .png, .pdf or .svg file
     widths : of the hidden layers, one band each
     draws : networks of each width
-    radius : of the circle; by default √features, at which |x|²/n0 = 1
-    features : n0, at least 2
+    net, seed, threads : see `ntk_numba.finite_width.monte_carlo`
 
     Raises
     ------
@@ -61,7 +57,7 @@ def plot_angle(
         As `new_figure`; networks that do not fit in memory, with the bytes they would take.
     """
     figure = new_figure(path)
-    angles, points = circle(radius or math.sqrt(features), features)
+    angles, points = circle(math.sqrt(2))
     start = points[[ANGLES // 2]]
 
     def observe(params: Parameters) -> NDArray[np.float64]:
@@ -69,7 +65,7 @@ def plot_angle(
 
     axes = figure.subplots()
     for k, width in enumerate(widths):
-        shape = layer_widths(net, features, width)
+        shape = layer_widths(net, 2, width)
         drawn = np.array(
             list(
                 each_draw(

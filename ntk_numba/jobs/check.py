@@ -76,8 +76,8 @@ class CheckReport(NamedTuple):
         return (
             f"{table}\n\n{self.samples} samples and the origin, {self.draws} networks of each of "
             f"the widths {', '.join(map(str, self.widths))}; {self.net}\n"
-            f"{'PASS' if self.passed else 'FAIL'} (of checks of what is true, "
-            f"{self.false_alarm:g} fail)"
+            f"{'PASS' if self.passed else 'FAIL'} (probability of failing "
+            f"although all is right: {self.false_alarm:g})"
         )
 
 

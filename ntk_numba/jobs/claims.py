@@ -21,7 +21,7 @@ class Claim(NamedTuple):
     """An equation of the note as expected values.
 
     text : what it says;  equation : its number
-    expected : (entries,) of the mean over draws, relative to `scale`
+    expected : (entries,) of the mean over draws
     scale : (entries,) what the entries are measured by, √(K(x,x)K(x',x')) and the like
     noise : (entries,) variance, relative to scale², of one unit's contribution if units are
         Gaussian; 0 where they need not be
@@ -119,7 +119,7 @@ def make_claims(net: MLP, nngp: Floats, ntk: Floats, n_out: int) -> dict[str, Cl
             "E f = 0, every layer", "8", 0 * roots.ravel(), roots.ravel(), 1.0, per_sample
         ),
         "units": _claim(
-            "units independent", "9", 0 * flat, flat, neighbours.ravel() > 0, neighbours.ravel()
+            "units uncorrelated", "9", 0 * flat, flat, neighbours.ravel() > 0, neighbours.ravel()
         ),
         "first": _claim(
             "Σ¹ by units", "10", lower(nngp[0]), lower(scale[0]), lower(pairs_noise[0]), units[0]

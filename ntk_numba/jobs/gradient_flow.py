@@ -24,8 +24,8 @@ Floats = NDArray[np.floating]
 class Flow(NamedTuple):
     """Outputs at time t.
 
-    outputs : (N, n_out) on the training samples
-    test_outputs : (M, n_out) on the test samples; None without any
+    outputs : on the training samples, shaped like y
+    test_outputs : on the test samples, shaped like f0_test; None without any
     """
 
     outputs: Floats
@@ -36,6 +36,9 @@ def gradient_flow(
     ntk: Any, y: Any, f0: Any, time: float, ntk_test: Any = None, f0_test: Any = None
 ) -> Flow:
     """Outputs of an infinitely wide network that starts at f0, after gradient flow for a time.
+
+    f(t) = y + exp(−Θt/N)(f0 − y) on the training samples, f(x, t) = f0(x) + A_x (y − f0) at others
+    (equations T6 and T7 of docs/training.md), exact to the rounding of Θ over its spectrum.
 
     Parameters
     ----------
@@ -50,40 +53,36 @@ def gradient_flow(
     Returns
     -------
     Flow
-        Of arrays shaped like f0 and f0_test.
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, a negative time, ntk_test without f0_test.
+        Shapes that do not fit, numbers that are not finite, a negative time, one of ntk_test and
+        f0_test without the other.
     """
-    theta, target, start = (np.asarray(a, float) for a in (ntk, y, f0))
-    if target.shape != start.shape or len(target) != len(theta):
-        raise ValueError(
-            f"y and f0 must have one row for each of the {len(theta)} training samples and the "
-            f"same shape, not {target.shape} and {start.shape}"
-        )
-    values, vectors = _spectrum(theta)
-    rest = np.exp(-_rates(values, time))
-    gap = vectors.T @ (target - start)
-    outputs = target - vectors @ (rest[(slice(None), *[None] * (gap.ndim - 1))] * gap)
+    spectrum = _Spectrum(ntk, time)
+    size = spectrum.size
+    target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
+    if target.shape != start.shape:
+        raise ValueError(f"f0 must have the shape of y, {target.shape}, not {start.shape}")
+    outputs = target + spectrum.apply(spectrum.rest, start - target)
+    if (ntk_test is None) != (f0_test is None):
+        missing = "f0_test" if f0_test is None else "ntk_test"
+        raise ValueError(f"{missing} is missing: test samples need both ntk_test and f0_test")
     if ntk_test is None:
         return Flow(outputs, None)
-    if f0_test is None:
-        raise ValueError("f0_test is missing: the outputs on the test samples at the start")
-    drawn = response(ntk_test, theta, time) @ (target - start)
-    if np.shape(f0_test) != drawn.shape:
-        raise ValueError(f"f0_test must be of shape {drawn.shape}, not {np.shape(f0_test)}")
-    return Flow(outputs, f0_test + drawn)
+    cross = _matrix("ntk_test", ntk_test, ("M", size))
+    first = _matrix("f0_test", f0_test, (len(cross), *target.shape[1:]))
+    return Flow(outputs, first + cross @ spectrum.apply(spectrum.gain, target - start))
 
 
 def flow_distribution(
     ntk: Any, ntk_test: Any, nngp: Any, nngp_test: Any, nngp_test_test: Any, y: Any, time: float
 ) -> tuple[Floats, Floats]:
-    """Mean (M, …) and covariance (M, M) of test outputs after gradient flow from random networks.
+    """Mean and covariance of test outputs after gradient flow from random networks.
 
     At the start f0 is Gaussian with covariance Σ (Proposition 1), and f(x, t) is linear in it:
-    mean A y, covariance Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ.
+    mean A y, covariance Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ (T8 of docs/training.md).
 
     Parameters
     ----------
@@ -92,37 +91,69 @@ def flow_distribution(
     nngp_test_test : (M, M) of the test samples
     y : (N,) or (N, n_out)
     time : as for `gradient_flow`
+
+    Returns
+    -------
+    mean : (M,) or (M, n_out)
+    covariance : (M, M), that of every output
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, numbers that are not finite, a negative time.
     """
-    a = response(ntk_test, ntk, time)
-    cross = a @ np.asarray(nngp_test, float).T
-    covariance = nngp_test_test - cross - cross.T + a @ np.asarray(nngp, float) @ a.T
-    return a @ np.asarray(y, float), covariance
+    spectrum = _Spectrum(ntk, time)
+    size = spectrum.size
+    cross = _matrix("ntk_test", ntk_test, ("M", size))
+    shapes = (size, size), (len(cross), size), (len(cross), len(cross))
+    names = ("nngp", nngp), ("nngp_test", nngp_test), ("nngp_test_test", nngp_test_test)
+    sigma, sigma_test, sigma_test_test = (
+        _matrix(name, values, shape) for (name, values), shape in zip(names, shapes, strict=True)
+    )
+    a = spectrum.apply(spectrum.gain, cross.T).T
+    mixed = a @ sigma_test.T
+    covariance = sigma_test_test - mixed - mixed.T + a @ sigma @ a.T
+    return a @ _matrix("y", y, (size, ...)), covariance
 
 
-def response(ntk_test: Any, ntk: Any, time: float) -> Floats:
-    """A = Θ_x Θ⁻¹ (I − exp(−Θt/N)), (M, N): how far targets draw outputs, by the spectrum of Θ."""
-    theta, cross = np.asarray(ntk, float), np.asarray(ntk_test, float)
-    if cross.ndim != 2 or cross.shape[1] != len(theta):
-        raise ValueError(f"ntk_test must be of shape (M, {len(theta)}), not {cross.shape}")
-    values, vectors = _spectrum(theta)
-    # (1 − e^(−λt/N))/λ, which is t/N where λ = 0; directions that never learn do not count
-    rates = _rates(values, time)
-    with np.errstate(invalid="ignore"):
-        gain = np.where(values > 0, -np.expm1(-rates) / np.where(values > 0, values, 1), 0)
-    return np.asarray((cross @ vectors) * gain @ vectors.T)
+class _Spectrum:
+    """Functions of Θ at time t by its eigenvalues λ: (1 − e^(−λt/N))/λ and e^(−λt/N).
+
+    Eigenvalues below ε·N·λ_max, ε that of the dtype Θ was computed in, are rounding and taken for
+    0. Such a direction is never learned, and has no part in Θ_x either, Θ being a kernel.
+    """
+
+    def __init__(self, ntk: Any, time: float) -> None:
+        if not time >= 0:
+            raise ValueError(f"time must be at least 0, not {time!r}")
+        given = np.asarray(ntk)
+        if given.ndim != 2 or given.shape[0] != given.shape[1]:
+            raise ValueError(f"ntk must be a square matrix, not {given.shape}")
+        theta = _matrix("ntk", given, given.shape)
+        self.size = len(theta)
+        values, self._vectors = np.linalg.eigh(theta)
+        epsilon = np.finfo(np.float32 if given.dtype == np.float32 else float).eps
+        known = values > epsilon * self.size * max(values[-1], 0)
+        values = np.where(known, values, 1)
+        rates = np.where(known, values * time, 0) / self.size
+        self.rest, self.gain = np.exp(-rates), -np.expm1(-rates) / values
+
+    def apply(self, function: Floats, columns: Floats) -> Floats:
+        """The function of Θ times columns (N,) or (N, K)."""
+        return np.asarray(self._vectors @ (function * (self._vectors.T @ columns).T).T)
 
 
-def _spectrum(theta: Floats) -> tuple[Floats, Floats]:
-    """Eigenvalues, of which rounding has made those below ε·N·λ_max what they are: 0."""
-    if theta.ndim != 2 or theta.shape[0] != theta.shape[1]:
-        raise ValueError(f"ntk must be a square matrix, not {theta.shape}")
-    values, vectors = np.linalg.eigh(theta)
-    noise = np.finfo(float).eps * len(values) * max(values[-1], 0)
-    return np.where(values > noise, values, 0), vectors
-
-
-def _rates(values: Floats, time: float) -> Floats:
-    """λt/N."""
-    if not time >= 0:
-        raise ValueError(f"time must be at least 0, not {time!r}")
-    return np.where(values > 0, np.where(values > 0, values, 1) * time / len(values), 0)
+def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:
+    """`values` as float64, finite and of a shape; "M" is any length, ... any rest."""
+    array = np.asarray(values, float)
+    more = shape[-1] is ...
+    wanted = shape[:-1] if more else shape
+    lengths = array.shape[: len(wanted)] if more else array.shape
+    if len(lengths) != len(wanted) or any(
+        w not in ("M", n) for w, n in zip(wanted, lengths, strict=True)
+    ):
+        text = ", ".join("..." if w is ... else str(w) for w in shape)
+        raise ValueError(f"{name} must be of shape ({text}), not {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return array

@@ -27,6 +27,7 @@ ROUNDING = 1e-11  # relative; what has no noise must hold to this
 TINY = 1e-290  # a scale below it has lost digits to underflow
 UNSEEN = 4.0  # events; of so many expected none is seen with probability e⁻⁴
 GAUSSIAN_POINTS = 8  # whose outputs are tested for being Gaussian
+CURVATURE = 2.5  # terms of relative order L/n bend the line whose slope is the exponent
 GAUSSIAN_SHIFT = 0.3  # Kolmogorov's distance at width n, times n/L: measured, with some room
 
 
@@ -185,7 +186,7 @@ def _with_exponent(
     log_n = np.log(widths) - np.mean(np.log(widths))
     slope = log_n / np.sum(log_n**2)
     error = float(np.sqrt(np.sum((slope * errors) ** 2)))
-    curvature = 2.5 * depth / min(widths) / math.log(max(widths) / min(widths))
+    curvature = CURVATURE * depth / min(widths) / math.log(max(widths) / min(widths))
     return row._replace(
         exponent=float(slope @ np.log(means) / 2),
         exponent_error=error,

@@ -6,6 +6,7 @@ from plain import forward, jacobian
 
 import ntk_numba as nk
 from ntk_numba import finite_width as fw
+from ntk_numba.finite_width import networks
 
 NET = nk.MLP(3, ["leaky_relu:0.2", "abs"], [1.0, 1.3, 0.8], 0.2)
 
@@ -70,6 +71,14 @@ def test_float32(data):
     history = fw.train(params, *data, 0.2, 20)
     assert history.outputs.dtype == history.params.dtype == np.float32
     assert history.loss.dtype == np.float64
+    double = networks.Parameters(
+        NET,
+        tuple(w.astype(float) for w in params.weights),
+        tuple(b.astype(float) for b in params.biases),
+    )
+    exact = fw.train(double, *data, 0.2, 20)
+    assert history.loss == pytest.approx(exact.loss, rel=1e-4)
+    assert history.outputs[-1] == pytest.approx(exact.outputs[-1], abs=1e-4)
 
 
 def test_how_far_the_kernel_moves_as_networks_widen():

@@ -55,11 +55,11 @@ def test_on_real_data(digits):
 
 
 def test_false_alarms_are_as_rare_as_stated():
-    """40 checks of what is true, of which a fifth may fail; the binomial's 99.9 % is 17."""
+    """40 checks of what is true, of which a fifth may fail; the binomial's 99.9 % is 16."""
     x = np.random.default_rng(1).standard_normal((6, 4))
     net = nk.MLP(3, b_std=0.2)
     alarms = [not nk.check(net, x, 64, 24, 6, 2, false_alarm=0.2, seed=s).passed for s in range(40)]
-    assert sum(alarms) <= 17
+    assert sum(alarms) <= 16
     assert sum(alarms) >= 1  # it is a test, not a formality
 
 
@@ -99,7 +99,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_claim_can_fail(name, x, monkeypatch):
-    """5 % of its scale off: that row fails, however the others stand. Means take 50 %."""
+    """10 % of its scale off, 50 % where units are few: that row fails, whatever the others do."""
 
     def off(*arguments):
         all_claims = make_claims(*arguments)
@@ -113,7 +113,7 @@ def test_every_claim_can_fail(name, x, monkeypatch):
 
 
 def test_outputs_that_are_not_gaussian_are_seen(x, monkeypatch):
-    """Networks of one unit: f is a product, with heavy tails."""
+    """Squares, with their signs, have heavy tails."""
 
     def heavy(params, x, all_claims):
         values = observe(params, x, all_claims)
@@ -137,9 +137,8 @@ def test_a_wrong_exponent_is_seen(x, monkeypatch):
     assert row.largest <= row.limit and abs(row.exponent) < 0.2 and not row.passed
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_change_nothing(threads, x):
-    assert small(nk.MLP(3), x, threads=threads).rows == small(nk.MLP(3), x, threads=1).rows
+def test_threads_change_nothing(x):
+    assert small(nk.MLP(3), x, threads=2).rows == small(nk.MLP(3), x, threads=1).rows
 
 
 NOT_KERNELS = {
@@ -246,7 +245,7 @@ def test_the_report(x):
     assert len(text) == 1 + len(report.rows) + 3
     assert text[0].split()[:4] == ["claim", "eq.", "entries", "test"]
     assert "8 samples and the origin, 48 networks of each of the widths 32, 64, 128" in text[-2]
-    assert text[-1].startswith("PASS (of checks of what is true, 0.001 fail)")
+    assert text[-1].startswith("PASS (probability of failing although all is right: 0.001)")
     facts = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert facts["passed"] and len(facts["claims"]) == len(report.rows)
     row = next(c for c in facts["claims"] if c["claim"] == "Θ, mean over outputs")

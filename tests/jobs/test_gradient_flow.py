@@ -47,6 +47,17 @@ def test_what_is_seen_twice_learns_the_mean(data):
     assert flow.outputs == pytest.approx([0.5, 0.5]) and flow.test_outputs == pytest.approx([0.5])
 
 
+@pytest.mark.parametrize(("dtype", "error"), [("float64", 1e-9), ("float32", 1e-3)])
+def test_directions_that_are_only_rounding_do_not_count(dtype, error):
+    """A linear network of 8 features and a bias: rank 9, and noise of the dtype beside it."""
+    net = nk.MLP(3, "identity", 1.0, 0.1)
+    x = np.random.default_rng(6).standard_normal((45, 8))
+    y = x[:40] @ np.arange(8.0) + 1
+    theta, theta_z = (nk.gram(net, a, x[:40], dtype=dtype).ntk for a in (x[:40], x[40:]))
+    flow = nk.gradient_flow(theta, y, 0 * y, np.inf, theta_z, np.zeros(5))
+    assert np.concatenate(flow) == pytest.approx(x @ np.arange(8.0) + 1, abs=error * 20)
+
+
 def test_the_distribution_over_starts(data):
     x, y, z = data
     both = np.concatenate([x, z])
@@ -90,13 +101,16 @@ def test_wide_networks_follow_it(data):
     ("change", "text"),
     [
         ({"ntk": np.ones((2, 3))}, r"ntk must be a square matrix, not \(2, 3\)"),
-        ({"y": np.ones(3)}, "y and f0 must have one row for each of the 2 training samples"),
-        ({"f0": np.ones((2, 1))}, "the same shape"),
+        ({"y": np.ones(3)}, r"y must be of shape \(2, ...\), not \(3,\)"),
+        ({"f0": np.ones((2, 1))}, "f0 must have the shape of y"),
         ({"time": -1}, "time must be at least 0, not -1"),
         ({"time": np.nan}, "time must be at least 0, not nan"),
         ({"f0_test": None}, "f0_test is missing"),
+        ({"ntk_test": None}, "ntk_test is missing"),
+        ({"y": [1.0, np.nan]}, "y holds numbers that are not finite"),
+        ({"ntk": np.full((2, 2), np.inf)}, "ntk holds numbers that are not finite"),
         ({"ntk_test": np.ones((1, 3))}, r"ntk_test must be of shape \(M, 2\), not \(1, 3\)"),
-        ({"f0_test": np.ones(3)}, r"f0_test must be of shape \(1,\), not \(3,\)"),
+        ({"f0_test": np.ones(3)}, r"f0_test must be of shape \(1\), not \(3,\)"),
     ],
 )
 def test_what_it_refuses(change, text):
@@ -104,3 +118,12 @@ def test_what_it_refuses(change, text):
            "ntk_test": np.ones((1, 2)), "f0_test": np.zeros(1)}  # fmt: skip
     with pytest.raises(ValueError, match=text):
         nk.gradient_flow(**(job | change))
+
+
+@pytest.mark.parametrize("name", ["ntk_test", "nngp", "nngp_test", "nngp_test_test", "y"])
+def test_what_the_distribution_refuses(name):
+    job = {"ntk": np.eye(2), "ntk_test": np.ones((1, 2)), "nngp": np.eye(2), "time": 1.0}
+    job |= {"nngp_test": np.ones((1, 2)), "nngp_test_test": np.ones((1, 1)), "y": np.ones(2)}
+    assert nk.flow_distribution(**job)[0].shape == (1,)
+    with pytest.raises(ValueError, match=rf"{name} must be of shape .*, not \(5, 5\)"):
+        nk.flow_distribution(**(job | {name: np.ones((5, 5))}))
