@@ -15,15 +15,14 @@ def main() -> str:
     report = nk.check(NET, f"{DIGITS}:x")
     rows = []
     for row in report.rows:
-        form = {"error": ".1e", "count": ".0f"}.get(row.statistic, ".2f")
-        usual = "" if math.isnan(row.low) else f"{row.low:{form}} to {row.high:{form}}"
+        usual = "" if math.isnan(row.low) else f"{row.show(row.low)} to {row.show(row.high)}"
         exponent = ""
         if not math.isnan(row.exponent):
             exponent = f"{row.exponent:.2f} ± {row.exponent_error:.2f}"
         rows.append(
             [
                 row.claim, row.equation, f"{row.entries:,}", row.statistic,
-                f"{row.largest:{form}}", usual, f"{row.limit:{form}}", exponent,
+                row.show(row.largest), usual, row.show(row.limit), exponent,
                 "pass" if row.passed else "FAIL",
             ]
         )  # fmt: skip

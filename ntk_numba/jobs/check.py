@@ -82,17 +82,16 @@ class CheckReport(NamedTuple):
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    def number(value: float, form: str) -> str:
-        return "-" if math.isnan(value) else format(value, form)
+    def share(value: float, digits: int) -> str:
+        return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
-    form = {"error": ".1e", "count": ".0f"}.get(row.statistic, ".2f")
-    usual = "-" if math.isnan(row.low) else f"{row.low:{form}}-{row.high:{form}}"
+    usual = "-" if math.isnan(row.low) else f"{row.show(row.low)}-{row.show(row.high)}"
     exponent = "-"
     if not math.isnan(row.exponent):
         exponent = f"{row.exponent:.2f} (-0.50±{row.exponent_limit:.2f})"
     return (
-        row.claim, row.equation, f"{row.entries}", row.statistic, number(row.largest, form), usual,
-        number(row.limit, form), number(row.over2, ".3f"), number(row.over3, ".4f"), exponent,
+        row.claim, row.equation, f"{row.entries}", row.statistic, row.show(row.largest), usual,
+        row.show(row.limit), share(row.over2, 3), share(row.over3, 4), exponent,
         "pass" if row.passed else "FAIL",
     )  # fmt: skip
 

@@ -59,6 +59,11 @@ class Row(NamedTuple):
     exponent_error: float = math.nan
     exponent_limit: float = math.nan
 
+    def show(self, value: float) -> str:
+        """A value of the statistic, as tables have it."""
+        form = {"error": ".1e", "count": ".0f"}.get(self.statistic, ".2f")
+        return "-" if math.isnan(value) else format(value, form)
+
     @property
     def passed(self) -> bool:
         """Whether statistic and exponent are within their limits."""
