@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,14 @@ def draws() -> list[list[str]]:
     for width in WIDTHS:
         job = {"width": width, "draws": DRAWS, "n": N, "n0": FEATURES, "depth": DEPTH,
                "b_std": B_STD}  # fmt: skip
-        ours = in_turn({"it": lambda: fw.monte_carlo(net, x, width=width, draws=DRAWS)}, REPEATS)  # noqa: B023
+        work = partial(fw.monte_carlo, net, x, width=width, draws=DRAWS)
+        seconds = in_turn({"it": work}, REPEATS)["it"]
         try:
             theirs = json.loads(run([python(), SCRIPT, "draws", json.dumps(job)], "the peer"))
         except OSError as error:
             lines.append([f"{width:,}", "missing: " + str(error).replace("|", "/"), "", ""])
             continue
-        again = in_turn({"it": lambda: fw.monte_carlo(net, x, width=width, draws=DRAWS)}, REPEATS)  # noqa: B023
-        seconds = ours["it"] + again["it"]
+        seconds += in_turn({"it": work}, REPEATS)["it"]  # before and after, as the machine drifts
         ratio = f"{min(theirs) / min(seconds):.0f}"
         lines.append([f"{width:,}", spread(theirs), spread(seconds), ratio])
     return lines

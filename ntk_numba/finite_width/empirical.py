@@ -45,6 +45,11 @@ def empirical_nngp(params: Parameters, X: Any, Z: Any = None, by: str = "feature
     Returns
     -------
     (N, M) array
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As `empirical_ntk`; another `by`.
     """
     if by not in ("features", "outputs"):
         raise ValueError(f"by must be 'features' or 'outputs', not {by!r}")
@@ -163,7 +168,7 @@ def add_ntk(theta: Floats, params: Parameters, left: Pass, right: Pass) -> None:
 
 
 def pooled_ntk(params: Parameters, left: Pass, right: Pass) -> Floats:
-    """The mean over outputs of Θ_kk(x, x'), (N, M): as good an estimate of Θ∞ as all of Θ holds."""
+    """1/n_L Σ_k Θ_kk(x, x'), (N, M)."""
     outputs = left.outputs.shape[1]
     theta = np.zeros((len(left.outputs), len(right.outputs), 1, 1), left.outputs.dtype)
     for layer in range(params.net.depth):

@@ -252,6 +252,11 @@ def forward(params: Parameters, X: Any, threads: int | None = None) -> Floats:
     Returns
     -------
     (N, n_out) array, of the dtype of the parameters
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Bad parameters or data; what does not fit in memory, with its bytes; what overflows.
     """
     check_parameters(params)
     x = read_samples(X, "X", params.widths[0], params.dtype)

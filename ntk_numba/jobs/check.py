@@ -154,7 +154,7 @@ def check(
     x = np.vstack([source.sample(count).astype(float), np.zeros(source.shape[1])])
     exact = gram(net, x, layers="all", dtype="float64")
     assert exact.nngp is not None and exact.ntk is not None
-    wrong = malformed(net, exact.nngp, exact.ntk)
+    wrong = malformed(exact.nngp, exact.ntk)
     rows = [
         Row(
             "Σ, Θ finite, symmetric, bounded", "", 2 * exact.nngp.size, "count", float(wrong),

@@ -71,7 +71,7 @@ def _claim(
     return Claim(text, equation, expected, scale, noise, units, shifted, narrowing)
 
 
-def malformed(net: MLP, nngp: Floats, ntk: Floats) -> int:
+def malformed(nngp: Floats, ntk: Floats) -> int:
     """How many entries of the exact kernels of all layers, (L, N, N), cannot be any kernel's.
 
     They are not finite, not symmetric, or exceed √(K(x,x)K(x',x')); or Θ⁽ˡ⁺¹⁾ − Σ⁽ˡ⁺¹⁾, which is
