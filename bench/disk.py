@@ -41,9 +41,12 @@ sys.exit(status != 0)
 
 
 class Dropped:
-    """In the place of a `GramWriter`: what is computed goes nowhere."""
+    """In the place of a `TileFile`: what is computed goes nowhere."""
 
     def write(self, *tile: object) -> None:
+        """Do nothing."""
+
+    def commit(self) -> None:
         """Do nothing."""
 
 
@@ -53,7 +56,7 @@ def compute(data: Path) -> None:
     source.check()
     _ = source.digest
     plan = make_plan(nk.MLP(DEPTH, b_std=B_STD), source, kernels="ntk", memory=MEMORY)
-    stream_tiles(plan, source, None, Dropped(), progress=False)
+    stream_tiles(plan, source, None, Dropped())
 
 
 def write(path: Path, size: int, direct: bool) -> None:

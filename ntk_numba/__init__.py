@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ntk_numba import finite_width as finite_width
     from ntk_numba.files.gram_file import GramFile as GramFile
     from ntk_numba.files.gram_file import open_gram as open_gram
+    from ntk_numba.files.store import StoppedError as StoppedError
     from ntk_numba.jobs.check import check as check
     from ntk_numba.jobs.gradient_flow import flow_distribution as flow_distribution
     from ntk_numba.jobs.gradient_flow import gradient_flow as gradient_flow
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ntk_numba.jobs.memory import diagonal as diagonal
     from ntk_numba.jobs.memory import gram as gram
     from ntk_numba.jobs.stream import write_gram as write_gram
+    from ntk_numba.jobs.verify import repair as repair
     from ntk_numba.network import MLP as MLP
 
 __version__ = version("ntk_numba")
@@ -30,8 +32,10 @@ _HOMES = {
     "gram": "jobs.memory",
     "diagonal": "jobs.memory",
     "write_gram": "jobs.stream",
+    "StoppedError": "files.store",
     "open_gram": "files.gram_file",
     "GramFile": "files.gram_file",
+    "repair": "jobs.verify",
     "check": "jobs.check",
     "gradient_flow": "jobs.gradient_flow",
     "flow_distribution": "jobs.gradient_flow",

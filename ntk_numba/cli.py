@@ -6,6 +6,7 @@ failed. Results go to standard output, progress and errors to standard error.
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, 3, 4
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 
 DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where there is one array"
 
@@ -26,18 +28,18 @@ DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     options = _parser().parse_args(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, _stop)
     try:
         code = options.run(options)
-    except _Stopped:
-        _say("stopped; run the same command again")
+    except _Stopped as stop:
+        _say("; ".join(["stopped", *getattr(stop, "__notes__", ["run the same command again"])]))
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError):
             sys.exit(DONE)  # the reader of our output has seen enough
-        _say(str(error))
-        code = BAD_INPUT
+        _say("; ".join([str(error), *getattr(error, "__notes__", [])]))
+        code = STOPPED if _can_go_on(error) else BAD_INPUT
     except MemoryError as error:
         _say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT
@@ -53,7 +55,20 @@ class _Stopped(BaseException):
 
 
 def _stop(signum: int, frame: Any) -> NoReturn:
+    for number in STOPS:
+        signal.signal(number, _leave)
     raise _Stopped
+
+
+def _leave(signum: int, frame: Any) -> NoReturn:
+    """The second time: at once, as a kill would."""
+    os._exit(STOPPED)
+
+
+def _can_go_on(error: Exception) -> bool:
+    from ntk_numba.files.store import StoppedError
+
+    return isinstance(error, StoppedError)
 
 
 def _say(text: str) -> None:
@@ -95,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("file", metavar="FILE")
     verify.add_argument("--data", metavar="X", help=f"compute a sample anew from it: {DATA_HELP}")
     verify.add_argument("--against", metavar="Z", help="the second data set, if there was one")
+    verify.add_argument(
+        "--repair", action="store_true", help="with --data: compute the bad tiles again, in place"
+    )
     verify.set_defaults(run=_verify)
 
     plot = commands.add_parser("plot", help="draw a file: the matrix and its eigenvalues")
@@ -251,7 +269,7 @@ def _duration(seconds: float) -> str:
 def _info(options: argparse.Namespace) -> int:
     from ntk_numba.grid import show_bytes
 
-    with ntk_numba.open_gram(options.file) as file:
+    with ntk_numba.open_gram(options.file, incomplete=True) as file:
         facts = _facts(file)
     if options.json:
         print(json.dumps(facts, indent=2))
@@ -272,6 +290,8 @@ def _facts(file: "GramFile") -> dict[str, Any]:
     return {
         "file": str(file.path),
         "complete": file.complete,
+        "tiles": contents.grid.count,
+        "tiles_done": int(file.done.sum()),
         "kernels": list(file.kernels),
         "shape": list(file.shape),
         "symmetric": contents.grid.symmetric,
@@ -288,19 +308,33 @@ def _facts(file: "GramFile") -> dict[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    with ntk_numba.open_gram(options.file) as file:
-        reports: list[Report] = [file.verify(progress=sys.stderr.isatty())]
-        if options.data is not None:
-            from ntk_numba.jobs.verify import verify_sample
+    if options.repair and options.data is None:
+        raise ValueError("--repair computes tiles again; give it their data with --data")
+    progress = sys.stderr.isatty()
+    with ntk_numba.open_gram(options.file, incomplete=True) as file:
+        report, complete = file.verify(progress), file.complete
+    good = _print_report(report)
+    if options.repair and report.bad:
+        good = _print_report(
+            ntk_numba.repair(
+                options.file, options.data, options.against, report.bad, progress=progress
+            )
+        )
+    if options.data is not None and complete:
+        from ntk_numba.jobs.verify import verify_sample
 
-            reports.append(verify_sample(file, options.data, options.against))
-    for report in reports:
-        for line in report.problems:
-            print(f"WRONG  {line}")
-        if report:
-            for line in report.checks:
-                print(f"ok     {line}")
-    return DONE if all(reports) else CHECK_FAILED
+        with ntk_numba.open_gram(options.file) as file:
+            good &= _print_report(verify_sample(file, options.data, options.against))
+    return DONE if good else CHECK_FAILED
+
+
+def _print_report(report: "Report") -> bool:
+    for line in report.problems:
+        print(f"WRONG  {line}")
+    if report:
+        for line in report.checks:
+            print(f"ok     {line}")
+    return bool(report)
 
 
 def _plot(options: argparse.Namespace) -> int:

@@ -16,7 +16,10 @@ FLOORS = [
         "activations.table", "activations",
     ],
     ["network"],
-    ["files.source", "files.direct", "files.store", "files.gram_file", "files"],
+    [
+        "files.source", "files.disk", "files.layout", "files.lease", "files.tiles", "files.store",
+        "files.gram_file", "files",
+    ],
     [
         "engine.products", "engine.transpose", "engine.samples", "engine.recursion", "engine.tile",
         "engine.kernel", "engine",

@@ -8,12 +8,17 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.engine.products import aligned, empty_panels, panel_width
+from ntk_numba.engine.products import empty_panels, panel_width
 from ntk_numba.engine.recursion import make_layers
 from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
 from ntk_numba.engine.tile import STRIP, Scratch, compute_diagonal, compute_tiles
+from ntk_numba.files.disk import aligned
 from ntk_numba.files.source import Source
 from ntk_numba.network import KERNELS, MLP
+
+# The version of the arithmetic: one more whenever an entry's bits change, so that no file is begun
+# with one and ended with another.
+NUMERICS = 1
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()

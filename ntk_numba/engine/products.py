@@ -11,7 +11,6 @@ Libraries promise neither (OpenBLAS's float32 product has other bits at the edge
 and lose several bits more in float32, where they sum hundreds of terms.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ntk_numba.files.direct import PAGE
+from ntk_numba.files.disk import aligned
 from ntk_numba.jit import arrays_of, njit
 
 Floats = NDArray[np.floating]
@@ -46,14 +45,6 @@ Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value, ir.Value], ir.Value
 def panel_width(dtype: Any) -> int:
     """P, the vectors in a panel."""
     return PANEL_BYTES // np.dtype(dtype).itemsize
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """A new array that begins at a page: a cache line for loads, what direct writes ask for."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(size + PAGE, np.uint8)
-    start = -raw.ctypes.data % PAGE
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def empty_panels(count: int, features: int, dtype: Any, room: int = 0) -> Floats:

@@ -1,6 +1,6 @@
-"""A complete Gram file, open for reading, and its verification."""
+"""A Gram file open for reading, and its verification."""
 
-import json
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,52 +12,61 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ntk_numba.files.store import FORMAT, FORMAT_VERSION, Contents
-from ntk_numba.grid import Grid
-from ntk_numba.network import KERNELS, MLP
+from ntk_numba.files.layout import (
+    Header,
+    Layout,
+    is_incomplete,
+    open_hdf5,
+    read_header,
+    read_layout,
+)
+from ntk_numba.files.store import partial_of
+from ntk_numba.files.tiles import Place, Tile, TileFile
+from ntk_numba.network import MLP
 
 
 @dataclass
 class Report:
-    """What a verification found: true if nothing is wrong."""
+    """What a verification found: true if nothing is wrong.
+
+    bad : the tiles that have to be computed again
+    """
 
     checks: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    bad: list[Place] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return not self.problems
 
 
 class GramFile:
-    """A complete Gram file, open for reading; a context manager.
+    """A Gram file, open for reading; a context manager.
 
     Attributes
     ----------
     nngp, ntk : h5py.Dataset or None
         (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads what it says, no more.
+        Of an incomplete file, something that is read likewise, and refuses what is not done.
     path : Path
+    complete : bool
     contents : Contents
     package_version : str
     """
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
-        self.path, self._file = path, file
-        self.nngp: Any = file.get("nngp")
-        self.ntk: Any = file.get("ntk")
-        attributes = file.attrs
-        datasets = [d for d in (self.nngp, self.ntk) if d is not None]
-        rows, columns = datasets[0].shape[-2:]
-        against = str(attributes["against_digest"])
-        self.package_version = str(attributes["package_version"])
-        self.complete = bool(attributes["complete"])
-        self.contents = Contents(
-            MLP.from_dict(json.loads(attributes["net"])),
-            tuple(name for name in KERNELS if name in file),
-            attributes["layers"] == "all",
-            datasets[0].dtype,
-            Grid(rows, columns, not against, int(attributes["tile"])),
-            str(attributes["input_digest"]),
-            against,
+    def __init__(
+        self, path: Path, file: h5py.File, header: Header, opened: contextlib.ExitStack
+    ) -> None:
+        self.path, self._file, self._opened = path, file, opened
+        self.contents, self.numerics, self.package_version = header
+        self.complete = not is_incomplete(path)
+        self.nngp, self.ntk = (
+            None
+            if name not in self.kernels
+            else file[name]
+            if self.complete
+            else Unfinished(self, file[name])
+            for name in ("nngp", "ntk")
         )
 
     @property
@@ -80,85 +89,112 @@ class GramFile:
         """Of each kernel: (N, M), or (L, N, M) with all layers."""
         return self.contents.shape
 
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(tiles down, tiles across), those done now; of a symmetric matrix on and below the
+        diagonal.
+        """
+        with self.tiles() as tiles:
+            return tiles.done()
+
+    @property
+    def layout(self) -> Layout:
+        """Where its tiles stand.
+
+        Raises
+        ------
+        ValueError
+            A file that was stored in another way since it was written.
+        """
+        return read_layout(self._file, self.path, self.contents)
+
+    def tiles(self) -> TileFile:
+        """Its tiles, read past HDF5."""
+        return TileFile(self.path, self.layout)
+
     def verify(self, progress: bool = False) -> Report:
-        """Read every entry: structure, finiteness, exact symmetry, |K(x,x')| ≤ √(K(x,x)K(x',x')).
+        """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
 
         Returns
         -------
         Report
-            True if nothing is wrong; `problems` names the kernel, layer, tile and entry.
+            True if nothing is wrong; `problems` names the kernel, layer, tile and entry. An
+            incomplete file is checked as far as it is done.
         """
         report = Report()
-        grid = self.contents.grid
-        matrices = [(n, k) for n in self.kernels for k in range(self._depth)]
-        bar = tqdm(total=grid.count * len(matrices), unit="tile", disable=not progress, leave=False)
-        if not self.complete:
-            report.problems.append("the file is not marked complete")
-        for name in self.kernels:
-            if getattr(self, name).shape != self.shape or getattr(self, name).dtype != self.dtype:
-                report.problems.append(f"{name} is not {self.dtype} of shape {self.shape}")
-                return report
-        with bar:
-            for name, layer in matrices:
-                label = f"{name} layer {layer + 1}" if self.contents.every else name
-                for problem in self._check_matrix(name, layer, bar):
-                    report.problems.append(f"{label}: {problem}")
+        c = self.contents
+        try:
+            tiles = self.tiles()
+        except ValueError as error:
+            report.problems.append(str(error))
+            return report
+        with tiles:
+            done = tiles.done()
+            count = int(np.count_nonzero(done))
+            if not self.complete or count < c.grid.count:
+                report.problems.append(f"incomplete: {count:,} of {c.grid.count:,} tiles are done")
+            total = count * c.layers * len(c.kernels)
+            with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
+                for name in c.kernels:
+                    for layer in range(c.layers):
+                        label = f"{name} layer {layer + 1}" if c.every else name
+                        for place, problems in self._verify(tiles, name, layer, done):
+                            report.problems += [f"{label}: {problem}" for problem in problems]
+                            if problems:
+                                report.bad.append(place)
+                            bar.update()
         report.checks.append(f"structure: {', '.join(self.kernels)} of shape {self.shape}")
-        report.checks.append("every entry is finite")
-        if grid.symmetric:
+        report.checks.append("every tile matches its checksum, every entry is finite")
+        if c.grid.symmetric:
             report.checks.append("exactly symmetric, and no entry larger than its diagonal allows")
         return report
 
-    @property
-    def _depth(self) -> int:
-        return self.net.depth if self.contents.every else 1
-
-    def tile(self, name: str, layer: int, i: int, j: int) -> NDArray[np.floating]:
-        """Tile (i, j) of a kernel, layers counted from 0."""
-        t, dataset = self.contents.grid.tile, getattr(self, name)
-        at = np.s_[i * t : (i + 1) * t, j * t : (j + 1) * t]
-        block: NDArray[np.floating] = dataset[(layer, *at)] if self.contents.every else dataset[at]
-        return block
-
-    def _check_matrix(self, name: str, layer: int, bar: Any) -> Iterator[str]:
-        grid = self.contents.grid
-        diagonal: dict[int, NDArray[np.floating]] = {}
-        limits = np.finfo(self.dtype)
+    def _verify(
+        self, tiles: TileFile, name: str, layer: int, done: NDArray[np.bool_]
+    ) -> Iterator[tuple[Place, list[str]]]:
+        """Every tile of a matrix, and what is wrong with it."""
+        grid, limits = self.contents.grid, np.finfo(self.dtype)
+        slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
         least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
-        if grid.symmetric:
-            for i in range(grid.down):
-                diagonal[i] = np.sqrt(np.maximum(np.diagonal(self.tile(name, layer, i, i)), least))
-        slack = 1 + 64 * np.finfo(self.dtype).eps * max(1, self.net.depth / 8)
-        for i, j in grid.tiles(range(grid.down), range(grid.across)):
-            block = self.tile(name, layer, i, j)
-            other = self.tile(name, layer, j, i).T if grid.symmetric and i != j else block
-            where = f"tile ({i}, {j})"
-            for at, part in ((where, block), (f"tile ({j}, {i})", other)):
-                if not np.isfinite(part).all():
-                    entry = self._entry(i, j, ~np.isfinite(part))
-                    yield f"{at} has an entry that is not finite{entry}"
-                    break
-            else:
-                if grid.symmetric:
-                    unequal = block != (other if i != j else block.T)
-                    if unequal.any():
-                        yield f"{where} is not the mirror of ({j}, {i}){self._entry(i, j, unequal)}"
-                    bound = slack * diagonal[i][:, None] * diagonal[j]
-                    if (np.abs(block) > bound).any():
-                        yield (
-                            f"{where} has an entry larger than its diagonal allows"
-                            f"{self._entry(i, j, np.abs(block) > bound)}"
-                        )
-            bar.update()
+        roots = np.full((grid.down, grid.chunk[0]), np.inf, self.dtype)
 
-    def _entry(self, i: int, j: int, wrong: NDArray[np.bool_]) -> str:
-        row, column = np.argwhere(wrong)[0]
-        t = self.contents.grid.tile
-        return f": row {i * t + row}, column {j * t + column}, {np.count_nonzero(wrong)} in all"
+        def root(tile: Tile) -> None:
+            roots[tile.place[2]] = np.sqrt(np.maximum(np.diagonal(tile.block), least)) * slack**0.5
+
+        def look(tile: Tile) -> tuple[Place, list[str]]:
+            _, _, i, j = tile.place
+            if tile.wrong:
+                return tile.place, [f"tile {at} {why}" for at, why in tile.wrong.items()]
+            block = tile.block[: grid.height(i), : grid.width(j)]
+            size = np.abs(block)
+            if grid.symmetric:
+                size /= roots[i, : grid.height(i), None]
+                size /= roots[j, : grid.width(j)]
+                wrong, what = ~(size <= 1), "larger than its diagonal allows"
+                if i == j and not wrong.any():
+                    wrong, what = block != block.T, "not that of its mirror"
+            else:
+                wrong, what = ~np.isfinite(size), "not finite"
+            if not wrong.any():
+                return tile.place, []
+            if not np.isfinite(block[wrong]).all():
+                wrong, what = ~np.isfinite(block), "not finite"
+            row, column = np.argwhere(wrong)[0]
+            return tile.place, [
+                f"tile ({i}, {j}) has an entry that is {what}: row {i * grid.tile + row}, "
+                f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
+            ]
+
+        if grid.symmetric:
+            for _ in tiles.scan(
+                [(name, layer, i, i) for i in range(grid.down) if done[i, i]], root
+            ):
+                pass
+        yield from tiles.scan([(name, layer, int(i), int(j)) for i, j in np.argwhere(done)], look)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -169,47 +205,78 @@ class GramFile:
     def __repr__(self) -> str:
         kind = " × ".join(map(str, self.shape))
         return (
-            f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}>"
+            f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}"
+            f"{'' if self.complete else ', incomplete'}>"
         )
 
 
-def open_gram(path: str | os.PathLike[str]) -> GramFile:
+class Unfinished:
+    """A dataset of an incomplete file: reads of tiles that are not done are refused."""
+
+    def __init__(self, file: GramFile, dataset: h5py.Dataset) -> None:
+        self._gram, self._dataset = file, dataset
+        self.shape: tuple[int, ...] = dataset.shape
+        self.dtype: np.dtype = dataset.dtype
+
+    def __getitem__(self, key: Any) -> Any:
+        done, tile = self._gram.done, self._gram.contents.grid.tile
+        if self._gram.contents.grid.symmetric:
+            done = done | done.T
+        # what of the rows and of the columns is asked for
+        keys = list(key) if isinstance(key, tuple) else [key]
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            keys[at : at + 1] = [slice(None)] * (len(self.shape) - len(keys) + 1)
+        keys += [slice(None)] * (len(self.shape) - len(keys))
+        down, across = (
+            np.unique(np.atleast_1d(np.arange(n)[k]) // tile)
+            for n, k in zip(self.shape[-2:], keys[-2:], strict=True)
+        )
+        missing = ~done[np.ix_(down, across)]
+        if missing.any():
+            row, column = np.argwhere(missing)[0]
+            i, j = int(down[row]), int(across[column])
+            raise ValueError(
+                f"{self._gram.path}: tile ({i}, {j}), rows from {i * tile}, columns from "
+                f"{j * tile}, is not done yet"
+            )
+        return self._dataset[key]
+
+
+def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFile:
     """Open a Gram file for reading.
+
+    Parameters
+    ----------
+    path
+    incomplete : bool
+        Also open one that is not complete, ``<name>.partial``; its datasets raise ValueError where
+        a tile is asked for that is not done.
 
     Raises
     ------
     OSError
         A file that is missing, a folder, or cannot be read.
     ValueError
-        A file that is no Gram file, of a newer format, or damaged.
+        A file that is incomplete, is no Gram file, of another format, or damaged.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a Gram file")
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        partial = partial_of(path)
+        hint = f", but {partial} does: run its command again to complete it"
+        raise FileNotFoundError(f"{path} does not exist{hint if partial.exists() else ''}")
     try:
-        path.open("rb").close()
+        unfinished = is_incomplete(path)
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        file = h5py.File(path, "r", locking="best-effort")
-    except OSError as error:
-        raise ValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})") from None
-    try:
-        if file.attrs.get("format") != FORMAT:
-            raise ValueError(f"{path} is an HDF5 file, but not one that ntk-numba gram wrote")
-        if file.attrs["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {file.attrs['format_version']}; this package reads up "
-                f"to {FORMAT_VERSION}; install a newer one"
-            )
-        if not any(name in file for name in KERNELS):
-            raise ValueError(f"{path} is damaged: it holds no kernel")
-        return GramFile(path, file)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        file.close()
-        raise ValueError(f"{path} is damaged: {error}") from None
-    except BaseException:
-        file.close()
-        raise
+    if unfinished and not incomplete:
+        raise ValueError(
+            f"{path} is incomplete; run its command again to complete it, or open it with "
+            f"incomplete=True"
+        )
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_hdf5(path))
+        return GramFile(path, file, read_header(file, path), stack.pop_all())
+    raise AssertionError  # the context never swallows an error

@@ -1,171 +1,171 @@
-"""Writing a Gram file: an ordinary HDF5 file whose chunks are the tiles.
+"""Writing a Gram file that survives whatever stops its writer.
 
-HDF5 lays the file out, once: fixed dimensions, early allocation and no filter give every chunk a
-computed address. The tiles are then written there by plain system calls (see `direct`), which need
-no lock, so that writing overlaps computing. Until it is complete the file is called
-``<name>.partial``.
+Until it is complete the file is called ``<name>.partial``, has its full size and place on disk, and
+does not begin as HDF5 files do. A tile is written, made durable, and only then gets its checksum;
+whoever goes on reads the tiles that have one, and believes those that match. The last steps are the
+first bytes of the file, and its name.
 """
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from ntk_numba.files.direct import PAGE, set_direct, write_at
-from ntk_numba.grid import Grid, show_bytes
-from ntk_numba.network import MLP
+from ntk_numba.files import disk
+from ntk_numba.files.layout import (
+    COMPLETE,
+    INCOMPLETE,
+    Contents,
+    Header,
+    create,
+    open_hdf5,
+    read_header,
+    read_layout,
+)
+from ntk_numba.files.lease import Lease, lock_of
+from ntk_numba.files.tiles import TileFile
+from ntk_numba.grid import show_bytes
 
-FORMAT = "ntk_numba gram"
-FORMAT_VERSION = 1
 
-
-class Contents(NamedTuple):
-    """What a Gram file is to hold: two files with equal contents are interchangeable.
-
-    input_digest, against_digest : SHA-256 of X, and of Z ("" if the matrix is symmetric)
-    """
-
-    net: MLP
-    kernels: tuple[str, ...]
-    every: bool
-    dtype: np.dtype
-    grid: Grid
-    input_digest: str
-    against_digest: str
-
-    def differences(self, other: "Contents") -> list[str]:
-        """What `other` has otherwise, for people."""
-        mine, theirs = self._readable(), other._readable()
-        return [
-            f"{key} is {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]
-        ]
-
-    def _readable(self) -> dict[str, str]:
-        net = self.net.to_dict()
-        return {
-            "shape": f"{self.grid.rows} × {self.grid.columns}",
-            **{key: str(value) for key, value in net.items()},
-            "kernels": ", ".join(self.kernels),
-            "layers": "all" if self.every else "last",
-            "dtype": str(self.dtype),
-            "the data (X)": self.input_digest[:12],
-            "the data (Z)": self.against_digest[:12] or "none",
-            "tile": str(self.grid.tile),
-        }
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of each dataset."""
-        matrix = (self.grid.rows, self.grid.columns)
-        return (self.net.depth, *matrix) if self.every else matrix
-
-    @property
-    def bytes(self) -> int:
-        """Of all entries and their padding."""
-        matrices = len(self.kernels) * (self.net.depth if self.every else 1)
-        return matrices * self.grid.stored * self.dtype.itemsize
+class StoppedError(OSError):
+    """A job that ended before its end: what is done is kept, and the same call goes on."""
 
 
 class GramWriter:
-    """A Gram file in the making; a context that leaves a complete file or none.
+    """A Gram file in the making; a context that leaves a complete file, or one to go on with.
+
+    Parameters
+    ----------
+    path : what it will be called
+    contents, numerics : what it is to hold
+    overwrite : drop what an earlier call with other contents left unfinished
+    progress : show how the tiles of an earlier call are checked
+
+    Attributes
+    ----------
+    tiles : TileFile, to write to
+    done : (tiles down, tiles across) of the tiles that an earlier call wrote
 
     Raises
     ------
     OSError
         A folder that is missing or cannot be written, a full disk, a file another process writes.
+    ValueError
+        An unfinished file of other contents, or a damaged one.
+    StoppedError
+        From the context: an OSError or MemoryError when tiles were already done.
     """
 
-    def __init__(self, path: Path, contents: Contents) -> None:
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-        self._contents = contents
+    tiles: TileFile
+    done: NDArray[np.bool_]
+
+    def __init__(
+        self,
+        path: Path,
+        contents: Contents,
+        numerics: int,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> None:
         check_folder(path)
-        self._fd = _lock(self._partial)
+        self._path, self._partial = path, partial_of(path)
+        self._header = Header(contents, numerics, version("ntk_numba"))
+        self._lease = Lease(self._partial)
         try:
-            self._allocate(contents.bytes)  # so that a full disk is met here and not within HDF5
-            self._offsets = self._lay_out()
-            self._allocate(os.fstat(self._fd).st_size)
-            set_direct(self._fd, self._chunk_bytes % PAGE == 0)
+            if overwrite or not self._partial.exists():
+                self._begin()
+            else:
+                self._check()
+            self.tiles = self._open(write=True)
+            try:
+                self.done = self._check_tiles(progress)
+            except BaseException:
+                self.tiles.close()
+                raise
         except BaseException:
-            self._discard()
-            os.close(self._fd)
+            self._lease.release()
             raise
 
-    def _lay_out(self) -> dict[str, int]:
-        """Create the datasets; the address of the first chunk of each."""
-        c = self._contents
-        chunk = (1, *c.grid.chunk) if c.every else c.grid.chunk
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_chunk(chunk)
-        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        properties.set_obj_track_times(False)  # the same job gives the same bytes
-        offsets = {}
-        with h5py.File(
-            self._partial, "w", libver=("v110", "v110"), locking=False,
-            alignment_threshold=PAGE, alignment_interval=PAGE,
-        ) as file:  # fmt: skip
-            file.attrs["format"] = FORMAT
-            file.attrs["format_version"] = FORMAT_VERSION
-            file.attrs["package_version"] = _package_version()
-            file.attrs["net"] = json.dumps(c.net.to_dict())
-            file.attrs["input_digest"] = c.input_digest
-            file.attrs["against_digest"] = c.against_digest
-            file.attrs["layers"] = "all" if c.every else "last"
-            file.attrs["tile"] = c.grid.tile
-            file.attrs["complete"] = False
-            for name in c.kernels:
-                dataset = h5py.Dataset(
-                    h5py.h5d.create(
-                        file.id,
-                        name.encode(),
-                        h5py.h5t.py_create(c.dtype, logical=True),
-                        h5py.h5s.create_simple(c.shape),
-                        properties,
-                    )
-                )
-                last = tuple((n - 1) // k * k for n, k in zip(c.shape, chunk, strict=True))
-                first = dataset.id.get_chunk_info_by_coord((0,) * len(chunk)).byte_offset
-                chunks = int(np.prod([-(-n // k) for n, k in zip(c.shape, chunk, strict=True)]))
-                end = dataset.id.get_chunk_info_by_coord(last).byte_offset + self._chunk_bytes
-                if end - first != chunks * self._chunk_bytes:
-                    raise OSError(
-                        f"{self._partial}: HDF5 {h5py.version.hdf5_version} does not lay out its "
-                        f"chunks in a row; install another h5py"
-                    )
-                offsets[name] = first
-        return offsets
-
-    @property
-    def _chunk_bytes(self) -> int:
-        return int(np.prod(self._contents.grid.chunk)) * self._contents.dtype.itemsize
-
-    def _allocate(self, size: int) -> None:
-        """Make the disk give the space now: a file is sparse until then."""
-        check_space(self._path, size - os.fstat(self._fd).st_blocks * 512)
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(self._fd, 0, size)
-            except OSError as error:
-                raise _no_space(self._path, size, str(error.strerror)) from None
-
-    def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[np.floating]) -> None:
-        """Write tile (i, j) of a kernel: `block` is a whole chunk, C-contiguous."""
-        grid = self._contents.grid
-        index = (layer * grid.down + i) * grid.across + j
-        at = self._offsets[kernel] + index * self._chunk_bytes
+    def _begin(self) -> None:
+        """Lay out the file under another name, so that an unfinished one always has a layout."""
+        new = self._path.with_name(self._path.name + ".new")
         try:
-            write_at(self._fd, block, at)
+            disk.remove(self._partial)
+            disk.remove(new)
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            try:
+                # once before, so that a full disk is met here and not within HDF5
+                self._allocate(fd, self._header.contents.bytes)
+                create(new, self._header)
+                self._allocate(fd, os.fstat(fd).st_size)
+                disk.write_at(fd, INCOMPLETE, 0)
+                disk.sync(fd)
+            finally:
+                os.close(fd)
+            disk.rename(new, self._partial)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                disk.remove(new)
+                disk.remove(self._partial)
+            if isinstance(error, OSError) and error.strerror:
+                raise type(error)(f"{new} cannot be written: {error.strerror}") from None
+            raise
+
+    def _allocate(self, fd: int, size: int) -> None:
+        check_space(self._path, size - os.fstat(fd).st_blocks * 512)
+        try:
+            disk.allocate(fd, size)
         except OSError as error:
-            raise OSError(f"{self._partial} cannot be written: {error.strerror}") from None
+            raise _no_space(self._path, size, str(error.strerror)) from None
+
+    def _check(self) -> None:
+        """Whether the unfinished file is one to go on with."""
+        mend = "Choose another output, delete it, or overwrite it"
+        try:
+            with open_hdf5(self._partial) as file:
+                found = read_header(file, self._partial)
+        except ValueError as error:
+            raise ValueError(f"{error}. {mend}") from None
+        differences = self._header.contents.differences(found.contents)
+        if found.numerics != self._header.numerics:
+            differences.append(
+                f"numerical version is {found.numerics} (ntk_numba {found.package_version}), "
+                f"not {self._header.numerics}"
+            )
+        if differences:
+            raise ValueError(
+                f"{self._partial} is the beginning of another job: {'; '.join(differences)}. {mend}"
+            )
+
+    def _open(self, write: bool) -> TileFile:
+        with open_hdf5(self._partial) as file:
+            layout = read_layout(file, self._partial, self._header.contents)
+        return TileFile(self._partial, layout, write)
+
+    def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
+        """Read all that has a checksum, and take it from what does not match."""
+        tiles = self.tiles
+        places = [
+            (name, int(layer), int(i), int(j))
+            for name, sums in tiles.checksums().items()
+            for layer, i, j in np.argwhere(sums)
+        ]
+        bar = tqdm(
+            tiles.scan(places, lambda tile: tile.place if tile.wrong else None),
+            "checking what is done", len(places), unit="tile", disable=not progress, leave=False,
+        )  # fmt: skip
+        for place in bar:
+            if place is not None:
+                tiles.forget(place)
+        return tiles.done()
 
     def __enter__(self) -> Self:
         return self
@@ -177,37 +177,60 @@ class GramWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None:
-                os.fsync(self._fd)
-                self._finish()
-        except BaseException:
-            kind = OSError
-            raise
+            if error is None:
+                try:
+                    self._finish()
+                except OSError as failure:
+                    error = failure
+            if error is not None:
+                self._stop(error)
         finally:
-            if kind is not None:
-                self._discard()
-            os.close(self._fd)
+            self.tiles.close()
+            self._lease.release()
 
     def _finish(self) -> None:
-        with h5py.File(self._partial, "r+", locking=False) as file:
-            file.attrs["complete"] = True
-        os.fsync(self._fd)
-        self._partial.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        tiles = self.tiles
+        tiles.commit()
+        tiles.sync()
+        if np.count_nonzero(tiles.done()) != self._header.contents.grid.count:
+            raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
+        tiles.begin_with(COMPLETE)
+        tiles.sync()
+        disk.rename(self._partial, self._path)
 
-    def _discard(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._partial.unlink()
+    def _stop(self, error: BaseException) -> None:
+        """Keep what is done, or nothing if nothing is, and say so."""
+        kept = "run the same again to go on"
+        with contextlib.suppress(OSError):
+            if not isinstance(error, OSError):  # it may be that of a sync
+                self.tiles.commit()
+                self.tiles.sync()
+            done = np.count_nonzero(self.tiles.done())
+            if done:
+                count = self._header.contents.grid.count
+                kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
+            else:
+                disk.remove(self._partial)
+        if isinstance(error, MemoryError):
+            raise StoppedError(f"out of memory; {kept}, with a smaller memory limit") from error
+        if isinstance(error, OSError):
+            reason = str(error)
+            if error.strerror:
+                reason = f"{self._partial} cannot be written: {error.strerror}"
+            raise StoppedError(f"{reason}; {kept}") from error
+        error.add_note(kept)
 
 
-def _package_version() -> str:
-    from importlib.metadata import version
+def tidy(path: Path) -> None:
+    """Remove what a writer leaves that was killed just after its file was complete."""
+    with contextlib.suppress(OSError):
+        if lock_of(partial_of(path)).exists():
+            Lease(partial_of(path)).release()
 
-    return version("ntk_numba")
+
+def partial_of(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.with_name(path.name + ".partial")
 
 
 def check_folder(path: Path) -> None:
@@ -235,24 +258,3 @@ def _no_space(path: Path, size: int, reason: str) -> OSError:
         f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "
         f"free some, use float32 or write elsewhere"
     )
-
-
-def _lock(partial: Path) -> int:
-    """Open the file, empty, for this process alone; an abandoned one is taken over."""
-    try:
-        fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise type(error)(f"{partial} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not partial.exists() or partial.stat().st_ino != os.fstat(fd).st_ino:
-            raise BlockingIOError  # the other one has finished in between
-        os.ftruncate(fd, 0)
-    except BaseException as error:
-        os.close(fd)
-        if not isinstance(error, BlockingIOError):
-            raise
-        raise BlockingIOError(
-            f"{partial} is being written by another process; wait for it, or choose another output"
-        ) from None
-    return fd

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntk_numba.engine.products import aligned
 from ntk_numba.engine.tile import (
     COLUMN,
     HEIGHT,
@@ -21,7 +20,7 @@ from ntk_numba.engine.tile import (
     TO_ROW,
     WIDTH,
 )
-from ntk_numba.files.direct import PAGE, set_direct, write_at
+from ntk_numba.files.disk import PAGE, aligned, set_direct, write_at
 from ntk_numba.files.source import Source
 from ntk_numba.jobs.plan import Plan
 from ntk_numba.jobs.sweep import make_kernel

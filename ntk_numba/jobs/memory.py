@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.products import aligned
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
+from ntk_numba.files.disk import aligned
 from ntk_numba.files.source import check_dtype, open_source
 from ntk_numba.jobs.plan import check_kernels, check_layers, make_plan
 from ntk_numba.jobs.sweep import make_kernel, sweep

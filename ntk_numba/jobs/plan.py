@@ -17,6 +17,10 @@ from ntk_numba.network import KERNELS, MLP, check_network
 INTERPRETER = 320 << 20
 BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
 BATCHES = 2  # one is computed while the other is written
+# Seconds of computing after which a job sees that it is to stop, whatever its features and layers
+BATCH_SECONDS = 1.0
+# Nanoseconds of an entry on one core: for each feature, each layer, and itself (`bench growth`)
+ENTRY = 0.025, 0.6, 1.5
 IN_MEMORY_BATCH = 128  # tiles a thread between two chances to be interrupted
 
 
@@ -167,7 +171,10 @@ def make_plan(
     else:
         # a quarter of it for tiles on their way, or what else it takes to keep all threads busy
         room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
-        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.count)
+        feature, layer, itself = ENTRY
+        seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
+        soon = max(count, int(count * BATCH_SECONDS / seconds))
+        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.count, soon)
         batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
         buffers = BATCHES * batch * slot
     # all samples at once if they fit, else two bands at a time

@@ -7,13 +7,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
 from ntk_numba.files.gram_file import GramFile, open_gram
+from ntk_numba.files.layout import Contents
 from ntk_numba.files.source import Source, open_source
-from ntk_numba.files.store import Contents, GramWriter, check_folder
+from ntk_numba.files.store import GramWriter, check_folder, tidy
 from ntk_numba.jobs.plan import BATCHES, Plan, make_plan
 from ntk_numba.jobs.sweep import make_kernel, sweep
 from ntk_numba.network import KERNELS, MLP
@@ -45,12 +48,13 @@ def write_gram(
         whole.
     path : the file to write
         One that is complete and of the same contents is left as it is; one of other contents is
-        refused. It appears when it is complete, until then it is called ``<path>.partial``.
+        refused. It appears when it is complete; until then it is ``<path>.partial``, which the same
+        call goes on with, however an earlier one ended.
     memory : int or str
         Bytes, or "2GiB": what the process may take, see `jobs.plan.make_plan`. By default a quarter
         of what it may use.
     overwrite : bool
-        Replace what is there.
+        Begin anew, and replace what is there when that is complete.
     progress : bool
         Show tiles, rate and remaining time on standard error.
 
@@ -62,10 +66,14 @@ def write_gram(
     Raises
     ------
     ValueError, TypeError
-        As `gram`; an output that exists with other contents; too little memory.
+        As `gram`; an output, or the beginning of one, that exists with other contents; too little
+        memory.
     OSError
         An output folder that is missing or cannot be written, not enough disk, another process
         writing the same file.
+    StoppedError
+        An OSError: the disk, a quota or the memory failed later. What is done is kept, and the same
+        call goes on.
     """
     target = Path(path)
     if target.is_symlink():
@@ -77,23 +85,29 @@ def write_gram(
     for source in (x, z):
         if source and source.file and target.exists() and target.samefile(source.file):
             raise ValueError(f"{target} is the data itself; choose another output")
-    contents = Contents(
-        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid,
-        x.digest, z.digest if z is not None else "",
-    )  # fmt: skip
+    contents = contents_of(plan, x, z)
     if target.exists() and not overwrite:
         existing = _existing(target)
         differences = contents.differences(existing.contents)
-        if not differences and existing.complete:
+        if not differences:
+            tidy(target)
             return existing
         existing.close()
         raise ValueError(
-            f"{target} exists with other contents: {'; '.join(differences) or 'incomplete'}. "
+            f"{target} exists with other contents: {'; '.join(differences)}. "
             f"Choose another output, or overwrite it"
         )
-    with GramWriter(target, contents) as writer:
-        stream_tiles(plan, x, z, writer, progress)
+    with GramWriter(target, contents, NUMERICS, overwrite, progress) as writer:
+        stream_tiles(plan, x, z, writer.tiles, writer.done, progress)
     return open_gram(target)
+
+
+def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
+    """What the file of a plan holds. Reads all of the data, for its digest."""
+    return Contents(
+        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid,
+        x.digest, z.digest if z is not None else "",
+    )  # fmt: skip
 
 
 def _existing(target: Path) -> GramFile:
@@ -104,16 +118,32 @@ def _existing(target: Path) -> GramFile:
 
 
 class TileWriter(Protocol):
-    """What takes finished tiles, in any order: a `GramWriter`."""
+    """What takes finished tiles, in any order: a `TileFile`."""
 
-    def write(self, kernel: str, layer: int, i: int, j: int, block: NDArray[Any]) -> None:
-        """Take tile (i, j) of a kernel, a whole chunk, C-contiguous, which is used anew later."""
+    def write(
+        self,
+        kernel: str,
+        layer: int,
+        i: int,
+        j: int,
+        block: NDArray[Any],
+        mirror: NDArray[Any] | None,
+    ) -> None:
+        """Take a tile and its mirror image, whole C-contiguous chunks that are used anew later."""
+
+    def commit(self) -> None:
+        """Make what was taken durable."""
 
 
 def stream_tiles(
-    plan: Plan, x: Source, z: Source | None, writer: TileWriter, progress: bool
+    plan: Plan,
+    x: Source,
+    z: Source | None,
+    writer: TileWriter,
+    done: NDArray[np.bool_] | None = None,
+    progress: bool = False,
 ) -> None:
-    """Compute all tiles of a plan and write them meanwhile."""
+    """Compute the tiles of a plan that are not done, and write them meanwhile."""
     kernel = make_kernel(plan, x)
     grid = plan.grid
     height, width = grid.chunk
@@ -122,23 +152,29 @@ def stream_tiles(
     buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
 
     def write(k: int, i: int, j: int, outputs: tuple[NDArray[Any], ...]) -> None:
-        places = [(i, j)] if i == j or not grid.symmetric else [(i, j), (j, i)]
+        places = [(i, j), (j, i)][: 1 if i == j else slots]
         for name, output in zip(KERNELS, outputs, strict=True):
             for layer in range(output.shape[0]):
-                for slot, (a, b) in enumerate(places, start=k * slots):
-                    block = output[layer, slot * height : (slot + 1) * height]
+                first = k * slots * height
+                blocks = []
+                for slot, (a, b) in enumerate(places):
+                    block = output[layer, first + slot * height : first + (slot + 1) * height]
                     block[grid.height(a) :] = 0
                     block[:, grid.width(b) :] = 0
-                    writer.write(name, layer, a, b, block)
+                    blocks.append(block)
+                writer.write(name, layer, i, j, blocks[0], blocks[1] if blocks[1:] else None)
 
-    bar = tqdm(total=grid.count, unit="tile", disable=not progress, smoothing=0.1)
+    before = 0 if done is None else int(np.count_nonzero(done))
+    bar = tqdm(
+        total=grid.count, initial=before, unit="tile", disable=not progress, smoothing=0.1
+    )  # fmt: skip
     with bar, ThreadPoolExecutor(WRITERS, "writer") as pool:
         writing: list[list[Future[None]]] = [[] for _ in range(BATCHES)]
         turn = 0
         try:
-            for work in sweep(plan, kernel, x, z):
-                for done in writing[turn]:
-                    done.result()
+            for work in sweep(plan, kernel, x, z, done):  # not enumerate: it would keep the last
+                for task in writing[turn]:
+                    task.result()
                 for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
                     t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
                     if grid.symmetric:
@@ -149,9 +185,13 @@ def stream_tiles(
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(work.indices)
                 ]
+                writing[turn].append(pool.submit(writer.commit))
                 turn = (turn + 1) % BATCHES
                 bar.update(len(work.indices))
                 del work
-        finally:
-            for done in chain(*writing):
-                done.result()
+            for task in chain(*writing):
+                task.result()
+        except BaseException:
+            for task in chain(*writing):
+                task.cancel()  # what is not yet being written is dropped, to leave soon
+            raise

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.samples import Samples
@@ -31,10 +32,21 @@ def make_kernel(plan: Plan, x: Source) -> Kernel:
     return Kernel(plan.net, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads)
 
 
-def sweep(plan: Plan, kernel: Kernel, x: Source, z: Source | None) -> Iterator[Work]:
-    """All tiles of a plan, `plan.batch` at a time: bands of rows, for each the bands of columns.
+def sweep(
+    plan: Plan,
+    kernel: Kernel,
+    x: Source,
+    z: Source | None,
+    done: NDArray[np.bool_] | None = None,
+) -> Iterator[Work]:
+    """The tiles of a plan, `plan.batch` at a time: bands of rows, for each the bands of columns.
 
     Two bands are in memory at most, if the caller lets go of each `Work` before it asks for more.
+
+    Parameters
+    ----------
+    done : (tiles down, tiles across), those to leave out; of their samples no more are read than
+        the others need.
     """
     grid, tile = plan.grid, plan.grid.tile
 
@@ -44,12 +56,14 @@ def sweep(plan: Plan, kernel: Kernel, x: Source, z: Source | None) -> Iterator[W
     held: range | None = None
     columns: Samples | None = None
     for down in grid.bands(grid.down, plan.band):
-        rows = load(x, down, grid.rows)
+        rows: Samples | None = None
         for across in grid.bands(grid.across, plan.band):
-            tiles = grid.tiles(down, across)
+            tiles = (t for t in grid.tiles(down, across) if done is None or not done[t])
             some = list(islice(tiles, plan.batch))
             if not some:
-                break  # above the diagonal from here on
+                continue  # above the diagonal, or done
+            if rows is None:
+                rows = load(x, down, grid.rows)
             if z is None and across == down:
                 columns, held = rows, across
             elif held != across:

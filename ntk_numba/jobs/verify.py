@@ -1,12 +1,21 @@
-"""Verification against the data: a sample of a file's entries computed anew."""
+"""A file and its data: a sample of its entries computed anew, or the tiles that are bad."""
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ntk_numba.files.gram_file import GramFile, Report
-from ntk_numba.files.source import open_source
+from ntk_numba.engine.kernel import NUMERICS
+from ntk_numba.files.gram_file import GramFile, Report, open_gram
+from ntk_numba.files.layout import Contents
+from ntk_numba.files.lease import Lease
+from ntk_numba.files.source import Source, open_source
+from ntk_numba.files.tiles import Place, TileFile
 from ntk_numba.jobs.memory import diagonal, gram
+from ntk_numba.jobs.plan import make_plan
+from ntk_numba.jobs.stream import contents_of, stream_tiles
 
 SAMPLE = 64  # rows and columns
 
@@ -26,21 +35,11 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
         A problem for data that is not the file's (nothing is computed then), and for each kernel
         and layer with an entry off by more than twice the stated accuracy of `gram`.
     """
-    report = Report()
     contents, grid = file.contents, file.contents.grid
     x = open_source(X, "X")
     z = None if Z is None else open_source(Z, "Z")
-    if (z is None) != grid.symmetric:
-        report.problems.append(
-            "the file is a matrix of one data set with itself, but Z is given"
-            if grid.symmetric
-            else "the file is a matrix of two data sets; give Z as well"
-        )
-        return report
-    for source, digest in ((x, contents.input_digest), (z, contents.against_digest)):
-        if source is not None and source.digest != digest:
-            report.problems.append(f"{source.name} is not the data that the file was made of")
-    if report.problems:
+    report = Report(problems=_other_data(contents, x, z))
+    if not report:
         return report
     report.checks.append("the data is what the file was made of")
 
@@ -65,6 +64,90 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
                 f"{np.count_nonzero(wrong)} of {wrong.size} sampled entries are wrong"
             )
     report.checks.append(f"{len(rows)} × {len(columns)} entries computed anew")
+    return report
+
+
+def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
+    """In what the data is not that of a file."""
+    if (z is None) != contents.grid.symmetric:
+        return [
+            "the file is a matrix of one data set with itself, but Z is given"
+            if contents.grid.symmetric
+            else "the file is a matrix of two data sets; give Z as well"
+        ]
+    return [
+        f"{source.name} is not the data that the file was made of"
+        for source, digest in ((x, contents.input_digest), (z, contents.against_digest))
+        if source is not None and source.digest != digest
+    ]
+
+
+def repair(
+    path: str | os.PathLike[str],
+    X: Any,
+    Z: Any = None,
+    bad: Sequence[Place] | None = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> Report:
+    """Compute the bad tiles of a complete Gram file again, in place.
+
+    Parameters
+    ----------
+    path : the file
+    X, Z, memory, threads, progress : see `write_gram`
+    bad : sequence, optional
+        `Report.bad` of ``f.verify()``, if that was done just now.
+
+    Returns
+    -------
+    Report
+        True if all tiles that were bad are now as they should be.
+
+    Raises
+    ------
+    ValueError
+        Data that is not the file's, a file of another version of the arithmetic, or damaged beyond
+        its tiles.
+    OSError
+        A file that cannot be written, or that another process writes.
+    """
+    path = Path(path).resolve()
+    x = open_source(X, "X")
+    z = None if Z is None else open_source(Z, "Z")
+    with open_gram(path) as file:
+        contents = file.contents
+        differences = _other_data(contents, x, z)
+        if file.numerics != NUMERICS:
+            differences.append(f"its numerical version is {file.numerics}, not {NUMERICS}")
+        if differences:
+            raise ValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
+        plan = make_plan(
+            file.net, x, z, file.kernels, "all" if contents.every else "last", file.dtype,
+            memory, threads,
+        )  # fmt: skip
+        if differences := contents.differences(contents_of(plan, x, z)):
+            raise ValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
+        layout = file.layout
+        bad = file.verify(progress).bad if bad is None else bad
+    done = np.ones((plan.grid.down, plan.grid.across), bool)
+    for _, _, i, j in bad:
+        done[i, j] = False
+    lease = Lease(path)
+    try:
+        with TileFile(path, layout, write=True) as tiles:
+            stream_tiles(plan, x, z, tiles, done, progress)
+            tiles.commit()
+            tiles.sync()
+            wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]
+    finally:
+        lease.release()
+    report = Report([f"{np.count_nonzero(~done)} tiles computed again"])
+    for (name, layer, _, _), why in wrong:
+        report.problems += [
+            f"{name} layer {layer + 1}: tile {at} {text}" for at, text in why.items()
+        ]
     return report
 
 

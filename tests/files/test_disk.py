@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
-from ntk_numba.engine.products import aligned
-from ntk_numba.files import direct
-from ntk_numba.files.direct import PAGE, set_direct, write_at
-from ntk_numba.files.store import GramWriter
+from ntk_numba.files import disk
+from ntk_numba.files.disk import PAGE, aligned, set_direct, write_at
+from ntk_numba.files.tiles import TileFile
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_the_same_bytes_whether_direct_or_not(file, block, on, at):
 
 def test_a_short_write_is_gone_on_with(file, block, monkeypatch):
     pwrite = os.pwrite
-    monkeypatch.setattr(direct.os, "pwrite", lambda fd, view, at: pwrite(fd, view[:1000], at))
+    monkeypatch.setattr(disk.os, "pwrite", lambda fd, view, at: pwrite(fd, view[:1000], at))
     set_direct(file, True)
     write_at(file, block, PAGE)
     set_direct(file, False)
@@ -70,7 +69,7 @@ def test_other_errors_are_raised(file, block, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, "no")
 
-    monkeypatch.setattr(direct.os, "pwrite", refuse)
+    monkeypatch.setattr(disk.os, "pwrite", refuse)
     with pytest.raises(OSError, match="no"):
         write_at(file, block, 0)
 
@@ -80,13 +79,13 @@ def test_a_job_writes_directly_where_its_tiles_are_whole_pages(
     tmp_path, monkeypatch, n, whole_pages
 ):
     seen = []
-    write = GramWriter.write
+    write = TileFile.write
 
     def look(self, *arguments):
         write(self, *arguments)
         seen.append(is_direct(self._fd))
 
-    monkeypatch.setattr(GramWriter, "write", look)
+    monkeypatch.setattr(TileFile, "write", look)
     x = np.random.default_rng(0).standard_normal((n, 5))
     with nk.write_gram(nk.MLP(2), x, tmp_path / "g.h5", kernels=("nngp", "ntk")) as f:
         assert np.array_equal(f.ntk[:], nk.gram(nk.MLP(2), x).ntk)

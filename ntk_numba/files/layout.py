@@ -1,0 +1,301 @@
+"""What a Gram file holds, and where in it.
+
+HDF5 lays a file out, once: fixed dimensions, early allocation and no filter give every chunk, which
+is a tile, a computed address. Tiles and their checksums are written there by plain system calls
+(see `disk`), which need no lock, so that writing overlaps computing.
+
+Nothing else of a file ever changes but its first 8 bytes: as long as it is incomplete they are not
+those of HDF5, so that no program takes an unwritten tile for zeros.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+import xxhash
+
+from ntk_numba.files.disk import PAGE
+from ntk_numba.grid import Grid
+from ntk_numba.network import KERNELS, MLP
+
+FORMAT = "ntk_numba gram"
+FORMAT_VERSION = 2
+CHECKSUMS = "checksums"  # the group of their datasets
+CHECKSUM = np.dtype("<u8")
+COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
+INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # of ours until it is one
+ATTRIBUTES = (
+    "format", "format_version", "package_version", "numerics", "net", "input_digest",
+    "against_digest", "layers", "tile", "complete",
+)  # fmt: skip
+
+
+class Contents(NamedTuple):
+    """What a Gram file is to hold: two files with equal contents are interchangeable.
+
+    input_digest, against_digest : SHA-256 of X, and of Z ("" if the matrix is symmetric)
+    """
+
+    net: MLP
+    kernels: tuple[str, ...]
+    every: bool
+    dtype: np.dtype
+    grid: Grid
+    input_digest: str
+    against_digest: str
+
+    def differences(self, other: "Contents") -> list[str]:
+        """What `other` has otherwise, for people."""
+        mine, theirs = self._readable(), other._readable()
+        return [
+            f"{key} is {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]
+        ]
+
+    def _readable(self) -> dict[str, str]:
+        net = self.net.to_dict()
+        return {
+            "shape": f"{self.grid.rows} × {self.grid.columns}",
+            **{key: str(value) for key, value in net.items()},
+            "kernels": ", ".join(self.kernels),
+            "layers": "all" if self.every else "last",
+            "dtype": str(self.dtype),
+            "the data (X)": self.input_digest[:12],
+            "the data (Z)": self.against_digest[:12] or "none",
+            "tile": str(self.grid.tile),
+        }
+
+    @property
+    def layers(self) -> int:
+        """Matrices of each kernel."""
+        return self.net.depth if self.every else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each dataset."""
+        matrix = (self.grid.rows, self.grid.columns)
+        return (self.net.depth, *matrix) if self.every else matrix
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Of each dataset: a tile."""
+        return (1, *self.grid.chunk) if self.every else self.grid.chunk
+
+    @property
+    def tiles(self) -> tuple[int, ...]:
+        """Of each dataset of checksums: a tile an entry."""
+        return tuple(-(-n // k) for n, k in zip(self.shape, self.chunk, strict=True))
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of a stored tile."""
+        return int(np.prod(self.chunk)) * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Of all tiles and their checksums."""
+        return len(self.kernels) * int(np.prod(self.tiles)) * (self.tile_bytes + 8)
+
+
+class Header(NamedTuple):
+    """What a Gram file says of itself.
+
+    numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
+    """
+
+    contents: Contents
+    numerics: int
+    package_version: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where tiles and checksums stand, in bytes from the start of the file.
+
+    tiles, checksums : of each kernel, the first one
+    """
+
+    contents: Contents
+    tiles: dict[str, int]
+    checksums: dict[str, int]
+
+    def tile_at(self, kernel: str, layer: int, i: int, j: int) -> int:
+        """Where tile (i, j) of a kernel and layer begins."""
+        return self.tiles[kernel] + self._number(layer, i, j) * self.contents.tile_bytes
+
+    def checksum_at(self, kernel: str, layer: int, i: int, j: int) -> int:
+        """Where its checksum stands, 8 bytes; those of a symmetric matrix have j ≤ i."""
+        return self.checksums[kernel] + self._number(layer, i, j) * 8
+
+    def _number(self, layer: int, i: int, j: int) -> int:
+        grid = self.contents.grid
+        return (layer * grid.down + i) * grid.across + j
+
+
+def checksum(block: Any) -> int:
+    """XXH3 of a tile's bytes, 64 bits, never 0, which stands for a tile that is not there."""
+    return xxhash.xxh3_64_intdigest(block) or 1
+
+
+def create(path: Path, header: Header) -> None:
+    """Lay out a file, complete but for its tiles."""
+    c = header.contents
+    with h5py.File(
+        path, "w", libver=("v110", "v110"), locking=False,
+        alignment_threshold=PAGE, alignment_interval=PAGE,
+    ) as file:  # fmt: skip
+        values = (
+            FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
+            json.dumps(c.net.to_dict()), c.input_digest, c.against_digest,
+            "all" if c.every else "last", c.grid.tile, True,
+        )  # fmt: skip
+        for key, value in zip(ATTRIBUTES, values, strict=True):
+            file.attrs[key] = value
+        file.attrs["seal"] = _seal(file.attrs)
+        group = file.create_group(CHECKSUMS)
+        for name in c.kernels:
+            _create_dataset(file, name, c.dtype, c.shape, c.chunk)
+            _create_dataset(group, name, CHECKSUM, c.tiles)
+
+
+def _create_dataset(
+    group: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], chunk: Any = None
+) -> None:
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunk:
+        properties.set_chunk(chunk)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # the same job gives the same bytes
+    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    h5py.h5d.create(group.id, name.encode(), kind, space, properties)
+
+
+def _seal(attributes: Mapping[str, Any]) -> np.uint64:
+    """A checksum of the attributes: HDF5 has none for its strings."""
+    text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
+    return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
+
+
+def is_incomplete(path: Path) -> bool:
+    """Whether a file is a Gram file in the making."""
+    with path.open("rb") as file:
+        return file.read(len(INCOMPLETE)) == INCOMPLETE
+
+
+class _Unmasked(io.FileIO):
+    """An incomplete file, to be read by HDF5 as if it were complete."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        at = self.tell()
+        count = super().readinto(buffer)
+        hidden = COMPLETE[at : at + (count or 0)]
+        memoryview(buffer).cast("B")[: len(hidden)] = hidden
+        return count
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Say of which file it is that HDF5 complains."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A Gram file, complete or not, open for reading; a context.
+
+    Raises
+    ------
+    ValueError
+        A file that is not HDF5, truncated, or not a Gram file of this format.
+    """
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(_Unmasked(path)) if is_incomplete(path) else path
+        try:
+            file = stack.enter_context(h5py.File(raw, "r", locking="best-effort"))
+        except OSError as error:
+            raise ValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})") from None
+        with _errors(path):
+            form, version = file.attrs.get("format"), file.attrs.get("format_version", 0)
+        if form != FORMAT:
+            raise ValueError(f"{path} is an HDF5 file, but not one that ntk-numba gram wrote")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version}; this package reads {FORMAT_VERSION}; "
+                + ("install a newer one" if version > FORMAT_VERSION else "compute it again")
+            )
+        yield file
+
+
+def read_header(file: h5py.File, path: Path) -> Header:
+    """What an open Gram file says of itself.
+
+    Raises
+    ------
+    ValueError
+        A damaged file.
+    """
+    with _errors(path):
+        attributes = file.attrs
+        if attributes["seal"] != _seal(attributes):
+            raise ValueError("its attributes have changed")
+        names = tuple(name for name in KERNELS if name in file)
+        if not names:
+            raise ValueError("it holds no kernel")
+        rows, columns = file[names[0]].shape[-2:]
+        against = attributes["against_digest"]
+        contents = Contents(
+            MLP.from_dict(json.loads(attributes["net"])),
+            names,
+            attributes["layers"] == "all",
+            file[names[0]].dtype,
+            Grid(rows, columns, not against, int(attributes["tile"])),
+            attributes["input_digest"],
+            against,
+        )
+        for name in names:
+            if file[name].shape != contents.shape or file[name].dtype != contents.dtype:
+                raise ValueError(f"{name} is not {contents.dtype} of shape {contents.shape}")
+        return Header(contents, int(attributes["numerics"]), attributes["package_version"])
+
+
+def read_layout(file: h5py.File, path: Path, contents: Contents) -> Layout:
+    """Where an open Gram file has its tiles.
+
+    Raises
+    ------
+    ValueError
+        A damaged file, or one whose datasets were stored in another way since it was written.
+    """
+    size = path.stat().st_size
+    tiles, checksums = {}, {}
+    with _errors(path):
+        for name in contents.kernels:
+            dataset, sums = file[name], file[CHECKSUMS][name]
+            if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
+                raise ValueError(f"{name} is not stored as it was written (repacked?)")
+            last = tuple(
+                (n - 1) // k * k for n, k in zip(contents.shape, contents.chunk, strict=True)
+            )
+            start, end = (
+                dataset.id.get_chunk_info_by_coord(at).byte_offset
+                for at in ((0,) * len(last), last)
+            )
+            count = int(np.prod(contents.tiles))
+            if None in (start, end) or end - start != (count - 1) * contents.tile_bytes:
+                raise ValueError(f"{name} is not stored as it was written (repacked?)")
+            at = sums.id.get_offset()
+            if sums.shape != contents.tiles or sums.dtype != CHECKSUM or at is None:
+                raise ValueError(f"the checksums of {name} are not stored as they were written")
+            if max(end + contents.tile_bytes, at + 8 * count) > size:
+                raise ValueError("it is truncated")
+            tiles[name], checksums[name] = start, at
+    return Layout(contents, tiles, checksums)
