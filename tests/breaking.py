@@ -1,0 +1,486 @@
+"""Experiments that break Gram files in the making, and look whether anything is lost.
+
+``python tests/breaking.py kills 200`` and so on prints one JSON object. Each job is a process of
+its own, forked from this one so that it starts at once; it dies by a real SIGKILL where the
+experiment says so. What an undisturbed run writes is what all others are compared with.
+"""
+
+import argparse
+import contextlib
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["NUMBA_THREADING_LAYER"] = "workqueue"  # the one that can be forked
+
+import h5py
+import numpy as np
+
+import ntk_numba as nk
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.files import disk
+from ntk_numba.jobs import plan
+
+SECTOR = 512  # bytes that a disk writes wholly or not at all
+PATIENCE = 60  # seconds after which a process is said to hang
+
+DONE, BUG, REFUSED, STOPPED = 0, 1, 2, 3  # how a job ended; STOPPED can be gone on with
+
+
+class Job:
+    """A small job, and what its file has to be."""
+
+    def __init__(self, folder: Path, samples: int, features: int, depth: int) -> None:
+        self.x = np.random.default_rng(0).standard_normal((samples, features))
+        self.net = nk.MLP(depth, ["relu", *["abs"] * (depth - 2)], b_std=0.1)
+        self.right = folder / "right.h5"
+        self(self.right)
+        self.bytes = self.right.read_bytes()
+
+    def __call__(self, path: Path, **options: Any) -> None:
+        nk.write_gram(self.net, self.x, path, kernels=("nngp", "ntk"), **options).close()
+
+
+def in_a_process(work: Callable[[], int | None]) -> int:
+    """Start it; its number."""
+    pid = os.fork()
+    if pid == 0:
+        code = BUG
+        try:
+            code = work() or DONE
+        except nk.StoppedError:
+            code = STOPPED
+        except (OSError, ValueError):
+            code = REFUSED
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def ended(pid: int) -> int:
+    """How a process ends: its code, or minus the signal; SIGALRM stands for one that hangs."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        number, status = os.waitpid(pid, os.WNOHANG)
+        if number:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return -signal.SIGALRM
+
+
+def run(work: Callable[[], int | None]) -> int:
+    return ended(in_a_process(work))
+
+
+class Count:
+    """What went wrong, by name, with the first examples."""
+
+    def __init__(self) -> None:
+        self.numbers: Counter[str] = Counter()
+        self.examples: list[str] = []
+
+    def add(self, name: str, example: object = None) -> None:
+        self.numbers[name] += 1
+        if example is not None and len(self.examples) < 20:
+            self.examples.append(f"{name}: {example}")
+
+    def check(self, job: Job, folder: Path, code: int, what: object) -> None:
+        """After a run that had to complete: one file, and its bytes."""
+        if code != DONE:
+            self.add("files that do not go on", (what, code))
+        elif (folder / "g.h5").read_bytes() != job.bytes:
+            self.add("wrong files", what)
+        elif (names := sorted(p.name for p in folder.iterdir())) != ["g.h5"]:
+            self.add("files left over", (what, names))
+        else:
+            self.add("right")
+
+    def result(self, **more: Any) -> dict[str, Any]:
+        return {**self.numbers, **more, "examples": self.examples}
+
+
+@contextlib.contextmanager
+def empty_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of runs in turn
+plan.BATCH_BYTES = 1 << 18  # little is in flight, as in a job that is larger
+
+CALLS = ("write_at", "allocate", "sync", "rename", "remove")
+
+
+def break_at(number: int, how: str) -> None:
+    """Let the `number`-th call that changes a file go wrong, in this process."""
+    counter = itertools.count(1)
+
+    def broken(name: str, original: Callable[..., None], *arguments: Any) -> None:
+        if next(counter) != number:
+            original(*arguments)
+        elif how in ("ENOSPC", "EIO", "EDQUOT"):
+            raise OSError(getattr(errno, how), os.strerror(getattr(errno, how)))
+        else:
+            if how == "kill after":
+                original(*arguments)
+            elif how == "kill within" and name == "write_at":
+                fd, block, at = arguments
+                view = disk._bytes(block)
+                original(fd, bytes(view[: len(view) // 2]), at)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    for name in CALLS:
+        original = getattr(disk, name)
+        setattr(disk, name, lambda *a, n=name, o=original: broken(n, o, *a))
+
+
+def faults(rounds: int) -> dict[str, Any]:
+    """Every call that changes a file fails, or is the last, in turn; then the job goes on."""
+    count, points = Count(), {}
+    with empty_folder() as home:
+        job = Job(home, 150, 7, 3)
+        for how in ("ENOSPC", "EIO", "EDQUOT", "kill before", "kill within", "kill after"):
+            for number in itertools.count(1):
+                with empty_folder() as folder:
+                    path = folder / "g.h5"
+
+                    def disturbed(number: int = number, how: str = how, path: Path = path) -> None:
+                        break_at(number, how)
+                        job(path, threads=1)
+
+                    code = run(disturbed)
+                    expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
+                    if code == DONE:
+                        points[how] = number - 1
+                        break
+                    if code not in expected:
+                        count.add("wrong ends", (how, number, code))
+                    count.check(job, folder, run(lambda path=path: job(path)), (how, number))
+                if number == rounds:
+                    break
+    return count.result(points=points)
+
+
+def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
+    """SIGKILL at random times, until the job is complete; then anew."""
+    rng, count = random.Random(seed), Count()
+    with empty_folder() as home:
+        job = Job(home, 1000, 50, 150)
+        with nk.open_gram(job.right) as file:
+            tiles = file.contents.grid.count
+        log = home / "log"
+        log.touch()
+        compute = Kernel.compute
+
+        def logged(self: Kernel, table: Any, *arguments: Any) -> None:
+            compute(self, table, *arguments)
+            with log.open("ab") as file:
+                file.write(b"." * len(table))
+
+        Kernel.compute = logged  # type: ignore[method-assign]
+        start = time.monotonic()
+        run(lambda: job(home / "timed.h5"))
+        most = 0.8 * (time.monotonic() - start)
+        log.write_bytes(b"")
+        killed = files = 0
+        while killed < rounds:
+            files += 1
+            with empty_folder() as folder:
+                for memory, threads in itertools.cycle(BUDGETS):
+                    pid = in_a_process(
+                        lambda f=folder, m=memory, t=threads: job(f / "g.h5", memory=m, threads=t)
+                    )
+                    time.sleep(rng.uniform(0, most))
+                    os.kill(pid, signal.SIGKILL)
+                    code = ended(pid)
+                    if code == DONE:
+                        break
+                    killed += 1
+                    if code != -signal.SIGKILL:
+                        count.add("files that do not go on", (killed, code))
+                        break
+                    for path in folder.glob("g.h5*"):
+                        if path.suffix not in (".lock", ".new"):
+                            with nk.open_gram(path, incomplete=True) as file:
+                                bad = file.verify().bad
+                            if bad:
+                                count.add("tiles wrongly called done", bad)
+                if code == DONE:
+                    count.check(job, folder, DONE, files)
+        again = len(log.read_bytes()) - files * tiles
+    return count.result(kills=killed, files=files, tiles=files * tiles, tiles_computed_again=again)
+
+
+def file_of(fd: int) -> Path:
+    return Path(f"/proc/self/fd/{fd}")
+
+
+class Disk:
+    """A model of what a disk holds: what was synced, and what a crash may keep or lose of the rest.
+
+    Takes the place of the calls of `disk` and makes them as well. Files are known by inode, so that
+    they keep their contents when they are renamed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.durable: dict[int, bytearray] = {}
+        self.pending: dict[int, list[tuple[int, bytes]]] = {}
+        self.names: dict[str, int] = {}
+        self.moves: list[Callable[[dict[str, int]], None]] = []
+        self.before: Callable[[], None] = lambda: None
+        real = {name: getattr(disk, name) for name in (*CALLS, "sync_folder")}
+
+        def write_at(fd: int, block: Any, at: int) -> None:
+            self.before()
+            real["write_at"](fd, block, at)
+            self.pending.setdefault(self.know(fd), []).append((at, bytes(disk._bytes(block))))
+
+        def allocate(fd: int, size: int) -> None:
+            self.before()
+            real["allocate"](fd, size)
+            self.know(fd)
+
+        def sync(fd: int) -> None:
+            self.before()
+            node = self.know(fd)
+            real["sync"](fd)
+            size = os.fstat(fd).st_size
+            if len(self.durable[node]) != size:  # HDF5 wrote it
+                self.durable[node] = bytearray(file_of(fd).read_bytes())
+            for at, data in self.pending.pop(node, []):
+                self.durable[node][at : at + len(data)] = data
+
+        def rename(old: Path, new: Path) -> None:
+            self.before()
+            old.replace(new)
+            self.moves.append(lambda names: names.update({new.name: names.pop(old.name)}))
+            self.before()
+            self.settle()
+
+        def remove(path: Path) -> None:
+            self.before()
+            real["remove"](path)
+            self.moves.append(lambda names: names.pop(path.name, None) and None)
+
+        lock = threading.RLock()  # the disk does one thing at a time
+
+        def in_turn(call: Callable[..., None]) -> Callable[..., None]:
+            def locked(*arguments: Any) -> None:
+                with lock:
+                    call(*arguments)
+
+            return locked
+
+        for call in (write_at, allocate, sync, rename, remove):
+            setattr(disk, call.__name__, in_turn(call))
+
+    def know(self, fd: int) -> int:
+        node = os.fstat(fd).st_ino
+        if node not in self.durable:
+            self.durable[node] = bytearray()
+            name = file_of(fd).readlink().name
+            self.moves.append(lambda names: names.update({name: node}))
+        return node
+
+    def settle(self) -> None:
+        for move in self.moves:
+            move(self.names)
+        self.moves = []
+
+    def crash(self, rng: random.Random, into: Path) -> None:
+        """One of the states that a disk may be in if the power fails now."""
+        keep = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0])
+        names = dict(self.names)
+        for move in self.moves[: rng.randint(0, len(self.moves))]:  # a journal keeps their order
+            move(names)
+        for name, node in names.items():
+            data = bytearray(self.durable[node])
+            writes = list(self.pending.get(node, []))
+            rng.shuffle(writes)
+            for at, written in writes:
+                if rng.random() < keep:
+                    first, last = at // SECTOR, (at + len(written) - 1) // SECTOR
+                    torn = rng.random() < 0.3 and last > first
+                    cut = rng.randint(first + 1, last) * SECTOR - at if torn else len(written)
+                    if len(data) < at + cut:
+                        data.extend(bytes(at + cut - len(data)))
+                    data[at : at + cut] = written[:cut]
+            (into / name).write_bytes(data)
+
+
+def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
+    """The power fails between two calls: of what was not synced, the disk keeps what it likes."""
+    count = Count()
+    with empty_folder() as home:
+        job = Job(home, 200, 7, 3)
+        steps = 90  # its calls, and some more
+        for number in range(rounds):
+            rng = random.Random(f"{seed} {number}")
+            with empty_folder() as folder, empty_folder() as after:
+
+                def disturbed(
+                    rng: random.Random = rng, folder: Path = folder, after: Path = after
+                ) -> None:
+                    model = Disk(folder)
+                    left = itertools.count(rng.randint(0, steps), -1)
+
+                    def before() -> None:
+                        if next(left) == 0:
+                            model.crash(rng, after)
+                            os.kill(os.getpid(), signal.SIGKILL)
+
+                    model.before = before
+                    job(folder / "g.h5", threads=1)
+                    model.crash(rng, after)
+
+                code = run(disturbed)
+                if code not in (DONE, -signal.SIGKILL):
+                    count.add("wrong ends", (number, code))
+                    continue
+                for path in after.iterdir():
+                    if path.suffix in (".partial", ".h5"):
+                        with nk.open_gram(path, incomplete=True) as file:
+                            report = file.verify()
+                        if report.bad:
+                            count.add("tiles wrongly called done", (number, report.problems))
+                        if report.problems and (file.complete or path.suffix == ".h5"):
+                            count.add("incomplete files called complete", number)
+                count.check(job, after, run(lambda after=after: job(after / "g.h5")), number)
+    return count.result()
+
+
+def damage(data: bytearray, rng: random.Random, where: range) -> str:
+    """Change some bytes of a file, or cut it; what was done."""
+    kind = rng.choice(["bit", "bit", "byte", "byte", "run", "cut"])
+    at = rng.choice(where)
+    if kind == "bit":
+        data[at] ^= 1 << rng.randrange(8)
+    elif kind == "byte":
+        data[at] = rng.choice([0, 255, data[at] ^ 255, rng.randrange(256)])
+    elif kind == "run":
+        length = min(rng.choice([4, 16, 512, 4096]), len(data) - at)
+        data[at : at + length] = rng.randbytes(length)
+    else:
+        del data[at:]
+    return f"{kind} at {at}"
+
+
+def values(path: Path) -> list[bytes]:
+    """What HDF5 reads, whatever the package makes of the file."""
+    with h5py.File(path, locking=False) as file:
+        return [file[name][:].tobytes() for name in ("nngp", "ntk")]
+
+
+def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
+    """Damage of a finished file is reported, or has left its values as they were; of an unfinished
+    one, it is refused or made good.
+    """
+    count = Count()
+    with empty_folder() as home:
+        job = Job(home, 150, 7, 3)
+        right = values(job.right)
+        with nk.open_gram(job.right) as file:
+            layout = file.layout
+        end = min(layout.tiles.values())
+        table = min(layout.checksums.values())
+        spots = [range(len(job.bytes)), range(end), range(table, table + 512)]
+        found = home / "found"
+
+        def some(first: int, last: int) -> None:
+            for number in range(first, last):
+                rng = random.Random(f"{seed} {number}")
+                data = bytearray(job.bytes)
+                what = damage(data, rng, rng.choice(spots))
+                with found.open("a") as log:
+                    log.write(f"\n{number} {what}: ")
+                path = home / f"damaged-{first}.h5"
+                path.write_bytes(data)
+                try:
+                    with nk.open_gram(path) as file:
+                        good = bool(file.verify())
+                except (OSError, ValueError):
+                    good = False
+                answer = "reported"
+                if good:
+                    answer = "untouched" if values(path) == right else "missed"
+                with found.open("a") as log:
+                    log.write(answer)
+
+        step = 100
+        for first in range(0, rounds, step):
+            found.write_text("")
+            code = run(lambda f=first: some(f, min(f + step, rounds)))
+            lines = found.read_text().split("\n")[1:]
+            for line in lines:
+                answer = line.rsplit(" ", 1)[1] if not line.endswith(": ") else "crashed"
+                count.add(answer, line if answer in ("missed", "crashed") else None)
+            if code != DONE and not lines[-1].endswith(": "):
+                count.add("crashed", code)
+    return count.result()
+
+
+def unfinished_flips(rounds: int, seed: int = 0) -> dict[str, Any]:
+    """Damage of an unfinished file is refused, or made good by going on."""
+    count = Count()
+    with empty_folder() as home, empty_folder() as folder:
+        job = Job(home, 200, 7, 3)
+        path, right = folder / "g.h5", values(job.right)
+
+        def half() -> None:
+            break_at(60, "kill before")
+            job(path, threads=1)
+
+        run(half)
+        (partial,) = folder.glob("*.partial")
+        begun = partial.read_bytes()
+        for number in range(rounds):
+            rng = random.Random(f"{seed} {number}")
+            data = bytearray(begun)
+            what = damage(data, rng, range(len(data)) if rng.random() < 0.5 else range(6000))
+            for old in folder.iterdir():
+                old.unlink()
+            partial.write_bytes(data)
+            code = run(lambda: job(path))
+            if code == REFUSED:
+                count.add("refused")
+            elif code == DONE and values(path) == right:
+                count.add("right")  # perhaps but for bytes that HDF5 does not use
+            else:
+                count.check(job, folder, code, what)
+    return count.result()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("rounds", type=int)
+    options = parser.parse_args()
+    print(json.dumps(EXPERIMENTS[options.experiment](options.rounds)))
+
+
+EXPERIMENTS = {
+    "faults": faults,
+    "kills": kills,
+    "crashes": crashes,
+    "flips": flips,
+    "unfinished_flips": unfinished_flips,
+}
+
+if __name__ == "__main__":
+    main()
