@@ -159,7 +159,10 @@ class GramFile:
         roots = np.full((grid.down, grid.chunk[0]), np.inf, self.dtype)
 
         def root(tile: Tile) -> None:
-            roots[tile.place[2]] = np.sqrt(np.maximum(np.diagonal(tile.block), least)) * slack**0.5
+            if not tile.wrong:
+                roots[tile.place[2]] = (
+                    np.sqrt(np.maximum(np.diagonal(tile.block), least)) * slack**0.5
+                )
 
         def look(tile: Tile) -> tuple[Place, list[str]]:
             _, _, i, j = tile.place

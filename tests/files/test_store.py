@@ -1,31 +1,171 @@
-import fcntl
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import ntk_numba as nk
-from ntk_numba.files import store
+from ntk_numba.engine import kernel
+from ntk_numba.files import disk, layout, store
 from ntk_numba.files.store import GramWriter
 from ntk_numba.grid import Grid
+from ntk_numba.jobs import plan, stream
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 
 
 def contents(points):
     n = len(points)
-    return store.Contents(
+    return layout.Contents(
         nk.MLP(2), ("ntk",), False, np.dtype(float), Grid(n, n, True, 64), "d" * 64, ""
     )
 
 
-def test_a_failure_leaves_nothing(tmp_path, points):
-    with pytest.raises(ZeroDivisionError), GramWriter(tmp_path / "g.h5", contents(points)):
+def writer(path, points, **options):
+    return GramWriter(path, contents(points), 1, **options)
+
+
+class Stop(BaseException):
+    """As a signal raises it."""
+
+
+@pytest.fixture
+def stopped(points, tmp_path, monkeypatch):
+    """A job that some tiles of were done when it was stopped; the file it leaves."""
+    monkeypatch.setattr(plan, "BATCH_BYTES", 1)
+    compute, turns = kernel.Kernel.compute, []
+
+    def stop(self, *arguments):
+        turns.append(None)
+        if len(turns) == 2:
+            time.sleep(0.3)  # what is on its way is written, not dropped
+            raise Stop
+        compute(self, *arguments)
+
+    monkeypatch.setattr(kernel.Kernel, "compute", stop)
+    with pytest.raises(Stop) as caught:
+        nk.write_gram(NET, points, tmp_path / "g.h5", threads=1)
+    monkeypatch.setattr(kernel.Kernel, "compute", compute)
+    partial = tmp_path / "g.h5.partial"
+    assert caught.value.__notes__ == [
+        f"4 of 6 tiles are done, in {partial}; run the same again to go on"
+    ]
+    assert list(tmp_path.iterdir()) == [partial]
+    return partial
+
+
+def computed(monkeypatch):
+    """The tiles that are computed from now on."""
+    tiles = []
+    sweep = stream.sweep
+
+    def watched(*arguments):
+        for work in sweep(*arguments):
+            tiles.extend(work.indices)
+            yield work
+
+    monkeypatch.setattr(stream, "sweep", watched)
+    return tiles
+
+
+def test_going_on_computes_the_rest(stopped, points, tmp_path, monkeypatch, capsys):
+    tiles = computed(monkeypatch)
+    with nk.write_gram(NET, points, tmp_path / "g.h5", progress=True) as f:
+        assert f.verify() and (f.ntk[:] == nk.gram(NET, points).ntk).all()
+    assert len(tiles) == 2
+    assert "4/6" in capsys.readouterr().err  # progress continues from there
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+    nk.write_gram(NET, points, tmp_path / "other.h5").close()
+    assert (tmp_path / "g.h5").read_bytes() == (tmp_path / "other.h5").read_bytes()
+
+
+def test_a_tile_that_changed_meanwhile_is_computed_again(stopped, points, tmp_path, monkeypatch):
+    with nk.open_gram(stopped, incomplete=True) as f:
+        at = f.layout.tile_at("ntk", 0, 1, 0)
+    with stopped.open("r+b") as file:
+        file.seek(at + 100)
+        file.write(b"\x55")
+    tiles = computed(monkeypatch)
+    with nk.write_gram(NET, points, tmp_path / "g.h5") as f:
+        assert f.verify() and (f.ntk[:] == nk.gram(NET, points).ntk).all()
+    assert len(tiles) == 3 and (1, 0) in tiles
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"net": nk.MLP(4)}, "depth is 3, not 4"),
+        ({"kernels": "nngp"}, "kernels is ntk, not nngp"),
+        ({"dtype": "float32"}, "dtype is float64, not float32"),
+        ({"X": np.ones((150, 7))}, r"the data \(X\) is [0-9a-f]{12}, not"),
+    ],
+)
+def test_another_job_is_refused(stopped, points, change, text):
+    before = stopped.read_bytes()
+    arguments = {"net": NET, "X": points, "path": stopped.with_suffix("")} | change
+    with pytest.raises(ValueError, match=f"partial is the beginning of another job: .*{text}"):
+        nk.write_gram(**arguments)
+    assert stopped.read_bytes() == before
+    nk.write_gram(**arguments, overwrite=True).close()
+    assert [p.name for p in stopped.parent.iterdir()] == ["g.h5"]
+
+
+def test_another_version_of_the_arithmetic_is_refused(stopped, points, monkeypatch):
+    monkeypatch.setattr(stream, "NUMERICS", 2)
+    with pytest.raises(ValueError, match=r"numerical version is 1 \(ntk_numba 0.1.0\), not 2"):
+        nk.write_gram(NET, points, stopped.with_suffix(""))
+
+
+@pytest.mark.parametrize("damage", [b"", b"from another program", b"\x89NTK\r\n\x1a\n" + b"x" * 99])
+def test_a_damaged_beginning_is_refused(points, tmp_path, damage):
+    partial = tmp_path / "g.h5.partial"
+    partial.write_bytes(damage)
+    with pytest.raises(ValueError, match=r"no valid HDF5 file.*delete it, or overwrite it"):
+        nk.write_gram(NET, points, tmp_path / "g.h5")
+    assert partial.read_bytes() == damage
+    nk.write_gram(NET, points, tmp_path / "g.h5", overwrite=True).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+
+
+def test_the_older_file_stays_until_the_new_one_is_complete(points, tmp_path, monkeypatch):
+    nk.write_gram(nk.MLP(2), points, tmp_path / "g.h5").close()
+    older = (tmp_path / "g.h5").read_bytes()
+    monkeypatch.setattr(kernel.Kernel, "compute", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        nk.write_gram(NET, points, tmp_path / "g.h5", overwrite=True)
+    assert (tmp_path / "g.h5").read_bytes() == older
+
+
+def test_no_program_takes_an_unfinished_file_for_zeros(stopped):
+    import h5py
+
+    with pytest.raises(OSError, match="signature not found"):
+        h5py.File(stopped)
+
+
+def test_a_failure_before_any_tile_leaves_nothing(tmp_path, points):
+    with pytest.raises(ZeroDivisionError) as caught, writer(tmp_path / "g.h5", points):
         raise ZeroDivisionError
+    assert caught.value.__notes__ == ["run the same again to go on"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_a_sync_is_not_tried_again(stopped, points, tmp_path, monkeypatch):
+    """The system may say that all is well the second time, although it has dropped what it had."""
+    syncs = []
+
+    def fail(fd):
+        syncs.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(disk, "sync", fail)
+    with pytest.raises(nk.StoppedError, match=r"cannot be written: Input/output error; 4 of 6"):
+        nk.write_gram(NET, points, tmp_path / "g.h5")
+    assert len(syncs) == 1  # of the one batch that was left
 
 
 def test_not_enough_disk(tmp_path, points, monkeypatch):
@@ -34,7 +174,7 @@ def test_not_enough_disk(tmp_path, points, monkeypatch):
     with pytest.raises(
         OSError, match=r"takes .* KiB, and its disk has 999 B free .No space left on device.; free"
     ):
-        GramWriter(tmp_path / "g.h5", contents(points))
+        writer(tmp_path / "g.h5", points)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -54,32 +194,37 @@ def test_a_limit_that_only_shows_when_space_is_taken(tmp_path):
 
 
 def test_a_second_writer_is_refused(tmp_path, points):
-    with GramWriter(tmp_path / "g.h5", contents(points)):
-        with pytest.raises(BlockingIOError, match="being written by another process"):
-            GramWriter(tmp_path / "g.h5", contents(points))
-        assert (tmp_path / "g.h5.partial").exists()
-    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+    first = writer(tmp_path / "g.h5", points)
+    with pytest.raises(BlockingIOError, match=f"written by process {os.getpid()} on"):
+        writer(tmp_path / "g.h5", points)
+    assert (tmp_path / "g.h5.partial").exists()
+    first.__exit__(Stop, Stop(), None)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_abandoned_file_is_taken_over(tmp_path, points):
-    partial = tmp_path / "g.h5.partial"
-    partial.write_bytes(b"from a killed process")
-    holder = os.open(partial, os.O_RDWR)
-    fcntl.flock(holder, fcntl.LOCK_EX)
-    os.close(holder)  # as its death would
+def test_what_a_kill_left_beside_a_complete_file_is_removed(tmp_path, points):
+    nk.write_gram(NET, points, tmp_path / "g.h5").close()
+    (tmp_path / "g.h5.partial.lock").write_text("")
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
 
 
 def test_output_folders(tmp_path, points):
     with pytest.raises(FileNotFoundError, match=r"none does not exist; create it first"):
-        GramWriter(tmp_path / "none" / "g.h5", contents(points))
+        writer(tmp_path / "none" / "g.h5", points)
     with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
-        GramWriter(tmp_path, contents(points))
+        writer(tmp_path, points)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, points, monkeypatch):
     """Root may write everywhere, so the refusal of the system is played."""
     monkeypatch.setattr(store.os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="cannot be written; choose another one"):
-        GramWriter(tmp_path / "g.h5", contents(points))
+        writer(tmp_path / "g.h5", points)
+
+
+def test_the_space_is_taken_at_the_start(tmp_path, points):
+    first = writer(tmp_path / "g.h5", points)
+    status = (tmp_path / "g.h5.partial").stat()
+    assert status.st_blocks * 512 >= status.st_size >= 3 * 3 * 64 * 64 * 8
+    first.__exit__(Stop, Stop(), None)
