@@ -151,7 +151,7 @@ def break_at(number: int, how: str) -> None:
 
 def faults(rounds: int) -> dict[str, Any]:
     """Every call that changes a file fails, or is the last, in turn; then the job goes on."""
-    count, points = Count(), {}
+    count, calls = Count(), {}
     with empty_folder() as home:
         job = Job(home, 150, 7, 3)
         for how in ("ENOSPC", "EIO", "EDQUOT", "kill before", "kill within", "kill after"):
@@ -166,21 +166,21 @@ def faults(rounds: int) -> dict[str, Any]:
                     code = run(disturbed)
                     expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
                     if code == DONE:
-                        points[how] = number - 1
+                        calls[how] = number - 1
                         break
                     if code not in expected:
                         count.add("wrong ends", (how, number, code))
                     count.check(job, folder, run(lambda path=path: job(path)), (how, number))
                 if number == rounds:
                     break
-    return count.result(points=points)
+    return count.result(calls=calls)
 
 
 def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
     """SIGKILL at random times, until the job is complete; then anew."""
     rng, count = random.Random(seed), Count()
     with empty_folder() as home:
-        job = Job(home, 1000, 50, 150)
+        job = Job(home, 700, 50, 200)
         with nk.open_gram(job.right) as file:
             tiles = file.contents.grid.count
         log = home / "log"
@@ -223,7 +223,9 @@ def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
                 if code == DONE:
                     count.check(job, folder, DONE, files)
         again = len(log.read_bytes()) - files * tiles
-    return count.result(kills=killed, files=files, tiles=files * tiles, tiles_computed_again=again)
+    return count.result(
+        kills=killed, files=files, tiles=files * tiles, **{"tiles computed again": again}
+    )
 
 
 def file_of(fd: int) -> Path:
@@ -435,7 +437,7 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result()
 
 
-def unfinished_flips(rounds: int, seed: int = 0) -> dict[str, Any]:
+def unfinished(rounds: int, seed: int = 0) -> dict[str, Any]:
     """Damage of an unfinished file is refused, or made good by going on."""
     count = Count()
     with empty_folder() as home, empty_folder() as folder:
@@ -479,7 +481,7 @@ EXPERIMENTS = {
     "kills": kills,
     "crashes": crashes,
     "flips": flips,
-    "unfinished_flips": unfinished_flips,
+    "unfinished": unfinished,
 }
 
 if __name__ == "__main__":

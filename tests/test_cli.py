@@ -141,7 +141,16 @@ def test_verify_fails_with_its_own_code(run, tmp_path):
     with h5py.File(tmp_path / "g.h5", "r+") as file:
         file["ntk"][5, 6] += 1e-3
     answer = run("verify", "g.h5", code=4)
-    assert answer.stdout.startswith("WRONG  ntk: tile (0, 0) is not the mirror of (0, 0): row 5, ")
+    assert answer.stdout == "WRONG  ntk: tile (0, 0) does not match its checksum\n"
+    answer = run("verify", "g.h5", "--repair", code=2)
+    assert "give it their data with --data" in answer.stderr
+    answer = run("verify", "g.h5", "--repair", "--data", "z.npy", code=2)
+    assert "z.npy is not the data that the file was made of" in answer.stderr
+    answer = run("verify", "g.h5", "--repair", "--data", "x.npy")
+    assert answer.stdout.splitlines()[:2] == [
+        "WRONG  ntk: tile (0, 0) does not match its checksum", "ok     1 tiles computed again"
+    ]  # fmt: skip
+    assert "WRONG" not in run("verify", "g.h5", "--repair", "--data", "x.npy").stdout
     assert "z.npy is not the data" in run("verify", "g.h5", "--data", "z.npy", code=4).stdout
 
 

@@ -171,8 +171,9 @@ class GramFile:
             block = tile.block[: grid.height(i), : grid.width(j)]
             size = np.abs(block)
             if grid.symmetric:
-                size /= roots[i, : grid.height(i), None]
-                size /= roots[j, : grid.width(j)]
+                with np.errstate(over="ignore"):
+                    size /= roots[i, : grid.height(i), None]
+                    size /= roots[j, : grid.width(j)]
                 wrong, what = ~(size <= 1), "larger than its diagonal allows"
                 if i == j and not wrong.any():
                     wrong, what = block != block.T, "not that of its mirror"

@@ -233,8 +233,8 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def check_folder(path: Path) -> None:
-    """Refuse an output whose folder is missing or cannot be written."""
+def check_folder(path: Path, write: bool = True) -> None:
+    """Refuse an output whose folder is missing or, if something is to be written, cannot be."""
     folder = path.parent
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
@@ -242,7 +242,7 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{path} is a device or a pipe; name an ordinary file")
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist; create it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if write and not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"the folder {folder} cannot be written; choose another one")
 
 

@@ -81,7 +81,7 @@ def write_gram(
     x = open_source(X, "X")
     z = None if Z is None else open_source(Z, "Z")
     plan = make_plan(net, x, z, kernels, layers, dtype, memory, threads)
-    check_folder(target)
+    check_folder(target, overwrite or not target.exists())
     for source in (x, z):
         if source and source.file and target.exists() and target.samefile(source.file):
             raise ValueError(f"{target} is the data itself; choose another output")

@@ -1,4 +1,5 @@
-import signal
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,10 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.files import store
+from ntk_numba.files import disk
+from ntk_numba.files.layout import INCOMPLETE
+from ntk_numba.files.source import Source, open_source
+from ntk_numba.files.tiles import TileFile
 from ntk_numba.jobs import plan
 
 NET = nk.MLP(3, ["abs", "relu"], b_std=0.1)
@@ -167,42 +171,81 @@ def test_bad_input_leaves_nothing(points, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_in_the_middle_leaves_nothing(points, tmp_path, monkeypatch):
-    written = []
+@pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EIO"])
+def test_a_full_disk_in_the_middle_stops_the_job(points, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(plan, "BATCH_BYTES", 1)
+    checksums = []
 
-    def pwrite(*arguments):
-        written.append(arguments)
-        if len(written) == 3:
-            raise OSError(28, "No space left on device")
-        return original(*arguments)
+    def write_at(fd, block, at):
+        if len(block) == 8:
+            checksums.append(at)
+        elif len(checksums) > 1:  # the file's first bytes, and some tile's
+            raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+        time.sleep(0.01)  # so that not all is written before
+        original(fd, block, at)
 
-    original = store.os.pwrite
-    monkeypatch.setattr(store.os, "pwrite", pwrite)
-    with pytest.raises(OSError, match=r"g.h5.partial cannot be written: No space left"):
-        nk.write_gram(NET, points, tmp_path / "g.h5")
-    assert list(tmp_path.iterdir()) == []
+    original = disk.write_at
+    monkeypatch.setattr(disk, "write_at", write_at)
+    text = rf"g.h5.partial cannot be written: {os.strerror(getattr(errno, number))}; \d of 6 tiles"
+    with pytest.raises(nk.StoppedError, match=text):
+        nk.write_gram(NET, points, tmp_path / "g.h5", threads=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5.partial"]
+    monkeypatch.setattr(disk, "write_at", original)
+    with nk.write_gram(NET, points, tmp_path / "g.h5") as f:
+        assert f.verify() and (f.ntk[:] == nk.gram(NET, points).ntk).all()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_leaves_nothing(tmp_path, number):
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((12_000, 200)))
-    out = tmp_path / "out"
-    out.mkdir()
-    command = [sys.executable, "-m", "ntk_numba", "gram", f"{tmp_path}/x.npy", "--depth", "30"]
-    process = subprocess.Popen([*command, "-o", f"{out}/g.h5"], stderr=subprocess.PIPE, text=True)
-    while not list(out.iterdir()) and process.poll() is None:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 3, said
-    assert said == "ntk-numba: stopped; run the same command again\n"
-    assert list(out.iterdir()) == []
+def test_data_that_cannot_be_read_any_more_stops_the_job(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1000, 3000))
+    np.save(tmp_path / "x.npy", x)
+    samples, made = Kernel.samples, []
+
+    def cut(self, source, start, stop):
+        made.append(start)
+        if len(made) == 4:
+            os.truncate(tmp_path / "x.npy", 1000)
+        return samples(self, source, start, stop)
+
+    monkeypatch.setattr(Kernel, "samples", cut)
+    with pytest.raises(nk.StoppedError, match=r"x.npy: rows .* cannot be read; .* tiles are done"):
+        nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5", memory="36MiB")
+    monkeypatch.setattr(Kernel, "samples", samples)
+    np.save(tmp_path / "x.npy", x + 1)
+    with pytest.raises(ValueError, match=r"the beginning of another job: the data \(X\) is"):
+        nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5")
+    np.save(tmp_path / "x.npy", x)
+    with nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5", threads=1) as f:
+        assert f.verify() and (f.ntk[:] == nk.gram(NET, x).ntk).all()
+
+
+def test_going_on_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1000, 3000))
+    with nk.write_gram(NET, x, tmp_path / "g.h5") as f:
+        tile, right = f.contents.grid.tile, f.path.read_bytes()
+        with TileFile(f.path, f.layout, write=True) as tiles:
+            tiles.begin_with(INCOMPLETE)
+            tiles.forget(("ntk", 0, 3, 0))
+    (tmp_path / "g.h5").rename(tmp_path / "g.h5.partial")
+    loaded = bands_loaded(monkeypatch)
+    nk.write_gram(NET, x, tmp_path / "g.h5", memory="36MiB").close()
+    assert sum(stop - start for _, start, stop in loaded) < 600
+    assert any(start <= 3 * tile < stop for _, start, stop in loaded)
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+def test_a_job_stops_soon_whatever_its_size():
+    """A batch of tiles, which is not interrupted, takes about a second on a core."""
+    for features, depth in [(3, 2), (50_000, 2), (3, 1000), (5000, 500)]:
+        x = np.lib.stride_tricks.as_strided(np.zeros(1), (30_000, features), (0, 0))
+        source = Source("X", x)
+        p = plan.make_plan(nk.MLP(depth), source, memory="8GiB", threads=2)
+        pairs = p.batch * p.grid.tile**2 / 2
+        feature, layer, itself = plan.ENTRY
+        assert pairs * (feature * features + layer * depth + itself) * 1e-9 < 2
+        assert p.batch >= 2
 
 
 def test_the_plan_counts_what_is_there(points):
-    from ntk_numba.files.source import open_source
-
     p = plan.make_plan(NET, open_source(points, "X"), kernels=("nngp", "ntk"), memory="1GiB")
     assert p.grid.tile == 64 and p.grid.count == 6 and p.pairs == 150 * 151 // 2
     assert p.output_bytes == 2 * 192 * 192 * 8

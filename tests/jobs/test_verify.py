@@ -3,6 +3,9 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.files.lease import Lease
+from ntk_numba.jobs import verify
 from ntk_numba.jobs.verify import verify_sample
 
 NET = nk.MLP(3, "relu", b_std=0.1)
@@ -27,9 +30,57 @@ def test_other_data_and_wrong_entries_are_found(points, tmp_path):
     with h5py.File(tmp_path / "g.h5", "r+") as file:
         file["ntk"][:] *= 1 + 1e-13
     with nk.open_gram(tmp_path / "g.h5") as f:
-        assert f.verify()  # symmetric and finite all the same
+        assert len(f.verify().bad) == 6
         (problem,) = verify_sample(f, points).problems
         assert "is not what the data gives" in problem
     with nk.write_gram(NET, points, tmp_path / "c.h5", points[:9]) as f:
         assert "give Z as well" in verify_sample(f, points).problems[0]
         assert "Z is not the data" in verify_sample(f, points, points[1:10]).problems[0]
+
+
+@pytest.fixture(params=[False, True], ids=["symmetric", "cross"])
+def damaged(points, tmp_path, request):
+    """A file with wrong entries, wrong checksums, and its data; what it was before."""
+    z = points[:100] if request.param else None
+    path = tmp_path / "g.h5"
+    nk.write_gram(NET, points, path, z, ("nngp", "ntk"), "all").close()
+    right = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["ntk"][2, 130, 3] += 1
+        file["nngp"][0, 3, 70] = np.nan
+        file["checksums/ntk"][1, 2, 1] += 1
+    return path, z, right
+
+
+def test_repair_computes_the_bad_tiles_again(damaged, points, monkeypatch):
+    path, z, right = damaged
+    computed = []
+    compute = Kernel.compute
+    monkeypatch.setattr(
+        Kernel, "compute", lambda self, t, *a: (computed.extend(t), compute(self, t, *a))
+    )
+    report = nk.repair(path, points, z)
+    assert report and report.checks == ["3 tiles computed again"] and len(computed) == 3
+    assert path.read_bytes() == right and list(path.parent.iterdir()) == [path]
+    assert nk.repair(path, points, z).checks == ["0 tiles computed again"]
+
+
+def test_repair_refuses(damaged, points, monkeypatch):
+    path, z, _ = damaged
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"cannot be repaired: X is not the data"):
+        nk.repair(path, points + 1, z)
+    monkeypatch.setattr(verify, "NUMERICS", 2)
+    with pytest.raises(ValueError, match="its numerical version is 1, not 2"):
+        nk.repair(path, points, z)
+    monkeypatch.undo()
+    lease = Lease(path)
+    with pytest.raises(BlockingIOError, match="is being written by process"):
+        nk.repair(path, points, z)
+    lease.release()
+    assert path.read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        nk.repair(path.with_name("none.h5"), points)
+    (path.rename(path.with_name("g.h5.partial"))).write_bytes(b"\x89NTK\r\n\x1a\n" + before[8:])
+    with pytest.raises(ValueError, match="is incomplete; run its command again"):
+        nk.repair(path.with_name("g.h5.partial"), points, z)

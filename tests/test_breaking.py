@@ -1,0 +1,71 @@
+"""Nothing is lost, whatever breaks: `breaking`'s experiments, as many rounds as a few minutes hold.
+
+``make soak`` has more of each.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BREAKING = Path(__file__).with_name("breaking.py")
+
+
+def experiment(name: str, rounds: int) -> dict:
+    command = [sys.executable, BREAKING, name, str(rounds)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    result = json.loads(answer.stdout)
+    assert result.pop("examples") == []
+    return result
+
+
+def test_every_call_fails_or_is_the_last():
+    result = experiment("faults", 1000)
+    points = result.pop("calls")
+    assert len(points) == 6 and min(points.values()) > 40
+    assert result == {"right": sum(points.values())}
+
+
+def test_kills_at_random_times():
+    result = experiment("kills", 200)
+    assert result.keys() == {"right", "kills", "files", "tiles", "tiles computed again"}
+    assert result["kills"] >= 200 and result["right"] == result["files"] > 20
+    # what is in flight: a batch that is computed, and up to two that are written
+    assert result["tiles computed again"] <= 3 * 8 * result["kills"]
+
+
+def test_power_failures():
+    assert experiment("crashes", 150) == {"right": 150}
+
+
+def test_damage_of_finished_files():
+    result = experiment("flips", 1000)
+    assert result.keys() == {"reported", "untouched"} and result["reported"] > 500
+
+
+def test_damage_of_unfinished_files():
+    result = experiment("unfinished", 100)
+    assert result.keys() == {"right", "refused"} and result["right"] > 30
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "without"),
+    [
+        ("faults", 3, "lease.Lease.release = lambda self: None"),
+        ("kills", 3, "lease.Lease.release = lambda self: None"),
+        ("crashes", 40, "tiles.TileFile.sync = lambda self: None"),
+        ("flips", 150, "tiles.checksum = lambda block: 1"),
+        ("unfinished", 20, "tiles.TileFile.scan = lambda *_: iter(())"),
+    ],
+)
+def test_an_experiment_notices_what_is_missing(name, rounds, without):
+    code = (
+        f"import sys; sys.path.insert(0, {str(BREAKING.parent)!r}); import breaking;"
+        f"from ntk_numba.files import lease, tiles; {without};"
+        f"print(breaking.json.dumps(breaking.EXPERIMENTS[{name!r}]({rounds})))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(answer.stdout)["examples"], answer.stderr

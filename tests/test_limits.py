@@ -1,0 +1,231 @@
+"""The command line at the limits of a real machine: signals, kills, disks and limits that are full.
+
+Nothing here is played: the disks are real file systems of a few megabytes, in a name space of their
+own where they need no rights.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+
+GRAM = [sys.executable, "-m", "ntk_numba", "gram"]
+NET = ["--depth", "300", "--b-std", "0.1", "--memory", "150MiB"]
+N = 2500  # 55 tiles of 256 × 256, some seconds on two cores, in several batches
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((N, 20)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def right(data):
+    """The bytes of an undisturbed run."""
+    path = data.with_name("right.h5")
+    subprocess.run([*GRAM, data, "-o", path, *NET], check=True)
+    return path.read_bytes()
+
+
+class Command:
+    """A job's command in `folder`, begun."""
+
+    def __init__(self, folder, data, *options, prefix=()):
+        self.folder, self.output = folder, folder / "g.h5"
+        command = [*prefix, *GRAM, data, "-o", self.output, *NET, *options]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def wait_for_tiles(self, count=1):
+        """Until some are done."""
+        partial = self.output.with_name("g.h5.partial")
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError, ValueError):
+                if nk.open_gram(partial, incomplete=True).done.sum() >= count:
+                    return
+            time.sleep(0.01)
+        raise AssertionError(f"ended too soon: {self.process.communicate()}")
+
+    def end(self, code):
+        """What it says when it ends."""
+        _, said = self.process.communicate(timeout=60)
+        assert self.process.returncode == code, said
+        assert "Traceback" not in said
+        return said
+
+    def left(self):
+        return sorted(p.name for p in self.folder.iterdir())
+
+
+def finish(folder, data, right, *options):
+    """Run the command again, to the end."""
+    command = Command(folder, data, *options)
+    assert command.end(0) == ""
+    assert command.output.read_bytes() == right
+    assert command.left() == ["g.h5"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_soon_and_the_same_command_goes_on(tmp_path, data, right, number):
+    command = Command(tmp_path, data)
+    command.wait_for_tiles()
+    start = time.monotonic()
+    command.process.send_signal(number)
+    said = command.end(3)
+    assert time.monotonic() - start < 10
+    text = r"ntk-numba: stopped; (\d+) of 55 tiles are done, in \S+g.h5.partial; run the same again"
+    assert int(re.match(text, said)[1]) >= 1
+    assert command.left() == ["g.h5.partial"]
+    finish(tmp_path, data, right, "--threads", "1", "--memory", "200MiB")
+
+
+def test_twice_leaves_at_once(tmp_path, data, right):
+    command = Command(tmp_path, data)
+    command.wait_for_tiles()
+    command.process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    command.process.send_signal(signal.SIGINT)
+    command.end(3)
+    finish(tmp_path, data, right)
+
+
+def test_while_compiling_and_reading_nothing_is_left(tmp_path, data):
+    command = Command(tmp_path, data)
+    time.sleep(0.5)
+    command.process.send_signal(signal.SIGINT)
+    assert "run the same" in command.end(3)
+    assert command.left() in ([], ["g.h5.partial"])
+
+
+def test_kills_of_the_command(tmp_path, data, right):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        command = Command(tmp_path, data)
+        command.wait_for_tiles()
+        time.sleep(rng.uniform(0, 0.3))
+        command.process.kill()
+        command.end(-signal.SIGKILL)
+        assert command.left() == ["g.h5.partial", "g.h5.partial.lock"]
+    finish(tmp_path, data, right)
+
+
+def test_two_at_once(tmp_path, data, right):
+    first = Command(tmp_path, data)
+    first.wait_for_tiles()
+    second = Command(tmp_path, data)
+    said = second.end(2)
+    pid = first.process.pid
+    assert re.search(
+        rf"partial is being written by process {pid} on \S+ since 20\d\d-.*; wait", said
+    )
+    first.end(0)
+    assert first.output.read_bytes() == right and first.left() == ["g.h5"]
+    assert Command(tmp_path, data).end(0) == ""  # nothing is left to do
+
+
+def test_started_at_the_same_moment(tmp_path, data, right):
+    commands = [Command(tmp_path, data) for _ in range(4)]
+    said = [c.process.communicate(timeout=120)[1] for c in commands]
+    codes = sorted(c.process.returncode for c in commands)
+    assert codes[0] == 0 and set(codes) <= {0, 2}, said
+    assert commands[0].output.read_bytes() == right and commands[0].left() == ["g.h5"]
+
+
+def test_the_data_changed_meanwhile(tmp_path, data, right):
+    mine = tmp_path / "x.npy"
+    shutil.copy(data, mine)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = Command(folder, mine)
+    command.wait_for_tiles()
+    command.process.send_signal(signal.SIGTERM)
+    command.end(3)
+    np.save(mine, np.load(data) + 1)
+    said = Command(folder, mine).end(2)
+    assert "is the beginning of another job: the data (X) is" in said
+    assert "Choose another output, delete it, or overwrite it" in said
+    finish(folder, data, right)
+
+
+# A shell in which a small disk is mounted where its first argument says; then the second is run
+SMALL_DISK = 'mount -t tmpfs -o size=$1 small "$2" && cd "$2" && eval "$3"'
+
+
+def on_a_small_disk(size, folder, script):
+    """Run a script in a folder that is a file system of `size`; what it says."""
+    unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    probe = [*unshare, "mount", "-t", "tmpfs", "probe", folder]
+    if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here, not even in a name space")
+    command = [*unshare, "sh", "-c", SMALL_DISK, "sh", size, folder, script]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in answer.stderr
+    return answer.returncode, answer.stdout, answer.stderr
+
+
+def words(*parts):
+    return " ".join(map(str, parts))
+
+
+def test_a_disk_that_is_too_small_is_refused_at_the_start(tmp_path, data):
+    code, out, said = on_a_small_disk(
+        "20m", tmp_path, words(*GRAM, data, "-o g.h5", *NET, "; code=$?; ls -A; exit $code")
+    )
+    assert code == 2 and out == ""
+    assert re.search(r"g.h5 takes 50 MiB, and its disk has 20 MiB free \(No space left", said)
+
+
+def test_a_disk_that_others_fill_meanwhile(tmp_path, data):
+    """Its space is taken at the start, so the job completes."""
+    script = words(
+        "(until [ -e g.h5.partial ]; do sleep 0.01; done; dd if=/dev/zero of=full) 2>$2.txt &",
+        *GRAM, data, "-o g.h5 --quiet", *NET, "&& wait && cat $2.txt &&",
+        sys.executable, "-m ntk_numba verify g.h5",
+    )  # fmt: skip
+    code, out, said = on_a_small_disk("60m", tmp_path, script)
+    assert code == 0, said
+    assert "No space left" in out and "every tile matches" in out
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, data):
+    script = words("mount -o remount,ro . ;", *GRAM, data, "-o g.h5", *NET)
+    code, _, said = on_a_small_disk("60m", tmp_path, script)
+    assert code == 2 and re.search(r"cannot be written", said)
+    script = words(
+        *GRAM, data, "-o g.h5 --quiet", *NET, "&& mount -o remount,ro . &&",
+        *GRAM, data, "-o g.h5", *NET, "&&", sys.executable, "-m ntk_numba verify g.h5",
+    )  # fmt: skip
+    code, _, said = on_a_small_disk("60m", tmp_path, script)
+    assert code == 0, said  # what is complete is left alone, and can be read
+
+
+def test_a_limit_on_file_sizes(tmp_path, data, right):
+    limit = ["prlimit", f"--fsize={25 << 20}"]
+    command = Command(tmp_path, data, prefix=limit)
+    assert re.search(r"takes 50 MiB, and its disk has .* free \(File too large\)", command.end(2))
+    assert command.left() == []
+    finish(tmp_path, data, right)
+
+
+@pytest.mark.parametrize("limit", [1000, 1200, 1400, 1600, 2000, 3000])
+def test_a_limit_on_memory(tmp_path, data, right, limit):
+    """Whatever the limit in MiB: the job is done, or a line says that memory is too little."""
+    prefix = ["prlimit", f"--as={limit << 20}"]
+    command = Command(tmp_path, data, "--threads", "1", prefix=prefix)
+    _, said = command.process.communicate(timeout=60)
+    if command.process.returncode != 0:
+        assert command.process.returncode in (2, 3), said
+        assert re.search("memory", said) and "Traceback" not in said
+    else:
+        assert command.output.read_bytes() == right
+    finish(tmp_path, data, right)
