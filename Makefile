@@ -2,13 +2,14 @@
 # make test   all tests
 # make lint   ruff and mypy
 # make bench  the tables and figures of bench/RESULTS.md
+# make soak   half an hour of kills, power failures and damage; a table of bench/RESULTS.md
 # Each sets up what it needs in a folder of its own, once.
 
 PYTHON ?= python3
 DEMO := .venv-demo/bin
 TEST := .venv-test/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: .venv-demo/ready
 	@mkdir -p demo
@@ -26,6 +27,9 @@ lint: .venv-test/ready
 
 bench: .venv-test/ready
 	$(TEST)/python -m bench
+
+soak: .venv-test/ready
+	$(TEST)/python -m bench soak
 
 .venv-demo/ready: EXTRAS := [plot]
 .venv-test/ready: EXTRAS := [test,lint]

@@ -1,0 +1,151 @@
+"""What safety costs: a job against the same one without it, and verification against raw reading.
+
+- without: the same tiles by the same threads at the same places of a file laid out alike, with no
+  checksum, nothing made durable before the end, no digest of the data and no lease;
+- reading: the whole file by a plain program, past the page cache or, cold, through it, whichever is
+  faster.
+"""
+
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ntk_numba as nk
+from bench.report import ratio, section, spread, table
+from bench.timing import refresh_memory, seconds
+from ntk_numba.engine.kernel import NUMERICS
+from ntk_numba.files import disk
+from ntk_numba.files.layout import Contents, Header, create, open_hdf5, read_layout
+from ntk_numba.files.source import open_source
+from ntk_numba.files.tiles import TileFile
+from ntk_numba.jobs.plan import make_plan
+from ntk_numba.jobs.stream import stream_tiles
+
+N, FEATURES = 20_000, 784
+NET = nk.MLP(4, b_std=0.1)
+MEMORY = "2GiB"
+REPEATS = 9
+BLOCK = 16 << 20
+SETTLE = 2  # seconds, in which the disk finishes what it put off
+
+
+class Careless(TileFile):
+    """Tiles go to their places, and that is all."""
+
+    def write(self, kernel: str, layer: int, i: int, j: int, *blocks: Any) -> None:
+        """Write them."""
+        for block, (a, b) in zip(blocks, ((i, j), (j, i)), strict=True):
+            if block is not None:
+                disk.write_at(self._fd, block, self.layout.tile_at(kernel, layer, a, b))
+
+    def commit(self) -> None:
+        """Do nothing."""
+
+
+def without(data: Path, output: Path) -> None:
+    """The job without its safety."""
+    x = open_source(data, "X").check()
+    plan = make_plan(NET, x, kernels="ntk", memory=MEMORY)
+    contents = Contents(NET, plan.kernels, plan.every, plan.dtype, plan.grid, "", "")
+    create(output, Header(contents, NUMERICS, ""))
+    with open_hdf5(output) as file:
+        layout = read_layout(file, output, contents)
+    with Careless(output, layout, write=True) as tiles:
+        disk.allocate(tiles._fd, output.stat().st_size)
+        stream_tiles(plan, x, None, tiles)
+        tiles.sync()
+
+
+def read(path: Path, direct: bool) -> None:
+    """Read a file in blocks, and drop them."""
+    block = mmap.mmap(-1, BLOCK)
+    fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
+    try:
+        while os.readv(fd, [block]) == BLOCK:
+            pass
+    finally:
+        os.close(fd)
+
+
+def forget(path: Path) -> None:
+    """Have none of a file in the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def verify(path: Path) -> None:
+    """All of it."""
+    with nk.open_gram(path) as file:
+        assert file.verify()
+
+
+def rows(dtype: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Both tables' row of a dtype."""
+    data, output = folder / "x.npy", folder / "gram.h5"
+    np.save(data, np.random.default_rng(0).standard_normal((N, FEATURES)).astype(dtype))
+    nk.gram(NET, np.ones((3, 2), dtype))  # compiled, if it was not
+    works: dict[str, Callable[[], object]] = {
+        "job": lambda: nk.write_gram(NET, data, output, memory=MEMORY).close(),
+        "without": lambda: without(data, output),
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(REPEATS + 1):  # the first warms up
+        for name, work in sorted(works.items(), reverse=bool(turn % 2)):
+            output.unlink(missing_ok=True)
+            os.sync()
+            time.sleep(SETTLE)
+            refresh_memory()
+            taken = seconds(work)
+            if turn:
+                times[name].append(taken)
+    works["job"]()
+    reads: dict[str, Callable[[], object]] = {
+        "direct": lambda: read(output, direct=True),
+        "cache": lambda: read(output, direct=False),
+        "verify": lambda: verify(output),
+    }
+    took: dict[str, list[float]] = {name: [] for name in reads}
+    for turn in range(REPEATS + 1):
+        for name, work in reads.items():
+            forget(output)
+            taken = seconds(work)
+            if turn:
+                took[name].append(taken)
+    size = output.stat().st_size
+    raw = min(took["direct"], took["cache"], key=np.median)
+    return (
+        [dtype, *(spread(times[name]) for name in works), ratio(times["job"], times["without"])],
+        [
+            dtype,
+            f"{size / 1e9:.1f} GB",
+            *(spread(took[name]) for name in reads),
+            f"{size / min(took['verify']) / 1e9:.2f} GB/s",
+            ratio(took["verify"], raw),
+        ],
+    )
+
+
+def main() -> str:
+    """Both tables."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path()) as name:
+        made = [rows(dtype, Path(name)) for dtype in ("float32", "float64")]
+    return section(
+        "safety",
+        f"Θ of N = {N:,} samples, n0 = {FEATURES}, L = 4, ReLU, β = 0.1, to a file; seconds, "
+        f"minimum (median) of {REPEATS} in turn; ratios of the minima, and the median of the "
+        f"rounds' ratios",
+        table(["dtype", "job", "without safety", "ratio"], [a for a, _ in made]),
+        "Verification of these files, all bytes of them cold, against reading them:",
+        table(
+            ["dtype", "file", "reading, direct", "reading, page cache", "verify", "speed", "ratio"],
+            [b for _, b in made],
+        ),
+    )

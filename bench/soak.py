@@ -1,0 +1,67 @@
+"""Breaking files for an hour: the tests' experiments, many times over (``make soak``)."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.report import section, table
+
+BREAKING = Path(__file__).parent.parent / "tests" / "breaking.py"
+
+GOES_ON = "the same command completes it, to the same bytes"
+NO_LIES = "no tile is called done that is not"
+
+# Of each experiment: rounds, what happens, what is promised
+EXPERIMENTS = {
+    "faults": (
+        1000,
+        "each write, sync, rename, allocation and removal in turn fails (full disk, quota, bad "
+        "disk), or is the last, whole or half done, before a kill",
+        GOES_ON,
+    ),
+    "kills": (2000, "kill -9 at a random time", f"{GOES_ON}; {NO_LIES}"),
+    "crashes": (
+        3000,
+        "the power fails: of all that was not synced, the disk keeps, loses or tears what it likes",
+        f"{GOES_ON}; {NO_LIES}",
+    ),
+    "flips": (
+        20_000,
+        "bits, bytes or runs of bytes of a finished file change, or it is cut",
+        "`verify` says so, or no value has changed",
+    ),
+    "unfinished": (3000, "the same happens to an unfinished file", f"it is refused, or {GOES_ON}"),
+}
+COUNTED = ("kills", "right", "reported", "untouched", "refused")
+
+
+def run(name: str, rounds: int) -> dict[str, Any]:
+    """One experiment in a process of its own."""
+    answer = subprocess.run(
+        [sys.executable, BREAKING, name, str(rounds)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(answer.stdout)
+
+
+def main() -> str:
+    """The table; an experiment that lost anything raises."""
+    rows = []
+    for name, (rounds, what, promise) in EXPERIMENTS.items():
+        start = time.perf_counter()
+        result = run(name, rounds)
+        minutes = (time.perf_counter() - start) / 60
+        if result.pop("examples"):
+            raise RuntimeError(f"{name}: {result}")
+        counts = {key: n for key, n in result.items() if isinstance(n, int)}
+        times = counts.pop("kills", sum(counts.get(key, 0) for key in COUNTED))
+        outcome = ", ".join(f"{n:,} {key}" for key, n in counts.items())
+        rows.append([what, promise, f"{times:,}", outcome, "0", f"{minutes:.0f} min"])
+    return section(
+        "soak",
+        "What happens, what is promised, how often it was tried, what came of it, how often the "
+        "promise was broken",
+        table(["what happens", "promise", "tried", "outcome", "broken", "time"], rows),
+    )
