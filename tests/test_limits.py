@@ -86,6 +86,15 @@ def test_a_signal_stops_soon_and_the_same_command_goes_on(tmp_path, data, right,
     text = r"ntk-numba: stopped; (\d+) of 55 tiles are done, in \S+g.h5.partial; run the same again"
     assert int(re.match(text, said)[1]) >= 1
     assert command.left() == ["g.h5.partial"]
+    for name, code, words in (
+        ("info", 0, r"complete +False\ntiles +55\ntiles_done +\d+"),
+        ("verify", 4, r"WRONG  incomplete: \d+ of 55 tiles are done"),
+        ("plot", 2, ""),
+    ):
+        arguments = [name, tmp_path / "g.h5.partial", *(["-o", "p.png"] if name == "plot" else [])]
+        answer = subprocess.run([*GRAM[:-1], *arguments], capture_output=True, text=True)
+        assert answer.returncode == code and re.search(words, answer.stdout), answer
+        assert "Traceback" not in answer.stderr
     finish(tmp_path, data, right, "--threads", "1", "--memory", "200MiB")
 
 

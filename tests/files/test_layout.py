@@ -1,0 +1,97 @@
+import h5py
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+from ntk_numba.files import layout
+from ntk_numba.files.layout import Contents, Header
+from ntk_numba.grid import Grid
+
+
+@pytest.fixture(params=["last", "all"])
+def contents(request):
+    net = nk.MLP(3, ["abs", "relu"], b_std=0.1)
+    every = request.param == "all"
+    return Contents(net, ("nngp", "ntk"), every, np.dtype("f4"), Grid(150, 70, False, 64), "a", "b")
+
+
+def created(path, contents):
+    layout.create(path, Header(contents, 5, "1.2"))
+    return path
+
+
+def test_a_header_says_what_was_written(tmp_path, contents):
+    path = created(tmp_path / "g.h5", contents)
+    with layout.open_hdf5(path) as file:
+        assert layout.read_header(file, path) == Header(contents, 5, "1.2")
+
+
+def test_the_same_contents_give_the_same_bytes(tmp_path, contents):
+    first, second = (created(tmp_path / name, contents).read_bytes() for name in ("a.h5", "b.h5"))
+    assert first == second
+
+
+def test_places_are_those_that_hdf5_reads(tmp_path, contents):
+    """Numbers written at them are found by HDF5 where they belong."""
+    path = created(tmp_path / "g.h5", contents)
+    with layout.open_hdf5(path) as file:
+        where = layout.read_layout(file, path, contents)
+    number = 0
+    with path.open("r+b") as raw:
+        for name in contents.kernels:
+            for layer, i, j in np.ndindex(contents.layers, 3, 2):
+                number += 1
+                raw.seek(where.tile_at(name, layer, i, j))
+                raw.write(np.full(contents.grid.chunk, number, "f4").tobytes())
+                raw.seek(where.checksum_at(name, layer, i, j))
+                raw.write(number.to_bytes(8, "little"))
+    assert raw.closed and path.stat().st_size >= contents.bytes
+    number = 0
+    with h5py.File(path) as file:
+        for name in contents.kernels:
+            values = file[name][:].reshape(-1, 150, 70)
+            sums = file["checksums"][name][:].reshape(-1, 3, 2)
+            for layer, i, j in np.ndindex(contents.layers, 3, 2):
+                number += 1
+                tile = values[layer, i * 64 : (i + 1) * 64, j * 64 : (j + 1) * 64]
+                assert (tile == number).all() and sums[layer, i, j] == number
+
+
+def test_an_incomplete_file_is_read_all_the_same(tmp_path, contents):
+    path = created(tmp_path / "g.h5", contents)
+    assert not layout.is_incomplete(path)
+    with path.open("r+b") as file:
+        file.write(layout.INCOMPLETE)
+    assert layout.is_incomplete(path)
+    with layout.open_hdf5(path) as file:
+        assert layout.read_header(file, path).contents == contents
+    with pytest.raises(OSError, match="signature"):
+        h5py.File(path)
+
+
+def test_a_changed_attribute_is_noticed(tmp_path, contents):
+    """HDF5 has no checksum of a string's characters."""
+    path = created(tmp_path / "g.h5", contents)
+    data = path.read_bytes()
+    at = data.index(b'"b_std": [0.1')
+    path.write_bytes(data[: at + 12] + b"9" + data[at + 13 :])
+    with (
+        layout.open_hdf5(path) as file,
+        pytest.raises(ValueError, match=r"g.h5 is damaged: its attributes have changed"),
+    ):
+        layout.read_header(file, path)
+
+
+def test_differences_are_named(contents):
+    other = contents._replace(net=nk.MLP(3, ["abs", "relu"], b_std=0.2), dtype=np.dtype("f8"))
+    assert contents.differences(contents) == []
+    assert contents.differences(other) == [
+        "b_std is [0.2, 0.2, 0.2], not [0.1, 0.1, 0.1]", "dtype is float64, not float32"
+    ]  # fmt: skip
+
+
+def test_a_checksum_is_never_that_of_nothing(monkeypatch):
+    block = np.arange(6.0)
+    assert layout.checksum(block) == layout.checksum(block.tobytes()) != 0
+    monkeypatch.setattr(layout.xxhash, "xxh3_64_intdigest", lambda block: 0)
+    assert layout.checksum(block) == 1
