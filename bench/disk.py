@@ -23,7 +23,7 @@ from bench.report import section, table
 from bench.timing import seconds
 from ntk_numba.files.source import open_source
 from ntk_numba.jobs.plan import make_plan
-from ntk_numba.jobs.stream import stream_tiles
+from ntk_numba.jobs.stream import prepare, stream_tiles
 
 N, FEATURES, DEPTH, B_STD, REPEATS = 60_000, 784, 4, 0.1, 2
 MEMORY = "2GiB"
@@ -56,7 +56,7 @@ def compute(data: Path) -> None:
     source.check()
     _ = source.digest
     plan = make_plan(nk.MLP(DEPTH, b_std=B_STD), source, kernels="ntk", memory=MEMORY)
-    stream_tiles(plan, source, None, Dropped())
+    stream_tiles(plan, prepare(plan, source, None), source, None, Dropped())
 
 
 def write(path: Path, size: int, direct: bool) -> None:

@@ -21,11 +21,12 @@ from bench.report import ratio, section, spread, table
 from bench.timing import refresh_memory, seconds
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.files import disk
-from ntk_numba.files.layout import Contents, Header, create, open_hdf5, read_layout
+from ntk_numba.files.layout import HDF5, Contents, Header, create, read_layout
 from ntk_numba.files.source import open_source
 from ntk_numba.files.tiles import TileFile
 from ntk_numba.jobs.plan import make_plan
 from ntk_numba.jobs.stream import stream_tiles
+from ntk_numba.jobs.sweep import make_kernel
 
 N, FEATURES = 20_000, 784
 NET = nk.MLP(4, b_std=0.1)
@@ -54,11 +55,11 @@ def without(data: Path, output: Path) -> None:
     plan = make_plan(NET, x, kernels="ntk", memory=MEMORY)
     contents = Contents(NET, plan.kernels, plan.every, plan.dtype, plan.grid, "", "")
     create(output, Header(contents, NUMERICS, ""))
-    with open_hdf5(output) as file:
+    with HDF5(output) as file:
         layout = read_layout(file, output, contents)
     with Careless(output, layout, write=True) as tiles:
         disk.allocate(tiles._fd, output.stat().st_size)
-        stream_tiles(plan, x, None, tiles)
+        stream_tiles(plan, make_kernel(plan, x), x, None, tiles)
         tiles.sync()
 
 

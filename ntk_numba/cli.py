@@ -5,21 +5,25 @@ failed. Results go to standard output, progress and errors to standard error.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ntk_numba
+from ntk_numba import stopping
 
 if TYPE_CHECKING:
     from ntk_numba.files.gram_file import GramFile, Report
     from ntk_numba.network import MLP
 
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, 3, 4
+PATIENCE = 8  # seconds from a signal to the end, at most
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 
 DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where there is one array"
@@ -27,15 +31,22 @@ DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    sys.stderr = _Forgiving(sys.stderr)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # as where it knows no ×
     options = _parser().parse_args(arguments)
     for number in STOPS:
         signal.signal(number, _stop)
     try:
         code = options.run(options)
-    except _Stopped as stop:
+        if sys.stdout:
+            sys.stdout.flush()
+    except stopping.Stopped as stop:
         _say("; ".join(["stopped", *getattr(stop, "__notes__", ["run the same command again"])]))
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
+        if isinstance(error, OSError):
+            _drop_output()
         if isinstance(error, BrokenPipeError):
             sys.exit(DONE)  # the reader of our output has seen enough
         _say("; ".join([str(error), *getattr(error, "__notes__", [])]))
@@ -43,25 +54,55 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except MemoryError as error:
         _say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # all is done but for Python's own end
     sys.exit(code)
 
 
-class _Stopped(BaseException):
-    """A signal asked us to stop.
+class _Forgiving:
+    """Standard error that may be closed or full: what is said there is not worth a job."""
 
-    Not a KeyboardInterrupt: one that passes through exec(), as Numba uses it to compile, makes
-    Python end by the signal and not with our exit code, even if it is caught.
-    """
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(ValueError, AttributeError):
+            return bool(self._stream.isatty())
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
-def _stop(signum: int, frame: Any) -> NoReturn:
+def _drop_output() -> None:
+    """Have nothing printed any more: what could not be would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _stop(signum: int, frame: Any) -> None:
     for number in STOPS:
         signal.signal(number, _leave)
-    raise _Stopped
+    # should what is raised be lost, or the job be long in reaching a place to stop
+    timer = threading.Timer(PATIENCE, _leave)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no threads left
+        timer.start()
+    stopping.ask()
 
 
-def _leave(signum: int, frame: Any) -> NoReturn:
-    """The second time: at once, as a kill would."""
+def _leave(*_: Any) -> NoReturn:
+    """At once, as a kill would; nothing is lost by that but tiles in flight."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"ntk-numba: stopped at once; run the same command again\n")
     os._exit(STOPPED)
 
 
@@ -204,7 +245,10 @@ def _gram(options: argparse.Namespace) -> int:
         progress=not options.quiet and (options.progress or sys.stderr.isatty()),
     ) as file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
-        print(f"{options.output}: {', '.join(file.kernels)}, {shape}, {file.dtype}")
+        try:
+            print(f"{options.output}: {', '.join(file.kernels)}, {shape}, {file.dtype}", flush=True)
+        except OSError:  # the file is there, whether this is read or not
+            _drop_output()
     return DONE
 
 
@@ -311,7 +355,8 @@ def _verify(options: argparse.Namespace) -> int:
     if options.repair and options.data is None:
         raise ValueError("--repair computes tiles again; give it their data with --data")
     progress = sys.stderr.isatty()
-    with ntk_numba.open_gram(options.file, incomplete=True) as file:
+    # an incomplete file is not repaired but gone on with
+    with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
         report, complete = file.verify(progress), file.complete
     good = _print_report(report)
     if options.repair and report.bad:

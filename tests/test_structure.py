@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "ntk_numba"
 # From the lowest floor to the highest, within a floor from left to right. ARCHITECTURE.md has the
 # same order with the reasons.
 FLOORS = [
-    ["jit", "grid", "machine"],
+    ["stopping", "jit", "grid", "machine"],
     [
         "activations.special", "activations.base", "activations.piecewise_linear",
         "activations.table", "activations",

@@ -1,6 +1,5 @@
 """A Gram file open for reading, and its verification."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ntk_numba.files.layout import (
+    HDF5,
     Header,
     Layout,
     is_incomplete,
-    open_hdf5,
     read_header,
     read_layout,
 )
@@ -54,12 +53,9 @@ class GramFile:
     package_version : str
     """
 
-    def __init__(
-        self, path: Path, file: h5py.File, header: Header, opened: contextlib.ExitStack
-    ) -> None:
-        self.path, self._file, self._opened = path, file, opened
+    def __init__(self, path: Path, file: HDF5, header: Header) -> None:
+        self.path, self._file, self.complete = path, file, file.complete
         self.contents, self.numerics, self.package_version = header
-        self.complete = not is_incomplete(path)
         self.nngp, self.ntk = (
             None
             if name not in self.kernels
@@ -109,8 +105,8 @@ class GramFile:
         return read_layout(self._file, self.path, self.contents)
 
     def tiles(self) -> TileFile:
-        """Its tiles, read past HDF5."""
-        return TileFile(self.path, self.layout)
+        """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
+        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
 
     def verify(self, progress: bool = False) -> Report:
         """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
@@ -129,16 +125,16 @@ class GramFile:
             report.problems.append(str(error))
             return report
         with tiles:
-            done = tiles.done()
-            count = int(np.count_nonzero(done))
-            if not self.complete or count < c.grid.count:
+            sums = tiles.checksums()
+            count = int(np.count_nonzero(tiles.done()))
+            if not self.complete:
                 report.problems.append(f"incomplete: {count:,} of {c.grid.count:,} tiles are done")
-            total = count * c.layers * len(c.kernels)
+            total = c.grid.count * c.layers * len(c.kernels)
             with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
                 for name in c.kernels:
                     for layer in range(c.layers):
                         label = f"{name} layer {layer + 1}" if c.every else name
-                        for place, problems in self._verify(tiles, name, layer, done):
+                        for place, problems in self._verify(tiles, name, layer, sums[name][layer]):
                             report.problems += [f"{label}: {problem}" for problem in problems]
                             if problems:
                                 report.bad.append(place)
@@ -150,9 +146,9 @@ class GramFile:
         return report
 
     def _verify(
-        self, tiles: TileFile, name: str, layer: int, done: NDArray[np.bool_]
+        self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
     ) -> Iterator[tuple[Place, list[str]]]:
-        """Every tile of a matrix, and what is wrong with it."""
+        """Every tile of a matrix, and what is wrong with it; of an incomplete one, those done."""
         grid, limits = self.contents.grid, np.finfo(self.dtype)
         slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
         least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
@@ -166,6 +162,8 @@ class GramFile:
 
         def look(tile: Tile) -> tuple[Place, list[str]]:
             _, _, i, j = tile.place
+            if not sums[i, j]:
+                return tile.place, [f"tile ({i}, {j}) has no checksum"]
             if tile.wrong:
                 return tile.place, [f"tile {at} {why}" for at, why in tile.wrong.items()]
             block = tile.block[: grid.height(i), : grid.width(j)]
@@ -189,16 +187,20 @@ class GramFile:
                 f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
             ]
 
+        places = (
+            (name, layer, i, j)
+            for i, j in grid.tiles(range(grid.down), range(grid.across))
+            if sums[i, j] or self.complete
+        )
         if grid.symmetric:
-            for _ in tiles.scan(
-                [(name, layer, i, i) for i in range(grid.down) if done[i, i]], root
-            ):
+            diagonal = ((name, layer, i, i) for i in range(grid.down) if sums[i, i])
+            for _ in tiles.scan(diagonal, root):
                 pass
-        yield from tiles.scan([(name, layer, int(i), int(j)) for i, j in np.argwhere(done)], look)
+        yield from tiles.scan(places, look)
 
     def close(self) -> None:
         """Close the file."""
-        self._opened.close()
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -222,15 +224,24 @@ class Unfinished:
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype = dataset.dtype
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype)
+
     def __getitem__(self, key: Any) -> Any:
         done, tile = self._gram.done, self._gram.contents.grid.tile
         if self._gram.contents.grid.symmetric:
             done = done | done.T
         # what of the rows and of the columns is asked for
         keys = list(key) if isinstance(key, tuple) else [key]
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
-            keys[at : at + 1] = [slice(None)] * (len(self.shape) - len(keys) + 1)
+        if any(isinstance(k, bool | np.bool_) for k in keys):
+            raise TypeError("an index must be a number, a slice, a list of numbers or a mask")
+        for at, k in enumerate(keys):
+            if k is Ellipsis:
+                keys[at : at + 1] = [slice(None)] * (len(self.shape) - len(keys) + 1)
+                break
         keys += [slice(None)] * (len(self.shape) - len(keys))
         down, across = (
             np.unique(np.atleast_1d(np.arange(n)[k]) // tile)
@@ -280,7 +291,9 @@ def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFil
             f"{path} is incomplete; run its command again to complete it, or open it with "
             f"incomplete=True"
         )
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open_hdf5(path))
-        return GramFile(path, file, read_header(file, path), stack.pop_all())
-    raise AssertionError  # the context never swallows an error
+    file = HDF5(path)
+    try:
+        return GramFile(path, file, read_header(file, path))
+    except BaseException:
+        file.close()
+        raise

@@ -11,6 +11,7 @@ those of HDF5, so that no program takes an unwritten tile for zeros.
 import contextlib
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,9 @@ class Contents(NamedTuple):
         """What `other` has otherwise, for people."""
         mine, theirs = self._readable(), other._readable()
         return [
-            f"{key} is {theirs[key]}, not {mine[key]}" for key in mine if mine[key] != theirs[key]
+            f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
+            for key in mine
+            if mine[key] != theirs[key]
         ]
 
     def _readable(self) -> dict[str, str]:
@@ -100,6 +103,11 @@ class Contents(NamedTuple):
     def bytes(self) -> int:
         """Of all tiles and their checksums."""
         return len(self.kernels) * int(np.prod(self.tiles)) * (self.tile_bytes + 8)
+
+
+def _shown(text: str) -> str:
+    """Of a deep network's lists, the beginning."""
+    return text if len(text) < 80 else f"{text[:70]} …"
 
 
 class Header(NamedTuple):
@@ -198,6 +206,9 @@ class _Unmasked(io.FileIO):
         memoryview(buffer).cast("B")[: len(hidden)] = hidden
         return count
 
+    def __del__(self) -> None:
+        self.close()  # HDF5 lets go of it without
+
 
 @contextlib.contextmanager
 def _errors(path: Path) -> Iterator[None]:
@@ -208,23 +219,39 @@ def _errors(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-@contextlib.contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A Gram file, complete or not, open for reading; a context.
+class HDF5(h5py.File):  # type: ignore[misc]
+    """A Gram file, complete or not, open for reading.
+
+    Attributes
+    ----------
+    complete : bool
+        As it was when it was opened.
+    descriptor : int
+        Of the open file, which stays the same file when its name becomes another's.
 
     Raises
     ------
     ValueError
         A file that is not HDF5, truncated, or not a Gram file of this format.
     """
-    with contextlib.ExitStack() as stack:
-        raw = stack.enter_context(_Unmasked(path)) if is_incomplete(path) else path
+
+    def __init__(self, path: Path) -> None:
+        raw = _Unmasked(path) if is_incomplete(path) else None
         try:
-            file = stack.enter_context(h5py.File(raw, "r", locking="best-effort"))
+            super().__init__(raw or path, "r", locking="best-effort")
         except OSError as error:
             raise ValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})") from None
+        self.complete = raw is None
+        self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
+        try:
+            self._check(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, path: Path) -> None:
         with _errors(path):
-            form, version = file.attrs.get("format"), file.attrs.get("format_version", 0)
+            form, version = self.attrs.get("format"), self.attrs.get("format_version", 0)
         if form != FORMAT:
             raise ValueError(f"{path} is an HDF5 file, but not one that ntk-numba gram wrote")
         if version != FORMAT_VERSION:
@@ -232,10 +259,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
                 f"{path} has format version {version}; this package reads {FORMAT_VERSION}; "
                 + ("install a newer one" if version > FORMAT_VERSION else "compute it again")
             )
-        yield file
 
 
-def read_header(file: h5py.File, path: Path) -> Header:
+def read_header(file: HDF5, path: Path) -> Header:
     """What an open Gram file says of itself.
 
     Raises
@@ -267,7 +293,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
         return Header(contents, int(attributes["numerics"]), attributes["package_version"])
 
 
-def read_layout(file: h5py.File, path: Path, contents: Contents) -> Layout:
+def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
     """Where an open Gram file has its tiles.
 
     Raises
@@ -275,7 +301,7 @@ def read_layout(file: h5py.File, path: Path, contents: Contents) -> Layout:
     ValueError
         A damaged file, or one whose datasets were stored in another way since it was written.
     """
-    size = path.stat().st_size
+    size = os.fstat(file.descriptor).st_size
     tiles, checksums = {}, {}
     with _errors(path):
         for name in contents.kernels:

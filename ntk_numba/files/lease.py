@@ -1,11 +1,13 @@
 """The right to write a file, which one process has at a time."""
 
+import contextlib
 import datetime
 import errno
 import fcntl
 import json
 import os
 import platform
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +75,9 @@ class Lease:
 
     def release(self) -> None:
         """Give it back."""
-        disk.remove(self.path)
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == os.fstat(self._fd).st_ino:
+                disk.remove(self.path)
         os.close(self._fd)
 
 
@@ -86,14 +90,21 @@ def _lock(path: Path, target: Path) -> int:
     """The lease's file, locked by this process."""
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except OSError as error:
             raise type(error)(f"{path} cannot be written: {error.strerror}") from None
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ValueError(f"{path} is not a file; delete it")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and path.stat().st_ino == os.fstat(fd).st_ino:
+            if path.stat().st_ino == os.fstat(fd).st_ino:
                 return fd
-            os.close(fd)  # the one before has removed it in between
+            os.close(fd)  # the one before has removed it in between, and another made it anew
+        except FileNotFoundError:
+            os.close(fd)  # it has removed it in between
+        except ValueError:
+            os.close(fd)
+            raise
         except OSError as error:
             os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
@@ -110,6 +121,7 @@ def _lock(path: Path, target: Path) -> int:
 def _read(path: Path) -> Holder | None:
     """Who has it; None if it does not say, as when its writer was stopped at once."""
     try:
-        return Holder(*json.loads(path.read_text()))
+        host, boot, pid, since = json.loads(path.read_text())
     except (OSError, ValueError, TypeError):
         return None
+    return Holder(str(host), str(boot), pid, str(since)) if isinstance(pid, int) else None

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba import stopping
+
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 BLOCK_ROWS = 64  # a multiple of it, so that threads can share a block evenly
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
@@ -58,6 +60,10 @@ class Source:
         plain = isinstance(rows, np.memmap) and rows.flags.c_contiguous
         self._rows = _through_its_file(rows) if file and plain else _through_its_map(rows)
         self._digest: str | None = None
+        self._longest = 0
+        # of what is in memory, or open elsewhere, changes are its owner's
+        self._path = None if held else file
+        self._stamp = _stamp(self._path)
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
         """Rows start to stop, C-contiguous, in the source's dtype."""
@@ -75,6 +81,7 @@ class Source:
         step = max(1, BLOCK_BYTES // (self.shape[1] * 8))
         step = step // BLOCK_ROWS * BLOCK_ROWS or step
         for first in range(start, end, step):
+            stopping.check()
             yield first, min(first + step, end)
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
@@ -98,13 +105,37 @@ class Source:
         """SHA-256 of the shape and of the values as float64: the same from whatever file."""
         if self._digest is None:
             digest = hashlib.sha256(repr(self.shape).encode())
+            most = -1.0
             for start, stop in self.blocks():
                 block = self.read(start, stop)
                 self._refuse_not_finite(start, block)
                 # -0.0 and 0.0 are the same value
-                digest.update((block.astype("<f8") + 0.0).tobytes())
+                values = block.astype("<f8") + 0.0
+                digest.update(values.data)
+                with np.errstate(over="ignore"):
+                    squares = np.einsum("ij,ij->i", values, values)
+                row = int(np.argmax(squares))
+                if squares[row] > most:
+                    most, self._longest = squares[row], start + row
             self._digest = digest.hexdigest()
         return self._digest
+
+    @property
+    def longest(self) -> int:
+        """The row of the largest norm."""
+        _ = self.digest
+        return self._longest
+
+    def refuse_changed(self) -> None:
+        """Make sure that what was read was the file that was opened.
+
+        Raises
+        ------
+        OSError
+            The file has been written to, or is another one.
+        """
+        if self._stamp != _stamp(self._path):
+            raise OSError(f"{self.name} has changed since it was opened")
 
     def _refuse_not_finite(self, start: int, block: NDArray[np.floating]) -> None:
         finite = np.isfinite(block)
@@ -162,6 +193,14 @@ def open_source(x: Any, name: str) -> Source:
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} is no matrix: {error}") from None
     return Source(name, array)
+
+
+def _stamp(path: Path | None) -> tuple[int, ...]:
+    """What tells one state of a file from another."""
+    if path is None or not path.exists():
+        return ()
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _file_of(rows: Any) -> Path | None:

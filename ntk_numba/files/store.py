@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba import stopping
 from ntk_numba.files import disk
 from ntk_numba.files.layout import (
     COMPLETE,
+    HDF5,
     INCOMPLETE,
     Contents,
     Header,
     create,
-    open_hdf5,
+    is_incomplete,
     read_header,
     read_layout,
 )
@@ -46,7 +48,7 @@ class GramWriter:
     ----------
     path : what it will be called
     contents, numerics : what it is to hold
-    overwrite : drop what an earlier call with other contents left unfinished
+    overwrite : replace what is there, and what an earlier call with other contents left unfinished
     progress : show how the tiles of an earlier call are checked
 
     Attributes
@@ -78,13 +80,16 @@ class GramWriter:
         check_folder(path)
         self._path, self._partial = path, partial_of(path)
         self._header = Header(contents, numerics, version("ntk_numba"))
+        self._overwrite = overwrite
         self._lease = Lease(self._partial)
         try:
-            if overwrite or not self._partial.exists():
+            if path.exists() and not overwrite:
+                raise FileExistsError(f"{path} is there by now")
+            if not self._can_go_on():
                 self._begin()
-            else:
-                self._check()
-            self.tiles = self._open(write=True)
+            with HDF5(self._partial) as file:
+                layout = read_layout(file, self._partial, contents)
+            self.tiles = TileFile(self._partial, layout, write=True)
             try:
                 self.done = self._check_tiles(progress)
             except BaseException:
@@ -96,7 +101,7 @@ class GramWriter:
 
     def _begin(self) -> None:
         """Lay out the file under another name, so that an unfinished one always has a layout."""
-        new = self._path.with_name(self._path.name + ".new")
+        new = self._partial.with_name(self._partial.name + ".new")
         try:
             disk.remove(self._partial)
             disk.remove(new)
@@ -126,33 +131,39 @@ class GramWriter:
         except OSError as error:
             raise _no_space(self._path, size, str(error.strerror)) from None
 
-    def _check(self) -> None:
-        """Whether the unfinished file is one to go on with."""
-        mend = "Choose another output, delete it, or overwrite it"
+    def _can_go_on(self) -> bool:
+        """Whether there is an unfinished file of the same contents; another one is refused."""
+        if not self._partial.exists():
+            return False
         try:
-            with open_hdf5(self._partial) as file:
+            if not self._partial.is_file():
+                raise ValueError(f"{self._partial} is not a file")
+            with HDF5(self._partial) as file:
                 found = read_header(file, self._partial)
+            differences = self._header.contents.differences(found.contents)
+            if found.numerics != self._header.numerics:
+                differences.append(
+                    f"numerical version is {found.numerics} (ntk_numba {found.package_version}), "
+                    f"not {self._header.numerics}"
+                )
+            if differences:
+                raise ValueError(
+                    f"{self._partial} is the beginning of another job: {'; '.join(differences)}"
+                )
         except ValueError as error:
-            raise ValueError(f"{error}. {mend}") from None
-        differences = self._header.contents.differences(found.contents)
-        if found.numerics != self._header.numerics:
-            differences.append(
-                f"numerical version is {found.numerics} (ntk_numba {found.package_version}), "
-                f"not {self._header.numerics}"
-            )
-        if differences:
+            if self._overwrite:
+                return False
             raise ValueError(
-                f"{self._partial} is the beginning of another job: {'; '.join(differences)}. {mend}"
-            )
-
-    def _open(self, write: bool) -> TileFile:
-        with open_hdf5(self._partial) as file:
-            layout = read_layout(file, self._partial, self._header.contents)
-        return TileFile(self._partial, layout, write)
+                f"{error}. Choose another output, delete it, or overwrite it"
+            ) from None
+        return True
 
     def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
         """Read all that has a checksum, and take it from what does not match."""
         tiles = self.tiles
+        if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
+            tiles.begin_with(INCOMPLETE)
+            tiles.sync()
         places = [
             (name, int(layer), int(i), int(j))
             for name, sums in tiles.checksums().items()
@@ -163,6 +174,7 @@ class GramWriter:
             "checking what is done", len(places), unit="tile", disable=not progress, leave=False,
         )  # fmt: skip
         for place in bar:
+            stopping.check()
             if place is not None:
                 tiles.forget(place)
         return tiles.done()
@@ -194,6 +206,10 @@ class GramWriter:
         tiles.sync()
         if np.count_nonzero(tiles.done()) != self._header.contents.grid.count:
             raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
+        if not self.tiles.is_at(self._partial):
+            raise OSError(f"{self._partial} was moved or removed meanwhile")
+        if self._path.exists() and not self._overwrite:
+            raise OSError(f"{self._path} has appeared meanwhile; move it away")
         tiles.begin_with(COMPLETE)
         tiles.sync()
         disk.rename(self._partial, self._path)
@@ -206,13 +222,15 @@ class GramWriter:
                 self.tiles.commit()
                 self.tiles.sync()
             done = np.count_nonzero(self.tiles.done())
-            if done:
+            if not self.tiles.is_at(self._partial):
+                pass
+            elif done:
                 count = self._header.contents.grid.count
                 kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
             else:
                 disk.remove(self._partial)
-        if isinstance(error, MemoryError):
-            raise StoppedError(f"out of memory; {kept}, with a smaller memory limit") from error
+        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            raise StoppedError(f"out of memory or threads; {kept}, with less of them") from error
         if isinstance(error, OSError):
             reason = str(error)
             if error.strerror:

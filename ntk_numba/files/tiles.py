@@ -52,7 +52,7 @@ class TileFile:
         A file that cannot be opened or, if `write`, written.
     """
 
-    def __init__(self, path: Path, layout: Layout, write: bool = False) -> None:
+    def __init__(self, path: Path | str, layout: Layout, write: bool = False) -> None:
         self.layout = layout
         mode = os.O_RDWR if write else os.O_RDONLY
         self._lock = threading.Lock()
@@ -61,6 +61,10 @@ class TileFile:
         self._small = os.open(path, mode)  # for checksums
         disk.set_direct(self._fd, layout.contents.tile_bytes % PAGE == 0)
         self._buffers = threading.local()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether it still has that name."""
+        return path.exists() and os.path.samestat(path.stat(), os.fstat(self._fd))
 
     def close(self) -> None:
         """Close the file; what was not committed is not done."""
@@ -80,7 +84,7 @@ class TileFile:
         for name in c.kernels:
             sums = np.empty((c.layers, c.grid.down, c.grid.across), np.uint64)
             disk.read_at(self._small, sums, self.layout.checksum_at(name, 0, 0, 0))
-            found[name] = sums
+            found[name] = np.tril(sums) if c.grid.symmetric else sums
         return found
 
     def done(self) -> NDArray[np.bool_]:

@@ -19,8 +19,9 @@ BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
 BATCHES = 2  # one is computed while the other is written
 # Seconds of computing after which a job sees that it is to stop, whatever its features and layers
 BATCH_SECONDS = 1.0
-# Nanoseconds of an entry on one core: for each feature, each layer, and itself (`bench growth`)
-ENTRY = 0.025, 0.6, 1.5
+# Nanoseconds of an entry on one core: for each feature, each layer, and itself, twice what
+# `bench growth` shows
+ENTRY = 0.05, 1.2, 3.0
 IN_MEMORY_BATCH = 128  # tiles a thread between two chances to be interrupted
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ntk_numba.engine.kernel import NUMERICS
-from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
+from ntk_numba import stopping
+from ntk_numba.engine.kernel import NUMERICS, Kernel
+from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, TO_COLUMN, TO_ROW
 from ntk_numba.files.gram_file import GramFile, open_gram
 from ntk_numba.files.layout import Contents
 from ntk_numba.files.source import Source, open_source
@@ -54,7 +55,7 @@ def write_gram(
         Bytes, or "2GiB": what the process may take, see `jobs.plan.make_plan`. By default a quarter
         of what it may use.
     overwrite : bool
-        Begin anew, and replace what is there when that is complete.
+        Replace what is there when the job is complete, and the beginning of any other job at once.
     progress : bool
         Show tiles, rate and remaining time on standard error.
 
@@ -87,18 +88,16 @@ def write_gram(
             raise ValueError(f"{target} is the data itself; choose another output")
     contents = contents_of(plan, x, z)
     if target.exists() and not overwrite:
-        existing = _existing(target)
-        differences = contents.differences(existing.contents)
-        if not differences:
-            tidy(target)
-            return existing
-        existing.close()
-        raise ValueError(
-            f"{target} exists with other contents: {'; '.join(differences)}. "
-            f"Choose another output, or overwrite it"
-        )
-    with GramWriter(target, contents, NUMERICS, overwrite, progress) as writer:
-        stream_tiles(plan, x, z, writer.tiles, writer.done, progress)
+        return _existing(target, contents)
+    kernel = prepare(plan, x, z)
+    try:
+        with (
+            stopping.gently(),
+            GramWriter(target, contents, NUMERICS, overwrite, progress) as writer,
+        ):
+            stream_tiles(plan, kernel, x, z, writer.tiles, writer.done, progress)
+    except FileExistsError:  # another job has completed it since we looked
+        return _existing(target, contents)
     return open_gram(target)
 
 
@@ -110,11 +109,34 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     )  # fmt: skip
 
 
-def _existing(target: Path) -> GramFile:
+def _existing(target: Path, contents: Contents) -> GramFile:
+    """The complete file that is there, if it has these contents."""
+    mend = "Choose another output, or overwrite it"
     try:
-        return open_gram(target)
+        existing = open_gram(target)
     except ValueError as error:
-        raise ValueError(f"{error}. Choose another output, or overwrite it") from None
+        raise ValueError(f"{error}. {mend}") from None
+    if differences := contents.differences(existing.contents):
+        existing.close()
+        raise ValueError(f"{target} exists with other contents: {'; '.join(differences)}. {mend}")
+    tidy(target)
+    return existing
+
+
+def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
+    """The kernel of a plan, compiled and tried on the longest samples.
+
+    Raises
+    ------
+    ValueError
+        A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
+    """
+    kernel = make_kernel(plan, x)
+    for source in (x, x if z is None else z):
+        samples = kernel.samples(source, source.longest, source.longest + 1)
+    none = np.empty((0, TILE_FIELDS), np.int64)
+    kernel.compute(none, samples, samples, *kernel.outputs(1, 1))
+    return kernel
 
 
 class TileWriter(Protocol):
@@ -137,6 +159,7 @@ class TileWriter(Protocol):
 
 def stream_tiles(
     plan: Plan,
+    kernel: Kernel,
     x: Source,
     z: Source | None,
     writer: TileWriter,
@@ -144,7 +167,6 @@ def stream_tiles(
     progress: bool = False,
 ) -> None:
     """Compute the tiles of a plan that are not done, and write them meanwhile."""
-    kernel = make_kernel(plan, x)
     grid = plan.grid
     height, width = grid.chunk
     # slots of one tile each below one another, two to a tile where there is a mirror image
@@ -173,6 +195,7 @@ def stream_tiles(
         turn = 0
         try:
             for work in sweep(plan, kernel, x, z, done):  # not enumerate: it would keep the last
+                stopping.check()
                 for task in writing[turn]:
                     task.result()
                 for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):

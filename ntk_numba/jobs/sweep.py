@@ -51,7 +51,9 @@ def sweep(
     grid, tile = plan.grid, plan.grid.tile
 
     def load(source: Source, band: range, length: int) -> Samples:
-        return kernel.samples(source, band.start * tile, min(band.stop * tile, length))
+        samples = kernel.samples(source, band.start * tile, min(band.stop * tile, length))
+        source.refuse_changed()  # before any tile is made of it
+        return samples
 
     held: range | None = None
     columns: Samples | None = None

@@ -15,7 +15,7 @@ from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.tiles import Place, TileFile
 from ntk_numba.jobs.memory import diagonal, gram
 from ntk_numba.jobs.plan import make_plan
-from ntk_numba.jobs.stream import contents_of, stream_tiles
+from ntk_numba.jobs.stream import contents_of, prepare, stream_tiles
 
 SAMPLE = 64  # rows and columns
 
@@ -131,13 +131,14 @@ def repair(
             raise ValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         layout = file.layout
         bad = file.verify(progress).bad if bad is None else bad
+    kernel = prepare(plan, x, z)
     done = np.ones((plan.grid.down, plan.grid.across), bool)
     for _, _, i, j in bad:
         done[i, j] = False
     lease = Lease(path)
     try:
         with TileFile(path, layout, write=True) as tiles:
-            stream_tiles(plan, x, z, tiles, done, progress)
+            stream_tiles(plan, kernel, x, z, tiles, done, progress)
             tiles.commit()
             tiles.sync()
             wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]

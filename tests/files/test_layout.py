@@ -22,7 +22,7 @@ def created(path, contents):
 
 def test_a_header_says_what_was_written(tmp_path, contents):
     path = created(tmp_path / "g.h5", contents)
-    with layout.open_hdf5(path) as file:
+    with layout.HDF5(path) as file:
         assert layout.read_header(file, path) == Header(contents, 5, "1.2")
 
 
@@ -34,7 +34,7 @@ def test_the_same_contents_give_the_same_bytes(tmp_path, contents):
 def test_places_are_those_that_hdf5_reads(tmp_path, contents):
     """Numbers written at them are found by HDF5 where they belong."""
     path = created(tmp_path / "g.h5", contents)
-    with layout.open_hdf5(path) as file:
+    with layout.HDF5(path) as file:
         where = layout.read_layout(file, path, contents)
     number = 0
     with path.open("r+b") as raw:
@@ -63,7 +63,7 @@ def test_an_incomplete_file_is_read_all_the_same(tmp_path, contents):
     with path.open("r+b") as file:
         file.write(layout.INCOMPLETE)
     assert layout.is_incomplete(path)
-    with layout.open_hdf5(path) as file:
+    with layout.HDF5(path) as file:
         assert layout.read_header(file, path).contents == contents
     with pytest.raises(OSError, match="signature"):
         h5py.File(path)
@@ -76,7 +76,7 @@ def test_a_changed_attribute_is_noticed(tmp_path, contents):
     at = data.index(b'"b_std": [0.1')
     path.write_bytes(data[: at + 12] + b"9" + data[at + 13 :])
     with (
-        layout.open_hdf5(path) as file,
+        layout.HDF5(path) as file,
         pytest.raises(ValueError, match=r"g.h5 is damaged: its attributes have changed"),
     ):
         layout.read_header(file, path)

@@ -11,7 +11,9 @@ import pytest
 import ntk_numba as nk
 from ntk_numba.engine import kernel
 from ntk_numba.files import disk, layout, store
+from ntk_numba.files.source import open_source
 from ntk_numba.files.store import GramWriter
+from ntk_numba.files.tiles import TileFile
 from ntk_numba.grid import Grid
 from ntk_numba.jobs import plan, stream
 
@@ -39,12 +41,12 @@ def stopped(points, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "BATCH_BYTES", 1)
     compute, turns = kernel.Kernel.compute, []
 
-    def stop(self, *arguments):
-        turns.append(None)
-        if len(turns) == 2:
+    def stop(self, table, *arguments):
+        turns.append(len(table))
+        if sum(turns) > 4:
             time.sleep(0.3)  # what is on its way is written, not dropped
             raise Stop
-        compute(self, *arguments)
+        compute(self, table, *arguments)
 
     monkeypatch.setattr(kernel.Kernel, "compute", stop)
     with pytest.raises(Stop) as caught:
@@ -110,8 +112,103 @@ def test_another_job_is_refused(stopped, points, change, text):
     with pytest.raises(ValueError, match=f"partial is the beginning of another job: .*{text}"):
         nk.write_gram(**arguments)
     assert stopped.read_bytes() == before
+    assert len(text) < 200
     nk.write_gram(**arguments, overwrite=True).close()
     assert [p.name for p in stopped.parent.iterdir()] == ["g.h5"]
+
+
+def test_overwriting_goes_on_with_its_own_beginning(stopped, points, monkeypatch):
+    """As a job that is queued again does."""
+    nk.write_gram(nk.MLP(2), points, stopped.with_suffix("").with_name("other.h5")).close()
+    stopped.with_name("other.h5").rename(stopped.with_suffix(""))
+    tiles = computed(monkeypatch)
+    with nk.write_gram(NET, points, stopped.with_suffix(""), overwrite=True) as f:
+        assert f.net == NET and f.verify()
+    assert len(tiles) == 2
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(points, tmp_path, monkeypatch):
+    target = tmp_path / "g.h5"
+    compute = kernel.Kernel.compute
+
+    def appear(self, table, *arguments):
+        if len(table):
+            target.write_text("my thesis")
+        compute(self, table, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.Kernel, "compute", appear)
+        with pytest.raises(nk.StoppedError, match=r"g.h5 has appeared meanwhile; move it away; 6"):
+            nk.write_gram(NET, points, target)
+    assert target.read_text() == "my thesis"
+    target.unlink()
+    tiles = computed(monkeypatch)
+    nk.write_gram(NET, points, target).close()
+    assert tiles == []
+
+
+def test_another_job_that_is_faster(points, tmp_path, monkeypatch):
+    """It completes the file after we have looked and before we hold the lease."""
+    target = tmp_path / "g.h5"
+    prepare = stream.prepare
+
+    def late(*arguments):
+        monkeypatch.setattr(stream, "prepare", prepare)
+        nk.write_gram(nk.MLP(2) if other else NET, points, target).close()
+        return prepare(*arguments)
+
+    for other in (False, True):
+        target.unlink(missing_ok=True)
+        monkeypatch.setattr(stream, "prepare", late)
+        if other:
+            with pytest.raises(ValueError, match="exists with other contents: depth is 2, not 3"):
+                nk.write_gram(NET, points, target)
+        else:
+            with nk.write_gram(NET, points, target) as f:
+                assert f.net == NET
+        assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+
+
+def test_a_file_that_vanishes_meanwhile_is_said_to(stopped, points, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        kernel.Kernel,
+        "compute",
+        lambda _, table, *__: len(table) and stopped.rename(tmp_path / "away"),
+    )
+    with pytest.raises(nk.StoppedError, match=r"partial was moved or removed meanwhile; run the"):
+        nk.write_gram(NET, points, tmp_path / "g.h5")
+
+
+def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, tmp_path):
+    """Its first bytes may already be those of a complete one."""
+    nk.write_gram(NET, points, tmp_path / "g.h5").close()
+    (tmp_path / "g.h5").rename(stopped)
+    with nk.open_gram(stopped) as f, TileFile(stopped, f.layout, write=True) as tiles:
+        tiles.forget(("ntk", 0, 2, 1))
+    first = writer_of(NET, points, tmp_path / "g.h5")
+    assert layout.is_incomplete(stopped) and first.done.sum() == 5
+    first.__exit__(Stop, Stop(), None)
+
+
+def writer_of(net, points, path):
+    x = open_source(points, "X")
+    made = plan.make_plan(net, x)
+    return GramWriter(path, stream.contents_of(made, x, None), kernel.NUMERICS)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_names_that_are_taken_by_something_else(points, tmp_path, kind):
+    for name in ("g.h5.partial", "g.h5.partial.lock"):
+        if kind == "folder":
+            (tmp_path / name).mkdir()
+        else:
+            os.mkfifo(tmp_path / name)
+        with pytest.raises(
+            (OSError, ValueError), match=rf"{name} (is not a file|cannot be written)"
+        ):
+            nk.write_gram(NET, points, tmp_path / "g.h5")
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+        (tmp_path / name).rmdir() if kind == "folder" else (tmp_path / name).unlink()
 
 
 def test_another_version_of_the_arithmetic_is_refused(stopped, points, monkeypatch):

@@ -1,0 +1,46 @@
+"""Being asked to stop, by a signal.
+
+What a signal's handler raises may come up anywhere: within a callback of the compiler, which prints
+it and goes on, or between a tile and its checksum. So while a file is being written, the handler
+only asks, and the job raises it itself at places that it passes every second or so.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+
+class Stopped(BaseException):
+    """A signal asked us to stop.
+
+    Not a KeyboardInterrupt: one that passes through exec(), as Numba uses it to compile, makes
+    Python end by the signal and not with our exit code, even if it is caught.
+    """
+
+
+_asked = False
+_writing = False
+
+
+def ask() -> None:
+    """Raise `Stopped` now, or within `gently` at the next `check`. For a signal's handler."""
+    global _asked
+    _asked = True
+    if not _writing:
+        raise Stopped
+
+
+def check() -> None:
+    """Raise `Stopped` if that was asked."""
+    if _asked:
+        raise Stopped
+
+
+@contextlib.contextmanager
+def gently() -> Iterator[None]:
+    """While a file is being written."""
+    global _writing
+    _writing = True
+    try:
+        yield
+    finally:
+        _writing = False
