@@ -41,10 +41,10 @@ def right(data):
 class Command:
     """A job's command in `folder`, begun."""
 
-    def __init__(self, folder, data, *options, prefix=()):
+    def __init__(self, folder, data, *options, prefix=(), environment=None):
         self.folder, self.output = folder, folder / "g.h5"
         command = [*prefix, *GRAM, data, "-o", self.output, *NET, *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
     def wait_for_tiles(self, count=1):
         """Until some are done."""
@@ -108,12 +108,44 @@ def test_twice_leaves_at_once(tmp_path, data, right):
     finish(tmp_path, data, right)
 
 
-def test_while_compiling_and_reading_nothing_is_left(tmp_path, data):
-    command = Command(tmp_path, data)
-    time.sleep(0.5)
+@pytest.mark.parametrize("after", [0.7, 3, 8])
+def test_a_signal_while_compiling(tmp_path, data, after):
+    """The compiler swallows what a signal raises in its callbacks."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = Command(folder, data, environment=environment)
+    time.sleep(after)
+    start = time.monotonic()
+    command.process.send_signal(signal.SIGUSR1)
+    assert "run the same" in command.end(3)
+    assert time.monotonic() - start < 10
+    assert command.left() == []
+
+
+def test_a_job_whose_tiles_take_long_stops_soon(tmp_path, data, right):
+    command = Command(tmp_path, data, "--depth", "20000", "--memory", "3GiB", "--threads", "1")
+    time.sleep(4)
+    start = time.monotonic()
     command.process.send_signal(signal.SIGINT)
     assert "run the same" in command.end(3)
-    assert command.left() in ([], ["g.h5.partial"])
+    assert time.monotonic() - start < 10
+    Command(tmp_path, data, "--overwrite").end(0)
+    assert command.output.read_bytes() == right and command.left() == ["g.h5"]
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", ">/dev/full", ">&-"])
+def test_nobody_listens(tmp_path, data, right, where):
+    """What cannot be said is not worth a job."""
+    for more, code in (["--progress", 0], ["--activation nothing", 2]):
+        shell = words(*GRAM, data, "-o", tmp_path / "g.h5", *NET, more, where)
+        answer = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
+        assert answer.returncode == code and "Traceback" not in answer.stderr
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+def words(*parts):
+    return " ".join(map(str, parts))
 
 
 def test_kills_of_the_command(tmp_path, data, right):
@@ -131,8 +163,9 @@ def test_kills_of_the_command(tmp_path, data, right):
 def test_two_at_once(tmp_path, data, right):
     first = Command(tmp_path, data)
     first.wait_for_tiles()
-    second = Command(tmp_path, data)
-    said = second.end(2)
+    first.process.send_signal(signal.SIGSTOP)  # not to end before the second looks
+    said = Command(tmp_path, data).end(2)
+    first.process.send_signal(signal.SIGCONT)
     pid = first.process.pid
     assert re.search(
         rf"partial is being written by process {pid} on \S+ since 20\d\d-.*; wait", said
@@ -180,10 +213,6 @@ def on_a_small_disk(size, folder, script):
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in answer.stderr
     return answer.returncode, answer.stdout, answer.stderr
-
-
-def words(*parts):
-    return " ".join(map(str, parts))
 
 
 def test_a_disk_that_is_too_small_is_refused_at_the_start(tmp_path, data):

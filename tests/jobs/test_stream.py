@@ -218,6 +218,39 @@ def test_data_that_cannot_be_read_any_more_stops_the_job(tmp_path, monkeypatch):
         assert f.verify() and (f.ntk[:] == nk.gram(NET, x).ntk).all()
 
 
+def test_data_replaced_meanwhile_makes_no_tile(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1000, 3000))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "other.npy", x + 1)
+    samples, made = Kernel.samples, []
+
+    def swapped(self, source, start, stop):
+        made.append(start)
+        if len(made) == 4:
+            (tmp_path / "other.npy").replace(tmp_path / "x.npy")
+        return samples(self, source, start, stop)
+
+    monkeypatch.setattr(Kernel, "samples", swapped)
+    with pytest.raises(nk.StoppedError, match=r"x.npy has changed since it was opened; \d+ of"):
+        nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5", memory="36MiB")
+    monkeypatch.undo()
+    with nk.open_gram(tmp_path / "g.h5.partial", incomplete=True) as f:
+        t, k = f.contents.grid.tile, nk.gram(NET, x, kernels="ntk").ntk
+        for i, j in np.argwhere(f.done):
+            at = np.s_[i * t : (i + 1) * t, j * t : (j + 1) * t]
+            assert (f.ntk[at] == k[at]).all()
+
+
+def test_a_sample_too_large_is_found_before_the_start(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((1000, 3000)).astype(np.float32)
+    x[990] *= 1e20
+    with pytest.raises(ValueError, match=r"X: row 990 has norm .*too large for float32"):
+        nk.write_gram(NET, x, tmp_path / "g.h5", memory="36MiB")
+    with pytest.raises(ValueError, match=r"Z: row 990 has norm .*too large for float32"):
+        nk.write_gram(NET, x[:5], tmp_path / "g.h5", x)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_going_on_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((1000, 3000))
     with nk.write_gram(NET, x, tmp_path / "g.h5") as f:

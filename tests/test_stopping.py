@@ -1,0 +1,31 @@
+import pytest
+
+from ntk_numba import stopping
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(stopping, "_asked", False)
+
+
+def test_at_once_where_nothing_is_written():
+    stopping.check()
+    with pytest.raises(stopping.Stopped):
+        stopping.ask()
+
+
+def test_at_the_next_check_while_a_file_is_written():
+    reached = []
+
+    def job():
+        with stopping.gently():
+            stopping.ask()
+            reached.append("after the signal")
+            stopping.check()
+            reached.append("after the check")
+
+    with pytest.raises(stopping.Stopped):
+        job()
+    assert reached == ["after the signal"]
+    with pytest.raises(stopping.Stopped):  # not gently any more
+        stopping.ask()
