@@ -32,7 +32,7 @@ def test_every_call_fails_or_is_the_last():
 def test_kills_at_random_times():
     result = experiment("kills", 200)
     assert result.keys() == {"right", "kills", "files", "tiles", "tiles computed again"}
-    assert result["kills"] >= 200 and result["right"] == result["files"] > 20
+    assert result["kills"] >= 200 and result["right"] == result["files"] > 10
     # what is in flight: a batch that is computed, and up to two that are written
     assert result["tiles computed again"] <= 3 * 8 * result["kills"]
 
