@@ -31,7 +31,7 @@ from ntk_numba.jobs.sweep import make_kernel
 N, FEATURES = 20_000, 784
 NET = nk.MLP(4, b_std=0.1)
 MEMORY = "2GiB"
-REPEATS = 9
+REPEATS = 5
 BLOCK = 16 << 20
 SETTLE = 2  # seconds, in which the disk finishes what it put off
 

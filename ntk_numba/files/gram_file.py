@@ -152,13 +152,13 @@ class GramFile:
         grid, limits = self.contents.grid, np.finfo(self.dtype)
         slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
         least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
-        roots = np.full((grid.down, grid.chunk[0]), np.inf, self.dtype)
+        # 1/√K(x,x), with some slack
+        scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)
 
-        def root(tile: Tile) -> None:
+        def measure(tile: Tile) -> None:
             if not tile.wrong:
-                roots[tile.place[2]] = (
-                    np.sqrt(np.maximum(np.diagonal(tile.block), least)) * slack**0.5
-                )
+                diagonal = np.maximum(np.diagonal(tile.block), least)
+                scale[tile.place[2]] = 1 / np.sqrt(slack * diagonal)
 
         def look(tile: Tile) -> tuple[Place, list[str]]:
             _, _, i, j = tile.place
@@ -166,20 +166,19 @@ class GramFile:
                 return tile.place, [f"tile ({i}, {j}) has no checksum"]
             if tile.wrong:
                 return tile.place, [f"tile {at} {why}" for at, why in tile.wrong.items()]
-            block = tile.block[: grid.height(i), : grid.width(j)]
-            size = np.abs(block)
+            size, block = np.abs(tile.block, out=tile.scratch), tile.block
             if grid.symmetric:
-                with np.errstate(over="ignore"):
-                    size /= roots[i, : grid.height(i), None]
-                    size /= roots[j, : grid.width(j)]
+                with np.errstate(over="ignore", invalid="ignore"):
+                    size *= scale[i][:, None]
+                    size *= scale[j]
+            largest = size.max()
+            if np.isfinite(largest) and not (grid.symmetric and largest > 1):
+                if not grid.symmetric or i != j or np.array_equal(block, block.T):
+                    return tile.place, []
+                wrong, what = block != block.T, "not that of its mirror"
+            elif np.isfinite(block).all():
                 wrong, what = ~(size <= 1), "larger than its diagonal allows"
-                if i == j and not wrong.any():
-                    wrong, what = block != block.T, "not that of its mirror"
             else:
-                wrong, what = ~np.isfinite(size), "not finite"
-            if not wrong.any():
-                return tile.place, []
-            if not np.isfinite(block[wrong]).all():
                 wrong, what = ~np.isfinite(block), "not finite"
             row, column = np.argwhere(wrong)[0]
             return tile.place, [
@@ -194,7 +193,7 @@ class GramFile:
         )
         if grid.symmetric:
             diagonal = ((name, layer, i, i) for i in range(grid.down) if sums[i, i])
-            for _ in tiles.scan(diagonal, root):
+            for _ in tiles.scan(diagonal, measure):
                 pass
         yield from tiles.scan(places, look)
 

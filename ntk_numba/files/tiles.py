@@ -35,12 +35,14 @@ class Tile(NamedTuple):
     block : (T, T), padding included
     mirror : (T, T), its mirror image, transposed; None where there is none
     wrong : what is not as its checksum says: (i, j), (j, i), or both, and why
+    scratch : (T, T), to work in: new memory costs more than the work
     """
 
     place: Place
     block: NDArray[np.floating]
     mirror: NDArray[np.floating] | None
     wrong: dict[tuple[int, int], str]
+    scratch: NDArray[np.floating]
 
 
 class TileFile:
@@ -144,7 +146,8 @@ class TileFile:
         kernel, layer, i, j = place
         c, own = self.layout.contents, self._buffers
         if not hasattr(own, "block"):
-            own.block, own.mirror = (aligned(c.grid.chunk, c.dtype) for _ in range(2))
+            own.block, own.mirror, own.scratch = (aligned(c.grid.chunk, c.dtype) for _ in range(3))
+            own.equal = np.empty(c.grid.chunk, bool)
             rows, columns = c.grid.chunk
             own.apart = np.empty((rows, columns + APART // c.dtype.itemsize), c.dtype)[:, :columns]
         value, wrong = int(sums[kernel][layer, i, j]), {}
@@ -152,7 +155,7 @@ class TileFile:
         if why or checksum(own.block) != value:
             wrong[i, j] = why or "does not match its checksum"
         if i == j or not c.grid.symmetric:
-            return Tile(place, own.block, None, wrong)
+            return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
         own.apart[:] = own.mirror
         mirror = own.apart.T
@@ -160,11 +163,11 @@ class TileFile:
             wrong[j, i] = why
         elif not wrong:
             bits = np.dtype(f"u{c.dtype.itemsize}")  # as numbers, -0 = 0 and NaN ≠ NaN
-            if not np.array_equal(own.block.view(bits), mirror.view(bits)):
+            if not np.equal(own.block.view(bits), mirror.view(bits), out=own.equal).all():
                 wrong[j, i] = f"is not the mirror of ({i}, {j})"
         elif checksum(np.ascontiguousarray(mirror)) != value:
             wrong[j, i] = "does not match its checksum"
-        return Tile(place, own.block, mirror, wrong)
+        return Tile(place, own.block, mirror, wrong, own.scratch)
 
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read one stored tile; why it cannot be."""
