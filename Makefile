@@ -2,7 +2,7 @@
 # make test   all tests
 # make lint   ruff and mypy
 # make bench  the tables and figures of bench/RESULTS.md
-# make soak   a quarter of an hour of kills, power failures and damage; a table of bench/RESULTS.md
+# make soak   some minutes of kills, power failures and damage; a table of bench/RESULTS.md
 # Each sets up what it needs in a folder of its own, once.
 
 PYTHON ?= python3

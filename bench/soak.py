@@ -1,4 +1,4 @@
-"""Breaking files for a quarter of an hour: the experiments of the tests (``make soak``)."""
+"""Breaking files for some minutes: the experiments of the tests (``make soak``)."""
 
 import json
 import subprocess
@@ -22,18 +22,18 @@ EXPERIMENTS = {
         "disk), or is the last, whole or half done, before a kill",
         GOES_ON,
     ),
-    "kills": (1000, "kill -9 at a random time", f"{GOES_ON}; {NO_LIES}"),
+    "kills": (500, "kill -9 at a random time", f"{GOES_ON}; {NO_LIES}"),
     "crashes": (
-        1500,
+        600,
         "the power fails: of all that was not synced, the disk keeps, loses or tears what it likes",
         f"{GOES_ON}; {NO_LIES}",
     ),
     "flips": (
-        10_000,
+        5000,
         "bits, bytes or runs of bytes of a finished file change, or it is cut",
         "`verify` says so, or no value has changed",
     ),
-    "unfinished": (1000, "the same happens to an unfinished file", f"it is refused, or {GOES_ON}"),
+    "unfinished": (500, "the same happens to an unfinished file", f"it is refused, or {GOES_ON}"),
 }
 COUNTED = ("kills", "right", "reported", "untouched", "refused")
 

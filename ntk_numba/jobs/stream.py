@@ -1,6 +1,7 @@
 """Kernels to disk: tiles are computed in one buffer while those of the other are written."""
 
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -190,14 +191,17 @@ def stream_tiles(
     bar = tqdm(
         total=grid.count, initial=before, unit="tile", disable=not progress, smoothing=0.1
     )  # fmt: skip
-    with bar, ThreadPoolExecutor(WRITERS, "writer") as pool:
+    with bar, ThreadPoolExecutor(WRITERS + 1, "writer") as pool:
         writing: list[list[Future[None]]] = [[] for _ in range(BATCHES)]
+        committing: deque[Future[None]] = deque()
         turn = 0
         try:
             for work in sweep(plan, kernel, x, z, done):  # not enumerate: it would keep the last
                 stopping.check()
                 for task in writing[turn]:
                     task.result()
+                if committing and committing[0].done():
+                    committing.popleft().result()
                 for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
                     t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
                     if grid.symmetric:
@@ -208,13 +212,15 @@ def stream_tiles(
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(work.indices)
                 ]
-                writing[turn].append(pool.submit(writer.commit))
+                committing.append(
+                    pool.submit(writer.commit)
+                )  # which the next batch need not wait for
                 turn = (turn + 1) % BATCHES
                 bar.update(len(work.indices))
                 del work
-            for task in chain(*writing):
+            for task in chain(*writing, committing):
                 task.result()
         except BaseException:
-            for task in chain(*writing):
+            for task in chain(*writing, committing):
                 task.cancel()  # what is not yet being written is dropped, to leave soon
             raise
