@@ -32,6 +32,7 @@ DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     sys.stderr = _Forgiving(sys.stderr)
+    sys.unraisablehook = _unraisable
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # as where it knows no ×
     options = _parser().parse_args(arguments)
@@ -81,6 +82,12 @@ class _Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _unraisable(error: Any) -> None:
+    """What a signal raises in a callback of the compiler is lost there; it was asked for too."""
+    if error.exc_type is not stopping.Stopped:
+        sys.__unraisablehook__(error)
 
 
 def _drop_output() -> None:

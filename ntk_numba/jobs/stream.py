@@ -90,13 +90,11 @@ def write_gram(
     contents = contents_of(plan, x, z)
     if target.exists() and not overwrite:
         return _existing(target, contents)
-    kernel = prepare(plan, x, z)
     try:
-        with (
-            stopping.gently(),
-            GramWriter(target, contents, NUMERICS, overwrite, progress) as writer,
-        ):
-            stream_tiles(plan, kernel, x, z, writer.tiles, writer.done, progress)
+        with stopping.gently():
+            kernel = prepare(plan, x, z)
+            with GramWriter(target, contents, NUMERICS, overwrite, progress) as writer:
+                stream_tiles(plan, kernel, x, z, writer.tiles, writer.done, progress)
     except FileExistsError:  # another job has completed it since we looked
         return _existing(target, contents)
     return open_gram(target)
