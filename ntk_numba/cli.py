@@ -91,8 +91,12 @@ def _unraisable(error: Any) -> None:
 
 
 def _drop_output() -> None:
-    """Have nothing printed any more: what could not be would be tried again at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Have nothing printed any more, if that fails: it would be tried again at Python's end."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _stop(signum: int, frame: Any) -> None:

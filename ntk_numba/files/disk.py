@@ -114,6 +114,11 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def is_at(fd: int, path: Path) -> bool:
+    """Whether an open file still has that name."""
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(fd))
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there."""
     path.unlink(missing_ok=True)

@@ -76,7 +76,7 @@ class Lease:
     def release(self) -> None:
         """Give it back."""
         with contextlib.suppress(OSError):
-            if self.path.stat().st_ino == os.fstat(self._fd).st_ino:
+            if disk.is_at(self._fd, self.path):
                 disk.remove(self.path)
         os.close(self._fd)
 
@@ -93,20 +93,13 @@ def _lock(path: Path, target: Path) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except OSError as error:
             raise type(error)(f"{path} cannot be written: {error.strerror}") from None
+        mine = False
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise ValueError(f"{path} is not a file; delete it")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.stat().st_ino == os.fstat(fd).st_ino:
-                return fd
-            os.close(fd)  # the one before has removed it in between, and another made it anew
-        except FileNotFoundError:
-            os.close(fd)  # it has removed it in between
-        except ValueError:
-            os.close(fd)
-            raise
+            mine = disk.is_at(fd, path)  # or the one before has removed it in between
         except OSError as error:
-            os.close(fd)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise OSError(
                     f"{path} cannot be locked ({error.strerror}); this file system knows no locks, "
@@ -116,6 +109,11 @@ def _lock(path: Path, target: Path) -> int:
             raise BlockingIOError(
                 f"{target} is being written by {holder}; wait for it, or choose another output"
             ) from None
+        finally:
+            if not mine:
+                os.close(fd)
+        if mine:
+            return fd
 
 
 def _read(path: Path) -> Holder | None:

@@ -218,9 +218,9 @@ class GramWriter:
         """Keep what is done, or nothing if nothing is, and say so."""
         kept = "run the same again to go on"
         with contextlib.suppress(OSError):
-            if not isinstance(error, OSError):  # it may be that of a sync
-                self.tiles.commit()
-                self.tiles.sync()
+            self.tiles.commit()
+            self.tiles.sync()
+        with contextlib.suppress(OSError):
             done = np.count_nonzero(self.tiles.done())
             if not self.tiles.is_at(self._partial):
                 pass

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.files import disk
 from ntk_numba.files.disk import PAGE, aligned
-from ntk_numba.files.layout import Layout, checksum
+from ntk_numba.files.layout import CHECKSUM, Layout, checksum
 
 READERS = 4  # threads that read and compare: more than cores, since they wait for the disk
 TOGETHER = 256  # tiles they are given at a time
@@ -59,6 +59,7 @@ class TileFile:
         mode = os.O_RDWR if write else os.O_RDONLY
         self._lock = threading.Lock()
         self._written: list[tuple[int, int]] = []
+        self._failed: OSError | None = None
         self._fd = os.open(path, mode)  # for tiles, past the cache
         self._small = os.open(path, mode)  # for checksums
         disk.set_direct(self._fd, layout.contents.tile_bytes % PAGE == 0)
@@ -66,7 +67,7 @@ class TileFile:
 
     def is_at(self, path: Path) -> bool:
         """Whether it still has that name."""
-        return path.exists() and os.path.samestat(path.stat(), os.fstat(self._fd))
+        return disk.is_at(self._fd, path)
 
     def close(self) -> None:
         """Close the file; what was not committed is not done."""
@@ -84,7 +85,7 @@ class TileFile:
         c = self.layout.contents
         found = {}
         for name in c.kernels:
-            sums = np.empty((c.layers, c.grid.down, c.grid.across), np.uint64)
+            sums = np.empty((c.layers, c.grid.down, c.grid.across), CHECKSUM)
             disk.read_at(self._small, sums, self.layout.checksum_at(name, 0, 0, 0))
             found[name] = np.tril(sums) if c.grid.symmetric else sums
         return found
@@ -123,8 +124,14 @@ class TileFile:
                 disk.write_at(self._small, value.to_bytes(8, "little"), at)
 
     def sync(self) -> None:
-        """Make all checksums durable too."""
-        disk.sync(self._fd)
+        """Make all checksums durable too; after an error never again (see `disk.sync`)."""
+        if self._failed:
+            raise self._failed
+        try:
+            disk.sync(self._fd)
+        except OSError as error:
+            self._failed = error
+            raise
 
     def begin_with(self, signature: bytes) -> None:
         """Write the first bytes of the file."""

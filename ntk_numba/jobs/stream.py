@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from ntk_numba.files.gram_file import GramFile, open_gram
 from ntk_numba.files.layout import Contents
 from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.store import GramWriter, check_folder, tidy
+from ntk_numba.files.tiles import TileFile
 from ntk_numba.jobs.plan import BATCHES, Plan, make_plan
 from ntk_numba.jobs.sweep import make_kernel, sweep
 from ntk_numba.network import KERNELS, MLP
@@ -26,6 +27,8 @@ from ntk_numba.network import KERNELS, MLP
 # Threads that wait for the disk, so that it has several tiles in hand: file systems across a
 # network need that, and it is twice as fast on a local disk where tiles are small
 WRITERS = 4
+# Batches that may be written and not yet durable: to wait for each took 10 % where the disk is busy
+COMMITS = 4
 
 
 def write_gram(
@@ -131,29 +134,11 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
         A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
     """
     kernel = make_kernel(plan, x)
-    for source in (x, x if z is None else z):
+    for source in (x,) if z is None else (x, z):
         samples = kernel.samples(source, source.longest, source.longest + 1)
     none = np.empty((0, TILE_FIELDS), np.int64)
     kernel.compute(none, samples, samples, *kernel.outputs(1, 1))
     return kernel
-
-
-class TileWriter(Protocol):
-    """What takes finished tiles, in any order: a `TileFile`."""
-
-    def write(
-        self,
-        kernel: str,
-        layer: int,
-        i: int,
-        j: int,
-        block: NDArray[Any],
-        mirror: NDArray[Any] | None,
-    ) -> None:
-        """Take a tile and its mirror image, whole C-contiguous chunks that are used anew later."""
-
-    def commit(self) -> None:
-        """Make what was taken durable."""
 
 
 def stream_tiles(
@@ -161,7 +146,7 @@ def stream_tiles(
     kernel: Kernel,
     x: Source,
     z: Source | None,
-    writer: TileWriter,
+    writer: TileFile,
     done: NDArray[np.bool_] | None = None,
     progress: bool = False,
 ) -> None:
@@ -198,7 +183,7 @@ def stream_tiles(
                 stopping.check()
                 for task in writing[turn]:
                     task.result()
-                if committing and committing[0].done():
+                if len(committing) == COMMITS:
                     committing.popleft().result()
                 for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
                     t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
@@ -210,9 +195,7 @@ def stream_tiles(
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(work.indices)
                 ]
-                committing.append(
-                    pool.submit(writer.commit)
-                )  # which the next batch need not wait for
+                committing.append(pool.submit(writer.commit))
                 turn = (turn + 1) % BATCHES
                 bar.update(len(work.indices))
                 del work

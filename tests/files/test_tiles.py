@@ -60,6 +60,26 @@ def test_what_is_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
     assert tiles.done()[2, 0]
 
 
+def test_a_sync_that_failed_is_not_tried_again(tiles, monkeypatch):
+    """Nor is anything called done afterwards: the second sync might succeed, with the data gone."""
+    for i in (1, 2):
+        tiles.forget(("ntk", 0, i, 0))
+    block, sync = np.ones((64, 64)), disk.sync
+
+    def fail(fd):
+        raise OSError(5, "Input/output error")
+
+    tiles.write("ntk", 0, 1, 0, block, block)
+    monkeypatch.setattr(disk, "sync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        tiles.commit()
+    monkeypatch.setattr(disk, "sync", sync)
+    tiles.write("ntk", 0, 2, 0, block, block)
+    with pytest.raises(OSError, match="Input/output error"):
+        tiles.commit()
+    assert not tiles.done()[1:, 0].any()
+
+
 def test_each_of_a_tile_and_its_mirror_is_named(tiles, tmp_path):
     where = tiles.layout
     good = (tmp_path / "g.h5").read_bytes()
