@@ -29,8 +29,9 @@ FLOORS = [
         "finite_width.monte_carlo", "finite_width.training", "finite_width",
     ],
     [
-        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.estimate", "jobs.verify",
-        "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
+        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.workers", "jobs.executors",
+        "jobs.schedulers", "jobs.stream", "jobs.estimate", "jobs.verify", "jobs.picture",
+        "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
         "jobs.gradient_flow", "jobs",
     ],
     ["cli"],
