@@ -27,6 +27,8 @@ from ntk_numba.files.store import StoppedError
 from ntk_numba.grid import whole_number
 from ntk_numba.jobs.workers import PATIENCE, AnyExecutor, LocalPool, Receipt, Task, attempt
 
+__all__ = ["Receipt", "run_parts"]
+
 POLL = 0.2  # seconds between two looks whether we are to stop
 PAUSE = 1.0  # seconds before a second try, twice that before a third: what holds a file may end
 REASONS = 5  # that are told

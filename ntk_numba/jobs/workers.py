@@ -65,15 +65,16 @@ def attempt(task: Task, part: int, number: int) -> Receipt:
     _busy = True
     try:
         stopping.check()
-        return task(part)
+        receipt = task(part)
     except stopping.Stopped:
-        if _leaves:
-            _leave()  # one that stayed would stop all further parts too
-        if _patience:
-            _patience.cancel()
-        return Receipt(part, "", 0, 0.0, platform.node(), True)
+        receipt = Receipt(part, "", 0, 0.0, platform.node(), True)
     finally:
         _busy = False
+    if receipt.stopped and _leaves:
+        _leave()  # one that stayed would stop all further parts too
+    if receipt.stopped and _patience:
+        _patience.cancel()
+    return receipt
 
 
 def worker_threads() -> int | None:
