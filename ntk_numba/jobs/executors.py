@@ -114,6 +114,7 @@ class _Run:
         self._tries = dict.fromkeys(parts, 0)
         self._window = max(len(parts), 1)  # that may run at once
         self._breaks = 0  # of the pool with one part in it, since one was done
+        self._suspects: set[int] = set()
 
     def step(self) -> None:
         """Submit what may run, wait a little, and take what has ended."""
@@ -139,7 +140,7 @@ class _Run:
         for part, start in list(self.waiting.items()):
             if len(self.running) >= self._window:
                 break
-            if start > now:
+            if start > now or self._has_to_wait(part):
                 continue
             try:
                 future = self._pool.executor.submit(attempt, self._task, part, self._tries[part])
@@ -150,6 +151,14 @@ class _Run:
                 break
             self.running[future] = part
             del self.waiting[part]
+
+    def _has_to_wait(self, part: int) -> bool:
+        """Whether another part is running that is suspected of its worker's death, as this one is.
+
+        Dask blames all that a worker had in hand, so a part may be suspected that was next to the
+        one that did it; let it not be there again.
+        """
+        return part in self._suspects and not self._suspects.isdisjoint(self.running.values())
 
     def _take(self, future: Future[Receipt]) -> None:
         if future not in self.running:  # given up meanwhile
@@ -173,6 +182,7 @@ class _Run:
         elif isinstance(error, CancelledError):
             self._blame(part, "its scheduler has cancelled it")
         elif _is_lost(error):
+            self._suspects.add(part)
             self._blame(part, f"its workers were lost: {_text(error, 1)}")
         elif isinstance(error, (OSError, MemoryError)):
             self._blame(part, _text(error))

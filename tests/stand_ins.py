@@ -13,14 +13,14 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from ntk_numba import stopping
-from ntk_numba.jobs.executors import run_parts
+from ntk_numba.jobs import executors
 from ntk_numba.jobs.schedulers import open_executor
 from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
 
@@ -99,34 +99,20 @@ def executor_of(kind: str) -> Iterator[Any]:
         import loky
 
         yield loky.get_reusable_executor(max_workers=2)
-    elif name == "loky-instance":
-        import loky
-
-        with loky.ProcessPoolExecutor(2) as pool:
-            yield pool
     elif name == "process-instance":
         with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-            yield pool
-    elif name == "process-factory":
-        yield functools.partial(ProcessPoolExecutor, 2, get_context("spawn"))
-    elif name == "thread-instance":
-        with ThreadPoolExecutor(2) as pool:
             yield pool
     else:
         with open_executor(kind, None) as (it, _):
             yield it
 
 
-def on_signals(handle: Callable[[], None] = stopping.ask) -> None:
-    """As the command line has it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: handle())
-
-
 def main() -> int:
-    """``parts.py KIND FOLDER COUNT PLAN``: exit codes as the command line's."""
+    """``stand_ins.py KIND FOLDER COUNT PLAN``: exit codes as the command line's."""
     kind, folder, count, plan = sys.argv[1:]
-    on_signals()
+    executors.PAUSE = 0.1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.ask())
     if plan == "tell":
         task: Any = functools.partial(tell, Path(folder))
     else:
@@ -137,7 +123,7 @@ def main() -> int:
         with executor_of(kind) as executor:
             if executor is None:
                 return 0
-            receipts = run_parts(executor, task, range(int(count)))
+            receipts = executors.run_parts(executor, task, range(int(count)))
         print([receipt.part for receipt in receipts])
     except stopping.Stopped as stop:
         print("stopped", getattr(stop, "__notes__", []), file=sys.stderr)
