@@ -57,6 +57,13 @@ def wait_for_a_stop(folder: Path, part: int) -> None:
         raise
 
 
+def deaf(part: int) -> Receipt:
+    """Work that does not look whether it is to stop."""
+    with stopping.gently():
+        time.sleep(60)
+    return Receipt(part, "", 0, 60.0, "", False)
+
+
 def tell(folder: Path, part: int) -> Receipt:
     """What a part is told of where it runs."""
     (folder / f"part-{part}").write_text(f"{worker_threads()} {neighbours()}")

@@ -2,35 +2,22 @@
 user does: `stand_ins` for what becomes of parts, the command line for their bytes.
 """
 
-import json
-import os
 import queue
-import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import stand_ins
+from programs import ENVIRONMENT, needs_mpi, run
 
 from ntk_numba import StoppedError
 from ntk_numba.jobs import executors
 from ntk_numba.jobs.executors import Receipt, run_parts
-
-TESTS = Path(stand_ins.__file__).parent
-# a task of Dask is given up when it has killed one worker, and not four
-ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
-    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-}
-MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: MPI was not tested at all")
 
 
 @pytest.fixture(autouse=True)
@@ -40,19 +27,6 @@ def hurry(monkeypatch):
 
 def task_of(folder, plan=None):
     return partial(stand_ins.compute, folder, plan or {})
-
-
-def command(kind, folder, count, plan):
-    ranks = [MPIEXEC, "-n", kind.split(" ")[1]] if kind.startswith("mpi") else []
-    program = [sys.executable, TESTS / "stand_ins.py", "mpi" if ranks else kind, folder, str(count)]
-    return [*ranks, *program, plan if isinstance(plan, str) else json.dumps(plan)]
-
-
-def run(kind, folder, count, plan):
-    return subprocess.run(
-        command(kind, folder, count, plan), env=ENVIRONMENT, capture_output=True, text=True,
-        timeout=100,
-    )  # fmt: skip
 
 
 def test_receipts_come_in_the_order_of_the_parts(tmp_path):
@@ -292,53 +266,3 @@ def test_a_rank_that_dies_ends_the_job_which_goes_on(tmp_path):
     assert run("mpi 3", tmp_path, 6, {1: "die 1"}).returncode not in (0, 2)
     assert run("mpi 3", tmp_path, 6, {1: "die 1"}).returncode == 0
     assert stand_ins.done(tmp_path) == set(range(6))
-
-
-@pytest.mark.parametrize(
-    ("kind", "signum", "to_all"),
-    [
-        ("processes:2", signal.SIGTERM, False),
-        ("processes:2", signal.SIGINT, True),  # as Ctrl-C
-        ("loky:2", signal.SIGTERM, False),
-        pytest.param("mpi 3", signal.SIGTERM, False, marks=needs_mpi),
-        ("processes:2", signal.SIGKILL, False),
-        ("loky:2", signal.SIGKILL, False),
-    ],
-)
-def test_stopped_by_a_signal(tmp_path, kind, signum, to_all):
-    """Its workers end too, and their parts in good order, even if it is killed."""
-    job = subprocess.Popen(
-        command(kind, tmp_path, 6, {1: "slow", 2: "slow"}), env=ENVIRONMENT, text=True,
-        stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    wait_until(lambda: stand_ins.starts(tmp_path, 1) and stand_ins.starts(tmp_path, 2))
-    workers = [int((tmp_path / f"starts-{part}").read_text()) for part in (1, 2)]
-    time.sleep(0.4)  # they are in their slow part
-    start = time.monotonic()
-    (os.killpg if to_all else os.kill)(job.pid, signum)
-    _, err = job.communicate(timeout=10)
-    wait_until(lambda: not any(map(alive, workers)))
-    assert time.monotonic() - start < 5
-    assert (tmp_path / "stopped-1").exists() and (tmp_path / "stopped-2").exists()
-    if signum == signal.SIGKILL:
-        assert job.returncode == -signal.SIGKILL
-    else:
-        assert job.returncode == 3
-        assert "stopped ['1 of 6 parts are done; run the same again to go on']" in err
-        assert "Traceback" not in err and "Warning" not in err
-    assert stand_ins.starts(tmp_path, 5) == 0
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_until(happens):
-    end = time.monotonic() + 30
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.05)
