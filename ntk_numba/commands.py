@@ -42,6 +42,18 @@ def _network(options: argparse.Namespace) -> "MLP":
 
 def gram(options: argparse.Namespace) -> bool:
     """Compute kernels into a file."""
+    if options.executor is None:
+        return _gram(options, None, options.threads)
+    if options.parts is None:
+        raise ValueError("--executor computes parts: say how many, as --parts 16")
+    from ntk_numba.jobs.schedulers import open_executor
+
+    with open_executor(options.executor, options.threads) as (executor, threads):
+        # a rank of MPI but the first has served, and is done
+        return executor is None or _gram(options, executor, threads)
+
+
+def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bool:
     return _say_what(
         ntk_numba.write_gram(
             _network(options),
@@ -52,9 +64,10 @@ def gram(options: argparse.Namespace) -> bool:
             layers=options.layers,
             dtype=options.dtype,
             memory=options.memory,
-            threads=options.threads,
+            threads=threads,
             part=options.part,
             parts=options.parts,
+            executor=executor,
             layout=options.layout,
             overwrite=options.overwrite,
             progress=_progress(options),

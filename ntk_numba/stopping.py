@@ -6,6 +6,7 @@ only asks, and the job raises it itself at places that it passes every second or
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 
@@ -18,7 +19,8 @@ class Stopped(BaseException):
 
 
 _asked = False
-_writing = False
+_writing = 0  # contexts that are open now, on any thread
+_lock = threading.Lock()
 
 
 def ask() -> None:
@@ -37,10 +39,15 @@ def check() -> None:
 
 @contextlib.contextmanager
 def gently() -> Iterator[None]:
-    """While a file is being written."""
-    global _writing
-    _writing = True
+    """While a file is being written, or several, one within the other or on other threads."""
+    _count(1)
     try:
         yield
     finally:
-        _writing = False
+        _count(-1)
+
+
+def _count(more: int) -> None:
+    global _writing
+    with _lock:
+        _writing += more

@@ -29,3 +29,15 @@ def test_at_the_next_check_while_a_file_is_written():
     assert reached == ["after the signal"]
     with pytest.raises(stopping.Stopped):  # not gently any more
         stopping.ask()
+
+
+def test_several_files_are_written():
+    """The end of one, within another or on another thread, does not end the others."""
+    with stopping.gently():
+        with stopping.gently():
+            pass
+        stopping.ask()
+        with pytest.raises(stopping.Stopped):
+            stopping.check()
+    with pytest.raises(stopping.Stopped):
+        stopping.ask()

@@ -29,8 +29,8 @@ FLOORS = [
         "finite_width.monte_carlo", "finite_width.training", "finite_width",
     ],
     [
-        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.merge", "jobs.executors",
-        "jobs.write", "jobs.estimate", "jobs.verify",
+        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.merge", "jobs.workers",
+        "jobs.executors", "jobs.schedulers", "jobs.write", "jobs.estimate", "jobs.verify",
         "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
         "jobs.gradient_flow", "jobs",
     ],

@@ -15,11 +15,13 @@ from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
 from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.store import GramWriter, check_folder
-from ntk_numba.grid import Part, check_part, whole_number
-from ntk_numba.jobs.executors import Receipt
+from ntk_numba.grid import Part, check_part, parse_bytes, whole_number
+from ntk_numba.jobs.executors import run_parts
 from ntk_numba.jobs.merge import merge, part_path
 from ntk_numba.jobs.plan import Plan, make_plan
 from ntk_numba.jobs.stream import contents_of, prepare, stream_tiles
+from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
+from ntk_numba.machine import available_memory
 from ntk_numba.network import MLP
 
 
@@ -190,16 +192,29 @@ def _write_parts(
     if target.exists() and not overwrite:
         return existing(target, contents_of(plan, x, z))
     task = partial(compute_part, job, target, count, overwrite)
-    receipts = [task(number) for number in range(1, count + 1)]
+    if executor is None:
+        with stopping.gently():
+            for number in range(1, count + 1):
+                task(number)
+                stopping.check()
+    else:
+        run_parts(executor, task, range(1, count + 1), progress=progress)
+    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     return merge(
-        [receipt.path for receipt in receipts], target, layout, delete_parts=True,
-        overwrite=overwrite, progress=progress,
+        paths, target, layout, delete_parts=True, overwrite=overwrite, progress=progress
     )  # fmt: skip
 
 
 def compute_part(job: _Job, target: Path, count: int, overwrite: bool, number: int) -> Receipt:
     """Compute one part, wherever this runs; one that is there already costs reading its rows."""
     start, part = time.monotonic(), Part(number, count)
+    if job.threads is None:
+        job = replace(job, threads=worker_threads())
+    if (sharing := neighbours()) > 1:
+        all_of_it = (
+            available_memory() // 4 if job.memory is None else parse_bytes(job.memory, "memory")
+        )
+        job = replace(job, memory=all_of_it // sharing)
     path = part_path(target, part)
     try:
         if path.exists() and overwrite:

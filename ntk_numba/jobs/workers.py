@@ -1,0 +1,183 @@
+"""The workers' side of parts: what goes back, what a worker may use, and how it is asked to stop.
+
+A part that is stopped is whole on disk as far as it went, and `Stopped` never crosses a scheduler,
+which would not know what to do with it.
+"""
+
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, NoReturn
+
+from ntk_numba import stopping
+
+STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+PATIENCE = 6  # seconds from being asked to the end, fewer than the command line's own
+STOPPED = 3  # the exit code of the command line
+
+
+class Receipt(NamedTuple):
+    """What comes back of a part, and all that does: a tile never passes through a scheduler.
+
+    Attributes
+    ----------
+    part : int, as it was asked for
+    path : str, its file
+    tiles : int, how many were computed now
+    seconds : float
+    host : str
+    stopped : bool
+        Whether it was asked to stop before its end.
+    """
+
+    part: int
+    path: str
+    tiles: int
+    seconds: float
+    host: str
+    stopped: bool
+
+
+Task = Callable[[int], Receipt]
+AnyExecutor = Executor | Callable[[], Executor]  # or what makes one
+
+_busy = False  # this worker computes a part
+_leaves = False  # it ends once it was asked to stop, and its pool is made anew
+_threads: int | None = None  # that its parts may use, if its pool has told
+_neighbours = 1  # parts that are computed on this machine at once
+_patience: threading.Timer | None = None
+
+
+def attempt(task: Task, part: int, number: int) -> Receipt:
+    """``task(part)`` in a worker.
+
+    `number` tells a try from those before it: to some schedulers the same call is the same result.
+    """
+    global _busy
+    _busy = True
+    try:
+        stopping.check()
+        receipt = task(part)
+    except stopping.Stopped:
+        receipt = Receipt(part, "", 0, 0.0, platform.node(), True)
+    finally:
+        _busy = False
+    if receipt.stopped and _leaves:
+        _leave()  # one that stayed would stop all further parts too
+    if receipt.stopped and _patience:
+        _patience.cancel()
+    return receipt
+
+
+def worker_threads() -> int | None:
+    """The threads that this worker's part may use; None if that is for the machine to say.
+
+    A worker of Dask has ``nthreads`` and runs as many parts in one process. Their kernels take
+    turns (`engine.kernel`), so each uses all of them in its turn, whatever OMP_NUM_THREADS says:
+    Dask sets it to 1.
+    """
+    if _threads is not None:
+        return _threads
+    return _dask_threads()
+
+
+def neighbours() -> int:
+    """The parts that this machine computes at once, as far as is known here, sharing its memory."""
+    return max(_neighbours, _dask_threads() or 1)
+
+
+def _dask_threads() -> int | None:
+    if distributed := sys.modules.get("distributed"):
+        with suppress(ValueError):  # this is no task of its
+            return int(distributed.get_worker().state.nthreads)
+    return None
+
+
+class LocalPool(Executor):
+    """Worker processes on this machine that stop when asked to, and when this process is gone.
+
+    Each holds the reading end of a pipe whose other end is here alone: it is closed to have them
+    stop, and by the system if this process is killed, so that no worker outlives it for long.
+
+    Parameters
+    ----------
+    workers : int
+    make : the class of the pool, by default the standard one
+        Its workers are new processes and no forks: a fork dies in parallel code of GNU OpenMP.
+    """
+
+    def __init__(self, workers: int, make: Callable[..., Executor] | None = None) -> None:
+        spawn = get_context("spawn")
+        self._ear, self._line = spawn.Pipe(duplex=False)
+        self._pool = (make or partial(ProcessPoolExecutor, mp_context=spawn))(
+            max_workers=workers, initializer=_begin_process, initargs=(self._ear, workers)
+        )
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._pool.submit(fn, *args, **kwargs)
+
+    def stop(self) -> None:
+        """Ask the workers to stop; each ends within `PATIENCE` seconds."""
+        self._line.close()
+
+    def shutdown(self, wait: bool = True, **options: Any) -> None:
+        self._pool.shutdown(wait, **options)
+        if wait:
+            self._line.close()
+            self._ear.close()
+
+
+def _begin_process(ear: Connection, workers: int) -> None:
+    """A worker of a `LocalPool` begins."""
+    global _leaves, _neighbours
+    _leaves, _neighbours = True, workers
+    _handle_signals()
+
+    def listen() -> None:
+        with suppress(EOFError, OSError):
+            ear.poll(None)
+        os.kill(os.getpid(), signal.SIGTERM)  # what stops a part is raised on the main thread
+
+    threading.Thread(target=listen, name="listen", daemon=True).start()
+
+
+def begin_rank(threads: int, ranks: int) -> None:
+    """A rank of MPI begins to serve, one of several on this machine."""
+    global _threads, _neighbours
+    _threads, _neighbours = threads, ranks
+    _handle_signals()
+
+
+def _handle_signals() -> None:
+    for number in STOPS:
+        signal.signal(number, _stop)
+
+
+def _stop(signum: int, frame: Any) -> None:
+    global _patience
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches a worker twice
+    if _busy:
+        _patience = threading.Timer(PATIENCE, _leave)
+        _patience.daemon = True
+        with suppress(RuntimeError):  # no threads left
+            _patience.start()
+        stopping.ask()
+    elif _leaves:
+        _leave()
+    else:  # for the next part; what is raised here would end a rank that others wait for
+        with stopping.gently():
+            stopping.ask()
+
+
+def _leave() -> NoReturn:
+    """At once, as a kill would; nothing is lost by that but tiles in flight."""
+    os._exit(STOPPED)

@@ -1,0 +1,73 @@
+"""Programs that tests start, as a user does, and watch."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+# a task of Dask is given up when it has killed one worker, and not four
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+}
+PATIENCE = 100  # seconds
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: MPI was not tested at all")
+
+
+def ranks(kind: str) -> list[Any]:
+    """What starts a program on the ranks of ``mpi 3``; nothing for other executors."""
+    return [MPIEXEC, "-n", kind.split(" ")[1]] if kind.startswith("mpi") else []
+
+
+def stand_ins(kind: str, folder: Path, count: int, plan: dict[int, str] | str) -> list[Any]:
+    """The command that runs stand-ins for parts on an executor."""
+    return [
+        *ranks(kind), sys.executable, TESTS / "stand_ins.py",
+        "mpi" if kind.startswith("mpi") else kind,
+        folder, str(count), plan if isinstance(plan, str) else json.dumps(plan),
+    ]  # fmt: skip
+
+
+def run(
+    kind: str, folder: Path, count: int, plan: dict[int, str] | str
+) -> subprocess.CompletedProcess[str]:
+    """Run them to their end."""
+    return subprocess.run(
+        stand_ins(kind, folder, count, plan), env=ENVIRONMENT, capture_output=True, text=True,
+        timeout=PATIENCE,
+    )  # fmt: skip
+
+
+def start(command: list[Any]) -> subprocess.Popen[str]:
+    """Start a program in a group of its own."""
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(happens: Callable[[], Any]) -> Any:
+    """What happens, when it does."""
+    end = time.monotonic() + PATIENCE
+    while not (what := happens()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return what
