@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from ntk_numba.jobs.memory import Gram as Gram
     from ntk_numba.jobs.memory import diagonal as diagonal
     from ntk_numba.jobs.memory import gram as gram
-    from ntk_numba.jobs.stream import write_gram as write_gram
+    from ntk_numba.jobs.merge import merge as merge
     from ntk_numba.jobs.verify import repair as repair
+    from ntk_numba.jobs.write import write_gram as write_gram
     from ntk_numba.network import MLP as MLP
 
 __version__ = version("ntk_numba")
@@ -31,7 +32,8 @@ _HOMES = {
     "Gram": "jobs.memory",
     "gram": "jobs.memory",
     "diagonal": "jobs.memory",
-    "write_gram": "jobs.stream",
+    "write_gram": "jobs.write",
+    "merge": "jobs.merge",
     "StoppedError": "files.store",
     "open_gram": "files.gram_file",
     "GramFile": "files.gram_file",

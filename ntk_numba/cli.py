@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs, so that help does not wait for a compiler.
+"""The command line: its options, its signals, its exit codes.
 
 Exit codes: 0 done; 2 wrong usage or bad input, nothing written; 3 stopped before the end; 4 a check
 failed. Results go to standard output, progress and errors to standard error.
@@ -6,21 +6,15 @@ failed. Results go to standard output, progress and errors to standard error.
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import ntk_numba
-from ntk_numba import stopping
-
-if TYPE_CHECKING:
-    from ntk_numba.files.gram_file import GramFile, Report
-    from ntk_numba.network import MLP
+from ntk_numba import commands, stopping
 
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, 3, 4
 PATIENCE = 8  # seconds from a signal to the end, at most
@@ -39,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for number in STOPS:
         signal.signal(number, _stop)
     try:
-        code = options.run(options)
+        code = DONE if options.run(options) else CHECK_FAILED
         if sys.stdout:
             sys.stdout.flush()
     except stopping.Stopped as stop:
@@ -47,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
         if isinstance(error, OSError):
-            _drop_output()
+            commands.drop_output()
         if isinstance(error, BrokenPipeError):
             sys.exit(DONE)  # the reader of our output has seen enough
         _say("; ".join([str(error), *getattr(error, "__notes__", [])]))
@@ -90,15 +84,6 @@ def _unraisable(error: Any) -> None:
         sys.__unraisablehook__(error)
 
 
-def _drop_output() -> None:
-    """Have nothing printed any more, if that fails: it would be tried again at Python's end."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 def _stop(signum: int, frame: Any) -> None:
     for number in STOPS:
         signal.signal(number, _leave)
@@ -136,46 +121,64 @@ def _parser() -> argparse.ArgumentParser:
         "4 a check failed.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {ntk_numba.__version__}")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parsers = parser.add_subparsers(metavar="command", required=True)
 
-    gram = commands.add_parser("gram", help="compute kernels into a file")
+    gram = parsers.add_parser("gram", help="compute kernels into a file")
     _job_options(gram)
-    gram.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    noise = gram.add_mutually_exclusive_group()
-    noise.add_argument("--quiet", action="store_true", help="no progress bar")
-    noise.add_argument(
-        "--progress", action="store_true", help="a progress bar even if this is no terminal"
+    some = gram.add_argument_group("cluster")
+    some.add_argument(
+        "--part", metavar="i/n", help="compute the i-th of n parts, into a file of its own"
     )
-    gram.set_defaults(run=_gram)
+    some.add_argument("--parts", type=int, metavar="n", help="compute n parts and merge them")
+    some.add_argument(
+        "--executor", metavar="NAME",
+        help="what computes the parts: processes:2, loky:2, dask:ADDRESS, or mpi",
+    )  # fmt: skip
+    _writing_options(gram)
+    gram.set_defaults(run=commands.gram)
 
-    plan = commands.add_parser("plan", help="what a job would take; computes nothing")
+    merge = parsers.add_parser("merge", help="put the parts of a job together")
+    merge.add_argument("parts", metavar="PART", nargs="+", help="the files, in any order")
+    merge.add_argument("-o", "--output", metavar="FILE", required=True, help="the HDF5 file")
+    _layout_option(merge)
+    ways = merge.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--link", action="store_true", help="refer to the parts, which stay, and copy nothing"
+    )
+    ways.add_argument(
+        "--delete-parts", action="store_true", help="each as soon as its tiles are safe"
+    )
+    _writing_options(merge)
+    merge.set_defaults(run=commands.merge)
+
+    plan = parsers.add_parser("plan", help="what a job would take; computes nothing")
     _job_options(plan)
     plan.add_argument("--json", action="store_true", help="for scripts, sizes in bytes")
-    plan.set_defaults(run=_plan)
+    plan.set_defaults(run=commands.plan)
 
-    info = commands.add_parser("info", help="what a file holds")
+    info = parsers.add_parser("info", help="what a file holds")
     info.add_argument("file", metavar="FILE")
     info.add_argument("--json", action="store_true", help="for scripts")
-    info.set_defaults(run=_info)
+    info.set_defaults(run=commands.info)
 
-    verify = commands.add_parser("verify", help="read a file whole and check it")
+    verify = parsers.add_parser("verify", help="read a file whole and check it")
     verify.add_argument("file", metavar="FILE")
     verify.add_argument("--data", metavar="X", help=f"compute a sample anew from it: {DATA_HELP}")
     verify.add_argument("--against", metavar="Z", help="the second data set, if there was one")
     verify.add_argument(
         "--repair", action="store_true", help="with --data: compute the bad tiles again, in place"
     )
-    verify.set_defaults(run=_verify)
+    verify.set_defaults(run=commands.verify)
 
-    plot = commands.add_parser("plot", help="draw a file: the matrix and its eigenvalues")
+    plot = parsers.add_parser("plot", help="draw a file: the matrix and its eigenvalues")
     plot.add_argument("file", metavar="FILE")
     plot.add_argument("-o", "--output", required=True, metavar="PICTURE", help=".png, .pdf, .svg")
     plot.add_argument("--kernel", choices=["ntk", "nngp"])
     plot.add_argument("--layer", type=int, help="in a file of all layers; by default the last")
     plot.add_argument("--labels", metavar="Y", help="sort rows by these labels, a file as for gram")
-    plot.set_defaults(run=_plot)
+    plot.set_defaults(run=commands.plot)
 
-    check = commands.add_parser("check", help="test the kernels against networks of finite width")
+    check = parsers.add_parser("check", help="test the kernels against networks of finite width")
     check.add_argument("data", metavar="X", help=f"the samples, one a row: {DATA_HELP}")
     _network_options(check)
     test = check.add_argument_group("test")
@@ -195,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--plot", metavar="PICTURE", help="also draw Θ against the angle: .png, .pdf, .svg"
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(run=commands.check)
     return parser
 
 
@@ -212,9 +215,26 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     result.add_argument(
         "--dtype", choices=["float64", "float32"], help="[float64 unless the data is float32]"
     )
+    _layout_option(result)
     machine = parser.add_argument_group("machine")
     machine.add_argument("--memory", metavar="SIZE", help="at most, as 2GiB [a quarter of it]")
     machine.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
+
+
+def _layout_option(parser: Any) -> None:
+    parser.add_argument(
+        "--layout", choices=["full", "lower"], default="full",
+        help="lower: the triangle only, half of the bytes [%(default)s]",
+    )  # fmt: skip
+
+
+def _writing_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    noise = parser.add_mutually_exclusive_group()
+    noise.add_argument("--quiet", action="store_true", help="no progress bar")
+    noise.add_argument(
+        "--progress", action="store_true", help="a progress bar even if this is no terminal"
+    )
 
 
 def _network_options(parser: argparse.ArgumentParser) -> None:
@@ -225,200 +245,3 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
     )
     net.add_argument("--w-std", action="append", type=float, metavar="σ", help="of weights [1]")
     net.add_argument("--b-std", action="append", type=float, metavar="β", help="of biases [0]")
-
-
-def _network(options: argparse.Namespace) -> "MLP":
-    def one_or_all(values: list[Any] | None, default: Any) -> Any:
-        if values is None:
-            return default
-        return values[0] if len(values) == 1 else values
-
-    return ntk_numba.MLP(
-        options.depth,
-        one_or_all(options.activation, "relu"),
-        one_or_all(options.w_std, 1.0),
-        one_or_all(options.b_std, 0.0),
-    )
-
-
-def _gram(options: argparse.Namespace) -> int:
-    with ntk_numba.write_gram(
-        _network(options),
-        options.data,
-        options.output,
-        Z=options.against,
-        kernels=options.kernel or ["ntk"],
-        layers=options.layers,
-        dtype=options.dtype,
-        memory=options.memory,
-        threads=options.threads,
-        overwrite=options.overwrite,
-        progress=not options.quiet and (options.progress or sys.stderr.isatty()),
-    ) as file:
-        shape = " × ".join(f"{n:,}" for n in file.shape)
-        try:
-            print(f"{options.output}: {', '.join(file.kernels)}, {shape}, {file.dtype}", flush=True)
-        except OSError:  # the file is there, whether this is read or not
-            _drop_output()
-    return DONE
-
-
-def _plan(options: argparse.Namespace) -> int:
-    import shutil
-
-    from ntk_numba.files.source import open_source
-    from ntk_numba.files.store import check_folder, check_space
-    from ntk_numba.grid import show_bytes
-    from ntk_numba.jobs.estimate import estimate
-    from ntk_numba.jobs.plan import make_plan
-
-    net = _network(options)
-    x = open_source(options.data, "X")
-    z = None if options.against is None else open_source(options.against, "Z")
-    plan = make_plan(
-        net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
-        options.memory, options.threads,
-    )  # fmt: skip
-    target = Path(options.output)
-    check_folder(target)
-    check_space(target, plan.output_bytes)
-    free = shutil.disk_usage(target.parent).free
-    seconds = estimate(plan, x, target.parent)
-    facts = plan.to_dict() | {
-        "disk_free_bytes": free,
-        "seconds_compute": seconds.compute,
-        "seconds_write": seconds.write,
-        "seconds": seconds.total,
-    }
-    if options.json:
-        print(json.dumps(facts, indent=2))
-    else:
-        band = facts["band_rows"]
-        whole = band >= max(plan.grid.rows, plan.grid.columns)
-        where = "all at once" if whole else f"two bands of {band:,}"
-        for key, value in {
-            "matrix": f"{plan.grid.rows:,} × {plan.grid.columns:,}"
-            + (" symmetric" if plan.grid.symmetric else "")
-            + f", {', '.join(plan.kernels)}, {facts['layers']} layer"
-            + ("s" if plan.every else ""),
-            "network": str(net),
-            "samples": f"{plan.features:,} features, {plan.dtype}, {where}",
-            "tiles": f"{plan.grid.count:,} of {plan.grid.tile} × {plan.grid.tile}",
-            "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
-            "memory": f"{show_bytes(plan.working)} beside Python and its libraries, "
-            f"{show_bytes(plan.memory)} allowed",
-            "time": f"{_duration(seconds.total)} on {plan.threads} threads "
-            f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
-        }.items():
-            print(f"{key:8} {value}")
-    return DONE
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
-
-
-def _info(options: argparse.Namespace) -> int:
-    from ntk_numba.grid import show_bytes
-
-    with ntk_numba.open_gram(options.file, incomplete=True) as file:
-        facts = _facts(file)
-    if options.json:
-        print(json.dumps(facts, indent=2))
-        return DONE
-    for key, value in facts.items():
-        if key == "net":
-            value = str(file.net)
-        elif isinstance(value, list):
-            value = (" × " if key == "shape" else ", ").join(map(str, value))
-        elif key == "bytes":
-            value = show_bytes(value)
-        print(f"{key:16} {value}")
-    return DONE
-
-
-def _facts(file: "GramFile") -> dict[str, Any]:
-    contents = file.contents
-    return {
-        "file": str(file.path),
-        "complete": file.complete,
-        "tiles": contents.grid.count,
-        "tiles_done": int(file.done.sum()),
-        "kernels": list(file.kernels),
-        "shape": list(file.shape),
-        "symmetric": contents.grid.symmetric,
-        "layers": "all" if contents.every else "last",
-        "dtype": str(file.dtype),
-        "tile": contents.grid.tile,
-        "bytes": file.path.stat().st_size,
-        "net": file.net.to_dict(),
-        "fingerprint": file.net.fingerprint,
-        "input_digest": contents.input_digest,
-        "against_digest": contents.against_digest,
-        "package_version": file.package_version,
-    }
-
-
-def _verify(options: argparse.Namespace) -> int:
-    if options.repair and options.data is None:
-        raise ValueError("--repair computes tiles again; give it their data with --data")
-    progress = sys.stderr.isatty()
-    # an incomplete file is not repaired but gone on with
-    with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
-        report, complete = file.verify(progress), file.complete
-    good = _print_report(report)
-    if options.repair and report.bad:
-        good = _print_report(
-            ntk_numba.repair(
-                options.file, options.data, options.against, report.bad, progress=progress
-            )
-        )
-    if options.data is not None and complete:
-        from ntk_numba.jobs.verify import verify_sample
-
-        with ntk_numba.open_gram(options.file) as file:
-            good &= _print_report(verify_sample(file, options.data, options.against))
-    return DONE if good else CHECK_FAILED
-
-
-def _print_report(report: "Report") -> bool:
-    for line in report.problems:
-        print(f"WRONG  {line}")
-    if report:
-        for line in report.checks:
-            print(f"ok     {line}")
-    return bool(report)
-
-
-def _plot(options: argparse.Namespace) -> int:
-    from ntk_numba.jobs.picture import new_figure
-    from ntk_numba.jobs.plot import plot_gram
-
-    new_figure(options.output)  # what cannot be saved is refused before the work
-    with ntk_numba.open_gram(options.file) as file:
-        plot_gram(file, options.output, options.kernel, options.layer, options.labels)
-    print(options.output)
-    return DONE
-
-
-def _check(options: argparse.Namespace) -> int:
-    from ntk_numba.jobs.angle_plot import plot_angle
-    from ntk_numba.jobs.picture import new_figure
-
-    net = _network(options)
-    if options.plot:
-        new_figure(options.plot)  # what cannot be saved is refused before the work
-    report = ntk_numba.check(
-        net, options.data, options.width, options.draws, options.samples, options.outputs,
-        options.false_alarm, options.seed, options.threads,
-    )  # fmt: skip
-    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
-    if options.plot:
-        plot_angle(
-            net, options.plot, report.widths, options.draws, seed=options.seed,
-            threads=options.threads,
-        )  # fmt: skip
-    return DONE if report.passed else CHECK_FAILED

@@ -19,11 +19,8 @@ from ntk_numba.files.source import Source
 from ntk_numba.jit import kernel, larger, njit
 from ntk_numba.network import MLP
 
-# Rows looked at to choose the centre m, and the grid it is rounded to, which makes m independent of
-# the order of those rows. All are free choices: m changes roundings only.
-CENTRE_ROWS = 256
-CENTRE_LEAST = 8  # of one row there is no radius
-CENTRE_BYTES = 1 << 20
+# The grid that the centre m is rounded to, which makes it independent of the order of the rows that
+# it is made of. A free choice: m changes roundings only.
 CENTRE_GRID = 4096.0
 
 
@@ -106,7 +103,7 @@ def normalise(
 
 def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
     """The point m to subtract from all unit vectors, (n0,), of a result in `dtype`."""
-    rows = x.sample(min(CENTRE_ROWS, max(CENTRE_LEAST, CENTRE_BYTES // (x.shape[1] * 8))))
+    rows = x.evenly()
     unit = empty_panels(len(rows), rows.shape[1], dtype)
     spread, norm = np.empty(len(rows)), np.empty(len(rows))
     normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)

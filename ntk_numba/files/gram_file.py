@@ -4,22 +4,24 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba.files.entries import Entries
 from ntk_numba.files.layout import (
     HDF5,
+    Contents,
     Header,
     Layout,
     is_incomplete,
     read_header,
     read_layout,
 )
-from ntk_numba.files.store import partial_of
+from ntk_numba.files.store import partial_of, tidy
 from ntk_numba.files.tiles import Place, Tile, TileFile
 from ntk_numba.network import MLP
 
@@ -46,7 +48,8 @@ class GramFile:
     ----------
     nngp, ntk : h5py.Dataset or None
         (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads what it says, no more.
-        Of an incomplete file, something that is read likewise, and refuses what is not done.
+        Of a file in another layout than "full", or an incomplete one, something that is read
+        likewise (`entries.Entries`), and refuses what is not there.
     path : Path
     complete : bool
     contents : Contents
@@ -55,15 +58,17 @@ class GramFile:
 
     def __init__(self, path: Path, file: HDF5, header: Header) -> None:
         self.path, self._file, self.complete = path, file, file.complete
-        self.contents, self.numerics, self.package_version = header
+        self.contents, self.numerics, self.package_version, self.linked = header
         self.nngp, self.ntk = (
-            None
-            if name not in self.kernels
-            else file[name]
-            if self.complete
-            else Unfinished(self, file[name])
-            for name in ("nngp", "ntk")
+            self._entries(name) if name in self.kernels else None for name in ("nngp", "ntk")
         )
+
+    def _entries(self, name: str) -> "Entries | h5py.Dataset":
+        if self.complete and self.contents.part is None:
+            return self._file[name]
+        whole = self.complete and self.contents.layout == "lower"
+        done = None if whole else lambda: self.done
+        return Entries(self.path, self._file, name, self.contents, done)
 
     @property
     def net(self) -> MLP:
@@ -90,6 +95,8 @@ class GramFile:
         """(tiles down, tiles across), those done now; of a symmetric matrix on and below the
         diagonal.
         """
+        if self.linked:
+            return self.contents.grid.mask()
         with self.tiles() as tiles:
             return tiles.done()
 
@@ -119,6 +126,13 @@ class GramFile:
         """
         report = Report()
         c = self.contents
+        if self.linked:
+            for part in self.parts():
+                with open_gram(part) as file:
+                    found = file.verify(progress)
+                report.problems += [f"{part}: {problem}" for problem in found.problems]
+            report.checks = [f"its {len(self.linked)} parts, each by itself"]
+            return report
         try:
             tiles = self.tiles()
         except ValueError as error:
@@ -128,8 +142,8 @@ class GramFile:
             sums = tiles.checksums()
             count = int(np.count_nonzero(tiles.done()))
             if not self.complete:
-                report.problems.append(f"incomplete: {count:,} of {c.grid.count:,} tiles are done")
-            total = c.grid.count * c.layers * len(c.kernels)
+                report.problems.append(f"incomplete: {count:,} of {c.count:,} tiles are done")
+            total = c.count * c.layers * len(c.kernels)
             with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
                 for name in c.kernels:
                     for layer in range(c.layers):
@@ -139,11 +153,16 @@ class GramFile:
                             if problems:
                                 report.bad.append(place)
                             bar.update()
-        report.checks.append(f"structure: {', '.join(self.kernels)} of shape {self.shape}")
+        what = f"part {c.part} of " if c.layout == "part" else ""
+        report.checks.append(f"structure: {what}{', '.join(self.kernels)} of shape {self.shape}")
         report.checks.append("every tile matches its checksum, every entry is finite")
-        if c.grid.symmetric:
+        if c.grid.symmetric and c.layout != "part":
             report.checks.append("exactly symmetric, and no entry larger than its diagonal allows")
         return report
+
+    def parts(self) -> list[Path]:
+        """The files that a linked one is made of."""
+        return [self.path.parent / name for name, _ in self.linked]
 
     def _verify(
         self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
@@ -152,7 +171,7 @@ class GramFile:
         grid, limits = self.contents.grid, np.finfo(self.dtype)
         slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
         least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
-        # 1/√K(x,x), with some slack
+        # 1/√K(x,x), with some slack; 0 where a part does not have it
         scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)
 
         def measure(tile: Tile) -> None:
@@ -186,10 +205,11 @@ class GramFile:
                 f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
             ]
 
+        mine = grid.mask(self.contents.part)
         places = (
             (name, layer, i, j)
             for i, j in grid.tiles(range(grid.down), range(grid.across))
-            if sums[i, j] or self.complete
+            if mine[i, j] and (sums[i, j] or self.complete)
         )
         if grid.symmetric:
             diagonal = ((name, layer, i, i) for i in range(grid.down) if sums[i, i])
@@ -213,48 +233,6 @@ class GramFile:
             f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}"
             f"{'' if self.complete else ', incomplete'}>"
         )
-
-
-class Unfinished:
-    """A dataset of an incomplete file: reads of tiles that are not done are refused."""
-
-    def __init__(self, file: GramFile, dataset: h5py.Dataset) -> None:
-        self._gram, self._dataset = file, dataset
-        self.shape: tuple[int, ...] = dataset.shape
-        self.dtype: np.dtype = dataset.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[...], dtype)
-
-    def __getitem__(self, key: Any) -> Any:
-        done, tile = self._gram.done, self._gram.contents.grid.tile
-        if self._gram.contents.grid.symmetric:
-            done = done | done.T
-        # what of the rows and of the columns is asked for
-        keys = list(key) if isinstance(key, tuple) else [key]
-        if any(isinstance(k, bool | np.bool_) for k in keys):
-            raise TypeError("an index must be a number, a slice, a list of numbers or a mask")
-        for at, k in enumerate(keys):
-            if k is Ellipsis:
-                keys[at : at + 1] = [slice(None)] * (len(self.shape) - len(keys) + 1)
-                break
-        keys += [slice(None)] * (len(self.shape) - len(keys))
-        down, across = (
-            np.unique(np.atleast_1d(np.arange(n)[k]) // tile)
-            for n, k in zip(self.shape[-2:], keys[-2:], strict=True)
-        )
-        missing = ~done[np.ix_(down, across)]
-        if missing.any():
-            row, column = np.argwhere(missing)[0]
-            i, j = int(down[row]), int(across[column])
-            raise ValueError(
-                f"{self._gram.path}: tile ({i}, {j}), rows from {i * tile}, columns from "
-                f"{j * tile}, is not done yet"
-            )
-        return self._dataset[key]
 
 
 def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFile:
@@ -292,7 +270,42 @@ def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFil
         )
     file = HDF5(path)
     try:
-        return GramFile(path, file, read_header(file, path))
+        header = read_header(file, path)
+        for name, seal in header.linked:
+            _check_linked(path, path.parent / name, seal)
+        return GramFile(path, file, header)
     except BaseException:
         file.close()
         raise
+
+
+def _check_linked(path: Path, part: Path, seal: int) -> None:
+    """Refuse a linked file of which a part is not what it was."""
+    try:
+        with HDF5(part) as file:
+            same = file.complete and file.attrs["seal"] == seal
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        state = "is not the file that was linked" if part.exists() else "does not exist"
+        raise ValueError(f"{path} is made of {part}, which {state}; put it back, or merge again")
+
+
+def existing(target: Path, contents: Contents) -> GramFile:
+    """The complete file that is there.
+
+    Raises
+    ------
+    ValueError
+        It has other contents.
+    """
+    mend = "Choose another output, or overwrite it"
+    try:
+        file = open_gram(target)
+    except ValueError as error:
+        raise ValueError(f"{error}. {mend}") from None
+    if differences := contents.differences(file.contents):
+        file.close()
+        raise ValueError(f"{target} exists with other contents: {'; '.join(differences)}. {mend}")
+    tidy(target)
+    return file

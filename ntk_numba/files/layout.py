@@ -1,5 +1,8 @@
 """What a Gram file holds, and where in it.
 
+Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and below the diagonal,
+one after another; and "part", those of a part of a job.
+
 HDF5 lays a file out, once: fixed dimensions, early allocation and no filter give every chunk, which
 is a tile, a computed address. Tiles and their checksums are written there by plain system calls
 (see `disk`), which need no lock, so that writing overlaps computing.
@@ -14,33 +17,40 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
+from ntk_numba.files.digest import Digest
 from ntk_numba.files.disk import PAGE
-from ntk_numba.grid import Grid
+from ntk_numba.grid import Grid, Part, check_part
 from ntk_numba.network import KERNELS, MLP
 
 FORMAT = "ntk_numba gram"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CHECKSUMS = "checksums"  # the group of their datasets
+DIGESTS = "digests"  # likewise
+TILES = "tiles"  # (i, j) of the tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # of ours until it is one
 ATTRIBUTES = (
-    "format", "format_version", "package_version", "numerics", "net", "input_digest",
-    "against_digest", "layers", "tile", "complete",
+    "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
+    "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "complete",
 )  # fmt: skip
 
 
-class Contents(NamedTuple):
+@dataclass(frozen=True)
+class Contents:
     """What a Gram file is to hold: two files with equal contents are interchangeable.
 
-    input_digest, against_digest : SHA-256 of X, and of Z ("" if the matrix is symmetric)
+    part : of the tiles, stored one after another; None for the whole matrix as it is
+    x, z : of X, and of Z (None if the matrix is symmetric)
     """
 
     net: MLP
@@ -48,17 +58,27 @@ class Contents(NamedTuple):
     every: bool
     dtype: np.dtype
     grid: Grid
-    input_digest: str
-    against_digest: str
+    part: Part | None
+    x: Digest
+    z: Digest | None
 
     def differences(self, other: "Contents") -> list[str]:
         """What `other` has otherwise, for people."""
         mine, theirs = self._readable(), other._readable()
-        return [
+        found = [
             f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
             for key in mine
             if mine[key] != theirs[key]
         ]
+        for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
+            if a != b:
+                hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
+                where = a.difference(b) if a and b and a.shape == b.shape else ""
+                found.append(
+                    f"the data ({name}) is {hexes[0]}, not {hexes[1]}"
+                    + (f" ({where} differ)" if where else "")
+                )
+        return found
 
     def _readable(self) -> dict[str, str]:
         net = self.net.to_dict()
@@ -68,10 +88,27 @@ class Contents(NamedTuple):
             "kernels": ", ".join(self.kernels),
             "layers": "all" if self.every else "last",
             "dtype": str(self.dtype),
-            "the data (X)": self.input_digest[:12],
-            "the data (Z)": self.against_digest[:12] or "none",
             "tile": str(self.grid.tile),
+            "layout": self.layout,
+            "part": str(self.part or ""),
         }
+
+    @property
+    def layout(self) -> str:
+        """One of "full", "lower" and "part"."""
+        if self.part is None:
+            return "full"
+        return "lower" if self.part.of == 1 and self.grid.symmetric else "part"
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether a tile's mirror image is stored too."""
+        return self.grid.symmetric and self.part is None
+
+    @property
+    def count(self) -> int:
+        """Tiles to compute."""
+        return self.grid.size(self.part)
 
     @property
     def layers(self) -> int:
@@ -80,19 +117,27 @@ class Contents(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each dataset."""
+        """Of each kernel, as it is read."""
         matrix = (self.grid.rows, self.grid.columns)
         return (self.net.depth, *matrix) if self.every else matrix
 
     @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of each dataset."""
+        if self.part is None:
+            return self.shape
+        return (*self.tiles, *self.grid.chunk)
+
+    @property
     def chunk(self) -> tuple[int, ...]:
         """Of each dataset: a tile."""
-        return (1, *self.grid.chunk) if self.every else self.grid.chunk
+        return (1,) * (len(self.stored) - 2) + self.grid.chunk
 
     @property
     def tiles(self) -> tuple[int, ...]:
         """Of each dataset of checksums: a tile an entry."""
-        return tuple(-(-n // k) for n, k in zip(self.shape, self.chunk, strict=True))
+        some = (self.grid.down, self.grid.across) if self.part is None else (self.count,)
+        return (self.net.depth, *some) if self.every else some
 
     @property
     def tile_bytes(self) -> int:
@@ -114,11 +159,13 @@ class Header(NamedTuple):
     """What a Gram file says of itself.
 
     numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
+    linked : the parts that its datasets are made of, names and seals, if they are virtual
     """
 
     contents: Contents
     numerics: int
     package_version: str
+    linked: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +189,30 @@ class Layout:
 
     def _number(self, layer: int, i: int, j: int) -> int:
         grid = self.contents.grid
-        return (layer * grid.down + i) * grid.across + j
+        if self.contents.part is None:
+            return (layer * grid.down + i) * grid.across + j
+        return layer * self.contents.count + int(self.slots[i, j])
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """(tiles down, tiles across), the places of tiles one after another, -1 for none."""
+        return slots_of(self.contents)
+
+    def spread(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """(layers, tiles down, tiles across), 0 for none, of what is stored once a tile."""
+        c = self.contents
+        if c.part is None:
+            matrix = values.reshape(c.layers, c.grid.down, c.grid.across)
+            return np.tril(matrix) if c.grid.symmetric else matrix
+        found = np.zeros((c.layers, c.grid.down, c.grid.across), values.dtype)
+        found[:, self.slots >= 0] = values.reshape(c.layers, -1)
+        return found
+
+
+def slots_of(contents: Contents) -> NDArray[np.int64]:
+    """Of tiles stored one after another, row by row, the places; -1 for those that are not."""
+    mask = contents.grid.mask(contents.part)
+    return np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
 
 
 def checksum(block: Any) -> int:
@@ -153,22 +223,42 @@ def checksum(block: Any) -> int:
 def create(path: Path, header: Header) -> None:
     """Lay out a file, complete but for its tiles."""
     c = header.contents
+    with new_file(path, header) as file:
+        group = file.create_group(CHECKSUMS)
+        for name in c.kernels:
+            _create_dataset(file, name, c.dtype, c.stored, c.chunk)
+            _create_dataset(group, name, CHECKSUM, c.tiles)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
+    """A file with all but tiles and checksums, to be filled."""
+    c = header.contents
     with h5py.File(
         path, "w", libver=("v110", "v110"), locking=False,
         alignment_threshold=PAGE, alignment_interval=PAGE,
     ) as file:  # fmt: skip
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
-            json.dumps(c.net.to_dict()), c.input_digest, c.against_digest,
-            "all" if c.every else "last", c.grid.tile, True,
+            json.dumps(c.net.to_dict()), c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
+            c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
+            str(c.part or ""), json.dumps(header.linked), True,
         )  # fmt: skip
         for key, value in zip(ATTRIBUTES, values, strict=True):
             file.attrs[key] = value
         file.attrs["seal"] = _seal(file.attrs)
-        group = file.create_group(CHECKSUMS)
-        for name in c.kernels:
-            _create_dataset(file, name, c.dtype, c.shape, c.chunk)
-            _create_dataset(group, name, CHECKSUM, c.tiles)
+        group = file.create_group(DIGESTS)
+        for name, digest in (("X", c.x), ("Z", c.z)):
+            if digest:
+                group.create_dataset(name, data=digest.table, track_times=False)
+        if c.part is not None:
+            file.create_dataset(TILES, data=_places(c), track_times=False)
+        yield file
+
+
+def _places(contents: Contents) -> NDArray[np.uint32]:
+    """(tiles, 2), the (i, j) of tiles stored one after another."""
+    return np.argwhere(contents.grid.mask(contents.part)).astype("<u4")
 
 
 def _create_dataset(
@@ -276,21 +366,31 @@ def read_header(file: HDF5, path: Path) -> Header:
         names = tuple(name for name in KERNELS if name in file)
         if not names:
             raise ValueError("it holds no kernel")
-        rows, columns = file[names[0]].shape[-2:]
-        against = attributes["against_digest"]
+        rows, columns, features = (int(attributes[k]) for k in ("rows", "columns", "features"))
+        symmetric = not attributes["against_digest"]
+        part = attributes["part"]
         contents = Contents(
             MLP.from_dict(json.loads(attributes["net"])),
             names,
             attributes["layers"] == "all",
             file[names[0]].dtype,
-            Grid(rows, columns, not against, int(attributes["tile"])),
-            attributes["input_digest"],
-            against,
+            Grid(rows, columns, symmetric, int(attributes["tile"])),
+            check_part(part) if part else None,
+            _read_digest(file, "X", (rows, features), "input_digest"),
+            None if symmetric else _read_digest(file, "Z", (columns, features), "against_digest"),
         )
         for name in names:
-            if file[name].shape != contents.shape or file[name].dtype != contents.dtype:
-                raise ValueError(f"{name} is not {contents.dtype} of shape {contents.shape}")
-        return Header(contents, int(attributes["numerics"]), attributes["package_version"])
+            if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
+                raise ValueError(f"{name} is not {contents.dtype} of shape {contents.stored}")
+        linked = tuple((str(name), int(seal)) for name, seal in json.loads(attributes["linked"]))
+        return Header(contents, int(attributes["numerics"]), attributes["package_version"], linked)
+
+
+def _read_digest(file: HDF5, name: str, shape: tuple[int, int], attribute: str) -> Digest:
+    digest = Digest.from_table(shape, file[DIGESTS][name][:])
+    if digest.hex != file.attrs[attribute]:
+        raise ValueError(f"the digests of {name} have changed")
+    return digest
 
 
 def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
@@ -304,12 +404,14 @@ def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
     size = os.fstat(file.descriptor).st_size
     tiles, checksums = {}, {}
     with _errors(path):
+        if contents.part is not None and not np.array_equal(file[TILES][:], _places(contents)):
+            raise ValueError(f"the list of its {TILES} has changed")
         for name in contents.kernels:
             dataset, sums = file[name], file[CHECKSUMS][name]
             if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
                 raise ValueError(f"{name} is not stored as it was written (repacked?)")
             last = tuple(
-                (n - 1) // k * k for n, k in zip(contents.shape, contents.chunk, strict=True)
+                (n - 1) // k * k for n, k in zip(contents.stored, contents.chunk, strict=True)
             )
             start, end = (
                 dataset.id.get_chunk_info_by_coord(at).byte_offset

@@ -4,7 +4,7 @@ import hashlib
 import mmap
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba import stopping
+from ntk_numba.files.digest import ROWS, Digest, blocks_of
 
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 BLOCK_ROWS = 64  # a multiple of it, so that threads can share a block evenly
+# Rows that are evenly spaced: so many at most, of so many bytes, but never only one
+EVENLY_ROWS = 256
+EVENLY_BYTES = 1 << 20
+EVENLY_LEAST = 8
 HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
 MISSING = ("", "na", "n/a", "null", "none")  # words of a row of data, not of a header
 ENDINGS = (".npy", ".npz", ".csv", *HDF5_ENDINGS)
@@ -44,7 +49,7 @@ class Source:
                 f"{name} holds {dtype}; real numbers are wanted: bool, integers, float16, float32 "
                 f"or float64"
             )
-        shape = tuple(rows.shape)
+        shape = tuple(int(n) for n in rows.shape)
         if len(shape) != 2:
             mend = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
             raise ValueError(
@@ -59,7 +64,7 @@ class Source:
         self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
         plain = isinstance(rows, np.memmap) and rows.flags.c_contiguous
         self._rows = _through_its_file(rows) if file and plain else _through_its_map(rows)
-        self._digest: str | None = None
+        self._digest: tuple[Sequence[range], Digest] | None = None
         self._longest = 0
         # of what is in memory, or open elsewhere, changes are its owner's
         self._path = None if held else file
@@ -89,10 +94,17 @@ class Source:
         return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
 
     def sample(self, count: int) -> NDArray[np.floating]:
-        """At most `count` rows, evenly spaced."""
-        if self.shape[0] <= count:
-            return self.read(0, self.shape[0])
-        return self.take(np.linspace(0, self.shape[0] - 1, count).astype(int))
+        """At most `count` rows, evenly spaced; NaN and infinity are refused."""
+        index = np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int)
+        rows = self.take(index)
+        for k, row in zip(index, rows, strict=True):
+            self._refuse_not_finite(k, row[None])
+        return rows
+
+    def evenly(self) -> NDArray[np.floating]:
+        """The sample that stands for all rows, EVENLY_ROWS of them or what is said there."""
+        size = self.shape[1] * 8
+        return self.sample(min(EVENLY_ROWS, max(EVENLY_LEAST, EVENLY_BYTES // size)))
 
     def check(self) -> "Source":
         """Read everything once and refuse NaN and infinity."""
@@ -100,30 +112,37 @@ class Source:
             self._refuse_not_finite(start, self.read(start, stop))
         return self
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the shape and of the values as float64: the same from whatever file."""
-        if self._digest is None:
-            digest = hashlib.sha256(repr(self.shape).encode())
-            most = -1.0
-            for start, stop in self.blocks():
-                block = self.read(start, stop)
-                self._refuse_not_finite(start, block)
-                # -0.0 and 0.0 are the same value
-                values = block.astype("<f8") + 0.0
-                digest.update(values.data)
-                with np.errstate(over="ignore"):
-                    squares = np.einsum("ij,ij->i", values, values)
-                row = int(np.argmax(squares))
-                if squares[row] > most:
-                    most, self._longest = squares[row], start + row
-            self._digest = digest.hexdigest()
-        return self._digest
+    def digest(self, rows: Sequence[range] | None = None) -> Digest:
+        """Read runs of rows, by default all, refuse NaN and infinity, and say what was read."""
+        rows = [range(self.shape[0])] if rows is None else rows
+        if self._digest is None or self._digest[0] != rows:
+            wanted = blocks_of(rows, self.shape[0])
+            most, blocks = -1.0, [b""] * -(-self.shape[0] // ROWS)
+            for k in sorted(wanted):
+                block = hashlib.sha256()
+                for start, stop in self.blocks(k * ROWS, min((k + 1) * ROWS, self.shape[0])):
+                    values = self._values(start, self.read(start, stop))
+                    block.update(values.data)
+                    with np.errstate(over="ignore"):
+                        squares = np.einsum("ij,ij->i", values, values)
+                    row = int(np.argmax(squares))
+                    if squares[row] > most:
+                        most, self._longest = squares[row], start + row
+                blocks[k] = block.digest()
+            evenly = hashlib.sha256((self.evenly().astype("<f8") + 0.0).data)
+            self._digest = rows, Digest(self.shape, evenly.digest(), tuple(blocks))
+        return self._digest[1]
+
+    def _values(self, start: int, block: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Rows from `start` on as they are hashed: -0.0 and 0.0 are the same value."""
+        self._refuse_not_finite(start, block)
+        return block.astype("<f8") + 0.0
 
     @property
     def longest(self) -> int:
-        """The row of the largest norm."""
-        _ = self.digest
+        """The row of the largest norm, of those that the last digest is of."""
+        if self._digest is None:
+            self.digest()
         return self._longest
 
     def refuse_changed(self) -> None:

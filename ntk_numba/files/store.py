@@ -50,6 +50,7 @@ class GramWriter:
     contents, numerics : what it is to hold
     overwrite : replace what is there, and what an earlier call with other contents left unfinished
     progress : show how the tiles of an earlier call are checked
+    reserve : take all of the space now, so that a full disk is met before any work
 
     Attributes
     ----------
@@ -76,11 +77,12 @@ class GramWriter:
         numerics: int,
         overwrite: bool = False,
         progress: bool = False,
+        reserve: bool = True,
     ) -> None:
         check_folder(path)
         self._path, self._partial = path, partial_of(path)
         self._header = Header(contents, numerics, version("ntk_numba"))
-        self._overwrite = overwrite
+        self._overwrite, self._reserve = overwrite, reserve
         self._lease = Lease(self._partial)
         try:
             if path.exists() and not overwrite:
@@ -107,10 +109,11 @@ class GramWriter:
             disk.remove(new)
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             try:
-                # once before, so that a full disk is met here and not within HDF5
-                self._allocate(fd, self._header.contents.bytes)
+                if self._reserve:  # once before, so that a full disk is met here, not within HDF5
+                    self._allocate(fd, self._header.contents.bytes)
                 create(new, self._header)
-                self._allocate(fd, os.fstat(fd).st_size)
+                if self._reserve:
+                    self._allocate(fd, os.fstat(fd).st_size)
                 disk.write_at(fd, INCOMPLETE, 0)
                 disk.sync(fd)
             finally:
@@ -204,7 +207,7 @@ class GramWriter:
         tiles = self.tiles
         tiles.commit()
         tiles.sync()
-        if np.count_nonzero(tiles.done()) != self._header.contents.grid.count:
+        if np.count_nonzero(tiles.done()) != self._header.contents.count:
             raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
         if not self.tiles.is_at(self._partial):
             raise OSError(f"{self._partial} was moved or removed meanwhile")
@@ -225,7 +228,7 @@ class GramWriter:
             if not self.tiles.is_at(self._partial):
                 pass
             elif done:
-                count = self._header.contents.grid.count
+                count = self._header.contents.count
                 kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
             else:
                 disk.remove(self._partial)

@@ -82,12 +82,11 @@ class TileFile:
 
     def checksums(self) -> dict[str, NDArray[np.uint64]]:
         """Those of each kernel as they are on disk now, (layers, tiles down, tiles across)."""
-        c = self.layout.contents
         found = {}
-        for name in c.kernels:
-            sums = np.empty((c.layers, c.grid.down, c.grid.across), CHECKSUM)
-            disk.read_at(self._small, sums, self.layout.checksum_at(name, 0, 0, 0))
-            found[name] = np.tril(sums) if c.grid.symmetric else sums
+        for name in self.layout.contents.kernels:
+            sums = np.empty(self.layout.contents.tiles, CHECKSUM)
+            disk.read_at(self._small, sums, self.layout.checksums[name])
+            found[name] = self.layout.spread(sums)
         return found
 
     def done(self) -> NDArray[np.bool_]:
@@ -161,7 +160,7 @@ class TileFile:
         why = self._fill(own.block, kernel, layer, i, j)
         if why or checksum(own.block) != value:
             wrong[i, j] = why or "does not match its checksum"
-        if i == j or not c.grid.symmetric:
+        if i == j or not c.mirrored:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
         own.apart[:] = own.mirror

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.engine.samples import CENTRE_LEAST
 from ntk_numba.engine.tile import STRIP
-from ntk_numba.files.source import BLOCK_BYTES, Source, check_dtype
-from ntk_numba.grid import Grid, parse_bytes, show_bytes, tile_size
+from ntk_numba.files.source import BLOCK_BYTES, EVENLY_LEAST, Source, check_dtype
+from ntk_numba.grid import Grid, Part, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import KERNELS, MLP, check_network
 
@@ -34,6 +33,7 @@ class Plan:
     net : MLP
     kernels : of "nngp", "ntk"; every : all layers or the last; dtype : of the result
     grid : Grid
+    part : of its tiles, stored one after another; None for the whole matrix as it is
     features : n0
     threads : int
     memory : bytes that the job may take
@@ -47,6 +47,7 @@ class Plan:
     every: bool
     dtype: np.dtype
     grid: Grid
+    part: Part | None
     features: int
     threads: int
     memory: int
@@ -60,15 +61,28 @@ class Plan:
         return self.net.depth if self.every else 1
 
     @property
+    def mirrored(self) -> bool:
+        """Whether a tile's mirror image is stored too."""
+        return self.grid.symmetric and self.part is None
+
+    @property
+    def count(self) -> int:
+        """Tiles to compute."""
+        return self.grid.size(self.part)
+
+    @property
     def output_bytes(self) -> int:
         """Bytes of the result, without the file's own few kilobytes."""
-        return self.grid.stored * self.dtype.itemsize * self.layers * len(self.kernels)
+        tiles = self.grid.down * self.grid.across if self.part is None else self.count
+        height, width = self.grid.chunk
+        return tiles * height * width * self.dtype.itemsize * self.layers * len(self.kernels)
 
     @property
     def pairs(self) -> int:
-        """Entries that are computed, per kernel and layer."""
+        """Entries that are computed, per kernel and layer; of a part, about."""
         n, m = self.grid.rows, self.grid.columns
-        return n * (n + 1) // 2 if self.grid.symmetric else n * m
+        pairs = n * (n + 1) // 2 if self.grid.symmetric else n * m
+        return pairs * self.count // self.grid.count
 
     def to_dict(self) -> dict[str, Any]:
         """For people and scripts, sizes in bytes."""
@@ -81,8 +95,10 @@ class Plan:
             "kernels": list(self.kernels),
             "layers": "all" if self.every else "last",
             "dtype": str(self.dtype),
+            "layout": "full" if self.part is None else "lower" if self.part.of == 1 else "part",
+            "part": str(self.part or "1/1"),
             "tile": self.grid.tile,
-            "tiles": self.grid.count,
+            "tiles": self.count,
             "pairs": self.pairs,
             "threads": self.threads,
             "band_rows": self.band * self.grid.tile,
@@ -120,11 +136,13 @@ def make_plan(
     memory: int | str | None = None,
     threads: int | None = None,
     in_memory: bool = False,
+    part: Part | None = None,
 ) -> Plan:
     """Lay out a job.
 
     Parameters
     ----------
+    part : of the tiles, to be stored one after another
     memory : bytes or "2GiB"
         The job's bands, buffers and scratch stay below it, and so does the whole process as long as
         it is at least twice what Python and the libraries take (about 320 MiB). By default a
@@ -154,6 +172,7 @@ def make_plan(
     outputs = matrices * (2 if z is None else 1)
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
+    images = 2 if z is None and part is None else 1  # of a tile in the file
 
     # of a sample: panel, spread and norm, std, weight and bias of every layer; the statistics of a
     # band are made in extended precision, a few vectors at a time
@@ -162,10 +181,10 @@ def make_plan(
     scratch = count * (
         STRIP * tile * 8 + ((3 + STRIP * matrices) * tile + features) * real.itemsize
     )
-    reading = 3 * max(BLOCK_BYTES, CENTRE_LEAST * features * 8)
+    reading = 3 * max(BLOCK_BYTES, EVENLY_LEAST * features * 8)
     held = x.held + (z.held if z else 0)
     fixed = scratch + reading + held
-    slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * outputs
+    slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * images
     budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
     if in_memory:
         batch, buffers = IN_MEMORY_BATCH * count, 0
@@ -175,12 +194,15 @@ def make_plan(
         feature, layer, itself = ENTRY
         seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
         soon = max(count, int(count * BATCH_SECONDS / seconds))
-        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.count, soon)
+        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.size(part), soon)
         batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
         buffers = BATCHES * batch * slot
     # all samples at once if they fit, else two bands at a time
     left = budget - fixed - buffers
-    whole = grid.down if z is None else grid.down + grid.across
+    whole = max(
+        len(piece.rows) + (0 if z is None and piece.rows == piece.columns else len(piece.columns))
+        for piece in grid.pieces(part)
+    )
     held_rows = whole if left >= whole * tile * row else 2 * (left // (2 * tile * row))
     if held_rows < min(2, whole):
         least = fixed + buffers + 2 * tile * row
@@ -191,4 +213,4 @@ def make_plan(
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
-    return Plan(net, wanted, every, real, grid, features, count, limit, band, batch, working)
+    return Plan(net, wanted, every, real, grid, part, features, count, limit, band, batch, working)

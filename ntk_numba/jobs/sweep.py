@@ -55,30 +55,34 @@ def sweep(
         source.refuse_changed()  # before any tile is made of it
         return samples
 
+    todo = grid.mask(plan.part)
+    if done is not None:
+        todo &= ~done
     held: range | None = None
     columns: Samples | None = None
-    for down in grid.bands(grid.down, plan.band):
-        rows: Samples | None = None
-        for across in grid.bands(grid.across, plan.band):
-            tiles = (t for t in grid.tiles(down, across) if done is None or not done[t])
-            some = list(islice(tiles, plan.batch))
-            if not some:
-                continue  # above the diagonal, or done
-            if rows is None:
-                rows = load(x, down, grid.rows)
-            if z is None and across == down:
-                columns, held = rows, across
-            elif held != across:
-                columns = None  # before the next is made
-                columns, held = load(x if z is None else z, across, grid.columns), across
-            assert columns is not None
-            while some:
-                table = np.full((len(some), TILE_FIELDS), -1, np.int64)
-                for t, (i, j) in zip(table, some, strict=True):
-                    t[ROW], t[COLUMN] = (i - down.start) * tile, (j - across.start) * tile
-                    t[HEIGHT], t[WIDTH] = grid.height(i), grid.width(j)
-                yield Work(some, table, rows, columns)
+    for piece in grid.pieces(plan.part):
+        for down in grid.bands(piece.rows, plan.band):
+            rows: Samples | None = None
+            for across in grid.bands(piece.columns, plan.band):
+                tiles = (t for t in grid.tiles(down, across) if todo[t])
                 some = list(islice(tiles, plan.batch))
-        if z is None:
-            columns = held = None  # the band of rows, which goes now
-        del rows
+                if not some:
+                    continue  # above the diagonal, another part's, or done
+                if rows is None:
+                    rows = load(x, down, grid.rows)
+                if z is None and across == down:
+                    columns, held = rows, across
+                elif held != across:
+                    columns = None  # before the next is made
+                    columns, held = load(x if z is None else z, across, grid.columns), across
+                assert columns is not None
+                while some:
+                    table = np.full((len(some), TILE_FIELDS), -1, np.int64)
+                    for t, (i, j) in zip(table, some, strict=True):
+                        t[ROW], t[COLUMN] = (i - down.start) * tile, (j - across.start) * tile
+                        t[HEIGHT], t[WIDTH] = grid.height(i), grid.width(j)
+                    yield Work(some, table, rows, columns)
+                    some = list(islice(tiles, plan.batch))
+            if z is None:
+                columns = held = None  # the band of rows, which goes now
+            del rows

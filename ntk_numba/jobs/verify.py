@@ -15,7 +15,7 @@ from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.tiles import Place, TileFile
 from ntk_numba.jobs.memory import diagonal, gram
 from ntk_numba.jobs.plan import make_plan
-from ntk_numba.jobs.stream import contents_of, prepare, stream_tiles
+from ntk_numba.jobs.stream import contents_of, digests_of, prepare, stream_tiles
 
 SAMPLE = 64  # rows and columns
 
@@ -44,8 +44,16 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
     report.checks.append("the data is what the file was made of")
 
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(grid.rows, min(SAMPLE, grid.rows), replace=False))
-    columns = np.sort(rng.choice(grid.columns, min(SAMPLE, grid.columns), replace=False))
+    down, across = range(grid.rows), range(grid.columns)
+    if contents.layout == "part":  # of one of its tiles
+        i, j = (int(k) for k in rng.choice(np.argwhere(grid.mask(contents.part))))
+        down, across = (
+            range(k * grid.tile, k * grid.tile + size)
+            for k, size in ((i, grid.height(i)), (j, grid.width(j)))
+        )
+    rows, columns = (
+        np.sort(rng.choice(side, min(SAMPLE, len(side)), replace=False)) for side in (down, across)
+    )
     left, right = x.take(rows), (x if z is None else z).take(columns)
     which = "all" if contents.every else "last"
     anew = gram(file.net, left, right, file.kernels, which, file.dtype)
@@ -75,10 +83,12 @@ def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
             if contents.grid.symmetric
             else "the file is a matrix of two data sets; give Z as well"
         ]
+    mine = digests_of(contents.grid, contents.part, x, z)
     return [
-        f"{source.name} is not the data that the file was made of"
-        for source, digest in ((x, contents.input_digest), (z, contents.against_digest))
-        if source is not None and source.digest != digest
+        f"{source.name} is not the data that the file was made of: "
+        f"{digest.difference(theirs)} differ"
+        for source, digest, theirs in zip((x, z), mine, (contents.x, contents.z), strict=True)
+        if source and digest and theirs and digest != theirs
     ]
 
 
@@ -118,6 +128,8 @@ def repair(
     z = None if Z is None else open_source(Z, "Z")
     with open_gram(path) as file:
         contents = file.contents
+        if file.linked:
+            raise ValueError(f"{path} holds no tiles of its own: repair the parts that it links")
         differences = _other_data(contents, x, z)
         if file.numerics != NUMERICS:
             differences.append(f"its numerical version is {file.numerics}, not {NUMERICS}")
@@ -125,7 +137,7 @@ def repair(
             raise ValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         plan = make_plan(
             file.net, x, z, file.kernels, "all" if contents.every else "last", file.dtype,
-            memory, threads,
+            memory, threads, part=contents.part,
         )  # fmt: skip
         if differences := contents.differences(contents_of(plan, x, z)):
             raise ValueError(f"{path} cannot be repaired: {'; '.join(differences)}")

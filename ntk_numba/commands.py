@@ -1,0 +1,267 @@
+"""What the commands do. Each imports what it needs, so that help does not wait for a compiler.
+
+A command returns whether all is well: False where a check failed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ntk_numba
+
+if TYPE_CHECKING:
+    from ntk_numba.files.gram_file import GramFile, Report
+    from ntk_numba.network import MLP
+
+
+def drop_output() -> None:
+    """Have nothing printed any more, if that fails: it would be tried again at Python's end."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _network(options: argparse.Namespace) -> "MLP":
+    def one_or_all(values: list[Any] | None, default: Any) -> Any:
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else values
+
+    return ntk_numba.MLP(
+        options.depth,
+        one_or_all(options.activation, "relu"),
+        one_or_all(options.w_std, 1.0),
+        one_or_all(options.b_std, 0.0),
+    )
+
+
+def gram(options: argparse.Namespace) -> bool:
+    """Compute kernels into a file."""
+    return _say_what(
+        ntk_numba.write_gram(
+            _network(options),
+            options.data,
+            options.output,
+            Z=options.against,
+            kernels=options.kernel or ["ntk"],
+            layers=options.layers,
+            dtype=options.dtype,
+            memory=options.memory,
+            threads=options.threads,
+            part=options.part,
+            parts=options.parts,
+            layout=options.layout,
+            overwrite=options.overwrite,
+            progress=_progress(options),
+        )
+    )
+
+
+def _progress(options: argparse.Namespace) -> bool:
+    return not options.quiet and (options.progress or sys.stderr.isatty())
+
+
+def _say_what(file: "GramFile") -> bool:
+    """What was written; the file is there, whether this is read or not."""
+    with file:
+        shape = " × ".join(f"{n:,}" for n in file.shape)
+        c = file.contents
+        what = (
+            "" if c.layout == "full" else ", lower" if c.layout == "lower" else f", part {c.part}"
+        )
+        try:
+            print(
+                f"{file.path}: {', '.join(file.kernels)}, {shape}, {file.dtype}{what}", flush=True
+            )
+        except OSError:
+            drop_output()
+    return True
+
+
+def merge(options: argparse.Namespace) -> bool:
+    """Put parts together."""
+    return _say_what(
+        ntk_numba.merge(
+            options.parts,
+            options.output,
+            options.layout,
+            options.link,
+            options.delete_parts,
+            options.overwrite,
+            _progress(options),
+        )
+    )
+
+
+def plan(options: argparse.Namespace) -> bool:
+    """Say what a job would take."""
+    import shutil
+
+    from ntk_numba.files.source import open_source
+    from ntk_numba.files.store import check_folder, check_space
+    from ntk_numba.grid import Part, show_bytes
+    from ntk_numba.jobs.estimate import estimate
+    from ntk_numba.jobs.plan import make_plan
+
+    net = _network(options)
+    x = open_source(options.data, "X")
+    z = None if options.against is None else open_source(options.against, "Z")
+    plan = make_plan(
+        net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
+        options.memory, options.threads, part=Part(1, 1) if options.layout == "lower" else None,
+    )  # fmt: skip
+    target = Path(options.output)
+    check_folder(target)
+    check_space(target, plan.output_bytes)
+    free = shutil.disk_usage(target.parent).free
+    seconds = estimate(plan, x, target.parent)
+    facts = plan.to_dict() | {
+        "disk_free_bytes": free,
+        "seconds_compute": seconds.compute,
+        "seconds_write": seconds.write,
+        "seconds": seconds.total,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        band = facts["band_rows"]
+        whole = band >= max(plan.grid.rows, plan.grid.columns)
+        where = "all at once" if whole else f"two bands of {band:,}"
+        for key, value in {
+            "matrix": f"{plan.grid.rows:,} × {plan.grid.columns:,}"
+            + (" symmetric" if plan.grid.symmetric else "")
+            + f", {', '.join(plan.kernels)}, {facts['layers']} layer"
+            + ("s" if plan.every else ""),
+            "network": str(net),
+            "samples": f"{plan.features:,} features, {plan.dtype}, {where}",
+            "tiles": f"{plan.grid.count:,} of {plan.grid.tile} × {plan.grid.tile}",
+            "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
+            "memory": f"{show_bytes(plan.working)} beside Python and its libraries, "
+            f"{show_bytes(plan.memory)} allowed",
+            "time": f"{_duration(seconds.total)} on {plan.threads} threads "
+            f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
+        }.items():
+            print(f"{key:8} {value}")
+    return True
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h"
+
+
+def info(options: argparse.Namespace) -> bool:
+    """Say what a file holds."""
+    from ntk_numba.grid import show_bytes
+
+    with ntk_numba.open_gram(options.file, incomplete=True) as file:
+        facts = _facts(file)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return True
+    for key, value in facts.items():
+        if key == "net":
+            value = str(file.net)
+        elif isinstance(value, list):
+            value = (" × " if key == "shape" else ", ").join(map(str, value))
+        elif key == "bytes":
+            value = show_bytes(value)
+        print(f"{key:16} {value}")
+    return True
+
+
+def _facts(file: "GramFile") -> dict[str, Any]:
+    contents = file.contents
+    return {
+        "file": str(file.path),
+        "complete": file.complete,
+        "layout": contents.layout,
+        "part": str(contents.part or "1/1"),
+        "linked": [name for name, _ in file.linked],
+        "tiles": contents.count,
+        "tiles_done": int(file.done.sum()),
+        "kernels": list(file.kernels),
+        "shape": list(file.shape),
+        "symmetric": contents.grid.symmetric,
+        "layers": "all" if contents.every else "last",
+        "dtype": str(file.dtype),
+        "tile": contents.grid.tile,
+        "bytes": file.path.stat().st_size,
+        "net": file.net.to_dict(),
+        "fingerprint": file.net.fingerprint,
+        "input_digest": contents.x.hex,
+        "against_digest": contents.z.hex if contents.z else "",
+        "package_version": file.package_version,
+    }
+
+
+def verify(options: argparse.Namespace) -> bool:
+    """Read a file whole and check it, and repair it."""
+    if options.repair and options.data is None:
+        raise ValueError("--repair computes tiles again; give it their data with --data")
+    progress = sys.stderr.isatty()
+    # an incomplete file is not repaired but gone on with
+    with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
+        report, complete = file.verify(progress), file.complete
+    good = _print_report(report)
+    if options.repair and report.bad:
+        good = _print_report(
+            ntk_numba.repair(
+                options.file, options.data, options.against, report.bad, progress=progress
+            )
+        )
+    if options.data is not None and complete:
+        from ntk_numba.jobs.verify import verify_sample
+
+        with ntk_numba.open_gram(options.file) as file:
+            good &= _print_report(verify_sample(file, options.data, options.against))
+    return good
+
+
+def _print_report(report: "Report") -> bool:
+    for line in report.problems:
+        print(f"WRONG  {line}")
+    if report:
+        for line in report.checks:
+            print(f"ok     {line}")
+    return bool(report)
+
+
+def plot(options: argparse.Namespace) -> bool:
+    """Draw a file."""
+    from ntk_numba.jobs.picture import new_figure
+    from ntk_numba.jobs.plot import plot_gram
+
+    new_figure(options.output)  # what cannot be saved is refused before the work
+    with ntk_numba.open_gram(options.file) as file:
+        plot_gram(file, options.output, options.kernel, options.layer, options.labels)
+    print(options.output)
+    return True
+
+
+def check(options: argparse.Namespace) -> bool:
+    """Test the kernels against networks of finite width."""
+    from ntk_numba.jobs.angle_plot import plot_angle
+    from ntk_numba.jobs.picture import new_figure
+
+    net = _network(options)
+    if options.plot:
+        new_figure(options.plot)  # what cannot be saved is refused before the work
+    report = ntk_numba.check(
+        net, options.data, options.width, options.draws, options.samples, options.outputs,
+        options.false_alarm, options.seed, options.threads,
+    )  # fmt: skip
+    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    if options.plot:
+        plot_angle(
+            net, options.plot, report.widths, options.draws, seed=options.seed,
+            threads=options.threads,
+        )  # fmt: skip
+    return bool(report.passed)
