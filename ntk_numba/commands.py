@@ -182,6 +182,7 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.jobs.estimate import estimate
     from ntk_numba.jobs.merge import check_layout
     from ntk_numba.jobs.plan import make_plan
+    from ntk_numba.jobs.slurm import parts_for
 
     net = _network(options)
     x = open_source(options.data, "X")
@@ -195,7 +196,9 @@ def plan(options: argparse.Namespace) -> bool:
     check_space(target, plan.output_bytes)
     free = shutil.disk_usage(target.parent).free
     seconds = estimate(plan, x, target.parent)
+    parts = parts_for(seconds.total, plan.count)
     facts = plan.to_dict() | {
+        "parts": parts,
         "disk_free_bytes": free,
         "seconds_compute": seconds.compute,
         "seconds_write": seconds.write,
@@ -220,6 +223,9 @@ def plan(options: argparse.Namespace) -> bool:
             f"{show_bytes(plan.memory)} allowed",
             "time": f"{_duration(seconds.total)} on {plan.threads} threads "
             f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
+            "parts": f"{parts:,} of {_duration(seconds.total / parts)} each, on such a machine"
+            if parts > 1
+            else "one: shorter than those worth an array of jobs",
         }.items():
             print(f"{key:8} {value}")
     return True
