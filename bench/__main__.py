@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import (
     accuracy,
     claims,
+    cluster,
     disk,
     figures,
     finite,
@@ -33,6 +34,7 @@ TABLES = {
     "disk": disk.main,
     "safety": safety.main,
     "soak": soak.main,
+    "cluster": cluster.main,
     "start": start.main,
     "growth": growth.main,
     "claims": claims.main,

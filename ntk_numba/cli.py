@@ -141,13 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("parts", metavar="PART", nargs="+", help="the files, in any order")
     merge.add_argument("-o", "--output", metavar="FILE", required=True, help="the HDF5 file")
     _layout_option(merge)
-    ways = merge.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--link", action="store_true", help="refer to the parts, which stay, and copy nothing"
-    )
-    ways.add_argument(
-        "--delete-parts", action="store_true", help="each as soon as its tiles are safe"
-    )
+    _merge_options(merge)
     _writing_options(merge)
     merge.set_defaults(run=commands.merge)
 
@@ -155,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
     _job_options(plan)
     plan.add_argument("--json", action="store_true", help="for scripts, sizes in bytes")
     plan.set_defaults(run=commands.plan)
+
+    slurm = parsers.add_parser(
+        "slurm", help="print a script for Slurm: an array of parts, and a merge after it"
+    )
+    _job_options(slurm)
+    _slurm_options(slurm)
+    slurm.set_defaults(run=commands.slurm)
 
     info = parsers.add_parser("info", help="what a file holds")
     info.add_argument("file", metavar="FILE")
@@ -219,6 +220,57 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--memory", metavar="SIZE", help="at most, as 2GiB [a quarter of it]")
     machine.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
+
+
+def _merge_options(parser: Any) -> None:
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--link", action="store_true", help="refer to the parts, which stay, and copy nothing"
+    )
+    ways.add_argument(
+        "--delete-parts", action="store_true", help="each as soon as its tiles are safe"
+    )
+
+
+def _slurm_options(parser: argparse.ArgumentParser) -> None:
+    array = parser.add_argument_group("array", "what is left out is estimated on this machine")
+    array.add_argument("--parts", type=int, metavar="n", help="[of half an hour each]")
+    array.add_argument("--cpus", type=int, metavar="N", help="of an element [as many as here]")
+    array.add_argument("--time", type=int, metavar="MINUTES", help="limit of an element")
+    array.add_argument("--name", default="gram", help="of both jobs [%(default)s]")
+    for name in ("partition", "account", "qos"):
+        array.add_argument(f"--{name}")
+    array.add_argument(
+        "--grace", type=int, default=180, metavar="SECONDS",
+        help="before the limit, for an element to stop and be requeued [%(default)s]",
+    )  # fmt: skip
+    array.add_argument(
+        "--requeues", type=int, default=20, metavar="N", help="of an element [%(default)s]"
+    )
+    array.add_argument("--at-once", type=int, metavar="N", help="elements that run at a time")
+    array.add_argument("--logs", default="logs", metavar="FOLDER", help="[%(default)s]")
+    array.add_argument(
+        "--max-array", type=int, default=1001, metavar="N",
+        help="the cluster's MaxArraySize [%(default)s]",
+    )  # fmt: skip
+    array.add_argument(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="more, for both jobs"
+    )
+    array.add_argument(
+        "--setup", action="append", default=[], metavar="LINE",
+        help="of shell before the command, as 'module load python'",
+    )  # fmt: skip
+    merge = parser.add_argument_group("merge")
+    _merge_options(merge)
+    merge.add_argument(
+        "--dependency", choices=["afterany", "afterok"], default="afterany",
+        help="afterany: it runs whatever became of the parts, and names those to submit again",
+    )  # fmt: skip
+    merge.add_argument("--merge-cpus", type=int, default=2, metavar="N", help="[%(default)s]")
+    merge.add_argument("--merge-memory", default="2GiB", metavar="SIZE", help="[%(default)s]")
+    merge.add_argument(
+        "--merge-time", type=int, metavar="MINUTES", help="[from the size of the file]"
+    )
 
 
 def _layout_option(parser: Any) -> None:

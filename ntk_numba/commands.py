@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
 
+MEMORY_STEP = 256 << 20  # that the memory of a job is rounded up to
+
+
 def drop_output() -> None:
     """Have nothing printed any more, if that fails: it would be tried again at Python's end."""
     try:
@@ -111,14 +114,73 @@ def merge(options: argparse.Namespace) -> bool:
     )
 
 
+def slurm(options: argparse.Namespace) -> bool:
+    """Print a script for Slurm."""
+    from ntk_numba.files.source import open_source
+    from ntk_numba.files.store import check_folder
+    from ntk_numba.grid import Part, parse_bytes
+    from ntk_numba.jobs.estimate import estimate
+    from ntk_numba.jobs.merge import PARTS_OF, check_layout
+    from ntk_numba.jobs.plan import INTERPRETER, make_plan
+    from ntk_numba.jobs.slurm import SlurmOptions, minutes_for, parts_for, slurm_script
+
+    net = _network(options)
+    x = open_source(options.data, "X")
+    z = None if options.against is None else open_source(options.against, "Z")
+    target = Path(options.output)
+    check_folder(target)
+    layout = check_layout(options.layout, z is None)
+    job = options.kernel or ["ntk"], options.layers, options.dtype
+    whole = make_plan(net, x, z, *job, part=layout)
+    cpus = options.cpus or whole.threads
+    seconds = 0.0
+    if options.parts is None or options.time is None:
+        here = estimate(whole, x, target.parent)
+        seconds = max(here.compute * whole.threads / cpus, here.write)
+    parts = options.parts or parts_for(seconds, whole.count, options.max_array)
+    part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
+    memory = part.memory if options.memory else INTERPRETER + part.working * cpus // part.threads
+    memory = -(-memory // MEMORY_STEP) * MEMORY_STEP
+    # to write the result, and to read the parts, at a tenth of what a disk does
+    merge_minutes = options.merge_time or 15 + whole.output_bytes // (60 * 100_000_000)
+    slurm_options = SlurmOptions(
+        parts, cpus, memory + memory // 4, options.time or minutes_for(seconds, parts),
+        options.name, options.partition, options.account, options.qos, options.grace,
+        options.requeues, options.at_once, options.logs, options.dependency,
+        tuple(options.sbatch), tuple(options.setup), options.merge_cpus,
+        parse_bytes(options.merge_memory, "--merge-memory"), merge_minutes, options.max_array,
+    )  # fmt: skip
+    gram = ["ntk-numba", "gram", options.data, "-o", options.output, *_job_words(options)]
+    pattern = target.with_name(PARTS_OF.format(target.stem, "*", parts, target.suffix))
+    merge = ["ntk-numba", "merge", str(pattern), "-o", options.output]
+    merge += ["--layout", "lower"] * (options.layout == "lower")
+    merge += ["--link"] * options.link + ["--delete-parts"] * options.delete_parts
+    gram += ["--memory", f"{memory >> 20}MiB"]
+    print(slurm_script(gram, merge, slurm_options), end="")
+    return True
+
+
+def _job_words(options: argparse.Namespace) -> list[str]:
+    """The words of a command that say what is computed, but for X and the output."""
+    words = ["--depth", str(options.depth)]
+    for name in ("activation", "w_std", "b_std", "kernel"):
+        for value in getattr(options, name) or []:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    for name in ("against", "layers", "dtype"):
+        if (value := getattr(options, name)) not in (None, "last"):
+            words += [f"--{name}", str(value)]
+    return words
+
+
 def plan(options: argparse.Namespace) -> bool:
     """Say what a job would take."""
     import shutil
 
     from ntk_numba.files.source import open_source
     from ntk_numba.files.store import check_folder, check_space
-    from ntk_numba.grid import Part, show_bytes
+    from ntk_numba.grid import show_bytes
     from ntk_numba.jobs.estimate import estimate
+    from ntk_numba.jobs.merge import check_layout
     from ntk_numba.jobs.plan import make_plan
 
     net = _network(options)
@@ -126,7 +188,7 @@ def plan(options: argparse.Namespace) -> bool:
     z = None if options.against is None else open_source(options.against, "Z")
     plan = make_plan(
         net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
-        options.memory, options.threads, part=Part(1, 1) if options.layout == "lower" else None,
+        options.memory, options.threads, part=check_layout(options.layout, z is None),
     )  # fmt: skip
     target = Path(options.output)
     check_folder(target)

@@ -180,7 +180,7 @@ class Grid:
 
         Tiles are numbered in horizontal strips, column by column within a strip, and each part has
         as many as the others, or one less. A strip is as high as a part is wide, so that a part is
-        nearly a square and reads few rows: of X, 2/√(2n) and not a whole one.
+        nearly a square and reads few rows: of X, about 2/√(2n) and not all of it.
 
         Raises
         ------

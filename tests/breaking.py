@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import threading
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,50 @@ def faults(rounds: int) -> dict[str, Any]:
                     if code not in expected:
                         count.add("wrong ends", (how, number, code))
                     count.check(job, folder, run(lambda path=path: job(path)), (how, number))
+                if number == rounds:
+                    break
+    return count.result(calls=calls)
+
+
+def merges(rounds: int) -> dict[str, Any]:
+    """As `faults`, of parts being merged, and deleted meanwhile or not."""
+    count, calls = Count(), {}
+    with empty_folder() as home:
+        job = Job(home, 130, 7, 3)
+        for number in (1, 2):
+            job(home / "g.h5", part=(number, 2))
+        parts = sorted(home.glob("g.part-*"))
+
+        def merge(folder: Path, delete: bool) -> None:
+            found = sorted(folder.glob("g.part-*"))
+            nk.merge(found, folder / "g.h5", delete_parts=delete).close()
+
+        def disturbed(number: int, how: str, work: Callable[[], None]) -> None:
+            break_at(number, how)
+            work()
+
+        for how, delete in itertools.product(
+            ("EIO", "kill before", "kill within", "kill after"), (False, True)
+        ):
+            merge_so = partial(merge, delete=delete)
+            for number in itertools.count(1):
+                with empty_folder() as folder:
+                    for part in parts:
+                        shutil.copy(part, folder)
+
+                    code = run(partial(disturbed, number, how, partial(merge_so, folder)))
+                    expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
+                    if code == DONE:
+                        calls[f"{how}{', deleting' * delete}"] = number - 1
+                        break
+                    if code not in expected:
+                        count.add("wrong ends", (how, number, code))
+                    code = run(partial(merge_so, folder))
+                    for part in parts if not delete else ():
+                        if (folder / part.name).read_bytes() != part.read_bytes():
+                            count.add("parts that changed", (how, number))
+                        (folder / part.name).unlink()
+                    count.check(job, folder, code, (how, delete, number))
                 if number == rounds:
                     break
     return count.result(calls=calls)
@@ -485,6 +531,7 @@ def main() -> None:
 
 EXPERIMENTS = {
     "faults": faults,
+    "merges": merges,
     "kills": kills,
     "crashes": crashes,
     "flips": flips,

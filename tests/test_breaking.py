@@ -29,6 +29,13 @@ def test_every_call_fails_or_is_the_last():
     assert result == {"right": sum(points.values())}
 
 
+def test_every_call_of_a_merge_fails_or_is_the_last():
+    result = experiment("merges", 1000)
+    points = result.pop("calls")
+    assert len(points) == 8 and min(points.values()) > 20
+    assert result == {"right": sum(points.values())}
+
+
 def test_kills_at_random_times():
     result = experiment("kills", 200)
     assert result.keys() == {"right", "kills", "files", "tiles", "tiles computed again"}
@@ -55,6 +62,7 @@ def test_damage_of_unfinished_files():
     ("name", "rounds", "without"),
     [
         ("faults", 3, "lease.Lease.release = lambda self: None"),
+        ("merges", 9, "lease.Lease.release = lambda self: None"),
         ("kills", 3, "lease.Lease.release = lambda self: None"),
         ("crashes", 40, "tiles.TileFile.sync = lambda self: None"),
         ("flips", 40, "tiles.TileFile.scan = lambda *_: iter(())"),

@@ -3,6 +3,8 @@ import pytest
 
 from ntk_numba.grid import (
     Grid,
+    Part,
+    check_part,
     number_between,
     parse_bytes,
     show_bytes,
@@ -17,8 +19,8 @@ def test_bands_of_tiles_cover_every_entry_once(rows, columns, band):
     for symmetric in {False, rows == columns}:
         grid = Grid(rows, columns, symmetric, 64)
         seen = set()
-        for down in grid.bands(grid.down, band):
-            for across in grid.bands(grid.across, band):
+        for down in grid.bands(range(grid.down), band):
+            for across in grid.bands(range(grid.across), band):
                 for i, j in grid.tiles(down, across):
                     assert (i, j) not in seen
                     seen.add((i, j))
@@ -81,3 +83,62 @@ def test_numbers_are_checked():
             number_between("p", bad, 0, 1)
     with pytest.raises(ValueError, match="p must be more than 0 and finite, not inf"):
         number_between("p", float("inf"), 0, float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "symmetric"),
+    [(1000, 1000, True), (1000, 333, False), (64, 6000, False), (6000, 64, False), (1, 1, True)],
+)
+def test_parts_are_equal_and_cover_everything_once(rows, columns, symmetric):
+    grid = Grid(rows, columns, symmetric, 64)
+    for of in range(1, min(grid.count, 60) + 1):
+        parts = [Part(number, of) for number in range(1, of + 1)]
+        masks = [grid.mask(part) for part in parts]
+        assert (sum(m.astype(int) for m in masks) == grid.mask()).all()
+        sizes = [int(m.sum()) for m in masks]
+        assert max(sizes) - min(sizes) <= 1
+        assert sizes == [grid.size(part) for part in parts]
+        for part, mask in zip(parts, masks, strict=True):
+            covered = np.zeros_like(mask)
+            for piece in grid.pieces(part):
+                a, b = piece.rows, piece.columns
+                covered[a.start : a.stop, b.start : b.stop] = True
+            assert not (mask & ~covered).any()
+
+
+def test_a_part_reads_few_rows():
+    """Nearly a square of the triangle: 2/√(2n) of the rows each, and not 2/3 of them."""
+    grid = Grid(10**6, 10**6, True, 512)
+    for of in (10, 100, 1000):
+        read = [
+            sum(len(p.rows) + len(p.columns) for p in grid.pieces(Part(number, of)))
+            for number in range(1, of + 1)
+        ]
+        assert np.mean(read) < 1.4 * grid.down * 2 / np.sqrt(2 * of)
+        assert max(read) < 3.5 * grid.down * 2 / np.sqrt(2 * of)
+
+
+def test_more_parts_than_tiles_are_refused():
+    grid = Grid(130, 130, True, 64)
+    assert grid.size(Part(6, 6)) == 1
+    with pytest.raises(ValueError, match="part=2/7: there are 6 tiles; make at most so many parts"):
+        grid.pieces(Part(2, 7))
+
+
+@pytest.mark.parametrize("value", [(3, 8), "3/8", " 3 / 8 ", [3, 8], np.array([3, 8])])
+def test_a_part_is_a_pair(value):
+    assert check_part(value) == Part(3, 8) and str(check_part(value)) == "3/8"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        ("3", ValueError, "part must be like 3/8"), ("3/", ValueError, "part must be like 3/8"),
+        ("-1/8", ValueError, "part must be like 3/8"), ((0, 8), ValueError, "at least 1, not 0"),
+        ((9, 8), ValueError, "part must be one of 1/8 to 8/8, not 9/8"), (3, TypeError, "a pair"),
+        ((1, 2, 3), TypeError, "a pair"), ((1.0, 2), TypeError, "whole number"),
+    ],
+)  # fmt: skip
+def test_what_is_no_part_is_refused(value, error, text):
+    with pytest.raises(error, match=text):
+        check_part(value)

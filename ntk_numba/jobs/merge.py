@@ -28,12 +28,22 @@ from ntk_numba.grid import Part
 
 COMMIT_BYTES = 256 << 20  # between two times that what was copied is made durable
 SHOWN = 5  # problems of one kind
+PARTS_OF = "{}.part-{}-of-{}{}"  # the name of a part: stem, number, how many, suffix
 
 
 def part_path(path: Path, part: Part) -> Path:
     """``gram.part-03-of-16.h5`` of ``gram.h5``."""
     number = str(part.number).zfill(len(str(part.of)))
-    return path.with_name(f"{path.stem}.part-{number}-of-{part.of}{path.suffix}")
+    return path.with_name(PARTS_OF.format(path.stem, number, part.of, path.suffix))
+
+
+def check_layout(layout: str, symmetric: bool) -> Part | None:
+    """The part whose tiles a whole file has in a row: all for "lower", none for "full"."""
+    if layout not in ("full", "lower"):
+        raise ValueError(f"layout must be 'full' or 'lower', not {layout!r}")
+    if layout == "lower" and not symmetric:
+        raise ValueError("a matrix of two data sets has no triangle: layout must be 'full'")
+    return Part(1, 1) if layout == "lower" else None
 
 
 def show_indices(numbers: Iterable[int]) -> str:
@@ -110,18 +120,15 @@ def merge(
     target = Path(path)
     if target.is_symlink():
         target = target.resolve()
-    if layout not in ("full", "lower"):
-        raise ValueError(f"layout must be 'full' or 'lower', not {layout!r}")
+    check_layout(layout, True)
     if link and delete_parts:
         raise ValueError("a linked file needs its parts: link and delete_parts exclude each other")
     found = _find([Path(part) for part in parts], target, overwrite)
     _refuse(found, target)
     assert found.contents is not None
     contents = found.contents
-    if layout == "lower" or link:
-        if not contents.grid.symmetric:
-            raise ValueError("a matrix of two data sets has no triangle: layout must be 'full'")
-        contents = replace(contents, part=Part(1, 1))
+    kind = check_layout("lower" if link else layout, contents.grid.symmetric)
+    contents = replace(contents, part=kind)
     if target.exists() and not overwrite:
         file = existing(target, contents)
     elif link:

@@ -17,7 +17,7 @@ from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.store import GramWriter, check_folder
 from ntk_numba.grid import Part, check_part, parse_bytes, whole_number
 from ntk_numba.jobs.executors import run_parts
-from ntk_numba.jobs.merge import merge, part_path
+from ntk_numba.jobs.merge import check_layout, merge, part_path
 from ntk_numba.jobs.plan import Plan, make_plan
 from ntk_numba.jobs.stream import contents_of, prepare, stream_tiles
 from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
@@ -118,15 +118,10 @@ def write_gram(
     target = Path(path)
     if target.is_symlink():
         target = target.resolve()  # write where the link leads, as users of scratch disks expect
-    if layout not in ("full", "lower"):
-        raise ValueError(f"layout must be 'full' or 'lower', not {layout!r}")
-    if layout == "lower" and (Z is not None or part is not None):
-        raise ValueError(
-            "a matrix of two data sets has no triangle: layout must be 'full'"
-            if Z is not None
-            else "a part has no layout: say layout='lower' when the parts are merged"
-        )
+    kind = check_layout(layout, Z is None)
     if part is not None:
+        if kind:
+            raise ValueError("a part has no layout: say layout='lower' when parts are merged")
         if parts is not None or executor is not None:
             raise ValueError("part computes one part, parts and executor all of them: give either")
         chosen = check_part(part)
@@ -136,7 +131,7 @@ def write_gram(
         return _write_parts(job, target, count, executor, layout, overwrite, progress)
     if executor is not None:
         raise ValueError("an executor computes parts: say how many, as parts=16")
-    return _write(job, target, Part(1, 1) if layout == "lower" else None, overwrite, progress)
+    return _write(job, target, kind, overwrite, progress)
 
 
 def _write(job: _Job, target: Path, part: Part | None, overwrite: bool, progress: bool) -> GramFile:
@@ -175,8 +170,7 @@ def _write_parts(
 ) -> GramFile:
     """Compute all parts, here or by an executor, and merge them."""
     x, z = job.open()
-    whole = Part(1, 1) if layout == "lower" else None
-    plan = job.plan(x, z, whole)
+    plan = job.plan(x, z, check_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # refuses more parts than tiles
     _check_target(target, overwrite, x, z)
     if executor is not None:
@@ -192,14 +186,16 @@ def _write_parts(
     if target.exists() and not overwrite:
         return existing(target, contents_of(plan, x, z))
     task = partial(compute_part, job, target, count, overwrite)
-    numbers = range(1, count + 1)
     if executor is None:
-        receipts = [task(number) for number in numbers]
+        with stopping.gently():
+            for number in range(1, count + 1):
+                task(number)
+                stopping.check()
     else:
-        receipts = run_parts(executor, task, numbers, progress=progress)
+        run_parts(executor, task, range(1, count + 1), progress=progress)
+    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     return merge(
-        [receipt.path for receipt in receipts], target, layout, delete_parts=True,
-        overwrite=overwrite, progress=progress,
+        paths, target, layout, delete_parts=True, overwrite=overwrite, progress=progress
     )  # fmt: skip
 
 

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 
 import ntk_numba as nk
 from ntk_numba.files import layout
+from ntk_numba.files.digest import Digest
 from ntk_numba.files.layout import Contents, Header
 from ntk_numba.grid import Grid
 
@@ -12,7 +15,9 @@ from ntk_numba.grid import Grid
 def contents(request):
     net = nk.MLP(3, ["abs", "relu"], b_std=0.1)
     every = request.param == "all"
-    return Contents(net, ("nngp", "ntk"), every, np.dtype("f4"), Grid(150, 70, False, 64), "a", "b")
+    x, z = Digest((150, 7), b"", (b"x" * 32,)), Digest((70, 7), b"e" * 32, (b"z" * 32,))
+    grid = Grid(150, 70, False, 64)
+    return Contents(net, ("nngp", "ntk"), every, np.dtype("f4"), grid, None, x, z)
 
 
 def created(path, contents):
@@ -83,7 +88,7 @@ def test_a_changed_attribute_is_noticed(tmp_path, contents):
 
 
 def test_differences_are_named(contents):
-    other = contents._replace(net=nk.MLP(3, ["abs", "relu"], b_std=0.2), dtype=np.dtype("f8"))
+    other = replace(contents, net=nk.MLP(3, ["abs", "relu"], b_std=0.2), dtype=np.dtype("f8"))
     assert contents.differences(contents) == []
     assert contents.differences(other) == [
         "b_std is [0.2, 0.2, 0.2], not [0.1, 0.1, 0.1]", "dtype is float64, not float32"

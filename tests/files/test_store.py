@@ -11,19 +11,21 @@ import pytest
 import ntk_numba as nk
 from ntk_numba.engine import kernel
 from ntk_numba.files import disk, layout, store
+from ntk_numba.files.digest import Digest
 from ntk_numba.files.source import open_source
 from ntk_numba.files.store import GramWriter
 from ntk_numba.files.tiles import TileFile
 from ntk_numba.grid import Grid
-from ntk_numba.jobs import plan, stream
+from ntk_numba.jobs import plan, stream, write
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 
 
 def contents(points):
     n = len(points)
+    digest = Digest((n, 7), b"", (b"d" * 32,))
     return layout.Contents(
-        nk.MLP(2), ("ntk",), False, np.dtype(float), Grid(n, n, True, 64), "d" * 64, ""
+        nk.MLP(2), ("ntk",), False, np.dtype(float), Grid(n, n, True, 64), None, digest, None
     )
 
 
@@ -150,16 +152,16 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(points, tmp_path, monkeyp
 def test_another_job_that_is_faster(points, tmp_path, monkeypatch):
     """It completes the file after we have looked and before we hold the lease."""
     target = tmp_path / "g.h5"
-    prepare = stream.prepare
+    prepare = write.prepare
 
     def late(*arguments):
-        monkeypatch.setattr(stream, "prepare", prepare)
+        monkeypatch.setattr(write, "prepare", prepare)
         nk.write_gram(nk.MLP(2) if other else NET, points, target).close()
         return prepare(*arguments)
 
     for other in (False, True):
         target.unlink(missing_ok=True)
-        monkeypatch.setattr(stream, "prepare", late)
+        monkeypatch.setattr(write, "prepare", late)
         if other:
             with pytest.raises(ValueError, match="exists with other contents: depth is 2, not 3"):
                 nk.write_gram(NET, points, target)
@@ -212,7 +214,7 @@ def test_names_that_are_taken_by_something_else(points, tmp_path, kind):
 
 
 def test_another_version_of_the_arithmetic_is_refused(stopped, points, monkeypatch):
-    monkeypatch.setattr(stream, "NUMERICS", 2)
+    monkeypatch.setattr(write, "NUMERICS", 2)
     with pytest.raises(ValueError, match=r"numerical version is 1 \(ntk_numba 0.1.0\), not 2"):
         nk.write_gram(NET, points, stopped.with_suffix(""))
 

@@ -1,0 +1,358 @@
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.files import disk
+from ntk_numba.files.layout import INCOMPLETE
+from ntk_numba.files.tiles import TileFile
+from ntk_numba.grid import Part
+from ntk_numba.jobs import merge as merging
+from ntk_numba.jobs import write
+from ntk_numba.jobs.merge import part_path, show_indices
+
+NET = nk.MLP(3, "relu", b_std=0.1)
+OF = 5
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).standard_normal((700, 20))
+
+
+def parts_of(x, folder, of=OF, z=None, **options):
+    paths = []
+    for number in range(1, of + 1):
+        with nk.write_gram(NET, x, folder / "g.h5", z, part=(number, of), **options) as f:
+            paths.append(f.path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def made(x, tmp_path_factory):
+    return parts_of(x, tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def parts(made, tmp_path):
+    return [shutil.copy(path, tmp_path / path.name) for path in made]
+
+
+@pytest.fixture(scope="module")
+def right(x, tmp_path_factory):
+    """What one job writes."""
+    path = tmp_path_factory.mktemp("right") / "g.h5"
+    nk.write_gram(NET, x, path).close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("of", [1, 2, 7, "tiles"])
+def test_parts_are_the_whole_bit_for_bit(tmp_path, points, layers, dtype, cross, of):
+    z = points[:100] if cross else None
+    options = {"layers": layers, "dtype": dtype, "kernels": ("nngp", "ntk")}
+    with nk.write_gram(NET, points, tmp_path / "one.h5", z, **options) as f:
+        of = min(f.contents.grid.count, 99 if of == "tiles" else of)
+    paths = parts_of(points, tmp_path, of, z, **options)
+    rng = np.random.default_rng(0)
+    with nk.merge(list(rng.permutation(paths)), tmp_path / "g.h5") as f:
+        assert f.verify()
+    assert (tmp_path / "g.h5").read_bytes() == (tmp_path / "one.h5").read_bytes()
+    if not cross:
+        nk.write_gram(NET, points, tmp_path / "low.h5", layout="lower", **options).close()
+        nk.merge(paths, tmp_path / "lower.h5", layout="lower").close()
+        assert (tmp_path / "lower.h5").read_bytes() == (tmp_path / "low.h5").read_bytes()
+
+
+def test_names():
+    names = [part_path(merging.Path("a/g.h5"), Part(n, 16)).name for n in (3, 16)]
+    assert names == ["g.part-03-of-16.h5", "g.part-16-of-16.h5"]
+    assert show_indices([17, 3, 4, 5, 9, 3]) == "3-5,9,17"
+
+
+def test_a_part_reads_only_the_rows_it_needs(x, tmp_path, monkeypatch):
+    loaded = []
+    samples = Kernel.samples
+
+    def watched(self, source, start, stop):
+        if stop - start > 1:
+            loaded.append((start, stop))
+        return samples(self, source, start, stop)
+
+    monkeypatch.setattr(Kernel, "samples", watched)
+    with nk.write_gram(NET, x, tmp_path / "g.h5", part=(2, 15)) as f:
+        mask = f.contents.grid.mask(f.contents.part)
+    needed = {64 * k for k in (*np.flatnonzero(mask.any(0)), *np.flatnonzero(mask.any(1)))}
+    read = {row for start, stop in loaded for row in range(start, stop)}
+    assert {64 * (row // 64) for row in read} <= needed | {0} and len(read) < 0.7 * len(x)
+
+
+@pytest.mark.parametrize("memory", ["36MiB", "64MiB"])
+def test_memory_and_threads_change_no_part(x, tmp_path, parts, memory):
+    x = np.tile(x, (1, 1))
+    (tmp_path / "again").mkdir()
+    again = parts_of(x, tmp_path / "again", memory=memory, threads=1)
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in parts]
+
+
+class TestCover:
+    """What cannot be merged is named, and nothing is written."""
+
+    @pytest.fixture(autouse=True)
+    def nothing(self, tmp_path, parts):
+        yield
+        assert not list(tmp_path.glob("m.h5*"))
+
+    def refuse(self, paths, text, tmp_path):
+        with pytest.raises(ValueError, match=text) as e:
+            nk.merge(paths, tmp_path / "m.h5")
+        return str(e.value)
+
+    def test_missing(self, parts, tmp_path):
+        text = r"m.h5 cannot be merged: of 5 parts 2,5 are missing. Compute .* --array=2,5, and"
+        self.refuse([parts[0], *parts[2:4]], text, tmp_path)
+        parts[1].unlink()
+        self.refuse(parts, "of 5 parts 2 are missing. Compute .* --array=2, and merge", tmp_path)
+
+    def test_none(self, tmp_path):
+        self.refuse([tmp_path / "g.part-*-of-5.h5"], "none of the parts exists", tmp_path)
+        self.refuse([], "none of the parts exists", tmp_path)
+
+    def test_unfinished(self, parts, tmp_path):
+        partial = parts[1].with_name(parts[1].name + ".partial")
+        data = parts[1].read_bytes()
+        parts[1].rename(partial).write_bytes(INCOMPLETE + data[8:])
+        self.refuse(parts, "of 5 parts 2 are unfinished. Compute .* --array=2,", tmp_path)
+        text = rf"{partial} is unfinished; of 5 parts 2 are unfinished"
+        self.refuse([*parts[2:], partial, parts[0]], text, tmp_path)
+
+    def test_twice(self, parts, tmp_path):
+        again = tmp_path / "again.h5"
+        shutil.copy(parts[2], again)
+        text = rf"part 3/5 is given twice: {parts[2]} and {again}. Give the parts of one job, each"
+        self.refuse([*parts, again], text, tmp_path)
+
+    def test_foreign(self, x, parts, tmp_path):
+        other = tmp_path / "other"
+        other.mkdir()
+        with nk.write_gram(nk.MLP(4), x, other / "g.h5", part=(2, 5)) as f:
+            text = rf"{f.path} is of another job: depth is 4, not 3; .*; of 5 parts 2 are missing."
+            self.refuse([parts[0], f.path, *parts[2:]], text + ".* --array=2,", tmp_path)
+        with nk.write_gram(NET, x, other / "g.h5", part=(2, 6)) as f:
+            self.refuse([*parts, f.path], r"another job: part is 2/6, not \d/5", tmp_path)
+        with nk.write_gram(NET, x[:500], other / "h.h5", part=(2, 5)) as f:
+            text = r"h.part-2-of-5.h5 is of another job: .*the data has another shape"
+            self.refuse([parts[0], f.path, *parts[2:]], text, tmp_path)
+
+    @pytest.mark.parametrize("row", [0, 690])
+    def test_of_data_that_has_changed_since(self, x, parts, tmp_path, row):
+        """Whether a part has read those rows or not: its centre was made of some of them."""
+        other = tmp_path / "other"
+        other.mkdir()
+        changed = x.copy()
+        changed[row:] *= 2
+        with nk.write_gram(NET, changed, other / "g.h5", part=(1, 5)) as f:
+            text = (
+                rf"{f.path} was made of other data: .*of X are not those of the other .* --array=1,"
+            )
+            self.refuse([f.path, *parts[1:]], text, tmp_path)
+
+    def test_of_another_version(self, x, parts, tmp_path, monkeypatch):
+        parts[3].unlink()
+        monkeypatch.setattr(write, "NUMERICS", 99)
+        nk.write_gram(NET, x, tmp_path / "g.h5", part=(4, 5)).close()
+        text = r"another job: numerical version is 99, not 1; of 5 parts 4 are .*--array=4,"
+        self.refuse(parts, text, tmp_path)
+
+    def test_what_is_no_part(self, x, parts, tmp_path):
+        text = tmp_path / "text.h5"
+        text.write_text("hello")
+        self.refuse([*parts, text], "text.h5 is no valid HDF5 file", tmp_path)
+        self.refuse([*parts, tmp_path], "Is a directory", tmp_path)
+        nk.write_gram(NET, x, tmp_path / "whole.h5").close()
+        self.refuse([*parts, tmp_path / "whole.h5"], "whole.h5 is no part of a job", tmp_path)
+        many = [tmp_path / f"{n}.h5" for n in range(30)]
+        for path in many:
+            path.write_text("hello")
+        assert "and 20 more" in self.refuse([*parts, *many], "0.h5 is no valid", tmp_path)
+
+    def test_nonsense(self, parts, tmp_path):
+        with pytest.raises(ValueError, match="layout must be 'full' or 'lower', not 'upper'"):
+            nk.merge(parts, tmp_path / "m.h5", layout="upper")
+        with pytest.raises(ValueError, match="link and delete_parts exclude each other"):
+            nk.merge(parts, tmp_path / "m.h5", link=True, delete_parts=True)
+
+
+def test_two_data_sets_have_no_triangle(x, tmp_path):
+    paths = parts_of(x, tmp_path, 3, x[:200])
+    for options in ({"layout": "lower"}, {"link": True}):
+        with pytest.raises(ValueError, match="has no triangle: layout must be 'full'"):
+            nk.merge(paths, tmp_path / "g.h5", **options)
+
+
+def test_what_is_merged_is_left_alone(parts, tmp_path, right):
+    nk.merge(parts, tmp_path / "g.h5").close()
+    before = (tmp_path / "g.h5").stat()
+    nk.merge(parts, tmp_path / "g.h5").close()
+    assert (tmp_path / "g.h5").stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(ValueError, match="exists with other contents: layout is full, not lower"):
+        nk.merge(parts, tmp_path / "g.h5", layout="lower")
+    nk.merge(parts, tmp_path / "g.h5", layout="lower", overwrite=True).close()
+    nk.merge(parts, tmp_path / "g.h5", overwrite=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+def test_a_damaged_tile_is_not_merged(x, parts, tmp_path, right):
+    with nk.open_gram(parts[2]) as f:
+        i, j = (int(k) for k in np.argwhere(f.contents.grid.mask(f.contents.part))[3])
+        at = f.layout.tile_at("ntk", 0, i, j)
+    data = bytearray(parts[2].read_bytes())
+    data[at + 1000] ^= 4
+    parts[2].write_bytes(data)
+    text = (
+        rf"{parts[2]}: tile \({i}, {j}\) does not match its checksum; delete that file, compute it "
+        rf"again .* --array=3, and merge again; \d+ of 66 tiles are done, in .*partial; run the "
+    )
+    with pytest.raises(nk.StoppedError, match=text):
+        nk.merge(parts, tmp_path / "g.h5")
+    with nk.open_gram(tmp_path / "g.h5.partial", incomplete=True) as f:
+        assert f.done.sum() >= f.contents.grid.size(Part(1, 5))
+    parts[2].unlink()
+    parts_of(x, tmp_path)
+    nk.merge(parts, tmp_path / "g.h5").close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+class Stop(BaseException):
+    """As a signal raises it."""
+
+
+def stop_after(monkeypatch, count):
+    """Let a merge be stopped when so many tiles are copied."""
+    monkeypatch.setattr(merging, "COMMIT_BYTES", 1)
+    monkeypatch.setattr("ntk_numba.files.tiles.TOGETHER", 1)
+    left = [count]
+
+    def check():
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stop
+
+    monkeypatch.setattr(merging.stopping, "check", check)
+
+
+@pytest.mark.parametrize("count", [0, 5, 14, 40, 65])
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_merge_goes_on(parts, tmp_path, right, monkeypatch, count, delete):
+    with monkeypatch.context() as patch:
+        stop_after(patch, count)
+        with pytest.raises(Stop):
+            nk.merge(parts, tmp_path / "g.h5", delete_parts=delete)
+    left = [p for p in parts if p.exists()]
+    deleted = {0: 0, 5: 0, 14: 1, 40: 3, 65: 4}[count]
+    assert len(left) == (5 - deleted if delete else 5)
+    text = "beginning of another job: layout is full, not lower"
+    with pytest.raises(ValueError, match=text):
+        nk.merge(left, tmp_path / "g.h5", layout="lower")
+    copied = []
+    write = TileFile.write
+    monkeypatch.setattr(TileFile, "write", lambda *a: (copied.append(a), write(*a)))
+    nk.merge(left, tmp_path / "g.h5", delete_parts=delete).close()
+    assert len(copied) == 65 - count
+    assert (tmp_path / "g.h5").read_bytes() == right
+    assert sorted(p for p in parts if p.exists()) == ([] if delete else parts)
+
+
+def test_deleting_takes_no_second_copy(parts, tmp_path, monkeypatch):
+    """Of a matrix in the layout of its parts: at no time more than one part's bytes over."""
+    most = []
+    remove = disk.remove
+
+    def used(path):
+        most.append(sum(p.stat().st_blocks for p in tmp_path.iterdir() if p.is_file()) * 512)
+        remove(path)
+
+    monkeypatch.setattr(disk, "remove", used)
+    before = sum(p.stat().st_size for p in parts)
+    nk.merge(parts, tmp_path / "g.h5", layout="lower", delete_parts=True).close()
+    assert len(most) >= 5 and max(most) < 1.25 * before
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+
+
+def test_deleting_again_what_was_not_deleted(parts, tmp_path, right):
+    """As after a kill between the last two steps."""
+    nk.merge(parts, tmp_path / "g.h5").close()
+    for path in parts[:3]:
+        path.unlink()
+    nk.merge(parts, tmp_path / "g.h5", delete_parts=True).close()
+    assert not any(p.exists() for p in parts)
+    nk.merge(parts, tmp_path / "g.h5", delete_parts=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+class TestLink:
+    @pytest.fixture(params=["last", "all"])
+    def linked(self, x, tmp_path, request):
+        folder = tmp_path / "parts"
+        folder.mkdir()
+        paths = parts_of(x, folder, layers=request.param, kernels=("nngp", "ntk"))
+        path = tmp_path / "g.h5"
+        nk.merge(paths, path, link=True).close()
+        return path, paths, nk.gram(NET, x, layers=request.param)
+
+    def test_it_is_small_and_reads_as_the_whole(self, linked):
+        path, paths, k = linked
+        assert path.stat().st_size < 30_000
+        with nk.open_gram(path) as f:
+            for key in (np.s_[...], np.s_[..., 3, :], np.s_[..., 690, 2], np.s_[..., 2, 690]):
+                assert (f.ntk[key] == k.ntk[key]).all() and (f.nngp[key] == k.nngp[key]).all()
+            assert f.complete and f.done.sum() == 66 and f.contents.layout == "lower"
+            report = f.verify()
+            assert report and report.checks == ["its 5 parts, each by itself"]
+            assert f.parts() == paths
+        nk.merge(paths, path, link=True).close()  # nothing is left to do
+        assert {p.name for p in path.parent.iterdir()} == {"parts", "g.h5"}
+
+    def test_it_moves_with_its_parts(self, linked, tmp_path):
+        path, _, k = linked
+        (tmp_path / "moved").mkdir()
+        path.rename(tmp_path / "moved" / "g.h5")
+        (tmp_path / "parts").rename(tmp_path / "moved" / "parts")
+        with nk.open_gram(tmp_path / "moved" / "g.h5") as f:
+            assert (f.ntk[:] == k.ntk).all()
+
+    def test_it_refuses_when_a_part_is_missing(self, linked, x):
+        path, paths, _ = linked
+        paths[3].rename(paths[3].with_suffix(".away"))
+        with pytest.raises(
+            ValueError, match=rf"g.h5 is made of \S*{paths[3].name}, which does not"
+        ):
+            nk.open_gram(path)
+        with h5py.File(path) as file:  # nor does a plain program take it for zeros
+            assert np.isnan(file["ntk"][...].min())
+        with nk.write_gram(NET, x + 1, paths[3].parent / "g.h5", part=(4, 5)) as f:
+            assert f.path == paths[3]
+        with pytest.raises(ValueError, match="which is not the file that was linked; put it back"):
+            nk.open_gram(path)
+
+    def test_its_damage_is_named(self, linked, x):
+        path, paths, _ = linked
+        with nk.open_gram(paths[1]) as f:
+            i, j = (int(k) for k in np.argwhere(f.contents.grid.mask(f.contents.part))[0])
+            at = f.layout.tile_at("ntk", 0, i, j)
+        data = bytearray(paths[1].read_bytes())
+        data[at] ^= 1
+        paths[1].write_bytes(data)
+        with nk.open_gram(path) as f:
+            (problem,) = f.verify().problems
+        assert paths[1].name in problem and f"tile ({i}, {j}) does not match" in problem
+        with pytest.raises(ValueError, match="holds no tiles of its own: repair the parts"):
+            nk.repair(path, x)
+        assert nk.repair(paths[1], x)
+        with nk.open_gram(path) as f:
+            assert f.verify()
