@@ -204,3 +204,89 @@ def test_help_does_not_load_the_compiler():
         "assert not {'numba', 'numpy', 'h5py'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_parts_and_their_merge(run, tmp_path):
+    run(*GRAM)
+    right = (tmp_path / "g.h5").read_bytes()
+    (tmp_path / "g.h5").unlink()
+    for i in (1, 2, 3):
+        answer = run(*GRAM, "--part", f"{i}/3")
+        assert answer.stdout == f"g.part-{i}-of-3.h5: ntk, 150 × 150, float64, part {i}/3\n"
+    parts = [f"g.part-{i}-of-3.h5" for i in (1, 2, 3)]
+    info = json.loads(run("info", parts[1], "--json").stdout)
+    assert (info["layout"], info["part"], info["tiles"], info["tiles_done"]) == (
+        "part",
+        "2/3",
+        2,
+        2,
+    )
+    assert run("verify", parts[1], "--data", "x.npy").stdout.count("ok ") == 4
+    said = run("plot", parts[1], "-o", "g.png", code=2).stderr
+    assert "is not done yet or in another part" in said
+    said = run("merge", *parts[::2], "-o", "g.h5", code=2).stderr
+    assert "of 3 parts 2 are missing. Compute them again" in said and "--array=2," in said
+    lower = run("merge", *parts, "-o", "l.h5", "--layout", "lower").stdout
+    assert lower == "l.h5: ntk, 150 × 150, float64, lower\n"
+    run("merge", *parts, "-o", "v.h5", "--link")
+    for name in ("l.h5", "v.h5"):
+        assert run("verify", name, "--data", "x.npy").stdout.count("ok ") >= 3
+        run("plot", name, "-o", name + ".png", "--labels", "y.npy")
+    (tmp_path / "v.h5").unlink()
+    run("merge", *parts, "-o", "g.h5", "--delete-parts")
+    assert (tmp_path / "g.h5").read_bytes() == right
+    assert not list(tmp_path.glob("*part*"))
+    run(*GRAM[:-1], "other.h5", "--parts", "3")
+    assert (tmp_path / "other.h5").read_bytes() == right
+    assert not list(tmp_path.glob("*part*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((*GRAM, "--part", "3"), "part must be like 3/8, the third of eight, not '3'"),
+        ((*GRAM, "--part", "0/3"), "must be at least 1"),
+        ((*GRAM, "--part", "4/3"), "part must be one of 1/3 to 3/3, not 4/3"),
+        ((*GRAM, "--part", "1/99"), "part=1/99: there are 6 tiles; make at most so many parts"),
+        ((*GRAM, "--part", "1/3", "--parts", "3"), "part computes one part, parts and executor"),
+        ((*GRAM, "--part", "1/3", "--layout", "lower"), "when parts are merged"),
+        ((*GRAM, "--parts", "7"), "there are 6 tiles; make at most so many parts"),
+        ((*GRAM, "--executor", "loky"), "say how many, as --parts 16"),
+        ((*GRAM, "--parts", "2", "--executor", "cloud"), "--executor 'cloud' is unknown; take"),
+        ((*GRAM, "--layout", "lower", "--against", "z.npy"), "two data sets has no triangle"),
+        (("merge", "none-*.h5", "-o", "g.h5"), "none of the parts exists"),
+        (("merge", "x.npy", "-o", "g.h5"), "x.npy is no valid HDF5 file"),
+    ],
+)
+def test_mistakes_with_parts(run, tmp_path, arguments, text):
+    before = sorted(p.name for p in tmp_path.iterdir())
+    said = run(*arguments, code=2).stderr
+    assert text in said and said.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_script_for_slurm(run, tmp_path):
+    """What it says is tried in tests/jobs/test_slurm.py; here, that all options arrive in it."""
+    text = run(
+        "slurm", "x.npy", "-o", "a b.h5", "--depth", "3", "--activation", "abs", "--b-std", "0.1",
+        "--kernel", "nngp", "--layers", "all", "--dtype", "float32", "--memory", "700MiB",
+        "--layout", "lower", "--delete-parts", "--parts", "4", "--cpus", "3", "--time", "77",
+        "--name", "mine", "--partition", "long", "--account", "me", "--qos", "low", "--grace", "60",
+        "--requeues", "5", "--at-once", "2", "--logs", "said", "--dependency", "afterok",
+        "--sbatch=--mail-type=END", "--setup", "module load python", "--merge-cpus", "4",
+        "--merge-memory", "3GiB", "--merge-time", "99",
+    ).stdout  # fmt: skip
+    for words in (
+        "ntk-numba gram x.npy -o 'a b.h5' --depth 3 --activation abs --b-std 0.1 --kernel nngp "
+        "--layers all --dtype float32 --memory 768MiB --threads 3 --part $SLURM_ARRAY_TASK_ID/4",
+        "ntk-numba merge 'a b'.part-*-of-4.h5 -o 'a b.h5' --layout lower --delete-parts",
+        "--cpus-per-task=3", "--cpus-per-task=4", "--time=77", "--time=99", "--job-name=mine",
+        "--partition=long", "--account=me", "--qos=low", "USR1@60", "-lt 5", "%2", "said/",
+        "afterok", "--mail-type=END", "module load python", "--mem=960M", "--mem=3072M",
+    ):  # fmt: skip
+        assert words in text
+    assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
+    text = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3").stdout  # all by itself
+    assert "--part $SLURM_ARRAY_TASK_ID/1 " in text and "--time=15" in text
+    said = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3", "--parts", "2000", code=2).stderr
+    assert "2000" in said

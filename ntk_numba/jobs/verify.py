@@ -166,4 +166,5 @@ def repair(
 
 def _entries(dataset: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """dataset[..., rows, columns], a row at a time: HDF5 is slow with lists of points."""
-    return np.stack([dataset[..., int(i), :][..., columns] for i in rows], axis=-2)
+    low, high = int(columns.min()), int(columns.max()) + 1
+    return np.stack([dataset[..., int(i), low:high][..., columns - low] for i in rows], axis=-2)
