@@ -20,8 +20,8 @@ import ntk_numba as nk
 from ntk_numba.jobs.schedulers import open_executor
 from ntk_numba.machine import available_threads
 
-NET = nk.MLP(300, "relu", b_std=0.1)
-DEPTH = ["--depth", "300", "--b-std", "0.1"]
+NET = nk.MLP(100, "relu", b_std=0.1)
+DEPTH = ["--depth", "100", "--b-std", "0.1"]
 CLUSTER = """
 import sys, stand_ins
 if __name__ == "__main__":
@@ -86,7 +86,6 @@ def writer_of_a_part(folder):
     "kind",
     [
         "processes:2",
-        "loky:2",
         pytest.param("mpi 2", marks=needs_mpi),
         pytest.param("mpi 4", marks=needs_mpi),
     ],
@@ -139,11 +138,12 @@ def test_executors_of_the_standard_library(folder, out, kind):
             assert file.complete
 
 
-def test_bad_input_on_a_worker_is_told_as_ever(tmp_path):
+@pytest.mark.parametrize("kind", ["processes:2", pytest.param("mpi 3", marks=needs_mpi)])
+def test_bad_input_is_told_as_ever(tmp_path, kind):
     x = np.ones((300, 3))
     x[200, 1] = np.nan
     np.save(tmp_path / "x.npy", x)
-    job = gram(tmp_path, tmp_path / "g.h5", "processes:2")
+    job = gram(tmp_path, tmp_path / "g.h5", kind)
     _, err = job.communicate(timeout=PATIENCE)
     assert job.returncode == 2 and "row 200, column 1" in err and "Traceback" not in err
 
