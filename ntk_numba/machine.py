@@ -1,6 +1,8 @@
 """What this process may use: cores and memory, whoever limits them."""
 
 import os
+import re
+import sys
 from pathlib import Path
 
 import numba
@@ -9,6 +11,12 @@ import psutil
 from ntk_numba.grid import whole_number
 
 CGROUP = Path("/sys/fs/cgroup")
+
+# What schedulers give a process. PBS sets NCPUS, like OMP_NUM_THREADS, to a process's threads.
+OF_A_PROCESS = ("SLURM_CPUS_PER_TASK", "NCPUS")
+# What they give a job on this node, which its processes there share. Grid Engine (NSLOTS) and LSF
+# count the slots of all nodes, and so say too much where there are several.
+OF_A_NODE = ("SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
 
 
 def _cgroup_folders(controller: str) -> list[Path]:
@@ -44,8 +52,8 @@ def _numbers(path: Path) -> list[int]:
 
 
 def _variable(name: str) -> int:
-    """The whole number in an environment variable; 0 if there is none."""
-    text = os.environ.get(name, "")
+    """The first whole number in an environment variable; 0 if there is none."""
+    text = os.environ.get(name, "").split(",")[0].strip()
     return int(text) if text.isdigit() else 0
 
 
@@ -83,7 +91,13 @@ def available_memory() -> int:
 
 
 def available_threads() -> int:
-    """Cores this process may keep busy: affinity, control group's quota, Slurm, Numba's own."""
+    """Cores this process may keep busy.
+
+    The least of its affinity, the quotas of its control groups, Numba's own limit, what Slurm, PBS,
+    Grid Engine or LSF gave it, and OMP_NUM_THREADS, of whose list the first number counts. The
+    processes that MPI or srun started on a node share what that has. Within a task of Dask the
+    threads of its worker stand in place of OMP_NUM_THREADS, which Dask sets to 1 in all workers.
+    """
     limits: list[int] = [numba.config.NUMBA_NUM_THREADS]  # type: ignore[attr-defined]
     if hasattr(os, "sched_getaffinity"):
         limits.append(len(os.sched_getaffinity(0)))
@@ -93,9 +107,36 @@ def available_threads() -> int:
             quota = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
         if len(quota) == 2 and quota[0] > 0:
             limits.append(max(quota[0] // quota[1], 1))
-    if cores := _variable("SLURM_CPUS_PER_TASK"):
-        limits.append(cores)
-    return max(min(limits), 1)
+    shared = [os.cpu_count() or 1, *map(_variable, OF_A_NODE)]
+    limits += [max(cores // _processes_here(), 1) for cores in shared if cores]
+    own = [_dask_threads() or _variable("OMP_NUM_THREADS"), *map(_variable, OF_A_PROCESS)]
+    limits += [cores for cores in own if cores]
+    return min(limits)
+
+
+def _processes_here() -> int:
+    """How many processes of this one's kind were started on this node, if a launcher says so.
+
+    A batch script is one, whatever number of tasks is asked for: SLURM_TASKS_PER_NODE, which it
+    sees, even counts cores where no number was.
+    """
+    for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # MPICH and Intel, Open MPI
+        if count := _variable(name):
+            return count
+    # "2(x3),1": two on each of the first three nodes, one on the fourth
+    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    counts = [int(count) for count, nodes in runs for _ in range(int(nodes or 1))]
+    node = _variable("SLURM_NODEID")
+    return max(counts[node], 1) if node < len(counts) else 1
+
+
+def _dask_threads() -> int:
+    """The threads of the Dask worker that runs this task; 0 outside of one."""
+    distributed = sys.modules.get("distributed")
+    try:
+        return int(distributed.get_worker().state.nthreads) if distributed else 0
+    except (ValueError, AttributeError):  # not within a task; still being imported
+        return 0
 
 
 def threads_to_use(threads: int | None) -> int:

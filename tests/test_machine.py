@@ -7,6 +7,23 @@ import pytest
 
 from ntk_numba import machine
 
+VARIABLES = (*machine.OF_A_PROCESS, *machine.OF_A_NODE, "OMP_NUM_THREADS")
+
+
+@pytest.fixture
+def many_cores(monkeypatch):
+    """64 of them, and no word of who may use them."""
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 64)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.setattr(machine, "_cgroup_folders", lambda controller: [])
+    for name in (
+        *VARIABLES, "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE",
+        "SLURM_NODEID",
+    ):  # fmt: skip
+        monkeypatch.delenv(name, raising=False)
+    assert machine.available_threads() == 64
+
 
 def test_the_least_limit_counts(monkeypatch, tmp_path):
     (tmp_path / "memory.max").write_text("1000000\n")
@@ -26,8 +43,6 @@ def test_the_least_limit_counts(monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "3")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
     assert machine.available_memory() == 6 << 20
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
-    assert machine.available_threads() == 1
 
 
 def test_version_one_control_groups(monkeypatch, tmp_path):
@@ -63,3 +78,78 @@ def test_threads():
     for bad in (1.5, True, "2"):
         with pytest.raises(TypeError, match="threads must be a whole number"):
             machine.threads_to_use(bad)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_what_a_scheduler_gives_counts(name, many_cores, monkeypatch):
+    monkeypatch.setenv(name, "4")
+    assert machine.available_threads() == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")  # a number for each level of nesting
+    assert machine.available_threads() == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+    assert machine.available_threads() == 2
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
+    assert machine.available_threads() == 1
+
+
+@pytest.mark.parametrize("text", ["", "0", "many", "-3", "1.5"])
+def test_what_is_no_number_of_cores_does_not_count(text, many_cores, monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.setenv(name, text)
+    assert machine.available_threads() == 64
+
+
+# what a real Slurm sets, on one node, to a batch script and within srun
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ("CPUS_ON_NODE=8 TASKS_PER_NODE=8 NTASKS=8", 8),  # sbatch -n8: the script is alone
+        ("CPUS_ON_NODE=8 TASKS_PER_NODE=8", 8),  # --exclusive: no tasks are meant
+        ("CPUS_ON_NODE=8 TASKS_PER_NODE=8 NTASKS=8 STEP_TASKS_PER_NODE=8 NODEID=0", 1),
+        ("CPUS_ON_NODE=8 CPUS_PER_TASK=2 STEP_TASKS_PER_NODE=4 NODEID=0", 2),
+        ("CPUS_ON_NODE=8 CPUS_PER_TASK=6 STEP_TASKS_PER_NODE=1 NODEID=0", 6),
+        ("CPUS_ON_NODE=8 STEP_TASKS_PER_NODE=2(x3),1 NODEID=2", 4),
+        ("CPUS_ON_NODE=8 STEP_TASKS_PER_NODE=2(x3),1 NODEID=3", 8),
+        ("CPUS_ON_NODE=2 STEP_TASKS_PER_NODE=4 NODEID=0", 1),  # --overcommit
+    ],
+)
+def test_tasks_of_slurm_share_a_node(variables, threads, many_cores, monkeypatch):
+    for variable in variables.split():
+        name, text = variable.split("=")
+        monkeypatch.setenv(f"SLURM_{name}", text)
+    assert machine.available_threads() == threads
+
+
+@pytest.mark.parametrize("name", ["MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"])
+def test_processes_of_mpi_share_a_node(name, many_cores, monkeypatch):
+    monkeypatch.setenv(name, "4")
+    assert machine.available_threads() == 16
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))  # it has bound them
+    assert machine.available_threads() == 8
+    monkeypatch.setenv("NSLOTS", "12")
+    assert machine.available_threads() == 3
+    # MPICH starts its own daemon by srun, once on each node
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1")
+    assert machine.available_threads() == 3
+    monkeypatch.setenv("NCPUS", "2")  # PBS has divided already
+    assert machine.available_threads() == 2
+
+
+def test_a_dask_worker_has_threads_of_its_own(many_cores, monkeypatch):
+    """Dask sets OMP_NUM_THREADS to 1 in its workers."""
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert machine.available_threads() == 1
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=3, processes=False, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert client.submit(machine.available_threads).result() == 3
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+        assert client.submit(machine.available_threads, pure=False).result() == 2
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert machine.available_threads() == 1
+    monkeypatch.setitem(sys.modules, "distributed", object())  # still being imported
+    assert machine.available_threads() == 1
