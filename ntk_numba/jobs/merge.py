@@ -123,7 +123,10 @@ def merge(
     check_layout(layout, True)
     if link and delete_parts:
         raise ValueError("a linked file needs its parts: link and delete_parts exclude each other")
-    found = _find([Path(part) for part in parts], target, overwrite)
+    given = [Path(part) for part in parts]
+    if target.exists() and any(part.exists() and part.samefile(target) for part in given):
+        raise ValueError(f"{target} is one of the parts; choose another output")
+    found = _find(given, target, overwrite)
     _refuse(found, target)
     assert found.contents is not None
     contents = found.contents
@@ -199,6 +202,25 @@ def _begun(path: Path) -> _Begun | None:
             return _Begun(file.contents, file.numerics, file.done)
     except (OSError, ValueError):
         return None  # there is none, or its writer will say what is wrong with it
+
+
+def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path | None:
+    """The file that has all tiles of a part already, complete or not, though the part is deleted.
+
+    A complete one that is to be overwritten does not count.
+    """
+    for path in (partial_of(target), *([] if overwrite else [target])):
+        begun = _begun(path)
+        if begun is None or begun.numerics != numerics:
+            continue
+        whole = replace(begun.contents, part=part.part, x=part.x, z=part.z)
+        todo = part.grid.mask(part.part)
+        if whole != part or (todo & ~begun.done).any():
+            continue
+        sides = [(part.x, begun.contents.x), (part.z, begun.contents.z)]
+        if not any(mine.difference(theirs) for mine, theirs in sides if mine and theirs):
+            return path
+    return None
 
 
 def _is_begun(found: _Parts, number: int) -> bool:

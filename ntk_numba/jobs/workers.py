@@ -31,7 +31,7 @@ class Receipt(NamedTuple):
     ----------
     part : int, as it was asked for
     path : str, its file
-    tiles : int, how many were computed now
+    tiles : int, of the part
     seconds : float
     host : str
     stopped : bool

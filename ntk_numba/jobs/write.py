@@ -1,5 +1,6 @@
 """`write_gram`: a job to disk, whole, one part of it, or all parts by an executor."""
 
+import contextlib
 import os
 import platform
 import time
@@ -17,7 +18,7 @@ from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.store import GramWriter, check_folder
 from ntk_numba.grid import Part, check_part, parse_bytes, whole_number
 from ntk_numba.jobs.executors import run_parts
-from ntk_numba.jobs.merge import check_layout, merge, part_path
+from ntk_numba.jobs.merge import check_layout, merge, merged, part_path
 from ntk_numba.jobs.plan import Plan, make_plan
 from ntk_numba.jobs.stream import contents_of, prepare, stream_tiles
 from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
@@ -124,8 +125,7 @@ def write_gram(
             raise ValueError("a part has no layout: say layout='lower' when parts are merged")
         if parts is not None or executor is not None:
             raise ValueError("part computes one part, parts and executor all of them: give either")
-        chosen = check_part(part)
-        return _write(job, part_path(target, chosen), chosen, overwrite, progress)
+        return _write_one(job, target, check_part(part), overwrite, progress)
     if parts is not None:
         count = whole_number("parts", parts)
         return _write_parts(job, target, count, executor, layout, overwrite, progress)
@@ -134,14 +134,31 @@ def write_gram(
     return _write(job, target, kind, overwrite, progress)
 
 
-def _write(job: _Job, target: Path, part: Part | None, overwrite: bool, progress: bool) -> GramFile:
-    """Compute a file here."""
+def _write(
+    job: _Job,
+    target: Path,
+    part: Part | None,
+    overwrite: bool,
+    progress: bool,
+    whole: Path | None = None,
+) -> GramFile:
+    """Compute a file here.
+
+    whole : of a part, the file that it is merged into, and perhaps was, and then deleted. Parts
+        have an owner who deletes what he wants anew: of the same contents they are never replaced.
+    """
     x, z = job.open()
     plan = job.plan(x, z, part)
     _check_target(target, overwrite, x, z)
     contents = contents_of(plan, x, z)
-    if target.exists() and not overwrite:
-        return existing(target, contents)
+    if target.exists():
+        if not overwrite:
+            return existing(target, contents)
+        if whole is not None:
+            with contextlib.suppress(ValueError):
+                return existing(target, contents)
+    elif whole is not None and (found := merged(whole, contents, NUMERICS, overwrite)):
+        return open_gram(found, incomplete=True)
     try:
         with stopping.gently():
             kernel = prepare(plan, x, z)
@@ -150,6 +167,11 @@ def _write(job: _Job, target: Path, part: Part | None, overwrite: bool, progress
     except FileExistsError:  # another job has completed it since we looked
         return existing(target, contents)
     return open_gram(target)
+
+
+def _write_one(job: _Job, target: Path, part: Part, overwrite: bool, progress: bool) -> GramFile:
+    """Compute one part of a file here."""
+    return _write(job, part_path(target, part), part, overwrite, progress, target)
 
 
 def _check_target(target: Path, overwrite: bool, x: Source, z: Source | None) -> None:
@@ -209,19 +231,11 @@ def compute_part(job: _Job, target: Path, count: int, overwrite: bool, number: i
             available_memory() // 4 if job.memory is None else parse_bytes(job.memory, "memory")
         )
         job = replace(job, memory=all_of_it // sharing)
-    path = part_path(target, part)
+    tiles, stopped = 0, False
     try:
-        if path.exists() and overwrite:
-            x, z = job.open()
-            try:  # of an earlier call that was to overwrite as well
-                existing(path, contents_of(job.plan(x, z, part), x, z)).close()
-                overwrite = False
-            except ValueError:
-                pass
-        with _write(job, path, part, overwrite, progress=False) as file:
-            tiles = file.contents.count
-        stopped = False
+        with _write_one(job, target, part, overwrite, progress=False) as file:
+            tiles = file.contents.grid.size(part)
     except stopping.Stopped:  # is nothing that a scheduler can carry
-        tiles, stopped = 0, True
-    seconds = time.monotonic() - start
+        stopped = True
+    seconds, path = time.monotonic() - start, part_path(target, part)
     return Receipt(number, str(path), tiles, seconds, platform.node(), stopped)
