@@ -30,7 +30,7 @@ FLOORS = [
     ],
     [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.merge", "jobs.executors",
-        "jobs.write", "jobs.estimate", "jobs.verify",
+        "jobs.write", "jobs.slurm", "jobs.estimate", "jobs.verify",
         "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
         "jobs.gradient_flow", "jobs",
     ],

@@ -127,7 +127,7 @@ def test_every_option_arrives(tmp_path, options, words, job):
 
 
 def test_options_of_the_jobs_themselves(tmp_path):
-    options = SlurmOptions(**LEAST, requeues=7, setup=("module() { echo \"$1\"; }", "module 'a  b'"))
+    options = SlurmOptions(**LEAST, requeues=7, setup=('module() { echo "$1"; }', "module 'a  b'"))
     _, _, jobs = submit(tmp_path, slurm_script(GRAM, MERGE, options))
     for _, script in jobs:
         assert '"${SLURM_RESTART_COUNT:-0}" -lt 7 ]' in script
