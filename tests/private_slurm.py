@@ -30,15 +30,14 @@ PROGRAMS = "munged", "slurmctld", "slurmd", "sbatch"
 # Slurm lets a requeued job wait for as long as the credential of its first start holds, two minutes
 # by default, since an older start might still be under way
 CREDENTIAL_SECONDS = 5
-KILL_WAIT = 2  # seconds from SIGTERM to SIGKILL, 30 by default: a command has to be quick to stop
-NODE_TIMEOUT = 5  # seconds after which a silent node is called down
 ENDED = {
     "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
     "BOOT_FAIL", "DEADLINE",
 }  # fmt: skip
 
-# Without a control group, of which a container has none; srun and slurmd listen on loopback only.
-# `pgid` ends the processes of a job's group, also those whose script was killed.
+# Nothing here needs a control group, which a container may not have, and all listens on loopback
+# only. A job's processes are known by their parents (linuxproc): by their group, a helper of srun
+# counts until the system's first process has taken note of its end, some seconds in a container.
 CONF = """\
 ClusterName=private
 SlurmctldHost={host}(127.0.0.1)
@@ -66,10 +65,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
 ReturnToService=2
-KillWait={kill_wait}
-SlurmdTimeout={node_timeout}
 MinJobAge=300
 JobRequeue=1
+{more}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -97,13 +95,16 @@ def free_ports(count: int) -> list[int]:
 
 
 class Slurm:
-    """A controller and `nodes` nodes of two cores, all on this machine, from `with` to its end.
+    """A controller and nodes of two cores, all on this machine, from `with` to its end.
 
-    `environment` is that of commands, which `run` gives them; `conf` is the path that SLURM_CONF
-    has there.
+    nodes : how many, called n1, n2 and so on
+    more : further lines of slurm.conf
+    environment : of commands, which `run` gives them: SLURM_CONF is this Slurm's, and of a job that
+        the tests may run in nothing is left
+    conf : the path that SLURM_CONF has there
     """
 
-    def __init__(self, nodes: int = 1) -> None:
+    def __init__(self, nodes: int = 1, more: str = "") -> None:
         missing = [name for name in PROGRAMS if not shutil.which(name, path=_path())]
         if missing:
             pytest.skip(
@@ -113,6 +114,7 @@ class Slurm:
         if os.geteuid() != 0:
             pytest.skip("nothing was run on a real Slurm: only root can start its daemons")
         self.names = [f"n{k + 1}" for k in range(nodes)]
+        self.more = more
 
     def __enter__(self) -> "Slurm":
         # a short path, since sockets' names have at most 107 bytes
@@ -143,7 +145,7 @@ class Slurm:
         self.conf.write_text(
             CONF.format(
                 host=host, port=controller, folder=self.folder, credential=CREDENTIAL_SECONDS,
-                kill_wait=KILL_WAIT, node_timeout=NODE_TIMEOUT, nodes="\n".join(nodes),
+                more=self.more, nodes="\n".join(nodes),
             )
         )  # fmt: skip
         for name in ("state", "munge", *(f"spool-{name}" for name in self.names)):
@@ -161,7 +163,7 @@ class Slurm:
         self.until(lambda: (self.folder / "munge/socket").exists(), "munged answers")
         self._daemon("slurmctld", "-D", "-c")
         for name in self.names:
-            self.start_node(name)
+            self._daemon("slurmd", "-D", "-N", name, name=name)
         self.until(
             lambda: self.nodes() == dict.fromkeys(self.names, "idle"),
             "all nodes are idle",
@@ -175,10 +177,6 @@ class Slurm:
                 stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
 
-    def start_node(self, name: str) -> None:
-        """The daemon of a node."""
-        self._daemon("slurmd", "-D", "-N", name, name=name)
-
     def lose_node(self, name: str) -> None:
         """What a failure of its power does: everything on it is killed at once."""
         doomed = []
@@ -187,7 +185,9 @@ class Slurm:
                 if process.environ().get("SLURMD_NODENAME") == name:
                     doomed += [process, *process.parents()]
         mine = self._processes()
-        self.daemons.pop(name).kill()
+        daemon = self.daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
         # whoever would report the end of another goes first: those that Slurm has started before
         for process in sorted(set(doomed) & set(mine), key=lambda one: one.create_time()):
             with contextlib.suppress(psutil.Error):
@@ -197,8 +197,7 @@ class Slurm:
         if "slurmctld" in self.daemons and self.daemons["slurmctld"].poll() is None:
             # jobs outlive the daemons, so they are ended before
             with contextlib.suppress(AssertionError, subprocess.SubprocessError):
-                self.run("scancel", "--user=root")
-                self.until(lambda: not self.run("squeue", "-h").strip(), "no job is left", 10)
+                self.cancel_all(10)
         for daemon in reversed(self.daemons.values()):
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -237,7 +236,7 @@ class Slurm:
             try:
                 if value := holds():
                     return value
-            except AssertionError as error:  # a command that fails, as while daemons start
+            except (AssertionError, OSError) as error:  # a command that fails, a file yet to come
                 problem = str(error)
             time.sleep(0.1)
         raise AssertionError(f"not within {seconds} s: {what}\n{problem}\n{self.log}")
@@ -265,15 +264,6 @@ class Slurm:
                 found[index] = entry
         return found
 
-    def wait_for(
-        self, job: int | str, state: str, index: int | None = None, seconds: float = PATIENCE
-    ) -> None:
-        """Until a job, or an element of it, is in a state such as RUNNING."""
-        self.until(
-            lambda: index in (now := self.state(job)) and now[index].state == state,
-            f"{job} ({index}) is {state}", seconds,
-        )  # fmt: skip
-
     def wait(self, job: int | str, seconds: float = PATIENCE) -> dict[int | None, Job]:
         """Until it and all its elements have ended; how."""
 
@@ -290,6 +280,11 @@ class Slurm:
     def signal(self, job: int | str, number: int = signal.SIGUSR1) -> None:
         """Send a signal to the job's steps, as Slurm does before a time limit."""
         self.run("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", job)
+
+    def cancel_all(self, seconds: float = PATIENCE) -> None:
+        """Leave no job."""
+        self.run("scancel", "--user=root")
+        self.until(lambda: not self.run("squeue", "-h").strip(), "no job is left", seconds)
 
     @property
     def log(self) -> str:

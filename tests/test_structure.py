@@ -30,7 +30,8 @@ FLOORS = [
     ],
     [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.merge", "jobs.workers",
-        "jobs.executors", "jobs.schedulers", "jobs.write", "jobs.estimate", "jobs.verify",
+        "jobs.executors", "jobs.schedulers", "jobs.write", "jobs.slurm", "jobs.estimate",
+        "jobs.verify",
         "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
         "jobs.gradient_flow", "jobs",
     ],

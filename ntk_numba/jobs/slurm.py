@@ -112,7 +112,7 @@ class SlurmOptions:
         Whether the merge runs whatever became of the elements, and says which are missing, or only
         if all of them went well, and is cancelled otherwise.
     extra : tuple of str
-        More options of sbatch, for both jobs, such as ``"--mail-type=END"``; they have the last word.
+        More options of sbatch, for both jobs, such as ``"--mail-type=END"``, with the last word.
     setup : tuple of str
         Lines of shell before the command, such as ``"module load python"``.
     merge_cpus, merge_memory, merge_minutes : int
