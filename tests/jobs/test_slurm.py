@@ -157,7 +157,9 @@ def test_a_job_of_higher_priority(run, slurm, tmp_path):
     (tmp_path / "stops.sh").write_text(STOPS)
     job = run(1, cpus=2, partition="low", gram=["sh", "stops.sh"])
     slurm.until(lambda: "starts" in job.log(1), "the element runs")
-    other = slurm.sbatch("--partition=high", "--cpus-per-task=2", "--mem=100M", "--wrap=true")
+    other = slurm.sbatch(
+        "--partition=high", "--cpus-per-task=2", "--mem=100M", "--wrap=true", cwd=tmp_path
+    )
     assert slurm.wait(other)[None].state == "COMPLETED"
     last = slurm.wait(job.array)[1]
     assert (last.state, last.code, last.restarts) == ("COMPLETED", 0, 1)
