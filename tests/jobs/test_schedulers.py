@@ -17,6 +17,7 @@ import pytest
 from programs import ENVIRONMENT, PATIENCE, needs_mpi, ranks, start, wait_until
 
 import ntk_numba as nk
+from ntk_numba.files.lease import Holder
 from ntk_numba.jobs.schedulers import open_executor
 from ntk_numba.machine import available_threads
 
@@ -77,8 +78,8 @@ def ends_well(job):
 def writer_of_a_part(folder):
     """The process that is in the middle of a part, by its lease, and the part's number."""
     for lock in folder.glob("*.part-*.lock"):
-        with contextlib.suppress(OSError, ValueError):  # it is being made, or removed
-            return json.loads(lock.read_text())[2], lock.name.split("part-")[1][0]
+        with contextlib.suppress(OSError, ValueError, TypeError):  # it is being made, or removed
+            return Holder(*json.loads(lock.read_text())).pid, lock.name.split("part-")[1][0]
     return None
 
 
