@@ -118,7 +118,7 @@ def executor_of(kind: str) -> Iterator[Any]:
 def main() -> int:
     """``stand_ins.py KIND FOLDER COUNT PLAN``: exit codes as the command line's."""
     kind, folder, count, plan = sys.argv[1:]
-    executors.PAUSE = 0.1
+    executors.PAUSE, executors.SILENCE = 0.1, 0.0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.ask())
     if plan == "tell":

@@ -6,6 +6,7 @@ common (submit, wait, result, shutdown), and all the rest is done here: a part w
 is tried again, a pool that broke is made anew, and what cannot be done is named.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ __all__ = ["Receipt", "run_parts"]
 
 POLL = 0.2  # seconds between two looks whether we are to stop
 PAUSE = 1.0  # seconds before a second try, twice that before a third: what holds a file may end
+SILENCE = 30.0  # seconds without an end of a part, after which Dask is asked whether it is there
 REASONS = 5  # that are told
 
 
@@ -115,14 +117,17 @@ class _Run:
         self._window = max(len(parts), 1)  # that may run at once
         self._breaks = 0  # of the pool with one part in it, since one was done
         self._suspects: set[int] = set()
+        self._heard = time.monotonic()  # when a part ended last
 
     def step(self) -> None:
         """Submit what may run, wait a little, and take what has ended."""
         try:
             self._submit()
             if self.running:
-                for future in wait(self.running, POLL, FIRST_COMPLETED).done:
+                ended = wait(self.running, POLL, FIRST_COMPLETED).done
+                for future in ended:
                     self._take(future)
+                self._listen(bool(ended))
             else:
                 time.sleep(POLL)
         except BrokenExecutor as error:
@@ -151,6 +156,18 @@ class _Run:
                 break
             self.running[future] = part
             del self.waiting[part]
+
+    def _listen(self, heard: bool) -> None:
+        """Give up when the executor is gone that parts are waited for."""
+        now = time.monotonic()
+        if heard:
+            self._heard = now
+        elif now - self._heard > SILENCE:
+            self._heard = now
+            try:
+                self._pool.check()
+            except Exception as error:
+                self._give_up(f"the executor is gone: {_text(error)}")
 
     def _has_to_wait(self, part: int) -> bool:
         """Whether another part is running that is suspected of its worker's death, as this one is.
@@ -271,6 +288,11 @@ class _Pool:
         self.executor.shutdown(wait=True)
         self.executor = self._make()
 
+    def check(self) -> None:
+        """Raise what a client of Dask says that was closed: those who wait may not be told."""
+        if type(self.executor).__module__.startswith("distributed."):
+            self.executor.submit(os.getpid).cancel()
+
     def stop(self) -> bool:
         """Ask the workers to stop, if they are of a kind that listens; whether they are."""
         if isinstance(self.executor, LocalPool):
@@ -293,9 +315,10 @@ class _Pool:
 
 def _reusable(executor: Executor) -> Callable[[], Executor] | None:
     """How to make one anew that the user has made: only loky's reusable one can be."""
-    module = sys.modules[type(executor).__module__]
-    if not module.__name__.endswith("loky.reusable_executor"):
+    name = type(executor).__module__
+    if not name.endswith("loky.reusable_executor"):
         return None
+    module = sys.modules[name]
     return lambda: module.get_reusable_executor(reuse=True)
 
 

@@ -133,6 +133,33 @@ def test_what_the_scheduler_cancels_is_tried_again(tmp_path):
     assert stand_ins.done(tmp_path) == {0, 1, 2}
 
 
+class Client(Executor):
+    """A client of Dask whose scheduler is gone just after it took a part: no word of that."""
+
+    __module__ = "distributed.cfexecutor"
+    closed = False
+
+    def submit(self, *arguments):
+        if self.closed:
+            raise RuntimeError("Client is closed.")
+        self.closed = True
+        return Future()
+
+
+def test_a_scheduler_that_is_gone(monkeypatch):
+    monkeypatch.setattr(executors, "SILENCE", 0.5)
+    with pytest.raises(
+        StoppedError, match=r"1 of 1 .* \(7: the executor is gone: Client is closed"
+    ):
+        run_parts(Client(), print, [7])
+
+
+def test_silence_alone_is_no_end(tmp_path):
+    """Stand-ins ask Dask at every look."""
+    end = run("cluster 1x1", tmp_path, 2, {})
+    assert (end.returncode, end.stdout) == (0, "[0, 1]\n"), end.stderr
+
+
 class Fragile(Executor):
     """A pool of one worker that dies of some parts: then all of its futures fail, as they do."""
 
