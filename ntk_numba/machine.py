@@ -18,6 +18,9 @@ OF_A_PROCESS = ("SLURM_CPUS_PER_TASK", "NCPUS")
 # count the slots of all nodes, and so say too much where there are several.
 OF_A_NODE = ("SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
 
+# Processes on this node that compute, where not all that a launcher started do; 0 for all
+computing_here = 0
+
 
 def _cgroup_folders(controller: str) -> list[Path]:
     """The folders of this process's control groups, version 2 or 1, the outermost last."""
@@ -109,7 +112,7 @@ def available_threads() -> int:
             limits.append(max(quota[0] // quota[1], 1))
     shared = [os.cpu_count() or 1, *map(_variable, OF_A_NODE)]
     limits += [max(cores // _processes_here(), 1) for cores in shared if cores]
-    own = [_dask_threads() or _variable("OMP_NUM_THREADS"), *map(_variable, OF_A_PROCESS)]
+    own = [dask_threads() or _variable("OMP_NUM_THREADS"), *map(_variable, OF_A_PROCESS)]
     limits += [cores for cores in own if cores]
     return min(limits)
 
@@ -120,6 +123,8 @@ def _processes_here() -> int:
     A batch script is one, whatever number of tasks is asked for: SLURM_TASKS_PER_NODE, which it
     sees, even counts cores where no number was.
     """
+    if computing_here:
+        return computing_here
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # MPICH and Intel, Open MPI
         if count := _variable(name):
             return count
@@ -130,7 +135,7 @@ def _processes_here() -> int:
     return max(counts[node], 1) if node < len(counts) else 1
 
 
-def _dask_threads() -> int:
+def dask_threads() -> int:
     """The threads of the Dask worker that runs this task; 0 outside of one."""
     distributed = sys.modules.get("distributed")
     try:

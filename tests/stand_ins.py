@@ -23,6 +23,7 @@ from ntk_numba import stopping
 from ntk_numba.jobs import executors
 from ntk_numba.jobs.schedulers import open_executor
 from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
+from ntk_numba.machine import threads_to_use
 
 
 def compute(folder: Path, plan: dict[int, str], part: int) -> Receipt:
@@ -65,8 +66,8 @@ def deaf(part: int) -> Receipt:
 
 
 def tell(folder: Path, part: int) -> Receipt:
-    """What a part is told of where it runs."""
-    (folder / f"part-{part}").write_text(f"{worker_threads()} {neighbours()}")
+    """How many threads a part has where it runs, and how many parts run there."""
+    (folder / f"part-{part}").write_text(f"{threads_to_use(worker_threads())} {neighbours()}")
     return Receipt(part, "", 0, 0.0, "", False)
 
 

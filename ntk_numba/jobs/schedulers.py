@@ -11,7 +11,7 @@ from typing import Any
 
 from ntk_numba.grid import whole_number
 from ntk_numba.jobs.workers import AnyExecutor, LocalPool, begin_rank
-from ntk_numba.machine import available_threads, threads_to_use
+from ntk_numba.machine import threads_to_use
 
 
 @contextlib.contextmanager
@@ -107,7 +107,6 @@ def _mpi() -> Iterator[Executor | None]:
     workers = [theirs for rank, theirs in node if rank != 0]
     sharing = sum(1 for theirs in workers if theirs & cores)
     if world.rank != 0:
-        threads = min(available_threads(), max(1, len(cores) // sharing))
-        begin_rank(threads, len(workers))
+        begin_rank(max(1, len(cores) // sharing), len(workers))
     with futures.MPICommExecutor(world, root=0) as pool:
         yield pool

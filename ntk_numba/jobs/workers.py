@@ -7,7 +7,6 @@ which would not know what to do with it.
 import os
 import platform
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -17,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, NoReturn
 
-from ntk_numba import stopping
+from ntk_numba import machine, stopping
 
 STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 PATIENCE = 6  # seconds from being asked to the end, fewer than the command line's own
@@ -78,27 +77,17 @@ def attempt(task: Task, part: int, number: int) -> Receipt:
 
 
 def worker_threads() -> int | None:
-    """The threads that this worker's part may use; None if that is for the machine to say.
-
-    A worker of Dask has ``nthreads`` and runs as many parts in one process. Their kernels take
-    turns (`engine.kernel`), so each uses all of them in its turn, whatever OMP_NUM_THREADS says:
-    Dask sets it to 1.
-    """
-    if _threads is not None:
-        return _threads
-    return _dask_threads()
+    """The threads that this worker's part may use; None if that is for the machine to say."""
+    return _threads
 
 
 def neighbours() -> int:
-    """The parts that this machine computes at once, as far as is known here, sharing its memory."""
-    return max(_neighbours, _dask_threads() or 1)
+    """The parts that this machine computes at once, as far as is known here, sharing its memory.
 
-
-def _dask_threads() -> int | None:
-    if distributed := sys.modules.get("distributed"):
-        with suppress(ValueError):  # this is no task of its
-            return int(distributed.get_worker().state.nthreads)
-    return None
+    A worker of Dask computes as many in one process as it has threads. Their kernels take turns
+    (`engine.kernel`), so each uses all of these threads in its turn, but has its own buffers.
+    """
+    return max(_neighbours, machine.dask_threads() or 1)
 
 
 class LocalPool(Executor):
@@ -153,6 +142,7 @@ def begin_rank(threads: int, ranks: int) -> None:
     """A rank of MPI begins to serve, one of several on this machine."""
     global _threads, _neighbours
     _threads, _neighbours = threads, ranks
+    machine.computing_here = ranks
     _handle_signals()
 
 
