@@ -85,8 +85,9 @@ def _unraisable(error: Any) -> None:
 
 
 def _stop(signum: int, frame: Any) -> None:
+    # a second Ctrl-C leaves at once; other signals come twice from schedulers
     for number in STOPS:
-        signal.signal(number, _leave)
+        signal.signal(number, _leave if number == signal.SIGINT else signal.SIG_IGN)
     # should what is raised be lost, or the job be long in reaching a place to stop
     timer = threading.Timer(PATIENCE, _leave)
     timer.daemon = True

@@ -263,11 +263,11 @@ def _facts(file: "GramFile") -> dict[str, Any]:
     return {
         "file": str(file.path),
         "complete": file.complete,
+        "tiles": contents.count,
+        "tiles_done": int(file.done.sum()),
         "layout": contents.layout,
         "part": str(contents.part or "1/1"),
         "linked": [name for name, _ in file.linked],
-        "tiles": contents.count,
-        "tiles_done": int(file.done.sum()),
         "kernels": list(file.kernels),
         "shape": list(file.shape),
         "symmetric": contents.grid.symmetric,

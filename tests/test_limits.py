@@ -267,3 +267,14 @@ def test_a_limit_on_memory(tmp_path, data, right, limit):
     else:
         assert command.output.read_bytes() == right
     finish(tmp_path, data, right)
+
+
+def test_schedulers_ask_twice(tmp_path, data, right):
+    """What they end gets SIGTERM from more than one of their daemons, within milliseconds."""
+    command = Command(tmp_path, data)
+    command.wait_for_tiles()
+    for _ in range(3):
+        command.process.send_signal(signal.SIGTERM)
+        time.sleep(0.005)
+    assert "tiles are done" in command.end(3)
+    finish(tmp_path, data, right)

@@ -1,5 +1,6 @@
 """What the README says is run, word for word; its tables are those of the benchmark."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from private_slurm import Slurm
+
+import ntk_numba as nk
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,14 +37,51 @@ def test_python(folder):
 def test_command_line(folder):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line.split() for line in lines if line.startswith("ntk-numba ")]
-    assert [c[1] for c in commands] == ["plan", "gram", "info", "verify", "plot", "check"]
+    names = ["plan", "gram", "info", "verify", "plot", "check", "gram", "gram", "merge", "gram"]
+    assert [c[1] for c in commands] == names
     for command in commands:
         subprocess.run([sys.executable, "-m", "ntk_numba", *command[1:]], check=True)
     assert (folder / "digits.png").exists()
+    assert len({(folder / name).stat().st_size for name in ("digits.h5", "parts.h5")}) == 2
     others = [line for line in lines if not line.startswith("ntk-numba ")]
     assert others == ["make demo", "make test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE) for line in others)
+
+
+def in_a_shell(folder, script, **more):
+    """Run it with our commands first on the path."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | more | {"PATH": path}
+    command = ["bash", "-e", "-o", "pipefail", "-c", script]
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def test_cluster(folder):
+    """Word for word on a Slurm of our own; the reader waits before he looks."""
+    lines = blocks("bash")[0].splitlines()
+    assert lines[1] == "bash theta.sh" and len(lines) == 5
+    with Slurm() as slurm:
+        said = in_a_shell(folder, "\n".join(lines[:3]), **slurm.environment)
+        (merge,) = re.findall(r"job (\d+): merges", said)
+        assert "gram" in said
+        slurm.wait(merge)
+        said = in_a_shell(folder, "\n".join(lines[3:]), **slurm.environment)
+    assert "theta.h5: ntk, 1,797 × 1,797" in said and "complete         True" in said
+    net = nk.MLP(4, b_std=0.1)
+    with nk.open_gram(folder / "theta.h5") as f:
+        assert (f.ntk[:] == nk.gram(net, folder / "data/digits.npz:x").ntk).all()
+
+
+def test_other_schedulers(folder):
+    (script,) = blocks("bash")[1:]
+    if not shutil.which("mpiexec", path=Path(sys.executable).parent):
+        pytest.skip("the README's lines for MPI and Dask were not run: pip install mpich")
+    said = in_a_shell(folder, f"trap 'kill $(jobs -p)' EXIT\n{script}")
+    assert said.count("ntk, 1,797 × 1,797, float64") == 2
+    assert (folder / "mpi.h5").read_bytes() == (folder / "dask.h5").read_bytes()
 
 
 def test_tables_are_the_benchmarks():

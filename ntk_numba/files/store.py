@@ -209,6 +209,7 @@ class GramWriter:
         tiles.sync()
         if np.count_nonzero(tiles.done()) != self._header.contents.count:
             raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
+        self._lease.check()
         if not self.tiles.is_at(self._partial):
             raise OSError(f"{self._partial} was moved or removed meanwhile")
         if self._path.exists() and not self._overwrite:
@@ -225,6 +226,7 @@ class GramWriter:
             self.tiles.sync()
         with contextlib.suppress(OSError):
             done = np.count_nonzero(self.tiles.done())
+            self._lease.check()  # or it is another's by now
             if not self.tiles.is_at(self._partial):
                 pass
             elif done:

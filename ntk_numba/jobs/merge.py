@@ -127,7 +127,7 @@ def merge(
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise ValueError(f"{target} is one of the parts; choose another output")
     found = _find(given, target, overwrite)
-    _refuse(found, target)
+    _refuse(found, given, target)
     assert found.contents is not None
     contents = found.contents
     kind = check_layout("lower" if link else layout, contents.grid.symmetric)
@@ -296,10 +296,13 @@ def _combine(found: _Parts) -> None:
     found.contents = replace(found.contents, x=digests["x"], z=digests["z"])
 
 
-def _refuse(found: _Parts, target: Path) -> None:
+def _refuse(found: _Parts, given: list[Path], target: Path) -> None:
     """Say all that is wrong at once."""
     if found.contents is None and not found.problems:
         found.problems.append("none of the parts exists")
+        # what is not there, a name or a pattern of the shell, still says how many there should be
+        of = [int(n) for path in given for n in re.findall(r"\.part-.*-of-(\d+)", path.name)]
+        found.again |= set(range(1, of[0] + 1)) if of else set()
     if not found.problems:
         return
     shown = found.problems[: 2 * SHOWN]

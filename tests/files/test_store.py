@@ -327,3 +327,21 @@ def test_the_space_is_taken_at_the_start(tmp_path, points):
     status = (tmp_path / "g.h5.partial").stat()
     assert status.st_blocks * 512 >= status.st_size >= 3 * 3 * 64 * 64 * 8
     first.__exit__(Stop, Stop(), None)
+
+
+def test_a_file_that_was_taken_over_is_left_to_its_new_writer(points, tmp_path, monkeypatch):
+    """As when this machine was cut off for a minute, and another one goes on."""
+    path = tmp_path / "g.h5"
+
+    def lost(self):
+        raise BlockingIOError("was taken over")
+
+    for done, work in ((6, lambda writer: None), (0, lambda writer: 1 / 0)):
+        mine = writer(path, points)
+        monkeypatch.setattr(store.Lease, "check", lost)
+        monkeypatch.setattr(store, "disk", None)  # nothing is removed or renamed
+        mine.tiles.done = lambda n=done: np.arange(6) < n
+        with pytest.raises((nk.StoppedError, ZeroDivisionError)), mine:
+            work(mine)
+        monkeypatch.undo()
+        assert path.with_name("g.h5.partial").exists() and not path.exists()

@@ -120,7 +120,8 @@ class TestCover:
         self.refuse(parts, "of 5 parts 2 are missing. Compute .* --array=2, and merge", tmp_path)
 
     def test_none(self, tmp_path):
-        self.refuse([tmp_path / "g.part-*-of-5.h5"], "none of the parts exists", tmp_path)
+        text = "none of the parts exists. Compute .* --array=1-5, and merge again"
+        self.refuse([tmp_path / "g.part-*-of-5.h5"], text, tmp_path)
         self.refuse([], "none of the parts exists", tmp_path)
 
     def test_unfinished(self, parts, tmp_path):
