@@ -1,8 +1,10 @@
 """Programs that tests start, as a user does, and watch."""
 
+import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -48,11 +50,18 @@ def run(
 
 
 def start(command: list[Any]) -> subprocess.Popen[str]:
-    """Start a program in a group of its own."""
-    return subprocess.Popen(
+    """Start a program in a group of its own, which does not outlive the tests."""
+    process = subprocess.Popen(
         command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:  # its test has failed
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:
