@@ -126,7 +126,10 @@ def _parser() -> argparse.ArgumentParser:
 
     gram = parsers.add_parser("gram", help="compute kernels into a file")
     _job_options(gram)
-    some = gram.add_argument_group("cluster")
+    some = gram.add_argument_group(
+        "cluster",
+        "--threads are those of all processes or loky workers together, of dask and mpi of a part",
+    )
     some.add_argument(
         "--part", metavar="i/n", help="compute the i-th of n parts, into a file of its own"
     )
