@@ -1,5 +1,7 @@
 """One network made ready to compute: its table, its scratch, its samples."""
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +24,26 @@ NUMERICS = 1
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()
+_without_openmp = False
+
+
+def _after_fork() -> None:
+    """Make a forked child able to compute, or to say that it is not.
+
+    A thread of its parent's that held the lock does not exist here; nor do those of GNU OpenMP,
+    which would end the process. The other layers start theirs anew.
+    """
+    global _one_at_a_time, _without_openmp
+    _one_at_a_time = threading.Lock()
+    with contextlib.suppress(ValueError):  # the parent had not started any
+        if numba.threading_layer() == "omp":  # type: ignore[attr-defined]
+            from numba.np.ufunc import omppool  # type: ignore[attr-defined]
+
+            _without_openmp = omppool.openmp_vendor == "GNU"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Kernel:
@@ -56,7 +78,7 @@ class Kernel:
         self.layers = net.depth if every else 1
         self.features = x.shape[1]
         self._layers = make_layers(net.activation, every, dtype)
-        self._centre = centre_of(x, dtype)
+        self._centre = self._parallel(centre_of, x, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(
@@ -130,12 +152,25 @@ class Kernel:
             nngp, ntk, self._scratch,
         )  # fmt: skip
 
-    def _parallel(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Run compiled parallel code on our number of threads."""
+    def _parallel(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run compiled parallel code on our number of threads; all of it goes through here.
+
+        Raises
+        ------
+        RuntimeError
+            In a child of fork whose parent has computed with GNU OpenMP.
+        """
+        if _without_openmp:
+            raise RuntimeError(
+                "a process that was forked from one that had computed cannot compute with OpenMP; "
+                "start processes by spawn, as "
+                'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) does, '
+                "or set NUMBA_THREADING_LAYER=workqueue"
+            )
         with _one_at_a_time:
             before = numba.get_num_threads()
             numba.set_num_threads(self.threads)
             try:
-                function(*arguments)
+                return function(*arguments)
             finally:
                 numba.set_num_threads(before)
