@@ -126,7 +126,7 @@ def merge(
     given = [Path(part) for part in parts]
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise ValueError(f"{target} is one of the parts; choose another output")
-    found = _find(given, target, overwrite)
+    found = _find(given, target, layout, link, overwrite)
     _refuse(found, given, target)
     assert found.contents is not None
     contents = found.contents
@@ -134,8 +134,14 @@ def merge(
     contents = replace(contents, part=kind)
     if target.exists() and not overwrite:
         file = existing(target, contents)
+        if file.linked and not link:  # it needs the parts
+            file.close()
+            raise ValueError(
+                f"{target} refers to the parts and holds no tiles. Choose another output, or "
+                f"overwrite it"
+            )
     elif link:
-        write_link(target, contents, found.numerics, list(found.paths.values()))
+        write_link(target, contents, found.numerics, list(found.paths.values()), overwrite)
         file = open_gram(target)
     else:
         with stopping.gently():
@@ -147,7 +153,7 @@ def merge(
     return file
 
 
-def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
+def _find(paths: list[Path], target: Path, layout: str, link: bool, overwrite: bool) -> _Parts:
     """Look at all parts, and at what an earlier merge has done."""
     found, headers = _Parts(), []
     for path in paths:
@@ -164,7 +170,11 @@ def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
             continue  # deleted by an earlier merge, or to be named as missing
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
-    begun = _begun(partial_of(target)) or (None if overwrite else _begun(target))
+    begun = None if link else _begun(partial_of(target))
+    if begun and overwrite and begun.contents.layout != layout:
+        begun = None  # it is replaced
+    if begun is None and not overwrite:
+        begun = _begun(target)
     if not headers:
         if begun and (begun.done | ~begun.contents.grid.mask()).all():
             found.contents = replace(begun.contents, part=None)
@@ -174,7 +184,7 @@ def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
     _combine(found)
     assert found.contents is not None
     missing = set(range(1, found.of + 1)) - set(found.paths)
-    if begun and not found.contents.x.difference(begun.contents.x):  # perhaps it deleted parts
+    if begun and _is_of_one_job(found, begun):  # perhaps it deleted parts
         grid = found.contents.grid
         missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
         if not missing:
@@ -204,6 +214,23 @@ def _begun(path: Path) -> _Begun | None:
         return None  # there is none, or its writer will say what is wrong with it
 
 
+def _is_of_one_job(found: _Parts, begun: _Begun) -> bool:
+    """Whether an earlier merge was of parts such as these, in whatever layout."""
+    mine, theirs = found.contents, begun.contents
+    assert mine is not None
+    return (
+        found.numerics == begun.numerics
+        and replace(theirs, part=None, x=mine.x, z=mine.z) == mine
+        and not _data_differs(mine, theirs)
+    )
+
+
+def _data_differs(mine: Contents, theirs: Contents) -> bool:
+    """Whether two files, both symmetric or neither, were made of other data."""
+    sides = [(mine.x, theirs.x), (mine.z, theirs.z)]
+    return any(a.difference(b) for a, b in sides if a and b)
+
+
 def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path | None:
     """The file that has all tiles of a part already, complete or not, though the part is deleted.
 
@@ -217,8 +244,7 @@ def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path
         todo = part.grid.mask(part.part)
         if whole != part or (todo & ~begun.done).any():
             continue
-        sides = [(part.x, begun.contents.x), (part.z, begun.contents.z)]
-        if not any(mine.difference(theirs) for mine, theirs in sides if mine and theirs):
+        if not _data_differs(part, begun.contents):
             return path
     return None
 

@@ -296,6 +296,47 @@ def test_deleting_again_what_was_not_deleted(parts, tmp_path, right):
     assert (tmp_path / "g.h5").read_bytes() == right
 
 
+@pytest.fixture
+def begun(parts, tmp_path, monkeypatch):
+    """A merge that was stopped when it had deleted the first three parts."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 40)
+        with pytest.raises(Stop):
+            nk.merge(parts, tmp_path / "g.h5", delete_parts=True)
+    return [p for p in parts if p.exists()]
+
+
+@pytest.mark.parametrize("options", [{"link": True}, {"layout": "lower"}])
+def test_the_only_copy_of_deleted_parts_is_kept(begun, tmp_path, right, options):
+    """Whatever else is asked for meanwhile."""
+    with pytest.raises(ValueError, match="of 5 parts 1-3 are missing"):
+        nk.merge(begun, tmp_path / "g.h5", overwrite=True, **options)
+    with pytest.raises(ValueError, match="missing" if "link" in options else "of another job"):
+        nk.merge(begun, tmp_path / "g.h5", **options)
+    nk.merge(begun, tmp_path / "g.h5", delete_parts=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+@pytest.mark.parametrize("changed", ["x", "z", "net"])
+def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, changed):
+    z = x[:200] + 1
+    paths = parts_of(x, tmp_path, 4, z)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 30)
+        with pytest.raises(Stop):
+            nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
+    left = [p for p in paths if p.exists()]
+    assert 0 < len(left) < 4
+    for number, path in enumerate(paths, 1):
+        if path in left:
+            path.unlink()
+            net = nk.MLP(3, "relu", b_std=0.2) if changed == "net" else NET
+            data = [d + 0.5 if name == changed else d for name, d in (("x", x), ("z", z))]
+            nk.write_gram(net, data[0], tmp_path / "g.h5", data[1], part=(number, 4)).close()
+    with pytest.raises(ValueError, match=r"of 4 parts .* missing"):
+        nk.merge(paths, tmp_path / "g.h5")
+
+
 class TestLink:
     @pytest.fixture(params=["last", "all"])
     def linked(self, x, tmp_path, request):
@@ -318,6 +359,31 @@ class TestLink:
             assert f.parts() == paths
         nk.merge(paths, path, link=True).close()  # nothing is left to do
         assert {p.name for p in path.parent.iterdir()} == {"parts", "g.h5"}
+
+    def test_its_parts_are_not_deleted_as_if_they_were_copied(self, linked):
+        path, paths, k = linked
+        for delete in (False, True):
+            with pytest.raises(ValueError, match="refers to the parts and holds no tiles"):
+                nk.merge(paths, path, layout="lower", delete_parts=delete)
+        with nk.merge(paths, path, layout="lower", delete_parts=True, overwrite=True) as f:
+            assert (f.ntk[:] == k.ntk).all() and not any(p.exists() for p in paths)
+
+    def test_it_does_not_replace_the_beginning_of_another_job(self, linked):
+        path, paths, _ = linked
+        partial = path.with_name("new.h5.partial")
+        partial.write_text("of hours")
+        with pytest.raises(ValueError, match=r"new.h5.partial is the beginning of another job"):
+            nk.merge(paths, path.with_name("new.h5"), link=True)
+        assert partial.read_text() == "of hours"
+        nk.merge(paths, path.with_name("new.h5"), link=True, overwrite=True).close()
+        assert not partial.exists()
+
+    def test_names_with_percent_signs(self, linked):
+        path, paths, k = linked
+        folder = path.parent / "50%b%%"
+        paths[0].parent.rename(folder)
+        with nk.merge([folder / p.name for p in paths], path, link=True, overwrite=True) as f:
+            assert (f.ntk[:] == k.ntk).all()
 
     def test_it_moves_with_its_parts(self, linked, tmp_path):
         path, _, k = linked
