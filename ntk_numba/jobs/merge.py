@@ -63,6 +63,7 @@ class _Parts:
 
     contents : what they make together, in the layout "full"
     problems : for people;  again : the numbers of the parts to compute again
+    stale : whether there are files that would be refused to be computed again where they are
     """
 
     contents: Contents | None = None
@@ -72,6 +73,7 @@ class _Parts:
     headers: dict[int, Header] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     again: set[int] = field(default_factory=set)
+    stale: bool = False
 
 
 def merge(
@@ -170,6 +172,7 @@ def _find(paths: list[Path], target: Path, layout: str, link: bool, overwrite: b
             continue  # deleted by an earlier merge, or to be named as missing
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
+            found.stale = True
     begun = None if link else _begun(partial_of(target))
     if begun and overwrite and begun.contents.layout != layout:
         begun = None  # it is replaced
@@ -288,6 +291,7 @@ def _compare(found: _Parts, headers: list[tuple[Path, Header]]) -> None:
             found.problems.append(f"{path} is of another job: {'; '.join(differences)}")
             if part.of == c.part.of:
                 found.again.add(part.number)
+            found.stale = True
         elif part.number in found.paths:
             other = found.paths[part.number]
             found.problems.append(f"part {part} is given twice: {other} and {path}")
@@ -318,6 +322,7 @@ def _combine(found: _Parts) -> None:
                     f"are not those of the other parts"
                 )
                 found.again.add(number)
+                found.stale = True
     assert digests["x"] is not None
     found.contents = replace(found.contents, x=digests["x"], z=digests["z"])
 
@@ -334,9 +339,10 @@ def _refuse(found: _Parts, given: list[Path], target: Path) -> None:
     shown = found.problems[: 2 * SHOWN]
     if more := len(found.problems) - len(shown):
         shown.append(f"and {more} more")
+    delete = "Delete the files of those parts that are damaged, of another job or of other data. "
     mend = (
-        f"Compute them again with the same command, as in an array of jobs with "
-        f"--array={show_indices(found.again)}, and merge again"
+        f"{delete if found.stale else ''}Compute them again with the same command, as in an array "
+        f"of jobs with --array={show_indices(found.again)}, and merge again"
         if found.again
         else "Give the parts of one job, each once"
     )
@@ -355,6 +361,15 @@ def _copy_all(
             disable=not progress, smoothing=0.1,
         )  # fmt: skip
         with bar:
+            deleted = set(range(1, found.of + 1)) - set(found.paths)
+            if lost := {
+                n for n in deleted if (c.grid.mask(Part(n, found.of)) & ~writer.done).any()
+            }:
+                raise ValueError(
+                    f"what was merged of parts that were deleted since is damaged; compute them "
+                    f"again with the same command, as in an array of jobs with "
+                    f"--array={show_indices(lost)}, and merge again"
+                )
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done

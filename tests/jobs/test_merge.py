@@ -161,7 +161,9 @@ class TestCover:
             text = (
                 rf"{f.path} was made of other data: .*of X are not those of the other .* --array=1,"
             )
-            self.refuse([f.path, *parts[1:]], text, tmp_path)
+            said = self.refuse([f.path, *parts[1:]], text, tmp_path)
+            # else the same command would refuse to replace it
+            assert "Delete the files of those parts that are damaged, of another job or" in said
 
     def test_of_another_version(self, x, parts, tmp_path, monkeypatch):
         parts[3].unlink()
@@ -314,6 +316,22 @@ def test_the_only_copy_of_deleted_parts_is_kept(begun, tmp_path, right, options)
     with pytest.raises(ValueError, match="missing" if "link" in options else "of another job"):
         nk.merge(begun, tmp_path / "g.h5", **options)
     nk.merge(begun, tmp_path / "g.h5", delete_parts=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+def test_damage_of_what_is_merged_is_named_when_its_part_is_gone(x, begun, tmp_path, right):
+    partial = tmp_path / "g.h5.partial"
+    with nk.open_gram(partial, incomplete=True) as f:
+        at = f.layout.tile_at("ntk", 0, 0, 0)
+    data = bytearray(partial.read_bytes())
+    data[at] ^= 1
+    partial.write_bytes(data)
+    with pytest.raises(ValueError, match=r"deleted since is damaged; .* --array=1, and merge"):
+        nk.merge(begun, tmp_path / "g.h5", delete_parts=True)
+    with pytest.raises(ValueError, match=r"of 5 parts 1 are missing"):
+        nk.merge(begun, tmp_path / "g.h5", delete_parts=True)
+    with nk.write_gram(NET, x, tmp_path / "g.h5", part=(1, 5)) as f:
+        nk.merge([f.path, *begun], tmp_path / "g.h5", delete_parts=True).close()
     assert (tmp_path / "g.h5").read_bytes() == right
 
 
