@@ -18,6 +18,8 @@ def write_link(
 ) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
 
+    overwrite : replace the beginning of another job
+
     What a plain program reads of a part that is not there is NaN; `open_gram` refuses the file.
 
     Raises

@@ -94,7 +94,6 @@ def test_a_part_reads_only_the_rows_it_needs(x, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("memory", ["36MiB", "64MiB"])
 def test_memory_and_threads_change_no_part(x, tmp_path, parts, memory):
-    x = np.tile(x, (1, 1))
     (tmp_path / "again").mkdir()
     again = parts_of(x, tmp_path / "again", memory=memory, threads=1)
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in parts]
