@@ -136,12 +136,14 @@ def merge(
     contents = replace(contents, part=kind)
     if target.exists() and not overwrite:
         file = existing(target, contents)
+        what = ""
         if file.linked and not link:  # it needs the parts
+            what = "refers to the parts and holds no tiles"
+        elif file.numerics != found.numerics:
+            what = f"is of numerical version {file.numerics}, the parts of {found.numerics}"
+        if what:
             file.close()
-            raise ValueError(
-                f"{target} refers to the parts and holds no tiles. Choose another output, or "
-                f"overwrite it"
-            )
+            raise ValueError(f"{target} {what}. Choose another output, or overwrite it")
     elif link:
         write_link(target, contents, found.numerics, list(found.paths.values()), overwrite)
         file = open_gram(target)

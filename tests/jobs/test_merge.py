@@ -309,7 +309,6 @@ def begun(parts, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("options", [{"link": True}, {"layout": "lower"}])
 def test_the_only_copy_of_deleted_parts_is_kept(begun, tmp_path, right, options):
-    """Whatever else is asked for meanwhile."""
     with pytest.raises(ValueError, match="of 5 parts 1-3 are missing"):
         nk.merge(begun, tmp_path / "g.h5", overwrite=True, **options)
     with pytest.raises(ValueError, match="missing" if "link" in options else "of another job"):
@@ -336,8 +335,7 @@ def test_damage_of_what_is_merged_is_named_when_its_part_is_gone(x, begun, tmp_p
 
 @pytest.mark.parametrize("changed", ["x", "z", "net"])
 def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, changed):
-    z = x[:200] + 1
-    paths = parts_of(x, tmp_path, 4, z)
+    paths = parts_of(x, tmp_path, 4, z := x[:200] + 1)
     with monkeypatch.context() as patch:
         stop_after(patch, 30)
         with pytest.raises(Stop):
@@ -352,6 +350,16 @@ def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, cha
             nk.write_gram(net, data[0], tmp_path / "g.h5", data[1], part=(number, 4)).close()
     with pytest.raises(ValueError, match=r"of 4 parts .* missing"):
         nk.merge(paths, tmp_path / "g.h5")
+
+
+def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path, monkeypatch):
+    nk.write_gram(NET, x, tmp_path / "old.h5").close()
+    monkeypatch.setattr(write, "NUMERICS", 99)
+    paths = parts_of(x, tmp_path, 2)
+    (tmp_path / "old.h5").rename(tmp_path / "g.h5")
+    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 1, the parts of 99\. Ch"):
+        nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
+    assert all(p.exists() for p in paths)
 
 
 class TestLink:
@@ -387,12 +395,12 @@ class TestLink:
 
     def test_it_does_not_replace_the_beginning_of_another_job(self, linked):
         path, paths, _ = linked
-        partial = path.with_name("new.h5.partial")
+        new, partial = path.with_name("new.h5"), path.with_name("new.h5.partial")
         partial.write_text("of hours")
         with pytest.raises(ValueError, match=r"new.h5.partial is the beginning of another job"):
-            nk.merge(paths, path.with_name("new.h5"), link=True)
+            nk.merge(paths, new, link=True)
         assert partial.read_text() == "of hours"
-        nk.merge(paths, path.with_name("new.h5"), link=True, overwrite=True).close()
+        nk.merge(paths, new, link=True, overwrite=True).close()
         assert not partial.exists()
 
     def test_names_with_percent_signs(self, linked):
