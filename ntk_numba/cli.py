@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     slurm = parsers.add_parser(
         "slurm", help="print a script for Slurm: an array of parts, and a merge after it"
     )
-    _job_options(slurm)
+    _job_options(slurm, threads=False)  # --cpus says it
     _slurm_options(slurm)
     slurm.set_defaults(run=commands.slurm)
 
@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _job_options(parser: argparse.ArgumentParser) -> None:
+def _job_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
     parser.add_argument("data", metavar="X", help=f"the samples, one a row: {DATA_HELP}")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the HDF5 file")
     parser.add_argument("--against", metavar="Z", help="K(X, Z) instead of K(X, X)")
@@ -223,7 +223,8 @@ def _job_options(parser: argparse.ArgumentParser) -> None:
     _layout_option(result)
     machine = parser.add_argument_group("machine")
     machine.add_argument("--memory", metavar="SIZE", help="at most, as 2GiB [a quarter of it]")
-    machine.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
+    if threads:
+        machine.add_argument("--threads", type=int, metavar="N", help="at most [all cores]")
 
 
 def _merge_options(parser: Any) -> None:

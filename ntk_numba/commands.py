@@ -118,7 +118,7 @@ def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.files.source import open_source
     from ntk_numba.files.store import check_folder
-    from ntk_numba.grid import Part, parse_bytes
+    from ntk_numba.grid import Part, parse_bytes, whole_number
     from ntk_numba.jobs.estimate import estimate
     from ntk_numba.jobs.merge import PARTS_OF, check_layout
     from ntk_numba.jobs.plan import INTERPRETER, make_plan
@@ -132,19 +132,26 @@ def slurm(options: argparse.Namespace) -> bool:
     layout = check_layout(options.layout, z is None)
     job = options.kernel or ["ntk"], options.layers, options.dtype
     whole = make_plan(net, x, z, *job, part=layout)
-    cpus = options.cpus or whole.threads
+    cpus = whole.threads if options.cpus is None else whole_number("--cpus", options.cpus)
     seconds = 0.0
     if options.parts is None or options.time is None:
         here = estimate(whole, x, target.parent)
         seconds = max(here.compute * whole.threads / cpus, here.write)
-    parts = options.parts or parts_for(seconds, whole.count, options.max_array)
+    parts = (
+        parts_for(seconds, whole.count, options.max_array)
+        if options.parts is None
+        else whole_number("--parts", options.parts)
+    )
     part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
     memory = part.memory if options.memory else INTERPRETER + part.working * cpus // part.threads
     memory = -(-memory // MEMORY_STEP) * MEMORY_STEP
     # to write the result, and to read the parts, at a tenth of what a disk does
-    merge_minutes = options.merge_time or 15 + whole.output_bytes // (60 * 100_000_000)
+    merge_minutes = options.merge_time
+    if merge_minutes is None:
+        merge_minutes = 15 + whole.output_bytes // (60 * 100_000_000)
+    minutes = minutes_for(seconds, parts) if options.time is None else options.time
     slurm_options = SlurmOptions(
-        parts, cpus, memory + memory // 4, options.time or minutes_for(seconds, parts),
+        parts, cpus, memory + memory // 4, minutes,
         options.name, options.partition, options.account, options.qos, options.grace,
         options.requeues, options.at_once, options.logs, options.dependency,
         tuple(options.sbatch), tuple(options.setup), options.merge_cpus,

@@ -290,3 +290,6 @@ def test_a_script_for_slurm(run, tmp_path):
     assert "--part $SLURM_ARRAY_TASK_ID/1 " in text and "--time=15" in text
     said = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3", "--parts", "2000", code=2).stderr
     assert "2000" in said
+    for option in ("parts", "cpus", "time", "merge-time"):  # 0 is no way to leave it out
+        words = ["slurm", "x.npy", "-o", "g.h5", "--depth", "3", f"--{option}", "0"]
+        assert "must be at least 1, not 0" in run(*words, code=2).stderr

@@ -13,20 +13,32 @@ from ntk_numba.files.lease import Lease
 from ntk_numba.files.store import check_folder, partial_of
 
 
-def write_link(path: Path, contents: Contents, numerics: int, parts: list[Path]) -> None:
+def write_link(
+    path: Path, contents: Contents, numerics: int, parts: list[Path], overwrite: bool
+) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
+
+    overwrite : replace the beginning of another job
 
     What a plain program reads of a part that is not there is NaN; `open_gram` refuses the file.
 
     Raises
     ------
+    ValueError
+        There is the beginning of another job, and it is not to be overwritten.
     OSError
         A folder that cannot be written, or a file that another process writes.
     """
     check_folder(path)
-    lease = Lease(partial_of(path))
-    new = partial_of(path)
+    partial = partial_of(path)
+    lease = Lease(partial)
+    new = partial.with_name(partial.name + ".new")
     try:
+        if partial.exists() and not overwrite:
+            raise ValueError(
+                f"{partial} is the beginning of another job. Choose another output, delete it, or "
+                f"overwrite it"
+            )
         linked = []
         slots = slots_of(contents)
         spaces = {}
@@ -46,6 +58,7 @@ def write_link(path: Path, contents: Contents, numerics: int, parts: list[Path])
         finally:
             os.close(fd)
         disk.rename(new, path)
+        disk.remove(partial)
     except BaseException:
         disk.remove(new)
         raise
@@ -70,6 +83,7 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
                 ((0,) if every else ()) + origin, layers + size, op=h5py.h5s.SELECT_OR
             )
         source.select_all()
+        name = name.replace("%", "%%")  # which HDF5 takes for a pattern
         properties.set_virtual(target, name.encode(), kernel.encode(), source)
     space = h5py.h5s.create_simple(contents.stored)
     kind = h5py.h5t.py_create(contents.dtype, logical=True)

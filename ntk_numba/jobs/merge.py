@@ -63,6 +63,7 @@ class _Parts:
 
     contents : what they make together, in the layout "full"
     problems : for people;  again : the numbers of the parts to compute again
+    stale : whether there are files that would be refused to be computed again where they are
     """
 
     contents: Contents | None = None
@@ -72,6 +73,7 @@ class _Parts:
     headers: dict[int, Header] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     again: set[int] = field(default_factory=set)
+    stale: bool = False
 
 
 def merge(
@@ -126,7 +128,7 @@ def merge(
     given = [Path(part) for part in parts]
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise ValueError(f"{target} is one of the parts; choose another output")
-    found = _find(given, target, overwrite)
+    found = _find(given, target, layout, link, overwrite)
     _refuse(found, given, target)
     assert found.contents is not None
     contents = found.contents
@@ -134,8 +136,16 @@ def merge(
     contents = replace(contents, part=kind)
     if target.exists() and not overwrite:
         file = existing(target, contents)
+        what = ""
+        if file.linked and not link:  # it needs the parts
+            what = "refers to the parts and holds no tiles"
+        elif file.numerics != found.numerics:
+            what = f"is of numerical version {file.numerics}, the parts of {found.numerics}"
+        if what:
+            file.close()
+            raise ValueError(f"{target} {what}. Choose another output, or overwrite it")
     elif link:
-        write_link(target, contents, found.numerics, list(found.paths.values()))
+        write_link(target, contents, found.numerics, list(found.paths.values()), overwrite)
         file = open_gram(target)
     else:
         with stopping.gently():
@@ -147,7 +157,7 @@ def merge(
     return file
 
 
-def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
+def _find(paths: list[Path], target: Path, layout: str, link: bool, overwrite: bool) -> _Parts:
     """Look at all parts, and at what an earlier merge has done."""
     found, headers = _Parts(), []
     for path in paths:
@@ -164,7 +174,12 @@ def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
             continue  # deleted by an earlier merge, or to be named as missing
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
-    begun = _begun(partial_of(target)) or (None if overwrite else _begun(target))
+            found.stale = True
+    begun = None if link else _begun(partial_of(target))
+    if begun and overwrite and begun.contents.layout != layout:
+        begun = None  # it is replaced
+    if begun is None and not overwrite:
+        begun = _begun(target)
     if not headers:
         if begun and (begun.done | ~begun.contents.grid.mask()).all():
             found.contents = replace(begun.contents, part=None)
@@ -174,7 +189,7 @@ def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
     _combine(found)
     assert found.contents is not None
     missing = set(range(1, found.of + 1)) - set(found.paths)
-    if begun and not found.contents.x.difference(begun.contents.x):  # perhaps it deleted parts
+    if begun and _is_of_one_job(found, begun):  # perhaps it deleted parts
         grid = found.contents.grid
         missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
         if not missing:
@@ -204,6 +219,23 @@ def _begun(path: Path) -> _Begun | None:
         return None  # there is none, or its writer will say what is wrong with it
 
 
+def _is_of_one_job(found: _Parts, begun: _Begun) -> bool:
+    """Whether an earlier merge was of parts such as these, in whatever layout."""
+    mine, theirs = found.contents, begun.contents
+    assert mine is not None
+    return (
+        found.numerics == begun.numerics
+        and replace(theirs, part=None, x=mine.x, z=mine.z) == mine
+        and not _data_differs(mine, theirs)
+    )
+
+
+def _data_differs(mine: Contents, theirs: Contents) -> bool:
+    """Whether two files, both symmetric or neither, were made of other data."""
+    sides = [(mine.x, theirs.x), (mine.z, theirs.z)]
+    return any(a.difference(b) for a, b in sides if a and b)
+
+
 def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path | None:
     """The file that has all tiles of a part already, complete or not, though the part is deleted.
 
@@ -217,8 +249,7 @@ def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path
         todo = part.grid.mask(part.part)
         if whole != part or (todo & ~begun.done).any():
             continue
-        sides = [(part.x, begun.contents.x), (part.z, begun.contents.z)]
-        if not any(mine.difference(theirs) for mine, theirs in sides if mine and theirs):
+        if not _data_differs(part, begun.contents):
             return path
     return None
 
@@ -262,6 +293,7 @@ def _compare(found: _Parts, headers: list[tuple[Path, Header]]) -> None:
             found.problems.append(f"{path} is of another job: {'; '.join(differences)}")
             if part.of == c.part.of:
                 found.again.add(part.number)
+            found.stale = True
         elif part.number in found.paths:
             other = found.paths[part.number]
             found.problems.append(f"part {part} is given twice: {other} and {path}")
@@ -292,6 +324,7 @@ def _combine(found: _Parts) -> None:
                     f"are not those of the other parts"
                 )
                 found.again.add(number)
+                found.stale = True
     assert digests["x"] is not None
     found.contents = replace(found.contents, x=digests["x"], z=digests["z"])
 
@@ -308,9 +341,10 @@ def _refuse(found: _Parts, given: list[Path], target: Path) -> None:
     shown = found.problems[: 2 * SHOWN]
     if more := len(found.problems) - len(shown):
         shown.append(f"and {more} more")
+    delete = "Delete the files of those parts that are damaged, of another job or of other data. "
     mend = (
-        f"Compute them again with the same command, as in an array of jobs with "
-        f"--array={show_indices(found.again)}, and merge again"
+        f"{delete if found.stale else ''}Compute them again with the same command, as in an array "
+        f"of jobs with --array={show_indices(found.again)}, and merge again"
         if found.again
         else "Give the parts of one job, each once"
     )
@@ -329,6 +363,15 @@ def _copy_all(
             disable=not progress, smoothing=0.1,
         )  # fmt: skip
         with bar:
+            deleted = set(range(1, found.of + 1)) - set(found.paths)
+            if lost := {
+                n for n in deleted if (c.grid.mask(Part(n, found.of)) & ~writer.done).any()
+            }:
+                raise ValueError(
+                    f"what was merged of parts that were deleted since is damaged; compute them "
+                    f"again with the same command, as in an array of jobs with "
+                    f"--array={show_indices(lost)}, and merge again"
+                )
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done

@@ -84,12 +84,13 @@ def write_gram(
         of what it may use.
     part : (i, n) or "i/n"
         Compute the i-th of n parts only, counted from 1, into ``<stem>.part-<i>-of-<n>.h5`` beside
-        `path`, and return that file. Parts have equally many tiles, up to one; each reads no more
-        rows of X than it needs, 2/√(2n) of them. `merge` puts them together.
+        `path`, and return that file. Parts have equally many tiles, up to one; each reads the
+        rows of X that it needs, on average about 2/√(2n) of them. `merge` puts them together.
     parts, executor : int; concurrent.futures.Executor, or a function that makes one
         Compute so many parts, each by a call that the executor runs, and merge them; X and Z have
         to be paths that its workers can read, and `path` one that they can write. A part whose
-        worker is lost is tried again. Without an executor, here, one part after another.
+        worker is lost is tried again, up to three times. Without an executor, here, one part
+        after another.
     layout : str
         "full", the matrix, or "lower": of a symmetric one only the tiles on and below the diagonal,
         half of the bytes; ``f.ntk[i, j]`` answers everywhere all the same.

@@ -94,7 +94,6 @@ def test_a_part_reads_only_the_rows_it_needs(x, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("memory", ["36MiB", "64MiB"])
 def test_memory_and_threads_change_no_part(x, tmp_path, parts, memory):
-    x = np.tile(x, (1, 1))
     (tmp_path / "again").mkdir()
     again = parts_of(x, tmp_path / "again", memory=memory, threads=1)
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in parts]
@@ -161,7 +160,9 @@ class TestCover:
             text = (
                 rf"{f.path} was made of other data: .*of X are not those of the other .* --array=1,"
             )
-            self.refuse([f.path, *parts[1:]], text, tmp_path)
+            said = self.refuse([f.path, *parts[1:]], text, tmp_path)
+            # else the same command would refuse to replace it
+            assert "Delete the files of those parts that are damaged, of another job or" in said
 
     def test_of_another_version(self, x, parts, tmp_path, monkeypatch):
         parts[3].unlink()
@@ -296,6 +297,71 @@ def test_deleting_again_what_was_not_deleted(parts, tmp_path, right):
     assert (tmp_path / "g.h5").read_bytes() == right
 
 
+@pytest.fixture
+def begun(parts, tmp_path, monkeypatch):
+    """A merge that was stopped when it had deleted the first three parts."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 40)
+        with pytest.raises(Stop):
+            nk.merge(parts, tmp_path / "g.h5", delete_parts=True)
+    return [p for p in parts if p.exists()]
+
+
+@pytest.mark.parametrize("options", [{"link": True}, {"layout": "lower"}])
+def test_the_only_copy_of_deleted_parts_is_kept(begun, tmp_path, right, options):
+    with pytest.raises(ValueError, match="of 5 parts 1-3 are missing"):
+        nk.merge(begun, tmp_path / "g.h5", overwrite=True, **options)
+    with pytest.raises(ValueError, match="missing" if "link" in options else "of another job"):
+        nk.merge(begun, tmp_path / "g.h5", **options)
+    nk.merge(begun, tmp_path / "g.h5", delete_parts=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+def test_damage_of_what_is_merged_is_named_when_its_part_is_gone(x, begun, tmp_path, right):
+    partial = tmp_path / "g.h5.partial"
+    with nk.open_gram(partial, incomplete=True) as f:
+        at = f.layout.tile_at("ntk", 0, 0, 0)
+    data = bytearray(partial.read_bytes())
+    data[at] ^= 1
+    partial.write_bytes(data)
+    with pytest.raises(ValueError, match=r"deleted since is damaged; .* --array=1, and merge"):
+        nk.merge(begun, tmp_path / "g.h5", delete_parts=True)
+    with pytest.raises(ValueError, match=r"of 5 parts 1 are missing"):
+        nk.merge(begun, tmp_path / "g.h5", delete_parts=True)
+    with nk.write_gram(NET, x, tmp_path / "g.h5", part=(1, 5)) as f:
+        nk.merge([f.path, *begun], tmp_path / "g.h5", delete_parts=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
+
+
+@pytest.mark.parametrize("changed", ["x", "z", "net"])
+def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, changed):
+    paths = parts_of(x, tmp_path, 4, z := x[:200] + 1)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 30)
+        with pytest.raises(Stop):
+            nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
+    left = [p for p in paths if p.exists()]
+    assert 0 < len(left) < 4
+    for number, path in enumerate(paths, 1):
+        if path in left:
+            path.unlink()
+            net = nk.MLP(3, "relu", b_std=0.2) if changed == "net" else NET
+            data = [d + 0.5 if name == changed else d for name, d in (("x", x), ("z", z))]
+            nk.write_gram(net, data[0], tmp_path / "g.h5", data[1], part=(number, 4)).close()
+    with pytest.raises(ValueError, match=r"of 4 parts .* missing"):
+        nk.merge(paths, tmp_path / "g.h5")
+
+
+def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path, monkeypatch):
+    nk.write_gram(NET, x, tmp_path / "old.h5").close()
+    monkeypatch.setattr(write, "NUMERICS", 99)
+    paths = parts_of(x, tmp_path, 2)
+    (tmp_path / "old.h5").rename(tmp_path / "g.h5")
+    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 1, the parts of 99\. Ch"):
+        nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
+    assert all(p.exists() for p in paths)
+
+
 class TestLink:
     @pytest.fixture(params=["last", "all"])
     def linked(self, x, tmp_path, request):
@@ -318,6 +384,31 @@ class TestLink:
             assert f.parts() == paths
         nk.merge(paths, path, link=True).close()  # nothing is left to do
         assert {p.name for p in path.parent.iterdir()} == {"parts", "g.h5"}
+
+    def test_its_parts_are_not_deleted_as_if_they_were_copied(self, linked):
+        path, paths, k = linked
+        for delete in (False, True):
+            with pytest.raises(ValueError, match="refers to the parts and holds no tiles"):
+                nk.merge(paths, path, layout="lower", delete_parts=delete)
+        with nk.merge(paths, path, layout="lower", delete_parts=True, overwrite=True) as f:
+            assert (f.ntk[:] == k.ntk).all() and not any(p.exists() for p in paths)
+
+    def test_it_does_not_replace_the_beginning_of_another_job(self, linked):
+        path, paths, _ = linked
+        new, partial = path.with_name("new.h5"), path.with_name("new.h5.partial")
+        partial.write_text("of hours")
+        with pytest.raises(ValueError, match=r"new.h5.partial is the beginning of another job"):
+            nk.merge(paths, new, link=True)
+        assert partial.read_text() == "of hours"
+        nk.merge(paths, new, link=True, overwrite=True).close()
+        assert not partial.exists()
+
+    def test_names_with_percent_signs(self, linked):
+        path, paths, k = linked
+        folder = path.parent / "50%b%%"
+        paths[0].parent.rename(folder)
+        with nk.merge([folder / p.name for p in paths], path, link=True, overwrite=True) as f:
+            assert (f.ntk[:] == k.ntk).all()
 
     def test_it_moves_with_its_parts(self, linked, tmp_path):
         path, _, k = linked
