@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numba
 import psutil
@@ -64,7 +65,7 @@ def available_memory() -> int:
     """Bytes that this process may still use.
 
     The least of what the machine has free, what its control groups leave, what Slurm gave the job
-    on this node, and the limit on its address space.
+    on this node, what Dask gave its worker, and the limit on its address space.
     """
     limits = [psutil.virtual_memory().available]
     for folder in _cgroup_folders("memory"):
@@ -84,6 +85,8 @@ def available_memory() -> int:
         limits.append(node << 20)
     elif core := _variable("SLURM_MEM_PER_CPU"):
         limits.append((core << 20) * (_variable("SLURM_CPUS_ON_NODE") or 1))
+    if worker := _dask_worker():
+        limits.append(worker.memory_manager.memory_limit or limits[0])
     if os.name == "posix":
         import resource
 
@@ -135,13 +138,18 @@ def _processes_here() -> int:
     return max(counts[node], 1) if node < len(counts) else 1
 
 
+def _dask_worker() -> Any:
+    """The Dask worker that runs this task; None outside of one."""
+    try:
+        return sys.modules["distributed"].get_worker()
+    except (KeyError, ValueError, AttributeError):  # no task; still being imported
+        return None
+
+
 def dask_threads() -> int:
     """The threads of the Dask worker that runs this task; 0 outside of one."""
-    distributed = sys.modules.get("distributed")
-    try:
-        return int(distributed.get_worker().state.nthreads) if distributed else 0
-    except (ValueError, AttributeError):  # not within a task; still being imported
-        return 0
+    worker = _dask_worker()
+    return int(worker.state.nthreads) if worker else 0
 
 
 def threads_to_use(threads: int | None) -> int:

@@ -48,11 +48,6 @@ class Digest:
         evenly, *blocks = (row.tobytes() if row.any() else b"" for row in table)
         return cls(shape, evenly, tuple(blocks))
 
-    @property
-    def complete(self) -> bool:
-        """Whether all blocks were read."""
-        return all(self.blocks)
-
     def difference(self, other: "Digest") -> str:
         """Where the data is not that of `other`, as far as both know; "" where it is."""
         if self.shape != other.shape:
@@ -61,11 +56,6 @@ class Digest:
             if mine and theirs and mine != theirs:
                 return f"rows {k * ROWS} to {min((k + 1) * ROWS, self.shape[0]) - 1}"
         return "other rows" if self.evenly != other.evenly else ""
-
-    def union(self, other: "Digest") -> "Digest":
-        """What both know of the same data."""
-        pairs = zip(self.blocks, other.blocks, strict=True)
-        return Digest(self.shape, self.evenly, tuple(a or b for a, b in pairs))
 
 
 def blocks_of(rows: Iterable[range], length: int) -> set[int]:

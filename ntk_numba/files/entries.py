@@ -45,7 +45,7 @@ class Entries:
         file: h5py.File,
         name: str,
         contents: Contents,
-        done: Callable[[], NDArray[np.bool_]] | None,
+        done: Callable[[], NDArray[np.bool_]],
     ) -> None:
         self._path, self._contents, self._done, self._file = path, contents, done, file
         self._slots = None if contents.part is None else slots_of(contents)
@@ -104,8 +104,6 @@ class Entries:
 
     def _refuse_missing(self, down: list[_Run], across: list[_Run]) -> None:
         grid = self._contents.grid
-        if self._done is None:
-            return
         done = self._done()
         if grid.symmetric:
             done = done | done.T

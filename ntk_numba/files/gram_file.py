@@ -66,8 +66,8 @@ class GramFile:
     def _entries(self, name: str) -> "Entries | h5py.Dataset":
         if self.complete and self.contents.part is None:
             return self._file[name]
-        whole = self.complete and self.contents.layout == "lower"
-        done = None if whole else lambda: self.done
+        mask = self.contents.grid.mask(self.contents.part)
+        done = (lambda: mask) if self.complete else (lambda: self.done)
         return Entries(self.path, self._file, name, self.contents, done)
 
     @property

@@ -16,6 +16,8 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from types import TracebackType
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from ntk_numba import stopping
 from ntk_numba.files.store import StoppedError
 from ntk_numba.grid import whole_number
-from ntk_numba.jobs.workers import PATIENCE, AnyExecutor, LocalPool, Receipt, Task, attempt
+from ntk_numba.jobs.workers import PATIENCE, AnyExecutor, LocalPool, Receipt, Share, Task, attempt
 
 __all__ = ["Receipt", "run_parts"]
 
@@ -114,7 +116,8 @@ class _Run:
         self.receipts: dict[int, Receipt] = {}
         self.lost: dict[int, str] = {}
         self._tries = dict.fromkeys(parts, 0)
-        self._window = max(len(parts), 1)  # that may run at once
+        self._window = self._most = max(len(parts), 1)  # that may run at once
+        self._share = pool.share(len(parts))
         self._breaks = 0  # of the pool with one part in it, since one was done
         self._suspects: set[int] = set()
         self._heard = time.monotonic()  # when a part ended last
@@ -148,7 +151,9 @@ class _Run:
             if start > now or self._has_to_wait(part):
                 continue
             try:
-                future = self._pool.executor.submit(attempt, self._task, part, self._tries[part])
+                future = self._pool.executor.submit(
+                    attempt, self._task, part, self._tries[part], self._share
+                )
             except BrokenExecutor:
                 raise
             except Exception as error:  # it is shut down, its scheduler is gone, no new process
@@ -190,7 +195,7 @@ class _Run:
         del self.running[future]
         if error is None and not future.result().stopped:
             self.receipts[part] = future.result()
-            self._window *= 2
+            self._window = min(2 * self._window, self._most)
             self._breaks = 0
         elif error is None or isinstance(error, (stopping.Stopped, KeyboardInterrupt)):
             # it would stop whatever it is given, and is hardly the only one that was asked
@@ -236,8 +241,8 @@ class _Run:
                 self._blame(part, reason)
         if not self._pool.can_renew:
             self._give_up(
-                f"{reason}, and this pool ended with it: give a function that makes one, as "
-                "lambda: ProcessPoolExecutor(2), to have it replaced"
+                f"{reason}, and this pool ended with it: to have it made anew, give a function, as "
+                'lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn"))'
             )
         elif self._breaks >= self._attempts:
             self._give_up(reason)
@@ -281,6 +286,19 @@ class _Pool:
                 f"{executor!r}; a Client of Dask gives one: client.get_executor(pure=False)"
             )
         self.can_renew = self._make is not None
+
+    def share(self, parts: int) -> Share:
+        """What it computes at once on this machine, if it is of a kind that tells nobody.
+
+        How many workers such a pool has, only its private attribute knows.
+        """
+        workers = min(getattr(self.executor, "_max_workers", 1), parts)
+        if isinstance(self.executor, ThreadPoolExecutor):
+            return Share(workers)
+        module = type(self.executor).__module__
+        if isinstance(self.executor, ProcessPoolExecutor) or module.startswith("loky."):
+            return Share(workers, workers > 1)
+        return Share()
 
     def renew(self) -> None:
         """Another one; the workers of the broken one are gone before it begins."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -55,13 +56,28 @@ _neighbours = 1  # parts that are computed on this machine at once
 _patience: threading.Timer | None = None
 
 
-def attempt(task: Task, part: int, number: int) -> Receipt:
+class Share(NamedTuple):
+    """What a pool computes at once on this machine, its workers knowing nothing of one another.
+
+    parts : at once
+    processes : whether each is in one of its own, which would use all cores
+    """
+
+    parts: int = 1
+    processes: bool = False
+
+
+_share = ContextVar("share", default=Share())  # noqa: B039 (it cannot be changed)
+
+
+def attempt(task: Task, part: int, number: int, share: Share) -> Receipt:
     """``task(part)`` in a worker.
 
     `number` tells a try from those before it: to some schedulers the same call is the same result.
     """
     global _busy
     _busy = True
+    token = _share.set(share)
     try:
         stopping.check()
         receipt = task(part)
@@ -69,6 +85,7 @@ def attempt(task: Task, part: int, number: int) -> Receipt:
         receipt = Receipt(part, "", 0, 0.0, platform.node(), True)
     finally:
         _busy = False
+        _share.reset(token)
     if receipt.stopped and _leaves:
         _leave()  # one that stayed would stop all further parts too
     if receipt.stopped and _patience:
@@ -78,6 +95,9 @@ def attempt(task: Task, part: int, number: int) -> Receipt:
 
 def worker_threads() -> int | None:
     """The threads that this worker's part may use; None if that is for the machine to say."""
+    share = _share.get()
+    if _threads is None and share.processes:
+        return max(1, machine.available_threads() // share.parts)
     return _threads
 
 
@@ -87,7 +107,7 @@ def neighbours() -> int:
     A worker of Dask computes as many in one process as it has threads. Their kernels take turns
     (`engine.kernel`), so each uses all of these threads in its turn, but has its own buffers.
     """
-    return max(_neighbours, machine.dask_threads() or 1)
+    return max(_neighbours, _share.get().parts, machine.dask_threads() or 1)
 
 
 class LocalPool(Executor):

@@ -275,7 +275,7 @@ def test_a_pool_that_cannot_be_made_anew(tmp_path):
     end = run("process-instance", tmp_path, 6, {1: "die"})
     assert end.returncode == 3
     assert "of 6 parts could not be done: 1," in end.stderr
-    assert "give a function that makes one, as lambda: ProcessPoolExecutor(2)" in end.stderr
+    assert "give a function, as lambda: ProcessPoolExecutor(2, mp" in end.stderr
     assert stand_ins.starts(tmp_path, 1) == 1 and 0 in stand_ins.done(tmp_path)
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
 import pytest
 import stand_ins
@@ -11,7 +11,8 @@ from programs import alive, needs_mpi, run, start, wait_until
 from programs import stand_ins as command
 
 from ntk_numba.jobs import workers
-from ntk_numba.jobs.workers import LocalPool, attempt, neighbours, worker_threads
+from ntk_numba.jobs.executors import run_parts
+from ntk_numba.jobs.workers import LocalPool, Receipt, attempt, neighbours, worker_threads
 from ntk_numba.machine import available_threads
 
 
@@ -84,6 +85,28 @@ def test_what_workers_share(tmp_path):
     assert (tmp_path / "part-1").read_text() == f"{min(available_threads(), 2)} 2"
     assert run("processes:2", tmp_path, 2, "tell").returncode == 0
     assert (tmp_path / "part-1").read_text().endswith(" 2")  # threads come with the task
+
+
+@pytest.mark.parametrize("kind", ["reusable", "process-instance"])
+def test_pools_that_the_user_made_share_the_machine_too(tmp_path, kind):
+    """Their workers know nothing of one another."""
+    assert run(kind, tmp_path, 3, "tell").returncode == 0
+    share = max(available_threads() // 2, 1)
+    assert (tmp_path / "part-1").read_text() == f"{share} 2"
+    assert run(kind, tmp_path, 1, "tell").returncode == 0  # one alone has all of it
+    assert (tmp_path / "part-1").read_text() == f"{available_threads()} 1"
+
+
+def test_threads_of_a_pool_share_its_memory():
+    told = []
+
+    def task(part):
+        told.append((worker_threads(), neighbours()))
+        return Receipt(part, "", 0, 0.0, "", False)
+
+    with ThreadPoolExecutor(3) as pool:
+        run_parts(pool, task, range(1, 5))
+    assert told == [(None, 3)] * 4 and (worker_threads(), neighbours()) == (None, 1)
 
 
 @needs_mpi
