@@ -12,7 +12,7 @@ from programs import stand_ins as command
 
 from ntk_numba.jobs import workers
 from ntk_numba.jobs.executors import run_parts
-from ntk_numba.jobs.workers import LocalPool, Receipt, attempt, neighbours, worker_threads
+from ntk_numba.jobs.workers import LocalPool, Receipt, Share, attempt, neighbours, worker_threads
 from ntk_numba.machine import available_threads
 
 
@@ -94,7 +94,7 @@ def test_pools_that_the_user_made_share_the_machine_too(tmp_path, kind):
     share = max(available_threads() // 2, 1)
     assert (tmp_path / "part-1").read_text() == f"{share} 2"
     assert run(kind, tmp_path, 1, "tell").returncode == 0  # one alone has all of it
-    assert (tmp_path / "part-1").read_text() == f"{available_threads()} 1"
+    assert (tmp_path / "part-0").read_text() == f"{available_threads()} 1"
 
 
 def test_threads_of_a_pool_share_its_memory():
@@ -134,7 +134,7 @@ def test_an_idle_worker_leaves_at_once(pool):
 
 
 def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
-    future = pool.submit(attempt, stand_ins.deaf, 1, 0)
+    future = pool.submit(attempt, stand_ins.deaf, 1, 0, Share())
     pid = pool.submit(os.getpid)
     time.sleep(2)
     begin = time.monotonic()
