@@ -13,20 +13,27 @@ from ntk_numba.files.lease import Lease
 from ntk_numba.files.store import check_folder, partial_of
 
 
-def write_link(path: Path, contents: Contents, numerics: int, parts: list[Path]) -> None:
+def write_link(
+    path: Path, contents: Contents, numerics: int, parts: list[Path], overwrite: bool
+) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
 
     What a plain program reads of a part that is not there is NaN; `open_gram` refuses the file.
 
     Raises
     ------
+    ValueError
+        The beginning of another file, unless it is to be overwritten.
     OSError
         A folder that cannot be written, or a file that another process writes.
     """
     check_folder(path)
-    lease = Lease(partial_of(path))
-    new = partial_of(path)
+    partial = partial_of(path)
+    lease = Lease(partial)
+    new = partial.with_name(f"{partial.name}.new")
     try:
+        if not overwrite:
+            refuse_beginning(path)
         linked = []
         slots = slots_of(contents)
         spaces = {}
@@ -45,12 +52,23 @@ def write_link(path: Path, contents: Contents, numerics: int, parts: list[Path])
             disk.sync(fd)
         finally:
             os.close(fd)
+        disk.remove(partial)
         disk.rename(new, path)
     except BaseException:
         disk.remove(new)
         raise
     finally:
         lease.release()
+
+
+def refuse_beginning(path: Path) -> None:
+    """Refuse an output that another call has begun: it may have the only tiles of some parts."""
+    partial = partial_of(path)
+    if partial.exists():
+        raise ValueError(
+            f"{partial} is the beginning of a file that is not linked. Choose another output, "
+            f"delete it, or overwrite it"
+        )
 
 
 def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np.ndarray]) -> None:
@@ -60,6 +78,7 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
     every, rest = contents.every, contents.grid.chunk
     layers = (contents.layers,) if every else ()
     for name, slots in spaces.items():
+        file_name = os.fsencode(name).replace(b"%", b"%%")  # else they are patterns of HDF5
         source = h5py.h5s.create_simple((*layers, len(slots), *rest))
         target = h5py.h5s.create_simple(contents.stored)
         target.select_none()
@@ -70,7 +89,7 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
                 ((0,) if every else ()) + origin, layers + size, op=h5py.h5s.SELECT_OR
             )
         source.select_all()
-        properties.set_virtual(target, name.encode(), kernel.encode(), source)
+        properties.set_virtual(target, file_name, kernel.encode(), source)
     space = h5py.h5s.create_simple(contents.stored)
     kind = h5py.h5t.py_create(contents.dtype, logical=True)
     h5py.h5d.create(file.id, kernel.encode(), kind, space, properties)

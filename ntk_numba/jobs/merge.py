@@ -21,7 +21,7 @@ from ntk_numba.files import disk
 from ntk_numba.files.digest import Digest
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
 from ntk_numba.files.layout import HDF5, Contents, Header, is_incomplete, read_header
-from ntk_numba.files.link import write_link
+from ntk_numba.files.link import refuse_beginning, write_link
 from ntk_numba.files.store import GramWriter, partial_of
 from ntk_numba.files.tiles import Place, Tile, TileFile
 from ntk_numba.grid import Part
@@ -126,7 +126,9 @@ def merge(
     given = [Path(part) for part in parts]
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise ValueError(f"{target} is one of the parts; choose another output")
-    found = _find(given, target, overwrite)
+    if link and not overwrite:
+        refuse_beginning(target)
+    found = _find(given, target, overwrite, link)
     _refuse(found, given, target)
     assert found.contents is not None
     contents = found.contents
@@ -134,8 +136,14 @@ def merge(
     contents = replace(contents, part=kind)
     if target.exists() and not overwrite:
         file = existing(target, contents)
+        if file.linked and not link:
+            file.close()
+            raise ValueError(
+                f"{target} exists and has no tiles, it refers to those of its parts. Choose "
+                f"another output, or overwrite it"
+            )
     elif link:
-        write_link(target, contents, found.numerics, list(found.paths.values()))
+        write_link(target, contents, found.numerics, list(found.paths.values()), overwrite)
         file = open_gram(target)
     else:
         with stopping.gently():
@@ -147,7 +155,7 @@ def merge(
     return file
 
 
-def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
+def _find(paths: list[Path], target: Path, overwrite: bool, link: bool) -> _Parts:
     """Look at all parts, and at what an earlier merge has done."""
     found, headers = _Parts(), []
     for path in paths:
@@ -164,21 +172,24 @@ def _find(paths: list[Path], target: Path, overwrite: bool) -> _Parts:
             continue  # deleted by an earlier merge, or to be named as missing
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
-    begun = _begun(partial_of(target)) or (None if overwrite else _begun(target))
+    files = [partial_of(target), *([] if overwrite else [target])]
+    earlier = [] if link else [begun for path in files if (begun := _begun(path))]
     if not headers:
-        if begun and (begun.done | ~begun.contents.grid.mask()).all():
-            found.contents = replace(begun.contents, part=None)
-            found.numerics = begun.numerics
+        for begun in earlier[:1]:
+            if (begun.done | ~begun.contents.grid.mask()).all():
+                found.contents = replace(begun.contents, part=None)
+                found.numerics = begun.numerics
         return found
     _compare(found, headers)
     _combine(found)
     assert found.contents is not None
     missing = set(range(1, found.of + 1)) - set(found.paths)
-    if begun and not found.contents.x.difference(begun.contents.x):  # perhaps it deleted parts
-        grid = found.contents.grid
-        missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
-        if not missing:
-            found.contents = replace(found.contents, x=begun.contents.x, z=begun.contents.z)
+    for begun in earlier:  # perhaps it deleted parts
+        if missing and begun.is_of(found.contents, found.numerics):
+            grid = found.contents.grid
+            missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
+            if not missing:
+                found.contents = replace(found.contents, x=begun.contents.x, z=begun.contents.z)
     if missing:
         unfinished = {n for n in missing if _is_begun(found, n)}
         for numbers, what in ((unfinished, "unfinished"), (missing - unfinished, "missing")):
@@ -195,10 +206,22 @@ class _Begun(NamedTuple):
     numerics: int
     done: NDArray[np.bool_]
 
+    def is_of(self, contents: Contents, numerics: int) -> bool:
+        """Whether it is of that job, and of the same data as far as both know."""
+        mine = self.contents
+        if (replace(mine, part=contents.part, x=contents.x, z=contents.z), self.numerics) != (
+            contents, numerics
+        ):  # fmt: skip
+            return False
+        sides = (mine.x, contents.x), (mine.z, contents.z)
+        return not any(a.difference(b) for a, b in sides if a and b)
+
 
 def _begun(path: Path) -> _Begun | None:
     try:
         with open_gram(path, incomplete=True) as file:
+            if file.linked:  # it has no tiles of its own
+                return None
             return _Begun(file.contents, file.numerics, file.done)
     except (OSError, ValueError):
         return None  # there is none, or its writer will say what is wrong with it
@@ -211,14 +234,9 @@ def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path
     """
     for path in (partial_of(target), *([] if overwrite else [target])):
         begun = _begun(path)
-        if begun is None or begun.numerics != numerics:
+        if begun is None or not begun.is_of(part, numerics):
             continue
-        whole = replace(begun.contents, part=part.part, x=part.x, z=part.z)
-        todo = part.grid.mask(part.part)
-        if whole != part or (todo & ~begun.done).any():
-            continue
-        sides = [(part.x, begun.contents.x), (part.z, begun.contents.z)]
-        if not any(mine.difference(theirs) for mine, theirs in sides if mine and theirs):
+        if not (part.grid.mask(part.part) & ~begun.done).any():
             return path
     return None
 
@@ -332,7 +350,7 @@ def _copy_all(
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done
-                if wrong := _copy(path, todo, writer.tiles, bar.update):
+                if wrong := _copy(path, found.headers[number], todo, writer.tiles, bar.update):
                     raise OSError(
                         f"{path}: {wrong}; delete that file, compute it again with the same "
                         f"command, as in an array of jobs with --array={number}, and merge again"
@@ -343,11 +361,17 @@ def _copy_all(
 
 
 def _copy(
-    path: Path, todo: NDArray[np.bool_], target: TileFile, update: Callable[[float], object]
+    path: Path,
+    header: Header,
+    todo: NDArray[np.bool_],
+    target: TileFile,
+    update: Callable[[float], object],
 ) -> str:
     """Copy some tiles of a part, each compared with its checksum; what is wrong with one."""
     with open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.layout.contents
+        if (c, file.numerics) != (header.contents, header.numerics):
+            raise OSError(f"{path} has been replaced by a file of another job meanwhile")
 
         def copy(tile: Tile) -> str:
             if tile.wrong:

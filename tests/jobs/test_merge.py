@@ -296,6 +296,47 @@ def test_deleting_again_what_was_not_deleted(parts, tmp_path, right):
     assert (tmp_path / "g.h5").read_bytes() == right
 
 
+def test_a_part_that_was_replaced_meanwhile(x, parts, tmp_path, monkeypatch):
+    """A merge may take hours: its last part can be another job's by then."""
+    (tmp_path / "other").mkdir()
+    nk.write_gram(nk.MLP(2), x, tmp_path / "other" / "g.h5", part=(5, 5)).close()
+    copy = merging._copy
+
+    def replaced(path, *arguments):
+        if path == parts[4]:
+            shutil.copy(tmp_path / "other" / path.name, path)
+        return copy(path, *arguments)
+
+    monkeypatch.setattr(merging, "_copy", replaced)
+    with pytest.raises(nk.StoppedError, match=r"part-5-of-5.h5 has been replaced by a file of ano"):
+        nk.merge(parts, tmp_path / "g.h5")
+
+
+class TestBeginningOfAnother:
+    """What lies at the output stands for no parts but those of its own job."""
+
+    @staticmethod
+    def begin(path):
+        """As when its writer was killed just before the last step."""
+        path.rename(path.with_name(path.name + ".partial"))
+
+    def test_it_does_not_stand_for_parts(self, x, parts, tmp_path):
+        path = tmp_path / "g.h5"
+        nk.write_gram(nk.MLP(5), x, path).close()
+        self.begin(path)
+        with pytest.raises(ValueError, match="of 5 parts 4-5 are missing"):
+            nk.merge(parts[:3], path, overwrite=True, delete_parts=True)
+        assert all(part.exists() for part in parts)
+
+    def test_its_data_is_not_theirs(self, x, tmp_path):
+        path = tmp_path / "g.h5"
+        nk.write_gram(NET, x, path).close()
+        self.begin(path)
+        paths = parts_of(x, tmp_path, 2, x[:100], overwrite=True)
+        with nk.merge(paths, path, overwrite=True, delete_parts=True) as f:
+            assert f.contents.z and f.contents.z.shape == (100, 20)
+
+
 class TestLink:
     @pytest.fixture(params=["last", "all"])
     def linked(self, x, tmp_path, request):
@@ -357,3 +398,39 @@ class TestLink:
         assert nk.repair(paths[1], x)
         with nk.open_gram(path) as f:
             assert f.verify()
+
+    @pytest.mark.parametrize("layout", ["lower", "full"])
+    def test_it_is_no_copy_of_its_parts(self, linked, layout):
+        path, paths, k = linked
+        text = "g.h5 exists (and has no tiles|with other contents)"
+        options = {"layout": layout, "delete_parts": True}
+        with pytest.raises(ValueError, match=text):
+            nk.merge(paths, path, **options)
+        assert all(part.exists() for part in paths)
+        nk.merge(paths, path, overwrite=True, **options).close()
+        with nk.open_gram(path) as f:
+            assert f.verify() and (f.ntk[...] == k.ntk).all()
+
+    @pytest.mark.parametrize("delete", [False, True])
+    def test_it_does_not_replace_what_is_begun(self, parts, tmp_path, monkeypatch, delete):
+        path, partial = tmp_path / "g.h5", tmp_path / "g.h5.partial"
+        with monkeypatch.context() as patch:
+            stop_after(patch, 30)
+            with pytest.raises(Stop):
+                nk.merge(parts, path, "lower", delete_parts=delete)
+        left = [part for part in parts if part.exists()]
+        with pytest.raises(ValueError, match=rf"{partial} is the beginning of a file that is not"):
+            nk.merge(left, path, link=True)
+        if delete:  # what was deleted is there and nowhere else
+            with pytest.raises(ValueError, match="of 5 parts 1-2 are missing"):
+                nk.merge(left, path, link=True, overwrite=True)
+            assert partial.exists() and not path.exists()
+        else:
+            nk.merge(left, path, link=True, overwrite=True).close()
+            assert not partial.exists()
+
+    @pytest.mark.parametrize("name", ["50%.h5", "a%b.h5", "a%%c.h5", "é '\"$x.h5"])
+    def test_any_name_will_do(self, x, parts, tmp_path, name):
+        paths = [part.rename(tmp_path / f"{n}{name}") for n, part in enumerate(parts)]
+        with nk.merge(paths, tmp_path / "g.h5", link=True) as f:
+            assert (f.ntk[...] == nk.gram(NET, x).ntk).all()
