@@ -162,7 +162,7 @@ class GramFile:
 
     def parts(self) -> list[Path]:
         """The files that a linked one is made of."""
-        return [self.path.parent / name for name, _ in self.linked]
+        return [self.path.resolve().parent / name for name, _ in self.linked]
 
     def _verify(
         self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
@@ -268,11 +268,12 @@ def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFil
             f"{path} is incomplete; run its command again to complete it, or open it with "
             f"incomplete=True"
         )
-    file = HDF5(path)
+    real = path.resolve()  # what it links is looked for from there, by HDF5 as well
+    file = HDF5(real)
     try:
         header = read_header(file, path)
         for name, seal in header.linked:
-            _check_linked(path, path.parent / name, seal)
+            _check_linked(path, real.parent / name, seal)
         return GramFile(path, file, header)
     except BaseException:
         file.close()

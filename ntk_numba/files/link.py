@@ -1,6 +1,7 @@
 """A small file whose datasets are those of the parts of a job, by virtual datasets of HDF5."""
 
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,8 +55,10 @@ def write_link(
             os.close(fd)
         disk.remove(partial)
         disk.rename(new, path)
-    except BaseException:
+    except BaseException as error:
         disk.remove(new)
+        if reason := re.search("error message = '(.*?)'", str(error)):  # within what HDF5 says
+            raise OSError(f"{path} cannot be written: {reason[1]}") from None
         raise
     finally:
         lease.release()

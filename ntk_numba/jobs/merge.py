@@ -22,12 +22,13 @@ from ntk_numba.files.digest import Digest
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
 from ntk_numba.files.layout import HDF5, Contents, Header, is_incomplete, read_header
 from ntk_numba.files.link import refuse_beginning, write_link
-from ntk_numba.files.store import GramWriter, partial_of
+from ntk_numba.files.store import GramWriter, check_folder, partial_of
 from ntk_numba.files.tiles import Place, Tile, TileFile
 from ntk_numba.grid import Part
 
 COMMIT_BYTES = 256 << 20  # between two times that what was copied is made durable
 SHOWN = 5  # problems of one kind
+MOST_PARTS = 10**6  # that the name of a part is believed to be one of
 PARTS_OF = "{}.part-{}-of-{}{}"  # the name of a part: stem, number, how many, suffix
 
 
@@ -121,6 +122,7 @@ def merge(
     if target.is_symlink():
         target = target.resolve()
     check_layout(layout, True)
+    check_folder(target, write=False)
     if link and delete_parts:
         raise ValueError("a linked file needs its parts: link and delete_parts exclude each other")
     given = [Path(part) for part in parts]
@@ -151,7 +153,7 @@ def merge(
         file = open_gram(target)
     if delete_parts:
         for part in found.paths.values():
-            disk.remove(part)
+            _delete(part)
     return file
 
 
@@ -320,7 +322,7 @@ def _refuse(found: _Parts, given: list[Path], target: Path) -> None:
         found.problems.append("none of the parts exists")
         # what is not there, a name or a pattern of the shell, still says how many there should be
         of = [int(n) for path in given for n in re.findall(r"\.part-.*-of-(\d+)", path.name)]
-        found.again |= set(range(1, of[0] + 1)) if of else set()
+        found.again |= set(range(1, of[0] + 1)) if of and of[0] <= MOST_PARTS else set()
     if not found.problems:
         return
     shown = found.problems[: 2 * SHOWN]
@@ -357,7 +359,14 @@ def _copy_all(
                     )
                 if delete and number != max(found.paths):  # the last one stays until all is done
                     writer.tiles.sync()
-                    disk.remove(path)
+                    _delete(path)
+
+
+def _delete(part: Path) -> None:
+    try:
+        disk.remove(part)
+    except OSError as error:
+        raise OSError(f"{part} is merged, but cannot be deleted: {error.strerror}") from None
 
 
 def _copy(

@@ -120,6 +120,7 @@ def write_gram(
     if target.is_symlink():
         target = target.resolve()  # write where the link leads, as users of scratch disks expect
     kind = check_layout(layout, Z is None)
+    check_folder(target, write=False)
     if part is not None:
         if kind:
             raise ValueError("a part has no layout: say layout='lower' when parts are merged")

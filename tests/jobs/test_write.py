@@ -130,3 +130,10 @@ def test_one_sample_has_one_part(tmp_path):
     nk.write_gram(NET, np.ones((1, 1)), tmp_path / "g.h5", parts=1, layout="lower").close()
     with nk.open_gram(tmp_path / "g.h5") as f:
         assert f.ntk[0, 0] == nk.gram(NET, np.ones((1, 1))).ntk[0, 0] and f.verify()
+
+
+@pytest.mark.parametrize("folder", ["..", ".", "/", ""])
+@pytest.mark.parametrize("options", [{}, {"part": (1, 2)}, {"parts": 2}], ids=str)
+def test_a_folder_is_no_output(x, folder, options):
+    with pytest.raises(IsADirectoryError, match=r"(\.|/) is a folder; name a file in it"):
+        nk.write_gram(NET, x, folder, **options)
