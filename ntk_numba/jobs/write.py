@@ -206,8 +206,13 @@ def _write_parts(
         absolute = [None if d is None else os.path.abspath(d) for d in (job.x, job.z)]  # noqa: PTH100
         job = replace(job, x=absolute[0], z=absolute[1])
         target = target.absolute()
+    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     if target.exists() and not overwrite:
-        return existing(target, contents_of(plan, x, z))
+        file = existing(target, contents_of(plan, x, z))
+        if any(path.exists() for path in paths):  # a kill came between the last two steps
+            with contextlib.suppress(ValueError):  # they are another job's
+                merge(paths, target, layout, delete_parts=True).close()
+        return file
     task = partial(compute_part, job, target, count, overwrite)
     if executor is None:
         with stopping.gently():
@@ -216,7 +221,6 @@ def _write_parts(
                 stopping.check()
     else:
         run_parts(executor, task, range(1, count + 1), progress=progress)
-    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     return merge(
         paths, target, layout, delete_parts=True, overwrite=overwrite, progress=progress
     )  # fmt: skip
