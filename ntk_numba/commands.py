@@ -118,12 +118,15 @@ def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.files.source import open_source
     from ntk_numba.files.store import check_folder
-    from ntk_numba.grid import Part, parse_bytes
+    from ntk_numba.grid import Part, parse_bytes, whole_number
     from ntk_numba.jobs.estimate import estimate
     from ntk_numba.jobs.merge import PARTS_OF, check_layout
     from ntk_numba.jobs.plan import INTERPRETER, make_plan
     from ntk_numba.jobs.slurm import SlurmOptions, minutes_for, parts_for, slurm_script
 
+    for name in ("parts", "cpus", "time", "merge_time"):
+        if (value := getattr(options, name)) is not None:
+            whole_number(f"--{name.replace('_', '-')}", value)
     net = _network(options)
     x = open_source(options.data, "X")
     z = None if options.against is None else open_source(options.against, "Z")
@@ -139,8 +142,10 @@ def slurm(options: argparse.Namespace) -> bool:
         seconds = max(here.compute * whole.threads / cpus, here.write)
     parts = options.parts or parts_for(seconds, whole.count, options.max_array)
     part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
-    memory = part.memory if options.memory else INTERPRETER + part.working * cpus // part.threads
-    memory = -(-memory // MEMORY_STEP) * MEMORY_STEP
+    memory = part.memory
+    if not options.memory:
+        needed = INTERPRETER + part.working * cpus // part.threads
+        memory = -(-needed // MEMORY_STEP) * MEMORY_STEP
     # to write the result, and to read the parts, at a tenth of what a disk does
     merge_minutes = options.merge_time or 15 + whole.output_bytes // (60 * 100_000_000)
     slurm_options = SlurmOptions(
