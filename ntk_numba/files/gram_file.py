@@ -128,8 +128,12 @@ class GramFile:
         c = self.contents
         if self.linked:
             for part in self.parts():
-                with open_gram(part) as file:
-                    found = file.verify(progress)
+                try:
+                    with open_gram(part) as file:
+                        found = file.verify(progress)
+                except (OSError, ValueError) as error:
+                    report.problems.append(str(error))
+                    continue
                 report.problems += [f"{part}: {problem}" for problem in found.problems]
             report.checks = [f"its {len(self.linked)} parts, each by itself"]
             return report

@@ -125,6 +125,8 @@ def merge(
     check_folder(target, write=False)
     if link and delete_parts:
         raise ValueError("a linked file needs its parts: link and delete_parts exclude each other")
+    if isinstance(parts, str | os.PathLike):
+        raise TypeError(f"parts must be a list of files, not one: {parts!r}")
     given = [Path(part) for part in parts]
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise ValueError(f"{target} is one of the parts; choose another output")

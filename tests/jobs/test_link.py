@@ -136,3 +136,13 @@ class TestLink:
         paths = [part.rename(tmp_path / f"{n}{name}") for n, part in enumerate(parts)]
         with nk.merge(paths, tmp_path / "g.h5", link=True) as f:
             assert (f.ntk[...] == nk.gram(NET, x).ntk).all()
+
+    def test_a_part_that_goes_while_it_is_open(self, linked):
+        path, paths, _ = linked
+        with nk.open_gram(path) as f:
+            paths[1].unlink()
+            with pytest.raises(
+                ValueError, match=r"g.h5 has entries that are NaN: it is damaged, or"
+            ):
+                f.ntk[...]
+            assert f.verify().problems == [f"{paths[1]} does not exist"]

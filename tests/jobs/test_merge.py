@@ -189,6 +189,8 @@ class TestCover:
             nk.merge(parts, tmp_path / "m.h5", layout="upper")
         with pytest.raises(ValueError, match="link and delete_parts exclude each other"):
             nk.merge(parts, tmp_path / "m.h5", link=True, delete_parts=True)
+        with pytest.raises(TypeError, match=r"parts must be a list of files, not one: 'g.h5'"):
+            nk.merge("g.h5", tmp_path / "m.h5")
         for folder in (tmp_path, "..", ".", "/"):
             with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
                 nk.merge(parts, folder)
