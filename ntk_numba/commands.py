@@ -119,11 +119,14 @@ def slurm(options: argparse.Namespace) -> bool:
     from ntk_numba.files.source import open_source
     from ntk_numba.files.store import check_folder
     from ntk_numba.grid import Part, parse_bytes, whole_number
+    from ntk_numba.jobs.cover import PARTS_OF, check_layout
     from ntk_numba.jobs.estimate import estimate
-    from ntk_numba.jobs.merge import PARTS_OF, check_layout
     from ntk_numba.jobs.plan import INTERPRETER, make_plan
     from ntk_numba.jobs.slurm import SlurmOptions, minutes_for, parts_for, slurm_script
 
+    for name in ("parts", "cpus", "time", "merge_time"):
+        if (value := getattr(options, name)) is not None:
+            whole_number(f"--{name.replace('_', '-')}", value)
     net = _network(options)
     x = open_source(options.data, "X")
     z = None if options.against is None else open_source(options.against, "Z")
@@ -143,8 +146,10 @@ def slurm(options: argparse.Namespace) -> bool:
         else whole_number("--parts", options.parts)
     )
     part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
-    memory = part.memory if options.memory else INTERPRETER + part.working * cpus // part.threads
-    memory = -(-memory // MEMORY_STEP) * MEMORY_STEP
+    memory = part.memory
+    if not options.memory:
+        needed = INTERPRETER + part.working * cpus // part.threads
+        memory = -(-needed // MEMORY_STEP) * MEMORY_STEP
     # to write the result, and to read the parts, at a tenth of what a disk does
     merge_minutes = options.merge_time
     if merge_minutes is None:
@@ -186,8 +191,8 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.files.source import open_source
     from ntk_numba.files.store import check_folder, check_space
     from ntk_numba.grid import show_bytes
+    from ntk_numba.jobs.cover import check_layout
     from ntk_numba.jobs.estimate import estimate
-    from ntk_numba.jobs.merge import check_layout
     from ntk_numba.jobs.plan import make_plan
     from ntk_numba.jobs.slurm import parts_for
 

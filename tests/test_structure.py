@@ -29,9 +29,9 @@ FLOORS = [
         "finite_width.monte_carlo", "finite_width.training", "finite_width",
     ],
     [
-        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.merge", "jobs.workers",
-        "jobs.executors", "jobs.schedulers", "jobs.write", "jobs.slurm", "jobs.estimate",
-        "jobs.verify",
+        "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.cover", "jobs.merge",
+        "jobs.workers", "jobs.executors", "jobs.schedulers", "jobs.write", "jobs.slurm",
+        "jobs.estimate", "jobs.verify",
         "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
         "jobs.gradient_flow", "jobs",
     ],

@@ -86,6 +86,8 @@ class Entries:
         found = np.empty((len(layers), *(np.atleast_1d(i).size for i in indices[-2:])), self.dtype)
         for out, layer in zip(found, layers, strict=True):
             self._assemble(out, int(layer), *runs)
+        if self._dataset.is_virtual and np.isnan(found).any():  # as HDF5 gives for a missing file
+            raise ValueError(f"{self._path} has entries that are NaN: one of its parts is gone")
         found = found.reshape(shape)
         return found if shape else found[()]
 

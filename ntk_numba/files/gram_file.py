@@ -128,8 +128,12 @@ class GramFile:
         c = self.contents
         if self.linked:
             for part in self.parts():
-                with open_gram(part) as file:
-                    found = file.verify(progress)
+                try:
+                    with open_gram(part) as file:
+                        found = file.verify(progress)
+                except (OSError, ValueError) as error:
+                    report.problems.append(str(error))
+                    continue
                 report.problems += [f"{part}: {problem}" for problem in found.problems]
             report.checks = [f"its {len(self.linked)} parts, each by itself"]
             return report
@@ -162,7 +166,7 @@ class GramFile:
 
     def parts(self) -> list[Path]:
         """The files that a linked one is made of."""
-        return [self.path.parent / name for name, _ in self.linked]
+        return [self.path.resolve().parent / name for name, _ in self.linked]
 
     def _verify(
         self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
@@ -268,11 +272,12 @@ def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFil
             f"{path} is incomplete; run its command again to complete it, or open it with "
             f"incomplete=True"
         )
-    file = HDF5(path)
+    real = path.resolve()  # what it links is looked for from there, by HDF5 as well
+    file = HDF5(real)
     try:
         header = read_header(file, path)
         for name, seal in header.linked:
-            _check_linked(path, path.parent / name, seal)
+            _check_linked(path, real.parent / name, seal)
         return GramFile(path, file, header)
     except BaseException:
         file.close()

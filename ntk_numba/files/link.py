@@ -1,6 +1,7 @@
 """A small file whose datasets are those of the parts of a job, by virtual datasets of HDF5."""
 
 import os
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,27 +19,22 @@ def write_link(
 ) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
 
-    overwrite : replace the beginning of another job
-
     What a plain program reads of a part that is not there is NaN; `open_gram` refuses the file.
 
     Raises
     ------
     ValueError
-        There is the beginning of another job, and it is not to be overwritten.
+        The beginning of another file, unless it is to be overwritten.
     OSError
         A folder that cannot be written, or a file that another process writes.
     """
     check_folder(path)
     partial = partial_of(path)
     lease = Lease(partial)
-    new = partial.with_name(partial.name + ".new")
+    new = partial.with_name(f"{partial.name}.new")
     try:
-        if partial.exists() and not overwrite:
-            raise ValueError(
-                f"{partial} is the beginning of another job. Choose another output, delete it, or "
-                f"overwrite it"
-            )
+        if not overwrite:
+            refuse_beginning(path)
         linked = []
         slots = slots_of(contents)
         spaces = {}
@@ -57,13 +53,25 @@ def write_link(
             disk.sync(fd)
         finally:
             os.close(fd)
-        disk.rename(new, path)
         disk.remove(partial)
-    except BaseException:
+        disk.rename(new, path)
+    except BaseException as error:
         disk.remove(new)
+        if reason := re.search("error message = '(.*?)'", str(error)):  # within what HDF5 says
+            raise OSError(f"{path} cannot be written: {reason[1]}") from None
         raise
     finally:
         lease.release()
+
+
+def refuse_beginning(path: Path) -> None:
+    """Refuse an output that another call has begun: it may have the only tiles of some parts."""
+    partial = partial_of(path)
+    if partial.exists():
+        raise ValueError(
+            f"{partial} is the beginning of a file that is not linked. Choose another output, "
+            f"delete it, or overwrite it"
+        )
 
 
 def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np.ndarray]) -> None:
@@ -73,6 +81,7 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
     every, rest = contents.every, contents.grid.chunk
     layers = (contents.layers,) if every else ()
     for name, slots in spaces.items():
+        file_name = os.fsencode(name).replace(b"%", b"%%")  # else they are patterns of HDF5
         source = h5py.h5s.create_simple((*layers, len(slots), *rest))
         target = h5py.h5s.create_simple(contents.stored)
         target.select_none()
@@ -83,8 +92,7 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
                 ((0,) if every else ()) + origin, layers + size, op=h5py.h5s.SELECT_OR
             )
         source.select_all()
-        name = name.replace("%", "%%")  # which HDF5 takes for a pattern
-        properties.set_virtual(target, name.encode(), kernel.encode(), source)
+        properties.set_virtual(target, file_name, kernel.encode(), source)
     space = h5py.h5s.create_simple(contents.stored)
     kind = h5py.h5t.py_create(contents.dtype, logical=True)
     h5py.h5d.create(file.id, kernel.encode(), kind, space, properties)

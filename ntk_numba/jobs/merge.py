@@ -5,12 +5,9 @@ merged goes on from where it was, as a job does.
 """
 
 import os
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,62 +15,15 @@ from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.files import disk
-from ntk_numba.files.digest import Digest
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
-from ntk_numba.files.layout import HDF5, Contents, Header, is_incomplete, read_header
-from ntk_numba.files.link import write_link
-from ntk_numba.files.store import GramWriter, partial_of
+from ntk_numba.files.layout import Contents, Header
+from ntk_numba.files.link import refuse_beginning, write_link
+from ntk_numba.files.store import GramWriter, check_folder
 from ntk_numba.files.tiles import Place, Tile, TileFile
 from ntk_numba.grid import Part
+from ntk_numba.jobs.cover import Cover, check_layout, find_parts, show_indices
 
 COMMIT_BYTES = 256 << 20  # between two times that what was copied is made durable
-SHOWN = 5  # problems of one kind
-PARTS_OF = "{}.part-{}-of-{}{}"  # the name of a part: stem, number, how many, suffix
-
-
-def part_path(path: Path, part: Part) -> Path:
-    """``gram.part-03-of-16.h5`` of ``gram.h5``."""
-    number = str(part.number).zfill(len(str(part.of)))
-    return path.with_name(PARTS_OF.format(path.stem, number, part.of, path.suffix))
-
-
-def check_layout(layout: str, symmetric: bool) -> Part | None:
-    """The part whose tiles a whole file has in a row: all for "lower", none for "full"."""
-    if layout not in ("full", "lower"):
-        raise ValueError(f"layout must be 'full' or 'lower', not {layout!r}")
-    if layout == "lower" and not symmetric:
-        raise ValueError("a matrix of two data sets has no triangle: layout must be 'full'")
-    return Part(1, 1) if layout == "lower" else None
-
-
-def show_indices(numbers: Iterable[int]) -> str:
-    """``3,17-19``, as schedulers take them."""
-    runs: list[list[int]] = []
-    for n in sorted(set(numbers)):
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-@dataclass
-class _Parts:
-    """The parts that were found, and what is wrong with them.
-
-    contents : what they make together, in the layout "full"
-    problems : for people;  again : the numbers of the parts to compute again
-    stale : whether there are files that would be refused to be computed again where they are
-    """
-
-    contents: Contents | None = None
-    numerics: int = 0
-    of: int = 0
-    paths: dict[int, Path] = field(default_factory=dict)
-    headers: dict[int, Header] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    again: set[int] = field(default_factory=set)
-    stale: bool = False
 
 
 def merge(
@@ -112,248 +62,67 @@ def merge(
     Raises
     ------
     ValueError
-        Parts that are missing, unfinished, given twice, or of different jobs, data or versions; the
-        text names each, and what to compute again.
+        Parts that are missing, unfinished, given twice, damaged, or of different jobs, data or
+        versions; the text names each, and what to compute again. What is merged is kept.
     OSError
         See `write_gram`.
     StoppedError
-        An OSError: the disk failed, or a part is damaged. What is merged is kept.
+        An OSError: the disk failed. What is merged is kept.
     """
     target = Path(path)
     if target.is_symlink():
         target = target.resolve()
     check_layout(layout, True)
+    check_folder(target, write=False)
     if link and delete_parts:
         raise ValueError("a linked file needs its parts: link and delete_parts exclude each other")
+    if isinstance(parts, str | os.PathLike):
+        raise TypeError(f"parts must be a list of files, not one: {parts!r}")
     given = [Path(part) for part in parts]
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise ValueError(f"{target} is one of the parts; choose another output")
-    found = _find(given, target, layout, link, overwrite)
-    _refuse(found, given, target)
+    if link and not overwrite:
+        refuse_beginning(target)
+    found = find_parts(given, target, layout, link, overwrite)
     assert found.contents is not None
     contents = found.contents
     kind = check_layout("lower" if link else layout, contents.grid.symmetric)
     contents = replace(contents, part=kind)
     if target.exists() and not overwrite:
-        file = existing(target, contents)
-        what = ""
-        if file.linked and not link:  # it needs the parts
-            what = "refers to the parts and holds no tiles"
-        elif file.numerics != found.numerics:
-            what = f"is of numerical version {file.numerics}, the parts of {found.numerics}"
-        if what:
-            file.close()
-            raise ValueError(f"{target} {what}. Choose another output, or overwrite it")
+        file = _merged_before(target, contents, found.numerics, link)
     elif link:
         write_link(target, contents, found.numerics, list(found.paths.values()), overwrite)
         file = open_gram(target)
     else:
-        with stopping.gently():
-            _copy_all(found, target, contents, delete_parts, overwrite, progress)
-        file = open_gram(target)
+        try:
+            with stopping.gently():
+                _copy_all(found, target, contents, delete_parts, overwrite, progress)
+            file = open_gram(target)
+        except FileExistsError:  # another merge has completed it since we looked
+            file = _merged_before(target, contents, found.numerics, link)
     if delete_parts:
         for part in found.paths.values():
-            disk.remove(part)
+            _delete(part)
     return file
 
 
-def _find(paths: list[Path], target: Path, layout: str, link: bool, overwrite: bool) -> _Parts:
-    """Look at all parts, and at what an earlier merge has done."""
-    found, headers = _Parts(), []
-    for path in paths:
-        try:
-            if is_incomplete(path):
-                found.problems.append(f"{path} is unfinished")
-                continue
-            with HDF5(path) as file:
-                header = read_header(file, path)
-            if header.contents.part is None or header.linked:
-                raise ValueError(f"{path} is no part of a job")
-            headers.append((path, header))
-        except FileNotFoundError:
-            continue  # deleted by an earlier merge, or to be named as missing
-        except (OSError, ValueError) as error:
-            found.problems.append(str(error))
-            found.stale = True
-    begun = None if link else _begun(partial_of(target))
-    if begun and overwrite and begun.contents.layout != layout:
-        begun = None  # it is replaced
-    if begun is None and not overwrite:
-        begun = _begun(target)
-    if not headers:
-        if begun and (begun.done | ~begun.contents.grid.mask()).all():
-            found.contents = replace(begun.contents, part=None)
-            found.numerics = begun.numerics
-        return found
-    _compare(found, headers)
-    _combine(found)
-    assert found.contents is not None
-    missing = set(range(1, found.of + 1)) - set(found.paths)
-    if begun and _is_of_one_job(found, begun):  # perhaps it deleted parts
-        grid = found.contents.grid
-        missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
-        if not missing:
-            found.contents = replace(found.contents, x=begun.contents.x, z=begun.contents.z)
-    if missing:
-        unfinished = {n for n in missing if _is_begun(found, n)}
-        for numbers, what in ((unfinished, "unfinished"), (missing - unfinished, "missing")):
-            if numbers:
-                found.problems.append(f"of {found.of} parts {show_indices(numbers)} are {what}")
-        found.again |= missing
-    return found
-
-
-class _Begun(NamedTuple):
-    """What an earlier merge was to make, or has made, and the tiles it has."""
-
-    contents: Contents
-    numerics: int
-    done: NDArray[np.bool_]
-
-
-def _begun(path: Path) -> _Begun | None:
-    try:
-        with open_gram(path, incomplete=True) as file:
-            return _Begun(file.contents, file.numerics, file.done)
-    except (OSError, ValueError):
-        return None  # there is none, or its writer will say what is wrong with it
-
-
-def _is_of_one_job(found: _Parts, begun: _Begun) -> bool:
-    """Whether an earlier merge was of parts such as these, in whatever layout."""
-    mine, theirs = found.contents, begun.contents
-    assert mine is not None
-    return (
-        found.numerics == begun.numerics
-        and replace(theirs, part=None, x=mine.x, z=mine.z) == mine
-        and not _data_differs(mine, theirs)
-    )
-
-
-def _data_differs(mine: Contents, theirs: Contents) -> bool:
-    """Whether two files, both symmetric or neither, were made of other data."""
-    sides = [(mine.x, theirs.x), (mine.z, theirs.z)]
-    return any(a.difference(b) for a, b in sides if a and b)
-
-
-def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path | None:
-    """The file that has all tiles of a part already, complete or not, though the part is deleted.
-
-    A complete one that is to be overwritten does not count.
-    """
-    for path in (partial_of(target), *([] if overwrite else [target])):
-        begun = _begun(path)
-        if begun is None or begun.numerics != numerics:
-            continue
-        whole = replace(begun.contents, part=part.part, x=part.x, z=part.z)
-        todo = part.grid.mask(part.part)
-        if whole != part or (todo & ~begun.done).any():
-            continue
-        if not _data_differs(part, begun.contents):
-            return path
-    return None
-
-
-def _is_begun(found: _Parts, number: int) -> bool:
-    """Whether a missing part's beginning lies beside another part."""
-    name = re.compile(r"(.*\.part-)\d+(-of-\d+.*)")
-    for path in found.paths.values():
-        if match := name.fullmatch(path.name):
-            number_text = str(number).zfill(len(str(found.of)))
-            return partial_of(path.with_name(f"{match[1]}{number_text}{match[2]}")).exists()
-    return False
-
-
-def _compare(found: _Parts, headers: list[tuple[Path, Header]]) -> None:
-    """Sort the parts of one job from those of others: that of most of them is the one."""
-
-    def job(header: Header) -> tuple[object, ...]:
-        c = header.contents
-        assert c.part is not None
-        shapes = c.x.shape, c.z and c.z.shape
-        return (c.net, c.kernels, c.every, c.dtype, c.grid, c.part.of, header.numerics, shapes)
-
-    usual = Counter(job(header) for _, header in headers).most_common(1)[0][0]
-    reference = next(header for _, header in headers if job(header) == usual)
-    c = reference.contents
-    assert c.part is not None
-    found.contents, found.numerics, found.of = replace(c, part=None), reference.numerics, c.part.of
-    for path, header in headers:
-        part = header.contents.part
-        assert part is not None
-        if job(header) != usual:
-            mine = replace(header.contents, x=c.x, z=c.z)
-            if part.of == c.part.of:
-                mine = replace(mine, part=c.part)
-            differences = c.differences(mine)
-            if header.numerics != found.numerics:
-                differences.append(f"numerical version is {header.numerics}, not {found.numerics}")
-            if header.contents.x.shape != c.x.shape:
-                differences.append("the data has another shape")
-            found.problems.append(f"{path} is of another job: {'; '.join(differences)}")
-            if part.of == c.part.of:
-                found.again.add(part.number)
-            found.stale = True
-        elif part.number in found.paths:
-            other = found.paths[part.number]
-            found.problems.append(f"part {part} is given twice: {other} and {path}")
-        else:
-            found.paths[part.number], found.headers[part.number] = path, header
-
-
-def _combine(found: _Parts) -> None:
-    """What data all parts together were made of; those that were made of other data are named."""
-    assert found.contents is not None
-    digests: dict[str, Digest | None] = {}
-    for side in ("x", "z"):
-        each = {n: getattr(h.contents, side) for n, h in found.headers.items()}
-        if None in each.values():
-            digests[side] = None
-            continue
-        columns = zip(*([d.evenly, *d.blocks] for d in each.values()), strict=True)
-        evenly, *blocks = (
-            Counter(b for b in column if b).most_common(1)[0][0] if any(column) else b""
-            for column in columns
-        )
-        usual = Digest(next(iter(each.values())).shape, evenly, tuple(blocks))
-        digests[side] = usual
-        for number, digest in each.items():
-            if where := digest.difference(usual):
-                found.problems.append(
-                    f"{found.paths[number]} was made of other data: {where} of {side.upper()} "
-                    f"are not those of the other parts"
-                )
-                found.again.add(number)
-                found.stale = True
-    assert digests["x"] is not None
-    found.contents = replace(found.contents, x=digests["x"], z=digests["z"])
-
-
-def _refuse(found: _Parts, given: list[Path], target: Path) -> None:
-    """Say all that is wrong at once."""
-    if found.contents is None and not found.problems:
-        found.problems.append("none of the parts exists")
-        # what is not there, a name or a pattern of the shell, still says how many there should be
-        of = [int(n) for path in given for n in re.findall(r"\.part-.*-of-(\d+)", path.name)]
-        found.again |= set(range(1, of[0] + 1)) if of else set()
-    if not found.problems:
-        return
-    shown = found.problems[: 2 * SHOWN]
-    if more := len(found.problems) - len(shown):
-        shown.append(f"and {more} more")
-    delete = "Delete the files of those parts that are damaged, of another job or of other data. "
-    mend = (
-        f"{delete if found.stale else ''}Compute them again with the same command, as in an array "
-        f"of jobs with --array={show_indices(found.again)}, and merge again"
-        if found.again
-        else "Give the parts of one job, each once"
-    )
-    raise ValueError(f"{target} cannot be merged: {'; '.join(shown)}. {mend}")
+def _merged_before(target: Path, contents: Contents, numerics: int, link: bool) -> GramFile:
+    """The complete file that is there; its parts are needed no more if it has tiles of its own."""
+    file, what = existing(target, contents), ""
+    if file.linked and not link:
+        what = "refers to the parts and holds no tiles"
+    elif file.numerics != numerics:
+        what = f"is of numerical version {file.numerics}, the parts of {numerics}"
+    if what:
+        file.close()
+        raise ValueError(f"{target} {what}. Choose another output, or overwrite it")
+    return file
 
 
 def _copy_all(
-    found: _Parts, target: Path, contents: Contents, delete: bool, overwrite: bool, progress: bool
+    found: Cover, target: Path, contents: Contents, delete: bool, overwrite: bool, progress: bool
 ) -> None:
+    """Copy all tiles that are not there yet, and delete the parts meanwhile."""
     c = contents
     with GramWriter(
         target, contents, found.numerics, overwrite, progress, reserve=not delete
@@ -363,10 +132,8 @@ def _copy_all(
             disable=not progress, smoothing=0.1,
         )  # fmt: skip
         with bar:
-            deleted = set(range(1, found.of + 1)) - set(found.paths)
-            if lost := {
-                n for n in deleted if (c.grid.mask(Part(n, found.of)) & ~writer.done).any()
-            }:
+            gone = set(range(1, found.of + 1)) - set(found.paths)
+            if lost := {n for n in gone if (c.grid.mask(Part(n, found.of)) & ~writer.done).any()}:
                 raise ValueError(
                     f"what was merged of parts that were deleted since is damaged; compute them "
                     f"again with the same command, as in an array of jobs with "
@@ -375,22 +142,36 @@ def _copy_all(
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done
-                if wrong := _copy(path, todo, writer.tiles, bar.update):
-                    raise OSError(
+                if wrong := _copy(path, found.headers[number], todo, writer.tiles, bar.update):
+                    raise ValueError(  # to try again as it is would mend nothing
                         f"{path}: {wrong}; delete that file, compute it again with the same "
                         f"command, as in an array of jobs with --array={number}, and merge again"
                     )
                 if delete and number != max(found.paths):  # the last one stays until all is done
                     writer.tiles.sync()
-                    disk.remove(path)
+                    _delete(path)
+
+
+def _delete(part: Path) -> None:
+    try:
+        for path in {part.resolve(), part}:  # of a symbolic link, the file and the link
+            disk.remove(path)
+    except OSError as error:
+        raise OSError(f"{part} is merged, but cannot be deleted: {error.strerror}") from None
 
 
 def _copy(
-    path: Path, todo: NDArray[np.bool_], target: TileFile, update: Callable[[float], object]
+    path: Path,
+    header: Header,
+    todo: NDArray[np.bool_],
+    target: TileFile,
+    update: Callable[[float], object],
 ) -> str:
     """Copy some tiles of a part, each compared with its checksum; what is wrong with one."""
     with open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.layout.contents
+        if (c, file.numerics) != (header.contents, header.numerics):
+            raise OSError(f"{path} has been replaced by a file of another job meanwhile")
 
         def copy(tile: Tile) -> str:
             if tile.wrong:

@@ -15,6 +15,7 @@ from ntk_numba.grid import whole_number
 PART_SECONDS = 1800  # of an element: 15 to 60 minutes get through queues and lose little
 LEAST_MINUTES = 15  # a slow node, a busy file system, compiling
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
+END = "END_OF_JOB"  # of a job's own script within ours
 DEPENDENCIES = "afterany", "afterok"
 GROWS_BY = ".part-*"  # what stays a pattern of the shell
 
@@ -217,7 +218,7 @@ def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOption
         logs=shlex.quote(options.logs),
         part=part_job,
         merge=merge_job,
-        end="END_OF_JOB",
+        end=END,
         part_options=_lines(part_options),
         merge_options=_lines(merge_options),
     )
@@ -288,4 +289,6 @@ def _words(command: Sequence[str]) -> str:
 def _one_line(text: str) -> str:
     if "\n" in text or "\r" in text or "\0" in text:
         raise ValueError(f"{text!r} has a line break, which a job's script cannot have")
+    if text == END:
+        raise ValueError(f"{text!r} would end a job's script")
     return text

@@ -17,8 +17,9 @@ from ntk_numba.files.gram_file import GramFile, existing, open_gram
 from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.store import GramWriter, check_folder
 from ntk_numba.grid import Part, check_part, parse_bytes, whole_number
+from ntk_numba.jobs.cover import check_layout, merged, part_path
 from ntk_numba.jobs.executors import run_parts
-from ntk_numba.jobs.merge import check_layout, merge, merged, part_path
+from ntk_numba.jobs.merge import merge
 from ntk_numba.jobs.plan import Plan, make_plan
 from ntk_numba.jobs.stream import contents_of, prepare, stream_tiles
 from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
@@ -121,6 +122,7 @@ def write_gram(
     if target.is_symlink():
         target = target.resolve()  # write where the link leads, as users of scratch disks expect
     kind = check_layout(layout, Z is None)
+    check_folder(target, write=False)
     if part is not None:
         if kind:
             raise ValueError("a part has no layout: say layout='lower' when parts are merged")
@@ -206,8 +208,13 @@ def _write_parts(
         absolute = [None if d is None else os.path.abspath(d) for d in (job.x, job.z)]  # noqa: PTH100
         job = replace(job, x=absolute[0], z=absolute[1])
         target = target.absolute()
+    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     if target.exists() and not overwrite:
-        return existing(target, contents_of(plan, x, z))
+        file = existing(target, contents_of(plan, x, z))
+        if any(path.exists() for path in paths):  # a kill came between the last two steps
+            with contextlib.suppress(ValueError):  # they are another job's
+                merge(paths, target, layout, delete_parts=True).close()
+        return file
     task = partial(compute_part, job, target, count, overwrite)
     if executor is None:
         with stopping.gently():
@@ -216,7 +223,6 @@ def _write_parts(
                 stopping.check()
     else:
         run_parts(executor, task, range(1, count + 1), progress=progress)
-    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     return merge(
         paths, target, layout, delete_parts=True, overwrite=overwrite, progress=progress
     )  # fmt: skip

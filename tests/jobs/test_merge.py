@@ -1,8 +1,10 @@
+import errno
+import re
 import shutil
 
-import h5py
 import numpy as np
 import pytest
+from parts import NET, Stop, parts_of, stop_after
 
 import ntk_numba as nk
 from ntk_numba.engine.kernel import Kernel
@@ -12,23 +14,12 @@ from ntk_numba.files.tiles import TileFile
 from ntk_numba.grid import Part
 from ntk_numba.jobs import merge as merging
 from ntk_numba.jobs import write
-from ntk_numba.jobs.merge import part_path, show_indices
-
-NET = nk.MLP(3, "relu", b_std=0.1)
-OF = 5
+from ntk_numba.jobs.cover import part_path, show_indices
 
 
 @pytest.fixture(scope="module")
 def x():
     return np.random.default_rng(0).standard_normal((700, 20))
-
-
-def parts_of(x, folder, of=OF, z=None, **options):
-    paths = []
-    for number in range(1, of + 1):
-        with nk.write_gram(NET, x, folder / "g.h5", z, part=(number, of), **options) as f:
-            paths.append(f.path)
-    return paths
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +119,8 @@ class TestCover:
         text = "none of the parts exists. Compute .* --array=1-5, and merge again"
         self.refuse([tmp_path / "g.part-*-of-5.h5"], text, tmp_path)
         self.refuse([], "none of the parts exists", tmp_path)
+        many = tmp_path / "g.part-1-of-999999999999.h5"  # are not counted up
+        self.refuse([many], "none of the parts exists. Give the parts", tmp_path)
 
     def test_unfinished(self, parts, tmp_path):
         partial = parts[1].with_name(parts[1].name + ".partial")
@@ -194,6 +187,11 @@ class TestCover:
             nk.merge(parts, tmp_path / "m.h5", layout="upper")
         with pytest.raises(ValueError, match="link and delete_parts exclude each other"):
             nk.merge(parts, tmp_path / "m.h5", link=True, delete_parts=True)
+        with pytest.raises(TypeError, match=r"parts must be a list of files, not one: 'g.h5'"):
+            nk.merge("g.h5", tmp_path / "m.h5")
+        for folder in (tmp_path, "..", ".", "/"):
+            with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
+                nk.merge(parts, folder)
 
 
 def test_two_data_sets_have_no_triangle(x, tmp_path):
@@ -224,34 +222,17 @@ def test_a_damaged_tile_is_not_merged(x, parts, tmp_path, right):
     parts[2].write_bytes(data)
     text = (
         rf"{parts[2]}: tile \({i}, {j}\) does not match its checksum; delete that file, compute it "
-        rf"again .* --array=3, and merge again; \d+ of 66 tiles are done, in .*partial; run the "
+        rf"again .* --array=3, and merge again"
     )
-    with pytest.raises(nk.StoppedError, match=text):
+    with pytest.raises(ValueError, match=text) as e:
         nk.merge(parts, tmp_path / "g.h5")
+    assert re.match(r"\d+ of 66 tiles are done, in .*partial; run the same", e.value.__notes__[0])
     with nk.open_gram(tmp_path / "g.h5.partial", incomplete=True) as f:
         assert f.done.sum() >= f.contents.grid.size(Part(1, 5))
     parts[2].unlink()
     parts_of(x, tmp_path)
     nk.merge(parts, tmp_path / "g.h5").close()
     assert (tmp_path / "g.h5").read_bytes() == right
-
-
-class Stop(BaseException):
-    """As a signal raises it."""
-
-
-def stop_after(monkeypatch, count):
-    """Let a merge be stopped when so many tiles are copied."""
-    monkeypatch.setattr(merging, "COMMIT_BYTES", 1)
-    monkeypatch.setattr("ntk_numba.files.tiles.TOGETHER", 1)
-    left = [count]
-
-    def check():
-        left[0] -= 1
-        if left[0] < 0:
-            raise Stop
-
-    monkeypatch.setattr(merging.stopping, "check", check)
 
 
 @pytest.mark.parametrize("count", [0, 5, 14, 40, 65])
@@ -317,7 +298,7 @@ def begun(parts, tmp_path, monkeypatch):
 def test_the_only_copy_of_deleted_parts_is_kept(begun, tmp_path, right, options):
     with pytest.raises(ValueError, match="of 5 parts 1-3 are missing"):
         nk.merge(begun, tmp_path / "g.h5", overwrite=True, **options)
-    with pytest.raises(ValueError, match="missing" if "link" in options else "of another job"):
+    with pytest.raises(ValueError, match="is the beginning of a"):
         nk.merge(begun, tmp_path / "g.h5", **options)
     nk.merge(begun, tmp_path / "g.h5", delete_parts=True).close()
     assert (tmp_path / "g.h5").read_bytes() == right
@@ -368,89 +349,69 @@ def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path,
     assert all(p.exists() for p in paths)
 
 
-class TestLink:
-    @pytest.fixture(params=["last", "all"])
-    def linked(self, x, tmp_path, request):
-        folder = tmp_path / "parts"
-        folder.mkdir()
-        paths = parts_of(x, folder, layers=request.param, kernels=("nngp", "ntk"))
+def test_a_part_that_was_replaced_meanwhile(x, parts, tmp_path, monkeypatch):
+    """A merge may take hours: its last part can be another job's by then."""
+    (tmp_path / "other").mkdir()
+    nk.write_gram(nk.MLP(2), x, tmp_path / "other" / "g.h5", part=(5, 5)).close()
+    copy = merging._copy
+
+    def replaced(path, *arguments):
+        if path == parts[4]:
+            shutil.copy(tmp_path / "other" / path.name, path)
+        return copy(path, *arguments)
+
+    monkeypatch.setattr(merging, "_copy", replaced)
+    with pytest.raises(nk.StoppedError, match=r"part-5-of-5.h5 has been replaced by a file of ano"):
+        nk.merge(parts, tmp_path / "g.h5")
+
+
+class TestBeginningOfAnother:
+    """What lies at the output stands for no parts but those of its own job."""
+
+    @staticmethod
+    def begin(path):
+        """As when its writer was killed just before the last step."""
+        path.rename(path.with_name(path.name + ".partial"))
+
+    def test_it_does_not_stand_for_parts(self, x, parts, tmp_path):
         path = tmp_path / "g.h5"
-        nk.merge(paths, path, link=True).close()
-        return path, paths, nk.gram(NET, x, layers=request.param)
+        nk.write_gram(nk.MLP(5), x, path).close()
+        self.begin(path)
+        with pytest.raises(ValueError, match="of 5 parts 4-5 are missing"):
+            nk.merge(parts[:3], path, overwrite=True, delete_parts=True)
+        assert all(part.exists() for part in parts)
 
-    def test_it_is_small_and_reads_as_the_whole(self, linked):
-        path, paths, k = linked
-        assert path.stat().st_size < 30_000
-        with nk.open_gram(path) as f:
-            for key in (np.s_[...], np.s_[..., 3, :], np.s_[..., 690, 2], np.s_[..., 2, 690]):
-                assert (f.ntk[key] == k.ntk[key]).all() and (f.nngp[key] == k.nngp[key]).all()
-            assert f.complete and f.done.sum() == 66 and f.contents.layout == "lower"
-            report = f.verify()
-            assert report and report.checks == ["its 5 parts, each by itself"]
-            assert f.parts() == paths
-        nk.merge(paths, path, link=True).close()  # nothing is left to do
-        assert {p.name for p in path.parent.iterdir()} == {"parts", "g.h5"}
+    def test_its_data_is_not_theirs(self, x, tmp_path):
+        path = tmp_path / "g.h5"
+        nk.write_gram(NET, x, path).close()
+        self.begin(path)
+        paths = parts_of(x, tmp_path, 2, x[:100], overwrite=True)
+        with nk.merge(paths, path, overwrite=True, delete_parts=True) as f:
+            assert f.contents.z and f.contents.z.shape == (100, 20)
 
-    def test_its_parts_are_not_deleted_as_if_they_were_copied(self, linked):
-        path, paths, k = linked
-        for delete in (False, True):
-            with pytest.raises(ValueError, match="refers to the parts and holds no tiles"):
-                nk.merge(paths, path, layout="lower", delete_parts=delete)
-        with nk.merge(paths, path, layout="lower", delete_parts=True, overwrite=True) as f:
-            assert (f.ntk[:] == k.ntk).all() and not any(p.exists() for p in paths)
 
-    def test_it_does_not_replace_the_beginning_of_another_job(self, linked):
-        path, paths, _ = linked
-        new, partial = path.with_name("new.h5"), path.with_name("new.h5.partial")
-        partial.write_text("of hours")
-        with pytest.raises(ValueError, match=r"new.h5.partial is the beginning of another job"):
-            nk.merge(paths, new, link=True)
-        assert partial.read_text() == "of hours"
-        nk.merge(paths, new, link=True, overwrite=True).close()
-        assert not partial.exists()
+def test_a_part_that_cannot_be_deleted_is_named(parts, tmp_path, right, monkeypatch):
+    remove = disk.remove
 
-    def test_names_with_percent_signs(self, linked):
-        path, paths, k = linked
-        folder = path.parent / "50%b%%"
-        paths[0].parent.rename(folder)
-        with nk.merge([folder / p.name for p in paths], path, link=True, overwrite=True) as f:
-            assert (f.ntk[:] == k.ntk).all()
+    def refused(path):
+        if path == parts[1]:
+            raise PermissionError(errno.EROFS, "Read-only file system")
+        remove(path)
 
-    def test_it_moves_with_its_parts(self, linked, tmp_path):
-        path, _, k = linked
-        (tmp_path / "moved").mkdir()
-        path.rename(tmp_path / "moved" / "g.h5")
-        (tmp_path / "parts").rename(tmp_path / "moved" / "parts")
-        with nk.open_gram(tmp_path / "moved" / "g.h5") as f:
-            assert (f.ntk[:] == k.ntk).all()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "remove", refused)
+        text = rf"^{parts[1]} is merged, but cannot be deleted: Read-only .*; \d+ of 66 tiles are"
+        with pytest.raises(nk.StoppedError, match=text):
+            nk.merge(parts, tmp_path / "g.h5", delete_parts=True)
+    nk.merge(parts, tmp_path / "g.h5", delete_parts=True).close()
+    assert (tmp_path / "g.h5").read_bytes() == right
 
-    def test_it_refuses_when_a_part_is_missing(self, linked, x):
-        path, paths, _ = linked
-        paths[3].rename(paths[3].with_suffix(".away"))
-        with pytest.raises(
-            ValueError, match=rf"g.h5 is made of \S*{paths[3].name}, which does not"
-        ):
-            nk.open_gram(path)
-        with h5py.File(path) as file:  # nor does a plain program take it for zeros
-            assert np.isnan(file["ntk"][...].min())
-        with nk.write_gram(NET, x + 1, paths[3].parent / "g.h5", part=(4, 5)) as f:
-            assert f.path == paths[3]
-        with pytest.raises(ValueError, match="which is not the file that was linked; put it back"):
-            nk.open_gram(path)
 
-    def test_its_damage_is_named(self, linked, x):
-        path, paths, _ = linked
-        with nk.open_gram(paths[1]) as f:
-            i, j = (int(k) for k in np.argwhere(f.contents.grid.mask(f.contents.part))[0])
-            at = f.layout.tile_at("ntk", 0, i, j)
-        data = bytearray(paths[1].read_bytes())
-        data[at] ^= 1
-        paths[1].write_bytes(data)
-        with nk.open_gram(path) as f:
-            (problem,) = f.verify().problems
-        assert paths[1].name in problem and f"tile ({i}, {j}) does not match" in problem
-        with pytest.raises(ValueError, match="holds no tiles of its own: repair the parts"):
-            nk.repair(path, x)
-        assert nk.repair(paths[1], x)
-        with nk.open_gram(path) as f:
-            assert f.verify()
+def test_parts_by_symbolic_links_are_deleted_themselves(parts, tmp_path, right):
+    links = []
+    for part in parts:
+        links.append(tmp_path / f"link-{part.name}")
+        links[-1].symlink_to(part)
+    nk.merge(links, tmp_path / "g.h5", delete_parts=True).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+    assert (tmp_path / "g.h5").read_bytes() == right

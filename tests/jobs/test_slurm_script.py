@@ -172,6 +172,7 @@ def test_without_sbatch(tmp_path):
         ({"dependency": "after"}, "dependency must be afterany or afterok, not 'after'"),
         ({"name": "a\nb"}, "line break"),
         ({"setup": ("a\nEND_OF_JOB",)}, "line break"),
+        ({"setup": ("END_OF_JOB",)}, "would end a job.s script"),
     ],
 )
 def test_refused(options, words):

@@ -130,3 +130,24 @@ def test_one_sample_has_one_part(tmp_path):
     nk.write_gram(NET, np.ones((1, 1)), tmp_path / "g.h5", parts=1, layout="lower").close()
     with nk.open_gram(tmp_path / "g.h5") as f:
         assert f.ntk[0, 0] == nk.gram(NET, np.ones((1, 1))).ntk[0, 0] and f.verify()
+
+
+@pytest.mark.parametrize("folder", ["..", ".", "/", ""])
+@pytest.mark.parametrize("options", [{}, {"part": (1, 2)}, {"parts": 2}], ids=str)
+def test_a_folder_is_no_output(x, folder, options):
+    with pytest.raises(IsADirectoryError, match=r"(\.|/) is a folder; name a file in it"):
+        nk.write_gram(NET, x, folder, **options)
+
+
+@pytest.mark.parametrize("layout", ["full", "lower"])
+def test_a_part_that_a_kill_has_left_is_deleted(x, tmp_path, layout):
+    with nk.write_gram(NET, x, tmp_path / "g.h5", part=(3, 3)) as f:
+        left = f.path
+    kept, path = left.read_bytes(), tmp_path / "g.h5"
+    nk.write_gram(NET, x, path, layout=layout).close()
+    nk.write_gram(NET, x, path, parts=3, layout=layout).close()
+    assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
+    nk.write_gram(NET, 2 * x, path, overwrite=True).close()  # another job's is left alone
+    left.write_bytes(kept)
+    nk.write_gram(NET, 2 * x, path, parts=3).close()
+    assert left.read_bytes() == kept

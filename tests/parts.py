@@ -1,0 +1,33 @@
+"""Parts of a job, and merges that are stopped."""
+
+import ntk_numba as nk
+from ntk_numba.jobs import merge as merging
+
+NET = nk.MLP(3, "relu", b_std=0.1)
+OF = 5
+
+
+def parts_of(x, folder, of=OF, z=None, **options):
+    paths = []
+    for number in range(1, of + 1):
+        with nk.write_gram(NET, x, folder / "g.h5", z, part=(number, of), **options) as f:
+            paths.append(f.path)
+    return paths
+
+
+class Stop(BaseException):
+    """As a signal raises it."""
+
+
+def stop_after(monkeypatch, count):
+    """Let a merge be stopped when so many tiles are copied."""
+    monkeypatch.setattr(merging, "COMMIT_BYTES", 1)
+    monkeypatch.setattr("ntk_numba.files.tiles.TOGETHER", 1)
+    left = [count]
+
+    def check():
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stop
+
+    monkeypatch.setattr(merging.stopping, "check", check)
