@@ -6,6 +6,8 @@
 # Each sets up what it needs in a folder of its own, once.
 
 PYTHON ?= python3
+# Of the tests, which wait a good deal: for schedulers, for signals, for disks
+WORKERS ?= 3
 DEMO := .venv-demo/bin
 TEST := .venv-test/bin
 
@@ -18,7 +20,7 @@ demo: .venv-demo/ready
 	$(DEMO)/ntk-numba plot demo/digits.h5 -o demo/digits.png --labels data/digits.npz:y
 
 test: .venv-test/ready
-	$(TEST)/python -m pytest
+	$(TEST)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: .venv-test/ready
 	$(TEST)/ruff format --check .

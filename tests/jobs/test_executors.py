@@ -174,14 +174,14 @@ class Fragile(Executor):
         self.thread = threading.Thread(target=self.work)
         self.thread.start()
 
-    def submit(self, function, task, part, number):
+    def submit(self, function, task, part, number, share):
         with self.lock:
             if self.broken:
                 raise BrokenExecutor("it is broken")
             future = Future()
             self.futures.append(future)
             self.most = max(self.most, sum(not f.done() for f in self.futures))
-            self.tasks.put((future, function, (task, part, number)))
+            self.tasks.put((future, function, (task, part, number, share)))
             return future
 
     def work(self):
