@@ -27,7 +27,7 @@ from ntk_numba.machine import available_threads
 N, FEATURES = 20_000, 784
 NET = nk.MLP(4, b_std=0.1)
 PARTS = 8
-REPEATS = 5
+REPEATS = 3
 SETTLE = 2  # seconds, in which the disk finishes what it put off
 
 LARGE, NODES, CORES = 1_000_000, 100, 64

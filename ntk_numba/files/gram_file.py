@@ -111,9 +111,9 @@ class GramFile:
         """
         return read_layout(self._file, self.path, self.contents)
 
-    def tiles(self) -> TileFile:
+    def tiles(self, direct: bool = True) -> TileFile:
         """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
-        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
+        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout, direct=direct)
 
     def verify(self, progress: bool = False) -> Report:
         """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).

@@ -51,6 +51,7 @@ class GramWriter:
     overwrite : replace what is there, and what an earlier call with other contents left unfinished
     progress : show how the tiles of an earlier call are checked
     reserve : take all of the space now, so that a full disk is met before any work
+    direct : write past the page cache, see `TileFile`
 
     Attributes
     ----------
@@ -78,6 +79,7 @@ class GramWriter:
         overwrite: bool = False,
         progress: bool = False,
         reserve: bool = True,
+        direct: bool = True,
     ) -> None:
         check_folder(path)
         self._path, self._partial = path, partial_of(path)
@@ -91,7 +93,7 @@ class GramWriter:
                 self._begin()
             with HDF5(self._partial) as file:
                 layout = read_layout(file, self._partial, contents)
-            self.tiles = TileFile(self._partial, layout, write=True)
+            self.tiles = TileFile(self._partial, layout, write=True, direct=direct)
             try:
                 self.done = self._check_tiles(progress)
             except BaseException:

@@ -125,7 +125,7 @@ def _copy_all(
     """Copy all tiles that are not there yet, and delete the parts meanwhile."""
     c = contents
     with GramWriter(
-        target, contents, found.numerics, overwrite, progress, reserve=not delete
+        target, contents, found.numerics, overwrite, progress, reserve=not delete, direct=False
     ) as writer:
         bar = tqdm(
             total=c.count, initial=int(np.count_nonzero(writer.done)), unit="tile",
@@ -168,7 +168,7 @@ def _copy(
     update: Callable[[float], object],
 ) -> str:
     """Copy some tiles of a part, each compared with its checksum; what is wrong with one."""
-    with open_gram(path) as file, file.tiles() as tiles:
+    with open_gram(path) as file, file.tiles(direct=False) as tiles:
         c, whole = file.contents, target.layout.contents
         if (c, file.numerics) != (header.contents, header.numerics):
             raise OSError(f"{path} has been replaced by a file of another job meanwhile")
