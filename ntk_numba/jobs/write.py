@@ -86,8 +86,9 @@ def write_gram(
     part : (i, n) or "i/n"
         Compute the i-th of n parts only, counted from 1, into ``<stem>.part-<i>-of-<n>.h5`` beside
         `path`, and return that file. Parts have equally many tiles, up to one; each reads the
-        rows of X that it needs, on average about 2/√(2n) of them. `merge` puts them together. A part that was merged and deleted is not computed again; what
-        is returned then is the file that has its tiles, complete or not.
+        rows of X that it needs, on average about 2/√(2n) of them. `merge` puts them together. A
+        part that was merged and deleted is not computed again; what is returned then is the file
+        that has its tiles, complete or not.
     parts, executor : int; concurrent.futures.Executor, or a function that makes one
         Compute so many parts, each by a call that the executor runs, and merge them; X and Z have
         to be paths that its workers can read, and `path` one that they can write. A part whose
