@@ -80,7 +80,7 @@ def test_plan_computes_nothing(run, tmp_path):
         assert word in text
     facts = json.loads(run("plan", *GRAM[1:], "--json").stdout)
     assert facts["file_bytes"] == 192 * 192 * 8 and facts["tiles"] == 6
-    assert 0 < facts["seconds_compute"] < 1 and 0 < facts["seconds_write"] < 10
+    assert 0 < facts["seconds_compute"] < 60 and 0 < facts["seconds_write"] < 60
     assert sorted(tmp_path.iterdir()) == before
 
 

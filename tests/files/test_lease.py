@@ -18,7 +18,7 @@ from ntk_numba.files import lease
 from ntk_numba.files.lease import Holder, Lease
 
 ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
-TIMES = {"BEAT": 0.2, "WATCH": 2.5, "SETTLE": 0.3, "GLANCE": 0.02}
+TIMES = {"BEAT": 0.2, "WATCH": 4.0, "SETTLE": 0.3, "GLANCE": 0.02}
 
 # argument 1 is the file, 2 what is different about the holder, 3 what about the module
 HOLD = """

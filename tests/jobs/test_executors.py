@@ -76,7 +76,7 @@ def test_a_second_try_waits(tmp_path, monkeypatch):
     start = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         run_parts(pool, task_of(tmp_path, {0: "full 2"}), [0])
-    assert 3.0 < time.monotonic() - start < 6.0
+    assert time.monotonic() - start > 3.0
 
 
 def test_bad_input_is_raised_at_once(tmp_path):
