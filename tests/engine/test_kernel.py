@@ -155,14 +155,14 @@ X = np.random.default_rng(0).standard_normal((4000, 400))
 for write in (False, True):
     before = ticks()
     if write:
-        nk.write_gram(nk.MLP(4), X, sys.argv[0] + ".h5", threads=1).close()
+        nk.write_gram(nk.MLP(100), X, sys.argv[0] + ".h5", threads=1).close()
     else:
-        nk.gram(nk.MLP(4), X, threads=1)
+        nk.gram(nk.MLP(100), X, threads=1)
     after = ticks()
     busy = sorted(after[thread] - before.get(thread, 0) for thread in after)
     print(busy[-1], busy[-2], len(after))
 """
     for line in run(code, layer, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2"):
         most, next_most, threads = map(int, line.split())
-        assert most > 20 and next_most < most / 3  # writers share a little
+        assert most > 20 and next_most < most / 3  # writers take a little
         assert threads < 12
