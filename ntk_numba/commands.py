@@ -135,26 +135,20 @@ def slurm(options: argparse.Namespace) -> bool:
     layout = check_layout(options.layout, z is None)
     job = options.kernel or ["ntk"], options.layers, options.dtype
     whole = make_plan(net, x, z, *job, part=layout)
-    cpus = whole.threads if options.cpus is None else whole_number("--cpus", options.cpus)
+    cpus = options.cpus or whole.threads
     seconds = 0.0
     if options.parts is None or options.time is None:
         here = estimate(whole, x, target.parent)
         seconds = max(here.compute * whole.threads / cpus, here.write)
-    parts = (
-        parts_for(seconds, whole.count, options.max_array)
-        if options.parts is None
-        else whole_number("--parts", options.parts)
-    )
+    parts = options.parts or parts_for(seconds, whole.count, options.max_array)
     part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
     memory = part.memory
     if not options.memory:
         needed = INTERPRETER + part.working * cpus // part.threads
         memory = -(-needed // MEMORY_STEP) * MEMORY_STEP
     # to write the result, and to read the parts, at a tenth of what a disk does
-    merge_minutes = options.merge_time
-    if merge_minutes is None:
-        merge_minutes = 15 + whole.output_bytes // (60 * 100_000_000)
-    minutes = minutes_for(seconds, parts) if options.time is None else options.time
+    merge_minutes = options.merge_time or 15 + whole.output_bytes // (60 * 100_000_000)
+    minutes = options.time or minutes_for(seconds, parts)
     slurm_options = SlurmOptions(
         parts, cpus, memory + memory // 4, minutes,
         options.name, options.partition, options.account, options.qos, options.grace,

@@ -143,6 +143,12 @@ class Grid:
         """Tiles to compute."""
         return self.down * (self.down + 1) // 2 if self.symmetric else self.down * self.across
 
+    def layout(self, part: Part | None) -> str:
+        """How a file stores a part, or without one all tiles: "full", "lower" or "part"."""
+        if part is None:
+            return "full"
+        return "lower" if part.of == 1 and self.symmetric else "part"
+
     def size(self, part: Part | None) -> int:
         """Tiles that a part computes; without one, all."""
         first, last = self._run(part)

@@ -96,9 +96,7 @@ class Contents:
     @property
     def layout(self) -> str:
         """One of "full", "lower" and "part"."""
-        if self.part is None:
-            return "full"
-        return "lower" if self.part.of == 1 and self.grid.symmetric else "part"
+        return self.grid.layout(self.part)
 
     @property
     def mirrored(self) -> bool:

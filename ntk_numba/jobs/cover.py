@@ -174,11 +174,10 @@ def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path
 
 def _is_begun(found: Cover, number: int) -> bool:
     """Whether a missing part's beginning lies beside another part."""
-    name = re.compile(r"(.*\.part-)\d+(-of-\d+.*)")
     for path in found.paths.values():
-        if match := name.fullmatch(path.name):
-            number_text = str(number).zfill(len(str(found.of)))
-            return partial_of(path.with_name(f"{match[1]}{number_text}{match[2]}")).exists()
+        if match := re.fullmatch(r"(.*)\.part-\d+-of-\d+(.*)", path.name):
+            whole = path.with_name(match[1] + match[2])
+            return partial_of(part_path(whole, Part(number, found.of))).exists()
     return False
 
 

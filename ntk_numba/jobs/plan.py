@@ -95,7 +95,7 @@ class Plan:
             "kernels": list(self.kernels),
             "layers": "all" if self.every else "last",
             "dtype": str(self.dtype),
-            "layout": "full" if self.part is None else "lower" if self.part.of == 1 else "part",
+            "layout": self.grid.layout(self.part),
             "part": str(self.part or "1/1"),
             "tile": self.grid.tile,
             "tiles": self.count,
