@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial
@@ -12,6 +13,10 @@ from typing import Any
 from ntk_numba.grid import whole_number
 from ntk_numba.jobs.workers import AnyExecutor, LocalPool, begin_rank
 from ntk_numba.machine import threads_to_use
+
+# For a scheduler that is started by the same script, which writes its file when it is ready. Dask's
+# own client would wait for ever.
+SCHEDULER_STARTS = 60.0  # s
 
 
 @contextlib.contextmanager
@@ -27,7 +32,8 @@ def open_executor(
         default one, since a part keeps all cores busy by itself, writes while it computes, and
         shares its samples with no other.
         ``loky``, ``loky:4``: the same by loky.
-        ``dask:tcp://host:8786``, ``dask:scheduler.json``: a cluster of Dask that is there.
+        ``dask:tcp://host:8786``, ``dask:scheduler.json``: a cluster of Dask that is there; for the
+        file of one that is only starting we wait up to `SCHEDULER_STARTS`.
         ``mpi``: the ranks of mpiexec or srun; rank 0 hands out the parts, the others compute.
     threads : int or None
         At most, of ``processes`` and ``loky`` together, else for each part. None for all: then a
@@ -80,8 +86,14 @@ def _dask(address: str) -> Iterator[Executor]:
     distributed = _optional("distributed", "distributed", "dask")
     place = {"address": address}
     if address.endswith(".json"):
-        if not Path(address).is_file():
-            raise FileNotFoundError(f"--executor dask: there is no scheduler file {address}")
+        deadline = time.monotonic() + SCHEDULER_STARTS
+        while not Path(address).is_file():
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(
+                    f"--executor dask: there is no scheduler file {address}, "
+                    f"after {SCHEDULER_STARTS:g} s of waiting for one"
+                )
+            time.sleep(0.1)
         place = {"scheduler_file": address}
     try:
         client = distributed.Client(**place)

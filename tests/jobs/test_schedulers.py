@@ -18,6 +18,7 @@ from programs import ENVIRONMENT, PATIENCE, needs_mpi, ranks, start, wait_until
 
 import ntk_numba as nk
 from ntk_numba.files.lease import Holder
+from ntk_numba.jobs import schedulers
 from ntk_numba.jobs.schedulers import open_executor
 from ntk_numba.machine import available_threads
 
@@ -113,7 +114,7 @@ def test_a_job_that_is_stopped_goes_on(folder, out, kind):
     job = gram(folder, out, kind)
     wait_until(lambda: writer_of_a_part(out.parent))
     os.kill(job.pid, signal.SIGTERM)
-    _, err = job.communicate(timeout=10)
+    _, err = job.communicate(timeout=PATIENCE)
     assert job.returncode == 3 and " of 3 parts are done; run the same again to go on" in err
     assert not list(out.parent.glob("*.lock")) and not out.exists()
     ends_well(gram(folder, out, kind))
@@ -124,7 +125,7 @@ def test_a_rank_is_killed_in_the_middle_of_a_part(folder, out):
     job = gram(folder, out, "mpi 3")
     pid, _ = wait_until(lambda: writer_of_a_part(out.parent))
     os.kill(pid, signal.SIGKILL)
-    job.communicate(timeout=10)
+    job.communicate(timeout=PATIENCE)
     assert job.returncode not in (0, 2)
     ends_well(gram(folder, out, "mpi 3"))
 
@@ -172,7 +173,8 @@ def test_processes_share_the_threads(name):
         ("mpi:4", ValueError, r"--executor 'mpi:4' is unknown"),
     ],
 )
-def test_names_that_are_none(name, error, text):
+def test_names_that_are_none(name, error, text, monkeypatch):
+    monkeypatch.setattr(schedulers, "SCHEDULER_STARTS", 0.3)
     with pytest.raises(error, match=text), open_executor(name, None):
         pass
 
@@ -189,14 +191,20 @@ def test_a_package_that_is_missing(name, package, monkeypatch):
         pass
 
 
-def test_a_cluster_that_does_not_answer(tmp_path):
+@pytest.mark.parametrize("place", ["tcp://127.0.0.1:9", "late.json"])
+def test_a_cluster_that_does_not_answer(tmp_path, place):
+    """Its file is waited for, as a script starts scheduler and job one after the other."""
     job = subprocess.run(
-        [sys.executable, "-c", "from ntk_numba.jobs.schedulers import open_executor\n"
-         "with open_executor('dask:tcp://127.0.0.1:9', None): pass"],
+        [sys.executable, "-c", "from pathlib import Path\n"
+         "from threading import Timer\n"
+         "from ntk_numba.jobs.schedulers import open_executor\n"
+         "late = '{\"address\": \"tcp://127.0.0.1:9\"}'\n"
+         "Timer(1.0, Path('late.json').write_text, [late]).start()\n"
+         f"with open_executor('dask:{place}', None): pass"],
         env=ENVIRONMENT | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"},
-        capture_output=True, text=True, timeout=PATIENCE,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
-    assert "OSError: --executor dask: no scheduler at tcp://127.0.0.1:9: Timed out" in job.stderr
+    assert f"OSError: --executor dask: no scheduler at {place}: Timed out" in job.stderr
 
 
 @needs_mpi
