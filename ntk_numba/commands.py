@@ -188,7 +188,7 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.jobs.cover import check_layout
     from ntk_numba.jobs.estimate import estimate
     from ntk_numba.jobs.plan import make_plan
-    from ntk_numba.jobs.slurm import parts_for
+    from ntk_numba.jobs.slurm import MAX_ARRAY, parts_for
 
     net = _network(options)
     x = open_source(options.data, "X")
@@ -230,6 +230,7 @@ def plan(options: argparse.Namespace) -> bool:
             "time": f"{_duration(seconds.total)} on {plan.threads} threads "
             f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
             "parts": f"{parts:,} of {_duration(seconds.total / parts)} each, on such a machine"
+            + (", the most that arrays have by default" if parts == MAX_ARRAY - 1 else "")
             if parts > 1
             else "one: shorter than those worth an array of jobs",
         }.items():

@@ -14,10 +14,11 @@ from tqdm import tqdm
 from ntk_numba.files.entries import Entries
 from ntk_numba.files.layout import (
     HDF5,
+    INCOMPLETE,
     Contents,
     Header,
     Layout,
-    is_incomplete,
+    begins_with,
     read_header,
     read_layout,
 )
@@ -264,7 +265,7 @@ def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFil
         hint = f", but {partial} does: run its command again to complete it"
         raise FileNotFoundError(f"{path} does not exist{hint if partial.exists() else ''}")
     try:
-        unfinished = is_incomplete(path)
+        unfinished = begins_with(path, INCOMPLETE)
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from None
     if unfinished and not incomplete:

@@ -39,6 +39,8 @@ TILES = "tiles"  # (i, j) of the tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # of ours until it is one
+LINKED = b"\x89NTKLINK"  # of one that refers to others, in a user block with a checksum of the rest
+USER_BLOCK = PAGE  # which HDF5 leaves to programs; not less than its alignment
 ATTRIBUTES = (
     "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
     "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "complete",
@@ -234,6 +236,7 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
     c = header.contents
     with h5py.File(
         path, "w", libver=("v110", "v110"), locking=False,
+        userblock_size=USER_BLOCK if header.linked else 0,
         alignment_threshold=PAGE, alignment_interval=PAGE,
     ) as file:  # fmt: skip
         values = (
@@ -278,10 +281,23 @@ def _seal(attributes: Mapping[str, Any]) -> np.uint64:
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
 
-def is_incomplete(path: Path) -> bool:
-    """Whether a file is a Gram file in the making."""
+def begins_with(path: Path, mark: bytes) -> bool:
+    """Whether a file is a Gram file in the making, `INCOMPLETE`, or one of others, `LINKED`."""
     with path.open("rb") as file:
-        return file.read(len(INCOMPLETE)) == INCOMPLETE
+        return file.read(len(mark)) == mark
+
+
+def link_mark(path: Path) -> bytes:
+    """What the user block of a linked file begins with.
+
+    Its list of files and places is where HDF5 has no checksum, and follows whatever it finds there.
+    """
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        file.seek(USER_BLOCK)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return LINKED + digest.digest()
 
 
 class _Unmasked(io.FileIO):
@@ -314,6 +330,8 @@ class HDF5(h5py.File):  # type: ignore[misc]
     ----------
     complete : bool
         As it was when it was opened.
+    refers : bool
+        Whether its tiles are in other files.
     descriptor : int
         Of the open file, which stays the same file when its name becomes another's.
 
@@ -324,7 +342,10 @@ class HDF5(h5py.File):  # type: ignore[misc]
     """
 
     def __init__(self, path: Path) -> None:
-        raw = _Unmasked(path) if is_incomplete(path) else None
+        self.refers = begins_with(path, LINKED)
+        if self.refers and not begins_with(path, link_mark(path)):
+            raise ValueError(f"{path} is damaged: it does not match its checksum")
+        raw = _Unmasked(path) if begins_with(path, INCOMPLETE) else None
         try:
             super().__init__(raw or path, "r", locking="best-effort")
         except OSError as error:
@@ -381,6 +402,8 @@ def read_header(file: HDF5, path: Path) -> Header:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
                 raise ValueError(f"{name} is not {contents.dtype} of shape {contents.stored}")
         linked = tuple((str(name), int(seal)) for name, seal in json.loads(attributes["linked"]))
+        if bool(linked) != file.refers:
+            raise ValueError("its first bytes have changed")
         return Header(contents, int(attributes["numerics"]), attributes["package_version"], linked)
 
 

@@ -9,7 +9,15 @@ import h5py
 import numpy as np
 
 from ntk_numba.files import disk
-from ntk_numba.files.layout import HDF5, Contents, Header, new_file, read_header, slots_of
+from ntk_numba.files.layout import (
+    HDF5,
+    Contents,
+    Header,
+    link_mark,
+    new_file,
+    read_header,
+    slots_of,
+)
 from ntk_numba.files.lease import Lease
 from ntk_numba.files.store import check_folder, partial_of
 
@@ -48,8 +56,9 @@ def write_link(
         with new_file(new, Header(contents, numerics, version("ntk_numba"), tuple(linked))) as file:
             for kernel in contents.kernels:
                 _link(file, kernel, contents, spaces)
-        fd = os.open(new, os.O_RDONLY)
+        fd = os.open(new, os.O_RDWR)
         try:
+            disk.write_at(fd, link_mark(new), 0)
             disk.sync(fd)
         finally:
             os.close(fd)

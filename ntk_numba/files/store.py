@@ -27,8 +27,8 @@ from ntk_numba.files.layout import (
     INCOMPLETE,
     Contents,
     Header,
+    begins_with,
     create,
-    is_incomplete,
     read_header,
     read_layout,
 )
@@ -166,7 +166,9 @@ class GramWriter:
     def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
         """Read all that has a checksum, and take it from what does not match."""
         tiles = self.tiles
-        if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
+        if not begins_with(
+            self._partial, INCOMPLETE
+        ):  # its writer was killed just before it was renamed
             tiles.begin_with(INCOMPLETE)
             tiles.sync()
         places = [

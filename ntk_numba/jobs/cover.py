@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.files.digest import Digest
 from ntk_numba.files.gram_file import open_gram
-from ntk_numba.files.layout import HDF5, Contents, Header, is_incomplete, read_header
+from ntk_numba.files.layout import HDF5, INCOMPLETE, Contents, Header, begins_with, read_header
 from ntk_numba.files.store import partial_of
 from ntk_numba.grid import Part
 
@@ -80,7 +80,7 @@ def find_parts(paths: list[Path], target: Path, layout: str, link: bool, overwri
     found, headers = Cover(), []
     for path in paths:
         try:
-            if is_incomplete(path):
+            if begins_with(path, INCOMPLETE):
                 found.problems.append(f"{path} is unfinished")
                 continue
             with HDF5(path) as file:

@@ -101,6 +101,20 @@ class TestLink:
         with nk.open_gram(path) as f:
             assert f.verify()
 
+    def test_every_damage_of_itself_is_refused(self, linked):
+        """HDF5 has no checksum of its list of files and places, and may crash on what it reads."""
+        path, _, _ = linked
+        whole = path.read_bytes()
+        changed = [whole[:n] for n in (0, 4, 15, 16, 4096, 4200, len(whole) - 1)] + [whole + b"\0"]
+        for at in (*range(16), *range(4096, len(whole), 97)):
+            changed.append(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        for data in changed:
+            path.write_bytes(data)
+            with pytest.raises(ValueError, match=r"g\.h5 is (damaged|no valid HDF5 file)"):
+                nk.open_gram(path)
+        path.write_bytes(whole)
+        nk.open_gram(path).close()
+
     @pytest.mark.parametrize("layout", ["lower", "full"])
     def test_it_is_no_copy_of_its_parts(self, linked, layout):
         path, paths, k = linked
