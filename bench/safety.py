@@ -21,8 +21,9 @@ from bench.report import ratio, section, spread, table
 from bench.timing import refresh_memory, seconds
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.files import disk
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.digest import Digest
-from ntk_numba.files.layout import HDF5, Contents, Header, create, read_layout
+from ntk_numba.files.layout import HDF5, create, read_layout
 from ntk_numba.files.source import open_source
 from ntk_numba.files.tiles import TileFile
 from ntk_numba.jobs.plan import make_plan

@@ -17,8 +17,9 @@ FLOORS = [
     ],
     ["network"],
     [
-        "files.digest", "files.source", "files.disk", "files.layout", "files.lease", "files.tiles",
-        "files.store", "files.entries", "files.gram_file", "files.link", "files",
+        "files.digest", "files.source", "files.contents", "files.disk", "files.layout",
+        "files.lease", "files.tiles", "files.store", "files.entries", "files.gram_file",
+        "files.link", "files",
     ],
     [
         "engine.products", "engine.transpose", "engine.samples", "engine.recursion", "engine.tile",

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.files.layout import Contents, slots_of
+from ntk_numba.files.contents import Contents
+from ntk_numba.files.layout import slots_of
 
 CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows of a column of tiles read them once
 CACHE_SLOTS = 1009

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.entries import Entries
 from ntk_numba.files.layout import (
     HDF5,
     INCOMPLETE,
-    Contents,
-    Header,
     Layout,
     begins_with,
     read_header,

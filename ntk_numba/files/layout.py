@@ -1,7 +1,4 @@
-"""What a Gram file holds, and where in it.
-
-Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and below the diagonal,
-one after another; and "part", those of a part of a job.
+"""Where a Gram file holds what, and what it says of it.
 
 HDF5 lays a file out, once: fixed dimensions, early allocation and no filter give every chunk, which
 is a tile, a computed address. Tiles and their checksums are written there by plain system calls
@@ -19,16 +16,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.digest import Digest
 from ntk_numba.files.disk import PAGE
-from ntk_numba.grid import Grid, Part, check_part
+from ntk_numba.grid import Grid, check_part
 from ntk_numba.network import KERNELS, MLP
 
 FORMAT = "ntk_numba gram"
@@ -45,127 +43,6 @@ ATTRIBUTES = (
     "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
     "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "complete",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a Gram file is to hold: two files with equal contents are interchangeable.
-
-    part : of the tiles, stored one after another; None for the whole matrix as it is
-    x, z : of X, and of Z (None if the matrix is symmetric)
-    """
-
-    net: MLP
-    kernels: tuple[str, ...]
-    every: bool
-    dtype: np.dtype
-    grid: Grid
-    part: Part | None
-    x: Digest
-    z: Digest | None
-
-    def differences(self, other: "Contents") -> list[str]:
-        """What `other` has otherwise, for people."""
-        mine, theirs = self._readable(), other._readable()
-        found = [
-            f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
-            for key in mine
-            if mine[key] != theirs[key]
-        ]
-        for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
-            if a != b:
-                hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
-                where = a.difference(b) if a and b and a.shape == b.shape else ""
-                found.append(
-                    f"the data ({name}) is {hexes[0]}, not {hexes[1]}"
-                    + (f" ({where} differ)" if where else "")
-                )
-        return found
-
-    def _readable(self) -> dict[str, str]:
-        net = self.net.to_dict()
-        return {
-            "shape": f"{self.grid.rows} × {self.grid.columns}",
-            **{key: str(value) for key, value in net.items()},
-            "kernels": ", ".join(self.kernels),
-            "layers": "all" if self.every else "last",
-            "dtype": str(self.dtype),
-            "tile": str(self.grid.tile),
-            "layout": self.layout,
-            "part": str(self.part or ""),
-        }
-
-    @property
-    def layout(self) -> str:
-        """One of "full", "lower" and "part"."""
-        return self.grid.layout(self.part)
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether a tile's mirror image is stored too."""
-        return self.grid.symmetric and self.part is None
-
-    @property
-    def count(self) -> int:
-        """Tiles to compute."""
-        return self.grid.size(self.part)
-
-    @property
-    def layers(self) -> int:
-        """Matrices of each kernel."""
-        return self.net.depth if self.every else 1
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of each kernel, as it is read."""
-        matrix = (self.grid.rows, self.grid.columns)
-        return (self.net.depth, *matrix) if self.every else matrix
-
-    @property
-    def stored(self) -> tuple[int, ...]:
-        """Shape of each dataset."""
-        if self.part is None:
-            return self.shape
-        return (*self.tiles, *self.grid.chunk)
-
-    @property
-    def chunk(self) -> tuple[int, ...]:
-        """Of each dataset: a tile."""
-        return (1,) * (len(self.stored) - 2) + self.grid.chunk
-
-    @property
-    def tiles(self) -> tuple[int, ...]:
-        """Of each dataset of checksums: a tile an entry."""
-        some = (self.grid.down, self.grid.across) if self.part is None else (self.count,)
-        return (self.net.depth, *some) if self.every else some
-
-    @property
-    def tile_bytes(self) -> int:
-        """Of a stored tile."""
-        return int(np.prod(self.chunk)) * self.dtype.itemsize
-
-    @property
-    def bytes(self) -> int:
-        """Of all tiles and their checksums."""
-        return len(self.kernels) * int(np.prod(self.tiles)) * (self.tile_bytes + 8)
-
-
-def _shown(text: str) -> str:
-    """Of a deep network's lists, the beginning."""
-    return text if len(text) < 80 else f"{text[:70]} …"
-
-
-class Header(NamedTuple):
-    """What a Gram file says of itself.
-
-    numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
-    linked : the parts that its datasets are made of, names and seals, if they are virtual
-    """
-
-    contents: Contents
-    numerics: int
-    package_version: str
-    linked: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,9 +122,12 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
             c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
             str(c.part or ""), json.dumps(header.linked), True,
         )  # fmt: skip
-        for key, value in zip(ATTRIBUTES, values, strict=True):
-            file.attrs[key] = value
-        file.attrs["seal"] = _seal(file.attrs)
+        attributes = dict(zip(ATTRIBUTES, values, strict=True))
+        # strings of fixed length: HDF5 has no checksum of the heap where it keeps others, and one
+        # bit that changes there can hold it up for ever
+        for key, value in attributes.items():
+            file.attrs[key] = np.bytes_(value, "utf-8") if isinstance(value, str) else value
+        file.attrs["seal"] = _seal(attributes)
         group = file.create_group(DIGESTS)
         for name, digest in (("X", c.x), ("Z", c.z)):
             if digest:
@@ -275,8 +155,15 @@ def _create_dataset(
     h5py.h5d.create(group.id, name.encode(), kind, space, properties)
 
 
+def _read_attributes(file: h5py.File) -> dict[str, Any]:
+    found = {key: file.attrs[key] for key in (*ATTRIBUTES, "seal") if key in file.attrs}
+    return {
+        key: value.decode() if isinstance(value, bytes) else value for key, value in found.items()
+    }
+
+
 def _seal(attributes: Mapping[str, Any]) -> np.uint64:
-    """A checksum of the attributes: HDF5 has none for its strings."""
+    """A checksum of the attributes."""
     text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
@@ -360,7 +247,8 @@ class HDF5(h5py.File):  # type: ignore[misc]
 
     def _check(self, path: Path) -> None:
         with _errors(path):
-            form, version = self.attrs.get("format"), self.attrs.get("format_version", 0)
+            attributes = _read_attributes(self)
+            form, version = attributes.get("format"), attributes.get("format_version", 0)
         if form != FORMAT:
             raise ValueError(f"{path} is an HDF5 file, but not one that ntk-numba gram wrote")
         if version != FORMAT_VERSION:
@@ -379,7 +267,7 @@ def read_header(file: HDF5, path: Path) -> Header:
         A damaged file.
     """
     with _errors(path):
-        attributes = file.attrs
+        attributes = _read_attributes(file)
         if attributes["seal"] != _seal(attributes):
             raise ValueError("its attributes have changed")
         names = tuple(name for name in KERNELS if name in file)
@@ -395,8 +283,10 @@ def read_header(file: HDF5, path: Path) -> Header:
             file[names[0]].dtype,
             Grid(rows, columns, symmetric, int(attributes["tile"])),
             check_part(part) if part else None,
-            _read_digest(file, "X", (rows, features), "input_digest"),
-            None if symmetric else _read_digest(file, "Z", (columns, features), "against_digest"),
+            _read_digest(file, "X", (rows, features), attributes["input_digest"]),
+            None
+            if symmetric
+            else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
         )
         for name in names:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
@@ -407,9 +297,9 @@ def read_header(file: HDF5, path: Path) -> Header:
         return Header(contents, int(attributes["numerics"]), attributes["package_version"], linked)
 
 
-def _read_digest(file: HDF5, name: str, shape: tuple[int, int], attribute: str) -> Digest:
+def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> Digest:
     digest = Digest.from_table(shape, file[DIGESTS][name][:])
-    if digest.hex != file.attrs[attribute]:
+    if digest.hex != hexes:
         raise ValueError(f"the digests of {name} have changed")
     return digest
 

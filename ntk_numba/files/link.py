@@ -9,10 +9,9 @@ import h5py
 import numpy as np
 
 from ntk_numba.files import disk
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.layout import (
     HDF5,
-    Contents,
-    Header,
     link_mark,
     new_file,
     read_header,

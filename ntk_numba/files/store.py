@@ -21,12 +21,11 @@ from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.files import disk
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.layout import (
     COMPLETE,
     HDF5,
     INCOMPLETE,
-    Contents,
-    Header,
     begins_with,
     create,
     read_header,

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.digest import Digest
 from ntk_numba.files.gram_file import open_gram
-from ntk_numba.files.layout import HDF5, INCOMPLETE, Contents, Header, begins_with, read_header
+from ntk_numba.files.layout import HDF5, INCOMPLETE, begins_with, read_header
 from ntk_numba.files.store import partial_of
 from ntk_numba.grid import Part
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.files import disk
+from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
-from ntk_numba.files.layout import Contents, Header
 from ntk_numba.files.link import refuse_beginning, write_link
 from ntk_numba.files.store import GramWriter, check_folder
 from ntk_numba.files.tiles import Place, Tile, TileFile

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from ntk_numba import stopping
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, TO_COLUMN, TO_ROW
+from ntk_numba.files.contents import Contents
 from ntk_numba.files.digest import Digest
-from ntk_numba.files.layout import Contents
 from ntk_numba.files.source import Source
 from ntk_numba.files.tiles import TileFile
 from ntk_numba.grid import Grid, Part

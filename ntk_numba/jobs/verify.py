@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ntk_numba.engine.kernel import NUMERICS
+from ntk_numba.files.contents import Contents
 from ntk_numba.files.gram_file import GramFile, Report, open_gram
-from ntk_numba.files.layout import Contents
 from ntk_numba.files.lease import Lease
 from ntk_numba.files.source import Source, open_source
 from ntk_numba.files.tiles import Place, TileFile
