@@ -15,11 +15,10 @@ from ntk_numba.network import MLP
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a Gram file is to hold: two files with equal contents are interchangeable.
+class Output:
+    """Which matrices are computed, and how a file stores them.
 
     part : of the tiles, stored one after another; None for the whole matrix as it is
-    x, z : of X, and of Z (None if the matrix is symmetric)
     """
 
     net: MLP
@@ -28,39 +27,6 @@ class Contents:
     dtype: np.dtype
     grid: Grid
     part: Part | None
-    x: Digest
-    z: Digest | None
-
-    def differences(self, other: "Contents") -> list[str]:
-        """What `other` has otherwise, for people."""
-        mine, theirs = self._readable(), other._readable()
-        found = [
-            f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
-            for key in mine
-            if mine[key] != theirs[key]
-        ]
-        for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
-            if a != b:
-                hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
-                where = a.difference(b) if a and b and a.shape == b.shape else ""
-                found.append(
-                    f"the data ({name}) is {hexes[0]}, not {hexes[1]}"
-                    + (f" ({where} differ)" if where else "")
-                )
-        return found
-
-    def _readable(self) -> dict[str, str]:
-        net = self.net.to_dict()
-        return {
-            "shape": f"{self.grid.rows} × {self.grid.columns}",
-            **{key: str(value) for key, value in net.items()},
-            "kernels": ", ".join(self.kernels),
-            "layers": "all" if self.every else "last",
-            "dtype": str(self.dtype),
-            "tile": str(self.grid.tile),
-            "layout": self.layout,
-            "part": str(self.part or ""),
-        }
 
     @property
     def layout(self) -> str:
@@ -112,9 +78,56 @@ class Contents:
         return int(np.prod(self.chunk)) * self.dtype.itemsize
 
     @property
+    def output_bytes(self) -> int:
+        """Of all tiles."""
+        return len(self.kernels) * int(np.prod(self.tiles)) * self.tile_bytes
+
+
+@dataclass(frozen=True)
+class Contents(Output):
+    """What a Gram file is to hold: two files with equal contents are interchangeable.
+
+    x, z : of X, and of Z (None if the matrix is symmetric)
+    """
+
+    x: Digest
+    z: Digest | None
+
+    def differences(self, other: "Contents") -> list[str]:
+        """What `other` has otherwise, for people."""
+        mine, theirs = self._readable(), other._readable()
+        found = [
+            f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
+            for key in mine
+            if mine[key] != theirs[key]
+        ]
+        for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
+            if a != b:
+                hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
+                where = a.difference(b) if a and b and a.shape == b.shape else ""
+                found.append(
+                    f"the data ({name}) is {hexes[0]}, not {hexes[1]}"
+                    + (f" ({where} differ)" if where else "")
+                )
+        return found
+
+    def _readable(self) -> dict[str, str]:
+        net = self.net.to_dict()
+        return {
+            "shape": f"{self.grid.rows} × {self.grid.columns}",
+            **{key: str(value) for key, value in net.items()},
+            "kernels": ", ".join(self.kernels),
+            "layers": "all" if self.every else "last",
+            "dtype": str(self.dtype),
+            "tile": str(self.grid.tile),
+            "layout": self.layout,
+            "part": str(self.part or ""),
+        }
+
+    @property
     def bytes(self) -> int:
         """Of all tiles and their checksums."""
-        return len(self.kernels) * int(np.prod(self.tiles)) * (self.tile_bytes + 8)
+        return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles))
 
 
 def _shown(text: str) -> str:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ntk_numba.engine.tile import STRIP
+from ntk_numba.files.contents import Output
 from ntk_numba.files.source import BLOCK_BYTES, EVENLY_LEAST, Source, check_dtype
 from ntk_numba.grid import Grid, Part, parse_bytes, show_bytes, tile_size
 from ntk_numba.machine import available_memory, threads_to_use
@@ -25,15 +24,11 @@ IN_MEMORY_BATCH = 128  # tiles a thread between two chances to be interrupted
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Output):
     """A job, fully determined except for what its rows hold.
 
     Attributes
     ----------
-    net : MLP
-    kernels : of "nngp", "ntk"; every : all layers or the last; dtype : of the result
-    grid : Grid
-    part : of its tiles, stored one after another; None for the whole matrix as it is
     features : n0
     threads : int
     memory : bytes that the job may take
@@ -42,40 +37,12 @@ class Plan:
     working : bytes that it will take, Python and libraries aside
     """
 
-    net: MLP
-    kernels: tuple[str, ...]
-    every: bool
-    dtype: np.dtype
-    grid: Grid
-    part: Part | None
     features: int
     threads: int
     memory: int
     band: int
     batch: int
     working: int
-
-    @property
-    def layers(self) -> int:
-        """Matrices per kernel."""
-        return self.net.depth if self.every else 1
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether a tile's mirror image is stored too."""
-        return self.grid.symmetric and self.part is None
-
-    @property
-    def count(self) -> int:
-        """Tiles to compute."""
-        return self.grid.size(self.part)
-
-    @property
-    def output_bytes(self) -> int:
-        """Bytes of the result, without the file's own few kilobytes."""
-        tiles = self.grid.down * self.grid.across if self.part is None else self.count
-        height, width = self.grid.chunk
-        return tiles * height * width * self.dtype.itemsize * self.layers * len(self.kernels)
 
     @property
     def pairs(self) -> int:
@@ -95,7 +62,7 @@ class Plan:
             "kernels": list(self.kernels),
             "layers": "all" if self.every else "last",
             "dtype": str(self.dtype),
-            "layout": self.grid.layout(self.part),
+            "layout": self.layout,
             "part": str(self.part or "1/1"),
             "tile": self.grid.tile,
             "tiles": self.count,
