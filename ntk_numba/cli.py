@@ -9,16 +9,14 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import ntk_numba
 from ntk_numba import commands, stopping
 
-DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, 3, 4
+DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 PATIENCE = 8  # seconds from a signal to the end, at most
-STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 
 DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where there is one array"
 
@@ -30,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # as where it knows no ×
     options = _parser().parse_args(arguments)
-    for number in STOPS:
-        signal.signal(number, _stop)
+    stopping.handle(_stop)
     try:
         code = DONE if options.run(options) else CHECK_FAILED
         if sys.stdout:
@@ -49,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except MemoryError as error:
         _say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # all is done but for Python's own end
+    stopping.handle(signal.SIG_IGN)  # all is done but for Python's own end
     sys.exit(code)
 
 
@@ -86,13 +82,9 @@ def _unraisable(error: Any) -> None:
 
 def _stop(signum: int, frame: Any) -> None:
     # a second Ctrl-C leaves at once; other signals come twice from schedulers
-    for number in STOPS:
-        signal.signal(number, _leave if number == signal.SIGINT else signal.SIG_IGN)
-    # should what is raised be lost, or the job be long in reaching a place to stop
-    timer = threading.Timer(PATIENCE, _leave)
-    timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # no threads left
-        timer.start()
+    stopping.handle(signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _leave)
+    stopping.leave_after(PATIENCE, _leave)
     stopping.ask()
 
 

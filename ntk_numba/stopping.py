@@ -6,8 +6,12 @@ only asks, and the job raises it itself at places that it passes every second or
 """
 
 import contextlib
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+EXIT_CODE = 3  # of a process that was stopped before its end
 
 
 class Stopped(BaseException):
@@ -23,12 +27,27 @@ _writing = 0  # contexts that are open now, on any thread
 _lock = threading.Lock()
 
 
+def handle(handler: Any) -> None:
+    """Have what asks to stop handled so; SIGUSR1 is how Slurm says that a limit is near."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, handler)
+
+
 def ask() -> None:
     """Raise `Stopped` now, or within `gently` at the next `check`. For a signal's handler."""
     global _asked
     _asked = True
     if not _writing:
         raise Stopped
+
+
+def leave_after(seconds: float, leave: Callable[[], Any]) -> threading.Timer:
+    """Should what is raised be lost, or the job be long in reaching a place to stop."""
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no threads left
+        timer.start()
+    return timer
 
 
 def check() -> None:

@@ -19,9 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from ntk_numba import machine, stopping
 
-STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
 PATIENCE = 6  # seconds from being asked to the end, fewer than the command line's own
-STOPPED = 3  # the exit code of the command line
 
 
 class Receipt(NamedTuple):
@@ -148,7 +146,7 @@ def _begin_process(ear: Connection, workers: int) -> None:
     """A worker of a `LocalPool` begins."""
     global _leaves, _neighbours
     _leaves, _neighbours = True, workers
-    _handle_signals()
+    stopping.handle(_stop)
 
     def listen() -> None:
         with suppress(EOFError, OSError):
@@ -163,23 +161,14 @@ def begin_rank(threads: int, ranks: int) -> None:
     global _threads, _neighbours
     _threads, _neighbours = threads, ranks
     machine.computing_here = ranks
-    _handle_signals()
-
-
-def _handle_signals() -> None:
-    for number in STOPS:
-        signal.signal(number, _stop)
+    stopping.handle(_stop)
 
 
 def _stop(signum: int, frame: Any) -> None:
     global _patience
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches a worker twice
+    stopping.handle(signal.SIG_IGN)  # Ctrl-C reaches a worker twice
     if _busy:
-        _patience = threading.Timer(PATIENCE, _leave)
-        _patience.daemon = True
-        with suppress(RuntimeError):  # no threads left
-            _patience.start()
+        _patience = stopping.leave_after(PATIENCE, _leave)
         stopping.ask()
     elif _leaves:
         _leave()
@@ -190,4 +179,4 @@ def _stop(signum: int, frame: Any) -> None:
 
 def _leave() -> NoReturn:
     """At once, as a kill would; nothing is lost by that but tiles in flight."""
-    os._exit(STOPPED)
+    os._exit(stopping.EXIT_CODE)
