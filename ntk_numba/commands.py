@@ -116,20 +116,25 @@ def merge(options: argparse.Namespace) -> bool:
 
 def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
-    from ntk_numba.files.source import open_source
+    from ntk_numba.files.source import open_sources
     from ntk_numba.files.store import check_folder
     from ntk_numba.grid import Part, parse_bytes, whole_number
     from ntk_numba.jobs.cover import PARTS_OF, check_layout
     from ntk_numba.jobs.estimate import estimate
     from ntk_numba.jobs.plan import INTERPRETER, make_plan
-    from ntk_numba.jobs.slurm import SlurmOptions, minutes_for, parts_for, slurm_script
+    from ntk_numba.jobs.slurm import (
+        SlurmOptions,
+        merge_minutes_for,
+        minutes_for,
+        parts_for,
+        slurm_script,
+    )
 
     for name in ("parts", "cpus", "time", "merge_time"):
         if (value := getattr(options, name)) is not None:
             whole_number(f"--{name.replace('_', '-')}", value)
     net = _network(options)
-    x = open_source(options.data, "X")
-    z = None if options.against is None else open_source(options.against, "Z")
+    x, z = open_sources(options.data, options.against)
     target = Path(options.output)
     check_folder(target)
     layout = check_layout(options.layout, z is None)
@@ -146,9 +151,8 @@ def slurm(options: argparse.Namespace) -> bool:
     if not options.memory:
         needed = INTERPRETER + part.working * cpus // part.threads
         memory = -(-needed // MEMORY_STEP) * MEMORY_STEP
-    # to write the result, and to read the parts, at a tenth of what a disk does
-    merge_minutes = options.merge_time or 15 + whole.output_bytes // (60 * 100_000_000)
     minutes = options.time or minutes_for(seconds, parts)
+    merge_minutes = options.merge_time or merge_minutes_for(whole.output_bytes)
     slurm_options = SlurmOptions(
         parts, cpus, memory + memory // 4, minutes,
         options.name, options.partition, options.account, options.qos, options.grace,
@@ -182,7 +186,7 @@ def plan(options: argparse.Namespace) -> bool:
     """Say what a job would take."""
     import shutil
 
-    from ntk_numba.files.source import open_source
+    from ntk_numba.files.source import open_sources
     from ntk_numba.files.store import check_folder, check_space
     from ntk_numba.grid import show_bytes
     from ntk_numba.jobs.cover import check_layout
@@ -191,8 +195,7 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.jobs.slurm import MAX_ARRAY, parts_for
 
     net = _network(options)
-    x = open_source(options.data, "X")
-    z = None if options.against is None else open_source(options.against, "Z")
+    x, z = open_sources(options.data, options.against)
     plan = make_plan(
         net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
         options.memory, options.threads, part=check_layout(options.layout, z is None),

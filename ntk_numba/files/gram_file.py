@@ -15,9 +15,8 @@ from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.entries import Entries
 from ntk_numba.files.layout import (
     HDF5,
-    INCOMPLETE,
     Layout,
-    begins_with,
+    is_incomplete,
     read_header,
     read_layout,
 )
@@ -264,7 +263,7 @@ def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFil
         hint = f", but {partial} does: run its command again to complete it"
         raise FileNotFoundError(f"{path} does not exist{hint if partial.exists() else ''}")
     try:
-        unfinished = begins_with(path, INCOMPLETE)
+        unfinished = is_incomplete(path)
     except OSError as error:
         raise type(error)(f"{path} cannot be read: {error.strerror}") from None
     if unfinished and not incomplete:

@@ -38,6 +38,7 @@ CHECKSUM = np.dtype("<u8")
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # of ours until it is one
 LINKED = b"\x89NTKLINK"  # of one that refers to others, in a user block with a checksum of the rest
+MARK = len(LINKED) + 8  # bytes, of which the last are the checksum
 USER_BLOCK = PAGE  # which HDF5 leaves to programs; not less than its alignment
 ATTRIBUTES = (
     "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
@@ -168,10 +169,14 @@ def _seal(attributes: Mapping[str, Any]) -> np.uint64:
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
 
-def begins_with(path: Path, mark: bytes) -> bool:
-    """Whether a file is a Gram file in the making, `INCOMPLETE`, or one of others, `LINKED`."""
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(mark)) == mark
+        return file.read(MARK)
+
+
+def is_incomplete(path: Path) -> bool:
+    """Whether a file is a Gram file in the making."""
+    return _first_bytes(path).startswith(INCOMPLETE)
 
 
 def link_mark(path: Path) -> bytes:
@@ -229,10 +234,11 @@ class HDF5(h5py.File):  # type: ignore[misc]
     """
 
     def __init__(self, path: Path) -> None:
-        self.refers = begins_with(path, LINKED)
-        if self.refers and not begins_with(path, link_mark(path)):
+        first = _first_bytes(path)
+        self.refers = first.startswith(LINKED)
+        if self.refers and first != link_mark(path):
             raise ValueError(f"{path} is damaged: it does not match its checksum")
-        raw = _Unmasked(path) if begins_with(path, INCOMPLETE) else None
+        raw = _Unmasked(path) if first.startswith(INCOMPLETE) else None
         try:
             super().__init__(raw or path, "r", locking="best-effort")
         except OSError as error:

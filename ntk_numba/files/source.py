@@ -214,6 +214,11 @@ def open_source(x: Any, name: str) -> Source:
     return Source(name, array)
 
 
+def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
+    """X, and Z if there is one; see `open_source`."""
+    return open_source(X, "X"), None if Z is None else open_source(Z, "Z")
+
+
 def _stamp(path: Path | None) -> tuple[int, ...]:
     """What tells one state of a file from another."""
     if path is None or not path.exists():

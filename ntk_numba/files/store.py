@@ -26,8 +26,8 @@ from ntk_numba.files.layout import (
     COMPLETE,
     HDF5,
     INCOMPLETE,
-    begins_with,
     create,
+    is_incomplete,
     read_header,
     read_layout,
 )
@@ -165,9 +165,7 @@ class GramWriter:
     def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
         """Read all that has a checksum, and take it from what does not match."""
         tiles = self.tiles
-        if not begins_with(
-            self._partial, INCOMPLETE
-        ):  # its writer was killed just before it was renamed
+        if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
             tiles.begin_with(INCOMPLETE)
             tiles.sync()
         places = [
@@ -257,6 +255,18 @@ def tidy(path: Path) -> None:
 def partial_of(path: Path) -> Path:
     """What a file is called until it is complete."""
     return path.with_name(path.name + ".partial")
+
+
+def output_path(path: str | os.PathLike[str]) -> Path:
+    """Where an output is written: where a link leads, as users of scratch disks expect.
+
+    Its folder is checked, but not yet whether it can be written: all may be done already.
+    """
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()
+    check_folder(target, write=False)
+    return target
 
 
 def check_folder(path: Path, write: bool = True) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.digest import Digest
 from ntk_numba.files.gram_file import open_gram
-from ntk_numba.files.layout import HDF5, INCOMPLETE, begins_with, read_header
+from ntk_numba.files.layout import HDF5, is_incomplete, read_header
 from ntk_numba.files.store import partial_of
 from ntk_numba.grid import Part
 
@@ -81,7 +81,7 @@ def find_parts(paths: list[Path], target: Path, layout: str, link: bool, overwri
     found, headers = Cover(), []
     for path in paths:
         try:
-            if begins_with(path, INCOMPLETE):
+            if is_incomplete(path):
                 found.problems.append(f"{path} is unfinished")
                 continue
             with HDF5(path) as file:

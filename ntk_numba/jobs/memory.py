@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
 from ntk_numba.files.disk import aligned
-from ntk_numba.files.source import check_dtype, open_source
+from ntk_numba.files.source import check_dtype, open_source, open_sources
 from ntk_numba.jobs.plan import check_kernels, check_layers, make_plan
 from ntk_numba.jobs.sweep import make_kernel, sweep
 from ntk_numba.machine import threads_to_use
@@ -79,8 +79,7 @@ def gram(
     1e-6·max(1, L/8) in float32, near duplicates and opposite samples included. Beside the result,
     memory is taken for one copy of X and Z and a few tiles per thread.
     """
-    x = open_source(X, "X")
-    z = None if Z is None else open_source(Z, "Z")
+    x, z = open_sources(X, Z)
     plan = make_plan(net, x, z, kernels, layers, dtype, threads=threads, in_memory=True)
     shape = (plan.layers, plan.grid.rows, plan.grid.columns)
     arrays = _outputs(out, plan.kernels, shape if plan.every else shape[1:], plan.dtype)

@@ -18,7 +18,7 @@ from ntk_numba.files import disk
 from ntk_numba.files.contents import Contents, Header
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
 from ntk_numba.files.link import refuse_beginning, write_link
-from ntk_numba.files.store import GramWriter, check_folder
+from ntk_numba.files.store import GramWriter, output_path
 from ntk_numba.files.tiles import Place, Tile, TileFile
 from ntk_numba.grid import Part
 from ntk_numba.jobs.cover import Cover, check_layout, find_parts, show_indices
@@ -69,11 +69,8 @@ def merge(
     StoppedError
         An OSError: the disk failed. What is merged is kept.
     """
-    target = Path(path)
-    if target.is_symlink():
-        target = target.resolve()
     check_layout(layout, True)
-    check_folder(target, write=False)
+    target = output_path(path)
     if link and delete_parts:
         raise ValueError("a linked file needs its parts: link and delete_parts exclude each other")
     if isinstance(parts, str | os.PathLike):

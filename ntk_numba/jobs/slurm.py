@@ -14,6 +14,7 @@ from ntk_numba.grid import whole_number
 
 PART_SECONDS = 1800  # of an element: 15 to 60 minutes get through queues and lose little
 LEAST_MINUTES = 15  # a slow node, a busy file system, compiling
+MERGE_RATE = 100_000_000  # bytes a second
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
 END = "END_OF_JOB"  # of a job's own script within ours
 DEPENDENCIES = "afterany", "afterok"
@@ -236,6 +237,14 @@ def parts_for(seconds: float, tiles: int, max_array: int = MAX_ARRAY) -> int:
 def minutes_for(seconds: float, parts: int) -> int:
     """The limit of an element's time: twice what it should take, and a quarter of an hour."""
     return max(LEAST_MINUTES, math.ceil(2 * seconds / parts / 60))
+
+
+def merge_minutes_for(size: int) -> int:
+    """The limit of the merge's time.
+
+    size : bytes of the result, to be read in parts and written at a tenth of what a disk does
+    """
+    return LEAST_MINUTES + size // (60 * MERGE_RATE)
 
 
 def _job(what: str, command: str, cpus: int, me: str, options: SlurmOptions) -> str:

@@ -11,7 +11,7 @@ from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.files.contents import Contents
 from ntk_numba.files.gram_file import GramFile, Report, open_gram
 from ntk_numba.files.lease import Lease
-from ntk_numba.files.source import Source, open_source
+from ntk_numba.files.source import Source, open_sources
 from ntk_numba.files.tiles import Place, TileFile
 from ntk_numba.jobs.memory import diagonal, gram
 from ntk_numba.jobs.plan import make_plan
@@ -36,8 +36,7 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
         and layer with an entry off by more than twice the stated accuracy of `gram`.
     """
     contents, grid = file.contents, file.contents.grid
-    x = open_source(X, "X")
-    z = None if Z is None else open_source(Z, "Z")
+    x, z = open_sources(X, Z)
     report = Report(problems=_other_data(contents, x, z))
     if not report:
         return report
@@ -124,8 +123,7 @@ def repair(
         A file that cannot be written, or that another process writes.
     """
     path = Path(path).resolve()
-    x = open_source(X, "X")
-    z = None if Z is None else open_source(Z, "Z")
+    x, z = open_sources(X, Z)
     with open_gram(path) as file:
         contents = file.contents
         if file.linked:

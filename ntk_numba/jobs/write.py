@@ -14,8 +14,8 @@ from typing import Any
 from ntk_numba import stopping
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.files.gram_file import GramFile, existing, open_gram
-from ntk_numba.files.source import Source, open_source
-from ntk_numba.files.store import GramWriter, check_folder
+from ntk_numba.files.source import Source, open_sources
+from ntk_numba.files.store import GramWriter, check_folder, output_path
 from ntk_numba.grid import Part, check_part, parse_bytes, whole_number
 from ntk_numba.jobs.cover import check_layout, merged, part_path
 from ntk_numba.jobs.executors import run_parts
@@ -39,10 +39,6 @@ class _Job:
     dtype: Any
     memory: int | str | None
     threads: int | None
-
-    def open(self) -> tuple[Source, Source | None]:
-        """Its data."""
-        return open_source(self.x, "X"), None if self.z is None else open_source(self.z, "Z")
 
     def plan(self, x: Source, z: Source | None, part: Part | None) -> Plan:
         """Of the whole job, or of a part."""
@@ -120,11 +116,8 @@ def write_gram(
         the text names them. What is done is kept, and the same call goes on.
     """
     job = _Job(net, X, Z, kernels, layers, dtype, memory, threads)
-    target = Path(path)
-    if target.is_symlink():
-        target = target.resolve()  # write where the link leads, as users of scratch disks expect
     kind = check_layout(layout, Z is None)
-    check_folder(target, write=False)
+    target = output_path(path)
     if part is not None:
         if kind:
             raise ValueError("a part has no layout: say layout='lower' when parts are merged")
@@ -152,7 +145,7 @@ def _write(
     whole : of a part, the file that it is merged into, and perhaps was, and then deleted. Parts
         have an owner who deletes what he wants anew: of the same contents they are never replaced.
     """
-    x, z = job.open()
+    x, z = open_sources(job.x, job.z)
     plan = job.plan(x, z, part)
     _check_target(target, overwrite, x, z)
     contents = contents_of(plan, x, z)
@@ -196,7 +189,7 @@ def _write_parts(
     progress: bool,
 ) -> GramFile:
     """Compute all parts, here or by an executor, and merge them."""
-    x, z = job.open()
+    x, z = open_sources(job.x, job.z)
     plan = job.plan(x, z, check_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # refuses more parts than tiles
     _check_target(target, overwrite, x, z)

@@ -188,7 +188,7 @@ def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, t
     with nk.open_gram(stopped) as f, TileFile(stopped, f.layout, write=True) as tiles:
         tiles.forget(("ntk", 0, 2, 1))
     first = writer_of(NET, points, tmp_path / "g.h5")
-    assert layout.begins_with(stopped, layout.INCOMPLETE) and first.done.sum() == 5
+    assert layout.is_incomplete(stopped) and first.done.sum() == 5
     first.__exit__(Stop, Stop(), None)
 
 
