@@ -123,12 +123,10 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
             c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
             str(c.part or ""), json.dumps(header.linked), True,
         )  # fmt: skip
-        attributes = dict(zip(ATTRIBUTES, values, strict=True))
-        # strings of fixed length: HDF5 has no checksum of the heap where it keeps others, and one
-        # bit that changes there can hold it up for ever
-        for key, value in attributes.items():
-            file.attrs[key] = np.bytes_(value, "utf-8") if isinstance(value, str) else value
-        file.attrs["seal"] = _seal(attributes)
+        # first of all, so that their strings stand where `_check_heaps` looks
+        for key, value in zip(ATTRIBUTES, values, strict=True):
+            file.attrs[key] = value
+        file.attrs["seal"] = _seal(file.attrs)
         group = file.create_group(DIGESTS)
         for name, digest in (("X", c.x), ("Z", c.z)):
             if digest:
@@ -156,15 +154,8 @@ def _create_dataset(
     h5py.h5d.create(group.id, name.encode(), kind, space, properties)
 
 
-def _read_attributes(file: h5py.File) -> dict[str, Any]:
-    found = {key: file.attrs[key] for key in (*ATTRIBUTES, "seal") if key in file.attrs}
-    return {
-        key: value.decode() if isinstance(value, bytes) else value for key, value in found.items()
-    }
-
-
 def _seal(attributes: Mapping[str, Any]) -> np.uint64:
-    """A checksum of the attributes."""
+    """A checksum of the attributes: HDF5 has none for its strings."""
     text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
@@ -190,6 +181,33 @@ def link_mark(path: Path) -> bytes:
         while block := file.read(1 << 20):
             digest.update(block)
     return LINKED + digest.digest()
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse strings whose sizes are wrong: HDF5 follows them unchecked, and may do so for ever.
+
+    Heaps of strings follow one another, from the second page on, each from a page. They have a head
+    of 16 bytes with their size, and so has each of their objects, with a number and the size of
+    what follows, padded to 8; of free space, number 0, the size is that of all.
+    """
+    with path.open("rb") as file:
+        at, end = PAGE, file.seek(0, os.SEEK_END)
+        while file.seek(at) and (head := file.read(16))[:4] == b"GCOL":
+            size, seen = _size(head), 0
+            heap = file.read(size - 16) if 16 < size <= end - at else b""
+            while len(heap) - seen >= 16:
+                head = heap[seen : seen + 16]
+                step = _size(head) if head[:2] == b"\0\0" else 16 + -(-_size(head) // 8) * 8
+                if not 16 <= step <= len(heap) - seen:
+                    break
+                seen += step
+            if not heap or len(heap) - seen >= 16:
+                raise ValueError(f"{path} is damaged: its strings have sizes that cannot be")
+            at += -(-size // PAGE) * PAGE
+
+
+def _size(head: bytes) -> int:
+    return int.from_bytes(head[8:], "little")
 
 
 class _Unmasked(io.FileIO):
@@ -238,6 +256,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
         self.refers = first.startswith(LINKED)
         if self.refers and first != link_mark(path):
             raise ValueError(f"{path} is damaged: it does not match its checksum")
+        _check_heaps(path)
         raw = _Unmasked(path) if first.startswith(INCOMPLETE) else None
         try:
             super().__init__(raw or path, "r", locking="best-effort")
@@ -253,8 +272,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
 
     def _check(self, path: Path) -> None:
         with _errors(path):
-            attributes = _read_attributes(self)
-            form, version = attributes.get("format"), attributes.get("format_version", 0)
+            form, version = self.attrs.get("format"), self.attrs.get("format_version", 0)
         if form != FORMAT:
             raise ValueError(f"{path} is an HDF5 file, but not one that ntk-numba gram wrote")
         if version != FORMAT_VERSION:
@@ -273,7 +291,7 @@ def read_header(file: HDF5, path: Path) -> Header:
         A damaged file.
     """
     with _errors(path):
-        attributes = _read_attributes(file)
+        attributes = file.attrs
         if attributes["seal"] != _seal(attributes):
             raise ValueError("its attributes have changed")
         names = tuple(name for name in KERNELS if name in file)

@@ -79,7 +79,7 @@ def test_the_file_holds_half_and_says_where(lower):
     """For other programs: tile k is rows and columns 64 (i, j) of ``tiles[k]``."""
     f, k = lower
     with h5py.File(f.path) as file:
-        assert file.attrs["layout"] == b"lower" and file.attrs["part"] == b"1/1"
+        assert file.attrs["layout"] == "lower" and file.attrs["part"] == "1/1"
         assert [file.attrs[name] for name in ("rows", "columns", "features")] == [150, 150, 7]
         tiles = file["tiles"][:]
         assert tiles.tolist() == [[i, j] for i in range(3) for j in range(i + 1)]

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -77,6 +78,19 @@ def test_an_incomplete_file_is_read_all_the_same(tmp_path, contents):
         h5py.File(path)
 
 
+def test_a_changed_attribute_is_noticed(tmp_path, contents):
+    """HDF5 has no checksum of a string's characters."""
+    path = created(tmp_path / "g.h5", contents)
+    data = path.read_bytes()
+    at = data.index(b'"b_std": [0.1')
+    path.write_bytes(data[: at + 12] + b"9" + data[at + 13 :])
+    with (
+        layout.HDF5(path) as file,
+        pytest.raises(ValueError, match=r"g.h5 is damaged: its attributes have changed"),
+    ):
+        layout.read_header(file, path)
+
+
 CHANGE_BITS = """
 import sys
 from pathlib import Path
@@ -89,8 +103,11 @@ def found():
         return header, read_layout(file, path, header.contents)
 right = found()
 end = min(right[1].tiles.values())
+heap = path.read_bytes().index(b"GCOL")
+# of all it takes minutes
+bits = {*range(0, 8 * end, 29), *range(8 * heap, 8 * heap + 4000)}
 with path.open("r+b", buffering=0) as raw:
-    for bit in range(0, 8 * end, 29):  # of all it takes minutes
+    for bit in sorted(bits):
         raw.seek(bit // 8)
         (byte,) = raw.read(1)
         raw.seek(bit // 8)
@@ -105,11 +122,26 @@ with path.open("r+b", buffering=0) as raw:
 
 
 def test_bits_that_are_wrong_are_noticed(tmp_path, contents):
-    """HDF5 has a checksum of all that we have it write; what it has none of, as the heap of strings
-    of any length, can hold it up for ever.
-    """
+    """HDF5 has a checksum of all but the heap of strings, which can hold it up for ever."""
     path = created(tmp_path / "g.h5", contents)
     subprocess.run([sys.executable, "-c", CHANGE_BITS, path], check=True, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("depth", [1, 30, 3000])
+def test_all_strings_are_looked_at(tmp_path, contents, depth):
+    """Those of deep networks have heaps of their own."""
+    net = nk.MLP(depth, ["abs"] * (depth - 1))
+    path = created(tmp_path / "g.h5", replace(contents, net=net, every=False))
+    with layout.HDF5(path) as file:
+        assert layout.read_header(file, path).contents.net == net
+    data = path.read_bytes()
+    heaps = [match.start() for match in re.finditer(rb"GCOL\x01\x00\x00\x00", data)]
+    assert len(heaps) == (2 if depth == 3000 else 1)
+    for heap in heaps:
+        at = heap + 16 + 8  # the length of its first string
+        path.write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+        with pytest.raises(ValueError, match=r"g.h5 is damaged: its strings have sizes that"):
+            layout.HDF5(path)
 
 
 def test_differences_are_named(contents):
