@@ -110,9 +110,9 @@ class GramFile:
         """
         return read_layout(self._file, self.path, self.contents)
 
-    def tiles(self, direct: bool = True) -> TileFile:
+    def tiles(self) -> TileFile:
         """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
-        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout, direct=direct)
+        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
 
     def verify(self, progress: bool = False) -> Report:
         """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).

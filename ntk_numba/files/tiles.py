@@ -49,7 +49,7 @@ class TileFile:
     """The tiles of a file that is laid out; to be closed.
 
     direct : past the page cache, where cores have better things to do than to copy. Who only copies
-        is twice as fast through it, which reads ahead and writes behind.
+        may write through it, which writes behind.
 
     Raises
     ------

@@ -165,7 +165,7 @@ def _copy(
     update: Callable[[float], object],
 ) -> str:
     """Copy some tiles of a part, each compared with its checksum; what is wrong with one."""
-    with open_gram(path) as file, file.tiles(direct=False) as tiles:
+    with open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.layout.contents
         if (c, file.numerics) != (header.contents, header.numerics):
             raise OSError(f"{path} has been replaced by a file of another job meanwhile")
