@@ -37,14 +37,18 @@ ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code, of one ve
 def source_digest() -> str:
     """SHA-256 of the sources that end up in compiled code."""
     package = Path(__file__).parent
-    sources = [*package.glob("activations/*.py"), *package.glob("engine/*.py"), Path(__file__)]
+    sources = [
+        path
+        for pattern in ("activations/*.py", "engine/*.py", "jit.py", "row.py")
+        for path in package.glob(pattern)
+    ]
     digest = hashlib.sha256()
     for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-class _PackageCache(FunctionCache):
+class PackageCache(FunctionCache):
     """Numba's cache on disk, valid for one state of all our compiled sources.
 
     Numba itself looks only at the file of the compiled function. A mended formula in another file
@@ -126,7 +130,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def compile(function: Callable[..., Any]) -> Any:
         dispatcher = njit(_nrt=True, forceinline=False, **options)(function)
         with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
-            dispatcher._cache = _PackageCache(function)
+            dispatcher._cache = PackageCache(function)
         return dispatcher
 
     return compile

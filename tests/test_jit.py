@@ -29,7 +29,7 @@ def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
     from ntk_numba.engine.tile import compute_diagonal
 
     def key():
-        cache = jit._PackageCache(compute_diagonal.py_func)
+        cache = jit.PackageCache(compute_diagonal.py_func)
         return cache._index_key((), compute_diagonal.targetctx.codegen())
 
     before = key()
@@ -72,7 +72,7 @@ def saved_in_turns(order):
 
     A step ends where a file gets its name: all that others see of a process happens there.
     """
-    caches = [jit._PackageCache(identity)._cache_file for _ in range(2)]
+    caches = [jit.PackageCache(identity)._cache_file for _ in range(2)]
     turns = [threading.Semaphore(0) for _ in caches]
     pauses = threading.Semaphore(0)
     replace = os.replace
@@ -99,7 +99,7 @@ def saved_in_turns(order):
         for turn, thread in zip(turns, threads, strict=True):
             turn.release(9)
             thread.join()
-    return [jit._PackageCache(identity)._cache_file.load(("key", k)) for k in range(2)]
+    return [jit.PackageCache(identity)._cache_file.load(("key", k)) for k in range(2)]
 
 
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations([0, 0, 0, 1, 1, 1]))))
@@ -139,7 +139,7 @@ def test_processes_that_compile_for_many_dtypes_at_once(tmp_path, monkeypatch):
 
 
 def test_what_is_damaged_is_compiled_anew(folder):
-    cache = jit._PackageCache(identity)._cache_file
+    cache = jit.PackageCache(identity)._cache_file
     cache.save("key", list(range(1000)))
     (path,) = files(folder)
     whole = path.read_bytes()
@@ -154,14 +154,14 @@ def test_what_is_damaged_is_compiled_anew(folder):
 
 
 def test_code_of_other_sources_goes(folder, monkeypatch):
-    jit._PackageCache(identity)._cache_file.save("key", 1)
-    jit._PackageCache(identity)._cache_file.save("another", 2)
+    jit.PackageCache(identity)._cache_file.save("key", 1)
+    jit.PackageCache(identity)._cache_file.save("another", 2)
     old = files(folder)
     others = [old[0].with_name(name) for name in ("test_jit.identity2-0-0.nbc", "x.py")]
     for path in others:
         path.touch()
     monkeypatch.setattr(jit, "source_digest", lambda: "f" * 64)
-    jit._PackageCache(identity)._cache_file.save("key", 3)
+    jit.PackageCache(identity)._cache_file.save("key", 3)
     assert len(old) == 2 and not any(path.exists() for path in old)
     assert all(path.exists() for path in others) and len(files(folder)) == 3
 

@@ -10,9 +10,10 @@ PACKAGE = Path(__file__).parent.parent / "ntk_numba"
 # From the lowest floor to the highest, within a floor from left to right. ARCHITECTURE.md has the
 # same order with the reasons.
 FLOORS = [
-    ["stopping", "jit", "grid", "machine"],
+    ["stopping", "jit", "row", "grid", "machine"],
     [
-        "activations.special", "activations.base", "activations.piecewise_linear",
+        "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
+        "activations.base", "activations.piecewise_linear", "activations.error_function",
         "activations.table", "activations",
     ],
     ["network"],
@@ -22,8 +23,8 @@ FLOORS = [
         "files.link", "files",
     ],
     [
-        "engine.products", "engine.transpose", "engine.samples", "engine.recursion", "engine.tile",
-        "engine.kernel", "engine",
+        "engine.products", "engine.transpose", "engine.samples", "engine.rows", "engine.recursion",
+        "engine.tile", "engine.kernel", "engine",
     ],
     [
         "finite_width.workers", "finite_width.networks", "finite_width.empirical",

@@ -2,9 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ntk_numba.activations.curve import curve_of
+from ntk_numba.row import Row
 
 Floats = NDArray[np.floating]
 
@@ -12,28 +16,89 @@ Floats = NDArray[np.floating]
 # full relative accuracy. Somewhat over ½, so that no rounding makes a right angle obtuse.
 OBTUSE = 0.5 + 2.0**-16
 
+# Below this z_K is made of differences, see `Activation.row`; sines of half the angle, by dtype. A
+# kernel's rounding error ε is an error ε/√z of the angle; the differences are good to some 1e-13 of
+# the angle at the limit, and better below.
+NEAR = {np.dtype(np.float64): 2e-6, np.dtype(np.float32): 2e-3}
+
 
 @dataclass(frozen=True)
 class Activation(ABC):
     """A function σ of one variable together with its dual, E[σ(u)σ(v)] for Gaussian (u, v).
 
+    For a pair with variances q, q' and angle θ, z = sin²(θ/2) and w = cos²(θ/2); the dual gives the
+    same for the next layer, where cosθ_K = K(q, q', θ)/√(K(q)K(q')), K(q) = E[σ(√q t)²], and
+
+        rate = dcosθ_K/dcosθ = √(qq') K̇(q, q', θ)/√(K(q)K(q'))
+
     Attributes
     ----------
     name : str
         As `ntk_numba.activations.get` takes it, parameters included: ``leaky_relu:0.1``.
+    row : Row or None
+        Fills z_K, w_K and the rate of a row of pairs (see `ntk_numba.row.Row`); None if the
+        engine's own loop for functions with one kink at 0 does. mine and theirs are the samples'
+        `all_traits`.
+    near : bool
+        Whether z_K comes as (1 − cosθ_K)/2, which has forgotten small angles. The engine then makes
+        those anew, from the rate and from the first two traits.
+    parity : int
+        1 if σ is even, −1 if it is odd, else 0.
+    method : str
+        "closed form" or what else it is.
+    ntk : str
+        What there is to say of its Θ.
+    domain : str
+        The variances q that it is meant for.
+    kinks : tuple of float
+        Where σ or a derivative jumps.
+    settled : float
+        The |x| from which on σ is smooth on the scale of |x|, not on that of 1.
     """
 
     name: str
 
-    @property
-    @abstractmethod
-    def family(self) -> int:
-        """The code by which the engine finds the family's dual."""
+    row: ClassVar[Row | None] = None
+    near: ClassVar[bool] = True
+    method: ClassVar[str] = "closed form"
+    ntk: ClassVar[str] = "yes"
+    domain: ClassVar[str] = "any q"
+    settled: ClassVar[float] = 8.0
 
     @property
-    @abstractmethod
-    def dual_parameters(self) -> tuple[float, ...]:
-        """What the family's dual takes besides the pair, as data: nothing is compiled anew."""
+    def parity(self) -> int:
+        return 0
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return ()
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """What `row` takes besides the pair, as data: nothing is compiled anew."""
+        return ()
+
+    def traits(self, q: Floats) -> Floats:
+        """(traits, N), what `row` takes of samples of variances q, in the precision of q."""
+        return np.empty((0, q.size), q.dtype)
+
+    def all_traits(self, q: Floats) -> Floats:
+        """`traits`, after the two that describe the curve of σ(√q t) on the unit sphere if `near`:
+        its length up to q and its curvature divided by √12 (see `curve`).
+        """
+        own = self.traits(q)
+        return np.concatenate([curve_of(self)(q), own]) if self.near and self.row else own
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of the errors of cosθ_K and of the rate divided by √(rate rate') at x = x, x'; 0 if K and
+        K̇ are exact to rounding.
+        """
+        return 0.0, 0.0
+
+    def up_to(self, q: float) -> "Activation":
+        """The same, made ready for variances of at most q; itself if it is ready for any."""
+        return self
 
     @property
     @abstractmethod

@@ -32,8 +32,6 @@ from ntk_numba.activations.base import OBTUSE, Activation, Floats
 from ntk_numba.activations.special import angle_excess
 from ntk_numba.jit import fma, per_dtype
 
-PIECEWISE_LINEAR = 0
-
 
 @dataclass(frozen=True)
 class PiecewiseLinear(Activation):
@@ -43,11 +41,11 @@ class PiecewiseLinear(Activation):
     b: float
 
     @property
-    def family(self) -> int:
-        return PIECEWISE_LINEAR
+    def kinks(self) -> tuple[float, ...]:
+        return () if self.a == self.b else (0.0,)
 
     @property
-    def dual_parameters(self) -> tuple[float, ...]:
+    def parameters(self) -> tuple[float, ...]:
         """The shares (odd, even); of the function 0, whose K is 0 anyhow, (1, 0)."""
         scale = max(abs(self.a), abs(self.b))
         if scale == 0:
@@ -59,7 +57,7 @@ class PiecewiseLinear(Activation):
     @property
     def never_obtuse(self) -> bool:
         """K falls to (even − odd)·P at θ = π, or to something positive before."""
-        odd, even = self.dual_parameters
+        odd, even = self.parameters
         return even >= odd
 
     def __call__(self, x: Floats) -> Floats:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable
 
 from ntk_numba.activations.base import Activation
+from ntk_numba.activations.error_function import ErrorFunction
 from ntk_numba.activations.piecewise_linear import PiecewiseLinear
 
 
@@ -36,6 +37,11 @@ def abs_() -> Activation:
     return PiecewiseLinear("abs", -1.0, 1.0)
 
 
+def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
+    """σ(x) = a·erf(bx) + c."""
+    return ErrorFunction(_spelled("erf", a, b, c) if (a, b, c) != (1, 1, 0) else "erf", a, b, c)
+
+
 # name: (constructor, fewest parameters, most parameters)
 TABLE: dict[str, tuple[Callable[..., Activation], int, int]] = {
     "identity": (identity, 0, 0),
@@ -43,6 +49,7 @@ TABLE: dict[str, tuple[Callable[..., Activation], int, int]] = {
     "leaky_relu": (leaky_relu, 0, 1),
     "ab_relu": (ab_relu, 2, 2),
     "abs": (abs_, 0, 0),
+    "erf": (erf, 0, 3),
 }
 
 

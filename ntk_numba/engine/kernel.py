@@ -10,8 +10,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.activations import Activation
+from ntk_numba.activations.base import NEAR
 from ntk_numba.engine.products import empty_panels, panel_width
-from ntk_numba.engine.recursion import make_layers
+from ntk_numba.engine.rows import WORKING, Duals
 from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
 from ntk_numba.engine.tile import STRIP, Scratch, compute_diagonal, compute_tiles
 from ntk_numba.files.disk import aligned
@@ -46,6 +48,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
+    """The activations of a network as data, their `Row`s compiled."""
+    width = max([1, *(len(a.parameters) for a in activations)])
+    parameters = np.zeros((len(activations), width), dtype)
+    for values, a in zip(parameters, activations, strict=True):
+        values[: len(a.parameters)] = a.parameters
+    counts = [len(a.all_traits(np.ones(1))) for a in activations]
+    return Duals(
+        np.array([a.row.address(dtype) if a.row else 0 for a in activations], np.int64),
+        parameters,
+        np.array([sum(counts[:k]) for k in range(len(counts))], np.int64),
+        np.array([NEAR[dtype] if a.row and a.near else 0 for a in activations], dtype),
+        np.array([a.parity for a in activations], np.int64),
+        np.array([a.never_obtuse for a in activations], np.bool_),
+    )
+
+
 class Kernel:
     """The kernels of one network in one dtype, for tiles of one size.
 
@@ -77,13 +96,14 @@ class Kernel:
         self.dtype, self.tile, self.threads = dtype, tile, threads
         self.layers = net.depth if every else 1
         self.features = x.shape[1]
-        self._layers = make_layers(net.activation, every, dtype)
+        self._activations = net.activation
+        self._duals = make_duals(self._activations, dtype)
         self._centre = self._parallel(centre_of, x, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(
             aligned((threads, STRIP, tile), float),
-            aligned((threads, 3, tile), dtype),
+            aligned((threads, WORKING, tile), dtype),
             nngp,
             ntk,
             aligned((threads, self.features), dtype),
@@ -117,7 +137,9 @@ class Kernel:
             self._parallel(normalise, rows, first - start, self._centre, panels, spread, norm)
         # what overflows is found below, where the row can be named
         with np.errstate(over="ignore", invalid="ignore"):
-            statistics = layer_statistics(self.net, norm, self.features, self.dtype)
+            statistics = layer_statistics(
+                self.net, self._activations, norm, self.features, self.dtype
+            )
         samples = Samples(panels, spread, *statistics)
         for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):
             finite = np.isfinite(values).all(axis=(0, 2))
@@ -135,7 +157,7 @@ class Kernel:
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
         nngp, ntk = self.outputs(count, 1)
-        self._parallel(compute_diagonal, samples, count, self._layers, nngp, ntk)
+        self._parallel(compute_diagonal, samples, count, self._duals, self.every, nngp, ntk)
         return nngp, ntk
 
     def compute(
@@ -148,7 +170,7 @@ class Kernel:
     ) -> None:
         """Compute a table of tiles (`tile.TILE_FIELDS` columns) into the outputs."""
         self._parallel(
-            compute_tiles, tiles, rows, columns, self._twice_centre, self._layers,
+            compute_tiles, tiles, rows, columns, self._twice_centre, self._duals, self.every,
             nngp, ntk, self._scratch,
         )  # fmt: skip
 

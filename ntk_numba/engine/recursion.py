@@ -26,43 +26,15 @@ obtuse pair, or none any more after a ReLU (β β' ≥ 0 makes none): for them w
 loop over a row comes in a form for that, of the same bits in a third less time.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ntk_numba.activations import Activation, piecewise_linear
+from ntk_numba.activations import piecewise_linear
 from ntk_numba.activations.base import OBTUSE
 from ntk_numba.engine.products import Floats
+from ntk_numba.engine.rows import RATE, TAU, W_K, Z_K, Duals, W, Z, dual_of_row
 from ntk_numba.engine.samples import Samples
 from ntk_numba.jit import fma, njit, per_dtype
-
-
-class Layers(NamedTuple):
-    """A network as data for the kernels: nothing is compiled anew for another one.
-
-    families : (L-1,) codes of the hidden layers' activations
-    parameters : (L-1, k) what their duals take
-    never_obtuse : (L-1,) whether an activation leaves no pair obtuse
-    every : whether all layers are wanted, or the last only
-    """
-
-    families: NDArray[np.int64]
-    parameters: Floats
-    never_obtuse: NDArray[np.bool_]
-    every: bool
-
-
-def make_layers(activations: Sequence[Activation], every: bool, dtype: np.dtype) -> Layers:
-    """The table of a network."""
-    families = np.array([a.family for a in activations], np.int64)
-    width = max((len(a.dual_parameters) for a in activations), default=2)
-    parameters = np.zeros((len(activations), width), dtype)
-    for row, a in zip(parameters, activations, strict=True):
-        row[: len(a.dual_parameters)] = a.dual_parameters
-    never_obtuse = np.array([a.never_obtuse for a in activations], np.bool_)
-    return Layers(families, parameters, never_obtuse, every)
 
 
 def _cosine(real: Any) -> Callable[[float, float], float]:
@@ -131,17 +103,16 @@ def _next_layer(before: bool, after: bool) -> Callable[..., None]:
     def next_layer(
         z: Floats, w: Floats, tau: Floats,
         half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
-        family: int, parameters: Floats,
+        parameters: Floats,
     ) -> None:  # fmt: skip
-        if family == piecewise_linear.PIECEWISE_LINEAR:
-            odd, even = parameters[0], parameters[1]
-            for j in range(z.size):
-                zk, wk, rate = dual(z[j], w[j], odd, even)
-                z[j], w_next, tau[j] = step(
-                    zk, wk, rate * tau[j], half_weight, half_bias, half_weights[j], half_biases[j]
-                )
-                if after:
-                    w[j] = w_next
+        odd, even = parameters[0], parameters[1]
+        for j in range(z.size):
+            zk, wk, rate = dual(z[j], w[j], odd, even)
+            z[j], w_next, tau[j] = step(
+                zk, wk, rate * tau[j], half_weight, half_bias, half_weights[j], half_biases[j]
+            )
+            if after:
+                w[j] = w_next
 
     return next_layer
 
@@ -154,16 +125,30 @@ next_layer_to_acute = _next_layer(True, False)
 
 
 @njit
+def next_layer_by_row(
+    working: Floats, i: int, j0: int, rows: Samples, columns: Samples, duals: Duals, layer: int,
+    half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
+) -> None:  # fmt: skip
+    """`next_layer` for an activation with a `Row` of its own."""
+    z, w, tau = working[Z], working[W], working[TAU]
+    dual_of_row(working, i, j0, rows, columns, duals, layer)
+    zk, wk, rate = working[Z_K], working[W_K], working[RATE]
+    for j in range(z.size):
+        z[j], w[j], tau[j] = mix(
+            zk[j], wk[j], rate[j] * tau[j], half_weight, half_bias, half_weights[j], half_biases[j]
+        )
+
+
+@njit
 def all_layers(
-    z: Floats,
-    w: Floats,
-    tau: Floats,
+    working: Floats,
     obtuse: bool,
     i: int,
     j0: int,
     rows: Samples,
     columns: Samples,
-    layers: Layers,
+    duals: Duals,
+    every: bool,
     row: int,
     nngp: Floats,
     ntk: Floats,
@@ -171,11 +156,12 @@ def all_layers(
 ) -> None:
     """Layer after layer for sample i of `rows` with samples j0, j0 + 1, … of `columns`.
 
-    z, w, tau : (n,) working rows; z and w hold sin² and cos² of half the angle of x and x'
+    working : (WORKING, n), see `rows`; Z and W hold sin² and cos² of half the angle of x and x'
     obtuse : whether there is an obtuse pair in the row; if not, w is not looked at
     nngp, ntk : (kept, ·, ·) or (0, ·, ·) if not wanted. Σ and Θ go to [·, row, col:col + n]: of
-        every layer if `layers.every`, else of the last.
+        every layer if `every`, else of the last.
     """
+    z, w, tau = working[Z], working[W], working[TAU]
     n = z.size
     depth = rows.std.shape[0]
     for layer in range(depth):
@@ -187,16 +173,24 @@ def all_layers(
             else:
                 first_layer_acute(z, w, tau, hw, hb, hws, hbs)
         else:
-            family, parameters = layers.families[layer - 1], layers.parameters[layer - 1]
-            if not obtuse:
-                next_layer_acute(z, w, tau, hw, hb, hws, hbs, family, parameters)
-            elif layers.never_obtuse[layer - 1]:
-                next_layer_to_acute(z, w, tau, hw, hb, hws, hbs, family, parameters)
+            parameters = duals.parameters[layer - 1]
+            if duals.rows[layer - 1] != 0:
+                if not obtuse:
+                    for j in range(n):
+                        w[j] = z.dtype.type(1) - z[j]
+                next_layer_by_row(
+                    working, i, j0, rows, columns, duals, layer - 1, hw, hb, hws, hbs
+                )  # fmt: skip
+                obtuse = not duals.never_obtuse[layer - 1]
+            elif not obtuse:
+                next_layer_acute(z, w, tau, hw, hb, hws, hbs, parameters)
+            elif duals.never_obtuse[layer - 1]:
+                next_layer_to_acute(z, w, tau, hw, hb, hws, hbs, parameters)
                 obtuse = False
             else:
-                next_layer(z, w, tau, hw, hb, hws, hbs, family, parameters)
-        if layers.every or layer == depth - 1:
-            kept = layer if layers.every else 0
+                next_layer(z, w, tau, hw, hb, hws, hbs, parameters)
+        if every or layer == depth - 1:
+            kept = layer if every else 0
             std, stds = rows.std[layer, i], columns.std[layer, j0 : j0 + n]
             if nngp.shape[0] > 0:
                 out = nngp[kept, row, col : col + n]

@@ -7,12 +7,14 @@ one small cone, most of the error is gone, and few pairs are left that need `til
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.activations import Activation
 from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.files.source import Source
@@ -30,6 +32,7 @@ class Samples(NamedTuple):
     panels : v = û − m in the result's dtype, see `products`; zeros where R exceeds the data
     spread : (R,) |v|²/4 in float64
     std : (L, R) √Σ⁽ˡ⁾(x,x);  half_weight, half_bias : (L, R) half the shares of `recursion`
+    traits : (traits of all layers' activations, R), see `activations.base`
     """
 
     panels: Floats
@@ -37,6 +40,7 @@ class Samples(NamedTuple):
     std: Floats
     half_weight: Floats
     half_bias: Floats
+    traits: Floats
 
 
 @njit(fastmath={"reassoc", "contract"})
@@ -119,9 +123,13 @@ def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
 
 
 def layer_statistics(
-    net: MLP, norm: NDArray[np.float64], n0: int, dtype: np.dtype
-) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """std, half_weight and half_bias (see `Samples`) from the norms; eq. 10 and 12 at x = x'.
+    net: MLP,
+    activations: Sequence[Activation],
+    norm: NDArray[np.float64],
+    n0: int,
+    dtype: np.dtype,
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """std, half_weight, half_bias and traits (see `Samples`); eq. 10 and 12 at x = x'.
 
     In extended precision where the machine has it (x86): 32 layers then add no error of their own,
     and a variance may leave float64's range on the way as long as its root stays inside.
@@ -129,6 +137,7 @@ def layer_statistics(
     real = np.longdouble
     shape = (net.depth, len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
+    traits = [np.empty((0, len(norm)), dtype)]
     moment = norm.astype(real) ** 2 / n0
     for layer in range(net.depth):
         a = real(net.w_std[layer]) ** 2 * moment
@@ -138,5 +147,6 @@ def layer_statistics(
         half = real(0.5) / np.where(root > 0, root, 1)
         std[layer], weight[layer], bias[layer] = root, np.sqrt(a) * half, beta * half
         if layer + 1 < net.depth:
-            moment = net.activation[layer].second_moment(q)
-    return std, weight, bias
+            moment = activations[layer].second_moment(q)
+            traits.append(activations[layer].all_traits(q).astype(dtype))
+    return std, weight, bias, np.concatenate(traits)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ntk_numba.activations.base import OBTUSE
 from ntk_numba.engine.products import Floats, inner_products, square_distances
-from ntk_numba.engine.recursion import Layers, all_layers
+from ntk_numba.engine.recursion import all_layers
+from ntk_numba.engine.rows import WORKING, Duals, W, Z
 from ntk_numba.engine.samples import Samples
 from ntk_numba.engine.transpose import copy, transpose
 from ntk_numba.jit import fma, kernel, larger, njit, smaller, take_number
@@ -39,7 +40,7 @@ class Scratch(NamedTuple):
     """Of each thread.
 
     product : (threads, STRIP, T) float64
-    working : (threads, 3, T) rows z, w, τ
+    working : (threads, WORKING, T), see `rows`
     nngp, ntk : (threads, kept layers, STRIP, T) results; (threads, 0, 1, 1) if not wanted
     vector : (threads, n0);  distance : (threads, 1, P) float64
     """
@@ -142,7 +143,8 @@ def compute_tile(
     rows: Samples,
     columns: Samples,
     twice_centre: NDArray[np.float64],
-    layers: Layers,
+    duals: Duals,
+    every: bool,
     nngp: Floats,
     ntk: Floats,
     scratch: Scratch,
@@ -165,7 +167,7 @@ def compute_tile(
         for r in range(count):
             i = first + r
             n = i + 1 if on_diagonal else width
-            z, w, tau = working[0, :n], working[1, :n], working[2, :n]
+            z, w = working[Z, :n], working[W, :n]
             others = slice(0, i if on_diagonal else width)
             z_others, w_others, products = z[others], w[others], product[r, others]
             spread = rows.spread[i0 + i]
@@ -179,7 +181,7 @@ def compute_tile(
             if on_diagonal:
                 z[i], w[i] = 0, 1
             all_layers(
-                z, w, tau, obtuse, i0 + i, j0, rows, columns, layers,
+                working[:, :n], obtuse, i0 + i, j0, rows, columns, duals, every,
                 r, nngp_strip, ntk_strip, 0,
             )  # fmt: skip
         # of a row on the diagonal, as far as it was computed
@@ -202,7 +204,8 @@ def compute_tiles(
     rows: Samples,
     columns: Samples,
     twice_centre: NDArray[np.float64],
-    layers: Layers,
+    duals: Duals,
+    every: bool,
     nngp: Floats,
     ntk: Floats,
     scratch: Scratch,
@@ -221,7 +224,8 @@ def compute_tiles(
         k = take_number(counter)
         while k < tiles.shape[0]:
             compute_tile(
-                tiles[k], rows, columns, twice_centre, layers, nngp, ntk, scratch, thread
+                tiles[k], rows, columns, twice_centre, duals, every,
+                nngp, ntk, scratch, thread,
             )  # fmt: skip
             k = take_number(counter)
 
@@ -230,18 +234,19 @@ def compute_tiles(
 def compute_diagonal(
     samples: Samples,
     count: int,
-    layers: Layers,
+    duals: Duals,
+    every: bool,
     nngp: Floats,
     ntk: Floats,
 ) -> None:
     """Σ(x,x) and Θ(x,x) by the same arithmetic as a tile's: outputs (layers, count, 1)."""
     for strip in numba.prange(-(-count // STRIP)):
         first: Any = np.int64(strip) * STRIP
-        working = np.empty((3, 1), samples.std.dtype)
+        working = np.empty((WORKING, 1), samples.std.dtype)
         for i in range(first, min(first + STRIP, count)):
-            working[0, 0] = 0
-            working[1, 0] = 1
+            working[Z, 0] = 0
+            working[W, 0] = 1
             all_layers(
-                working[0], working[1], working[2], False, i, i, samples, samples, layers,
+                working, False, i, i, samples, samples, duals, every,
                 i, nngp, ntk, 0,
             )  # fmt: skip

@@ -59,7 +59,7 @@ def call_dual(z, w, odd, even):
 def test_dual_is_accurate_at_every_angle(spec, real):
     """Relative to each of its values, from parallel to opposite."""
     activation = activations.get(spec)
-    odd, even = (real(p) for p in activation.dual_parameters)
+    odd, even = (real(p) for p in activation.parameters)
     assert odd + even == pytest.approx(1)
     eps = float(np.finfo(real).eps)
     small = np.logspace(-30, np.log10(0.5), 40).astype(real)

@@ -1,0 +1,84 @@
+"""σ(x) = a·erf(bx) + c: erf, the normal CDF, sigmoid_like.
+
+With A = 1 + 2b²q, κ = 2b²q/A, the same of q', and sinφ = √(κκ') cosθ,
+
+    K  = (2a²/π) φ + c²,   K̇ = (4a²b²/π) / (√(AA') cosφ)
+
+Source: Williams 1997, *Computing with infinite networks*, eq. 11. Condition: 1 + √(AA')·|δ| for a
+relative error δ of z or w, since cos²φ = 1 − κκ' + 4κκ'zw and 1 − κκ' is 1/A + 1/A' − 1/AA'.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy.special import erf
+
+from ntk_numba.activations.base import Activation, Floats
+from ntk_numba.activations.special import angle_per_sine
+from ntk_numba.jit import fma
+from ntk_numba.row import Row
+
+
+def _row(
+    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
+    mine: Floats, theirs: Floats, parameters: Floats,
+) -> None:  # fmt: skip
+    four, half = z.dtype.type(4), z.dtype.type(0.5)
+    root, rest, share, mean = mine[2, 0], mine[3, 0], mine[4, 0], mine[5, 0]
+    roots, rests, shares, means = theirs[2], theirs[3], theirs[4], theirs[5]
+    for j in range(z.size):
+        cosine = w[j] - z[j]
+        x, g = root * roots[j], share * shares[j]
+        left = fma(-rest, rests[j], rest + rests[j])
+        c = np.sqrt(fma(four * (x * x), z[j] * w[j], left))
+        k = fma(g * cosine, angle_per_sine(x * cosine, c), mean * means[j])
+        zk[j], wk[j] = fma(-half, k, half), fma(half, k, half)
+        rate[j] = g / c
+
+
+@dataclass(frozen=True)
+class ErrorFunction(Activation):
+    """σ(x) = a·erf(bx) + c."""
+
+    a: float
+    b: float
+    c: float
+
+    row: ClassVar[Row] = Row(_row)
+
+    @property
+    def parity(self) -> int:
+        return -1 if self.c == 0 else 0
+
+    @property
+    def never_obtuse(self) -> bool:
+        """K falls to c² − (2a²/π) φ at most."""
+        return self.c**2 >= self.a**2
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(self.a * erf(self.b * x) + self.c, x.dtype)
+
+    def derivative(self, x: Floats) -> Floats:
+        slope = 2 / np.sqrt(np.pi) * self.a * self.b
+        return np.asarray(slope * np.exp(-((self.b * x) ** 2)), x.dtype)
+
+    def _kappa(self, q: Floats) -> tuple[Floats, Floats]:
+        """κ and 1 − κ."""
+        ratio = 2 * q.dtype.type(self.b) ** 2 * q
+        return ratio / (1 + ratio), 1 / (1 + ratio)
+
+    def second_moment(self, q: Floats) -> Floats:
+        """(2a²/π) asin κ + c²."""
+        a, c = q.dtype.type(self.a), q.dtype.type(self.c)
+        kappa, _ = self._kappa(q)
+        return np.asarray(2 * a**2 / (4 * np.arctan(q.dtype.type(1))) * np.arcsin(kappa) + c**2)
+
+    def traits(self, q: Floats) -> Floats:
+        """√κ, 1 − κ, a√(2κ/πK) and c/√K."""
+        kappa, rest = self._kappa(q)
+        moment = self.second_moment(q)
+        safe = np.where(moment > 0, moment, 1)
+        share = 2 * q.dtype.type(self.a) ** 2 / (4 * np.arctan(q.dtype.type(1))) * kappa / safe
+        share = np.where(moment > 0, share, 1)  # the limit for q → 0
+        return np.stack([np.sqrt(kappa), rest, np.sqrt(share), self.c / np.sqrt(safe)])

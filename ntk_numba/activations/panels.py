@@ -1,0 +1,66 @@
+"""Smooth functions of a variance q, tabulated: Chebyshev interpolation in ln q, panel by panel.
+
+Panel p is [4^p, 4^(p+1)]. A mean E[f(√q t)] over t ~ N(0, 1) is analytic in ln q as far as
+|Im ln q| < π if f is entire, and about as far if its singularities are off the real line or at 0:
+with NODES points a panel's error is about 9^-NODES of the largest value.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
+
+NODES = 18
+LOWEST, HIGHEST = -54, 53  # panels; beyond them a function keeps its last value
+X = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
+TO_COEFFICIENTS = np.linalg.inv(chebyshev.chebvander(X, NODES - 1))
+WIDTH = np.log(4.0)
+
+
+def panel_of(q: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The panel that each q is in."""
+    with np.errstate(divide="ignore"):
+        p = np.floor(np.log2(q.astype(float)) / 2)
+    return np.clip(np.nan_to_num(p, nan=LOWEST), LOWEST, HIGHEST).astype(np.int64)
+
+
+def nodes_of(panel: int) -> NDArray[np.float64]:
+    """(NODES,) the q at which a panel's function is known."""
+    return np.exp(WIDTH * (panel + (1 + X) / 2))
+
+
+class Panels:
+    """A function of q with several values, known from its values at the nodes of panels.
+
+    Parameters
+    ----------
+    coefficients : panel → (NODES, k)
+        Of Chebyshev polynomials on [−1, 1], made when the panel is first asked for.
+    """
+
+    def __init__(self, coefficients: Callable[[int], NDArray[np.float64]]) -> None:
+        self._make = coefficients
+        self._made: dict[int, NDArray[np.float64]] = {}
+
+    def coefficients(self, panel: int) -> NDArray[np.float64]:
+        """(NODES, k), of a panel."""
+        if panel not in self._made:
+            self._made[panel] = self._make(panel)
+        return self._made[panel]
+
+    def __call__(self, q: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(k, N), the values at each q; each depends on its own q alone."""
+        panels = panel_of(q)
+        kinds = np.unique(panels)
+        out = np.empty((self.coefficients(int(kinds[0])).shape[1], q.size))
+        for p in kinds:
+            here = panels == p
+            x = 2 * (np.log(np.maximum(q[here].astype(float), 4.0**p)) / WIDTH - p) - 1
+            out[:, here] = chebyshev.chebval(np.clip(x, -1, 1), self.coefficients(int(p)))
+        return out
+
+
+def interpolated(values: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Panels:
+    """The function with values(q), (nodes, k), at the nodes."""
+    return Panels(lambda panel: TO_COEFFICIENTS @ values(nodes_of(panel)))

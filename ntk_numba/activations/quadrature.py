@@ -1,0 +1,55 @@
+"""Means over one Gaussian variable, E[f(√q t)], by Gauss-Legendre panel by panel.
+
+The panels are narrow enough for the Gaussian and Hermite functions of it, and for f as far as it is
+smooth on the scale of 1, and on the scale of |x| beyond some |x|. At kinks that are named they end.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+REACH = 14.0  # standard deviations: what is beyond weighs e^-98
+WIDEST = 0.5  # of a panel, in t
+POINTS = 16  # of a panel
+FINEST = 0.5  # of a panel, in x = √q t, up to where f is smooth on the scale of |x|
+GROWTH = 1.25  # of panels from there on
+
+
+@cache
+def _rule() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.polynomial.legendre.leggauss(POINTS)
+
+
+def nodes(
+    q: float, kinks: Sequence[float] = (), settled: float = 8.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
+
+    Parameters
+    ----------
+    kinks : values of x = √q t at which the function or a derivative jumps
+    settled : the |x| from which on the function is smooth on the scale of |x|
+    """
+    root = np.sqrt(q)
+    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / WIDEST))]
+    if root > 0:
+        if FINEST / root < WIDEST:
+            # as fine as x wants around 0, then ever wider
+            last = min(settled, REACH * root)
+            inner = np.arange(0, last + FINEST / 2, FINEST)
+            outer = last * GROWTH ** np.arange(
+                1, 1 + max(0, np.log(REACH * root / last) // np.log(GROWTH))
+            )
+            some = np.concatenate([inner, outer]) / root
+            some = some[some < REACH]
+            edges += [some, -some]
+        edges.append(np.array([k / root for k in kinks if abs(k / root) < REACH]))
+    ends = np.unique(np.concatenate(edges))
+    ends = ends[np.concatenate([[True], np.diff(ends) > 1e-15])]
+    x, weights = _rule()
+    half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
+    t = (middle + half * x).ravel()
+    density = np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+    return t, (half * weights).ravel() * density

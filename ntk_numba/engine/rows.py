@@ -1,0 +1,121 @@
+"""A layer's dual over a row of pairs, by an activation's own `Row`, and what it forgets made anew.
+
+A `Row` mostly gives cosθ_K, whose rounding error ε is one of ε/sinθ_K in the angle: where θ_K is
+small, no digit is left. There the angle is put together from its two parts, neither of which
+cancels: what the norms make of it, a chord of the activation's curve (see `activations.curve`), and
+what the angle of the samples makes,
+
+    z_K = |f_q − f_q'|²/4 + ∫_0^z rate dz = |f_q − f_q'|²/4 + z Σ_g w_g rate(z s_g²)
+
+by a Gauss rule in √z, which the powers of the angle that a kink brings in do not disturb. For odd
+functions the same holds of w_K and w, and even ones take opposite samples for equal ones.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.engine.products import Floats
+from ntk_numba.engine.samples import Samples
+from ntk_numba.jit import njit, smaller
+from ntk_numba.row import call_row
+
+# s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
+NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
+SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
+
+# The rows of a thread's working memory
+Z, W, TAU, Z_K, W_K, RATE = range(6)
+NODE_Z, NODE_W, NODE_Z_K, NODE_W_K, NODE_RATE, TOTAL = range(6, 12)
+WORKING = 12
+
+
+class Duals(NamedTuple):
+    """The activations of the hidden layers, as data: nothing is compiled anew for another network.
+
+    rows : (L-1,) the addresses of their `Row`s; 0 for the engine's own loop
+    parameters : (L-1, k)
+    first : (L-1,) the first of their traits in `Samples.traits`
+    near : (L-1,) z_K below which it is made anew, 0 if never
+    parity : (L-1,)
+    never_obtuse : (L-1,) whether an activation leaves no pair obtuse
+    """
+
+    rows: NDArray[np.int64]
+    parameters: Floats
+    first: NDArray[np.int64]
+    near: Floats
+    parity: NDArray[np.int64]
+    never_obtuse: NDArray[np.bool_]
+
+
+@njit
+def dual_of_row(
+    working: Floats, i: int, j0: int, rows: Samples, columns: Samples, duals: Duals, layer: int
+) -> None:
+    """Fill z_K, w_K and the rate of sample i with j0, j0 + 1, … of a row from its z and w.
+
+    working : (WORKING, n)
+    """
+    z, w, zk, wk = working[Z], working[W], working[Z_K], working[W_K]
+    address, first, near = duals.rows[layer], duals.first[layer], duals.near[layer]
+    parameters = duals.parameters[layer]
+    call_row(
+        address, z, w, zk, wk, working[RATE], rows.traits, i, columns.traits, j0, first, parameters
+    )
+    if near == 0:
+        return
+    length = rows.traits[first, i]
+    lengths = columns.traits[first, j0 : j0 + z.size]
+    odd = duals.parity[layer] < 0
+    one, none = z.dtype.type(1), z.dtype.type(0)
+    nearest = one
+    for j in range(z.size):
+        same = z[j] == 0 and lengths[j] == length  # as on the diagonal; exactly so afterwards
+        zk[j] = none if same else zk[j]
+        wk[j] = one if same else wk[j]
+        nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
+    if nearest < near:
+        _angles_anew(working, i, j0, rows, columns, duals, layer)
+
+
+@njit
+def _angles_anew(
+    working: Floats, i: int, j0: int, rows: Samples, columns: Samples, duals: Duals, layer: int
+) -> None:
+    """z_K and w_K where the angle, or its distance from π, is small."""
+    z, w, zk, wk = working[Z], working[W], working[Z_K], working[W_K]
+    node_z, node_w, total = working[NODE_Z], working[NODE_W], working[TOTAL]
+    one, quarter = z.dtype.type(1), z.dtype.type(0.25)
+    total[:] = z.dtype.type(0)
+    first, near, parity = duals.first[layer], duals.near[layer], duals.parity[layer]
+    for node in range(len(NODES)):
+        square, share = z.dtype.type(NODES[node]), z.dtype.type(SHARES[node])
+        for j in range(z.size):
+            opposite = z[j] > w[j]
+            m = square * (w[j] if opposite else z[j])
+            node_z[j], node_w[j] = (one - m, m) if opposite else (m, one - m)
+        call_row(
+            duals.rows[layer], node_z, node_w, working[NODE_Z_K], working[NODE_W_K],
+            working[NODE_RATE], rows.traits, i, columns.traits, j0, first,
+            duals.parameters[layer],
+        )  # fmt: skip
+        for j in range(z.size):
+            total[j] += share * working[NODE_RATE, j]
+    length, bend = rows.traits[first, i], rows.traits[first + 1, i]
+    lengths, bends = columns.traits[first], columns.traits[first + 1]
+    for j in range(z.size):
+        apart = length - lengths[j0 + j]
+        square = apart * apart
+        chord = quarter * square * (one - bend * bends[j0 + j] * square)
+        if z[j] <= w[j]:
+            if zk[j] < near:
+                zk[j] = chord + z[j] * total[j]
+                wk[j] = one - zk[j]
+        elif parity < 0 and wk[j] < near:
+            wk[j] = chord + w[j] * total[j]
+            zk[j] = one - wk[j]
+        elif parity > 0 and zk[j] < near:
+            zk[j] = chord - w[j] * total[j]
+            wk[j] = one - zk[j]
