@@ -14,7 +14,6 @@ from numba.np.numpy_support import from_dtype
 
 from ntk_numba.jit import PackageCache, arrays_of, njit
 
-
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
 

@@ -116,3 +116,8 @@ class Activation(ABC):
     @abstractmethod
     def second_moment(self, q: Floats) -> Floats:
         """E[σ(z)²] for z ~ N(0, q), elementwise, in the precision of q."""
+
+
+def spelled(name: str, *parameters: float) -> str:
+    """The name of an activation with its parameters, as `ntk_numba.activations.get` takes it."""
+    return name + (":" + ",".join(repr(float(p)) for p in parameters) if parameters else "")

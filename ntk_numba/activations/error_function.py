@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import erf
+from scipy import special
 
-from ntk_numba.activations.base import Activation, Floats
+from ntk_numba.activations.base import Activation, Floats, spelled
 from ntk_numba.activations.special import angle_per_sine
 from ntk_numba.jit import fma
 from ntk_numba.row import Row
@@ -57,7 +57,7 @@ class ErrorFunction(Activation):
         return self.c**2 >= self.a**2
 
     def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.a * erf(self.b * x) + self.c, x.dtype)
+        return np.asarray(self.a * special.erf(self.b * x) + self.c, x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
         slope = 2 / np.sqrt(np.pi) * self.a * self.b
@@ -82,3 +82,8 @@ class ErrorFunction(Activation):
         share = 2 * q.dtype.type(self.a) ** 2 / (4 * np.arctan(q.dtype.type(1))) * kappa / safe
         share = np.where(moment > 0, share, 1)  # the limit for q → 0
         return np.stack([np.sqrt(kappa), rest, np.sqrt(share), self.c / np.sqrt(safe)])
+
+
+def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
+    """σ(x) = a·erf(b·x) + c."""
+    return ErrorFunction(spelled("erf", a, b, c), a, b, c)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.activations.base import OBTUSE, Activation, Floats
+from ntk_numba.activations.base import OBTUSE, Activation, Floats, spelled
 from ntk_numba.activations.special import angle_excess
 from ntk_numba.jit import fma, per_dtype
 
@@ -112,3 +112,28 @@ With φ = θ or π − θ, whichever is at most π/2, and m = sin²(φ/2):
 
 which is 4m/3 and more: nothing cancels.
 """
+
+
+def identity() -> Activation:
+    """σ(x) = x."""
+    return PiecewiseLinear("identity", 1.0, 1.0)
+
+
+def relu() -> Activation:
+    """σ(x) = max(x, 0)."""
+    return PiecewiseLinear("relu", 0.0, 1.0)
+
+
+def leaky_relu(alpha: float = 0.01) -> Activation:
+    """σ(x) = x for x > 0, alpha·x otherwise."""
+    return PiecewiseLinear(spelled("leaky_relu", alpha), alpha, 1.0)
+
+
+def ab_relu(a: float, b: float) -> Activation:
+    """σ(x) = a·min(x, 0) + b·max(x, 0)."""
+    return PiecewiseLinear(spelled("ab_relu", a, b), a, b)
+
+
+def abs_() -> Activation:
+    """σ(x) = |x|."""
+    return PiecewiseLinear("abs", -1.0, 1.0)

@@ -1,61 +1,35 @@
 """Activations by name."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 
 from ntk_numba.activations.base import Activation
-from ntk_numba.activations.error_function import ErrorFunction
-from ntk_numba.activations.piecewise_linear import PiecewiseLinear
+from ntk_numba.activations.error_function import erf
+from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
 
-
-def _spelled(name: str, *parameters: float) -> str:
-    return name + (":" + ",".join(repr(p) for p in parameters) if parameters else "")
-
-
-def identity() -> Activation:
-    """σ(x) = x."""
-    return PiecewiseLinear("identity", 1.0, 1.0)
-
-
-def relu() -> Activation:
-    """σ(x) = max(x, 0)."""
-    return PiecewiseLinear("relu", 0.0, 1.0)
-
-
-def leaky_relu(alpha: float = 0.01) -> Activation:
-    """σ(x) = x for x > 0, alpha·x otherwise."""
-    return PiecewiseLinear(_spelled("leaky_relu", alpha), alpha, 1.0)
-
-
-def ab_relu(a: float, b: float) -> Activation:
-    """σ(x) = a·min(x, 0) + b·max(x, 0)."""
-    return PiecewiseLinear(_spelled("ab_relu", a, b), a, b)
-
-
-def abs_() -> Activation:
-    """σ(x) = |x|."""
-    return PiecewiseLinear("abs", -1.0, 1.0)
-
-
-def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
-    """σ(x) = a·erf(bx) + c."""
-    return ErrorFunction(_spelled("erf", a, b, c) if (a, b, c) != (1, 1, 0) else "erf", a, b, c)
-
-
-# name: (constructor, fewest parameters, most parameters)
-TABLE: dict[str, tuple[Callable[..., Activation], int, int]] = {
-    "identity": (identity, 0, 0),
-    "relu": (relu, 0, 0),
-    "leaky_relu": (leaky_relu, 0, 1),
-    "ab_relu": (ab_relu, 2, 2),
-    "abs": (abs_, 0, 0),
-    "erf": (erf, 0, 3),
+# name: constructor, which takes the numbers after the colon and whose docstring begins with σ
+TABLE: dict[str, Callable[..., Activation]] = {
+    "identity": identity,
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "ab_relu": ab_relu,
+    "abs": abs_,
+    "erf": erf,
 }
 
 
 def names() -> list[str]:
     """Every name that `get`, `ntk_numba.MLP` and the command line take."""
     return list(TABLE)
+
+
+def arity(constructor: Callable[..., Activation]) -> tuple[int, float]:
+    """The fewest and the most parameters of an activation."""
+    parameters = inspect.signature(constructor).parameters.values()
+    fewest = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
+    endless = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return fewest, float("inf") if endless else len(parameters)
 
 
 def get(spec: str | Activation) -> Activation:
@@ -78,15 +52,17 @@ def get(spec: str | Activation) -> Activation:
         near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(TABLE)}"
         raise ValueError(f"activation {name!r} is unknown; {hint}")
-    constructor, fewest, most = TABLE[name]
+    constructor = TABLE[name]
     try:
         parameters = [float(text) for text in tail.split(",")] if tail else []
     except ValueError:
         raise ValueError(
             f"activation {spec!r}: {tail!r} is not a list of numbers; write {name}:0.1 or the like"
         ) from None
+    fewest, most = arity(constructor)
     if not fewest <= len(parameters) <= most:
-        takes = str(fewest) if fewest == most else f"{fewest} to {most}"
+        takes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        takes = takes if most < float("inf") else f"at least {fewest}"
         raise ValueError(f"activation {name!r} takes {takes} parameters, not {len(parameters)}")
     if not all(abs(p) < float("inf") for p in parameters):
         raise ValueError(f"activation {spec!r}: parameters must be finite")
