@@ -13,6 +13,7 @@ import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import in_turn
 from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.ready import ready_for
 from ntk_numba.engine.tile import COLUMN, HEIGHT, MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, WIDTH
 from ntk_numba.files.source import open_source
 
@@ -24,7 +25,9 @@ def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[
     """A call that takes `PAIRS` pairs through a network."""
     x = np.random.default_rng(0).standard_normal((2 * T, FEATURES)).astype(dtype)
     source = open_source(x if obtuse else abs(x), "X")
-    kernel = Kernel(net, source, ("ntk",), False, np.dtype(dtype), T, threads)
+    kernel = Kernel(
+        net, ready_for(net, source), source, ("ntk",), False, np.dtype(dtype), T, threads
+    )
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
     row = np.zeros(TILE_FIELDS, np.int64)

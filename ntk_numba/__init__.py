@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ntk_numba import activations as activations
     from ntk_numba import finite_width as finite_width
+    from ntk_numba.engine.dual import dual as dual
     from ntk_numba.files.gram_file import GramFile as GramFile
     from ntk_numba.files.gram_file import open_gram as open_gram
     from ntk_numba.files.store import StoppedError as StoppedError
@@ -38,6 +39,7 @@ _HOMES = {
     "open_gram": "files.gram_file",
     "GramFile": "files.gram_file",
     "repair": "jobs.verify",
+    "dual": "engine.dual",
     "check": "jobs.check",
     "gradient_flow": "jobs.gradient_flow",
     "flow_distribution": "jobs.gradient_flow",

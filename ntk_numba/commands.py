@@ -283,6 +283,7 @@ def _facts(file: "GramFile") -> dict[str, Any]:
         "symmetric": contents.grid.symmetric,
         "layers": "all" if contents.every else "last",
         "dtype": str(file.dtype),
+        "error": list(contents.error),
         "tile": contents.grid.tile,
         "bytes": file.path.stat().st_size,
         "net": file.net.to_dict(),

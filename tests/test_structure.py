@@ -23,8 +23,8 @@ FLOORS = [
         "files.link", "files",
     ],
     [
-        "engine.products", "engine.transpose", "engine.samples", "engine.rows", "engine.recursion",
-        "engine.tile", "engine.kernel", "engine",
+        "engine.products", "engine.transpose", "engine.samples", "engine.rows", "engine.dual",
+        "engine.ready", "engine.recursion", "engine.tile", "engine.kernel", "engine",
     ],
     [
         "finite_width.workers", "finite_width.networks", "finite_width.empirical",

@@ -52,6 +52,8 @@ class Activation(ABC):
         The variances q that it is meant for.
     kinks : tuple of float
         Where σ or a derivative jumps.
+    ranged : bool
+        Whether it has to be made ready for the variances that there are, see `up_to`.
     settled : float
         The |x| from which on σ is smooth on the scale of |x|, not on that of 1.
     """
@@ -63,6 +65,7 @@ class Activation(ABC):
     method: ClassVar[str] = "closed form"
     ntk: ClassVar[str] = "yes"
     domain: ClassVar[str] = "any q"
+    ranged: ClassVar[bool] = False
     settled: ClassVar[float] = 8.0
 
     @property

@@ -10,10 +10,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.activations import Activation
-from ntk_numba.activations.base import NEAR
 from ntk_numba.engine.products import empty_panels, panel_width
-from ntk_numba.engine.rows import WORKING, Duals
+from ntk_numba.engine.ready import Ready
+from ntk_numba.engine.rows import WORKING, make_duals
 from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
 from ntk_numba.engine.tile import STRIP, Scratch, compute_diagonal, compute_tiles
 from ntk_numba.files.disk import aligned
@@ -48,29 +47,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
-    """The activations of a network as data, their `Row`s compiled."""
-    width = max([1, *(len(a.parameters) for a in activations)])
-    parameters = np.zeros((len(activations), width), dtype)
-    for values, a in zip(parameters, activations, strict=True):
-        values[: len(a.parameters)] = a.parameters
-    counts = [len(a.all_traits(np.ones(1))) for a in activations]
-    return Duals(
-        np.array([a.row.address(dtype) if a.row else 0 for a in activations], np.int64),
-        parameters,
-        np.array([sum(counts[:k]) for k in range(len(counts))], np.int64),
-        np.array([NEAR[dtype] if a.row and a.near else 0 for a in activations], dtype),
-        np.array([a.parity for a in activations], np.int64),
-        np.array([a.never_obtuse for a in activations], np.bool_),
-    )
-
-
 class Kernel:
     """The kernels of one network in one dtype, for tiles of one size.
 
     Parameters
     ----------
     net : MLP
+    ready : Ready
+        What `ready.ready_for` makes of it and of all data.
     x : Source
         The data; its middle becomes the centre of the unit vectors (see `samples`).
     kernels : those of "nngp", "ntk" that are wanted
@@ -85,6 +69,7 @@ class Kernel:
     def __init__(
         self,
         net: MLP,
+        ready: Ready,
         x: Source,
         kernels: Sequence[str],
         every: bool,
@@ -96,7 +81,7 @@ class Kernel:
         self.dtype, self.tile, self.threads = dtype, tile, threads
         self.layers = net.depth if every else 1
         self.features = x.shape[1]
-        self._activations = net.activation
+        self._activations = ready.activations
         self._duals = make_duals(self._activations, dtype)
         self._centre = self._parallel(centre_of, x, dtype)
         self._twice_centre = 2 * self._centre

@@ -11,11 +11,14 @@ by a Gauss rule in √z, which the powers of the angle that a kink brings in do 
 functions the same holds of w_K and w, and even ones take opposite samples for equal ones.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.activations import Activation
+from ntk_numba.activations.base import NEAR
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.samples import Samples
 from ntk_numba.jit import njit, smaller
@@ -48,6 +51,23 @@ class Duals(NamedTuple):
     near: Floats
     parity: NDArray[np.int64]
     never_obtuse: NDArray[np.bool_]
+
+
+def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
+    """The activations of a network as data, their `Row`s compiled."""
+    width = max([1, *(len(a.parameters) for a in activations)])
+    parameters = np.zeros((len(activations), width), dtype)
+    for values, a in zip(parameters, activations, strict=True):
+        values[: len(a.parameters)] = a.parameters
+    counts = [len(a.all_traits(np.ones(1))) for a in activations]
+    return Duals(
+        np.array([a.row.address(dtype) if a.row else 0 for a in activations], np.int64),
+        parameters,
+        np.array([sum(counts[:k]) for k in range(len(counts))], np.int64),
+        np.array([NEAR[dtype] if a.row and a.near else 0 for a in activations], dtype),
+        np.array([a.parity for a in activations], np.int64),
+        np.array([a.never_obtuse for a in activations], np.bool_),
+    )
 
 
 @njit

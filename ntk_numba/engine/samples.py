@@ -25,6 +25,8 @@ from ntk_numba.network import MLP
 # it is made of. A free choice: m changes roundings only.
 CENTRE_GRID = 4096.0
 
+STATISTICS_ROWS = 1024  # samples whose variances and traits are made at once
+
 
 class Samples(NamedTuple):
     """A band of R samples, ready for the tiles.
@@ -134,10 +136,24 @@ def layer_statistics(
     In extended precision where the machine has it (x86): 32 layers then add no error of their own,
     and a variance may leave float64's range on the way as long as its root stays inside.
     """
-    real = np.longdouble
     shape = (net.depth, len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
-    traits = [np.empty((0, len(norm)), dtype)]
+    count = sum(len(a.all_traits(np.ones(1))) for a in activations)
+    traits = np.empty((count, len(norm)), dtype)
+    for start in range(0, len(norm), STATISTICS_ROWS):
+        some = slice(start, start + STATISTICS_ROWS)
+        _fill_statistics(
+            net, activations, norm[some], n0, std[:, some], weight[:, some], bias[:, some],
+            traits[:, some],
+        )  # fmt: skip
+    return std, weight, bias, traits
+
+
+def _fill_statistics(
+    net: MLP, activations: Sequence[Activation], norm: NDArray[np.float64], n0: int,
+    std: Floats, weight: Floats, bias: Floats, traits: Floats,
+) -> None:  # fmt: skip
+    real, first = np.longdouble, 0
     moment = norm.astype(real) ** 2 / n0
     for layer in range(net.depth):
         a = real(net.w_std[layer]) ** 2 * moment
@@ -148,5 +164,6 @@ def layer_statistics(
         std[layer], weight[layer], bias[layer] = root, np.sqrt(a) * half, beta * half
         if layer + 1 < net.depth:
             moment = activations[layer].second_moment(q)
-            traits.append(activations[layer].all_traits(q).astype(dtype))
-    return std, weight, bias, np.concatenate(traits)
+            some = activations[layer].all_traits(q)
+            traits[first : first + len(some)] = some
+            first += len(some)

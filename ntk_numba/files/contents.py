@@ -88,10 +88,13 @@ class Contents(Output):
     """What a Gram file is to hold: two files with equal contents are interchangeable.
 
     x, z : of X, and of Z (None if the matrix is symmetric)
+    error : bounds of the errors of Σ and Θ relative to √(K(x,x)·K(x',x')), beyond rounding: 0
+        where all activations have closed forms
     """
 
     x: Digest
     z: Digest | None
+    error: tuple[float, float] = (0.0, 0.0)
 
     def differences(self, other: "Contents") -> list[str]:
         """What `other` has otherwise, for people."""
@@ -122,6 +125,7 @@ class Contents(Output):
             "tile": str(self.grid.tile),
             "layout": self.layout,
             "part": str(self.part or ""),
+            "error": " and ".join(f"{e:.3g}" for e in self.error),
         }
 
     @property

@@ -30,7 +30,7 @@ from ntk_numba.grid import Grid, check_part
 from ntk_numba.network import KERNELS, MLP
 
 FORMAT = "ntk_numba gram"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 CHECKSUMS = "checksums"  # the group of their datasets
 DIGESTS = "digests"  # likewise
 TILES = "tiles"  # (i, j) of the tiles that are stored one after another
@@ -42,7 +42,8 @@ MARK = len(LINKED) + 8  # bytes, of which the last are the checksum
 USER_BLOCK = PAGE  # which HDF5 leaves to programs; not less than its alignment
 ATTRIBUTES = (
     "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
-    "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "complete",
+    "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "error",
+    "complete",
 )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
             json.dumps(c.net.to_dict()), c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
             c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
-            str(c.part or ""), json.dumps(header.linked), True,
+            str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
         )  # fmt: skip
         # first of all, so that their strings stand where `_check_heaps` looks
         for key, value in zip(ATTRIBUTES, values, strict=True):
@@ -311,6 +312,7 @@ def read_header(file: HDF5, path: Path) -> Header:
             None
             if symmetric
             else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
+            tuple(json.loads(attributes["error"])),
         )
         for name in names:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:

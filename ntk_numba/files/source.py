@@ -5,6 +5,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,19 @@ class Source:
         if self._digest is None:
             self.digest()
         return self._longest
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest norm of all rows; reads them."""
+        most = 0.0
+        for start, stop in self.blocks():
+            rows = self.read(start, stop).astype(float)
+            self._refuse_not_finite(start, rows)
+            scale = np.abs(rows).max()
+            if scale > 0:
+                rows /= scale  # no square overflows
+                most = max(most, float(scale * np.sqrt(np.einsum("ij,ij->i", rows, rows).max())))
+        return most
 
     def refuse_changed(self) -> None:
         """Make sure that what was read was the file that was opened.

@@ -189,7 +189,9 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         c = header.contents
         assert c.part is not None
         shapes = c.x.shape, c.z and c.z.shape
-        return (c.net, c.kernels, c.every, c.dtype, c.grid, c.part.of, header.numerics, shapes)
+        return (
+            c.net, c.kernels, c.every, c.dtype, c.grid, c.part.of, c.error, header.numerics, shapes,
+        )  # fmt: skip
 
     usual = Counter(job(header) for _, header in headers).most_common(1)[0][0]
     reference = next(header for _, header in headers if job(header) == usual)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.ready import ready_for
 from ntk_numba.engine.tile import MIRROR_COLUMN, MIRROR_ROW, TO_COLUMN, TO_ROW
 from ntk_numba.files.disk import aligned
 from ntk_numba.files.source import check_dtype, open_source, open_sources
@@ -16,15 +17,27 @@ from ntk_numba.machine import threads_to_use
 from ntk_numba.network import KERNELS, MLP, check_network
 
 
-class Gram(NamedTuple):
+class _Arrays(NamedTuple):
+    nngp: NDArray[np.floating] | None
+    ntk: NDArray[np.floating] | None
+
+
+class Gram(_Arrays):
     """The kernels of a data set; None where not asked for.
 
     nngp : Σ⁽ᴸ⁾, the covariance of the Gaussian process (eq. 10-12)
     ntk : Θ∞⁽ᴸ⁾, the neural tangent kernel (eq. 18 and 27)
+    error : of Σ and of Θ, bounds of the error relative to √(K(x,x)·K(x',x')), beyond rounding; 0
+        where all activations have closed forms
     """
 
-    nngp: NDArray[np.floating] | None
-    ntk: NDArray[np.floating] | None
+    error: tuple[float, float] = (0.0, 0.0)
+
+    def with_error(self, error: tuple[float, float]) -> "Gram":
+        """The same arrays."""
+        new = Gram(*self)
+        new.error = error
+        return new
 
 
 def gram(
@@ -96,7 +109,7 @@ def gram(
                 t[MIRROR_ROW], t[MIRROR_COLUMN] = j * tile, i * tile
         kernel.compute(work.table, work.rows, work.columns, nngp, ntk)
         del work
-    return arrays
+    return arrays.with_error(plan.ready.error)
 
 
 def diagonal(
@@ -112,7 +125,8 @@ def diagonal(
     """
     x = open_source(X, "X").check()
     wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x)
-    kernel = Kernel(check_network(net), x, wanted, every, real, 1, threads_to_use(None))
+    ready = ready_for(check_network(net), x)
+    kernel = Kernel(net, ready, x, wanted, every, real, 1, threads_to_use(None))
     parts = [
         kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()
     ]
@@ -122,7 +136,7 @@ def diagonal(
             (d if every else d[0]) if name in wanted else None
             for name, d in zip(KERNELS, joined, strict=True)
         )
-    )
+    ).with_error(ready.error)
 
 
 def _outputs(

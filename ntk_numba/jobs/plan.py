@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ntk_numba.engine.ready import Ready, ready_for
+from ntk_numba.engine.rows import WORKING
+from ntk_numba.engine.samples import STATISTICS_ROWS
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.files.contents import Output
 from ntk_numba.files.source import BLOCK_BYTES, EVENLY_LEAST, Source, check_dtype
@@ -29,6 +32,7 @@ class Plan(Output):
 
     Attributes
     ----------
+    ready : the network made ready for the data
     features : n0
     threads : int
     memory : bytes that the job may take
@@ -37,6 +41,7 @@ class Plan(Output):
     working : bytes that it will take, Python and libraries aside
     """
 
+    ready: Ready
     features: int
     threads: int
     memory: int
@@ -141,16 +146,18 @@ def make_plan(
     grid = Grid(n, m, z is None, tile)
     images = 2 if z is None and part is None else 1  # of a tile in the file
 
-    # of a sample: panel, spread and norm, std, weight and bias of every layer; the statistics of a
-    # band are made in extended precision, a few vectors at a time
-    row = (features + 3 * net.depth) * real.itemsize + 2 * 8 + 6 * 16
+    # of a sample: panel, spread and norm, std, weight and bias of every layer, traits
+    ready = ready_for(net, x, z)
+    row = (features + 3 * net.depth + ready.traits) * real.itemsize + 2 * 8
     # of a thread: `tile.Scratch`
     scratch = count * (
-        STRIP * tile * 8 + ((3 + STRIP * matrices) * tile + features) * real.itemsize
+        STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
     )
     reading = 3 * max(BLOCK_BYTES, EVENLY_LEAST * features * 8)
     held = x.held + (z.held if z else 0)
-    fixed = scratch + reading + held
+    # in extended precision, and as an activation makes them
+    statistics = STATISTICS_ROWS * (6 + 3 * ready.traits) * 16
+    fixed = scratch + reading + held + statistics
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * images
     budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
     if in_memory:
@@ -180,4 +187,6 @@ def make_plan(
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
-    return Plan(net, wanted, every, real, grid, part, features, count, limit, band, batch, working)
+    return Plan(
+        net, wanted, every, real, grid, part, ready, features, count, limit, band, batch, working
+    )  # fmt: skip

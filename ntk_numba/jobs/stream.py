@@ -32,7 +32,8 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     """What the file of a plan holds. Reads all of the data that it is made of, for its digests."""
     digests = digests_of(plan.grid, plan.part, x, z)
     return Contents(
-        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part, *digests
+        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part, *digests,
+        plan.ready.error,
     )  # fmt: skip
 
 

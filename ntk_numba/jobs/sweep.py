@@ -29,7 +29,9 @@ class Work(NamedTuple):
 
 def make_kernel(plan: Plan, x: Source) -> Kernel:
     """The compiled kernel of a plan."""
-    return Kernel(plan.net, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads)
+    return Kernel(
+        plan.net, plan.ready, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads
+    )
 
 
 def sweep(

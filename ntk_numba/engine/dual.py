@@ -1,0 +1,98 @@
+"""The dual of one activation for given pairs: what a layer of a tile does, without a network."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba import activations
+from ntk_numba.activations import Activation, piecewise_linear
+from ntk_numba.engine.products import Floats
+from ntk_numba.engine.rows import RATE, W_K, WORKING, Z_K, Duals, W, Z, dual_of_row, make_duals
+from ntk_numba.engine.samples import Samples
+from ntk_numba.jit import kernel
+
+SMALLEST = 1e-200  # a variance that stands for 0
+
+
+def dual(
+    activation: str | Activation, q1: Any, q2: Any, rho: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """K = E[σ(u)σ(v)] and K̇ = E[σ'(u)σ'(v)], (u, v) ~ N(0, [[q1, s], [s, q2]]), s = ρ√(q1 q2).
+
+    Parameters
+    ----------
+    activation : a name, or an `Activation`
+    q1, q2 : array_like
+        Variances, 0 and more.
+    rho : array_like
+        Correlations, −1 to 1; all three are broadcast.
+
+    Returns
+    -------
+    k, k_dot : arrays of the broadcast shape
+        To the accuracy of `gram`; of an activation by series, to its tolerance.
+
+    Raises
+    ------
+    ValueError
+        What is out of range, or an unknown activation.
+    """
+    q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
+    if not (np.isfinite(q1) & np.isfinite(q2) & (q1 >= 0) & (q2 >= 0)).all():
+        raise ValueError("q1 and q2 must be variances: finite and not negative")
+    if not (abs(rho) <= 1).all():
+        raise ValueError("rho must be correlations, from -1 to 1")
+    shape = rho.shape
+    q1, q2, rho = (v.ravel() for v in (q1, q2, rho))
+    ready = activations.get(activation)
+    if q1.size:
+        ready = ready.up_to(float(max(q1.max(), q2.max())))
+    halves = (1 - rho) / 2, (1 + rho) / 2
+    z, _, _ = pair_dual(ready, q1, q2, *halves)
+    # where a variance is 0, K̇ is a limit: what the rate is relative to is 0 there
+    small = [np.maximum(q, SMALLEST).astype(np.longdouble) for q in (q1, q2)]
+    _, _, rate = pair_dual(ready, small[0], small[1], *halves)
+    with np.errstate(over="ignore"):
+        roots = [np.sqrt(ready.second_moment(q.astype(np.longdouble))) for q in (q1, q2)]
+        k = roots[0] * roots[1] * (1 - 2 * z.astype(np.longdouble))
+        slopes = [np.sqrt(ready.second_moment(q) / q) for q in small]
+        k_dot = rate * slopes[0] * slopes[1]
+    return k.astype(float).reshape(shape), k_dot.astype(float).reshape(shape)
+
+
+def pair_dual(
+    ready: Activation,
+    q1: NDArray[np.floating],
+    q2: NDArray[np.floating],
+    z: Floats,
+    w: Floats | None = None,
+) -> tuple[Floats, Floats, Floats]:
+    """(z_K, w_K, rate) of pairs of variances q1, q2 and z = sin²(θ/2), w = cos²(θ/2), each (n,)."""
+    of = [
+        Samples(*_NOTHING, ready.all_traits(q.astype(np.longdouble)).astype(float))
+        for q in (q1, q2)
+    ]
+    out = np.empty((3, z.size))
+    _pairs(z, 1 - z if w is None else w, *of, make_duals([ready], np.dtype(float)), out)
+    return out[0], out[1], out[2]
+
+
+_NOTHING = (np.zeros((0, 1, 1)), np.zeros(0), *(np.zeros((0, 0)),) * 3)
+
+
+@kernel()
+def _pairs(
+    z: Floats, w: Floats, first: Samples, second: Samples, duals: Duals, out: Floats
+) -> None:
+    working = np.empty((WORKING, 1))
+    for i in range(z.size):
+        working[Z, 0], working[W, 0] = z[i], w[i]
+        if duals.rows[0] != 0:
+            dual_of_row(working, i, i, first, second, duals, 0)
+            out[0, i], out[1, i] = working[Z_K, 0], working[W_K, 0]
+            out[2, i] = working[RATE, 0]
+        else:
+            out[0, i], out[1, i], out[2, i] = piecewise_linear.dual(
+                z[i], w[i], duals.parameters[0, 0], duals.parameters[0, 1]
+            )
