@@ -116,6 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {ntk_numba.__version__}")
     parsers = parser.add_subparsers(metavar="command", required=True)
 
+    table = parsers.add_parser("activations", help="list the activations, or draw some")
+    table.add_argument("names", nargs="*", metavar="NAME", help="name or name:parameters [all]")
+    table.add_argument("--plot", metavar="OUT.png", help="K and K̇ over ρ, correlations over depth")
+    table.add_argument("--q", type=float, default=1.0, help="variance of the samples drawn [1]")
+    table.add_argument("--json", action="store_true")
+    table.set_defaults(run=commands.activations)
+
     gram = parsers.add_parser("gram", help="compute kernels into a file")
     _job_options(gram)
     some = gram.add_argument_group(

@@ -326,6 +326,26 @@ def _print_report(report: "Report") -> bool:
     return bool(report)
 
 
+def activations(options: argparse.Namespace) -> bool:
+    """Print the table of activations, and draw them."""
+    from ntk_numba.activations.table import describe, names
+
+    facts = [describe(name) for name in options.names or names()]
+    if options.plot:
+        from ntk_numba.jobs.activation_plot import plot_activations
+
+        plot_activations([f["example"] for f in facts], options.plot, options.q)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return True
+    columns = ("name", "parameters", "σ(x)", "dual", "domain", "Θ")
+    rows = [columns, *([str(f[c]) for c in columns] for f in facts)]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
+    for row in rows:
+        print("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
+    return True
+
+
 def plot(options: argparse.Namespace) -> bool:
     """Draw a file."""
     from ntk_numba.jobs.picture import new_figure

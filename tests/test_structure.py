@@ -14,7 +14,7 @@ FLOORS = [
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
         "activations.base", "activations.piecewise_linear", "activations.error_function",
-        "activations.table", "activations",
+        "activations.scaled", "activations.table", "activations",
     ],
     ["network"],
     [
@@ -33,9 +33,9 @@ FLOORS = [
     [
         "jobs.plan", "jobs.sweep", "jobs.memory", "jobs.stream", "jobs.cover", "jobs.merge",
         "jobs.workers", "jobs.executors", "jobs.schedulers", "jobs.write", "jobs.slurm",
-        "jobs.estimate", "jobs.verify",
+        "jobs.estimate", "jobs.verify", "jobs.criticality",
         "jobs.picture", "jobs.plot", "jobs.claims", "jobs.verdict", "jobs.check", "jobs.angle_plot",
-        "jobs.gradient_flow", "jobs",
+        "jobs.gradient_flow", "jobs.activation_plot", "jobs",
     ],
     ["commands", "cli"],
     ["__main__", ""],

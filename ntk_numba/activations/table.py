@@ -3,10 +3,12 @@
 import difflib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from ntk_numba.activations.base import Activation
 from ntk_numba.activations.error_function import erf
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
+from ntk_numba.activations.scaled import scaled
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -17,6 +19,8 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "abs": abs_,
     "erf": erf,
 }
+
+EXAMPLE = ("2", "1", "3")  # parameters that all take which need some
 
 
 def names() -> list[str]:
@@ -32,8 +36,29 @@ def arity(constructor: Callable[..., Activation]) -> tuple[int, float]:
     return fewest, float("inf") if endless else len(parameters)
 
 
+def describe(spec: str) -> dict[str, Any]:
+    """What `ntk-numba activations` says of a name, with or without parameters."""
+    name = spec.partition("*")[2] or spec
+    name = name.partition(":")[0].strip()
+    constructor = TABLE.get(name)
+    # of one that takes parameters and is given none, some
+    fewest = arity(constructor)[0] if constructor and name == spec else 0
+    example = get(spec + (":" + ",".join(EXAMPLE[:fewest]) if fewest else ""))
+    formula = (inspect.getdoc(constructor) or "").partition("\n")[0] if constructor else ""
+    parameters = inspect.signature(constructor).parameters.values() if constructor else ()
+    return {
+        "name": spec,
+        "example": example.name,
+        "parameters": ", ".join(str(p).replace(": float", "").replace(" ", "") for p in parameters),
+        "σ(x)": formula.removeprefix("σ(x) = ").rstrip("."),
+        "dual": example.method,
+        "domain": example.domain,
+        "Θ": example.ntk,
+    }
+
+
 def get(spec: str | Activation) -> Activation:
-    """The activation that ``"name"`` or ``"name:parameter,parameter"`` stands for.
+    """The activation of ``"name"``, ``"name:parameter,parameter"`` or ``"factor*name"``.
 
     Raises
     ------
@@ -47,6 +72,14 @@ def get(spec: str | Activation) -> Activation:
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"activation must be a name or an Activation, not {type(spec).__name__}")
+    factor, star, rest = spec.partition("*")
+    if star:
+        try:
+            return scaled(float(factor), get(rest.strip()))
+        except ValueError as error:
+            if "could not convert" not in str(error):
+                raise
+            raise ValueError(f"activation {spec!r}: {factor!r} is no number") from None
     name, _, tail = spec.partition(":")
     if name not in TABLE:
         near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)

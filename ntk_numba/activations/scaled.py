@@ -1,0 +1,73 @@
+"""factor·σ for any σ: what it takes to make E[σ(z)²] = 1."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ntk_numba.activations.base import Activation, Floats
+
+# What the other one says of itself
+PASSED_ON = {
+    "row", "near", "method", "ntk", "domain", "ranged", "settled", "parity", "kinks", "parameters",
+    "bounds", "never_obtuse", "all_traits",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scaled(Activation):
+    """A multiple of another activation; its angles and rates, so its `row`, are the other's."""
+
+    factor: float
+    of: Activation
+
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(self.of, name) if name in PASSED_ON else super().__getattribute__(name)
+
+    @property
+    def never_obtuse(self) -> bool:
+        return self.of.never_obtuse
+
+    def up_to(self, q: float) -> Activation:
+        return replace(self, of=self.of.up_to(q))
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(self.factor * self.of(x), x.dtype)
+
+    def derivative(self, x: Floats) -> Floats:
+        return np.asarray(self.factor * self.of.derivative(x), x.dtype)
+
+    def second_moment(self, q: Floats) -> Floats:
+        return np.asarray(q.dtype.type(self.factor) ** 2 * self.of.second_moment(q))
+
+
+def scaled(factor: float, of: Activation) -> Activation:
+    """The activation factor·σ, whose name is ``"factor*name"``.
+
+    Raises
+    ------
+    ValueError
+        A factor that is 0 or not finite.
+    """
+    if not math.isfinite(factor) or factor == 0:
+        raise ValueError(f"activation: the factor {factor!r} must be finite and not 0")
+    if isinstance(of, Scaled):
+        factor, of = factor * of.factor, of.of
+    return of if factor == 1 else Scaled(f"{float(factor)!r}*{of.name}", float(factor), of)
+
+
+def normalised(activation: Activation, q: float = 1.0) -> Activation:
+    """The multiple of σ with E[σ(z)²] = 1 for z ~ N(0, q).
+
+    Raises
+    ------
+    ValueError
+        A q that is no positive number; an activation whose second moment is 0 or infinite there.
+    """
+    if not 0 < q < math.inf:
+        raise ValueError(f"q must be a positive variance, not {q!r}")
+    moment = float(activation.up_to(q).second_moment(np.array([q], np.longdouble))[0])
+    if not 0 < moment < math.inf:
+        raise ValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
+    return scaled(1 / math.sqrt(moment), activation)
