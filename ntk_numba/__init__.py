@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ntk_numba.files.gram_file import open_gram as open_gram
     from ntk_numba.files.store import StoppedError as StoppedError
     from ntk_numba.jobs.check import check as check
+    from ntk_numba.jobs.criticality import correlation_map as correlation_map
+    from ntk_numba.jobs.criticality import critical_init as critical_init
+    from ntk_numba.jobs.criticality import fixed_point as fixed_point
     from ntk_numba.jobs.gradient_flow import flow_distribution as flow_distribution
     from ntk_numba.jobs.gradient_flow import gradient_flow as gradient_flow
     from ntk_numba.jobs.memory import Gram as Gram
@@ -41,6 +44,9 @@ _HOMES = {
     "repair": "jobs.verify",
     "dual": "engine.dual",
     "check": "jobs.check",
+    "fixed_point": "jobs.criticality",
+    "critical_init": "jobs.criticality",
+    "correlation_map": "jobs.criticality",
     "gradient_flow": "jobs.gradient_flow",
     "flow_distribution": "jobs.gradient_flow",
     "activations": "activations",

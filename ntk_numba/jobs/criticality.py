@@ -6,8 +6,10 @@ For samples of one norm a layer takes the variance q and the correlation c of tw
 
 At a fixed point q* = V(q*) the slope of the second map at c = 1 is χ = σ_w² E[σ'(√q* z)²]: below
 1 all samples become alike, above 1 equal ones part; χ = 1 is the edge of chaos, where gradients
-neither vanish nor explode. Sources: Poole et al. 2016, *Exponential expressivity in deep neural networks
-through transient chaos*; Schoenholz et al. 2017, *Deep information propagation*.
+neither vanish nor explode.
+
+Sources: Poole et al. 2016, *Exponential expressivity in deep neural networks through transient
+chaos*; Schoenholz et al. 2017, *Deep information propagation*.
 """
 
 import math
