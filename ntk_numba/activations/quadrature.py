@@ -18,24 +18,30 @@ GROWTH = 1.25  # of panels from there on
 
 
 @cache
-def _rule() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.polynomial.legendre.leggauss(POINTS)
+def _rule(points: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.polynomial.legendre.leggauss(points)
 
 
 def nodes(
-    q: float, kinks: Sequence[float] = (), settled: float = 8.0
+    q: float,
+    kinks: Sequence[float] = (),
+    settled: float = 8.0,
+    points: int = POINTS,
+    widest: float = WIDEST,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
 
     Parameters
     ----------
     kinks : values of x = √q t at which the function or a derivative jumps
+    points : of a panel
+    widest : of a panel, in t
     settled : the |x| from which on the function is smooth on the scale of |x|
     """
     root = np.sqrt(q)
-    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / WIDEST))]
+    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / widest))]
     if root > 0:
-        if FINEST / root < WIDEST:
+        if FINEST / root < widest:
             # as fine as x wants around 0, then ever wider
             last = min(settled, REACH * root)
             inner = np.arange(0, last + FINEST / 2, FINEST)
@@ -48,7 +54,7 @@ def nodes(
         edges.append(np.array([k / root for k in kinks if abs(k / root) < REACH]))
     ends = np.unique(np.concatenate(edges))
     ends = ends[np.concatenate([[True], np.diff(ends) > 1e-15])]
-    x, weights = _rule()
+    x, weights = _rule(points)
     half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
     t = (middle + half * x).ravel()
     density = np.exp(-t * t / 2) / np.sqrt(2 * np.pi)

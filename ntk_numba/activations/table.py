@@ -7,6 +7,16 @@ from typing import Any
 
 from ntk_numba.activations.base import Activation
 from ntk_numba.activations.error_function import erf
+from ntk_numba.activations.named import (
+    arctan,
+    gelu_tanh,
+    mish,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
 from ntk_numba.activations.scaled import scaled
 
@@ -18,6 +28,15 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "ab_relu": ab_relu,
     "abs": abs_,
     "erf": erf,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "swish": silu,
+    "softplus": softplus,
+    "mish": mish,
+    "gelu_tanh": gelu_tanh,
+    "softsign": softsign,
+    "arctan": arctan,
 }
 
 EXAMPLE = ("2", "1", "3")  # parameters that all take which need some

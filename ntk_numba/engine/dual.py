@@ -89,7 +89,7 @@ def _pairs(
     for i in range(z.size):
         working[Z, 0], working[W, 0] = z[i], w[i]
         if duals.rows[0] != 0:
-            dual_of_row(working, i, i, first, second, duals, 0)
+            dual_of_row(working, 1, i, i, first, second, duals, 0)
             out[0, i], out[1, i] = working[Z_K, 0], working[W_K, 0]
             out[2, i] = working[RATE, 0]
         else:

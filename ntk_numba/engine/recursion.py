@@ -126,14 +126,15 @@ next_layer_to_acute = _next_layer(True, False)
 
 @njit
 def next_layer_by_row(
-    working: Floats, i: int, j0: int, rows: Samples, columns: Samples, duals: Duals, layer: int,
+    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
+    duals: Duals, layer: int,
     half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
 ) -> None:  # fmt: skip
     """`next_layer` for an activation with a `Row` of its own."""
-    z, w, tau = working[Z], working[W], working[TAU]
-    dual_of_row(working, i, j0, rows, columns, duals, layer)
-    zk, wk, rate = working[Z_K], working[W_K], working[RATE]
-    for j in range(z.size):
+    z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
+    dual_of_row(working, n, i, j0, rows, columns, duals, layer)
+    zk, wk, rate = working[Z_K, :n], working[W_K, :n], working[RATE, :n]
+    for j in range(n):
         z[j], w[j], tau[j] = mix(
             zk[j], wk[j], rate[j] * tau[j], half_weight, half_bias, half_weights[j], half_biases[j]
         )
@@ -142,6 +143,7 @@ def next_layer_by_row(
 @njit
 def all_layers(
     working: Floats,
+    n: int,
     obtuse: bool,
     i: int,
     j0: int,
@@ -156,13 +158,12 @@ def all_layers(
 ) -> None:
     """Layer after layer for sample i of `rows` with samples j0, j0 + 1, … of `columns`.
 
-    working : (WORKING, n), see `rows`; Z and W hold sin² and cos² of half the angle of x and x'
+    working : (WORKING, ·), see `rows`, n of them used; Z and W hold sin² and cos² of θ/2
     obtuse : whether there is an obtuse pair in the row; if not, w is not looked at
     nngp, ntk : (kept, ·, ·) or (0, ·, ·) if not wanted. Σ and Θ go to [·, row, col:col + n]: of
         every layer if `every`, else of the last.
     """
-    z, w, tau = working[Z], working[W], working[TAU]
-    n = z.size
+    z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     depth = rows.std.shape[0]
     for layer in range(depth):
         hw, hb = rows.half_weight[layer, i], rows.half_bias[layer, i]
@@ -179,7 +180,7 @@ def all_layers(
                     for j in range(n):
                         w[j] = z.dtype.type(1) - z[j]
                 next_layer_by_row(
-                    working, i, j0, rows, columns, duals, layer - 1, hw, hb, hws, hbs
+                    working, n, i, j0, rows, columns, duals, layer - 1, hw, hb, hws, hbs
                 )  # fmt: skip
                 obtuse = not duals.never_obtuse[layer - 1]
             elif not obtuse:

@@ -72,17 +72,30 @@ def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
 
 @njit
 def dual_of_row(
-    working: Floats, i: int, j0: int, rows: Samples, columns: Samples, duals: Duals, layer: int
-) -> None:
+    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
+    duals: Duals, layer: int,
+) -> None:  # fmt: skip
     """Fill z_K, w_K and the rate of sample i with j0, j0 + 1, … of a row from its z and w.
 
-    working : (WORKING, n)
+    working : (WORKING, ·), of which n are used; rows of it, since a part of all would not be
+        contiguous for the compiler, and its loops not vectorised
     """
-    z, w, zk, wk = working[Z], working[W], working[Z_K], working[W_K]
+    z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     address, first, near = duals.rows[layer], duals.first[layer], duals.near[layer]
     parameters = duals.parameters[layer]
     call_row(
-        address, z, w, zk, wk, working[RATE], rows.traits, i, columns.traits, j0, first, parameters
+        address,
+        z,
+        w,
+        zk,
+        wk,
+        working[RATE, :n],
+        rows.traits,
+        i,
+        columns.traits,
+        j0,
+        first,
+        parameters,
     )
     if near == 0:
         return
@@ -91,22 +104,29 @@ def dual_of_row(
     odd = duals.parity[layer] < 0
     one, none = z.dtype.type(1), z.dtype.type(0)
     nearest = one
-    for j in range(z.size):
+    for j in range(n):
+        nearest = smaller(nearest, smaller(zk[j], wk[j]) if odd else zk[j])
+    if nearest >= near:
+        return
+    nearest = one
+    for j in range(n):
         same = z[j] == 0 and lengths[j] == length  # as on the diagonal; exactly so afterwards
         zk[j] = none if same else zk[j]
         wk[j] = one if same else wk[j]
         nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
     if nearest < near:
-        _angles_anew(working, i, j0, rows, columns, duals, layer)
+        _angles_anew(working, n, i, j0, rows, columns, duals, layer)
 
 
 @njit
 def _angles_anew(
-    working: Floats, i: int, j0: int, rows: Samples, columns: Samples, duals: Duals, layer: int
-) -> None:
+    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
+    duals: Duals, layer: int,
+) -> None:  # fmt: skip
     """z_K and w_K where the angle, or its distance from π, is small."""
-    z, w, zk, wk = working[Z], working[W], working[Z_K], working[W_K]
-    node_z, node_w, total = working[NODE_Z], working[NODE_W], working[TOTAL]
+    z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
+    node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
+    node_rate = working[NODE_RATE, :n]
     one, quarter = z.dtype.type(1), z.dtype.type(0.25)
     total[:] = z.dtype.type(0)
     first, near, parity = duals.first[layer], duals.near[layer], duals.parity[layer]
@@ -117,12 +137,12 @@ def _angles_anew(
             m = square * (w[j] if opposite else z[j])
             node_z[j], node_w[j] = (one - m, m) if opposite else (m, one - m)
         call_row(
-            duals.rows[layer], node_z, node_w, working[NODE_Z_K], working[NODE_W_K],
-            working[NODE_RATE], rows.traits, i, columns.traits, j0, first,
+            duals.rows[layer], node_z, node_w, working[NODE_Z_K, :n], working[NODE_W_K, :n],
+            node_rate, rows.traits, i, columns.traits, j0, first,
             duals.parameters[layer],
         )  # fmt: skip
         for j in range(z.size):
-            total[j] += share * working[NODE_RATE, j]
+            total[j] += share * node_rate[j]
     length, bend = rows.traits[first, i], rows.traits[first + 1, i]
     lengths, bends = columns.traits[first], columns.traits[first + 1]
     for j in range(z.size):

@@ -181,7 +181,7 @@ def compute_tile(
             if on_diagonal:
                 z[i], w[i] = 0, 1
             all_layers(
-                working[:, :n], obtuse, i0 + i, j0, rows, columns, duals, every,
+                working, n, obtuse, i0 + i, j0, rows, columns, duals, every,
                 r, nngp_strip, ntk_strip, 0,
             )  # fmt: skip
         # of a row on the diagonal, as far as it was computed
@@ -247,6 +247,6 @@ def compute_diagonal(
             working[Z, 0] = 0
             working[W, 0] = 1
             all_layers(
-                working, False, i, i, samples, samples, duals, every,
+                working, 1, False, i, i, samples, samples, duals, every,
                 i, nngp, ntk, 0,
             )  # fmt: skip
