@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import (
     accuracy,
+    activations,
     claims,
     cluster,
     disk,
@@ -29,6 +30,7 @@ TABLES = {
     "accuracy": accuracy.main,
     "speed": speed.main,
     "recursion": recursion.main,
+    "activations": activations.main,
     "threads": threads.main,
     "peers": peers.main,
     "disk": disk.main,

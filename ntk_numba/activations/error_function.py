@@ -86,4 +86,4 @@ class ErrorFunction(Activation):
 
 def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·erf(b·x) + c."""
-    return ErrorFunction(spelled("erf", a, b, c), a, b, c)
+    return ErrorFunction(spelled("erf", a, b, c) if (a, b, c) != (1, 1, 0) else "erf", a, b, c)

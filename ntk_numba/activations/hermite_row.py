@@ -16,7 +16,7 @@ from ntk_numba.activations.base import Floats
 from ntk_numba.jit import arrays_of
 from ntk_numba.row import Row
 
-BLOCK_BYTES = 128  # of pairs that are in registers at a time
+BLOCK_BYTES = 256  # of pairs that are in registers at a time
 
 
 def _horner(width_bytes: int) -> Any:

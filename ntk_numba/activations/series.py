@@ -109,14 +109,14 @@ class Series(Activation):
         return self.fit.bounds
 
     def up_to(self, q: float) -> Activation:
-        """Ready for variances up to q, or a little more: to a power of √2.
+        """Ready for variances up to q, or up to 9 % more, so that nearly equal data share a fit.
 
         Raises
         ------
         ValueError
             The tolerance cannot be had there; the text says which can.
         """
-        top = 2.0 ** (np.ceil(2 * np.log2(q) - 1e-9) / 2) if q > 0 else 1.0
+        top = 2.0 ** (np.ceil(8 * np.log2(q) - 1e-9) / 8) if q > 0 else 1.0
         ready = replace(self, top=float(top))
         _ = ready.fit
         return ready

@@ -46,9 +46,7 @@ def ready_for(net: MLP, *sources: Source | None) -> Ready:
         return Ready(net.activation, (0.0, 0.0))
     given = [s for s in sources if s is not None]
     largest = max(s.largest for s in given)
-    # a power of √2, so that data of nearly the same norms are treated the same
-    step = 2.0 ** (np.ceil(2 * np.log2(largest)) / 2) if largest > 0 else 0.0
-    return _ready(net, step, given[0].shape[1])
+    return _ready(net, largest, given[0].shape[1])
 
 
 @lru_cache(maxsize=16)
@@ -60,7 +58,8 @@ def _ready(net: MLP, largest: float, features: int) -> Ready:
     done: list[Activation] = []
     error = Error(q)
     for layer, activation in enumerate(net.activation, start=1):
-        fitted = activation.up_to(float(MARGIN * q.max()))
+        # the first layer's variances grow with the norm, later ones mostly do
+        fitted = activation.up_to(float(q.max() * (1 if layer == 1 else MARGIN)))
         done.append(fitted)
         a, after = _variances(net, layer, fitted.second_moment(q))
         error.advance(fitted, q, a, after)

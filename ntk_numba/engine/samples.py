@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ntk_numba.activations import Activation
 from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
+from ntk_numba.files.disk import aligned
 from ntk_numba.files.source import Source
 from ntk_numba.jit import kernel, larger, njit
 from ntk_numba.network import MLP
@@ -24,6 +25,10 @@ from ntk_numba.network import MLP
 # The grid that the centre m is rounded to, which makes it independent of the order of the rows that
 # it is made of. A free choice: m changes roundings only.
 CENTRE_GRID = 4096.0
+
+# Between a trait of all samples and the next: whole tiles are multiples of 4 KB, and what is that
+# far apart shares a place in the cache
+PADDING_BYTES = 320
 
 STATISTICS_ROWS = 1024  # samples whose variances and traits are made at once
 
@@ -34,7 +39,7 @@ class Samples(NamedTuple):
     panels : v = û − m in the result's dtype, see `products`; zeros where R exceeds the data
     spread : (R,) |v|²/4 in float64
     std : (L, R) √Σ⁽ˡ⁾(x,x);  half_weight, half_bias : (L, R) half the shares of `recursion`
-    traits : (traits of all layers' activations, R), see `activations.base`
+    traits : (traits of all layers' activations, R and some), see `activations.base`
     """
 
     panels: Floats
@@ -139,7 +144,8 @@ def layer_statistics(
     shape = (net.depth, len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
     count = sum(len(a.all_traits(np.ones(1))) for a in activations)
-    traits = np.empty((count, len(norm)), dtype)
+    padding = PADDING_BYTES // dtype.itemsize
+    traits = aligned((count, len(norm) + padding), dtype)
     for start in range(0, len(norm), STATISTICS_ROWS):
         some = slice(start, start + STATISTICS_ROWS)
         _fill_statistics(

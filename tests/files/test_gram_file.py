@@ -28,7 +28,7 @@ def test_the_file_is_ordinary_hdf5(written, points):
         assert file["checksums/ntk"].shape == (3, 3)
         assert (file["ntk"][:] == k.ntk).all() and (file["nngp"][:] == k.nngp).all()
         attributes = dict(file.attrs)
-    assert attributes["format"] == "ntk_numba gram" and attributes["format_version"] == 3
+    assert attributes["format"] == "ntk_numba gram" and attributes["format_version"] == 4
     assert attributes["complete"] and attributes["package_version"] == nk.__version__
     assert nk.MLP.from_dict(json.loads(attributes["net"])) == NET
     assert len(attributes["input_digest"]) == 64
@@ -77,12 +77,12 @@ def test_open_gram_refuses(written, tmp_path):
     refuse(tmp_path / "other.h5", ValueError, "not one that ntk-numba gram wrote")
     with h5py.File(written, "r+") as file:
         file.attrs["format_version"] = 99
-    refuse(written, ValueError, "format version 99; this package reads 3; install a newer one")
+    refuse(written, ValueError, "format version 99; this package reads 4; install a newer one")
     with h5py.File(written, "r+") as file:
         file.attrs["format_version"] = 2
-    refuse(written, ValueError, "format version 2; this package reads 3; compute it again")
+    refuse(written, ValueError, "format version 2; this package reads 4; compute it again")
     with h5py.File(written, "r+") as file:
-        file.attrs["format_version"] = 3
+        file.attrs["format_version"] = 4
         net = file.attrs["net"]
         file.attrs["net"] = net.replace("0.1", "0.2")
     refuse(written, ValueError, "is damaged: its attributes have changed")

@@ -1,0 +1,147 @@
+"""What a hidden layer of each activation costs a pair, and numerical duals by another program.
+
+One tile again and again, as in the table recursion; the difference of networks of depth 2 and 1.
+Variances of the samples are from 1/2 to 2. neural-tangents' `ElementwiseNumerical` takes a
+two-dimensional Gauss-Hermite rule for each pair; its degree is raised until its error, measured
+against the series at its tightest, is what the series' tolerance is.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import ntk_numba as nk
+from bench.peers import PINNED, python, run
+from bench.recursion import FEATURES, PAIRS, TILES, T
+from bench.report import section, table
+from bench.timing import in_turn
+from ntk_numba import activations
+from ntk_numba.activations.table import EXAMPLE, TABLE, arity
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.ready import ready_for
+from ntk_numba.engine.tile import COLUMN, HEIGHT, MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, WIDTH
+from ntk_numba.files.source import open_source
+
+REPEATS = 7
+SMALL, LARGE = 100, 3000  # samples of the peer and of ours: it takes degree² numbers a pair
+PEERED = ("tanh", "silu", "arctan")
+TOLERANCES = (1e-4, 1e-6, 1e-8)
+
+
+def samples(count: int) -> np.ndarray:
+    """Rows with |x|²/n0 from 1/2 to 2."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((count, FEATURES))
+    norms = np.sqrt(FEATURES * rng.uniform(0.5, 2, count))
+    norms[0] = np.sqrt(FEATURES * 2)
+    return np.asarray(x / np.linalg.norm(x, axis=1)[:, None] * norms[:, None])
+
+
+def work(net: nk.MLP, dtype: str) -> tuple[object, int]:
+    """A call that takes `PAIRS` pairs through a network, and numbers that a sample has for it."""
+    source = open_source(samples(2 * T).astype(dtype), "X")
+    ready = ready_for(net, source)
+    kernel = Kernel(net, ready, source, ("ntk",), False, np.dtype(dtype), T, 1)
+    held = kernel.samples(source, 0, 2 * T)
+    nngp, ntk = kernel.outputs(T, T)
+    row = np.zeros(TILE_FIELDS, np.int64)
+    row[COLUMN] = row[HEIGHT] = row[WIDTH] = T
+    row[MIRROR_ROW] = row[MIRROR_COLUMN] = -1
+    return lambda: kernel.compute(np.tile(row, (TILES, 1)), held, held, nngp, ntk), ready.traits
+
+
+def costs(names: list[str], dtype: str) -> dict[str, tuple[float, float]]:
+    """Nanoseconds a pair: minimum and median of the rounds, less those of no hidden layer."""
+    works = {"none": work(nk.MLP(1), dtype)[0]}
+    for name in names:
+        works[name] = work(nk.MLP(2, name), dtype)[0]
+    times = {name: np.array(t) / PAIRS * 1e9 for name, t in in_turn(works, REPEATS).items()}
+    return {
+        name: (min(t) - min(times["none"]), float(np.median(t - times["none"])))
+        for name, t in times.items()
+        if name != "none"
+    }
+
+
+def examples() -> list[str]:
+    """Every name, with parameters where it needs some."""
+    out = []
+    for name, constructor in TABLE.items():
+        fewest = arity(constructor)[0]
+        out.append(name + (":" + ",".join(EXAMPLE[:fewest]) if fewest else ""))
+    return [name for name in out if name != "swish"]  # silu
+
+
+def cost_rows() -> list[list[str]]:
+    """All activations, float64 and float32."""
+    names = examples()
+    by = {dtype: costs(names, dtype) for dtype in ("float64", "float32")}
+    rows = []
+    for name in names:
+        activation = activations.get(name)
+        cells = [name, activation.method]
+        for found in by.values():
+            least, median = found[name]
+            cells += [f"{least:.2f} ({median:.2f})", f"{least / found['relu'][0]:.1f}"]
+        rows.append(cells)
+    return rows
+
+
+def peer_rows() -> list[list[str]]:
+    """Series against the other program at the same true error."""
+    rows = []
+    for name in PEERED:
+        exact = nk.gram(nk.MLP(2, f"{name}:1e-13"), samples(SMALL))
+        for tolerance in TOLERANCES:
+            net = nk.MLP(2, f"{name}:{tolerance}")
+            x = samples(LARGE)
+            out = nk.gram(net, x, threads=1)
+            ours = in_turn(
+                {"": lambda net=net, x=x, out=out: nk.gram(net, x, out=out, threads=1)}, 5
+            )
+            mine = min(ours[""]) / (LARGE * (LARGE + 1) / 2)
+            error = _error(nk.gram(net, samples(SMALL)), exact)
+            job = {"name": name, "error": tolerance, "x": samples(SMALL).tolist()}
+            job["exact"] = [k.tolist() for k in exact if k is not None]
+            script = str(Path(__file__).with_name("activations_peer.py"))
+            path = Path(__file__).with_name("activations_peer.json")
+            path.write_text(json.dumps(job))
+            try:
+                theirs = json.loads(run([python(), script, str(path)], "neural-tangents"))
+            finally:
+                path.unlink()
+            a_pair = min(theirs["seconds"]) / SMALL**2
+            rows.append(
+                [name, f"{tolerance:g}", f"{error:.0e}", f"{mine * 1e9:.1f}",
+                 f"{theirs['degree']}", f"{theirs['error']:.0e}", f"{a_pair * 1e9:,.0f}",
+                 f"{a_pair / mine:,.0f}"]
+            )  # fmt: skip
+    return rows
+
+
+def _error(got: nk.Gram, exact: nk.Gram) -> float:
+    worst = 0.0
+    for k, e in zip(got, exact, strict=True):
+        assert k is not None and e is not None
+        root = np.sqrt(np.diag(e))
+        worst = max(worst, float(np.abs((k - e) / np.outer(root, root)).max()))
+    return worst
+
+
+def main() -> str:
+    """The tables."""
+    head = ["σ", "dual", "float64, ns", "× ReLU", "float32, ns", "× ReLU"]
+    peer_head = ["σ", "tolerance", "true error", "ns a pair", "degree of the peer", "its error",
+                 "its ns a pair", "ratio"]  # fmt: skip
+    return section(
+        "activations",
+        f"Nanoseconds a pair and hidden layer on one core, minimum (median) of {REPEATS} rounds, "
+        f"Θ, no bias, q from ½ to 2; series at their default tolerances",
+        table(head, cost_rows()),
+        f"Σ and Θ of one hidden layer on one thread, all but reading included, at the smallest "
+        f"degree whose error is at most the tolerance; N = {LARGE:,} of ours, {SMALL} of "
+        f"neural-tangents', jitted, which computes both triangles. Errors relative to "
+        f"√(K(x,x)·K(x',x')), from the series at 1e-13. Installed: {', '.join(PINNED)}",
+        table(peer_head, peer_rows()),
+    )
