@@ -41,7 +41,7 @@ LONE, CHAIN = 2, 3  # the traits, after the two of the curve
 
 
 def _horner(size: int) -> Any:
-    """p and d of all columns from x, by blocks of `size` bytes; there is at least one block.
+    """P and d of all columns from x, by blocks of `size` bytes; there is at least one block.
 
     The last block ends with the last column: it repeats what the one before it did.
     """

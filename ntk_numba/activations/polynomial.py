@@ -14,8 +14,9 @@ Condition: that of the sum over i where signs of the c_n alternate; 1 for the ot
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -115,12 +116,12 @@ class Hermite(Polynomial):
         return out
 
 
-def _power(q: Floats, twice: "np.ndarray | int") -> Floats:
+def _power(q: Floats, twice: Any) -> Floats:
     """q^(twice/2), 1 at 0^0."""
     return np.asarray(np.sqrt(q) ** np.asarray(twice))
 
 
-def _evaluated(coefficients: "tuple[float, ...] | list[float]", x: Floats) -> Floats:
+def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
     value = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         value = value * x + x.dtype.type(c)
@@ -133,7 +134,7 @@ def _degree(name: str, n: float, least: int) -> int:
     return int(n)
 
 
-def monomial(n: float) -> Activation:
+def monomial(n: float = 2) -> Activation:
     """σ(x) = xⁿ, n = 1 to 20."""
     degree = _degree("monomial", n, 1)
     return Polynomial(spelled("monomial", n), (0.0,) * degree + (1.0,))
@@ -148,7 +149,7 @@ def polynomial(*coefficients: float) -> Activation:
     return Polynomial(spelled("polynomial", *coefficients), coefficients)
 
 
-def hermite(n: float) -> Activation:
+def hermite(n: float = 2) -> Activation:
     """σ(x) = Heₙ(x)/√n!, the probabilists' Hermite polynomial with E[σ²] = 1 at q = 1, n ≤ 20."""
     degree = _degree("hermite", n, 0)
     exact = [[1], [0, 1]]

@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 from ntk_numba.activations.base import Activation
 from ntk_numba.activations.error_function import erf
+from ntk_numba.activations.named import (
+    arctan,
+    gelu_tanh,
+    mish,
+    sigmoid,
+    silu,
+    softplus,
+    softsign,
+    tanh,
+)
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
+from ntk_numba.activations.polynomial import hermite, monomial, polynomial
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -16,6 +27,18 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "ab_relu": ab_relu,
     "abs": abs_,
     "erf": erf,
+    "monomial": monomial,
+    "polynomial": polynomial,
+    "hermite": hermite,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "swish": silu,
+    "softplus": softplus,
+    "mish": mish,
+    "gelu_tanh": gelu_tanh,
+    "softsign": softsign,
+    "arctan": arctan,
 }
 
 
