@@ -109,7 +109,7 @@ def _named(function: str, tolerance: float, default: float = TOLERANCE) -> Activ
 
 
 def tanh(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = tanh(x), by a series to a tolerance."""
+    """σ(x) = tanh x, by a series to a tolerance."""
     return _named("tanh", tolerance)
 
 
@@ -150,5 +150,5 @@ def softsign(tolerance: float = SOFTSIGN) -> Activation:
 
 
 def arctan(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = arctan(x), by a series to a tolerance."""
+    """σ(x) = arctan x, by a series to a tolerance."""
     return _named("arctan", tolerance)

@@ -16,6 +16,7 @@ from ntk_numba.activations.named import (
     softsign,
     tanh,
 )
+from ntk_numba.activations.numerical import Numerical, Recorded
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
 from ntk_numba.activations.polynomial import hermite, monomial, polynomial
 
@@ -41,10 +42,42 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "arctan": arctan,
 }
 
+_registered: dict[str, Numerical] = {}  # by label
+
 
 def names() -> list[str]:
     """Every name that `get`, `ntk_numba.MLP` and the command line take."""
-    return list(TABLE)
+    return [*TABLE, *_registered]
+
+
+def register(activation: Numerical) -> Numerical:
+    """Let `get` find an activation by its label and by its full name; returns it.
+
+    Raises
+    ------
+    ValueError
+        The label is a built-in activation's.
+    """
+    if not isinstance(activation, Numerical):
+        raise TypeError(f"only a Numerical is registered, not {type(activation).__name__}")
+    if activation.label in TABLE:
+        raise ValueError(f"{activation.label!r} is a built-in activation; give another name")
+    _registered[activation.label] = activation
+    _full_names[activation.name] = activation
+    return activation
+
+
+_full_names: dict[str, Numerical] = {}
+
+
+def recall(name: str | Activation) -> Activation:
+    """As `get`, for a name that was written down: of a `Numerical` that is not known, `Recorded`.
+
+    Without it a file could not even be read where the function is not at hand.
+    """
+    if isinstance(name, str) and "@" in name and name not in _full_names:
+        return Recorded(name)
+    return get(name)
 
 
 def arity(constructor: Callable[..., Activation]) -> tuple[int, float]:
@@ -70,6 +103,15 @@ def get(spec: str | Activation) -> Activation:
         return spec
     if not isinstance(spec, str):
         raise TypeError(f"activation must be a name or an Activation, not {type(spec).__name__}")
+    if spec in _full_names:
+        return _full_names[spec]
+    if spec in _registered:
+        return _registered[spec]
+    if "@" in spec:
+        raise ValueError(
+            f"activation {spec!r} is a function of Python; it has to be registered first, by "
+            "activations.register(Numerical(fn, …))"
+        )
     name, _, tail = spec.partition(":")
     if name not in TABLE:
         near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)
