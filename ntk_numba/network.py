@@ -90,7 +90,13 @@ class MLP:
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> "MLP":
         """The network that `to_dict` described."""
-        return cls(**description)
+        known = dict(description)
+        specs = known.get("activation")
+        if isinstance(specs, str):
+            known["activation"] = activations.recall(specs)
+        elif isinstance(specs, list | tuple):
+            known["activation"] = [activations.recall(s) for s in specs]
+        return cls(**known)
 
     @property
     def fingerprint(self) -> str:

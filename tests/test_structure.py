@@ -14,8 +14,9 @@ FLOORS = [
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
         "activations.base", "activations.piecewise_linear", "activations.error_function",
-        "activations.hermite_row", "activations.series", "activations.named",
-        "activations.scaled", "activations.table", "activations",
+        "activations.hermite_row", "activations.polynomial", "activations.series",
+        "activations.named", "activations.numerical", "activations.scaled", "activations.table",
+        "activations",
     ],
     ["network"],
     [

@@ -1,119 +1,160 @@
-"""K = Σ â_k â'_k ρ^k and its derivative for a row of pairs, many pairs at a time in registers.
+"""The row of an activation whose dual is a series in ρ = cosθ: Horner's rule in registers.
 
-The coefficients belong to samples. Horner's rule from the highest power down gives the polynomial p
-and, by synthetic division, its derivative d: two fused multiply-adds and a product a term. Odd and
-even functions have every second term only, and are polynomials in ρ².
+With the samples' unit coefficients â_k = a_k/√E[σ²] of orthonormal Hermite polynomials,
+
+    cosθ_K = Σ_k â_k â_k' ρ^k,   rate = Σ_k k â_k â_k' ρ^(k−1)
+
+Most activations are even or odd but for a constant or a linear term, so the series is
+
+    lone + Σ_m c_m ρ^(first + step·m),   step = 2, of degree 1 − first the lone term
+
+and p = Σ c_m x^m, d = dp/dx of x = ρ^step come together by synthetic division from the top: one
+product and two fused multiply-adds a term. What a term needs of a block of columns is loaded once
+and the sums stay in registers, which LLVM does not make of a loop over columns of a loop over
+terms.
+
+Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K and as much, of rates, for the rate.
 """
 
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from ntk_numba.activations.base import Floats
-from ntk_numba.jit import arrays_of
+from ntk_numba.jit import arrays_of, fma
 from ntk_numba.row import Row
 
-BLOCK_BYTES = 256  # of pairs that are in registers at a time
+MOST_TERMS = 1040
+
+# Unit coefficients below this are 0: the products of two stay in float32's normal range, below
+# which processors are slow.
+FLUSHED = 1e-18
+
+# Bytes of columns whose sums are in registers at once: two of them, x and a product a column.
+BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
+
+LONE, CHAIN = 2, 3  # the traits, after the two of the curve
 
 
-def _horner(width_bytes: int) -> Any:
-    """(r, p, d, mine, theirs, first, count, j) → None, for a block of pairs from j on."""
+def _horner(size: int) -> Any:
+    """P and d of all columns from x, by blocks of `size` bytes; there is at least one block.
+
+    The last block ends with the last column: it repeats what the one before it did.
+    """
 
     @intrinsic
     def horner(
-        typingctx: Any,
-        r: Any,
-        p: Any,
-        d: Any,
-        mine: Any,
-        theirs: Any,
-        first: Any,
-        count: Any,
-        j: Any,
-    ) -> Any:
+        typingctx: Any, x: Any, p: Any, d: Any, mine: Any, theirs: Any, terms: Any
+    ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            r, p, d, mine, theirs, first, count, j = arrays_of(context, builder, signature, args)
+            x, p, d, mine, theirs, terms = arrays_of(context, builder, signature, args)
             single = signature.args[0].dtype == types.float32
-            real = ir.FloatType() if single else ir.DoubleType()
-            size = 4 if single else 8
-            width = max(1, width_bytes // size)
-            vector, lane, index = ir.VectorType(real, width), ir.IntType(32), j.type
-            fma = cgutils.get_or_insert_function(
+            real, item = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
+            width = max(1, size // item)
+            vector, lane = ir.VectorType(real, width), ir.IntType(32)
+            index = terms.type
+            fused = cgutils.get_or_insert_function(
                 builder.module,
                 ir.FunctionType(vector, [vector] * 3),
-                f"llvm.fma.v{width}f{8 * size}",
+                f"llvm.fma.v{width}f{8 * item}",
             )
             every = ir.Constant(ir.VectorType(lane, width), [0] * width)
-
-            def at(data: ir.Value, place: ir.Value) -> ir.Value:
-                return builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
-
-            def load(data: ir.Value, place: ir.Value) -> ir.Value:
-                value = builder.load(at(data, place))
-                value.align = size
-                return value
-
+            zero = ir.Constant(vector, [0.0] * width)
+            n = cgutils.unpack_tuple(builder, x.shape)[0]
+            stride = cgutils.unpack_tuple(builder, theirs.shape)[1]
             my_stride = cgutils.unpack_tuple(builder, mine.shape)[1]
-            their_stride = cgutils.unpack_tuple(builder, theirs.shape)[1]
-            x = load(r.data, j)
-            totals = [cgutils.alloca_once(builder, vector) for _ in range(2)]
-            for total in totals:
-                builder.store(ir.Constant(vector, [0.0] * width), total)
-            with cgutils.for_range_slice(builder, index(0), count, index(1)) as (k, _):
-                # from the last term to the first
-                term = builder.sub(builder.add(first, builder.sub(count, k)), index(1))
-                own = builder.load(builder.gep(mine.data, [builder.mul(term, my_stride)]))
-                own = builder.insert_element(vector(ir.Undefined), own, lane(0))
-                own = builder.shuffle_vector(own, vector(ir.Undefined), every)
-                other = load(theirs.data, builder.add(builder.mul(term, their_stride), j))
-                value, slope = (builder.load(total) for total in totals)
-                builder.store(builder.call(fma, [slope, x, value]), totals[1])
-                product = builder.fmul(own, other)
-                builder.store(builder.call(fma, [value, x, product]), totals[0])
-            for total, out in zip(totals, (p, d), strict=True):
-                builder.store(builder.load(total), at(out.data, j)).align = size
+
+            def block(data: ir.Value, at: ir.Value) -> ir.Value:
+                return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
+
+            # one's own coefficients side by side
+            own = cgutils.alloca_once(builder, real, size=index(MOST_TERMS))
+            with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (m, _):
+                row = builder.add(m, index(CHAIN))
+                value = builder.load(builder.gep(mine.data, [builder.mul(row, my_stride)]))
+                builder.store(value, builder.gep(own, [m]))
+            value_p, value_d = (cgutils.alloca_once(builder, vector) for _ in range(2))
+            last = builder.sub(n, index(width))
+            with cgutils.for_range_slice(builder, index(0), n, index(width)) as (begin, _):
+                j = builder.select(builder.icmp_signed("<", begin, last), begin, last)
+                variable = builder.load(block(x.data, j), align=item)
+                builder.store(zero, value_p)
+                builder.store(zero, value_d)
+                with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (k, _):
+                    m = builder.sub(builder.sub(terms, index(1)), k)
+                    mine_m = builder.load(builder.gep(own, [m]))
+                    mine_m = builder.insert_element(vector(ir.Undefined), mine_m, lane(0))
+                    mine_m = builder.shuffle_vector(mine_m, vector(ir.Undefined), every)
+                    row = builder.add(m, index(CHAIN))
+                    at = builder.add(builder.mul(row, stride), j)
+                    theirs_m = builder.load(block(theirs.data, at), align=item)
+                    product = builder.fmul(mine_m, theirs_m)
+                    before = builder.load(value_p)
+                    slope = builder.call(fused, [builder.load(value_d), variable, before])
+                    builder.store(slope, value_d)
+                    builder.store(builder.call(fused, [before, variable, product]), value_p)
+                builder.store(builder.load(value_p), block(p.data, j), align=item)
+                builder.store(builder.load(value_d), block(d.data, j), align=item)
             return context.get_dummy_value()
 
-        k = types.intp
-        return types.void(r, p, d, mine, theirs, k, k, k), codegen
+        return types.void(x, p, d, mine, theirs, types.intp), codegen
 
     return horner
 
 
-_block, _one = _horner(BLOCK_BYTES), _horner(0)
+_by_blocks, _by_lines, _one_by_one = _horner(BLOCK_BYTES), _horner(32), _horner(1)
 
 
 def _row(
     z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
     mine: Floats, theirs: Floats, parameters: Floats,
 ) -> None:  # fmt: skip
-    first, count, parity = np.int64(2), np.int64(parameters[0]), np.int64(parameters[1])
-    half, two = z.dtype.type(0.5), z.dtype.type(2)
-    n, width = z.size, BLOCK_BYTES // z.itemsize
-    for j in range(n):
-        rho = w[j] - z[j]
-        rate[j] = rho if parity == 0 else rho * rho
-    if n >= width:
-        for j in range(0, n - width + 1, width):
-            _block(rate, zk, wk, mine, theirs, first, count, j)
-        _block(rate, zk, wk, mine, theirs, first, count, n - width)  # some of them once more
+    real = z.dtype.type
+    one, two, half, none = real(1), real(2), real(0.5), real(0)
+    terms, first, step = int(parameters[0]), parameters[1], parameters[2]
+    for j in range(z.size):
+        cosine = w[j] - z[j]
+        wk[j] = cosine if step == one else cosine * cosine
+    if z.nbytes >= BLOCK_BYTES:
+        _by_blocks(wk, zk, rate, mine, theirs, terms)
+    elif z.nbytes >= 32:
+        _by_lines(wk, zk, rate, mine, theirs, terms)
     else:
-        for j in range(n):
-            _one(rate, zk, wk, mine, theirs, first, count, j)
-    for j in range(n):
-        p, d, rho = zk[j], wk[j], w[j] - z[j]
-        if parity < 0:
-            rate[j] = p + two * (rho * rho) * d
-            p = p * rho
-        elif parity > 0:
-            rate[j] = two * rho * d
+        _one_by_one(wk, zk, rate, mine, theirs, terms)
+    lone, lones = mine[LONE, 0], theirs[LONE]
+    plain = step == one
+    odd = first == one
+    for j in range(z.size):
+        cosine = w[j] - z[j]
+        p, d, square = zk[j], rate[j], wk[j]
+        extra = lone * lones[j]
+        if plain:
+            k, slope = p, d
+        elif odd:
+            k, slope = fma(cosine, p, extra), fma(two * square, d, p)
         else:
-            rate[j] = d
-        zk[j], wk[j] = half - half * p, half + half * p
+            k, slope = fma(cosine, extra, p), fma(two * cosine, d, extra)
+        k = k if abs(k) <= one else (one if k > none else -one)
+        zk[j], wk[j] = fma(-half, k, half), fma(half, k, half)
+        rate[j] = slope
 
 
-row = Row(_row)
-"""Takes (terms, parity) and, after the curve, the coefficients of the terms that a parity has."""
+series_row = Row(_row)
+"""Parameters: the number of terms of the chain, its first degree (0 or 1), its step (1 or 2).
+
+Traits: the curve's two; the lone coefficient, 0 if there is none; those of the chain.
+"""
+
+
+def chain_of(unit: Floats, first: int, step: int) -> Floats:
+    """(1 + terms, N), the row's own traits of unit coefficients of degree 0, 1, … (degrees, N)."""
+    lone = np.zeros_like(unit[:1])
+    if step == 2 and len(unit) > 1 - first:
+        lone = unit[1 - first : 2 - first]
+    out = np.concatenate([lone, unit[first::step]])
+    out[abs(out) < FLUSHED] = 0
+    return out

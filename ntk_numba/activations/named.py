@@ -1,130 +1,154 @@
-"""tanh, sigmoid, silu, softplus, mish, gelu_tanh, softsign, arctan: by series.
+"""Named activations without a closed form: tanh, sigmoid, silu, softplus, mish, gelu_tanh,
+softsign, arctan. See `series`.
 
-Each takes a tolerance, as ``tanh:1e-12``. No closed form of their duals is known.
+σ and σ' are written so that nothing overflows or cancels, with e = exp(−|x|) or the like.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_expit
+from scipy import special
 
 from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.series import TOLERANCE, Series
+from ntk_numba.activations.series import TOLERANCE, Series, checked_tolerance
 
-Function = Callable[[Floats], Floats]
+Function = Callable[[Any], Any]
 
 
-class _Formula(NamedTuple):
-    value: Function
-    derivative: Function
-    positive: bool = False
-    kinks: tuple[float, ...] = ()
+def _bell(x: Floats) -> Floats:
+    """The derivative of the logistic function."""
+    e = np.exp(-abs(x))
+    return np.asarray(e / (1 + e) ** 2)
+
+
+def _silu_slope(x: Floats) -> Floats:
+    return np.asarray(special.expit(x) + x * _bell(x))
 
 
 def _softplus(x: Floats) -> Floats:
-    return np.asarray(-log_expit(-x))
+    return np.asarray(np.log1p(np.exp(-abs(x))) + np.maximum(x, 0))
+
+
+def _mish_parts(x: Floats) -> tuple[Floats, Floats]:
+    """tanh(softplus(x)) and the derivative of that, by e = exp(−|x|)."""
+    e, right = np.exp(-abs(x)), x > 0
+    bottom = np.where(right, 1 + 2 * e + 2 * e**2, e**2 + 2 * e + 2)
+    top = np.where(right, 1 + 2 * e, e * (e + 2))
+    return top / bottom, 4 * np.where(right, e**2, e) * (1 + e) / bottom**2
+
+
+def _mish(x: Floats) -> Floats:
+    return np.asarray(x * _mish_parts(x)[0])
 
 
 def _mish_slope(x: Floats) -> Floats:
-    t = np.tanh(_softplus(x))
-    return np.asarray(t + x * expit(x) * (1 - t) * (1 + t))
+    value, slope = _mish_parts(x)
+    return np.asarray(value + x * slope)
 
 
-GELU = np.sqrt(2 / np.pi), 0.044715  # Hendrycks & Gimpel 2016
+_ROOT, _CUBE = np.sqrt(8 / np.pi), 0.044715
 
 
-def _gelu_tanh(x: Floats) -> Floats:
-    # ½(1 + tanh y) = 1/(1 + e^−2y), which does not cancel
-    return np.asarray(x * expit(2 * GELU[0] * (x + GELU[1] * x**3)))
+def _gelu_slope(x: Floats) -> Floats:
+    inner = _ROOT * (x + _CUBE * x**3)
+    turn = x * _ROOT * (1 + 3 * _CUBE * x**2)
+    return np.asarray(special.expit(inner) + _bell(inner) * turn)
 
 
-def _gelu_tanh_slope(x: Floats) -> Floats:
-    y = 2 * GELU[0] * (x + GELU[1] * x**3)
-    return np.asarray(expit(y) + x * expit(y) * expit(-y) * 2 * GELU[0] * (1 + 3 * GELU[1] * x**2))
-
-
-FORMULAE = {
-    "tanh": _Formula(np.tanh, lambda x: 4 * expit(2 * x) * expit(-2 * x)),
-    "sigmoid": _Formula(expit, lambda x: expit(x) * expit(-x), True),
-    "silu": _Formula(lambda x: x * expit(x), lambda x: expit(x) * (1 + x * expit(-x))),
-    "softplus": _Formula(_softplus, expit, True),
-    "mish": _Formula(lambda x: x * np.tanh(_softplus(x)), _mish_slope),
-    "gelu_tanh": _Formula(_gelu_tanh, _gelu_tanh_slope),
-    "softsign": _Formula(lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2, kinks=(0.0,)),
-    "arctan": _Formula(np.arctan, lambda x: 1 / (1 + x * x)),
-}
+# σ, σ', parity, whether σ ≥ 0, kinks
+FUNCTIONS: dict[str, tuple[Function, Function, int, bool, tuple[float, ...]]] = {
+    "tanh": (np.tanh, lambda x: 4 * _bell(2 * x), -1, False, ()),
+    "sigmoid": (special.expit, _bell, 0, True, ()),
+    "silu": (lambda x: x * special.expit(x), _silu_slope, 0, False, ()),
+    "softplus": (_softplus, special.expit, 0, True, ()),
+    "mish": (_mish, _mish_slope, 0, False, ()),
+    "gelu_tanh": (
+        lambda x: x * special.expit(_ROOT * (x + _CUBE * x**3)), _gelu_slope, 0, False, (),
+    ),
+    "softsign": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2, -1, False, (0.0,)),
+    "arctan": (np.arctan, lambda x: 1 / (1 + x * x), -1, False, ()),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Named(Series):
-    """One of FORMULAE."""
+    """One of `FUNCTIONS`."""
 
-    label: str
+    function: str
+    within: float
 
     @property
-    def kinks(self) -> tuple[float, ...]:
-        return FORMULAE[self.label].kinks
+    def tolerance(self) -> float:
+        return self.within
+
+    @property
+    def parity(self) -> int:
+        return FUNCTIONS[self.function][2]
 
     @property
     def never_obtuse(self) -> bool:
-        return FORMULAE[self.label].positive
+        return FUNCTIONS[self.function][3]
 
-    def with_tolerance(self, tolerance: float) -> str:
-        return f"{self.label}:{tolerance:.1e}"
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return FUNCTIONS[self.function][4]
 
     def __call__(self, x: Floats) -> Floats:
-        return np.asarray(FORMULAE[self.label].value(x), x.dtype)
+        return np.asarray(FUNCTIONS[self.function][0](x), x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
-        return np.asarray(FORMULAE[self.label].derivative(x), x.dtype)
+        return np.asarray(FUNCTIONS[self.function][1](x), x.dtype)
 
 
-def _named(label: str, tolerance: float, usual: float = TOLERANCE) -> Activation:
-    name = label if tolerance == usual else spelled(label, tolerance)
-    return Named(name, tolerance, 0.0, label)
+def _named(function: str, tolerance: float, default: float = TOLERANCE) -> Activation:
+    within = checked_tolerance(function, tolerance)
+    name = function if within == default else spelled(function, within)
+    return Named(name, function, within)
 
 
 def tanh(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = tanh x."""
+    """σ(x) = tanh x, by a series to a tolerance."""
     return _named("tanh", tolerance)
 
 
 def sigmoid(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = 1/(1 + e^−x)."""
+    """σ(x) = 1/(1 + exp(−x)), by a series to a tolerance."""
     return _named("sigmoid", tolerance)
 
 
 def silu(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = x/(1 + e^−x)."""
+    """σ(x) = x/(1 + exp(−x)), also known as swish, by a series to a tolerance."""
     return _named("silu", tolerance)
 
 
 def softplus(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = ln(1 + e^x)."""
+    """σ(x) = ln(1 + exp(x)), by a series to a tolerance."""
     return _named("softplus", tolerance)
 
 
 def mish(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = x·tanh(ln(1 + e^x))."""
+    """σ(x) = x·tanh(ln(1 + exp(x))), by a series to a tolerance."""
     return _named("mish", tolerance)
 
 
 def gelu_tanh(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))."""
+    """σ(x) = x/2·(1 + tanh(√(2/π)(x + 0.044715x³))), by a series to a tolerance."""
     return _named("gelu_tanh", tolerance)
 
 
-SOFTSIGN_TOLERANCE = 1e-3
+SOFTSIGN = 3e-3  # can be had up to q = 4
 
 
-def softsign(tolerance: float = SOFTSIGN_TOLERANCE) -> Activation:
-    """σ(x) = x/(1 + |x|)."""
-    # its second derivative jumps at 0: the series converges as a power of the degree only
-    return _named("softsign", tolerance, SOFTSIGN_TOLERANCE)
+def softsign(tolerance: float = SOFTSIGN) -> Activation:
+    """σ(x) = x/(1 + |x|), by a series to a tolerance.
+
+    Its jump in σ'' lets the series converge slowly: if none is given, it is 3e-3, up to q = 4.
+    """
+    return _named("softsign", tolerance, SOFTSIGN)
 
 
 def arctan(tolerance: float = TOLERANCE) -> Activation:
-    """σ(x) = arctan x."""
+    """σ(x) = arctan x, by a series to a tolerance."""
     return _named("arctan", tolerance)

@@ -18,30 +18,32 @@ GROWTH = 1.25  # of panels from there on
 
 
 @cache
-def _rule(points: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.polynomial.legendre.leggauss(points)
+def _rule() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """NumPy's Gauss-Legendre rule, its last digits made right in extended precision."""
+    x = np.polynomial.legendre.leggauss(POINTS)[0].astype(np.longdouble)
+    p = np.zeros(POINTS + 1, np.longdouble)
+    p[-1] = 1
+    slope = np.polynomial.legendre.legder(p)
+    for _ in range(2):
+        x -= np.polynomial.legendre.legval(x, p) / np.polynomial.legendre.legval(x, slope)
+    weights = 2 / ((1 - x * x) * np.polynomial.legendre.legval(x, slope) ** 2)
+    return x.astype(float), weights.astype(float)
 
 
 def nodes(
-    q: float,
-    kinks: Sequence[float] = (),
-    settled: float = 8.0,
-    points: int = POINTS,
-    widest: float = WIDEST,
+    q: float, kinks: Sequence[float] = (), settled: float = 8.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
 
     Parameters
     ----------
     kinks : values of x = √q t at which the function or a derivative jumps
-    points : of a panel
-    widest : of a panel, in t
     settled : the |x| from which on the function is smooth on the scale of |x|
     """
     root = np.sqrt(q)
-    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / widest))]
+    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / WIDEST))]
     if root > 0:
-        if FINEST / root < widest:
+        if FINEST / root < WIDEST:
             # as fine as x wants around 0, then ever wider
             last = min(settled, REACH * root)
             inner = np.arange(0, last + FINEST / 2, FINEST)
@@ -54,8 +56,9 @@ def nodes(
         edges.append(np.array([k / root for k in kinks if abs(k / root) < REACH]))
     ends = np.unique(np.concatenate(edges))
     ends = ends[np.concatenate([[True], np.diff(ends) > 1e-15])]
-    x, weights = _rule(points)
+    x, weights = _rule()
     half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
     t = (middle + half * x).ravel()
-    density = np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
-    return t, (half * weights).ravel() * density
+    weighted = (half * weights).ravel() * np.exp(-t * t / 2)
+    # √2π, less what rounding errors add up to
+    return t, np.asarray(weighted / weighted.sum(dtype=np.longdouble), float)

@@ -1,238 +1,346 @@
-"""Activations without a closed form: the Hermite series of σ, cut where its bound allows.
+"""Activations by a certified Hermite series: what has no closed form.
 
-With h_k the orthonormal Hermite polynomials and a_k(q) = E[σ(√q t) h_k(t)], t ~ N(0, 1),
+With orthonormal Hermite polynomials h_k of t ~ N(0, 1) and a_k(q) = E[σ(√q t) h_k(t)],
 
-    K = Σ_k a_k(q) a_k(q') ρ^k,   √(qq') K̇ = Σ_k k a_k(q) a_k(q') ρ^(k−1)     (Mehler)
+    K = Σ_k a_k(q) a_k(q') ρ^k,   √(qq') K̇ = Σ_k k a_k(q) a_k(q') ρ^(k−1)      (Mehler 1866)
 
-The coefficients belong to a sample. Cut after degree D, by Cauchy and Schwarz, |ρ| ≤ 1:
+Cut after degree D, with M = E[σ²], S = E[σ'²] and, by Parseval, the tails
 
-    |ΔK|/√(K(q)K(q')) ≤ √(t(q) t(q')),    t = 1 − Σ_{k≤D} a_k²/E[σ²]            (Parseval)
-    |ΔK̇|/√(K̇(q)K̇(q')) ≤ √(t₁(q) t₁(q')),  t₁ = 1 − Σ_{k≤D} k a_k²/(q E[σ'²])
+    t(q) = 1 − Σ_{k≤D} a_k²/M,   t₁(q) = 1 − Σ_{k≤D} k a_k²/(qS) ≥ (D + 1) t M/(qS),
 
-D is the smallest with t and t₁ at most the tolerance for all variances up to the largest that there
-is. To the bounds is added what quadrature, interpolation and rounding may do to them.
+the errors are |Δcosθ_K| ≤ √(t t') and |Δrate|/√(rate(x,x) rate(x',x')) ≤ √(t₁ t₁') (Cauchy and
+Schwarz). D is the least for which both stay below the tolerance at every variance up to a limit.
+
+The coefficients of σ' give those of σ, a_k = √(q/k) E[σ'(√q t) h_{k−1}(t)], which stays relatively
+accurate as q → 0. They are interpolated in ln q; at other variances than the nodes, and by
+quadrature with panels half as wide, they are found again, and what differs goes into the bounds.
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from ntk_numba.activations.base import Activation, Floats
 from ntk_numba.activations.curve import curve_of
-from ntk_numba.activations.hermite_row import row
-from ntk_numba.activations.panels import Panels, interpolated
-from ntk_numba.activations.quadrature import WIDEST, nodes
+from ntk_numba.activations.hermite_row import chain_of, series_row
+from ntk_numba.activations.panels import LOWEST, WIDTH, Panels, panel_of
+from ntk_numba.activations.quadrature import nodes
 from ntk_numba.row import Row
 
-TOLERANCE = 1e-10
-TIGHTEST, LOOSEST = 1e-13, 1e-2  # tolerances
-MOST = 1024  # terms
-ROUNDING = 1e-14  # of sums of squares of coefficients
-OCTAVES = 24  # below the largest variance for which the bounds are looked at
-# Between two variances that are looked at, and below all, a bound may be larger by
-MARGIN = 1.25
-POINTS = 16, 12  # of the two rules that say what a rule is worth
+Array = NDArray[np.float64]
+
+DEGREES = (32, 64, 128, 256, 512, 1024)  # tried one after another; the last is the most there is
+FEW, MANY = 18, 40  # nodes of a panel, in ln q: of coefficients, or where they do not do
+CHECKS = (-0.985, -0.5, 0.03, 0.52, 0.99)  # where in a panel the tails are found
+ROUNDING = 2e-15  # of sums of squares of unit vectors, and what a row's Horner rule adds
+PEAK = 1.1  # a tail may be larger between two checks than at both
+TOLERANCE, FINEST, COARSEST = 1e-10, 1e-13, 1e-2
 
 
-class Fit(NamedTuple):
-    """A series up to some variance.
-
-    terms : that a parity has
-    bounds : of cosθ_K and of the rate
-    coefficients : q → (terms, N), those of unit length
-    """
-
-    terms: int
-    bounds: tuple[float, float]
-    coefficients: Panels
-
-
-@dataclass(frozen=True)
 class Series(Activation):
-    """A function σ of one variable by its Hermite series.
+    """A function known by σ and σ' alone, to be made ready for the variances that there are."""
 
-    Attributes
-    ----------
-    tolerance : float
-        Of K and K̇, relative to √(K(q)K(q')) and √(K̇(q)K̇(q')).
-    top : float
-        The largest variance that it is ready for; 0 if for none yet.
-    """
-
-    tolerance: float
-    top: float
-
-    row: ClassVar[Row] = row
+    method: ClassVar[str] = "Hermite series"
     ranged: ClassVar[bool] = True
-    method: ClassVar[str] = "series"
-    domain: ClassVar[str] = "as far as the series reaches"
 
-    def __post_init__(self) -> None:
-        if not TIGHTEST <= self.tolerance <= LOOSEST:
-            raise ValueError(
-                f"activation {self.name}: the tolerance must be from {TIGHTEST:g} to "
-                f"{LOOSEST:g}, not {self.tolerance!r}"
-            )
-
+    @property
     @abstractmethod
-    def with_tolerance(self, tolerance: float) -> str:
-        """How to ask for another tolerance."""
+    def tolerance(self) -> float:
+        """That the bounds are to keep."""
 
     @property
-    def parity(self) -> int:
-        return _parity(self._plain)
-
-    @property
-    def never_obtuse(self) -> bool:
-        return False
-
-    @property
-    def _plain(self) -> "Series":
-        """The same for no variance: what the tables of all ranges are known by."""
-        return replace(self, top=0.0) if self.top else self
-
-    @property
-    def fit(self) -> Fit:
-        """The series up to `top`."""
-        return _fit(self._plain, self.top)
-
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        return float(self.fit.terms), float(self.parity)
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.fit.bounds
-
-    def up_to(self, q: float) -> Activation:
-        """Ready for variances up to q, or up to 9 % more, so that nearly equal data share a fit.
-
-        Raises
-        ------
-        ValueError
-            The tolerance cannot be had there; the text says which can.
-        """
-        top = 2.0 ** (np.ceil(8 * np.log2(q) - 1e-9) / 8) if q > 0 else 1.0
-        ready = replace(self, top=float(top))
-        _ = ready.fit
-        return ready
+    def cheaper(self) -> str:
+        """How a tolerance is asked for, as a format."""
+        return self.name.partition(":")[0] + ":{:.0e}"
 
     def traits(self, q: Floats) -> Floats:
-        """The coefficients, of unit length but for what is cut off."""
-        return self.fit.coefficients(q)
-
-    def all_traits(self, q: Floats) -> Floats:
-        return np.concatenate([curve_of(self._plain)(q), self.traits(q)])
+        raise RuntimeError(f"activation {self.name} has to be made ready by up_to")
 
     def second_moment(self, q: Floats) -> Floats:
-        """By quadrature, tabulated, to some 1e-15 of itself."""
-        relative = _moments(self._plain)(q)[0].astype(q.dtype)
-        return np.asarray(relative * (q + _at_zero(self._plain) ** 2))
+        """To about 1e-15 of itself."""
+        order = 0 if _at_zero(self) != 0 else 1
+        moment = _moment(self)(q)[0].astype(q.dtype) * q**order
+        # a panel's function keeps its value beyond the last one
+        return np.asarray(np.where(q == 0, q.dtype.type(_at_zero(self)) ** 2, moment))
+
+    def up_to(self, q: float) -> "Activation":
+        return fitted(self, rounded(q))
 
 
-@lru_cache(maxsize=256)
-def _parity(activation: Series) -> int:
-    x = np.concatenate([np.linspace(0.01, 12, 600), np.logspace(-6, 3, 200)])
-    there, opposite = (np.asarray(activation(v), float) for v in (x, -x))
-    scale = 4e-16 * np.abs(there)
-    if (np.abs(there - opposite) <= scale).all():
-        return 1
-    odd = (np.abs(there + opposite) <= scale).all() and _at_zero(activation) == 0
-    return -1 if odd else 0
+def rounded(q: float) -> float:
+    """At most 9 % more, so that slightly different data are treated the same."""
+    step = float(np.ceil(8 * np.log2(q) - 1e-9)) if q > 0 else -np.inf
+    return float(2.0 ** (max(step, 8.0 * LOWEST) / 8))
 
 
-@lru_cache(maxsize=256)
-def _at_zero(activation: Series) -> float:
-    return float(activation(np.zeros(1))[0])
-
-
-@lru_cache(maxsize=256)
-def _moments(activation: Series) -> Panels:
-    """E[σ(√q t)²]/(q + σ(0)²)."""
-    zero = _at_zero(activation) ** 2
-
-    def at(q: float) -> float:
-        t, weights = nodes(q, activation.kinks, activation.settled)
-        return float(weights @ np.asarray(activation(np.sqrt(q) * t), float) ** 2) / (q + zero)
-
-    return interpolated(lambda q: np.array([[at(v)] for v in q]))
-
-
-def coefficients(
-    activation: Series, q: float, count: int, points: int = POINTS[0]
-) -> tuple[NDArray[np.float64], float, float, float]:
-    """a_0 … a_{count−1}, E[σ²], q E[σ'²] and the share of E[σ²] at the edge of the quadrature."""
-    # h_k goes up and down within about 3/√k of t
-    t, weights = nodes(
-        q, activation.kinks, activation.settled, points, min(WIDEST, 10 / np.sqrt(count))
-    )
-    x = np.sqrt(q) * t
-    values = np.asarray(activation(x), float)
-    slopes = np.sqrt(q) * np.asarray(activation.derivative(x), float)
-    squares = weights * values**2
-    moment, slope = float(squares.sum()), float(weights @ slopes**2)
-    edge = float(np.abs(squares[:points]).sum() + np.abs(squares[-points:]).sum())
-    weighted = weights * values
-    found = np.empty(count)
-    before, h = np.zeros_like(t), np.ones_like(t)
-    for k in range(count):
-        found[k] = weighted @ h
-        before, h = h, (t * h - np.sqrt(k) * before) / np.sqrt(k + 1)
-    return found, moment, slope, edge / moment if moment > 0 else 0.0
+def _at_zero(activation: Activation) -> float:
+    return float(np.asarray(activation(np.zeros(1)))[0])
 
 
 @lru_cache(maxsize=64)
-def _fit(activation: Series, top: float) -> Fit:
-    if top == 0:
-        raise ValueError(f"activation {activation.name} has to be made ready, see up_to")
-    name, tolerance = activation.name, activation.tolerance
-    looked_at = top * 2.0 ** -np.arange(OCTAVES)
-    tails = np.empty((2, MOST))
-    tails[:] = 0
-    doubt = np.zeros(2)
-    ks = np.arange(MOST)
-    for q in looked_at:
-        with np.errstate(over="ignore", invalid="ignore"):
-            a, moment, slope, edge = coefficients(activation, float(q), MOST)
-            b, moment_2, slope_2, _ = coefficients(activation, float(q), MOST, POINTS[1])
-        if not np.isfinite(moment + slope) or edge > 1e-15:
-            raise ValueError(
-                f"activation {name} grows too fast for a variance of {q:.3g}: E[σ(z)²] does not "
-                f"converge; scale the data or w_std down"
-            )
-        if moment == 0:
-            continue
-        shares = np.cumsum(a**2) / moment, np.cumsum(ks * a**2) / (slope or 1.0)
-        for tail, share in zip(tails, shares, strict=True):
-            np.maximum(tail, np.abs(1 - share) if slope else 0.0, out=tail)
-        apart = abs(moment - moment_2) / moment, abs(slope - slope_2) / (slope or 1.0)
-        worst = np.abs(a - b).max() / np.sqrt(moment)
-        doubt = np.maximum(doubt, [max(apart[0], worst), max(apart[1], worst)])
-    doubt += ROUNDING
-    whole = MARGIN * tails.max(axis=0)
-    enough = np.flatnonzero(whole + doubt.max() <= tolerance)
-    if not len(enough):
-        best = 1.1 * float(whole[-1] + doubt.max())
-        advice = f" or ask for {activation.with_tolerance(best)}" if best <= LOOSEST else ""
+def _moment(activation: Series) -> Panels:
+    """E[σ²], divided by q if σ(0) = 0."""
+    order = 0 if _at_zero(activation) != 0 else 1
+
+    def values(q: Array) -> Array:
+        out = []
+        for v in q:
+            t, weights = nodes(v, activation.kinks, activation.settled)
+            squares = np.asarray(activation(np.sqrt(v) * t), np.longdouble) ** 2
+            out.append([float((weights * squares).sum() / v**order)])
+        return np.array(out)
+
+    return _tabulated(values, FEW)
+
+
+def _tabulated(values: Callable[[Array], Array], count: int) -> Panels:
+    """As `panels.interpolated`, of `count` nodes a panel."""
+    x = np.cos(np.pi * (np.arange(count) + 0.5) / count)
+    inverse = 2 / count * chebyshev.chebvander(x, count - 1).T
+    inverse[0] /= 2
+    return Panels(lambda panel: inverse @ values(np.exp(WIDTH * (panel + (1 + x) / 2))))
+
+
+def shape_of(activation: Activation) -> tuple[int, int]:
+    """(first, step) of the chain: (0, 2) for even functions and (1, 2) for odd ones, but for a
+    linear or constant term; else (0, 1).
+    """
+    x = np.concatenate([np.geomspace(1e-6, 60, 400), np.linspace(0.01, 30, 301)])
+    right, left = activation.derivative(x), activation.derivative(-x)
+    limit = 4e-16 * np.maximum(1e-300, np.max(abs(right) + abs(left)))
+    kinks = activation.kinks
+    if set(kinks) == {-k for k in kinks}:
+        if np.ptp(right + left) <= 2 * limit:  # σ' odd but for a constant
+            return 0, 2
+        if np.ptp(right - left) <= limit:
+            return 1, 2
+    return 0, 1
+
+
+def unit_coefficients(
+    activation: Activation, q: float, degree: int, fine: bool = False
+) -> tuple[Array, float, float]:
+    """a_k/√M for k = 0 … degree, M, and t₁'s qS/M, by quadrature.
+
+    The two are the same function of the nodes; `fine` ones are in panels half as wide.
+    """
+    t, weights = nodes(q, activation.kinks, activation.settled)
+    if fine:
+        t, weights = nodes(q, _halved(q, activation), 4 * activation.settled)
+    x = np.sqrt(q) * t
+    sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
+    moment = float(weights @ sigma**2)
+    if moment == 0:
+        return np.eye(1, degree + 1)[0], 0.0, 0.0
+    out = np.empty(degree + 1)
+    out[0] = weights @ sigma
+    weighted = weights * slope
+    before, h = np.zeros_like(t), np.ones_like(t)
+    for k in range(degree):
+        out[k + 1] = np.sqrt(q / (k + 1)) * (weighted @ h)
+        before, h = h, (t * h - np.sqrt(k) * before) / np.sqrt(k + 1)
+    return out / np.sqrt(moment), moment, float(q * (weights @ slope**2) / moment)
+
+
+def _halved(q: float, activation: Activation) -> tuple[float, ...]:
+    """The kinks, and the middles of the panels of the other rule, where panels are to end too."""
+    t, _ = nodes(q, activation.kinks, activation.settled)
+    middles = t.reshape(-1, 16)
+    return (*activation.kinks, *(np.sqrt(q) * (middles[:, 0] + middles[:, -1]) / 2))
+
+
+class _Scan:
+    """Tails of all degrees up to one at variances from a limit down to where they do not matter."""
+
+    def __init__(self, activation: Series, limit: float, degree: int, shape: tuple[int, int]):
+        self.found: list[tuple[float, Array, float]] = []
+        self.tails = np.zeros((2, degree + 1))
+        before = None
+        for panel in range(int(panel_of(np.array([limit * (1 - 1e-12)]))[0]), LOWEST - 1, -1):
+            # up to the limit, of the highest panel
+            at = 4.0 ** (panel + (1 + np.array(CHECKS)) / 2)
+            some = [v for v in at if v < limit] + ([limit] if limit < 4.0 ** (panel + 1) else [])
+            here = np.zeros_like(self.tails)
+            for q in some:
+                unit, _, ratio = unit_coefficients(activation, q, degree, fine=True)
+                self.found.append((q, unit, ratio))
+                here = np.maximum(here, _tails(unit, ratio, shape))
+            self.tails = np.maximum(self.tails, here)
+            change = np.inf if before is None else abs(unit - before).max()
+            before = unit
+            if change < 1e-9 or (here[:, -1].max() < 1e-3 * FINEST and change < 1e-4):
+                break
+
+    def least(self, tolerance: float) -> int | None:
+        """D for which both tails are below."""
+        good = np.flatnonzero((PEAK * self.tails).max(axis=0) + 2 * ROUNDING <= tolerance)
+        return int(good[0]) if good.size else None
+
+
+def _tails(unit: Array, ratio: float, shape: tuple[int, int]) -> Array:
+    """(2, degrees) t and t₁ after each degree, of the terms that the chain has."""
+    kept = chain_mask(len(unit), shape)
+    k = np.arange(len(unit))
+    squares = np.where(kept, unit**2, 0)
+    t = np.maximum(1 - np.cumsum(squares), 0)
+    if ratio == 0:
+        return np.stack([t, np.zeros_like(t)])
+    t1 = np.maximum(1 - np.cumsum(k * squares) / ratio, 0)
+    # what is left out of σ by parity is rounding error; the rest is bounded by σ''s tail
+    t = np.minimum(t, (t1 + ROUNDING) * ratio / (k + 1) + ROUNDING)
+    return np.stack([t, t1])
+
+
+def chain_mask(count: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which degrees the row has."""
+    k = np.arange(count)
+    return (k % shape[1] == shape[0]) | (k <= 1)
+
+
+@dataclass(frozen=True)
+class Fitted(Activation):
+    """A series up to a degree, ready for variances up to a limit."""
+
+    source: Series
+    limit: float
+    shape: tuple[int, int]
+    degree: int
+    nodes: int
+    errors: tuple[float, float]
+
+    row: ClassVar[Row] = series_row
+    method: ClassVar[str] = "Hermite series"
+
+    @property
+    def parity(self) -> int:
+        return self.source.parity
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return self.source.kinks
+
+    @property
+    def settled(self) -> float:  # type: ignore[override]
+        return self.source.settled
+
+    @property
+    def never_obtuse(self) -> bool:
+        return self.source.never_obtuse
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.errors
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        first, step = self.shape
+        return float(len(range(first, self.degree + 1, step))), float(first), float(step)
+
+    def up_to(self, q: float) -> Activation:
+        return self if q <= self.limit else self.source.up_to(q)
+
+    def __call__(self, x: Floats) -> Floats:
+        return self.source(x)
+
+    def derivative(self, x: Floats) -> Floats:
+        return self.source.derivative(x)
+
+    def second_moment(self, q: Floats) -> Floats:
+        return self.source.second_moment(q)
+
+    def traits(self, q: Floats) -> Floats:
+        table = _table(self.source, self.degree, self.nodes)
+        return chain_of(table(np.asarray(q)).astype(q.dtype), *self.shape)
+
+    def all_traits(self, q: Floats) -> Floats:
+        return np.concatenate([curve_of(self.source)(q), self.traits(q)])
+
+
+@lru_cache(maxsize=64)
+def _table(activation: Series, degree: int, count: int) -> Panels:
+    """The unit coefficients of degree 0 to D."""
+    return _tabulated(
+        lambda q: np.array([unit_coefficients(activation, v, degree)[0] for v in q]), count
+    )
+
+
+@lru_cache(maxsize=128)
+def fitted(activation: Series, limit: float) -> Fitted:
+    """The series of least degree that keeps an activation's tolerance up to a variance.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    shape, tolerance = shape_of(activation), activation.tolerance
+    least, best = None, 1.0
+    for most in DEGREES:
+        scan = _Scan(activation, limit, most, shape)
+        best = float((PEAK * scan.tails[:, -1]).max()) + 2 * ROUNDING
+        least = scan.least(tolerance)
+        if least is not None:
+            break
+    if least is not None:
+        errors = _errors(activation, scan, least, FEW, shape)
+        count = FEW
+        if max(errors) > tolerance:
+            count, errors = MANY, _errors(activation, scan, least, MANY, shape)
+        while max(errors) > tolerance and least + 2 < scan.tails.shape[1]:
+            least += 2  # room for what interpolation adds
+            errors = _errors(activation, scan, least, MANY, shape)
+            if errors[1] - scan.tails[1, least] > tolerance:
+                break
+        if max(errors) <= tolerance:
+            return Fitted(activation.name, activation, limit, shape, least, count, errors)
+        best = max(errors)
+    raise ValueError(_refusal(activation, limit, best))
+
+
+def _refusal(activation: Series, limit: float, best: float) -> str:
+    start = (
+        f"activation {activation.name}: at variances up to {limit:.3g} the series reaches "
+        f"{best:.0e} with {DEGREES[-1]} terms, not {activation.tolerance:g}; "
+        "scale the data or w_std down"
+    )
+    exponent = np.floor(np.log10(best))
+    reached = np.ceil(best / 10**exponent) * 10**exponent
+    return start + (f", or ask for {activation.cheaper.format(reached)}" if reached <= 1e-2 else "")
+
+
+def _errors(
+    activation: Series, scan: _Scan, degree: int, count: int, shape: tuple[int, int]
+) -> tuple[float, float]:
+    """Bounds of a fit: tails, and twice what its coefficients are off by, relative to norms."""
+    table = _table(activation, degree, count)
+    got = table(np.array([q for q, _, _ in scan.found]))
+    k = np.arange(degree + 1)
+    off = off_rate = 0.0
+    kept = chain_mask(degree + 1, shape)
+    for values, (_, unit, ratio) in zip(got.T, scan.found, strict=True):
+        difference = np.where(kept, values - unit[: degree + 1], 0)
+        off = max(off, float(np.linalg.norm(difference)))
+        if ratio > 0:
+            off_rate = max(off_rate, float(np.linalg.norm(np.sqrt(k) * difference)) / ratio**0.5)
+    t, t1 = (float(PEAK * v[degree]) for v in scan.tails)
+    # the true coefficients kept have a norm of at most 1, those of the fit of at most 1 + off
+    return (
+        t + 2 * PEAK * off * (1 + off) + ROUNDING,
+        t1 + 2 * PEAK * off_rate * (1 + off_rate) + ROUNDING,
+    )
+
+
+def checked_tolerance(name: str, tolerance: Any) -> float:
+    """A tolerance that can be asked for."""
+    value = float(tolerance)
+    if not FINEST <= value <= COARSEST:
         raise ValueError(
-            f"activation {name}: at variances up to {top:.3g} the series reaches {best:.1e} with "
-            f"{MOST} terms, not {tolerance:g}; scale the data or w_std down{advice}"
+            f"activation {name}: the tolerance must be {FINEST:g} to {COARSEST:g}, not {value:g}"
         )
-    degree = int(enough[0])
-    parity = activation.parity
-    start, step = (0, 1) if parity == 0 else (int(parity < 0), 2)
-    kept = np.arange(start, degree + 1, step)
-
-    def unit(q: NDArray[np.float64]) -> NDArray[np.float64]:
-        out = np.zeros((len(q), len(kept)))
-        for values, v in zip(out, q, strict=True):
-            a, moment, *_ = coefficients(activation, float(v), degree + 1)
-            values[:] = a[kept] / np.sqrt(moment) if moment > 0 else 0.0
-        return out
-
-    bounds = tuple(float(MARGIN * tail[degree] + d) for tail, d in zip(tails, doubt, strict=True))
-    return Fit(len(kept), (bounds[0], bounds[1]), interpolated(unit))
+    return value

@@ -17,7 +17,9 @@ from ntk_numba.activations.named import (
     softsign,
     tanh,
 )
+from ntk_numba.activations.numerical import Numerical, Recorded
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
+from ntk_numba.activations.polynomial import hermite, monomial, polynomial
 from ntk_numba.activations.scaled import scaled
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
@@ -28,6 +30,9 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "ab_relu": ab_relu,
     "abs": abs_,
     "erf": erf,
+    "monomial": monomial,
+    "polynomial": polynomial,
+    "hermite": hermite,
     "tanh": tanh,
     "sigmoid": sigmoid,
     "silu": silu,
@@ -41,10 +46,40 @@ TABLE: dict[str, Callable[..., Activation]] = {
 
 EXAMPLE = ("2", "1", "3")  # parameters that all take which need some
 
+_registered: dict[str, Numerical] = {}  # by label and by full name
+
 
 def names() -> list[str]:
     """Every name that `get`, `ntk_numba.MLP` and the command line take."""
-    return list(TABLE)
+    return [*TABLE, *(name for name in _registered if "@" not in name)]
+
+
+def register(activation: Numerical) -> Numerical:
+    """Let `get` find a function of Python by its label, and by its full name; returns it.
+
+    Raises
+    ------
+    ValueError
+        The label is a built-in activation's.
+    TypeError
+        It is no `Numerical`.
+    """
+    if not isinstance(activation, Numerical):
+        raise TypeError(f"only a Numerical is registered, not {type(activation).__name__}")
+    if activation.label in TABLE:
+        raise ValueError(f"{activation.label!r} is a built-in activation; give another name")
+    _registered[activation.label] = _registered[activation.name] = activation
+    return activation
+
+
+def recall(name: str | Activation) -> Activation:
+    """As `get`, for a name that was written down: of a function that is not known, `Recorded`.
+
+    Without it a file could not even be read where the function is not at hand.
+    """
+    if isinstance(name, str) and "@" in name and name.partition("*")[2] not in _registered:
+        return _registered.get(name) or Recorded(name)
+    return get(name)
 
 
 def arity(constructor: Callable[..., Activation]) -> tuple[int, float]:
@@ -99,6 +134,13 @@ def get(spec: str | Activation) -> Activation:
             if "could not convert" not in str(error):
                 raise
             raise ValueError(f"activation {spec!r}: {factor!r} is no number") from None
+    if spec in _registered:
+        return _registered[spec]
+    if "@" in spec:
+        raise ValueError(
+            f"activation {spec!r} is a function of Python; it has to be registered first, by "
+            f"activations.register(Numerical(fn, …))"
+        )
     name, _, tail = spec.partition(":")
     if name not in TABLE:
         near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)

@@ -150,7 +150,7 @@ def layer_statistics(
         some = slice(start, start + STATISTICS_ROWS)
         _fill_statistics(
             net, activations, norm[some], n0, std[:, some], weight[:, some], bias[:, some],
-            traits[:, some],
+            traits[:, : len(norm)][:, some],
         )  # fmt: skip
     return std, weight, bias, traits
 

@@ -1,0 +1,309 @@
+"""Any function of Python as an activation, by the series of its values; and names of such.
+
+What is known of the function are its values. Its derivative, where none is given, is that of
+Chebyshev interpolants on pieces between the kinks, halved until the last coefficients vanish.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.typing import NDArray
+
+from ntk_numba.activations.base import Activation, Floats
+from ntk_numba.activations.quadrature import REACH, nodes
+from ntk_numba.activations.series import TOLERANCE, Series, checked_tolerance, rounded
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Any]
+
+WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
+                         -np.geomspace(8, 200, 40)[1:], np.geomspace(1e-6, 0.01, 20)])  # fmt: skip
+DEGREE = 24  # of a piece
+SHORTEST = 2.0**-12  # of a piece
+SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `settled`
+EDGE = 1e-13  # share of E[σ²] and E[σ'²] beyond the outer tenth of the quadrature
+
+
+class Numerical(Series):
+    """σ(x) = fn(x) for any smooth function of one array of float64, elementwise.
+
+    Parameters
+    ----------
+    fn : callable
+    name : str, optional
+        A plain word; fn's own name if that is one, else "numerical".
+    tolerance : float
+        See `series`; 1e-13 to 1e-2.
+    derivative : callable, optional
+        σ'; else that of an interpolant.
+    kinks : sequence of float
+        Where fn or a derivative jumps; fn itself has to be continuous.
+
+    Attributes
+    ----------
+    name : str
+        label@digest, of 12 hexadecimal digits of the SHA-256 of fn's values at fixed points and of
+        the kinks, and the tolerance unless it is the default. It decides what is equal.
+
+    Raises
+    ------
+    ValueError, TypeError
+        fn is no elementwise real finite function, or grows too fast for its mean square.
+
+    Notes
+    -----
+    If fn(0) = 0, values near 0 should be relatively accurate: ``np.expm1(x)``, not
+    ``np.exp(x) - 1``.
+    """
+
+    name: str
+    method: ClassVar[str] = "Hermite series of a function's values"
+
+    def __init__(
+        self,
+        fn: Function,
+        name: str | None = None,
+        tolerance: float = TOLERANCE,
+        derivative: Function | None = None,
+        kinks: Sequence[float] = (),
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"fn must be a function, not {type(fn).__name__}")
+        own = getattr(fn, "__name__", "")
+        label = name if name is not None else (own if WORD.fullmatch(own) else "numerical")
+        if not isinstance(label, str) or not WORD.fullmatch(label):
+            raise ValueError(f"name must be a word of letters, digits and _, not {label!r}")
+        bends = tuple(sorted({float(k) for k in kinks}))
+        if not all(np.isfinite(bends)):
+            raise ValueError("kinks must be finite")
+        within = checked_tolerance(label, tolerance)
+        values = _checked(fn, label, POINTS)
+        one_by_one = [_checked(fn, label, POINTS[k : k + 1])[0] for k in range(0, len(POINTS), 97)]
+        if not np.allclose(one_by_one, values[::97], rtol=1e-13, atol=1e-300):
+            raise ValueError(f"activation {label}: the function must act on each number by itself")
+        digest = hashlib.sha256(values.tobytes() + repr(bends).encode()).hexdigest()[:12]
+        full = f"{label}@{digest}" + (f":{within!r}" if within != TOLERANCE else "")
+        fields: dict[str, Any] = {
+            "name": full, "label": label, "_fn": fn, "_kinks": bends, "_within": within,
+            "_given": derivative, "_pieces": {},
+        }  # fmt: skip
+        for key, value in fields.items():
+            object.__setattr__(self, key, value)
+        if derivative is not None:
+            _checked(derivative, label, POINTS)
+        object.__setattr__(self, "_settled", self._scale())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Numerical) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    label: str
+    _fn: Function
+    _kinks: tuple[float, ...]
+    _within: float
+    _given: Function | None
+    _pieces: dict[int, tuple[Array, Array]]
+    _settled: float
+
+    @property
+    def tolerance(self) -> float:
+        return self._within
+
+    @property
+    def cheaper(self) -> str:
+        return "tolerance={:.0e}"
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return self._kinks
+
+    @property
+    def settled(self) -> float:  # type: ignore[override]
+        return self._settled
+
+    @property
+    def parity(self) -> int:
+        right, left = self(np.abs(POINTS)), self(-np.abs(POINTS))
+        if set(self._kinks) != {-k for k in self._kinks}:
+            return 0
+        return 1 if (right == left).all() else -1 if (right == -left).all() else 0
+
+    @property
+    def never_obtuse(self) -> bool:
+        """Not known of a function of which there are only values."""
+        return False
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(np.asarray(self._fn(np.asarray(x, float))), x.dtype)
+
+    def derivative(self, x: Floats) -> Floats:
+        if self._given is not None:
+            return np.asarray(np.asarray(self._given(np.asarray(x, float))), x.dtype)
+        flat = np.asarray(x, float).ravel()
+        out = np.empty(flat.shape)
+        # [−2^n, 2^n] by one table for each n, the pieces of which end at the kinks
+        reach = np.maximum(np.ceil(np.log2(np.maximum(abs(flat), 1))), 0).astype(int)
+        for n in np.unique(reach):
+            here = reach == n
+            out[here] = self._interpolated(int(n), flat[here])
+        return np.asarray(out.reshape(x.shape), x.dtype)
+
+    def _interpolated(self, n: int, x: Array) -> Array:
+        if n not in self._pieces:
+            self._pieces[n] = _pieces(self._fn, -(2.0**n), 2.0**n, self._kinks, self.label)
+        ends, slopes = self._pieces[n]
+        # at an end, the piece on the left
+        piece = np.clip(np.searchsorted(ends, x, side="left") - 1, 0, len(ends) - 2)
+        low, high = ends[piece], ends[piece + 1]
+        u = (2 * x - low - high) / (high - low)
+        return np.asarray(chebyshev.chebval(u, slopes[:, piece], tensor=False))
+
+    def _scale(self) -> float:
+        """The least of `SCALES` for which coarse panels and fine ones agree out to there."""
+        for scale in SCALES:
+            if self._agrees(scale, 4 * scale):
+                return scale
+        return SCALES[-1]
+
+    def _agrees(self, scale: float, beyond: float) -> bool:
+        for q in ((beyond / 6) ** 2, (beyond / 2) ** 2):
+            means = []
+            for settled in (scale, np.inf if beyond < 100 else 8 * scale):
+                t, weights = nodes(q, self._kinks, min(settled, REACH * np.sqrt(q)))
+                s = np.asarray(self._fn(np.sqrt(q) * t), float)
+                means.append([weights @ s**2, weights @ (s * np.exp(-t)), weights @ (s * s * t)])
+            top = max(abs(means[1][0]), 1e-300)
+            if not np.allclose(means[0], means[1], rtol=0, atol=1e-12 * max(top, top**0.5)):
+                return False
+        return True
+
+    def up_to(self, q: float) -> Activation:
+        limit = rounded(q)
+        t, weights = nodes(limit, self._kinks, self._settled)
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.sqrt(limit) * t
+            values = np.asarray(self._fn(x), float)
+            if not np.isfinite(values).all():
+                raise ValueError(
+                    f"activation {self.name}: it is not finite at some |x| ≤ {abs(x).max():.3g}, "
+                    f"{REACH:g} standard deviations of the variance {limit:.3g}"
+                )
+            for square in (weights * values**2, weights * self.derivative(x) ** 2):
+                if not square[abs(t) > 0.8 * REACH].sum() <= EDGE * square.sum():
+                    raise ValueError(
+                        f"activation {self.name}: it grows too fast for E[σ²] or E[σ'²] at the "
+                        f"variance {limit:.3g}; scale the data or w_std down"
+                    )
+        self._check_derivative(limit)
+        return super().up_to(q)
+
+    def _check_derivative(self, q: float) -> None:
+        """σ' is that of σ: E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)]."""
+        t, weights = nodes(q, self._kinks, self._settled)
+        x = np.sqrt(q) * t
+        values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
+        size = np.sqrt(weights @ values**2) + np.sqrt(q * (weights @ slopes**2))
+        before, h = np.zeros_like(t), np.ones_like(t)
+        for k in range(1, 41):
+            by_slope = np.sqrt(q / k) * ((weights * slopes) @ h)
+            before, h = h, (t * h - np.sqrt(k - 1) * before) / np.sqrt(k)
+            if abs((weights * values) @ h - by_slope) > max(1e-11, self._within / 10) * size:
+                raise ValueError(
+                    f"activation {self.name}: its derivative is not that of its values; it jumps, "
+                    "has a kink that is not named, or oscillates too fast"
+                )
+
+
+class Recorded(Activation):
+    """The name of a `Numerical` that is not known here: it describes, and computes nothing."""
+
+    name: str
+
+    def __init__(self, name: str) -> None:
+        object.__setattr__(self, "name", name)
+
+    def _refuse(self) -> ValueError:
+        label = self.name.partition("@")[0]
+        return ValueError(
+            f"activation {self.name!r} is a function of Python that is not known here; make it by "
+            f"Numerical(fn, name={label!r}, …) and activations.register it first"
+        )
+
+    method: ClassVar[str] = "not known here"
+    ranged: ClassVar[bool] = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recorded) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def never_obtuse(self) -> bool:
+        return False
+
+    def up_to(self, q: float) -> Activation:
+        raise self._refuse()
+
+    def traits(self, q: Floats) -> Floats:
+        raise self._refuse()
+
+    def __call__(self, x: Floats) -> Floats:
+        raise self._refuse()
+
+    def derivative(self, x: Floats) -> Floats:
+        raise self._refuse()
+
+    def second_moment(self, q: Floats) -> Floats:
+        raise self._refuse()
+
+
+def _checked(fn: Function, label: str, x: Array) -> Array:
+    """fn(x), if that is an array of finite real numbers of x's shape."""
+    got = np.asarray(fn(x.copy()))
+    if got.shape != x.shape:
+        raise ValueError(
+            f"activation {label}: the function must return an array of its argument's shape "
+            f"{x.shape}, not {got.shape}"
+        )
+    if not (np.issubdtype(got.dtype, np.floating) or np.issubdtype(got.dtype, np.integer)):
+        raise ValueError(f"activation {label}: the function must return real numbers")
+    values = got.astype(float)
+    if not np.isfinite(values[abs(x) <= 8]).all():
+        raise ValueError(f"activation {label}: the function must be finite")
+    return values
+
+
+def _pieces(
+    fn: Function, low: float, high: float, kinks: Sequence[float], label: str
+) -> tuple[Array, Array]:
+    """(ends, coefficients of the derivative (DEGREE, pieces)) of Chebyshev interpolants."""
+    points = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
+    inverse = np.linalg.inv(chebyshev.chebvander(points, DEGREE))
+    edges = [low, *(k for k in kinks if low < k < high), high]
+    todo, done = list(pairwise(edges)), []
+    while todo:
+        a, b = todo.pop()
+        values = np.asarray(fn((a + b) / 2 + (b - a) / 2 * points), float)
+        c = inverse @ values
+        # the derivative's last terms, against its size and the rounding of the values
+        slope = chebyshev.chebder(c) * 2 / (b - a)
+        rounding = 1e-14 * abs(values).max() * 2 / (b - a)
+        last = abs(slope[-4:]).max()
+        if last <= max(1e-12 * abs(slope).max(), rounding) or b - a < SHORTEST:
+            done.append((a, b, slope))
+        else:
+            todo += [(a, (a + b) / 2), ((a + b) / 2, b)]
+        if len(done) + len(todo) > 20000:
+            raise ValueError(f"activation {label}: it oscillates too fast to be differentiated")
+    done.sort(key=lambda piece: piece[0])
+    ends = np.array([piece[0] for piece in done] + [high])
+    return ends, np.array([piece[2] for piece in done]).T

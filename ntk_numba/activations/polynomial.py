@@ -1,0 +1,160 @@
+"""Polynomials: monomial, polynomial, hermite. Their series in ρ is finite.
+
+For σ(x) = Σ_n c_n x^n, with orthonormal Hermite polynomials h_l of t ~ N(0, 1),
+
+    σ(√q t) = Σ_l r_l(q) h_l(t),   r_l(q) = Σ_i c_{l+2i} (l+2i)!/(2^i i! √l!) q^(l/2+i)
+
+and K = Σ_l r_l(q) r_l(q') ρ^l. Source: Mehler 1866; the expansion of x^n is that of
+Abramowitz & Stegun 22.3.11 turned round. For the normalised Hermite polynomial He_n/√n! itself the
+sum over i, which cancels near q = 1, is
+
+    r_l(q) = √(n!/l!) (q − 1)^i q^(l/2)/(2^i i!),   l = n − 2i
+
+Condition: that of the sum over i where signs of the c_n alternate; 1 for the other two.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ntk_numba.activations.base import Activation, Floats, spelled
+from ntk_numba.activations.curve import curve_of
+from ntk_numba.activations.hermite_row import chain_of, series_row
+from ntk_numba.row import Row
+
+HIGHEST = 20
+
+
+@dataclass(frozen=True)
+class Polynomial(Activation):
+    """σ(x) = Σ_n coefficients[n] x^n."""
+
+    coefficients: tuple[float, ...]
+
+    row: ClassVar[Row] = series_row
+    method: ClassVar[str] = "finite series"
+
+    @property
+    def _powers(self) -> list[int]:
+        return [n for n, c in enumerate(self.coefficients) if c != 0] or [0]
+
+    @property
+    def parity(self) -> int:
+        kinds = {n % 2 for n in self._powers}
+        return 0 if len(kinds) > 1 else 1 - 2 * kinds.pop()
+
+    @property
+    def never_obtuse(self) -> bool:
+        """Even powers with coefficients that are not negative, so that σ ≥ 0."""
+        return self.parity == 1 and min(self.coefficients) >= 0
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        first = 1 if self.parity < 0 else 0
+        step = 2 if self.parity else 1
+        return float(len(self.coefficients[first::step])), float(first), float(step)
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(_evaluated(self.coefficients, x))
+
+    def derivative(self, x: Floats) -> Floats:
+        return np.asarray(
+            _evaluated([n * c for n, c in enumerate(self.coefficients)][1:] or [0.0], x)
+        )
+
+    def _scaled(self, q: Floats) -> Floats:
+        """(degree + 1, N), the r_l divided by q^(lowest power/2), or the highest where q > 1."""
+        scale = np.where(q <= 1, self._powers[0], self._powers[-1])
+        out = np.zeros((len(self.coefficients), q.size), q.dtype)
+        for n in self._powers:
+            c = q.dtype.type(self.coefficients[n])
+            power = _power(q, n - scale)
+            for i in range(n // 2 + 1):
+                rest = n - 2 * i
+                # n!/(2^i i! √l!), the integers exactly
+                share = q.dtype.type(math.factorial(n) // (2**i * math.factorial(i)))
+                out[rest] += c * power * share / np.sqrt(q.dtype.type(math.factorial(rest)))
+        return out
+
+    def second_moment(self, q: Floats) -> Floats:
+        """Σ_l r_l²."""
+        scale = np.where(q <= 1, self._powers[0], self._powers[-1])
+        with np.errstate(over="ignore"):
+            return np.asarray(np.sum(self._scaled(q) ** 2, axis=0) * _power(q, 2 * scale))
+
+    def traits(self, q: Floats) -> Floats:
+        r = self._scaled(q)
+        norm = np.sqrt(np.sum(r**2, axis=0))
+        _, first, step = self.parameters
+        return chain_of(r / np.where(norm > 0, norm, 1), int(first), int(step))
+
+    def all_traits(self, q: Floats) -> Floats:
+        # as far as squares of σ and its terms neither overflow nor vanish; beyond, one power rules
+        low, high = max(self._powers[0], 1), max(self._powers[-1], 1)
+        within = np.clip(q, 10.0 ** (-250 / low), 10.0 ** (250 / high) / 1e4)
+        return np.concatenate([curve_of(self)(within), self.traits(q)])
+
+
+class Hermite(Polynomial):
+    """σ = He_n/√n!; as `Polynomial`, but its r_l have one term each."""
+
+    def _scaled(self, q: Floats) -> Floats:
+        n = len(self.coefficients) - 1
+        scale = np.where(q <= 1, self._powers[0], self._powers[-1])
+        out = np.zeros((n + 1, q.size), q.dtype)
+        for i in range(n // 2 + 1):
+            rest = n - 2 * i
+            share = np.sqrt(q.dtype.type(math.factorial(n) // math.factorial(rest)))
+            share /= q.dtype.type(2**i * math.factorial(i))
+            # (q − 1)^i q^((l − scale)/2), as a power of 1 − 1/q where that is scaled by q^(n/2)
+            small = (q - 1) ** i * _power(np.minimum(q, 1), rest - self._powers[0])
+            large = (1 - 1 / np.maximum(q, 1)) ** i
+            out[rest] = share * np.where(scale == self._powers[0], small, large) if n > 1 else share
+        return out
+
+
+def _power(q: Floats, twice: Any) -> Floats:
+    """q^(twice/2), 1 at 0^0."""
+    return np.asarray(np.sqrt(q) ** np.asarray(twice))
+
+
+def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
+    value = np.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = value * x + x.dtype.type(c)
+    return value
+
+
+def _degree(name: str, n: float, least: int) -> int:
+    if n != int(n) or not least <= n <= HIGHEST:
+        raise ValueError(f"activation {name}: the degree must be {least} to {HIGHEST}, not {n:g}")
+    return int(n)
+
+
+def monomial(n: float = 2) -> Activation:
+    """σ(x) = xⁿ, n = 1 to 20."""
+    degree = _degree("monomial", n, 1)
+    return Polynomial(spelled("monomial", n), (0.0,) * degree + (1.0,))
+
+
+def polynomial(*coefficients: float) -> Activation:
+    """σ(x) = c0 + c1·x + c2·x² + …, up to the power 20."""
+    while len(coefficients) > 1 and coefficients[-1] == 0:
+        coefficients = coefficients[:-1]
+    if not 1 <= len(coefficients) <= HIGHEST + 1:
+        raise ValueError(f"activation polynomial takes 1 to {HIGHEST + 1} coefficients")
+    return Polynomial(spelled("polynomial", *coefficients), coefficients)
+
+
+def hermite(n: float = 2) -> Activation:
+    """σ(x) = Heₙ(x)/√n!, the probabilists' Hermite polynomial with E[σ²] = 1 at q = 1, n ≤ 20."""
+    degree = _degree("hermite", n, 0)
+    exact = [[1], [0, 1]]
+    for k in range(1, degree):
+        up, down = [0, *exact[k]], [*exact[k - 1], 0, 0]
+        exact.append([a - k * b for a, b in zip(up, down, strict=True)])
+    root = math.sqrt(math.factorial(degree))
+    return Hermite(spelled("hermite", n), tuple(c / root for c in exact[degree]))
