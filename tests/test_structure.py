@@ -14,7 +14,7 @@ FLOORS = [
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
         "activations.base", "activations.piecewise_linear", "activations.error_function",
-        "activations.table", "activations",
+        "activations.step", "activations.rectified", "activations.table", "activations",
     ],
     ["network"],
     [

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from ntk_numba.activations.base import Activation
 from ntk_numba.activations.error_function import erf
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
+from ntk_numba.activations.rectified import rectified_monomial
+from ntk_numba.activations.step import heaviside, sign
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -16,6 +18,9 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "ab_relu": ab_relu,
     "abs": abs_,
     "erf": erf,
+    "sign": sign,
+    "heaviside": heaviside,
+    "rectified_monomial": rectified_monomial,
 }
 
 
