@@ -20,7 +20,9 @@ from ntk_numba.activations.named import (
 from ntk_numba.activations.numerical import Numerical, Recorded
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
 from ntk_numba.activations.polynomial import hermite, monomial, polynomial
+from ntk_numba.activations.rectified import rectified_monomial
 from ntk_numba.activations.scaled import scaled
+from ntk_numba.activations.step import heaviside, sign
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -29,6 +31,9 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "leaky_relu": leaky_relu,
     "ab_relu": ab_relu,
     "abs": abs_,
+    "rectified_monomial": rectified_monomial,
+    "sign": sign,
+    "heaviside": heaviside,
     "erf": erf,
     "monomial": monomial,
     "polynomial": polynomial,

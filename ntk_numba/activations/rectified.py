@@ -1,0 +1,105 @@
+"""σ(x) = max(x, 0)ⁿ: rectified_monomial, the arc-cosine kernels of degree n.
+
+    K = Pⁿ Jₙ(θ)/2π,   K̇ = n² Pⁿ⁻¹ Jₙ₋₁(θ)/2π,   Jₙ(0) = (2n − 1)!! π
+    J₀ = π − θ,   J₁ = sinθ + (π − θ) cosθ
+
+The function is homogeneous, so cosθ_K = κₙ = Jₙ(θ)/Jₙ(0) is one of θ alone, and the rate is
+n²/(2n − 1) κₙ₋₁. J's recurrence Jₙ₊₁ = (2n + 1) cosθ Jₙ + n² sin²θ Jₙ₋₁ becomes one of
+zₙ = (1 − κₙ)/2 in which, up to a right angle, nothing cancels: with a = n²/(4n² − 1),
+
+    z₀ = θ/2π,   z₁ = z − h/2 (h of `piecewise_linear`)
+    zₙ₊₁ = (1 − 2aw) z + cosθ zₙ + 4azw zₙ₋₁
+
+Source: Cho & Saul 2009, eq. 3 to 9; the recurrence follows from their
+Jₙ = (−1)ⁿ sin²ⁿ⁺¹θ ((1/sinθ) ∂/∂θ)ⁿ ((π − θ)/sinθ) and is checked in the tests. Condition: n.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ntk_numba.activations.base import Activation, Floats, spelled
+from ntk_numba.activations.piecewise_linear import dual, relu
+from ntk_numba.activations.special import angle_excess
+from ntk_numba.activations.step import heaviside
+from ntk_numba.jit import fma, smaller
+from ntk_numba.row import Row
+
+HIGHEST = 20  # degree
+
+
+def _row(
+    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
+    mine: Floats, theirs: Floats, parameters: Floats,
+) -> None:  # fmt: skip
+    real = z.dtype.type
+    one, two, half, per_pi = real(1), real(2), real(0.5), real(1 / math.pi)
+    degree = int(parameters[0])
+    # zk and rate hold zₙ of two successive degrees, here 1 and 0
+    for j in range(z.size):
+        m = smaller(z[j], w[j])
+        # of θ or of π − θ, over 2π
+        small = per_pi * np.sqrt(fma(-m, m, m)) * fma(m, angle_excess(m, fma(-two, m, one)), one)
+        rate[j] = half - small if z[j] > w[j] else small
+        zk[j], _, _ = dual(z[j], w[j], half, half)
+    for n in range(1, degree):
+        square = real(n * n)
+        a = two * (square / (real(4) * square - one))  # 2a
+        for j in range(z.size):
+            below = rate[j]
+            rate[j] = zk[j]
+            rest = fma(two * (a * z[j]) * w[j], below, fma(-a, w[j], one) * z[j])
+            zk[j] = fma(w[j] - z[j], zk[j], rest)
+    slope = real(degree * degree) / real(2 * degree - 1)
+    for j in range(z.size):
+        wk[j] = one - zk[j]
+        rate[j] = slope * fma(-two, rate[j], one)
+
+
+@dataclass(frozen=True)
+class RectifiedMonomial(Activation):
+    """σ(x) = max(x, 0)ⁿ, n ≥ 1."""
+
+    degree: int
+
+    row: ClassVar[Row] = Row(_row)
+    near: ClassVar[bool] = False
+    domain: ClassVar[str] = "any q of which qⁿ is in the range of the dtype"
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return (0.0,)
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        return (float(self.degree),)
+
+    @property
+    def never_obtuse(self) -> bool:
+        """σ ≥ 0."""
+        return True
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(np.maximum(x, 0) ** self.degree, x.dtype)
+
+    def derivative(self, x: Floats) -> Floats:
+        slope = self.degree * np.maximum(x, 0) ** (self.degree - 1)
+        return np.asarray(np.where(x > 0, slope, 0), x.dtype)
+
+    def second_moment(self, q: Floats) -> Floats:
+        """(2n − 1)!!/2 · qⁿ."""
+        odds = math.prod(range(1, 2 * self.degree, 2))
+        return np.asarray(q.dtype.type(odds) / 2 * q**self.degree, q.dtype)
+
+
+def rectified_monomial(n: float = 2.0) -> Activation:
+    """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
+    if n != int(n) or not 0 <= n <= HIGHEST:
+        raise ValueError(
+            f"rectified_monomial: the degree is a whole number 0 to {HIGHEST}, not {n}"
+        )
+    if n < 2:
+        return relu() if n == 1 else heaviside()
+    return RectifiedMonomial(spelled("rectified_monomial", n), int(n))

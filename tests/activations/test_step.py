@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+
+import ntk_numba as nk
+from ntk_numba import activations
+from ntk_numba.activations.rectified import HIGHEST
+from ntk_numba.engine.dual import pair_dual
+
+mp.dps = 50
+
+M = np.concatenate([[0], np.logspace(-30, np.log10(0.5), 40)])
+
+
+def angles(m):
+    """(z, w, θ in 50 digits) near 0 and near π."""
+    for v in m:
+        half = mp.asin(mp.sqrt(mpf(float(v))))
+        yield v, 1 - v, 2 * half
+        yield 1 - v, v, mp.pi - 2 * half
+
+
+@pytest.mark.parametrize(("spec", "odd"), [("sign", 1.0), ("heaviside", 0.5)])
+def test_both_halves_are_accurate_at_every_angle(spec, odd):
+    for z, w, theta in angles(M):
+        one = np.ones(1)
+        zk, wk, rate = pair_dual(activations.get(spec), one, 3 * one, z * one, w * one)
+        assert abs(zk[0] - odd * theta / mp.pi) <= 1e-15 * (theta if z <= w else 1)
+        lacks = mp.pi - theta
+        assert abs(wk[0] - (1 - odd + odd * lacks / mp.pi)) <= 1e-15 * (
+            lacks if z > w and odd == 1 else 1
+        )
+        assert rate[0] == 0
+
+
+@pytest.mark.parametrize("spec", ["sign", "heaviside"])
+def test_k_is_what_the_orthants_weigh(spec):
+    sigma = activations.get(spec)
+    # polar quadrature of σ(u)σ(v): constant in each sector, so a midpoint rule's error is 1/n
+    t = (np.arange(200_000) + 0.5) * 2 * np.pi / 200_000
+    for rho in (-0.9, 0.2, 0.7):
+        u, v = np.cos(t), rho * np.cos(t) + np.sqrt(1 - rho**2) * np.sin(t)
+        k, k_dot = nk.engine.dual.dual(spec, 2.0, 0.3, rho)
+        assert k == pytest.approx(np.mean(sigma(u) * sigma(v)), abs=4e-5)
+        assert k_dot == 0
+    assert nk.engine.dual.dual(spec, 0, 1, 0.5)[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("spec", ["sign", "heaviside", "rectified_monomial:3"])
+def test_grams_of_duplicates_opposites_and_zero(spec, dtype):
+    x = np.array([[1, 2], [1, 2], [-1, -2], [2, 4], [0, 0], [3, -1]], dtype)
+    for b_std in (0, 0.3):
+        nngp, ntk = nk.gram(nk.MLP(2, spec, b_std=b_std), x, dtype=dtype)
+        assert np.isfinite(nngp).all() and np.isfinite(ntk).all()
+        assert nngp[0, 1] == nngp[0, 0] and ntk[0, 1] == ntk[0, 0]
+        if spec != "rectified_monomial:3":
+            assert (ntk == nngp).all()
+        if b_std == 0:
+            assert (nngp[4] == 0).all()
+            assert abs(nngp[0, 2] + (spec == "sign")) < 1e-6 * nngp[0, 0]
+
+
+def test_sigma():
+    x = np.array([-2.0, 0, 3])
+    assert activations.get("sign")(x).tolist() == [-1, 0, 1]
+    assert activations.get("heaviside")(x).tolist() == [0, 0, 1]
+    assert activations.get("heaviside").never_obtuse and not activations.get("sign").never_obtuse
+    assert activations.get("rectified_monomial:2")(x).tolist() == [0, 0, 9]
+    assert activations.get("rectified_monomial:1") == activations.get("relu")
+    assert activations.get("rectified_monomial:0") == activations.get("heaviside")
+    for wrong in (-1, 1.5, HIGHEST + 1):
+        with pytest.raises(ValueError, match="whole number"):
+            activations.get(f"rectified_monomial:{wrong}")
+
+
+def moment(n, theta):
+    """E[max(u, 0)ⁿ max(v, 0)ⁿ] by the angle: E[r²ⁿ] = 2ⁿ n!, and u, v > 0 between two angles."""
+    f = lambda t: (mp.cos(t) * mp.cos(t - theta)) ** n  # noqa: E731
+    return 2**n * mp.factorial(n) * mp.quad(f, [theta - mp.pi / 2, mp.pi / 2]) / (2 * mp.pi)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 20])
+def test_monomials_are_integrals_over_the_angle(n):
+    sigma = activations.get(f"rectified_monomial:{n}")
+    one = np.ones(1)
+    norm = moment(n, mpf(0))
+    assert float(sigma.second_moment(one)[0]) == pytest.approx(float(norm), rel=1e-14)
+    for z, w, theta in angles([0, 1e-20, 1e-7, 1e-3, 0.2, 0.4999]):
+        zk, _, rate = pair_dual(sigma, one, 5 * one, z * one, w * one)
+        assert abs(1 - 2 * zk[0] - moment(n, theta) / norm) < n * 1e-15
+        assert abs(rate[0] - n * n * moment(n - 1, theta) / norm) < n * n * 1e-15
+        if theta < 1e-3:  # z_K ~ z times the rate
+            assert zk[0] == pytest.approx(z * n * n / (2 * n - 1), rel=1e-2)
+    x = np.linspace(-1, 1, 9) + 0.01
+    difference = (sigma(x + 1e-6) - sigma(x - 1e-6)) / 2e-6
+    np.testing.assert_allclose(sigma.derivative(x), difference, rtol=1e-6, atol=1e-9)
