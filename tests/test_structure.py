@@ -14,7 +14,8 @@ FLOORS = [
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
         "activations.base", "activations.piecewise_linear", "activations.error_function",
-        "activations.table", "activations",
+        "activations.gelu", "activations.exponential", "activations.gabor",
+        "activations.trigonometric", "activations.table", "activations",
     ],
     ["network"],
     [

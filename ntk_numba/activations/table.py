@@ -5,8 +5,12 @@ import inspect
 from collections.abc import Callable
 
 from ntk_numba.activations.base import Activation
-from ntk_numba.activations.error_function import erf
+from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
+from ntk_numba.activations.exponential import exp, gaussian
+from ntk_numba.activations.gabor import gabor
+from ntk_numba.activations.gelu import gelu
 from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
+from ntk_numba.activations.trigonometric import cos, rbf, sin
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -16,6 +20,15 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "ab_relu": ab_relu,
     "abs": abs_,
     "erf": erf,
+    "normal_cdf": normal_cdf,
+    "sigmoid_like": sigmoid_like,
+    "gelu": gelu,
+    "sin": sin,
+    "cos": cos,
+    "rbf": rbf,
+    "exp": exp,
+    "gaussian": gaussian,
+    "gabor": gabor,
 }
 
 
