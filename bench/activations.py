@@ -17,7 +17,7 @@ from bench.recursion import FEATURES, PAIRS, TILES, T
 from bench.report import section, table
 from bench.timing import in_turn
 from ntk_numba import activations
-from ntk_numba.activations.table import EXAMPLE, TABLE, arity
+from ntk_numba.activations.table import TABLE, example
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.ready import ready_for
 from ntk_numba.engine.tile import COLUMN, HEIGHT, MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, WIDTH
@@ -66,11 +66,7 @@ def costs(names: list[str], dtype: str) -> dict[str, tuple[float, float]]:
 
 def examples() -> list[str]:
     """Every name, with parameters where it needs some."""
-    out = []
-    for name, constructor in TABLE.items():
-        fewest = arity(constructor)[0]
-        out.append(name + (":" + ",".join(EXAMPLE[:fewest]) if fewest else ""))
-    return [name for name in out if name != "swish"]  # silu
+    return [example(name) for name in TABLE if name != "swish"]  # which is silu
 
 
 def cost_rows() -> list[list[str]]:

@@ -14,7 +14,8 @@ FLOORS = [
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
         "activations.base", "activations.piecewise_linear", "activations.error_function",
-        "activations.step", "activations.rectified",
+        "activations.step", "activations.rectified", "activations.gelu",
+        "activations.exponential", "activations.gabor", "activations.trigonometric",
         "activations.hermite_row", "activations.polynomial", "activations.series",
         "activations.named", "activations.numerical", "activations.scaled", "activations.table",
         "activations",

@@ -85,12 +85,16 @@ class Activation(ABC):
         """(traits, N), what `row` takes of samples of variances q, in the precision of q."""
         return np.empty((0, q.size), q.dtype)
 
-    def all_traits(self, q: Floats) -> Floats:
-        """`traits`, after the two that describe the curve of σ(√q t) on the unit sphere if `near`:
-        its length up to q and its curvature divided by √12 (see `curve`).
+    def curve(self, q: Floats) -> Floats:
+        """(2, N), of the curve of σ(√q t) on the unit sphere: its length up to q and its curvature
+        divided by √12 (see `curve`).
         """
+        return curve_of(self)(q)
+
+    def all_traits(self, q: Floats) -> Floats:
+        """`traits`, after the two of the `curve` if `near`."""
         own = self.traits(q)
-        return np.concatenate([curve_of(self)(q), own]) if self.near and self.row else own
+        return np.concatenate([self.curve(q), own]) if self.near and self.row else own
 
     @property
     def bounds(self) -> tuple[float, float]:

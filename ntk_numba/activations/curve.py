@@ -27,6 +27,8 @@ from ntk_numba.activations.panels import TO_COEFFICIENTS, WIDTH, Panels, interpo
 from ntk_numba.activations.quadrature import nodes
 
 STEP = 4e-3  # Δ of the chord that κ is measured by: about what the engine takes chords for
+WIDE = 0.02  # of ln √q to either side: the first that is tried
+LEGENDRE = np.polynomial.legendre.leggauss(3)
 LEAST = 2e-4  # of a chord whose curvature is not all rounding error
 
 
@@ -60,7 +62,7 @@ class Curve:
     def _piece(self, panel: int) -> NDArray[np.float64]:
         """λ from the beginning of a panel on."""
         if panel not in self._pieces:
-            speeds = TO_COEFFICIENTS @ [self._speed(q) for q in nodes_of(panel)]
+            speeds = TO_COEFFICIENTS @ [self.speed(q) for q in nodes_of(panel)]
             # d ln √q = WIDTH/4 dx for x in [−1, 1]
             self._pieces[panel] = chebyshev.chebint(speeds, lbnd=-1) * WIDTH / 4
         return self._pieces[panel]
@@ -77,7 +79,7 @@ class Curve:
         x = np.sqrt(q) * t
         return x, weights, np.asarray(self._activation(x), float)
 
-    def _speed(self, q: float) -> float:
+    def speed(self, q: float) -> float:
         """dλ/d ln √q."""
         x, weights, sigma = self._values(q)
         turn = x * self._activation.derivative(x)
@@ -87,22 +89,35 @@ class Curve:
         slope = (weights @ (turn * sigma)) / norm
         return float(np.sqrt((weights @ (turn - slope * sigma) ** 2) / norm))
 
+    def chord(self, q: float, q2: float) -> float:
+        """|f_q − f_q2|², q ≤ q2."""
+        t, weights = nodes(q2, self._activation.kinks, self._activation.settled)
+        f, g = (np.asarray(self._activation(np.sqrt(p) * t), float) for p in (q, q2))
+        norms = weights @ f**2, weights @ g**2
+        if 0 in norms:
+            return 0.0
+        f, g = f / np.sqrt(norms[0]), g / np.sqrt(norms[1])
+        return float(weights @ (f - g) ** 2)
+
     def _bend_at(self, q: float) -> float:
-        """κ/√12, from a chord of about STEP around q, or to one side where λ hardly changes."""
-        v = 0.02
-        while v < 64:
-            ends = q * np.exp(np.array([-v, v]))
-            low, high = self._length(ends)[0]
-            if high - low > STEP:
-                break
-            v *= 1.5
-        length = high - low
+        """κ/√12, from a chord of about STEP around q, or of more where λ hardly changes."""
+        v, speed = WIDE, self.speed(q)
+        if speed * v > STEP:
+            # so short that λ, which may be large, would leave no digits of the difference
+            v = STEP / speed
+            speeds = [self.speed(q * np.exp(v * x)) for x in LEGENDRE[0]]
+            length = float(v / 2 * (LEGENDRE[1] @ speeds))
+        else:
+            length = 0.0
+            while v < 64:
+                low, high = self._length(q * np.exp(np.array([-v, v])))[0]
+                length = float(high - low)
+                if length > STEP:
+                    break
+                v *= 1.5
         if length < LEAST:
             return 0.0
-        t, weights = nodes(ends[1], self._activation.kinks, self._activation.settled)
-        f, g = (np.asarray(self._activation(np.sqrt(p) * t), float) for p in ends)
-        f, g = f / np.sqrt(weights @ f**2), g / np.sqrt(weights @ g**2)
-        chord = weights @ (f - g) ** 2
+        chord = self.chord(q * np.exp(-v), q * np.exp(v))
         return float(np.sqrt(max(0.0, (1 - chord / length**2)) / length**2))
 
 

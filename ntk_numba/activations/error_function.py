@@ -8,13 +8,15 @@ Source: Williams 1997, *Computing with infinite networks*, eq. 11. Condition: 1 
 relative error δ of z or w, since cos²φ = 1 − κκ' + 4κκ'zw and 1 − κκ' is 1/A + 1/A' − 1/AA'.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from scipy import special
 
 from ntk_numba.activations.base import Activation, Floats, spelled
+from ntk_numba.activations.curve import curve_of
 from ntk_numba.activations.special import angle_per_sine
 from ntk_numba.jit import fma
 from ntk_numba.row import Row
@@ -63,6 +65,9 @@ class ErrorFunction(Activation):
         slope = 2 / np.sqrt(np.pi) * self.a * self.b
         return np.asarray(slope * np.exp(-((self.b * x) ** 2)), x.dtype)
 
+    def curve(self, q: Floats) -> Floats:
+        return curve_of(replace(self, name="", b=1.0))(q.dtype.type(self.b) ** 2 * q)
+
     def _kappa(self, q: Floats) -> tuple[Floats, Floats]:
         """κ and 1 − κ."""
         ratio = 2 * q.dtype.type(self.b) ** 2 * q
@@ -82,6 +87,17 @@ class ErrorFunction(Activation):
         share = 2 * q.dtype.type(self.a) ** 2 / (4 * np.arctan(q.dtype.type(1))) * kappa / safe
         share = np.where(moment > 0, share, 1)  # the limit for q → 0
         return np.stack([np.sqrt(kappa), rest, np.sqrt(share), self.c / np.sqrt(safe)])
+
+
+def normal_cdf() -> Activation:
+    """σ(x) = Φ(x), the distribution function of N(0, 1)."""
+    return ErrorFunction("normal_cdf", 0.5, math.sqrt(0.5), 0.5)
+
+
+def sigmoid_like() -> Activation:
+    """σ(x) = ½erf(x/2.4020563531719796) + ½, near 1/(1 + e^-x)."""
+    # neural-tangents' `Sigmoid_like`
+    return ErrorFunction("sigmoid_like", 0.5, 1 / 2.4020563531719796, 0.5)
 
 
 def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:

@@ -3,12 +3,16 @@
 Numba's own ``math.acos`` is a scalar call to libm (5 to 6 ns); this takes a fraction of that.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
-from ntk_numba.jit import fma, per_dtype, polynomial
+from ntk_numba.jit import fma, larger, per_dtype, polynomial, smaller
 
 LARGEST_M = 0.5001  # right angles, and what roundings make of them
 
@@ -83,3 +87,77 @@ def _angle_per_sine(real: Any) -> Callable[[float, float], float]:
 
 angle_per_sine = per_dtype("angle_per_sine", _angle_per_sine)
 """φ/sinφ of φ's sine and cosine, |φ| ≤ π/2; 1 at φ = 0, to some ulp."""
+
+
+# Coefficients, highest power first, for (e^r − 1 − r)/r² with |r| ≤ ½ ln 2, mpmath.chebyfit's; the
+# test makes them anew.
+EXPONENTIAL_SINGLE = (
+    0.0013926176191150312,
+    0.00836317313152351,
+    0.04166655466162291,
+    0.16666577025255677,
+    0.5,
+)
+EXPONENTIAL_DOUBLE = (
+    2.5100375924709717e-08,
+    2.762007599981065e-07,
+    2.7557268480116333e-06,
+    2.4801521322116825e-05,
+    0.0001984126986304067,
+    0.0013888888917196881,
+    0.008333333333330065,
+    0.041666666666624164,
+    0.16666666666666669,
+    0.5000000000000001,
+)
+# ln 2 as a number of the dtype and what that leaves
+LN2_SINGLE = (0.6931471824645996, -1.904654299957768e-09)
+LN2_DOUBLE = (0.6931471805599453, 2.3190468138462996e-17)
+# Of x: e^x is 0 below the first, and what it is at the second above that
+EXPONENT_SINGLE = (-87.0, 88.0)
+EXPONENT_DOUBLE = (-708.0, 709.0)
+
+
+def _power_of_two(typingctx: Any, shifted: Any) -> Any:
+    """2^n of a float n + 1.5·2^(bits of the mantissa), by the last bits of which n is written."""
+    bits = 23 if shifted == types.float32 else 52
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        integer = ir.IntType(32 if bits == 23 else 64)
+        one = ((1 << (7 if bits == 23 else 10)) - 1) << bits  # the bits of 1.0
+        n = builder.shl(builder.bitcast(args[0], integer), integer(bits))
+        return builder.bitcast(builder.add(n, integer(one)), args[0].type)
+
+    return shifted(shifted), codegen
+
+
+power_of_two: Any = intrinsic(_power_of_two)
+
+
+def _exponentials(real: Any) -> Callable[[float], tuple[float, float]]:
+    single = real is np.float32
+    rest = polynomial(EXPONENTIAL_SINGLE if single else EXPONENTIAL_DOUBLE)
+    high, low = (real(v) for v in (LN2_SINGLE if single else LN2_DOUBLE))
+    least, most = (real(v) for v in (EXPONENT_SINGLE if single else EXPONENT_DOUBLE))
+    to_binary, shift = real(1 / math.log(2)), real(1.5 * 2.0 ** (23 if single else 52))
+    one, none = real(1), real(0)
+
+    def exponentials(x: float) -> tuple[float, float]:
+        inside = smaller(larger(x, least), most)
+        shifted = fma(inside, to_binary, shift)  # rounds to the nearest n
+        n = shifted - shift
+        r = fma(-n, low, fma(-n, high, inside))
+        rise = fma(r * r, rest(r), r)  # e^r − 1
+        scale = power_of_two(shifted)
+        value = fma(scale, rise, scale)
+        return (none if x < least else value), fma(scale, rise, scale - one)
+
+    return exponentials
+
+
+exponentials = per_dtype("exponentials", _exponentials)
+"""(e^x, e^x − 1), each to 1.5 ulp of itself; x may be infinite but not NaN.
+
+Below −708 (float32: −87) e^x is 0, above 709 (88) it stays finite. With n = round(x/ln 2) and
+r = x − n ln 2 ∈ [−½ ln 2, ½ ln 2], e^x = 2^n e^r.
+"""

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ntk_numba.activations.base import Activation
-from ntk_numba.activations.error_function import erf
+from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
+from ntk_numba.activations.exponential import exp, gaussian
+from ntk_numba.activations.gabor import gabor
+from ntk_numba.activations.gelu import gelu
 from ntk_numba.activations.named import (
     arctan,
     gelu_tanh,
@@ -23,6 +26,7 @@ from ntk_numba.activations.polynomial import hermite, monomial, polynomial
 from ntk_numba.activations.rectified import rectified_monomial
 from ntk_numba.activations.scaled import scaled
 from ntk_numba.activations.step import heaviside, sign
+from ntk_numba.activations.trigonometric import cos, rbf, sin
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -35,6 +39,15 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "sign": sign,
     "heaviside": heaviside,
     "erf": erf,
+    "normal_cdf": normal_cdf,
+    "sigmoid_like": sigmoid_like,
+    "gelu": gelu,
+    "sin": sin,
+    "cos": cos,
+    "rbf": rbf,
+    "exp": exp,
+    "gaussian": gaussian,
+    "gabor": gabor,
     "monomial": monomial,
     "polynomial": polynomial,
     "hermite": hermite,
@@ -49,7 +62,7 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "arctan": arctan,
 }
 
-EXAMPLE = ("2", "1", "3")  # parameters that all take which need some
+EXAMPLE = "2", "1", "3"  # parameters that all take which need some
 
 _registered: dict[str, Numerical] = {}  # by label and by full name
 
@@ -95,24 +108,31 @@ def arity(constructor: Callable[..., Activation]) -> tuple[int, float]:
     return fewest, float("inf") if endless else len(parameters)
 
 
+def example(name: str) -> str:
+    """A name with parameters if it needs any."""
+    if name not in TABLE:
+        return name
+    fewest, most = arity(TABLE[name])
+    count = fewest if most < float("inf") else len(EXAMPLE)
+    return name + (":" + ",".join(EXAMPLE[:count]) if count else "")
+
+
 def describe(spec: str) -> dict[str, Any]:
     """What `ntk-numba activations` says of a name, with or without parameters."""
     name = spec.partition("*")[2] or spec
     name = name.partition(":")[0].strip()
     constructor = TABLE.get(name)
-    # of one that takes parameters and is given none, some
-    fewest = arity(constructor)[0] if constructor and name == spec else 0
-    example = get(spec + (":" + ",".join(EXAMPLE[:fewest]) if fewest else ""))
+    shown = get(example(spec) if name == spec else spec)
     formula = (inspect.getdoc(constructor) or "").partition("\n")[0] if constructor else ""
     parameters = inspect.signature(constructor).parameters.values() if constructor else ()
     return {
         "name": spec,
-        "example": example.name,
+        "example": shown.name,
         "parameters": ", ".join(str(p).replace(": float", "").replace(" ", "") for p in parameters),
         "σ(x)": formula.removeprefix("σ(x) = ").rstrip("."),
-        "dual": example.method,
-        "domain": example.domain,
-        "Θ": example.ntk,
+        "dual": shown.method,
+        "domain": shown.domain,
+        "Θ": shown.ntk,
     }
 
 

@@ -28,6 +28,10 @@ from ntk_numba.row import call_row
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
 SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
+# Of κ²Δ²/12, beyond which a chord's series has too few terms: the curves of some functions are so
+# short and bent that the angle is known better as it is
+BENT = 1e-4
+
 # The rows of a thread's working memory
 Z, W, TAU, Z_K, W_K, RATE = range(6)
 NODE_Z, NODE_W, NODE_Z_K, NODE_W_K, NODE_RATE, TOTAL = range(6, 12)
@@ -127,7 +131,7 @@ def _angles_anew(
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
     node_rate = working[NODE_RATE, :n]
-    one, quarter = z.dtype.type(1), z.dtype.type(0.25)
+    one, quarter, bent = z.dtype.type(1), z.dtype.type(0.25), z.dtype.type(BENT)
     total[:] = z.dtype.type(0)
     first, near, parity = duals.first[layer], duals.near[layer], duals.parity[layer]
     for node in range(len(NODES)):
@@ -148,7 +152,10 @@ def _angles_anew(
     for j in range(z.size):
         apart = length - lengths[j0 + j]
         square = apart * apart
-        chord = quarter * square * (one - bend * bends[j0 + j] * square)
+        turned = bend * bends[j0 + j] * square
+        if turned > bent:
+            continue
+        chord = quarter * square * (one - turned)
         if z[j] <= w[j]:
             if zk[j] < near:
                 zk[j] = chord + z[j] * total[j]

@@ -1,0 +1,159 @@
+"""Exponentials: a·exp(bx), and a·exp(bx²) with b < 0, a Gaussian.
+
+Of a·exp(bx), with P = √(qq') and K(q) = a² exp(2b²q),
+
+    K/√(K(q)K(q')) = exp(−b²[(√q − √q')² + 4Pz]/2),   K̇ = b²K
+
+Of a·exp(−βx²), with A = 1 + 4βq, the same of q', and K(q) = a²/√A,
+
+    K = a²/√M,  M = (1 + 2βq)(1 + 2βq') − 4β²s²,   K̇ = 4β²sK/M
+    M/√(AA') = 1 + (√A − √A')²/(2√(AA')) + 16β²P²zw/√(AA')
+
+Sources: for a product of two exponentials E[exp(l)] = exp(Var(l)/2) of a linear form l; the
+Gaussian after Williams 1997, *Computing with infinite networks*. Neither forgets a small angle: z_K
+comes without cancellation. Condition: 1 for the Gaussian; 1 + b²q for exp, since a relative error
+δ of q makes one of 2b²qδ of K(q).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ntk_numba.activations.base import Activation, Floats, spelled
+from ntk_numba.activations.special import exponentials
+from ntk_numba.jit import fma
+from ntk_numba.row import Row
+
+BITS = 24  # of the first part of a root: a float32 holds it
+LARGEST_ROOT = 1e38  # of |b|√q; what is larger counts as that, so that float32 does not overflow
+
+
+def split_root(root: Floats) -> Floats:
+    """(2, N), a number of `BITS` bits and what that leaves: differences lose nothing in float32."""
+    mantissa, exponent = np.frexp(np.minimum(root, LARGEST_ROOT))
+    high = np.ldexp(np.rint(np.ldexp(mantissa, BITS)), exponent - BITS)
+    return np.stack([high, np.minimum(root, LARGEST_ROOT) - high])
+
+
+def _row(
+    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
+    mine: Floats, theirs: Floats, parameters: Floats,
+) -> None:  # fmt: skip
+    real = z.dtype.type
+    one, half, two = real(1), real(0.5), real(2)
+    high, low = mine[0, 0], mine[1, 0]
+    highs, lows = theirs[0], theirs[1]
+    root = high + low
+    for j in range(z.size):
+        apart = (high - highs[j]) + (low - lows[j])
+        other = highs[j] + lows[j]
+        k, less = exponentials(-fma(two * root, other * z[j], half * (apart * apart)))
+        zk[j] = -half * less
+        wk[j] = fma(half, less, one)
+        rate[j] = (root * k) * other
+
+
+row = Row(_row)
+"""Of K/√(K(q)K(q')) = exp(−[(r − r')² + 4rr'z]/2) and the rate rr' times that; the traits are
+`split_root` of r."""
+
+
+@dataclass(frozen=True)
+class Exponential(Activation):
+    """σ(x) = a·exp(bx)."""
+
+    a: float
+    b: float
+
+    row: ClassVar[Row] = row
+    near: ClassVar[bool] = False
+    domain: ClassVar[str] = "q below 350/b², beyond which K(x,x) = a² exp(2b²q) overflows"
+
+    @property
+    def never_obtuse(self) -> bool:
+        return True
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(self.a * np.exp(self.b * x), x.dtype)
+
+    def derivative(self, x: Floats) -> Floats:
+        return np.asarray(self.a * self.b * np.exp(self.b * x), x.dtype)
+
+    def second_moment(self, q: Floats) -> Floats:
+        """a² exp(2b²q)."""
+        a, b = q.dtype.type(self.a), q.dtype.type(self.b)
+        return np.asarray(a**2 * np.exp(2 * b**2 * q))
+
+    def traits(self, q: Floats) -> Floats:
+        return split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
+
+
+def _gaussian_row(
+    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
+    mine: Floats, theirs: Floats, parameters: Floats,
+) -> None:  # fmt: skip
+    real = z.dtype.type
+    one, half, quarter = real(1), real(0.5), real(0.25)
+    size, above, per_root = mine[0, 0], mine[1, 0], mine[2, 0]
+    sizes, aboves, per_roots = theirs[0], theirs[1], theirs[2]
+    for j in range(z.size):
+        apart = (above - aboves[j]) * per_root * per_roots[j]
+        sides = size * sizes[j]
+        more = fma(sides, z[j] * w[j], half * (apart * apart))
+        ratio = one + more  # M/√(AA')
+        root = np.sqrt(ratio)
+        share = one / (root + ratio)
+        # (1 − 1/√ratio)/2 without cancellation
+        part = half * (more * share)
+        zk[j], wk[j] = part, one - part
+        k = share + share * root  # 1/√ratio
+        rate[j] = quarter * (sides * k * k) * (k * (w[j] - z[j]))
+
+
+@dataclass(frozen=True)
+class Gaussian(Activation):
+    """σ(x) = a·exp(bx²), b < 0."""
+
+    a: float
+    b: float
+
+    row: ClassVar[Row] = Row(_gaussian_row)
+    near: ClassVar[bool] = False
+
+    @property
+    def parity(self) -> int:
+        return 1
+
+    @property
+    def never_obtuse(self) -> bool:
+        return True
+
+    def __call__(self, x: Floats) -> Floats:
+        return np.asarray(self.a * np.exp(self.b * x * x), x.dtype)
+
+    def derivative(self, x: Floats) -> Floats:
+        return np.asarray(2 * self.a * self.b * x * np.exp(self.b * x * x), x.dtype)
+
+    def second_moment(self, q: Floats) -> Floats:
+        """a²/√A."""
+        a, b = q.dtype.type(self.a), q.dtype.type(self.b)
+        return np.asarray(a**2 / np.sqrt(1 - 4 * b * q))
+
+    def traits(self, q: Floats) -> Floats:
+        """4βq/√A, √A − 1 and A^-¼."""
+        more = -4 * q.dtype.type(self.b) * q
+        root = np.sqrt(1 + more)
+        return np.stack([more / root, more / (1 + root), 1 / np.sqrt(root)])
+
+
+def exp(a: float = 1.0, b: float = 1.0) -> Activation:
+    """σ(x) = a·exp(b·x)."""
+    return Exponential(spelled("exp", a, b), a, b)
+
+
+def gaussian(a: float = 1.0, b: float = -1.0) -> Activation:
+    """σ(x) = a·exp(b·x²), b < 0."""
+    if not b < 0:
+        raise ValueError(f"activation gaussian: b must be negative, not {b}")
+    return Gaussian(spelled("gaussian", a, b), a, b)
