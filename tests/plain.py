@@ -3,6 +3,7 @@ complex steps, and the kernels of ReLU networks with errors planted where asked.
 """
 
 import numpy as np
+from scipy.special import erf
 
 SIGMA = {
     "identity": lambda x: x,
@@ -10,6 +11,31 @@ SIGMA = {
     "abs": lambda x: x if x.real > 0 else -x,
     "leaky_relu:0.2": lambda x: x if x.real > 0 else 0.2 * x,
     "ab_relu:-0.5,1.5": lambda x: 1.5 * x if x.real > 0 else -0.5 * x,
+    "rectified_monomial:3": lambda x: x**3 if x.real > 0 else 0 * x,
+    "sign": lambda x: np.sign(x.real) + 0 * x,
+    "heaviside": lambda x: (x.real > 0) + 0 * x,
+    "erf:1.5,0.7,0.2": lambda x: 1.5 * erf(0.7 * x) + 0.2,
+    "normal_cdf": lambda x: (1 + erf(x / np.sqrt(2))) / 2,
+    "sigmoid_like": lambda x: (1 + erf(x / 2.4020563531719796)) / 2,
+    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
+    "sin:2,1.5,0.3": lambda x: 2 * np.sin(1.5 * x + 0.3),
+    "cos:1,2,0": lambda x: np.cos(2 * x),
+    "rbf:0.7": lambda x: np.sqrt(2) * np.sin(np.sqrt(1.4) * x + np.pi / 4),
+    "exp:0.5,0.3": lambda x: 0.5 * np.exp(0.3 * x),
+    "gaussian:2,-0.4": lambda x: 2 * np.exp(-0.4 * x * x),
+    "gabor": lambda x: np.exp(-x * x) * np.sin(x),
+    "monomial:3": lambda x: x**3,
+    "polynomial:0.5,-1,0,0.25": lambda x: 0.5 - x + 0.25 * x**3,
+    "hermite:2": lambda x: (x * x - 1) / np.sqrt(2),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "swish": lambda x: x / (1 + np.exp(-x)),
+    "softplus": lambda x: np.log(1 + np.exp(x)),
+    "mish": lambda x: x * np.tanh(np.log(1 + np.exp(x))),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "softsign": lambda x: x / (1 + x) if x.real > 0 else x / (1 - x),
+    "arctan": np.arctan,
 }
 
 

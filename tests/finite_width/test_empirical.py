@@ -16,9 +16,10 @@ NETS = [
 ]
 
 
-def plain_arguments(params):
+def plain_arguments(params, name=None):
     net = params.net
-    return params.weights, params.biases, [a.name for a in net.activation], net.w_std, net.b_std
+    names = [name or a.name for a in net.activation]
+    return params.weights, params.biases, names, net.w_std, net.b_std
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_every_activation_is_among_the_plain_ones():
 def test_every_activation(name, outputs, data):
     params = fw.sample(nk.MLP(3, name, [1.0, 1.3, 0.8], 0.2), 3, 4, outputs, seed=5)
     x, z = data
-    j, j_z = (jacobian(rows, *plain_arguments(params)) for rows in (x, z))
+    j, j_z = (jacobian(rows, *plain_arguments(params, name)) for rows in (x, z))
     theta = np.einsum("ikp,jlp->ijkl", j, j_z)
     assert fw.empirical_ntk(params, x, z) == pytest.approx(theta, rel=1e-12, abs=1e-13)
 

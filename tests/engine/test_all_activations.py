@@ -1,0 +1,133 @@
+"""Every activation in a network against quadrature of σ and σ' alone, layer by layer.
+
+The oracle knows no dual: E[f(u)f(v)] is a Gauss-Legendre rule in two dimensions, panel by panel, of
+the functions of tests/plain.py and of their derivatives by complex steps.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from plain import SIGMA
+
+import ntk_numba as nk
+
+X, W = np.polynomial.legendre.leggauss(12)
+KINKED = ("relu", "abs", "leaky_relu", "ab_relu", "rectified_monomial", "sign", "heaviside",
+          "softsign")  # fmt: skip
+
+
+def rule(kink):
+    """Nodes and weights of a Gaussian mean, panels ending at 0 and `kink`, (panels·12,)."""
+    ends = np.unique(np.concatenate([np.linspace(-9, 9, 37), np.clip([0, kink], -9, 9)]))
+    half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
+    t = (middle + half * X).ravel()
+    return t, (half * W).ravel() * np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+
+
+def pairs(f, q1, q2, rho, kinked):
+    """E[f(u)f(v)]."""
+    t, weights = rule(0.0)
+    s = np.sqrt(max(0.0, 1 - rho * rho))
+    u = f(np.sqrt(q1) * t)
+    if s == 0:
+        return weights @ (u * f(np.sqrt(q2) * rho * t))
+    if not kinked:
+        y, inner = rule(0.0)
+        return weights @ (u * (f(np.sqrt(q2) * (rho * t[:, None] + s * y)) @ inner))
+    means = []
+    for at in t:  # v = 0 where y = −ρt/s
+        y, inner = rule(-rho * at / s)
+        means.append(inner @ f(np.sqrt(q2) * (rho * at + s * y)))
+    return weights @ (u * np.array(means))
+
+
+def kernels(sigma, x1, x2, w_std, b_std, depth, kinked):
+    """[(Σ, Θ)] of all layers, eq. 10, 12, 18 and 26."""
+    vector = np.vectorize(lambda h: sigma(h + 0j).real, otypes=[float])
+    slope = np.vectorize(lambda h: sigma(h + 1e-30j).imag / 1e-30, otypes=[float])
+    a, b, s = (w_std**2 * p @ q / len(p) + b_std**2 for p, q in ((x1, x1), (x2, x2), (x1, x2)))
+    theta, out = s, [(s, s)]
+    for _ in range(depth - 1):
+        rho = np.clip(s / np.sqrt(a * b), -1, 1)
+        rate = w_std**2 * pairs(slope, a, b, rho, kinked)
+        s, a, b = (
+            w_std**2 * pairs(vector, *p, kinked) + b_std**2
+            for p in ((a, b, rho), (a, a, 1.0), (b, b, 1.0))
+        )
+        theta = rate * theta + s
+        out.append((s, theta))
+    return out
+
+
+@pytest.mark.parametrize("name", SIGMA)
+def test_gram_of_every_activation(name):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 4))
+    x[2] = -0.5 * x[0] + 0.3 * x[2]
+    kinked = name.split(":")[0] in KINKED
+    net = nk.MLP(3, name, 0.9, 0.3)
+    got = nk.gram(net, x, layers="all")
+    diagonal = nk.diagonal(net, x, layers="all")
+    exact = {
+        (i, j): kernels(SIGMA[name], x[i], x[j], 0.9, 0.3, 3, kinked)
+        for i, j in itertools.combinations_with_replacement(range(3), 2)
+        if i == j or not kinked or i == 0
+    }
+    for (i, j), layers in exact.items():
+        for layer, values in enumerate(layers):
+            for k, error in enumerate(got.error):
+                scale = np.sqrt(exact[i, i][layer][k] * exact[j, j][layer][k])
+                bound = (error + 3e-12) * scale
+                assert abs(got[k][layer, i, j] - values[k]) <= bound
+                assert got[k][layer, i, i] == diagonal[k][layer, i]
+    assert (got.error == (0, 0)) == (nk.activations.get(name).bounds == (0, 0) and
+                                     not nk.activations.get(name).ranged)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIGMA)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
+    x = np.random.default_rng(1).standard_normal((40, 5)).astype(dtype)
+    x[1], x[2], x[3] = x[0], -x[0], 0
+    x[4] = x[0] * dtype(1 + 1e-6)
+    for b_std in (0.0, 0.2):
+        k = nk.gram(nk.MLP(3, name, 1.0, b_std), x, layers="all")
+        for matrix in k:
+            assert np.isfinite(matrix).all()
+            assert (matrix[:, 0] == matrix[:, 1]).all()
+            assert (matrix == matrix.transpose(0, 2, 1)).all()
+            for layer in matrix.astype(float):
+                low = np.linalg.eigvalsh(layer)[0]
+                assert low >= -60 * np.finfo(dtype).eps * np.abs(layer).max()
+        shuffled = np.random.default_rng(2).permutation(40)
+        again = nk.gram(nk.MLP(3, name, 1.0, b_std), x[shuffled], layers="all")
+        for a, b in zip(k, again, strict=True):
+            assert (a[:, shuffled][:, :, shuffled] == b).all()
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh", "sin", "erf", "silu", "polynomial:1,1,0.5"])
+def test_small_angles_survive_smooth_layers(name):
+    """A kink after a smooth layer sees angles of 1e-9: a cosine would have forgotten them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 6))
+    direction = rng.standard_normal(6)
+    steps = 10.0 ** -np.arange(3.0, 10.0)
+    rows = np.concatenate([x, x + steps[:, None] * direction])
+    k = nk.gram(nk.MLP(3, [name, "relu"], 1.0, 0.1), rows, layers="all").ntk[2]
+    # Θ falls from the diagonal by a multiple of the distance, behind a ReLU
+    fall = 1 - k[0, 1:] / np.sqrt(k[0, 0] * np.diag(k)[1:])
+    ratio = fall / steps
+    assert (fall > 0).all()
+    np.testing.assert_allclose(ratio[2:] / ratio[-3], 1, atol=2e-3)
+
+
+def test_mixed_layers_of_all_kinds():
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    names = ["tanh", "relu", "sin", "erf", "abs", "gelu", "silu", "monomial:2", "gabor"]
+    net = nk.MLP(10, names, 1.0, 0.1)
+    whole = nk.gram(net, x)
+    for threads in (1, 2):
+        again = nk.gram(net, x, threads=threads)
+        assert (again.ntk == whole.ntk).all() and (again.nngp == whole.nngp).all()
+    assert 0 < whole.error[0] < 1e-8 and 0 < whole.error[1] < 1e-3
