@@ -28,8 +28,8 @@ from ntk_numba.row import call_row
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
 SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
-# Of κ²Δ²/12, in terms of `NEAR`, beyond which a chord's series has too few terms. Curves of functions
-# that near one with a kink, as q grows, become so short and bent that z_K is better as it is.
+# Of κ²Δ²/12, in terms of `NEAR`, beyond which a chord's series has too few terms. Curves of
+# functions that near one with a kink as q grows become so short and bent that z_K is better as is.
 BENT = 5
 
 # The rows of a thread's working memory
