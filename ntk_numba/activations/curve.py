@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from ntk_numba.activations.panels import TO_COEFFICIENTS, WIDTH, Panels, interpolated, nodes_of
 from ntk_numba.activations.quadrature import nodes
 
-STEP = 4e-3  # Δ of the chord that κ is measured by: about what the engine takes chords for
-WIDE = 0.02  # of ln √q to either side: the first that is tried
+SEEN = 1e-6  # κ²Δ²/12 of the chord that κ is measured by: the next term is less than that of it
+CLEAR = 1e5  # and rounding less than its inverse
+SHORTEST, LONGEST = 1e-3, 64.0  # of the ln q from its middle to its ends, for a speed of 1 or less
 LEGENDRE = np.polynomial.legendre.leggauss(3)
-LEAST = 2e-4  # of a chord whose curvature is not all rounding error
 
 
 class Function(Protocol):
@@ -53,7 +53,7 @@ class Curve:
         self._activation = activation
         self._pieces: dict[int, NDArray[np.float64]] = {}
         self._length = Panels(self._lengths)
-        self._bend = interpolated(lambda q: np.array([[self._bend_at(v)] for v in q]))
+        self._bend = interpolated(lambda q: np.array([[self.bend(v)] for v in q]))
 
     def __call__(self, q: NDArray[np.floating]) -> NDArray[np.float64]:
         """(2, N): λ, from an arbitrary point on, and κ/√12."""
@@ -99,26 +99,28 @@ class Curve:
         f, g = f / np.sqrt(norms[0]), g / np.sqrt(norms[1])
         return float(weights @ (f - g) ** 2)
 
-    def _bend_at(self, q: float) -> float:
-        """κ/√12, from a chord of about STEP around q, or of more where λ hardly changes."""
-        v, speed = WIDE, self.speed(q)
-        if speed * v > STEP:
-            # so short that λ, which may be large, would leave no digits of the difference
-            v = STEP / speed
+    def rounding(self, length: float) -> float:
+        """The error of `chord`/length²."""
+        return 1e-16 / length
+
+    def bend(self, q: float) -> float:
+        """κ/√12, of the shortest chord around q that shows it."""
+        v = SHORTEST / max(1.0, self.speed(q))
+        while v < LONGEST:
+            length = self._length_within(q, v)
+            bent = 1 - self.chord(q * np.exp(-v), q * np.exp(v)) / length**2 if length > 0 else 0
+            if bent > SEEN and bent > CLEAR * self.rounding(length):
+                return float(np.sqrt(bent) / length)
+            v *= 1.5
+        return 0.0
+
+    def _length_within(self, q: float, v: float) -> float:
+        """λ from q e^-v to q e^v; of its derivative while that is short, for the sake of digits."""
+        if v < 0.1:
             speeds = [self.speed(q * np.exp(v * x)) for x in LEGENDRE[0]]
-            length = float(v / 2 * (LEGENDRE[1] @ speeds))
-        else:
-            length = 0.0
-            while v < 64:
-                low, high = self._length(q * np.exp(np.array([-v, v])))[0]
-                length = float(high - low)
-                if length > STEP:
-                    break
-                v *= 1.5
-        if length < LEAST:
-            return 0.0
-        chord = self.chord(q * np.exp(-v), q * np.exp(v))
-        return float(np.sqrt(max(0.0, (1 - chord / length**2)) / length**2))
+            return float(v / 2 * (LEGENDRE[1] @ speeds))
+        low, high = self._length(q * np.exp(np.array([-v, v])))[0]
+        return float(high - low)
 
 
 @lru_cache(maxsize=64)

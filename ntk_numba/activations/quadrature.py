@@ -14,6 +14,7 @@ REACH = 14.0  # standard deviations: what is beyond weighs e^-98
 WIDEST = 0.5  # of a panel, in t
 POINTS = 16  # of a panel
 FINEST = 0.5  # of a panel, in x = √q t, up to where f is smooth on the scale of |x|
+MOST = 50_000  # of panels of that width; a function that wants more is not resolved
 GROWTH = 1.25  # of panels from there on
 
 
@@ -45,7 +46,7 @@ def nodes(
     if root > 0:
         if FINEST / root < WIDEST:
             # as fine as x wants around 0, then ever wider
-            last = min(settled, REACH * root)
+            last = min(settled, REACH * root, FINEST * MOST / 2)
             inner = np.arange(0, last + FINEST / 2, FINEST)
             outer = last * GROWTH ** np.arange(
                 1, 1 + max(0, np.log(REACH * root / last) // np.log(GROWTH))

@@ -26,7 +26,7 @@ from ntk_numba.activations.special import exponentials
 from ntk_numba.jit import fma, smaller
 from ntk_numba.row import Row
 
-FLAT = 100.0  # b²q from which on E₊ is nothing and the speed is b√q
+FLAT = 100.0  # b²q from which on E₊ is nothing and λ is b√q
 LEAST = 1e-30  # b²q that stands for less: K is to b²q what it is for q → 0
 
 
@@ -87,6 +87,13 @@ class _Curve(Curve):
         less = np.expm1(-2 * np.sqrt(y * y2))
         k = np.exp(-apart) * (self._even * (2 + less) - self._odd * less)
         return float(2 - 2 * k / np.sqrt(self._norm(q) * self._norm(q2)))
+
+    def rounding(self, length: float) -> float:
+        return float(np.finfo(np.longdouble).eps) / length**2
+
+    def bend(self, q: float) -> float:
+        """κ/√12."""
+        return 0.5 if q > FLAT else super().bend(q)
 
 
 def _sinh_excess(y: float) -> float:

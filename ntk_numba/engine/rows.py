@@ -28,9 +28,9 @@ from ntk_numba.row import call_row
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
 SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
-# Of κ²Δ²/12, beyond which a chord's series has too few terms: the curves of some functions are so
-# short and bent that the angle is known better as it is
-BENT = 1e-4
+# Of κ²Δ²/12, in terms of `NEAR`, beyond which a chord's series has too few terms. Curves of
+# functions that near one with a kink as q grows become so short and bent that z_K is better as is.
+BENT = 5
 
 # The rows of a thread's working memory
 Z, W, TAU, Z_K, W_K, RATE = range(6)
@@ -131,9 +131,10 @@ def _angles_anew(
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
     node_rate = working[NODE_RATE, :n]
-    one, quarter, bent = z.dtype.type(1), z.dtype.type(0.25), z.dtype.type(BENT)
+    one, quarter = z.dtype.type(1), z.dtype.type(0.25)
     total[:] = z.dtype.type(0)
     first, near, parity = duals.first[layer], duals.near[layer], duals.parity[layer]
+    bent = near * z.dtype.type(BENT)
     for node in range(len(NODES)):
         square, share = z.dtype.type(NODES[node]), z.dtype.type(SHARES[node])
         for j in range(z.size):

@@ -6,10 +6,13 @@ from mpmath import mp, mpf
 from ntk_numba.activations.base import OBTUSE
 from ntk_numba.activations.special import (
     DENOMINATOR,
+    EXPONENTIAL_DOUBLE,
+    EXPONENTIAL_SINGLE,
     LARGEST_M,
     NUMERATOR,
     SINGLE,
     angle_excess,
+    exponentials,
 )
 
 
@@ -66,3 +69,45 @@ def test_error_is_as_stated(real, bound):
 
 def test_range_holds_all_angles_that_count_as_acute():
     assert LARGEST_M > OBTUSE
+
+
+@numba.njit
+def evaluate_exponentials(x, value, less):
+    for j in range(x.size):
+        value[j], less[j] = exponentials(x[j])
+
+
+@pytest.mark.parametrize(
+    ("real", "least", "most"), [(np.float64, -708, 709), (np.float32, -87, 88)]
+)
+def test_exponentials(real, least, most):
+    eps = np.finfo(real).eps
+    half = np.log(2) / 2
+    x = np.concatenate([
+        np.linspace(least, most, 4001), np.linspace(-1, 1, 2001), half * np.arange(-9, 10, 2),
+        10.0 ** -np.arange(30), -(10.0 ** -np.arange(30)), [0],
+    ]).astype(real)  # fmt: skip
+    value, less = np.empty_like(x), np.empty_like(x)
+    evaluate_exponentials(x, value, less)
+    for at, v, m in zip(x, value, less, strict=True):
+        assert abs(mpf(float(v)) / mp.exp(mpf(float(at))) - 1) < 1.5 * eps
+        exact = mp.expm1(mpf(float(at)))
+        assert abs(mpf(float(m)) - exact) <= 1.5 * eps * abs(exact)
+    beyond = np.array(
+        [np.nextafter(real(least), real(-np.inf)), -1e30, -np.inf, 1e30, np.inf], real
+    )
+    evaluate_exponentials(beyond, value[:5], less[:5])
+    assert (value[:3] == 0).all() and (less[:3] == -1).all()
+    assert (value[3:5] > np.finfo(real).max / 8).all() and np.isfinite(value[3:5]).all()
+
+
+def test_exponential_is_the_fit_it_is_said_to_be():
+    def rest(r):
+        return (mp.expm1(r) - r) / r**2 if abs(r) > mpf(10) ** -12 else mpf(1) / 2 + r / 6
+
+    half = mp.log(2) / 2 * (1 + mpf(2) ** -20)
+    for coefficients, bound in ((EXPONENTIAL_DOUBLE, 1.1e-16), (EXPONENTIAL_SINGLE, 6.5e-8)):
+        n = len(coefficients)
+        again, error = mp.chebyfit(rest, [-half, half], n, error=True, asc=True)
+        assert error < bound
+        np.testing.assert_allclose([float(c) for c in reversed(again)], coefficients, rtol=1e-15)

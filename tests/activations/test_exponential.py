@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from duals import (
+    agrees_with_quadrature,
+    is_finite_everywhere,
+    network_error,
+    pair_error,
+    parity_and_signs_are_true,
+)
+from mpmath import mp, mpf
+
+from ntk_numba import activations
+from ntk_numba.activations.exponential import LARGEST_ROOT, split_root
+
+
+def exponential(a, b):
+    a, b = mpf(a), mpf(b)
+
+    def dual(q1, q2, s):
+        k = a * a * mp.exp(b * b * (q1 + q2 + 2 * s) / 2)
+        return k, b * b * k
+
+    return dual
+
+
+def gaussian(a, b):
+    a, b = mpf(a), mpf(b)
+
+    def dual(q1, q2, s):
+        m = (1 - 2 * b * q1) * (1 - 2 * b * q2) - 4 * b * b * s * s
+        return a * a / mp.sqrt(m), 4 * a * a * b * b * s / mp.sqrt(m) ** 3
+
+    return dual
+
+
+DUALS = {
+    "exp": exponential(1, 1),
+    "exp:-2,0.5": exponential(-2, 0.5),
+    "gaussian": gaussian(1, -1),
+    "gaussian:3,-0.25": gaussian(3, -0.25),
+}
+
+
+@pytest.mark.parametrize("spec", DUALS)
+def test_the_oracle_agrees_with_quadrature_of_sigma_itself(spec):
+    agrees_with_quadrature(spec, DUALS[spec])
+
+
+@pytest.mark.parametrize("spec", DUALS)
+def test_parity_and_signs(spec):
+    parity_and_signs_are_true(spec, DUALS[spec])
+
+
+@pytest.mark.parametrize("spec", DUALS)
+def test_single_pairs_are_exact(spec):
+    value, rate = pair_error(spec, DUALS[spec], 1e4)
+    assert value < 3e-15
+    assert rate < 3e-15
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 3e-14), (np.float32, 1e-5)])
+@pytest.mark.parametrize("spec", DUALS)
+def test_near_duplicates_stay_apart(spec, dtype, bound, beta):
+    """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""
+    own, behind = network_error(spec, DUALS[spec], dtype, beta, (1e-3, 1, 5))
+    assert own < bound
+    assert behind < 50 * bound
+
+
+@pytest.mark.parametrize("spec", DUALS)
+def test_extremes(spec):
+    is_finite_everywhere(spec, 100 if spec.startswith("exp") else 1e30)
+
+
+def test_parameters():
+    for b in (0, 1):
+        with pytest.raises(ValueError, match="gaussian: b must be negative"):
+            activations.get(f"gaussian:1,{b}")
+    assert "350/b²" in activations.get("exp").domain
+
+
+@pytest.mark.parametrize("root", [0.0, 1e-300, 1e-9, 0.1, 1 / 3, 12345.678, 1e37, 1e300])
+def test_a_split_root_fits_a_float32(root):
+    high, low = split_root(np.array([root], np.longdouble))[:, 0]
+    kept = min(np.longdouble(root), np.longdouble(LARGEST_ROOT))
+    assert high + low == kept
+    assert root < 1e-37 or np.longdouble(np.float32(high)) == high

@@ -1,0 +1,163 @@
+"""Checks that every activation with a dual of its own has to pass, against 60-digit formulae.
+
+A dual here is (q1, q2, s) → (K, K̇) in mpmath, written by a test from the definition; `agrees_with`
+compares that with a quadrature of σ and σ' themselves, which knows no formula.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import oracle
+from mpmath import mp, mpf
+
+import ntk_numba as nk
+from ntk_numba import activations
+from ntk_numba.engine.dual import pair_dual
+
+Dual = Callable[[mpf, mpf, mpf], tuple[mpf, mpf]]
+
+
+def relu(q1: mpf, q2: mpf, s: mpf) -> tuple[mpf, mpf]:
+    return oracle.expectations((0, 1), q1, q2, s)
+
+
+def mean(f: Callable, q1: float, q2: float, s: float) -> float:
+    """E[f(u)f(v)] of a smooth f by the trapezoidal rule, exact to rounding for what is entire."""
+    t = np.linspace(-13, 13, 1041)
+    density = np.exp(-t * t / 2) * (t[1] - t[0]) / np.sqrt(2 * np.pi)
+    root = np.linalg.cholesky([[q1, s], [s, q2]])
+    u = root[0, 0] * t[:, None]
+    v = root[1, 0] * t[:, None] + root[1, 1] * t
+    return float(np.sum(density[:, None] * density * f(u) * f(v)))
+
+
+def agrees_with_quadrature(spec: str, dual: Dual) -> None:
+    """The oracle, and σ' and E[σ²] of the activation, hold for its σ."""
+    activation = activations.get(spec)
+    for q1, q2, s in [(1, 1, 0.3), (0.9, 0.5, -0.6), (0.1, 1.2, 0.3), (0.6, 1.1, 0)]:
+        k, k_dot = dual(mpf(q1), mpf(q2), mpf(s))
+        scale = float(mp.sqrt(dual(mpf(q1), mpf(q1), mpf(q1))[0] * dual(*[mpf(q2)] * 3)[0]))
+        assert abs(mean(activation, q1, q2, s) - float(k)) < 1e-12 * scale
+        scale = float(mp.sqrt(dual(mpf(q1), mpf(q1), mpf(q1))[1] * dual(*[mpf(q2)] * 3)[1]))
+        assert abs(mean(activation.derivative, q1, q2, s) - float(k_dot)) < 1e-12 * scale
+    x = np.linspace(-3, 3, 61)
+    h = 1e-5
+    slope = (activation(x + h) - activation(x - h)) / (2 * h)
+    limit = 1e-8 * (1 + abs(activation.derivative(x)).max())
+    assert abs(activation.derivative(x) - slope).max() < limit
+    for real in (np.float32, np.float64):
+        assert (
+            activation(x.astype(real)).dtype == activation.derivative(x.astype(real)).dtype == real
+        )
+    q = np.array([1e-6, 1e-3, 0.3, 1, 7, 1e2], np.longdouble)
+    for v, got in zip(q, activation.second_moment(q), strict=True):
+        exact = dual(*[mpf(float(v))] * 3)[0]
+        assert got.dtype == np.longdouble
+        assert abs(mpf(str(got)) / exact - 1) < 1e-15
+
+
+def pair_error(spec: str, dual: Dual, largest: float) -> tuple[float, float]:
+    """Worst errors of cosθ_K and of the rate of single pairs, relative to what they are at most."""
+    activation = activations.get(spec)
+    q = [v for v in (1e-6, 1e-3, 0.2, 1.0, 3.0, 50.0, 1e4) if v <= largest]
+    angles = (0.0, 1e-12, 1e-6, 1e-3, 0.25, 0.5)
+    halves = [(z, 1 - z) for z in angles] + [(1 - z, z) for z in angles[:-1]]
+    cases = [(q1, q2, z, w) for q1 in q for q2 in q for z, w in halves]
+    q1, q2, z, w = (np.array(c) for c in zip(*cases, strict=True))
+    z_k, w_k, rate = pair_dual(activation, q1, q2, z, w)
+    alone = {v: dual(*[mpf(v)] * 3) for v in q}
+    worst = [0.0, 0.0]
+    for k, (a, b, za, wa) in enumerate(cases):
+        p = mp.sqrt(mpf(a) * mpf(b))
+        exact = dual(mpf(a), mpf(b), p * (1 - 2 * mpf(za) if za < wa else 2 * mpf(wa) - 1))
+        ka, kb = alone[a], alone[b]
+        norm = mp.sqrt(ka[0] * kb[0])
+        cosine = mpf(float(w_k[k])) - mpf(float(z_k[k]))
+        worst[0] = max(worst[0], abs(float(cosine - exact[0] / norm)))
+        error = mpf(float(rate[k])) * norm / p - exact[1]
+        worst[1] = max(worst[1], abs(float(error / mp.sqrt(ka[1] * kb[1]))))
+    return worst[0], worst[1]
+
+
+def _kernels(x: np.ndarray, y: np.ndarray, duals: Sequence[Dual], beta: float) -> list:
+    u, v = ([mpf(float(t)) for t in row] for row in (x, y))
+    b2 = mpf(beta) ** 2
+    q1, q2, s = (mp.fdot(*p) / len(u) + b2 for p in ((u, u), (v, v), (u, v)))
+    theta = s
+    out = []
+    for dual in duals:
+        k, k_dot = dual(q1, q2, s)
+        q1, q2 = dual(q1, q1, q1)[0] + b2, dual(q2, q2, q2)[0] + b2
+        s = k + b2
+        theta = k_dot * theta + s
+        out.append((s, theta))
+    return out
+
+
+def network_error(
+    spec: str, dual: Dual, dtype: type, beta: float = 0.1, scales: Sequence[float] = (1e-3, 1, 100)
+) -> tuple[float, float]:
+    """Worst errors of Σ and Θ relative to √(K(x,x)K(x',x')), of the activation and, since that
+    shows whether small angles are right, of a ReLU behind it.
+    """
+    rng = np.random.default_rng(1)
+    rows = []
+    for scale in scales:
+        x = rng.standard_normal(4) * scale
+        step = rng.standard_normal(4) * scale
+        rows += [x, *(x + 10.0**-k * step for k in (1, 2, 3, 4, 6, 9, 12))]
+        rows += [x, -x, -x * (1 + 1e-7), 2 * x, 1.01 * x]
+    x = np.array(rows).astype(dtype)
+    got = nk.gram(nk.MLP(3, [spec, "relu"], 1.0, beta), x, layers="all", dtype=dtype)
+    pairs = [(i, j) for i in range(len(x)) for j in range(i + 1)]
+    own = [_kernels(row, row, [dual, relu], beta) for row in x]
+    worst = [0.0, 0.0]
+    for i, j in pairs:
+        exact = own[i] if i == j else _kernels(x[i], x[j], [dual, relu], beta)
+        for layer in (0, 1):
+            for kernel in (0, 1):
+                scale = mp.sqrt(own[i][layer][kernel] * own[j][layer][kernel])
+                error = mpf(float(got[kernel][layer + 1, i, j])) - exact[layer][kernel]
+                worst[layer] = max(worst[layer], float(abs(error) / scale))
+                if np.array_equal(x[i], x[j]):
+                    assert got[kernel][layer + 1, i, j] == got[kernel][layer + 1, i, i]
+    return worst[0], worst[1]
+
+
+def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
+    """At no variance and no angle NaN or infinite, in either dtype; a zero input included."""
+    activation = activations.get(spec)
+    q = np.array([v for v in (0, 1e-300, 1e-30, 1e-6, 1, 1e4, 1e30) if v <= largest])
+    halves = np.array([0, 1e-30, 1e-6, 0.25, 0.5])
+    z = np.concatenate([halves, 1 - halves[:-1]])
+    w = np.concatenate([1 - halves, halves[:-1]])
+    with np.errstate(over="ignore"):
+        assert not np.isnan(activation.all_traits(q.astype(np.longdouble))).any()
+    q1, q2, k = (v.ravel() for v in np.meshgrid(q, q, np.arange(z.size), indexing="ij"))
+    k = k.astype(int)
+    for values in pair_dual(activation, q1, q2, z[k], w[k]):
+        assert np.isfinite(values).all()
+    z_k, w_k, _ = pair_dual(activation, q1, q2, z[k], w[k])
+    assert (z_k >= -1e-15).all() and (w_k >= -1e-15).all()
+    np.testing.assert_allclose(z_k + w_k, 1, atol=1e-15)
+    if activation.never_obtuse:
+        assert (z_k <= 0.5 + 1e-15).all()
+    x = np.sqrt(q[q <= min(largest, 1e4)])[:, None] * np.array([[1.0], [-1.0]])[:, None]
+    for dtype in (np.float32, np.float64):
+        both = nk.gram(nk.MLP(3, spec, 1.0, 0.0), x.reshape(-1, 1), layers="all", dtype=dtype)
+        assert np.isfinite(both.nngp[:2]).all() and np.isfinite(both.ntk[:2]).all()
+
+
+def parity_and_signs_are_true(spec: str, dual: Dual) -> None:
+    """What an activation says of its parity holds of σ; never_obtuse is the truth about K."""
+    activation = activations.get(spec)
+    x = np.linspace(0.01, 5, 50)
+    mirrored = activation(-x)
+    scale = abs(activation(x)).max()
+    even, odd = (abs(mirrored - sign * activation(x)).max() < 1e-14 * scale for sign in (1, -1))
+    assert activation.parity == (1 if even else -1 if odd else 0)
+    least = min(
+        dual(mpf(q), mpf(p), -mp.sqrt(mpf(q) * mpf(p)))[0]
+        for q in (0.01, 1, 30) for p in (0.01, 1, 30)
+    )  # fmt: skip
+    assert activation.never_obtuse == (least >= 0)
