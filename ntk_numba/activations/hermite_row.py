@@ -30,9 +30,9 @@ from ntk_numba.row import Row
 
 MOST_TERMS = 1040
 
-# Unit coefficients below this are 0: the products of two stay in float32's normal range, below
-# which processors are slow.
-FLUSHED = 1e-18
+# A sample's coefficients after the last one of this size are 0, as they are to rounding: in between
+# they would be noise, whose products leave a dtype's normal range, where processors are slow.
+NOISE = 1e-16
 
 # Bytes of columns whose sums are in registers at once: two of them, x and a product a column.
 BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
@@ -156,5 +156,6 @@ def chain_of(unit: Floats, first: int, step: int) -> Floats:
     if step == 2 and len(unit) > 1 - first:
         lone = unit[1 - first : 2 - first]
     out = np.concatenate([lone, unit[first::step]])
-    out[abs(out) < FLUSHED] = 0
+    last = len(out) - np.argmax(abs(out[::-1]) >= NOISE, axis=0)
+    out[np.arange(len(out))[:, None] >= last] = 0
     return out

@@ -39,6 +39,7 @@ DEGREES = (32, 64, 128, 256, 512, 1024)  # tried one after another; the last is 
 FEW, MANY = 18, 40  # nodes of a panel, in ln q: of coefficients, or where they do not do
 CHECKS = (-0.985, -0.5, 0.03, 0.52, 0.99)  # where in a panel the tails are found
 ROUNDING = 2e-15  # of sums of squares of unit vectors, and what a row's Horner rule adds
+CONSTANT = 1e-26  # qE[σ'²]/E[σ²], below which Θ has nothing of σ'
 PEAK = 1.1  # a tail may be larger between two checks than at both
 TOLERANCE, FINEST, COARSEST = 1e-10, 1e-13, 1e-2
 
@@ -189,7 +190,7 @@ def _tails(unit: Array, ratio: float, shape: tuple[int, int]) -> Array:
     k = np.arange(len(unit))
     squares = np.where(kept, unit**2, 0)
     t = np.maximum(1 - np.cumsum(squares), 0)
-    if ratio == 0:
+    if ratio < CONSTANT:
         return np.stack([t, np.zeros_like(t)])
     t1 = np.maximum(1 - np.cumsum(k * squares) / ratio, 0)
     # what is left out of σ by parity is rounding error; the rest is bounded by σ''s tail
@@ -326,7 +327,7 @@ def _errors(
     for values, (_, unit, ratio) in zip(got.T, scan.found, strict=True):
         difference = np.where(kept, values - unit[: degree + 1], 0)
         off = max(off, float(np.linalg.norm(difference)))
-        if ratio > 0:
+        if ratio >= CONSTANT:
             off_rate = max(off_rate, float(np.linalg.norm(np.sqrt(k) * difference)) / ratio**0.5)
     t, t1 = (float(PEAK * v[degree]) for v in scan.tails)
     # the true coefficients kept have a norm of at most 1, those of the fit of at most 1 + off
