@@ -293,3 +293,16 @@ def test_a_script_for_slurm(run, tmp_path):
     for option in ("--parts", "--cpus", "--time", "--merge-time"):
         said = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3", option, "0", code=2).stderr
         assert said == f"ntk-numba: {option} must be at least 1, not 0\n"
+
+
+def test_activations(run, tmp_path):
+    table = run("activations").stdout.splitlines()
+    assert table[0].split() == ["name", "parameters", "σ(x)", "dual", "domain", "Θ"]
+    assert [line.split()[0] for line in table[1:]] == nk.activations.names()
+    (facts,) = json.loads(run("activations", "tanh:1e-8", "--json").stdout)
+    assert facts["name"] == "tanh:1e-8" and facts["dual"] == "Hermite series"
+    run("activations", "relu", "2*gelu", "--plot", "a.png", "--q", "2")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    assert "did you mean 'gelu'" in run("activations", "gleu", code=2).stderr
+    assert "q1 and q2" in run("activations", "relu", "--plot", "b.png", "--q", "-1", code=2).stderr
+    assert not (tmp_path / "b.png").exists()

@@ -37,11 +37,12 @@ def test_python(folder):
 def test_command_line(folder):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line.split() for line in lines if line.startswith("ntk-numba ")]
-    names = ["plan", "gram", "info", "verify", "plot", "check", "gram", "gram", "merge", "gram"]
+    names = ["activations", "plan", "gram", "info", "verify", "plot", "check", "gram", "gram",
+             "merge", "gram"]  # fmt: skip
     assert [c[1] for c in commands] == names
     for command in commands:
         subprocess.run([sys.executable, "-m", "ntk_numba", *command[1:]], check=True)
-    assert (folder / "digits.png").exists()
+    assert (folder / "digits.png").exists() and (folder / "activations.png").exists()
     assert len({(folder / name).stat().st_size for name in ("digits.h5", "parts.h5")}) == 2
     others = [line for line in lines if not line.startswith("ntk-numba ")]
     assert others == ["make demo", "make test"]

@@ -288,15 +288,18 @@ def _pieces(
     """(ends, coefficients of the derivative (DEGREE, pieces)) of Chebyshev interpolants."""
     points = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
     inverse = np.linalg.inv(chebyshev.chebvander(points, DEGREE))
+    known = np.abs(np.asarray(fn(POINTS.copy()), float))
     edges = [low, *(k for k in kinks if low < k < high), high]
     todo, done = list(pairwise(edges)), []
     while todo:
         a, b = todo.pop()
         values = np.asarray(fn((a + b) / 2 + (b - a) / 2 * points), float)
         c = inverse @ values
-        # the derivative's last terms, against its size and the rounding of the values
+        # the derivative's last terms, against its size and the rounding of the values, or of larger
+        # ones nearer to 0, which weigh more in every mean
         slope = chebyshev.chebder(c) * 2 / (b - a)
-        rounding = 1e-14 * abs(values).max() * 2 / (b - a)
+        nearer = known[abs(POINTS) <= max(abs(a), abs(b))].max(initial=0.0)
+        rounding = 1e-14 * max(abs(values).max(), nearer) * 2 / (b - a)
         last = abs(slope[-4:]).max()
         if last <= max(1e-12 * abs(slope).max(), rounding) or b - a < SHORTEST:
             done.append((a, b, slope))

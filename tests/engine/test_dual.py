@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+
+
+def test_relu_by_hand():
+    k, k_dot = nk.dual("relu", [1, 1, 2, 0], [1, 1, 0.5, 3], [1, -1, 0, 0.5])
+    np.testing.assert_allclose(k, [0.5, 0, 1 / (2 * np.pi), 0], atol=1e-16)
+    np.testing.assert_allclose(k_dot, [0.5, 0, 0.25, 1 / 3], rtol=1e-15, atol=1e-16)
+
+
+def test_shapes_are_broadcast():
+    k, k_dot = nk.dual("erf", 1.0, [[1.0], [2.0]], [0.1, 0.2, 0.3])
+    assert k.shape == k_dot.shape == (2, 3)
+    assert nk.dual("erf", 1, 1, 0.5)[0].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("relu", -1, 1, 0), "q1 and q2 must be variances"),
+        (("relu", 1, np.nan, 0), "q1 and q2 must be variances"),
+        (("relu", 1, 1, 1.5), "rho must be correlations"),
+        (("rleu", 1, 1, 0), "did you mean 'relu'"),
+        (("tanh", 1e4, 1, 0), "at variances up to .* the series reaches"),
+    ],
+)
+def test_refusals(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        nk.dual(*arguments)
+
+
+@pytest.mark.parametrize("name", nk.activations.names())
+def test_what_is_so_of_every_dual(name):
+    """Symmetric, |K| ≤ √(KK'), K̇ likewise, and finite at variances of 0 and of any size."""
+    name = nk.activations.table.example(name)
+    rng = np.random.default_rng(0)
+    q1, q2 = 10 ** rng.uniform(-6, 0, (2, 200))
+    rho = rng.uniform(-1, 1, 200)
+    k, k_dot = nk.dual(name, q1, q2, rho)
+    again = nk.dual(name, q2, q1, rho)
+    (a, a_dot), (b, b_dot) = nk.dual(name, q1, q1, 1), nk.dual(name, q2, q2, 1)
+    np.testing.assert_allclose(k, again[0], rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(k_dot, again[1], rtol=1e-12, atol=1e-13)
+    assert (abs(k) <= np.sqrt(a * b) * (1 + 1e-13)).all()
+    assert (abs(k_dot) <= np.sqrt(a_dot * b_dot) * (1 + 1e-10)).all()
+    for q in (0.0, 1e-30):
+        assert np.isfinite(nk.dual(name, q, [0.0, 1e-3, 1.0], [0.5, -1, 1])).all()
