@@ -307,7 +307,7 @@ def fitted(activation: Series, limit: float) -> Fitted:
 def _refusal(activation: Series, limit: float, best: float) -> str:
     start = (
         f"activation {activation.name}: at variances up to {limit:.3g} the series reaches "
-        f"{best:.0e} with {DEGREES[-1]} terms, not {activation.tolerance:g}; "
+        f"{best:.1e} with {DEGREES[-1]} terms, not {activation.tolerance:g}; "
         "scale the data or w_std down"
     )
     exponent = np.floor(np.log10(best))
