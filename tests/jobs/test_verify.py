@@ -85,3 +85,15 @@ def test_repair_refuses(damaged, points, monkeypatch):
     (path.rename(path.with_name("g.h5.partial"))).write_bytes(b"\x89NTK\r\n\x1a\n" + before[8:])
     with pytest.raises(ValueError, match="is incomplete; run its command again"):
         nk.repair(path.with_name("g.h5.partial"), points, z)
+
+
+@pytest.mark.parametrize("name", ["tanh:1e-5", "gelu"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_sample_of_other_activations_agrees(name, dtype, tmp_path):
+    """The largest sample is not drawn, most likely: a series has another degree without it."""
+    x = np.random.default_rng(0).standard_normal((2000, 6)) / 2
+    x[77] *= 4
+    net = nk.MLP(3, [name, "relu"], 1.2, 0.1)
+    with nk.write_gram(net, x, tmp_path / "a.h5", kernels=("nngp", "ntk"), dtype=dtype) as f:
+        report = verify_sample(f, x)
+        assert report, report.problems
