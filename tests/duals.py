@@ -5,9 +5,11 @@ compares that with a quadrature of σ and σ' themselves, which knows no formula
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import oracle
+import pytest
 from mpmath import mp, mpf
 
 import ntk_numba as nk
@@ -161,3 +163,45 @@ def parity_and_signs_are_true(spec: str, dual: Dual) -> None:
         for q in (0.01, 1, 30) for p in (0.01, 1, 30)
     )  # fmt: skip
     assert activation.never_obtuse == (least >= 0)
+
+
+def checks(
+    duals: dict[str, Dual],
+    pair: float = 3e-15,
+    double: float = 1e-14,
+    single: float = 3e-6,
+    scales: Sequence[float] = (1e-3, 1, 100),
+    largest: dict[str, float] | None = None,
+) -> Any:
+    """A class with the tests of some activations, to be called Test… where it is wanted.
+
+    pair, double, single : the largest errors of single pairs, and of networks in either dtype
+    scales : of the networks' data;  largest : variances, of those that cannot have any
+    """
+    ends = largest or {}
+
+    @pytest.mark.parametrize("spec", duals)
+    class Checks:
+        def test_the_oracle_agrees_with_quadrature_of_sigma_itself(self, spec):
+            agrees_with_quadrature(spec, duals[spec])
+
+        def test_parity_and_signs(self, spec):
+            parity_and_signs_are_true(spec, duals[spec])
+
+        def test_single_pairs_are_exact(self, spec):
+            value, rate = pair_error(spec, duals[spec], 1e4)
+            assert value < pair
+            assert rate < pair
+
+        @pytest.mark.parametrize("beta", [0.0, 0.1])
+        @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, double), (np.float32, single)])
+        def test_near_duplicates_stay_apart(self, spec, dtype, bound, beta):
+            """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""
+            own, behind = network_error(spec, duals[spec], dtype, beta, scales)
+            assert own < bound
+            assert behind < 50 * bound
+
+        def test_extremes(self, spec):
+            is_finite_everywhere(spec, ends.get(spec, 1e30))
+
+    return Checks

@@ -1,12 +1,4 @@
-import numpy as np
-import pytest
-from duals import (
-    agrees_with_quadrature,
-    is_finite_everywhere,
-    network_error,
-    pair_error,
-    parity_and_signs_are_true,
-)
+from duals import checks
 from mpmath import mp
 
 
@@ -35,33 +27,4 @@ def gabor(q1, q2, s):
 DUALS = {"gabor": gabor}
 
 
-@pytest.mark.parametrize("spec", DUALS)
-def test_the_oracle_agrees_with_quadrature_of_sigma_itself(spec):
-    agrees_with_quadrature(spec, DUALS[spec])
-
-
-@pytest.mark.parametrize("spec", DUALS)
-def test_parity_and_signs(spec):
-    parity_and_signs_are_true(spec, DUALS[spec])
-
-
-@pytest.mark.parametrize("spec", DUALS)
-def test_single_pairs_are_exact(spec):
-    value, rate = pair_error(spec, DUALS[spec], 1e4)
-    assert value < 3e-15
-    assert rate < 3e-15
-
-
-@pytest.mark.parametrize("beta", [0.0, 0.1])
-@pytest.mark.parametrize(("dtype", "bound"), [(np.float64, 1e-14), (np.float32, 3e-6)])
-@pytest.mark.parametrize("spec", DUALS)
-def test_near_duplicates_stay_apart(spec, dtype, bound, beta):
-    """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""
-    own, behind = network_error(spec, DUALS[spec], dtype, beta)
-    assert own < bound
-    assert behind < 50 * bound
-
-
-@pytest.mark.parametrize("spec", DUALS)
-def test_extremes(spec):
-    is_finite_everywhere(spec)
+TestDuals = checks(DUALS)
