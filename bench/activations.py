@@ -13,15 +13,11 @@ import numpy as np
 
 import ntk_numba as nk
 from bench.peers import PINNED, python, run
-from bench.recursion import FEATURES, PAIRS, TILES, T
+from bench.recursion import FEATURES, PAIRS, T, tiles_of
 from bench.report import section, table
 from bench.timing import in_turn
 from ntk_numba import activations
 from ntk_numba.activations.table import TABLE, example
-from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.ready import ready_for
-from ntk_numba.engine.tile import COLUMN, HEIGHT, MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, WIDTH
-from ntk_numba.files.source import open_source
 
 REPEATS = 7
 SMALL, LARGE = 100, 3000  # samples of the peer and of ours: it takes degree² numbers a pair
@@ -38,24 +34,11 @@ def samples(count: int) -> np.ndarray:
     return np.asarray(x / np.linalg.norm(x, axis=1)[:, None] * norms[:, None])
 
 
-def work(net: nk.MLP, dtype: str) -> tuple[object, int]:
-    """A call that takes `PAIRS` pairs through a network, and numbers that a sample has for it."""
-    source = open_source(samples(2 * T).astype(dtype), "X")
-    ready = ready_for(net, source)
-    kernel = Kernel(net, ready, source, ("ntk",), False, np.dtype(dtype), T, 1)
-    held = kernel.samples(source, 0, 2 * T)
-    nngp, ntk = kernel.outputs(T, T)
-    row = np.zeros(TILE_FIELDS, np.int64)
-    row[COLUMN] = row[HEIGHT] = row[WIDTH] = T
-    row[MIRROR_ROW] = row[MIRROR_COLUMN] = -1
-    return lambda: kernel.compute(np.tile(row, (TILES, 1)), held, held, nngp, ntk), ready.traits
-
-
 def costs(names: list[str], dtype: str) -> dict[str, tuple[float, float]]:
     """Nanoseconds a pair: minimum and median of the rounds, less those of no hidden layer."""
-    works = {"none": work(nk.MLP(1), dtype)[0]}
-    for name in names:
-        works[name] = work(nk.MLP(2, name), dtype)[0]
+    x = samples(2 * T).astype(dtype)
+    works = {"none": tiles_of(nk.MLP(1), x)}
+    works |= {name: tiles_of(nk.MLP(2, name), x) for name in names}
     times = {name: np.array(t) / PAIRS * 1e9 for name, t in in_turn(works, REPEATS).items()}
     return {
         name: (min(t) - min(times["none"]), float(np.median(t - times["none"])))

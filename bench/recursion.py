@@ -24,10 +24,13 @@ PAIRS = TILES * T * T
 def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[], object]:
     """A call that takes `PAIRS` pairs through a network."""
     x = np.random.default_rng(0).standard_normal((2 * T, FEATURES)).astype(dtype)
-    source = open_source(x if obtuse else abs(x), "X")
-    kernel = Kernel(
-        net, ready_for(net, source), source, ("ntk",), False, np.dtype(dtype), T, threads
-    )
+    return tiles_of(net, x if obtuse else abs(x), threads)
+
+
+def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
+    """The same of given samples, 2T of them."""
+    source = open_source(x, "X")
+    kernel = Kernel(net, ready_for(net, source), source, ("ntk",), False, x.dtype, T, threads)
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
     row = np.zeros(TILE_FIELDS, np.int64)

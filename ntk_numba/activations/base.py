@@ -97,6 +97,11 @@ class Activation(ABC):
         return np.concatenate([self.curve(q), own]) if self.near and self.row else own
 
     @property
+    def trait_count(self) -> int:
+        """How many `all_traits` there are."""
+        return (2 if self.near and self.row else 0) + len(self.traits(np.ones(1)))
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Of the errors of cosθ_K and of the rate divided by √(rate rate') at x = x, x'; 0 if K and
         K̇ are exact to rounding.

@@ -21,7 +21,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.curve import curve_of
 from ntk_numba.activations.hermite_row import chain_of, series_row
 from ntk_numba.row import Row
 
@@ -91,11 +90,11 @@ class Polynomial(Activation):
         _, first, step = self.parameters
         return chain_of(r / np.where(norm > 0, norm, 1), int(first), int(step))
 
-    def all_traits(self, q: Floats) -> Floats:
+    def curve(self, q: Floats) -> Floats:
         # as far as squares of σ and its terms neither overflow nor vanish; beyond, one power rules
         low, high = max(self._powers[0], 1), max(self._powers[-1], 1)
         within = np.clip(q, 10.0 ** (-250 / low), 10.0 ** (250 / high) / 1e4)
-        return np.concatenate([curve_of(self)(within), self.traits(q)])
+        return super().curve(within)
 
 
 class Hermite(Polynomial):

@@ -11,7 +11,7 @@ from ntk_numba.activations.base import Activation, Floats
 # What the other one says of itself
 PASSED_ON = {
     "row", "near", "method", "ntk", "domain", "ranged", "settled", "parity", "kinks", "parameters",
-    "bounds", "never_obtuse", "all_traits", "curve",
+    "bounds", "never_obtuse", "all_traits", "trait_count", "curve",
 }  # fmt: skip
 
 

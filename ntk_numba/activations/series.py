@@ -27,7 +27,6 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from ntk_numba.activations.base import Activation, Floats
-from ntk_numba.activations.curve import curve_of
 from ntk_numba.activations.hermite_row import chain_of, series_row
 from ntk_numba.activations.panels import LOWEST, WIDTH, Panels, panel_of
 from ntk_numba.activations.quadrature import nodes
@@ -259,8 +258,8 @@ class Fitted(Activation):
         table = _table(self.source, self.degree, self.nodes)
         return chain_of(table(np.asarray(q)).astype(q.dtype), *self.shape)
 
-    def all_traits(self, q: Floats) -> Floats:
-        return np.concatenate([curve_of(self.source)(q), self.traits(q)])
+    def curve(self, q: Floats) -> Floats:
+        return self.source.curve(q)
 
 
 @lru_cache(maxsize=64)

@@ -49,10 +49,9 @@ def dual(
     if q1.size:
         ready = ready.up_to(float(max(q1.max(), q2.max())))
     halves = (1 - rho) / 2, (1 + rho) / 2
-    z, _, _ = pair_dual(ready, q1, q2, *halves)
     # where a variance is 0, K̇ is a limit: what the rate is relative to is 0 there
     small = [np.maximum(q, SMALLEST).astype(np.longdouble) for q in (q1, q2)]
-    _, _, rate = pair_dual(ready, small[0], small[1], *halves)
+    z, _, rate = pair_dual(ready, small[0], small[1], *halves)
     with np.errstate(over="ignore"):
         roots = [np.sqrt(ready.second_moment(q.astype(np.longdouble))) for q in (q1, q2)]
         k = roots[0] * roots[1] * (1 - 2 * z.astype(np.longdouble))

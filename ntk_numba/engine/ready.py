@@ -31,7 +31,7 @@ class Ready(NamedTuple):
     @property
     def traits(self) -> int:
         """Numbers that a sample has besides those of every network."""
-        return sum(len(a.all_traits(np.ones(1))) for a in self.activations)
+        return sum(a.trait_count for a in self.activations)
 
 
 def ready_for(net: MLP, *sources: Source | None) -> Ready:

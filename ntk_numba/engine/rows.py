@@ -63,7 +63,7 @@ def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
     parameters = np.zeros((len(activations), width), dtype)
     for values, a in zip(parameters, activations, strict=True):
         values[: len(a.parameters)] = a.parameters
-    counts = [len(a.all_traits(np.ones(1))) for a in activations]
+    counts = [a.trait_count for a in activations]
     return Duals(
         np.array([a.row.address(dtype) if a.row else 0 for a in activations], np.int64),
         parameters,

@@ -143,7 +143,7 @@ def layer_statistics(
     """
     shape = (net.depth, len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
-    count = sum(len(a.all_traits(np.ones(1))) for a in activations)
+    count = sum(a.trait_count for a in activations)
     padding = PADDING_BYTES // dtype.itemsize
     traits = aligned((count, len(norm) + padding), dtype)
     for start in range(0, len(norm), STATISTICS_ROWS):
