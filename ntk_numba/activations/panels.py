@@ -13,9 +13,22 @@ from numpy.typing import NDArray
 
 NODES = 18
 LOWEST, HIGHEST = -54, 53  # panels; beyond them a function keeps its last value
-X = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
-TO_COEFFICIENTS = np.linalg.inv(chebyshev.chebvander(X, NODES - 1))
 WIDTH = np.log(4.0)
+
+
+def points(count: int) -> NDArray[np.float64]:
+    """(count,) the Chebyshev points of [−1, 1]."""
+    return np.asarray(np.cos(np.pi * (np.arange(count) + 0.5) / count))
+
+
+def to_coefficients(count: int) -> NDArray[np.float64]:
+    """(count, count), what takes values at these points to Chebyshev coefficients."""
+    matrix = 2 / count * chebyshev.chebvander(points(count), count - 1).T
+    matrix[0] /= 2
+    return np.asarray(matrix)
+
+
+TO_COEFFICIENTS = to_coefficients(NODES)
 
 
 def panel_of(q: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -25,9 +38,9 @@ def panel_of(q: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.clip(np.nan_to_num(p, nan=LOWEST), LOWEST, HIGHEST).astype(np.int64)
 
 
-def nodes_of(panel: int) -> NDArray[np.float64]:
-    """(NODES,) the q at which a panel's function is known."""
-    return np.exp(WIDTH * (panel + (1 + X) / 2))
+def nodes_of(panel: int, count: int = NODES) -> NDArray[np.float64]:
+    """(count,) the q at which a panel's function is known."""
+    return np.exp(WIDTH * (panel + (1 + points(count)) / 2))
 
 
 class Panels:
@@ -61,6 +74,9 @@ class Panels:
         return out
 
 
-def interpolated(values: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Panels:
-    """The function with values(q), (nodes, k), at the nodes."""
-    return Panels(lambda panel: TO_COEFFICIENTS @ values(nodes_of(panel)))
+def interpolated(
+    values: Callable[[NDArray[np.float64]], NDArray[np.float64]], count: int = NODES
+) -> Panels:
+    """The function with values(q), (nodes, k), at the nodes, `count` a panel."""
+    matrix = to_coefficients(count)
+    return Panels(lambda panel: matrix @ values(nodes_of(panel, count)))

@@ -17,18 +17,16 @@ quadrature with panels half as wide, they are found again, and what differs goes
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from ntk_numba.activations.base import Activation, Floats
 from ntk_numba.activations.hermite_row import chain_of, series_row
-from ntk_numba.activations.panels import LOWEST, WIDTH, Panels, panel_of
+from ntk_numba.activations.panels import LOWEST, Panels, interpolated, panel_of
 from ntk_numba.activations.quadrature import nodes
 from ntk_numba.row import Row
 
@@ -96,15 +94,7 @@ def _moment(activation: Series) -> Panels:
             out.append([float((weights * squares).sum() / v**order)])
         return np.array(out)
 
-    return _tabulated(values, FEW)
-
-
-def _tabulated(values: Callable[[Array], Array], count: int) -> Panels:
-    """As `panels.interpolated`, of `count` nodes a panel."""
-    x = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    inverse = 2 / count * chebyshev.chebvander(x, count - 1).T
-    inverse[0] /= 2
-    return Panels(lambda panel: inverse @ values(np.exp(WIDTH * (panel + (1 + x) / 2))))
+    return interpolated(values, FEW)
 
 
 def shape_of(activation: Activation) -> tuple[int, int]:
@@ -265,7 +255,7 @@ class Fitted(Activation):
 @lru_cache(maxsize=64)
 def _table(activation: Series, degree: int, count: int) -> Panels:
     """The unit coefficients of degree 0 to D."""
-    return _tabulated(
+    return interpolated(
         lambda q: np.array([unit_coefficients(activation, v, degree)[0] for v in q]), count
     )
 
