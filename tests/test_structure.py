@@ -13,7 +13,8 @@ FLOORS = [
     ["stopping", "jit", "row", "grid", "machine"],
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
-        "activations.base", "activations.piecewise_linear", "activations.error_function",
+        "activations.base", "activations.piecewise_linear", "activations.owen",
+        "activations.kinked", "activations.error_function",
         "activations.step", "activations.rectified", "activations.gelu",
         "activations.exponential", "activations.gabor", "activations.trigonometric",
         "activations.hermite_row", "activations.polynomial", "activations.series",

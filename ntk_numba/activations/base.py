@@ -20,6 +20,9 @@ OBTUSE = 0.5 + 2.0**-16
 # kernel's rounding error ε is an error ε/√z of the angle; the differences are good to some 1e-13 of
 # the angle at the limit, and better below.
 NEAR = {np.dtype(np.float64): 2e-6, np.dtype(np.float32): 2e-3}
+# The same where kinks off 0 make the rate change with the angle as soon as that is no smaller than
+# what the kinks are apart
+NEAR_KINKS = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 2e-4}
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Activation(ABC):
     near : bool
         Whether z_K comes as (1 − cosθ_K)/2, which has forgotten small angles. The engine then makes
         those anew, from the rate and from the first two traits.
+    moving : bool
+        Whether there are kinks off 0, which move with √q: a chord of the `curve` then has a term in
+        its third power.
     parity : int
         1 if σ is even, −1 if it is odd, else 0.
     method : str
@@ -62,6 +68,7 @@ class Activation(ABC):
 
     row: ClassVar[Row | None] = None
     near: ClassVar[bool] = True
+    moving: ClassVar[bool] = False
     method: ClassVar[str] = "closed form"
     ntk: ClassVar[str] = "yes"
     domain: ClassVar[str] = "any q"
@@ -87,7 +94,7 @@ class Activation(ABC):
 
     def curve(self, q: Floats) -> Floats:
         """(2, N), of the curve of σ(√q t) on the unit sphere: its length up to q and its curvature
-        divided by √12 (see `curve`).
+        divided by √12 (see `curve`), or, if `moving`, c of a chord Δ²(1 − c|Δ| + …).
         """
         return curve_of(self)(q)
 

@@ -52,12 +52,12 @@ class Curve:
     def __init__(self, activation: Function) -> None:
         self._activation = activation
         self._pieces: dict[int, NDArray[np.float64]] = {}
-        self._length = Panels(self._lengths)
+        self.lengths = Panels(self._lengths)
         self._bend = interpolated(lambda q: np.array([[self.bend(v)] for v in q]))
 
     def __call__(self, q: NDArray[np.floating]) -> NDArray[np.float64]:
         """(2, N): λ, from an arbitrary point on, and κ/√12."""
-        return np.concatenate([self._length(q), self._bend(q)])
+        return np.concatenate([self.lengths(q), self._bend(q)])
 
     def _piece(self, panel: int) -> NDArray[np.float64]:
         """λ from the beginning of a panel on."""
@@ -119,7 +119,7 @@ class Curve:
         if v < 0.1:
             speeds = [self.speed(q * np.exp(v * x)) for x in LEGENDRE[0]]
             return float(v / 2 * (LEGENDRE[1] @ speeds))
-        low, high = self._length(q * np.exp(np.array([-v, v])))[0]
+        low, high = self.lengths(q * np.exp(np.array([-v, v])))[0]
         return float(high - low)
 
 

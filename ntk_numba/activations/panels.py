@@ -16,16 +16,21 @@ LOWEST, HIGHEST = -54, 53  # panels; beyond them a function keeps its last value
 WIDTH = np.log(4.0)
 
 
-def points(count: int) -> NDArray[np.float64]:
+def points(count: int, real: type = np.float64) -> NDArray[np.floating]:
     """(count,) the Chebyshev points of [−1, 1]."""
-    return np.asarray(np.cos(np.pi * (np.arange(count) + 0.5) / count))
+    return np.asarray(np.cos(_angles(count, real)))
 
 
-def to_coefficients(count: int) -> NDArray[np.float64]:
+def to_coefficients(count: int, real: type = np.float64) -> NDArray[np.floating]:
     """(count, count), what takes values at these points to Chebyshev coefficients."""
-    matrix = 2 / count * chebyshev.chebvander(points(count), count - 1).T
+    # of multiples of the angle: the recurrence would lose digits of high degrees
+    matrix = 2 / real(count) * np.cos(np.arange(count)[:, None] * _angles(count, real))
     matrix[0] /= 2
     return np.asarray(matrix)
+
+
+def _angles(count: int, real: type) -> NDArray[np.floating]:
+    return np.asarray(4 * np.arctan(real(1)) * (np.arange(count) + real(0.5)) / count)
 
 
 TO_COEFFICIENTS = to_coefficients(NODES)

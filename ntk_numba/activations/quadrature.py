@@ -19,7 +19,7 @@ GROWTH = 1.25  # of panels from there on
 
 
 @cache
-def _rule() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def gauss_legendre() -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
     """NumPy's Gauss-Legendre rule, its last digits made right in extended precision."""
     x = np.polynomial.legendre.leggauss(POINTS)[0].astype(np.longdouble)
     p = np.zeros(POINTS + 1, np.longdouble)
@@ -28,7 +28,7 @@ def _rule() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     for _ in range(2):
         x -= np.polynomial.legendre.legval(x, p) / np.polynomial.legendre.legval(x, slope)
     weights = 2 / ((1 - x * x) * np.polynomial.legendre.legval(x, slope) ** 2)
-    return x.astype(float), weights.astype(float)
+    return x, np.asarray(weights, np.longdouble)
 
 
 def nodes(
@@ -57,7 +57,7 @@ def nodes(
         edges.append(np.array([k / root for k in kinks if abs(k / root) < REACH]))
     ends = np.unique(np.concatenate(edges))
     ends = ends[np.concatenate([[True], np.diff(ends) > 1e-15])]
-    x, weights = _rule()
+    x, weights = (v.astype(float) for v in gauss_legendre())
     half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
     t = (middle + half * x).ravel()
     weighted = (half * weights).ravel() * np.exp(-t * t / 2)

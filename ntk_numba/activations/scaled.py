@@ -10,8 +10,8 @@ from ntk_numba.activations.base import Activation, Floats
 
 # What the other one says of itself
 PASSED_ON = {
-    "row", "near", "method", "ntk", "domain", "ranged", "settled", "parity", "kinks", "parameters",
-    "bounds", "never_obtuse", "all_traits", "trait_count", "curve",
+    "row", "near", "moving", "method", "ntk", "domain", "ranged", "settled", "parity", "kinks",
+    "parameters", "bounds", "never_obtuse", "all_traits", "trait_count", "curve",
 }  # fmt: skip
 
 

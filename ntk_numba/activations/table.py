@@ -10,6 +10,7 @@ from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
 from ntk_numba.activations.exponential import exp, gaussian
 from ntk_numba.activations.gabor import gabor
 from ntk_numba.activations.gelu import gelu
+from ntk_numba.activations.kinked import hard_tanh, piecewise_linear, relu6
 from ntk_numba.activations.named import (
     arctan,
     gelu_tanh,
@@ -35,6 +36,9 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "leaky_relu": leaky_relu,
     "ab_relu": ab_relu,
     "abs": abs_,
+    "hard_tanh": hard_tanh,
+    "relu6": relu6,
+    "piecewise_linear": piecewise_linear,
     "rectified_monomial": rectified_monomial,
     "sign": sign,
     "heaviside": heaviside,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.activations import Activation
-from ntk_numba.activations.base import NEAR
+from ntk_numba.activations.base import NEAR, NEAR_KINKS
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.samples import Samples
 from ntk_numba.jit import njit, smaller
@@ -28,9 +28,12 @@ from ntk_numba.row import call_row
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
 SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
-# Of κ²Δ²/12, in terms of `NEAR`, beyond which a chord's series has too few terms. Curves of
-# functions that near one with a kink as q grows become so short and bent that z_K is better as is.
-BENT = 5
+# Share of z_K that the next term of a chord's series may have, in float64 and float32; if it has
+# more, z_K is better as it is. Curves of functions that near one with a kink as q grows become short
+# and bent.
+BENT, BENT_SINGLE = 1e-10, 1e-4
+# Below this z_K has no digit of its own, and the arc is better in any case
+ROUNDING, ROUNDING_SINGLE = 1e-16, 6e-8
 
 # The rows of a thread's working memory
 Z, W, TAU, Z_K, W_K, RATE = range(6)
@@ -45,6 +48,7 @@ class Duals(NamedTuple):
     parameters : (L-1, k)
     first : (L-1,) the first of their traits in `Samples.traits`
     near : (L-1,) z_K below which it is made anew, 0 if never
+    moving : (L-1,) whether kinks off 0 are what bends the curve
     parity : (L-1,)
     never_obtuse : (L-1,) whether an activation leaves no pair obtuse
     """
@@ -53,6 +57,7 @@ class Duals(NamedTuple):
     parameters: Floats
     first: NDArray[np.int64]
     near: Floats
+    moving: NDArray[np.bool_]
     parity: NDArray[np.int64]
     never_obtuse: NDArray[np.bool_]
 
@@ -68,7 +73,14 @@ def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
         np.array([a.row.address(dtype) if a.row else 0 for a in activations], np.int64),
         parameters,
         np.array([sum(counts[:k]) for k in range(len(counts))], np.int64),
-        np.array([NEAR[dtype] if a.row and a.near else 0 for a in activations], dtype),
+        np.array(
+            [
+                (NEAR_KINKS if a.moving else NEAR)[dtype] if a.row and a.near else 0
+                for a in activations
+            ],
+            dtype,
+        ),
+        np.array([a.moving for a in activations], np.bool_),
         np.array([a.parity for a in activations], np.int64),
         np.array([a.never_obtuse for a in activations], np.bool_),
     )
@@ -131,10 +143,11 @@ def _angles_anew(
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
     node_rate = working[NODE_RATE, :n]
-    one, quarter = z.dtype.type(1), z.dtype.type(0.25)
+    one, half, quarter = z.dtype.type(1), z.dtype.type(0.5), z.dtype.type(0.25)
     total[:] = z.dtype.type(0)
     first, near, parity = duals.first[layer], duals.near[layer], duals.parity[layer]
-    bent = near * z.dtype.type(BENT)
+    bent, moving = z.dtype.type(BENT if z.itemsize == 8 else BENT_SINGLE), duals.moving[layer]
+    rounding = z.dtype.type(ROUNDING if z.itemsize == 8 else ROUNDING_SINGLE)
     for node in range(len(NODES)):
         square, share = z.dtype.type(NODES[node]), z.dtype.type(SHARES[node])
         for j in range(z.size):
@@ -153,17 +166,22 @@ def _angles_anew(
     for j in range(z.size):
         apart = length - lengths[j0 + j]
         square = apart * apart
-        turned = bend * bends[j0 + j] * square
-        if turned > bent:
+        if moving:
+            turned = half * (bend + bends[j0 + j]) * abs(apart)
+        else:
+            turned = bend * bends[j0 + j] * square
+        arc = quarter * square
+        chord = arc / (one + turned)
+        rest = smaller(z[j], w[j]) * total[j]
+        if arc > rounding and arc * turned * turned > bent * (arc + abs(rest)):
             continue
-        chord = quarter * square * (one - turned)
         if z[j] <= w[j]:
             if zk[j] < near:
-                zk[j] = chord + z[j] * total[j]
+                zk[j] = chord + rest
                 wk[j] = one - zk[j]
         elif parity < 0 and wk[j] < near:
-            wk[j] = chord + w[j] * total[j]
+            wk[j] = chord + rest
             zk[j] = one - wk[j]
         elif parity > 0 and zk[j] < near:
-            zk[j] = chord - w[j] * total[j]
+            zk[j] = chord - rest
             wk[j] = one - zk[j]
