@@ -61,18 +61,18 @@ class PackageCache(FunctionCache):
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__(function)  # type: ignore[no-untyped-call]
+        super().__init__(function)
         # now, and not when something is compiled: by then another version may be installed
         self._state = source_digest()
         name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
         self._cache_file: Any = _Entries(Path(self.cache_path), name, self._state)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), self._state)  # type: ignore[no-untyped-call]
+        return (*super()._index_key(sig, codegen), self._state)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with contextlib.suppress(OSError):
-            super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+            super().save_overload(sig, data)
 
 
 class _Entries:
@@ -111,7 +111,7 @@ class _Entries:
 
     def save(self, key: Any, data: Any) -> None:
         """Keep compiled code, in place of what has the same key."""
-        content = dumps((key, data))  # type: ignore[no-untyped-call]
+        content = dumps((key, data))
         path = self._path(key)
         new = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
@@ -317,3 +317,27 @@ def _wide_vectors(typingctx: Any) -> Any:
 
 
 wide_vectors: Any = intrinsic(_wide_vectors)
+
+
+def divided_differences(coefficients: tuple[float, ...]) -> Any:
+    """p(x) of a polynomial, highest power first, and its divided differences (p(x) − p(y))/(x − y)
+    with two y, which may be x.
+    """
+
+    @intrinsic
+    def differences(typingctx: Any, x: Any, first: Any, second: Any) -> Any:
+        real = np.float32 if x == types.float32 else np.float64
+        out = types.UniTuple(x, 3)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            x, *others = args
+            constants = [ir.Constant(x.type, float(real(c))) for c in coefficients]
+            value, slopes = constants[0], [ir.Constant(x.type, 0.0)] * 2
+            for c in constants[1:]:
+                slopes = [builder.fma(s, y, value) for s, y in zip(slopes, others, strict=True)]
+                value = builder.fma(value, x, c)
+            return context.make_tuple(builder, out, [value, *slopes])
+
+        return out(x, first, second), codegen
+
+    return differences

@@ -5,6 +5,7 @@ compares that with a quadrature of σ and σ' themselves, which knows no formula
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,26 +24,100 @@ def relu(q1: mpf, q2: mpf, s: mpf) -> tuple[mpf, mpf]:
     return oracle.expectations((0, 1), q1, q2, s)
 
 
-def mean(f: Callable, q1: float, q2: float, s: float) -> float:
-    """E[f(u)f(v)] of a smooth f by the trapezoidal rule, exact to rounding for what is entire."""
+def mean(f: Callable, q1: float, q2: float, s: float, kinks: Sequence[float] = ()) -> float:
+    """E[f(u)f(v)]: by the trapezoidal rule, exact to rounding for what is entire; with kinks, by
+    Gauss-Legendre panels that end at them.
+    """
+    root = np.linalg.cholesky([[q1, s], [s, q2]])
     t = np.linspace(-13, 13, 1041)
     density = np.exp(-t * t / 2) * (t[1] - t[0]) / np.sqrt(2 * np.pi)
-    root = np.linalg.cholesky([[q1, s], [s, q2]])
-    u = root[0, 0] * t[:, None]
-    v = root[1, 0] * t[:, None] + root[1, 1] * t
-    return float(np.sum(density[:, None] * density * f(u) * f(v)))
+    if kinks:
+        t, density = _panels(np.array(kinks) / root[0, 0])
+    total = 0.0
+    for at, weight in zip(t, density, strict=True):
+        y, inner = t, density
+        if kinks:
+            y, inner = _panels((np.array(kinks) - root[1, 0] * at) / root[1, 1])
+        outer = f(np.array([root[0, 0] * at]))[0]
+        total += weight * outer * (inner @ f(root[1, 0] * at + root[1, 1] * y))
+    return float(total)
 
 
-def agrees_with_quadrature(spec: str, dual: Dual) -> None:
+def _panels(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A rule for N(0, 1) with panels that end there."""
+    x, w = np.polynomial.legendre.leggauss(16)
+    edges = np.unique(np.clip(np.concatenate([np.linspace(-9.5, 9.5, 20), ends]), -9.5, 9.5))
+    half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+    t = (middle + half * x).ravel()
+    return t, (half * w).ravel() * np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+
+
+R, R_WEIGHTS = (v.astype(np.longdouble) for v in np.polynomial.legendre.leggauss(14))
+for _ in range(2):  # to the digits of longdouble
+    _values = np.polynomial.legendre.legval(R, np.eye(15, dtype=np.longdouble)[14])
+    _slope = np.polynomial.legendre.legder(np.eye(15, dtype=np.longdouble)[14])
+    R = R - _values / np.polynomial.legendre.legval(R, _slope)
+R_WEIGHTS = 2 / ((1 - R * R) * np.polynomial.legendre.legval(R, _slope) ** 2)
+
+
+def panels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights between edges, in extended precision."""
+    edges = np.asarray(edges, np.longdouble)
+    half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
+    return (middle + half * R).ravel(), (half * R_WEIGHTS).ravel()
+
+
+def polar(right: Callable, left: Callable, slope_right: Callable, slope_left: Callable) -> Dual:
+    """The dual of a function that is smooth on either side of 0, from its definition: in polar
+    coordinates, sector by sector of the signs of u and v, in extended precision.
+
+    right(x) is σ(x) and left(x) is σ(−x), for x ≥ 0. With 19 digits, angles behind it below 1e-9
+    are not known.
+    """
+
+    @cache
+    def dual(q1: mpf, q2: mpf, s: mpf) -> tuple[mpf, mpf]:
+        a, b = (np.longdouble(mp.nstr(mp.sqrt(q), 25)) for q in (q1, q2))
+        p = mp.sqrt(q1 * q2)
+        turn = 2 * mp.asin(mp.sqrt(max(p - abs(s), mpf(0)) / (2 * p)))
+        small = np.longdouble(mp.nstr(turn, 25))
+        straight = np.longdouble(mp.nstr(mp.pi - turn, 25))
+        theta, rest = (small, straight) if s >= 0 else (straight, small)
+        finest = 1 / (8 * max(a, b, np.longdouble(1)))
+        grades = finest * 2.0 ** np.arange(40)
+        r, r_weights = panels([0, *grades[grades < 0.4], *np.arange(0.5, 11)])
+        r_weights = r_weights * r * np.exp(-r * r / 2)
+        total = [np.longdouble(0)] * 2
+        # |u|/r and |v|/r at an angle χ from the edge v = 0 of a sector of width ω: sinχ' and sinχ
+        for width, sides in ((rest, (0, 1)), (theta, (2, 3))):
+            if width == 0:
+                continue
+            ends = grades[grades < width / 2] if finest < width / 2 else []
+            chi, weights = panels([0, *ends, width / 2])
+            for angle, other in ((chi, width - chi), (width - chi, chi)):
+                u = a * np.sin(other)[:, None] * r
+                v = b * np.sin(angle)[:, None] * r
+                for side in sides:
+                    x, y = side in (0, 2), side in (0, 3)
+                    for n, of in enumerate(((right, left), (slope_right, slope_left))):
+                        f, g = of[0] if x else of[1], of[0] if y else of[1]
+                        total[n] += weights @ (f(u) * g(v)) @ r_weights
+        return tuple(mpf(str(t)) / (2 * mp.pi) for t in total)
+
+    return dual
+
+
+def agrees_with_quadrature(spec: str, dual: Dual, moment: float) -> None:
     """The oracle, and σ' and E[σ²] of the activation, hold for its σ."""
     activation = activations.get(spec)
+    kinks = activation.kinks
     for q1, q2, s in [(1, 1, 0.3), (0.9, 0.5, -0.6), (0.1, 1.2, 0.3), (0.6, 1.1, 0)]:
         k, k_dot = dual(mpf(q1), mpf(q2), mpf(s))
         scale = float(mp.sqrt(dual(mpf(q1), mpf(q1), mpf(q1))[0] * dual(*[mpf(q2)] * 3)[0]))
-        assert abs(mean(activation, q1, q2, s) - float(k)) < 1e-12 * scale
+        assert abs(mean(activation, q1, q2, s, kinks) - float(k)) < 1e-12 * scale
         scale = float(mp.sqrt(dual(mpf(q1), mpf(q1), mpf(q1))[1] * dual(*[mpf(q2)] * 3)[1]))
-        assert abs(mean(activation.derivative, q1, q2, s) - float(k_dot)) < 1e-12 * scale
-    x = np.linspace(-3, 3, 61)
+        assert abs(mean(activation.derivative, q1, q2, s, kinks) - float(k_dot)) < 1e-12 * scale
+    x = np.linspace(-3, 3, 61) + 0.013  # not a kink
     h = 1e-5
     slope = (activation(x + h) - activation(x - h)) / (2 * h)
     limit = 1e-8 * (1 + abs(activation.derivative(x)).max())
@@ -55,7 +130,7 @@ def agrees_with_quadrature(spec: str, dual: Dual) -> None:
     for v, got in zip(q, activation.second_moment(q), strict=True):
         exact = dual(*[mpf(float(v))] * 3)[0]
         assert got.dtype == np.longdouble
-        assert abs(mpf(str(got)) / exact - 1) < 1e-15
+        assert abs(mpf(str(got)) / exact - 1) < moment
 
 
 def pair_error(spec: str, dual: Dual, largest: float) -> tuple[float, float]:
@@ -162,7 +237,7 @@ def parity_and_signs_are_true(spec: str, dual: Dual) -> None:
         dual(mpf(q), mpf(p), -mp.sqrt(mpf(q) * mpf(p)))[0]
         for q in (0.01, 1, 30) for p in (0.01, 1, 30)
     )  # fmt: skip
-    assert activation.never_obtuse == (least >= 0)
+    assert activation.never_obtuse == (least >= -1e-17)  # the digits of some oracles
 
 
 def checks(
@@ -172,10 +247,13 @@ def checks(
     single: float = 3e-6,
     scales: Sequence[float] = (1e-3, 1, 100),
     largest: dict[str, float] | None = None,
+    behind: float | None = None,
+    moment: float = 1e-15,
 ) -> Any:
     """A class with the tests of some activations, to be called Test… where it is wanted.
 
     pair, double, single : the largest errors of single pairs, and of networks in either dtype
+    behind : the same of Θ of a ReLU behind it, 50·double;  moment : of E[σ²], up to q = 100
     scales : of the networks' data;  largest : variances, of those that cannot have any
     """
     ends = largest or {}
@@ -183,7 +261,7 @@ def checks(
     @pytest.mark.parametrize("spec", duals)
     class Checks:
         def test_the_oracle_agrees_with_quadrature_of_sigma_itself(self, spec):
-            agrees_with_quadrature(spec, duals[spec])
+            agrees_with_quadrature(spec, duals[spec], moment)
 
         def test_parity_and_signs(self, spec):
             parity_and_signs_are_true(spec, duals[spec])
@@ -197,9 +275,9 @@ def checks(
         @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, double), (np.float32, single)])
         def test_near_duplicates_stay_apart(self, spec, dtype, bound, beta):
             """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""
-            own, behind = network_error(spec, duals[spec], dtype, beta, scales)
+            own, after = network_error(spec, duals[spec], dtype, beta, scales)
             assert own < bound
-            assert behind < 50 * bound
+            assert after < (50 * bound if behind is None or dtype == np.float32 else behind)
 
         def test_extremes(self, spec):
             is_finite_everywhere(spec, ends.get(spec, 1e30))

@@ -11,6 +11,16 @@ SIGMA = {
     "abs": lambda x: x if x.real > 0 else -x,
     "leaky_relu:0.2": lambda x: x if x.real > 0 else 0.2 * x,
     "ab_relu:-0.5,1.5": lambda x: 1.5 * x if x.real > 0 else -0.5 * x,
+    "hard_tanh": lambda x: x if abs(x.real) < 1 else 0 * x + np.sign(x.real),
+    "relu6": lambda x: 0 * x if x.real < 0 else x if x.real < 6 else 0 * x + 6,
+    "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": lambda x: (
+        0.5 + (x if -1 < x.real < 0.5 else 0.2 * x - 0.8 if x.real < 0 else 0.65 - 0.3 * x)
+    ),
+    "elu:0.7": lambda x: x if x.real > 0 else 0.7 * (np.exp(x) - 1),
+    "selu": lambda x: (
+        1.0507009873554805 * (x if x.real > 0 else 1.6732632423543772 * (np.exp(x) - 1))
+    ),
+    "celu:1.5": lambda x: x if x.real > 0 else 1.5 * (np.exp(x / 1.5) - 1),
     "rectified_monomial:3": lambda x: x**3 if x.real > 0 else 0 * x,
     "sign": lambda x: np.sign(x.real) + 0 * x,
     "heaviside": lambda x: (x.real > 0) + 0 * x,

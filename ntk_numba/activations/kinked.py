@@ -46,6 +46,8 @@ from ntk_numba.jit import fma, larger, sample_polynomial, smaller, stack_array, 
 from ntk_numba.row import Row
 
 SEEN = 8.1  # standard deviations
+BENDS = 1e-12, 1e9  # of a curve, the least and the largest that count
+SHORTEST = 1e8  # √q in |t|, that larger ones count as: errors are about √q/|t| of 1e-16
 LARGEST = 8.3067  # that |d| counts as: R² is then beyond `owen.FAR`, and G(d) ½
 
 # The rows of a sample's traits, after the curve's two: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
@@ -97,7 +99,7 @@ def _row(
             flat[j] = side if zj <= wj else -side
             rates[j], sums[j], exps[j] = none, none, none
         for number in range(int(parameters[0])):
-            at = 1 + TERM * number
+            at = 2 + TERM * number
             a, b = int(parameters[at]), int(parameters[at + 1])
             sign_a, sign_b = parameters[at + 2], parameters[at + 3]
             h, g_h = sign_a * mine[a + H, 0], sign_a * mine[a + G, 0]
@@ -164,7 +166,7 @@ def _row(
             both = scale * scales[j]
             lines_j = line * lines[j]
             value = fma(both, total, fma(cosine[j], lines_j, mean * means[j]))
-            value = smaller(larger(value, -one), one)
+            value = smaller(larger(value, parameters[1]), one)
             z_out[j], w_out[j] = fma(-half, value, half), fma(half, value, half)
             rate_out[j] = fma(both, slopes, lines_j)
 
@@ -245,7 +247,8 @@ class Kinked(Activation):
                     self._first_row(a), self._first_row(b), np.sign(a) or 1, np.sign(b) or 1,
                     a != 0, b != 0, weight,
                 ]  # fmt: skip
-        return (len(terms) / TERM, *(float(t) for t in terms))
+        lowest = 0.0 if self.never_obtuse else -1.0  # of cosθ_K, whatever the rounding
+        return (len(terms) / TERM, lowest, *(float(t) for t in terms))
 
     def _first_row(self, t: float) -> int:
         return FIRST + (COEFFICIENTS + owen.TERMS) * self._sizes.index(abs(t))
@@ -270,6 +273,18 @@ class Kinked(Activation):
 
     def second_moment(self, q: Floats) -> Floats:
         """The formula of K at x = x'."""
+        real = q.dtype.type
+        inside = np.minimum(q, real(self._largest) ** 2)
+        # beyond, it grows as q, or not at all
+        grown = q / np.where(q > 0, inside, 1) if self.slopes[0] or self.slopes[-1] else real(1)
+        return np.asarray(self._moment(inside) * grown)
+
+    @property
+    def _largest(self) -> float:
+        """The largest √q, where the kinks are next to 0."""
+        return SHORTEST * (self._sizes[0] or 1)
+
+    def _moment(self, q: Floats) -> Floats:
         mean, line, h, side, seen = self._of_samples(q)
         density = _density(h)
         total = np.zeros(h.shape[1])
@@ -286,48 +301,58 @@ class Kinked(Activation):
 
     def _of_samples(self, q: Floats) -> tuple[Any, ...]:
         """M and p, (N,), and of every kink h, G(h), whether it is seen, (kinks, N)."""
-        root = np.sqrt(q)
+        root = np.minimum(np.sqrt(q), self._largest)
         with np.errstate(divide="ignore", over="ignore"):
             h = np.array(self.at)[:, None] / np.maximum(root, 1e-300)
         h = np.clip(h, -40, 40).astype(float)
         side = special.erf(h / math.sqrt(2)) / 2
-        bends = np.array(self._bends)
-        tail = bends @ (_density(h) - abs(h) * special.ndtr(-abs(h)))
+        tail = self._sum(_density(h) - abs(h) * special.ndtr(-abs(h)))
         mean = self.value + root * (2 * tail)
-        line = (self.slopes[0] + self.slopes[-1]) / 2 - 2 * (bends @ side)
+        line = (self.slopes[0] + self.slopes[-1]) / 2 - 2 * self._sum(side)
         return mean, line, h, side, abs(h) < SEEN
 
     def _sums(self, h: Floats, side: Floats, seen: Floats) -> tuple[Floats, Floats, Floats]:
         """Σg, Σg·G(h), Σg·(exp(−h²/2) − 1) of the kinks that are seen."""
-        bends = np.array(self._bends)
-        return bends @ seen, bends @ (side * seen), bends @ (np.expm1(-h * h / 2) * seen)
+        less = np.expm1(-h * h / 2)
+        return self._sum(seen), self._sum(side * seen), self._sum(less * seen)
+
+    def _sum(self, values: Floats) -> Floats:
+        """Σ g of what each kink has; a product of matrices would depend on how many there are."""
+        total = np.zeros(values.shape[1])
+        for bend, value in zip(self._bends, values, strict=True):
+            total += bend * value
+        return total
 
     def curve(self, q: Floats) -> Floats:
         """λ, and J/6 of a chord that kinks on the move make shorter,
 
         |f_q − f_q'|² = Δ² (1 − J|Δ|/6 + …),  J = (4q/K) Σ g² |h|³ φ(h) / (dλ/d ln √q)³
         """
-        return np.concatenate([curve_of(self).lengths(q), self._moved(q)])
+        moved = np.exp(np.clip(self._moved(q), *np.log(BENDS)))
+        return np.concatenate([curve_of(self).lengths(q), moved])
 
     @cached_property
     def _moved(self) -> Panels:
+        """ln(J/6), which has exp(h²/4) in it."""
+
         def values(q: NDArray[np.float64]) -> NDArray[np.float64]:
             h = np.abs(np.array(self.at)) / np.sqrt(q)[:, None]
             jumps = (h**3 * _density(h)) @ np.square(self._bends)
             speed = np.array([curve_of(self).speed(v) for v in q])
             moment = self.second_moment(q)
             known = (speed > 0) & (jumps > 0) & (moment > 0)
-            out = np.zeros(q.size)
-            out[known] = (4 * q * jumps)[known] / moment[known] / speed[known] ** 3
-            return out[:, None] / 6
+            out = np.full(q.size, BENDS[0])
+            out[known] = (2 / 3 * q * jumps)[known] / moment[known] / speed[known] ** 3
+            return np.log(np.clip(out, *BENDS))[:, None]
 
         return interpolated(values)
 
     def traits(self, q: Floats) -> Floats:
         mean, line, h, side, seen = self._of_samples(q)
-        moment = np.sqrt(self.second_moment(q))
+        inside = np.minimum(q, q.dtype.type(self._largest) ** 2)
+        moment = np.sqrt(self._moment(inside))
         safe = np.where(moment > 0, moment, 1)
-        scale = np.where(moment > 0, np.sqrt(q) / safe, 0)
+        scale = np.where(moment > 0, np.sqrt(inside) / safe, 0)
         own = [
             np.where(moment > 0, mean / safe, 1),
             scale * line,
@@ -336,10 +361,10 @@ class Kinked(Activation):
         ]
         for t in self._sizes:
             k = [abs(s) for s in self.at].index(t)
-            inside, is_seen = abs(h[k]), seen[k]
-            own += [inside * is_seen, abs(side[k]) * is_seen, 4 * _density(inside), is_seen]
+            size, is_seen = abs(h[k]), seen[k]
+            own += [size * is_seen, abs(side[k]) * is_seen, 4 * _density(size), is_seen]
             if t:
-                own += list(owen.coefficients(inside * is_seen))
+                own += list(owen.coefficients(size * is_seen))
         return np.array(own, q.dtype)
 
 

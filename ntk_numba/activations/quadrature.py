@@ -19,10 +19,10 @@ GROWTH = 1.25  # of panels from there on
 
 
 @cache
-def gauss_legendre() -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
+def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
     """NumPy's Gauss-Legendre rule, its last digits made right in extended precision."""
-    x = np.polynomial.legendre.leggauss(POINTS)[0].astype(np.longdouble)
-    p = np.zeros(POINTS + 1, np.longdouble)
+    x = np.polynomial.legendre.leggauss(count)[0].astype(np.longdouble)
+    p = np.zeros(count + 1, np.longdouble)
     p[-1] = 1
     slope = np.polynomial.legendre.legder(p)
     for _ in range(2):

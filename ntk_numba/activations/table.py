@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ntk_numba.activations.base import Activation
+from ntk_numba.activations.elu import celu, elu, selu
 from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
 from ntk_numba.activations.exponential import exp, gaussian
 from ntk_numba.activations.gabor import gabor
@@ -39,6 +40,9 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "hard_tanh": hard_tanh,
     "relu6": relu6,
     "piecewise_linear": piecewise_linear,
+    "elu": elu,
+    "selu": selu,
+    "celu": celu,
     "rectified_monomial": rectified_monomial,
     "sign": sign,
     "heaviside": heaviside,
@@ -66,7 +70,7 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "arctan": arctan,
 }
 
-EXAMPLE = "2", "1", "3"  # parameters that all take which need some
+EXAMPLE = "2", "1", "3", "0.5"  # parameters that all take which need some
 
 _registered: dict[str, Numerical] = {}  # by label and by full name
 

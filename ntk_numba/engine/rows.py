@@ -29,8 +29,8 @@ NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
 SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
 # Share of z_K that the next term of a chord's series may have, in float64 and float32; if it has
-# more, z_K is better as it is. Curves of functions that near one with a kink as q grows become short
-# and bent.
+# more, z_K is better as it is. Curves of functions that near one with a kink as q grows become
+# short and bent.
 BENT, BENT_SINGLE = 1e-10, 1e-4
 # Below this z_K has no digit of its own, and the arc is better in any case
 ROUNDING, ROUNDING_SINGLE = 1e-16, 6e-8

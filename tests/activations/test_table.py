@@ -5,7 +5,7 @@ from ntk_numba import activations
 
 @pytest.mark.parametrize("name", activations.names())
 def test_every_name_gives_an_activation_that_its_own_name_gives_again(name):
-    spec = name + (":0.5,2" if name in ("ab_relu", "polynomial") else "")
+    spec = name + (":0.5,2" if name in ("ab_relu", "polynomial", "piecewise_linear") else "")
     activation = activations.get(spec)
     assert activations.get(activation.name) == activation
     assert activations.get(activation) is activation

@@ -1,0 +1,63 @@
+"""ELU, SELU and CELU against their definition, integrated in polar coordinates."""
+
+import numpy as np
+import pytest
+from duals import checks, polar
+from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
+
+from ntk_numba import activations
+from ntk_numba.activations import elu
+from ntk_numba.engine.dual import pair_dual
+
+
+def of(p, share, tau):
+    """(right, left) of the function and of its derivative."""
+    return polar(
+        lambda x: p * x,
+        lambda x: p * share * tau * np.expm1(-x / tau),
+        lambda x: p + 0 * x,
+        lambda x: p * share * np.exp(-x / tau),
+    )
+
+
+SELU = (np.longdouble(1.0507009873554804934), np.longdouble(1.6732632423543772848))
+DUALS = {
+    "elu": of(1, 1, 1),
+    "elu:0.5": of(1, np.longdouble(0.5), 1),
+    "selu": of(np.longdouble(float(SELU[0])), np.longdouble(float(SELU[1])), 1),
+    "celu:2": of(1, 1, np.longdouble(2)),
+}
+
+TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10)
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 2, 4, 16, 100, 1000])
+def test_every_rule_is_exact_up_to_its_limit(q):
+    """As exact as the one with the most nodes."""
+    rng = np.random.default_rng(0)
+    q1, q2 = q * rng.random((2, 500)) ** 2
+    q1[:100], q2[:50] = q, q
+    z = np.sin(np.pi / 2 * rng.random(500)) ** 2
+    some, most = (activations.get("elu").up_to(v) for v in (q, 1e4))
+    assert some.parameters[0] < most.parameters[0]
+    for got, exact in zip(pair_dual(some, q1, q2, z), pair_dual(most, q1, q2, z), strict=True):
+        assert abs(got - exact).max() < 3e-15
+
+
+def test_coefficients():
+    def tail(u):
+        y = 2 * mpf(elu.CENTRE) / (u + 1) - elu.CENTRE if u > -1 else mp.inf
+        if y > 60:
+            return sum((-1) ** k * mp.fac2(2 * k - 1) / y ** (2 * k + 1) for k in range(12))
+        return sqrt(pi / 2) * exp(y * y / 2) * erfc(y / sqrt(2))
+
+    def sine(v):
+        return sin(sqrt(v)) / sqrt(v) if v > 0 else mpf(1)
+
+    for got, function, ends in (
+        (elu.TAIL_DOUBLE, tail, [-1, 1]), (elu.TAIL_SINGLE, tail, [-1, 1]),
+        (elu.SINE_DOUBLE, sine, [0, pi**2]), (elu.SINE_SINGLE, sine, [0, pi**2]),
+    ):  # fmt: skip
+        with mp.workdps(40):
+            fitted = chebyfit(function, ends, len(got), asc=True)[::-1]
+            assert tuple(float(c) for c in fitted) == got
