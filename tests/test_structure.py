@@ -14,7 +14,8 @@ FLOORS = [
     [
         "activations.special", "activations.panels", "activations.quadrature", "activations.curve",
         "activations.base", "activations.piecewise_linear", "activations.owen",
-        "activations.kinked", "activations.elu", "activations.error_function",
+        "activations.kinked", "activations.elu", "activations.elu_table",
+        "activations.error_function",
         "activations.step", "activations.rectified", "activations.gelu",
         "activations.exponential", "activations.gabor", "activations.trigonometric",
         "activations.hermite_row", "activations.polynomial", "activations.series",

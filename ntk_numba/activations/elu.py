@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import special
 
-from ntk_numba.activations.base import Activation, Floats, spelled
+from ntk_numba.activations.base import Activation, Floats
 from ntk_numba.activations.curve import curve_of
 from ntk_numba.activations.quadrature import gauss_legendre
 from ntk_numba.activations.special import angle_excess
@@ -301,21 +301,3 @@ class Elu(Activation):
         a = np.sqrt(q) / q.dtype.type(self.tau)
         axis = special.erfcx(a.astype(float) / math.sqrt(2)) / 2
         return np.stack([a, axis.astype(q.dtype), 1 / np.sqrt(self._ratio(q))])
-
-
-def elu(alpha: float = 1.0) -> Activation:
-    """σ(x) = x for x > 0, alpha·(exp(x) − 1) else."""
-    return Elu("elu" if alpha == 1 else spelled("elu", alpha), 1.0, alpha, 1.0)
-
-
-def selu() -> Activation:
-    """σ(x) = 1.0507·x for x > 0, 1.7581·(exp(x) − 1) else."""
-    # Klambauer, Unterthiner, Mayr & Hochreiter 2017, *Self-normalizing neural networks*
-    return Elu("selu", 1.0507009873554804934193349852946, 1.6732632423543772848170429916717, 1.0)
-
-
-def celu(alpha: float = 1.0) -> Activation:
-    """σ(x) = x for x > 0, alpha·(exp(x/alpha) − 1) else; alpha > 0."""
-    if not alpha > 0:
-        raise ValueError(f"activation celu: alpha must be positive, not {alpha}")
-    return Elu("celu" if alpha == 1 else spelled("celu", alpha), 1.0, 1.0, alpha)

@@ -189,10 +189,8 @@ class Kinked(Activation):
 
     @property
     def domain(self) -> str:  # type: ignore[override]
-        still = [abs(t) for t in self.at if self._vanishes_within(abs(t))]
-        return (
-            f"q from {max(still) ** 2 / 25:.2g}, below which K is next to 0" if still else "any q"
-        )
+        still = max((abs(t) for t in self.at if t and self._vanishes_within(abs(t))), default=0)
+        return f"q from {still**2 / 25:.2g}, below which K is next to 0" if still else "any q"
 
     def _vanishes_within(self, t: float) -> bool:
         x = np.array([-t, *(k for k in self.at if abs(k) < t), t])

@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 FAR = 69.0  # exp(−FAR/2) is 1e-15
 CENTRE = 48.0  # c
 SLOPE = 2 + 2 * CENTRE / FAR
-TERMS, TERMS_SINGLE = 26, 14
+TERMS, TERMS_SINGLE = 26, 18
 
 STEPS = 12  # of the integral, each by a rule of 16 points
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ntk_numba.activations.base import Activation
-from ntk_numba.activations.elu import celu, elu, selu
+from ntk_numba.activations.elu_table import celu, elu_, selu
 from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
 from ntk_numba.activations.exponential import exp, gaussian
 from ntk_numba.activations.gabor import gabor
@@ -40,7 +40,7 @@ TABLE: dict[str, Callable[..., Activation]] = {
     "hard_tanh": hard_tanh,
     "relu6": relu6,
     "piecewise_linear": piecewise_linear,
-    "elu": elu,
+    "elu": elu_,
     "selu": selu,
     "celu": celu,
     "rectified_monomial": rectified_monomial,

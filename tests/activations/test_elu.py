@@ -6,7 +6,7 @@ from duals import checks, polar
 from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
 
 from ntk_numba import activations
-from ntk_numba.activations import elu
+from ntk_numba.activations import elu, elu_table
 from ntk_numba.engine.dual import pair_dual
 
 
@@ -31,17 +31,34 @@ DUALS = {
 TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10)
 
 
-@pytest.mark.parametrize("q", [0.1, 0.5, 2, 4, 16, 100, 1000])
+def differences(some, most, q):
+    """The largest of cosθ_K/2 and of the rate, of random pairs of variances up to q."""
+    rng = np.random.default_rng(0)
+    q1, q2 = q * rng.random((2, 500)) ** 4
+    q1[:100], q2[:50], q1[100:110] = q, q, 1e-12
+    z = np.sin(np.pi / 2 * rng.random(500)) ** 2
+    z[:10], z[110:120], z[120:130] = 0, 0, 1
+    pairs = zip(pair_dual(some, q1, q2, z), pair_dual(most, q1, q2, z), strict=True)
+    return [abs(got - exact).max() for got, exact in pairs]
+
+
+@pytest.mark.parametrize("q", [0.1, 0.5, 2.25, 4, 16, 100, 1000])
 def test_every_rule_is_exact_up_to_its_limit(q):
     """As exact as the one with the most nodes."""
-    rng = np.random.default_rng(0)
-    q1, q2 = q * rng.random((2, 500)) ** 2
-    q1[:100], q2[:50] = q, q
-    z = np.sin(np.pi / 2 * rng.random(500)) ** 2
-    some, most = (activations.get("elu").up_to(v) for v in (q, 1e4))
+    some, most = (elu.Elu("", 1.0, 1.0, 1.0, limit) for limit in (q, 1e4))
     assert some.parameters[0] < most.parameters[0]
-    for got, exact in zip(pair_dual(some, q1, q2, z), pair_dual(most, q1, q2, z), strict=True):
-        assert abs(got - exact).max() < 3e-15
+    assert max(differences(some, most, q)) < 3e-15
+
+
+@pytest.mark.parametrize("spec", [*DUALS, "elu:-0.3"])
+def test_the_table_agrees_with_the_integral(spec):
+    activation = activations.get(spec)
+    q = elu_table.LARGEST * activation.tau**2
+    assert isinstance(activation.up_to(q), elu_table.SmallElu)
+    assert max(differences(activation.up_to(q), activation, q)) < 5e-15
+    beyond = activation.up_to(q).up_to(q * 1.01)
+    assert not isinstance(beyond, elu_table.SmallElu)
+    assert max(differences(beyond, activation, q)) < 5e-15
 
 
 def test_coefficients():
