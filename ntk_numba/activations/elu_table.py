@@ -28,12 +28,13 @@ CENTRE = 5.0  # c
 POWERS = 26  # of Ω
 BASIS = 12  # Chebyshev polynomials of u
 WIDTH = 16  # of a row of the table, for the sake of vectors
+SIZE = POWERS * WIDTH
 REACH, NODES = 9, 20  # of the integral over the radius, and of that over the angle
 
 # The traits: those of `elu`, the polynomials of u, and powers of Ω in what a sample adds
 UPON, VALUE, SLOPE = 5, 5 + BASIS, 5 + BASIS + POWERS
 
-BLOCK = 64  # columns at a time
+BLOCK = 128  # columns at a time
 OMEGA, SINE, PLACE, TOGETHER = range(4)
 _working, _contracted = stack_array(4, BLOCK), stack_array(POWERS, WIDTH)
 _of_angle = sample_polynomial(POWERS, POWERS, 2)
@@ -50,16 +51,13 @@ def _row(
     working, contracted = _working(one), _contracted(one)
     omega, sines, place, together = working[OMEGA], working[SINE], working[PLACE], working[TOGETHER]
     share, line = parameters[0], parameters[1]
-    for k in range(POWERS):
-        some = contracted[k]
-        for n in range(WIDTH):
-            some[n] = none
-        for m in range(BASIS):
-            upon = share * mine[UPON + m, 0]
-            begin = 2 + (m * POWERS + k) * WIDTH
-            table = parameters[begin : begin + WIDTH]
-            for n in range(WIDTH):
-                some[n] = fma(upon, table[n], some[n])
+    flat = contracted.reshape(SIZE)
+    flat[:] = none
+    for m in range(BASIS):
+        upon = share * mine[UPON + m, 0]
+        table = parameters[2 + m * SIZE : 2 + (m + 1) * SIZE]
+        for k in range(SIZE):
+            flat[k] = fma(upon, table[k], flat[k])
     a, scale = mine[elu.A, 0], mine[elu.SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)

@@ -60,7 +60,7 @@ H, G, DENSITY, IS_SEEN, COEFFICIENTS = range(5)
 # What a term says: the first row of |t_i| and of |t_j|, their signs, whether they are not 0, weight
 TERM = 7
 
-BLOCK = 64  # columns at a time: all of their working memory is in the first cache
+BLOCK = 128  # columns at a time: all of their working memory is in the first cache
 SINE, PER_SINE, COSINE, FLAT, RATE, SUM, EXP, D_H, D_K, U_H, U_K, RADIUS, F = range(13)
 _working = stack_array(13, BLOCK)
 _f_of = sample_polynomial(owen.TERMS, owen.TERMS_SINGLE, 2)
