@@ -10,6 +10,8 @@ to q, λ(q), has not: it is a property of a sample, and a chord of a curve of cu
 
     |f_q − f_q'|² = Δ² (1 − κ²Δ²/12 + …),  Δ = λ(q) − λ(q')
 
+(but for kinks off 0, see `kinked`, whose curve has no curvature: their tangents jump).
+
 Functions with one kink at 0 and no other scale (`PiecewiseLinear` and powers) do not turn at all.
 With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q is
 

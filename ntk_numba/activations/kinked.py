@@ -47,7 +47,7 @@ from ntk_numba.row import Row
 
 SEEN = 8.1  # standard deviations
 BENDS = 1e-12, 1e9  # of a curve, the least and the largest that count
-SHORTEST = 1e8  # √q in |t|, that larger ones count as: errors are about √q/|t| of 1e-16
+FARTHEST = 1e8  # √q in |t|, that larger ones count as: errors are √q/|t| times 1e-16
 LARGEST = 8.3067  # that |d| counts as: R² is then beyond `owen.FAR`, and G(d) ½
 
 # The rows of a sample's traits, after the curve's two: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
@@ -280,7 +280,7 @@ class Kinked(Activation):
     @property
     def _largest(self) -> float:
         """The largest √q, where the kinks are next to 0."""
-        return SHORTEST * (self._sizes[0] or 1)
+        return FARTHEST * (max(self._sizes, default=0.0) or 1.0)
 
     def _moment(self, q: Floats) -> Floats:
         mean, line, h, side, seen = self._of_samples(q)
@@ -298,7 +298,7 @@ class Kinked(Activation):
         return np.asarray(mean**2 + q * np.maximum(line**2 + total, 0))
 
     def _of_samples(self, q: Floats) -> tuple[Any, ...]:
-        """M and p, (N,), and of every kink h, G(h), whether it is seen, (kinks, N)."""
+        """Of samples m and p, (N,), and of every kink h, G(h), whether it is seen, (kinks, N)."""
         root = np.minimum(np.sqrt(q), self._largest)
         with np.errstate(divide="ignore", over="ignore"):
             h = np.array(self.at)[:, None] / np.maximum(root, 1e-300)

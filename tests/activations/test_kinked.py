@@ -1,18 +1,15 @@
-"""Continuous piecewise-linear functions by the bivariate normal, against quadrature of K̇'s form."""
+"""Continuous piecewise-linear functions against Plackett's form of the bivariate normal."""
 
 from itertools import pairwise
 
 import numpy as np
-from duals import checks
-from mpmath import mp, mpf
+import pytest
+from duals import checks, panels
+from mpmath import chebyfit, mp, mpf
 
-X, W = (v.astype(np.longdouble) for v in np.polynomial.legendre.leggauss(20))
-for _ in range(2):  # to the digits of longdouble
-    P = np.zeros(21, np.longdouble)
-    P[20] = 1
-    slope = np.polynomial.legendre.legval(X, np.polynomial.legendre.legder(P))
-    X = X - np.polynomial.legendre.legval(X, P) / slope
-W = 2 / ((1 - X * X) * np.polynomial.legendre.legval(X, np.polynomial.legendre.legder(P)) ** 2)
+import ntk_numba as nk
+from ntk_numba import activations
+from ntk_numba.activations import owen
 
 
 def quadrant(h, k, theta):
@@ -20,16 +17,12 @@ def quadrant(h, k, theta):
     apart, product, top = (np.longdouble(mp.nstr(v, 25)) for v in (abs(h - k), h * k, theta))
     if top > 0:
         # below apart/40 nothing is left of exp(−apart²/2t²); without it, the density is smooth
-        powers = top * np.longdouble(2) ** np.arange(-60, 1)
-        ends = np.append(
-            np.longdouble(0), powers[powers > max(apart / 40, top / 64 if apart == 0 else 0)]
-        )
-        half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
-        t = middle + half * X
+        powers = top * np.longdouble(2) ** (np.arange(-120, 1) / np.longdouble(2))
+        t, weights = panels([0, *powers[powers > (apart / 40 if apart else top / 64)]])
         square = np.sin(t) ** 2
         with np.errstate(over="ignore", under="ignore"):
             density = np.exp(-(apart**2 + 4 * product * np.sin(t / 2) ** 2) / (2 * square))
-        integral = mpf(str((half * W * density).sum())) / (2 * mp.pi)
+        integral = mpf(str(weights @ density)) / (2 * mp.pi)
     else:
         integral = mpf(0)
     return mp.ncdf(-max(h, k)) - integral
@@ -104,3 +97,72 @@ TestDuals = checks(DUALS, pair=5e-15, behind=2e-12)
 TestSaturating = checks(
     SATURATING, pair=1e-13, double=2e-14, scales=(1e-3, 1), behind=1e-9, moment=2e-14
 )
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("piecewise_linear:1,2,3", "after each kink a slope"),
+        ("piecewise_linear:0,1,2,3,1,2", "kinks must grow"),
+        ("piecewise_linear:1", "at least 2 parameters"),
+    ],
+)
+def test_arguments(spec, message):
+    with pytest.raises(ValueError, match=message):
+        activations.get(spec)
+
+
+def test_what_has_a_form_of_its_own_takes_it():
+    assert activations.get("piecewise_linear:0,0.1,0,1").row is None
+    assert activations.get("piecewise_linear:0,2,1,2").name == "ab_relu:2.0,2.0"
+    assert activations.get("piecewise_linear:0,1,1,2,1.5,2").at == (1.0,)
+
+
+@pytest.mark.parametrize("spec", ["piecewise_linear:1,0.5", "piecewise_linear:3,0"])
+def test_without_a_kink(spec):
+    """a + bx: K = a² + b²s and K̇ = b²."""
+    a, b = activations.get(spec).value, activations.get(spec).slopes[0]
+    q1, q2, rho = np.array([1e-6, 0.3, 1e4]), np.array([2, 0.5, 1e3]), np.array([0.3, -1, 1])
+    k, k_dot = nk.dual(spec, q1, q2, rho)
+    np.testing.assert_allclose(k, a**2 + b**2 * rho * np.sqrt(q1 * q2), rtol=1e-14)
+    np.testing.assert_allclose(k_dot, b**2, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1, 100, 1e6])
+@pytest.mark.parametrize("spec", [*DUALS, *SATURATING, "piecewise_linear:0,1,-1,0,1,1"])
+def test_kernels_are_semidefinite_whatever_the_scale(spec, scale, beta):
+    """Also where the function vanishes around 0, and K with it."""
+    x = np.random.default_rng(0).standard_normal((20, 5))
+    x[3], x[4], x[6] = 0, -x[5], x[7] * (1 + 1e-6)
+    for kernel in nk.gram(nk.MLP(3, spec, 1.0, beta), x * scale, layers="all"):
+        for layer in kernel:
+            assert np.linalg.eigvalsh(layer)[0] >= -1e-13 * abs(layer).max()
+
+
+def test_coefficients_and_the_table():
+    """G(d)/d, and F(h, d) by its integral."""
+
+    def gauss(u):
+        share = (u + 1) / mpf(owen.SLOPE)
+        d = mp.sqrt(owen.CENTRE * share / (1 - share))
+        return mp.erf(d / mp.sqrt(2)) / 2 / d if d > 0 else 1 / mp.sqrt(2 * mp.pi)
+
+    for got in (owen.GAUSS_DOUBLE, owen.GAUSS_SINGLE):
+        with mp.workdps(40):
+            fitted = chebyfit(gauss, [-1, 1], len(got), asc=True)[::-1]
+        np.testing.assert_allclose([float(c) for c in fitted], got, rtol=0, atol=1e-15)
+    for h in (0.01, 1.0, 4.0, 8.0):
+        powers = owen.coefficients(np.array([h]))[:, 0]
+        for d in (0.01, 0.7, 3.0, 8.0):
+            exact = (
+                2
+                * mpf(h)
+                / mp.pi
+                * mp.quad(
+                    lambda y, h=h: (1 - mp.exp(-(h * h + y * y) / 2)) / (h * h + y * y),
+                    [0, d / 2, d],
+                )
+            )
+            u = owen.variable(np.array([d], np.longdouble))[0]
+            assert abs(d * np.polynomial.polynomial.polyval(u, powers) - float(exact)) < 2e-16
