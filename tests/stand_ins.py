@@ -50,6 +50,7 @@ def wait_for_a_stop(folder: Path, part: int) -> None:
     """60 seconds of work that looks now and then whether it is to stop, and then tidies up."""
     try:
         with stopping.gently():
+            (folder / f"slow-{part}").touch()
             for _ in range(6000):
                 stopping.check()
                 time.sleep(0.01)

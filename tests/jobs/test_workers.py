@@ -52,8 +52,7 @@ def test_stopped_by_a_signal(tmp_path, kind, signum, to_all):
 
 def worker_of(folder, part):
     """The process that computes a slow part, once it is at it."""
-    wait_until(lambda: stand_ins.starts(folder, part))
-    time.sleep(0.4)
+    wait_until((folder / f"slow-{part}").exists)
     return int((folder / f"starts-{part}").read_text())
 
 
