@@ -37,13 +37,12 @@ from scipy import special
 from ntk_numba.activations.base import Activation, Floats
 from ntk_numba.activations.curve import curve_of
 from ntk_numba.activations.quadrature import gauss_legendre
-from ntk_numba.activations.special import angle_excess
+from ntk_numba.activations.special import supplement
 from ntk_numba.jit import (
     divided_differences,
     fma,
     per_dtype,
     polynomial,
-    smaller,
     stack_array,
     wide_vectors,
 )
@@ -167,7 +166,7 @@ def _row(
     wide_vectors()
     real = z.dtype.type
     one, two, half, none = real(1), real(2), real(0.5), real(0)
-    pi, turn, c = real(math.pi), real(0.5 / math.pi), real(CENTRE)
+    turn, c = real(0.5 / math.pi), real(CENTRE)
     twice = two * c
     working = _working(one)
     omega, sines, both = working[OMEGA], working[SINE], working[BOTH]
@@ -181,11 +180,7 @@ def _row(
         z_n, w_n = z[begin:end], w[begin:end]
         bs, axes, scales = theirs[A, begin:end], theirs[AXIS, begin:end], theirs[SCALE, begin:end]
         for j in range(n):
-            m = smaller(z_n[j], w_n[j])
-            s = two * np.sqrt(fma(-m, m, m))
-            angle = s * fma(m, angle_excess(m, fma(-two, m, one)), one)
-            omega[j] = pi - angle if z_n[j] <= w_n[j] else angle
-            sines[j] = s
+            omega[j], sines[j] = supplement(z_n[j], w_n[j])
             both[j], mines[j], others[j], lesses[j] = none, none, none, none
         for pair in range(pairs):
             at, weight = parameters[2 + 2 * pair], parameters[3 + 2 * pair]

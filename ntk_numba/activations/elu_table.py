@@ -17,8 +17,8 @@ from ntk_numba.activations import elu
 from ntk_numba.activations.base import Activation, Floats, spelled
 from ntk_numba.activations.panels import points, to_coefficients
 from ntk_numba.activations.quadrature import gauss_legendre
-from ntk_numba.activations.special import angle_excess
-from ntk_numba.jit import fma, sample_polynomial, smaller, stack_array, wide_vectors
+from ntk_numba.activations.special import supplement
+from ntk_numba.jit import fma, sample_polynomial, stack_array, wide_vectors
 from ntk_numba.row import Row
 
 Exact = NDArray[np.longdouble]
@@ -46,8 +46,8 @@ def _row(
 ) -> None:  # fmt: skip
     wide_vectors()
     real = z.dtype.type
-    one, two, half, none = real(1), real(2), real(0.5), real(0)
-    pi, turn = real(np.pi), real(0.5 / np.pi)
+    one, half, none = real(1), real(0.5), real(0)
+    two_over_pi, turn = real(2) / real(np.pi), real(0.5 / np.pi)
     working, contracted = _working(one), _contracted(one)
     omega, sines, place, together = working[OMEGA], working[SINE], working[PLACE], working[TOGETHER]
     share, line = parameters[0], parameters[1]
@@ -65,12 +65,8 @@ def _row(
         z_n, w_n = z[begin:end], w[begin:end]
         bs, scales = theirs[elu.A, begin:end], theirs[elu.SCALE, begin:end]
         for j in range(count):
-            m = smaller(z_n[j], w_n[j])
-            s = two * np.sqrt(fma(-m, m, m))
-            angle = s * fma(m, angle_excess(m, fma(-two, m, one)), one)
-            omega[j] = pi - angle if z_n[j] <= w_n[j] else angle
-            sines[j] = s
-            place[j] = fma(two / pi, omega[j], -one)
+            omega[j], sines[j] = supplement(z_n[j], w_n[j])
+            place[j] = fma(two_over_pi, omega[j], -one)
             together[j] = none
         for n in range(BASIS):
             upons = theirs[UPON + n, begin:end]

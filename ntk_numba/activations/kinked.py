@@ -275,15 +275,16 @@ class Kinked(Activation):
         inside = np.minimum(q, real(self._largest) ** 2)
         # beyond, it grows as q, or not at all
         grown = q / np.where(q > 0, inside, 1) if self.slopes[0] or self.slopes[-1] else real(1)
-        return np.asarray(self._moment(inside) * grown)
+        return np.asarray(self._moment(inside, *self._of_samples(q)) * grown)
 
     @property
     def _largest(self) -> float:
         """The largest √q, where the kinks are next to 0."""
         return FARTHEST * (max(self._sizes, default=0.0) or 1.0)
 
-    def _moment(self, q: Floats) -> Floats:
-        mean, line, h, side, seen = self._of_samples(q)
+    def _moment(
+        self, q: Floats, mean: Floats, line: Floats, h: Floats, side: Floats, seen: Floats
+    ) -> Floats:
         density = _density(h)
         total = np.zeros(h.shape[1])
         bend, sided, less = self._sums(h, side, seen)
@@ -348,7 +349,7 @@ class Kinked(Activation):
     def traits(self, q: Floats) -> Floats:
         mean, line, h, side, seen = self._of_samples(q)
         inside = np.minimum(q, q.dtype.type(self._largest) ** 2)
-        moment = np.sqrt(self._moment(inside))
+        moment = np.sqrt(self._moment(inside, mean, line, h, side, seen))
         safe = np.where(moment > 0, moment, 1)
         scale = np.where(moment > 0, np.sqrt(inside) / safe, 0)
         own = [

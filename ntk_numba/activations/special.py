@@ -89,6 +89,22 @@ angle_per_sine = per_dtype("angle_per_sine", _angle_per_sine)
 """φ/sinφ of φ's sine and cosine, |φ| ≤ π/2; 1 at φ = 0, to some ulp."""
 
 
+def _supplement(real: Any) -> Callable[[float, float], tuple[float, float]]:
+    one, two, pi = real(1), real(2), real(math.pi)
+
+    def supplement(z: float, w: float) -> tuple[float, float]:
+        m = smaller(z, w)
+        sine = two * math.sqrt(fma(-m, m, m))
+        angle = sine * fma(m, angle_excess(m, fma(-two, m, one)), one)
+        return (pi - angle if z <= w else angle), sine
+
+    return supplement
+
+
+supplement = per_dtype("supplement", _supplement)
+"""(π − θ, sinθ) of z = sin²(θ/2) and w = cos²(θ/2)."""
+
+
 # Coefficients, highest power first, for (e^r − 1 − r)/r² with |r| ≤ ½ ln 2, mpmath.chebyfit's; the
 # test makes them anew.
 EXPONENTIAL_SINGLE = (
