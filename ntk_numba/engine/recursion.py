@@ -176,8 +176,12 @@ def all_layers(
         else:
             parameters = duals.parameters[layer - 1]
             if duals.rows[layer - 1] != 0:
-                if not obtuse:
-                    for j in range(n):
+                # The larger one is what the smaller lacks of 1, not what it was rounded to: else an
+                # entry would depend on whether another one of its row is obtuse.
+                for j in range(n):
+                    if obtuse and z[j] > w[j]:
+                        z[j] = z.dtype.type(1) - w[j]
+                    else:
                         w[j] = z.dtype.type(1) - z[j]
                 next_layer_by_row(
                     working, n, i, j0, rows, columns, duals, layer - 1, hw, hb, hws, hbs

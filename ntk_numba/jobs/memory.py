@@ -89,10 +89,10 @@ def gram(
     Notes
     -----
     The error of an entry, relative to √(K(x,x)·K(x',x')), is at most 1e-14 in float64 and
-    1e-6·max(1, L/8) in float32, near duplicates and opposite samples included, for piecewise-linear
-    activations; for other closed forms it is that times the condition that the family's file
-    states, and up to 1e-12 for Θ of a kink behind a smooth layer, 1e-9 behind kinks off 0; for
-    series, `Gram.error` is added.
+    1e-6·max(1, L/8) in float32, near duplicates and opposite samples included, for functions that
+    are linear but for one kink at 0, as relu, abs and leaky_relu; for other closed forms it is that
+    times the condition that the family's file states, and up to 1e-12 for Θ of a kink behind a
+    smooth layer, 1e-9 behind kinks off 0; for series, `Gram.error` is added.
     Beside the result, memory is taken for one copy of X and Z and a few tiles per thread.
     """
     x, z = open_sources(X, Z)

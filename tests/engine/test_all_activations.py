@@ -97,7 +97,9 @@ def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
     x[4] = x[0] * dtype(1 + 1e-6)
     for b_std in (0.0, 0.2):
         k = nk.gram(nk.MLP(3, name, 1.0, b_std), x, layers="all")
-        for matrix in k:
+        for matrix, alone in zip(k, nk.diagonal(nk.MLP(3, name, 1.0, b_std), x, layers="all"),
+                                 strict=True):  # fmt: skip
+            assert (np.diagonal(matrix, axis1=1, axis2=2) == alone).all()
             assert np.isfinite(matrix).all()
             assert (matrix[:, 0] == matrix[:, 1]).all()
             assert (matrix == matrix.transpose(0, 2, 1)).all()
@@ -111,6 +113,17 @@ def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
             root = np.sqrt(np.diagonal(b, axis1=1, axis2=2).astype(float))
             scale = root[:, :, None] * root[:, None, :]
             assert (abs(moved - b) <= 500 * np.finfo(dtype).eps * scale).all()
+
+
+@pytest.mark.parametrize("name", SIGMA)
+def test_an_entry_does_not_depend_on_whether_its_neighbours_are_obtuse(name):
+    x = abs(np.random.default_rng(0).standard_normal((40, 4)))
+    net = nk.MLP(3, [name, "relu"], 0.8, 0.1)
+    acute, mixed = (
+        nk.gram(net, x[:20], np.concatenate([x[20:], sign * x[20:]])) for sign in (1, -1)
+    )
+    for a, b in zip(acute, mixed, strict=True):
+        assert (a[:, :20] == b[:, :20]).all()
 
 
 @pytest.mark.parametrize("name", ["gelu", "tanh", "sin", "erf", "silu", "polynomial:1,1,0.5"])
