@@ -49,6 +49,7 @@ AnyExecutor = Executor | Callable[[], Executor]  # or what makes one
 
 _busy = False  # this worker computes a part
 _leaves = False  # it ends once it was asked to stop, and its pool is made anew
+_pool_ends = False  # all of the pool were asked to: some pools kill the rest when one has left
 _threads: int | None = None  # that its parts may use, if its pool has told
 _neighbours = 1  # parts that are computed on this machine at once
 _patience: threading.Timer | None = None
@@ -84,9 +85,9 @@ def attempt(task: Task, part: int, number: int, share: Share) -> Receipt:
     finally:
         _busy = False
         _share.reset(token)
-    if receipt.stopped and _leaves:
+    if receipt.stopped and _leaves and not _pool_ends:
         _leave()  # one that stayed would stop all further parts too
-    if receipt.stopped and _patience:
+    if receipt.stopped and _patience and not _leaves:
         _patience.cancel()
     return receipt
 
@@ -149,8 +150,10 @@ def _begin_process(ear: Connection, workers: int) -> None:
     stopping.handle(_stop)
 
     def listen() -> None:
+        global _pool_ends
         with suppress(EOFError, OSError):
             ear.poll(None)
+        _pool_ends = True
         os.kill(os.getpid(), signal.SIGTERM)  # what stops a part is raised on the main thread
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
@@ -167,10 +170,11 @@ def begin_rank(threads: int, ranks: int) -> None:
 def _stop(signum: int, frame: Any) -> None:
     global _patience
     stopping.handle(signal.SIG_IGN)  # Ctrl-C reaches a worker twice
-    if _busy:
+    if _busy or _pool_ends:  # the process that made the pool may be gone, and ends no worker then
         _patience = stopping.leave_after(PATIENCE, _leave)
+    if _busy:
         stopping.ask()
-    elif _leaves:
+    elif _leaves and not _pool_ends:
         _leave()
     else:  # for the next part; what is raised here would end a rank that others wait for
         with stopping.gently():
