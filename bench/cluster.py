@@ -19,9 +19,9 @@ import ntk_numba as nk
 from bench.report import ratio, section, spread, table
 from bench.safety import forget
 from bench.timing import refresh_memory, seconds
-from ntk_numba.files.source import open_source
+from ntk_numba.compute.plan import make_plan
 from ntk_numba.grid import Part, tile_size
-from ntk_numba.jobs.plan import make_plan
+from ntk_numba.inputs.source import open_source
 from ntk_numba.machine import available_threads
 
 N, FEATURES = 20_000, 784

@@ -21,9 +21,9 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import seconds
-from ntk_numba.files.source import open_source
-from ntk_numba.jobs.plan import make_plan
-from ntk_numba.jobs.stream import prepare, stream_tiles
+from ntk_numba.compute.plan import make_plan
+from ntk_numba.compute.stream import prepare, stream_tiles
+from ntk_numba.inputs.source import open_source
 
 N, FEATURES, DEPTH, B_STD, REPEATS = 60_000, 784, 4, 0.1, 2
 MEMORY = "2GiB"

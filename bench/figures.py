@@ -14,8 +14,8 @@ import ntk_numba as nk
 from bench.report import section
 from bench.training import at_once
 from ntk_numba import finite_width as fw
-from ntk_numba.jobs.angle_plot import circle, finish
-from ntk_numba.jobs.picture import new_figure
+from ntk_numba.plots.angle import circle, finish
+from ntk_numba.plots.figure import new_figure
 
 NET = nk.MLP(4, "relu", 1.0, 0.1)
 DOCS = Path(__file__).parent.parent / "docs"

@@ -15,7 +15,7 @@ import ntk_numba as nk
 from bench import threads
 from bench.report import section, spread, table
 from bench.timing import in_turn
-from ntk_numba.files.disk import aligned
+from ntk_numba.compiled.arrays import aligned
 from ntk_numba.machine import available_threads
 
 N, FEATURES, DEPTH, DTYPE, REPEATS = 10_000, 784, 4, "float32", 5

@@ -14,8 +14,15 @@ from bench.report import section, table
 from bench.timing import in_turn
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.ready import ready_for
-from ntk_numba.engine.tile import COLUMN, HEIGHT, MIRROR_COLUMN, MIRROR_ROW, TILE_FIELDS, WIDTH
-from ntk_numba.files.source import open_source
+from ntk_numba.engine.tile import (
+    COLUMN,
+    HEIGHT,
+    MIRROR_COLUMN,
+    MIRROR_ROW,
+    TILE_FIELDS,
+    WIDTH,
+)
+from ntk_numba.inputs.source import open_source
 
 T, FEATURES, TILES, REPEATS = 512, 16, 32, 15
 PAIRS = TILES * T * T

@@ -19,16 +19,16 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import ratio, section, spread, table
 from bench.timing import refresh_memory, seconds
+from ntk_numba.compute.plan import make_plan
+from ntk_numba.compute.stream import stream_tiles
+from ntk_numba.compute.sweep import make_kernel
+from ntk_numba.digest import Digest
 from ntk_numba.engine.kernel import NUMERICS
-from ntk_numba.files import disk
-from ntk_numba.files.contents import Contents, Header
-from ntk_numba.files.digest import Digest
-from ntk_numba.files.layout import HDF5, create, read_layout
-from ntk_numba.files.source import open_source
-from ntk_numba.files.tiles import TileFile
-from ntk_numba.jobs.plan import make_plan
-from ntk_numba.jobs.stream import stream_tiles
-from ntk_numba.jobs.sweep import make_kernel
+from ntk_numba.gramfile import disk
+from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.layout import HDF5, create, read_layout
+from ntk_numba.gramfile.tiles import TileFile
+from ntk_numba.inputs.source import open_source
 
 N, FEATURES = 20_000, 784
 NET = nk.MLP(4, b_std=0.1)

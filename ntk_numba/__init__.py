@@ -10,45 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntk_numba import activations as activations
+    from ntk_numba import errors as errors
     from ntk_numba import finite_width as finite_width
+    from ntk_numba.cluster.merge import merge as merge
+    from ntk_numba.cluster.write import write_gram as write_gram
+    from ntk_numba.compute.memory import Gram as Gram
+    from ntk_numba.compute.memory import diagonal as diagonal
+    from ntk_numba.compute.memory import gram as gram
+    from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
-    from ntk_numba.files.gram_file import GramFile as GramFile
-    from ntk_numba.files.gram_file import open_gram as open_gram
-    from ntk_numba.files.store import StoppedError as StoppedError
-    from ntk_numba.jobs.check import check as check
-    from ntk_numba.jobs.criticality import correlation_map as correlation_map
-    from ntk_numba.jobs.criticality import critical_init as critical_init
-    from ntk_numba.jobs.criticality import fixed_point as fixed_point
-    from ntk_numba.jobs.gradient_flow import flow_distribution as flow_distribution
-    from ntk_numba.jobs.gradient_flow import gradient_flow as gradient_flow
-    from ntk_numba.jobs.memory import Gram as Gram
-    from ntk_numba.jobs.memory import diagonal as diagonal
-    from ntk_numba.jobs.memory import gram as gram
-    from ntk_numba.jobs.merge import merge as merge
-    from ntk_numba.jobs.verify import repair as repair
-    from ntk_numba.jobs.write import write_gram as write_gram
+    from ntk_numba.errors import NtkNumbaError as NtkNumbaError
+    from ntk_numba.errors import StoppedError as StoppedError
+    from ntk_numba.gramfile.reader import GramFile as GramFile
+    from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.network import MLP as MLP
+    from ntk_numba.predict.gradient_flow import flow_distribution as flow_distribution
+    from ntk_numba.predict.gradient_flow import gradient_flow as gradient_flow
+    from ntk_numba.theory.criticality import correlation_map as correlation_map
+    from ntk_numba.theory.criticality import critical_init as critical_init
+    from ntk_numba.theory.criticality import fixed_point as fixed_point
+    from ntk_numba.validation.check import check as check
 
 __version__ = version("ntk_numba")
 
 _HOMES = {
     "MLP": "network",
-    "Gram": "jobs.memory",
-    "gram": "jobs.memory",
-    "diagonal": "jobs.memory",
-    "write_gram": "jobs.write",
-    "merge": "jobs.merge",
-    "StoppedError": "files.store",
-    "open_gram": "files.gram_file",
-    "GramFile": "files.gram_file",
-    "repair": "jobs.verify",
+    "Gram": "compute.memory",
+    "gram": "compute.memory",
+    "diagonal": "compute.memory",
+    "write_gram": "cluster.write",
+    "merge": "cluster.merge",
+    "NtkNumbaError": "errors",
+    "StoppedError": "errors",
+    "errors": "errors",
+    "open_gram": "gramfile.reader",
+    "GramFile": "gramfile.reader",
+    "repair": "compute.verify",
     "dual": "engine.dual",
-    "check": "jobs.check",
-    "fixed_point": "jobs.criticality",
-    "critical_init": "jobs.criticality",
-    "correlation_map": "jobs.criticality",
-    "gradient_flow": "jobs.gradient_flow",
-    "flow_distribution": "jobs.gradient_flow",
+    "check": "validation.check",
+    "fixed_point": "theory.criticality",
+    "critical_init": "theory.criticality",
+    "correlation_map": "theory.criticality",
+    "gradient_flow": "predict.gradient_flow",
+    "flow_distribution": "predict.gradient_flow",
     "activations": "activations",
     "finite_width": "finite_width",
 }

@@ -1,6 +1,6 @@
 """``python -m ntk_numba``."""
 
-from ntk_numba.cli import main
+from ntk_numba.cli.program import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,6 @@ bit of the result.
 """
 
 import math
-import numbers
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,43 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import whole_number
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
+
 LARGEST_TILE = 512  # measured: 256 costs 10 % where features are few, 1024 gains nothing
 SMALLEST_TILE = 64
 ROWS_TOGETHER = 2  # tiles in turn share the samples of a column, 3 to 10 % with many features
 TILES_ACROSS = 8  # fewer leave cores idle at the end of a job
 PANEL_BYTES = 64 << 20  # a tile reads two panels of its height
 TILE_BYTES = 16 << 20  # all kernels and layers of a tile and its mirror image
-
-
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """The argument `name`, if it is a whole number of at least `least`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
-    return int(value)
-
-
-def number_between(name: str, value: Any, low: float, high: float) -> float:
-    """The argument `name`, if it is a number more than `low` and less than `high`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    if not low < float(value) < high:
-        below = f"less than {high:g}" if high < math.inf else "finite"
-        raise ValueError(f"{name} must be more than {low:g} and {below}, not {value!r}")
-    return float(value)
 
 
 def tile_size(rows: int, columns: int, features: int, itemsize: int, outputs: int) -> int:
@@ -92,17 +63,19 @@ def check_part(value: Any) -> Part:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
         if match is None:
-            raise ValueError(f"part must be like 3/8, the third of eight, not {value!r}")
+            raise InvalidValueError(f"part must be like 3/8, the third of eight, not {value!r}")
         value = int(match[1]), int(match[2])
     try:
         number, of = value
     except (TypeError, ValueError):
-        raise TypeError(
+        raise InvalidTypeError(
             f"part must be a pair such as (3, 8), the third of eight, not {value!r}"
         ) from None
     part = Part(whole_number("part[0]", number), whole_number("part[1]", of))
     if part.number > part.of:
-        raise ValueError(f"part must be one of 1/{part.of} to {part.of}/{part.of}, not {part}")
+        raise InvalidValueError(
+            f"part must be one of 1/{part.of} to {part.of}/{part.of}, not {part}"
+        )
     return part
 
 
@@ -158,7 +131,7 @@ class Grid:
         """The tiles of a part, numbered as `pieces` says, and the one after them."""
         number, of = part or (1, 1)
         if of > max(self.count, 1):
-            raise ValueError(
+            raise InvalidValueError(
                 f"part={number}/{of}: there are {self.count:,} tiles; make at most so many parts"
             )
         return (number - 1) * self.count // of, number * self.count // of
@@ -227,33 +200,3 @@ class Grid:
             rows = range(first, min(first + ROWS_TOGETHER, down.stop))
             for j in across:
                 yield from ((i, j) for i in rows if not self.symmetric or j <= i)
-
-
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
-    f"{prefix}i": 1 << (10 * power) for power, prefix in enumerate("kmgt", start=1)
-}
-
-
-def parse_bytes(size: int | str, name: str) -> int:
-    """Bytes of ``2147483648``, ``"2GiB"``, ``"500 MB"``; `name` is how errors call it."""
-    if isinstance(size, int) and not isinstance(size, bool):
-        value = size
-    else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(size).lower())
-        if match is None or match[2] not in UNITS:
-            raise ValueError(
-                f"{name} must be a number of bytes such as 2GiB or 500MB, not {size!r}"
-            )
-        value = int(float(match[1]) * UNITS[match[2]])
-    if value <= 0:
-        raise ValueError(f"{name} must be more than 0 bytes, not {size!r}")
-    return value
-
-
-def show_bytes(size: float) -> str:
-    """``1.5 GiB``: three significant digits and a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1000 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"

@@ -9,7 +9,7 @@ from typing import Any
 import numba
 import psutil
 
-from ntk_numba.grid import whole_number
+from ntk_numba.arguments import whole_number
 
 CGROUP = Path("/sys/fs/cgroup")
 

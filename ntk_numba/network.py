@@ -10,9 +10,7 @@ from typing import Any
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation
-
-KERNELS = ("nngp", "ntk")
-"""What a network has: Σ, the covariance of its Gaussian process, and Θ, its tangent kernel."""
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 
 @dataclass(frozen=True, init=False)
@@ -59,9 +57,9 @@ class MLP:
         b_std: float | Sequence[float] = 0.0,
     ) -> None:
         if isinstance(depth, bool) or not isinstance(depth, numbers.Real) or depth != depth // 1:
-            raise ValueError(f"depth must be a whole number of weight layers, not {depth!r}")
+            raise InvalidValueError(f"depth must be a whole number of weight layers, not {depth!r}")
         if depth < 1:
-            raise ValueError(f"depth must be at least 1 (the output layer), not {depth!r}")
+            raise InvalidValueError(f"depth must be at least 1 (the output layer), not {depth!r}")
         layers = int(depth)
         object.__setattr__(self, "depth", layers)
         if isinstance(activation, str | Activation):
@@ -70,7 +68,7 @@ class MLP:
         else:
             specs = list(activation)
         if len(specs) != layers - 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"activation: a network of depth {layers} has {layers - 1} hidden layers, "
                 f"but {len(specs)} activations are given"
             )
@@ -119,20 +117,24 @@ class MLP:
 def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
     """`value` for every layer, as floats; refuse what is no standard deviation."""
     if isinstance(value, str):
-        raise TypeError(f"{name} must be a number or one number a layer, not {value!r}")
+        raise InvalidTypeError(f"{name} must be a number or one number a layer, not {value!r}")
     values = [value] * layers if isinstance(value, numbers.Real) else list(value)
     if len(values) != layers:
-        raise ValueError(f"{name}: depth {layers} wants 1 or {layers} numbers, not {len(values)}")
+        raise InvalidValueError(
+            f"{name}: depth {layers} wants 1 or {layers} numbers, not {len(values)}"
+        )
     for layer, v in enumerate(values, start=1):
         if isinstance(v, bool) or not isinstance(v, numbers.Real):
-            raise TypeError(f"{name} of layer {layer} must be a number, not {v!r}")
+            raise InvalidTypeError(f"{name} of layer {layer} must be a number, not {v!r}")
         if not 0 <= float(v) < math.inf:
-            raise ValueError(f"{name} of layer {layer} must be finite and not negative, not {v!r}")
+            raise InvalidValueError(
+                f"{name} of layer {layer} must be finite and not negative, not {v!r}"
+            )
     return tuple(float(v) for v in values)
 
 
 def check_network(net: Any) -> MLP:
     """`net`, if it is one."""
     if not isinstance(net, MLP):
-        raise TypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
+        raise InvalidTypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
     return net

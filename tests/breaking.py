@@ -33,9 +33,9 @@ from numba.np.ufunc import parallel
 from tqdm import tqdm
 
 import ntk_numba as nk
+from ntk_numba.compute import plan
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.files import disk
-from ntk_numba.jobs import plan
+from ntk_numba.gramfile import disk
 
 SECTOR = 512  # bytes that a disk writes wholly or not at all
 PATIENCE = 60  # seconds after which a process is said to hang

@@ -1,7 +1,7 @@
 """Parts of a job, and merges that are stopped."""
 
 import ntk_numba as nk
-from ntk_numba.jobs import merge as merging
+from ntk_numba.cluster import merge as merging
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 OF = 5
@@ -22,7 +22,7 @@ class Stop(BaseException):
 def stop_after(monkeypatch, count):
     """Let a merge be stopped when so many tiles are copied."""
     monkeypatch.setattr(merging, "COMMIT_BYTES", 1)
-    monkeypatch.setattr("ntk_numba.files.tiles.TOGETHER", 1)
+    monkeypatch.setattr("ntk_numba.gramfile.tiles.TOGETHER", 1)
     left = [count]
 
     def check():

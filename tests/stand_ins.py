@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ntk_numba import stopping
-from ntk_numba.jobs import executors
-from ntk_numba.jobs.schedulers import open_executor
-from ntk_numba.jobs.workers import Receipt, neighbours, worker_threads
+from ntk_numba.cluster import executors
+from ntk_numba.cluster.schedulers import open_executor
+from ntk_numba.cluster.workers import Receipt, neighbours, worker_threads
 from ntk_numba.machine import threads_to_use
 
 

@@ -72,7 +72,7 @@ def test_damage_of_unfinished_files():
 def test_an_experiment_notices_what_is_missing(name, rounds, without):
     code = (
         f"import sys; sys.path.insert(0, {str(BREAKING.parent)!r}); import breaking;"
-        f"from ntk_numba.files import lease, tiles; {without};"
+        f"from ntk_numba.gramfile import lease, tiles; {without};"
         f"print(breaking.json.dumps(breaking.EXPERIMENTS[{name!r}]({rounds})))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 
+from ntk_numba.arguments import (
+    number_between,
+    parse_bytes,
+    show_bytes,
+    whole_number,
+)
 from ntk_numba.grid import (
     Grid,
     Part,
     check_part,
-    number_between,
-    parse_bytes,
-    show_bytes,
     tile_size,
-    whole_number,
 )
 
 

@@ -34,19 +34,19 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import special
 
-from ntk_numba.activations.base import Activation, Floats
-from ntk_numba.activations.curve import curve_of
-from ntk_numba.activations.quadrature import gauss_legendre
-from ntk_numba.activations.special import supplement
-from ntk_numba.jit import (
+from ntk_numba.compiled.intrinsics import (
     divided_differences,
     fma,
-    per_dtype,
     polynomial,
     stack_array,
     wide_vectors,
 )
-from ntk_numba.row import Row
+from ntk_numba.compiled.loops import Row
+from ntk_numba.compiled.policy import per_dtype
+from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.duals.curve import curve_of
+from ntk_numba.duals.quadrature import gauss_legendre
+from ntk_numba.duals.special import supplement
 
 CENTRE = 5.0  # c
 # Of e(y) in u, highest power first, mpmath.chebyfit's: to 4e-19 and 2e-10, their slopes to 3e-16

@@ -14,12 +14,18 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from ntk_numba.activations import elu
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.panels import points, to_coefficients
-from ntk_numba.activations.quadrature import gauss_legendre
-from ntk_numba.activations.special import supplement
-from ntk_numba.jit import fma, sample_polynomial, stack_array, wide_vectors
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import (
+    fma,
+    sample_polynomial,
+    stack_array,
+    wide_vectors,
+)
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.panels import points, to_coefficients
+from ntk_numba.duals.quadrature import gauss_legendre
+from ntk_numba.duals.special import supplement
+from ntk_numba.errors import InvalidValueError
 
 Exact = NDArray[np.longdouble]
 
@@ -187,5 +193,5 @@ def selu() -> Activation:
 def celu(alpha: float = 1.0) -> Activation:
     """σ(x) = x for x > 0, alpha·(exp(x/alpha) − 1) else; alpha > 0."""
     if not alpha > 0:
-        raise ValueError(f"activation celu: alpha must be positive, not {alpha}")
+        raise InvalidValueError(f"activation celu: alpha must be positive, not {alpha}")
     return AnyElu("celu" if alpha == 1 else spelled("celu", alpha), 1.0, 1.0, alpha)

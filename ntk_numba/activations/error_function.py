@@ -15,11 +15,11 @@ from typing import ClassVar
 import numpy as np
 from scipy import special
 
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.curve import curve_of
-from ntk_numba.activations.special import angle_per_sine
-from ntk_numba.jit import fma
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.curve import curve_of
+from ntk_numba.duals.special import angle_per_sine
 
 
 def _row(

@@ -20,10 +20,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.special import exponentials
-from ntk_numba.jit import fma
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.special import exponentials
+from ntk_numba.errors import InvalidValueError
 
 BITS = 24  # of the first part of a root: a float32 holds it
 LARGEST_ROOT = 1e38  # of |b|√q; what is larger counts as that, so that float32 does not overflow
@@ -155,5 +156,5 @@ def exp(a: float = 1.0, b: float = 1.0) -> Activation:
 def gaussian(a: float = 1.0, b: float = -1.0) -> Activation:
     """σ(x) = a·exp(b·x²), b < 0."""
     if not b < 0:
-        raise ValueError(f"activation gaussian: b must be negative, not {b}")
+        raise InvalidValueError(f"activation gaussian: b must be negative, not {b}")
     return Gaussian(spelled("gaussian", a, b), a, b)

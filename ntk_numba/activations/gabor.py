@@ -20,10 +20,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ntk_numba.activations.base import Activation, Floats
-from ntk_numba.activations.special import exponentials
-from ntk_numba.jit import fma, polynomial
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import fma, polynomial
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.duals.special import exponentials
 
 # Of t² ≤ 1/16, Taylor's, to 1e-17: sinh(t)/t and cosh t
 sinh_per = polynomial(tuple(1 / math.factorial(2 * k + 1) for k in range(5, -1, -1)))

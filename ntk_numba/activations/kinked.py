@@ -36,14 +36,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ntk_numba.activations import owen
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.curve import curve_of
-from ntk_numba.activations.panels import Panels, interpolated
 from ntk_numba.activations.piecewise_linear import ab_relu
-from ntk_numba.activations.special import angle_excess, exponentials
-from ntk_numba.jit import fma, larger, sample_polynomial, smaller, stack_array, wide_vectors
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import (
+    fma,
+    larger,
+    sample_polynomial,
+    smaller,
+    stack_array,
+    wide_vectors,
+)
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals import owen
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.curve import curve_of
+from ntk_numba.duals.panels import Panels, interpolated
+from ntk_numba.duals.special import angle_excess, exponentials
+from ntk_numba.errors import InvalidValueError
 
 SEEN = 8.1  # standard deviations
 BENDS = 1e-12, 1e9  # of a curve, the least and the largest that count
@@ -387,9 +395,11 @@ def piecewise_linear(value: float, slope: float, *more: float) -> Activation:
     """
     at, slopes = more[::2], (slope, *more[1::2])
     if len(more) % 2:
-        raise ValueError("activation piecewise_linear: after each kink a slope, so an even number")
+        raise InvalidValueError(
+            "activation piecewise_linear: after each kink a slope, so an even number"
+        )
     if any(b <= a for a, b in pairwise(at)):
-        raise ValueError(f"activation piecewise_linear: kinks must grow, not {at}")
+        raise InvalidValueError(f"activation piecewise_linear: kinks must grow, not {at}")
     kept = [k for k in range(len(at)) if slopes[k] != slopes[k + 1]]
     at = tuple(at[k] for k in kept)
     slopes = (slopes[0], *(slopes[k + 1] for k in kept))

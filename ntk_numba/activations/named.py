@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.series import TOLERANCE, Series, checked_tolerance
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.series import TOLERANCE, Series, checked_tolerance
 
 Function = Callable[[Any], Any]
 

@@ -14,9 +14,15 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from ntk_numba.activations.base import Activation, Floats
-from ntk_numba.activations.quadrature import REACH, nodes
-from ntk_numba.activations.series import TOLERANCE, Series, checked_tolerance, rounded
+from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.duals.quadrature import REACH, nodes
+from ntk_numba.duals.series import (
+    TOLERANCE,
+    Series,
+    checked_tolerance,
+    rounded,
+)
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Any]
@@ -74,19 +80,21 @@ class Numerical(Series):
         kinks: Sequence[float] = (),
     ) -> None:
         if not callable(fn):
-            raise TypeError(f"fn must be a function, not {type(fn).__name__}")
+            raise InvalidTypeError(f"fn must be a function, not {type(fn).__name__}")
         own = getattr(fn, "__name__", "")
         label = name if name is not None else (own if WORD.fullmatch(own) else "numerical")
         if not isinstance(label, str) or not WORD.fullmatch(label):
-            raise ValueError(f"name must be a word of letters, digits and _, not {label!r}")
+            raise InvalidValueError(f"name must be a word of letters, digits and _, not {label!r}")
         bends = tuple(sorted({float(k) for k in kinks}))
         if not all(np.isfinite(bends)):
-            raise ValueError("kinks must be finite")
+            raise InvalidValueError("kinks must be finite")
         within = checked_tolerance(label, tolerance)
         values = _checked(fn, label, POINTS)
         one_by_one = [_checked(fn, label, POINTS[k : k + 1])[0] for k in range(0, len(POINTS), 97)]
         if not np.allclose(one_by_one, values[::97], rtol=1e-13, atol=1e-300):
-            raise ValueError(f"activation {label}: the function must act on each number by itself")
+            raise InvalidValueError(
+                f"activation {label}: the function must act on each number by itself"
+            )
         digest = hashlib.sha256(values.tobytes() + repr(bends).encode()).hexdigest()[:12]
         full = f"{label}@{digest}" + (f":{within!r}" if within != TOLERANCE else "")
         fields: dict[str, Any] = {
@@ -196,13 +204,13 @@ class Numerical(Series):
             x = np.sqrt(limit) * t
             values = np.asarray(self._fn(x), float)
             if not np.isfinite(values).all():
-                raise ValueError(
+                raise InvalidValueError(
                     f"activation {self.name}: it is not finite at some |x| ≤ {abs(x).max():.3g}, "
                     f"{REACH:g} standard deviations of the variance {limit:.3g}"
                 )
             for square in (weights * values**2, weights * self.derivative(x) ** 2):
                 if not square[abs(t) > 0.8 * REACH].sum() <= EDGE * square.sum():
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"activation {self.name}: it grows too fast for E[σ²] or E[σ'²] at the "
                         f"variance {limit:.3g}; scale the data or w_std down"
                     )
@@ -220,7 +228,7 @@ class Numerical(Series):
             by_slope = np.sqrt(q / k) * ((weights * slopes) @ h)
             before, h = h, (t * h - np.sqrt(k - 1) * before) / np.sqrt(k)
             if abs((weights * values) @ h - by_slope) > max(1e-11, self._within / 10) * size:
-                raise ValueError(
+                raise InvalidValueError(
                     f"activation {self.name}: its derivative is not that of its values; it jumps, "
                     "has a kink that is not named, or oscillates too fast"
                 )
@@ -234,9 +242,9 @@ class Recorded(Activation):
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "name", name)
 
-    def _refuse(self) -> ValueError:
+    def _refuse(self) -> InvalidValueError:
         label = self.name.partition("@")[0]
-        return ValueError(
+        return InvalidValueError(
             f"activation {self.name!r} is a function of Python that is not known here; make it by "
             f"Numerical(fn, name={label!r}, …) and activations.register it first"
         )
@@ -274,15 +282,15 @@ def _checked(fn: Function, label: str, x: Array) -> Array:
     """fn(x), if that is an array of finite real numbers of x's shape."""
     got = np.asarray(fn(x.copy()))
     if got.shape != x.shape:
-        raise ValueError(
+        raise InvalidValueError(
             f"activation {label}: the function must return an array of its argument's shape "
             f"{x.shape}, not {got.shape}"
         )
     if not (np.issubdtype(got.dtype, np.floating) or np.issubdtype(got.dtype, np.integer)):
-        raise ValueError(f"activation {label}: the function must return real numbers")
+        raise InvalidValueError(f"activation {label}: the function must return real numbers")
     values = got.astype(float)
     if not np.isfinite(values[abs(x) <= 8]).all():
-        raise ValueError(f"activation {label}: the function must be finite")
+        raise InvalidValueError(f"activation {label}: the function must be finite")
     return values
 
 
@@ -310,7 +318,9 @@ def _pieces(
         else:
             todo += [(a, (a + b) / 2), ((a + b) / 2, b)]
         if len(done) + len(todo) > 20000:
-            raise ValueError(f"activation {label}: it oscillates too fast to be differentiated")
+            raise InvalidValueError(
+                f"activation {label}: it oscillates too fast to be differentiated"
+            )
     done.sort(key=lambda piece: piece[0])
     ends = np.array([piece[0] for piece in done] + [high])
     return ends, np.array([piece[2] for piece in done]).T

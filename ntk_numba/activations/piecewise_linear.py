@@ -28,9 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.activations.base import OBTUSE, Activation, Floats, spelled
-from ntk_numba.activations.special import angle_excess
-from ntk_numba.jit import fma, per_dtype
+from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.policy import per_dtype
+from ntk_numba.duals.base import (
+    OBTUSE,
+    Activation,
+    Floats,
+    spelled,
+)
+from ntk_numba.duals.special import angle_excess
 
 
 @dataclass(frozen=True)

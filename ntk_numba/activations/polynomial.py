@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.hermite_row import chain_of, series_row
-from ntk_numba.row import Row
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.hermite import chain_of, series_row
+from ntk_numba.errors import InvalidValueError
 
 HIGHEST = 20
 
@@ -129,7 +130,9 @@ def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
 
 def _degree(name: str, n: float, least: int) -> int:
     if n != int(n) or not least <= n <= HIGHEST:
-        raise ValueError(f"activation {name}: the degree must be {least} to {HIGHEST}, not {n:g}")
+        raise InvalidValueError(
+            f"activation {name}: the degree must be {least} to {HIGHEST}, not {n:g}"
+        )
     return int(n)
 
 
@@ -144,7 +147,7 @@ def polynomial(*coefficients: float) -> Activation:
     while len(coefficients) > 1 and coefficients[-1] == 0:
         coefficients = coefficients[:-1]
     if not 1 <= len(coefficients) <= HIGHEST + 1:
-        raise ValueError(f"activation polynomial takes 1 to {HIGHEST + 1} coefficients")
+        raise InvalidValueError(f"activation polynomial takes 1 to {HIGHEST + 1} coefficients")
     return Polynomial(spelled("polynomial", *coefficients), coefficients)
 
 

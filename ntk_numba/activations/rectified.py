@@ -20,12 +20,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from ntk_numba.activations.base import Activation, Floats, spelled
 from ntk_numba.activations.piecewise_linear import dual, relu
-from ntk_numba.activations.special import angle_excess
 from ntk_numba.activations.step import heaviside
-from ntk_numba.jit import fma, smaller
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import fma, smaller
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.special import angle_excess
+from ntk_numba.errors import InvalidValueError
 
 HIGHEST = 20  # degree
 
@@ -97,7 +98,7 @@ class RectifiedMonomial(Activation):
 def rectified_monomial(n: float = 2.0) -> Activation:
     """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
     if n != int(n) or not 0 <= n <= HIGHEST:
-        raise ValueError(
+        raise InvalidValueError(
             f"rectified_monomial: the degree is a whole number 0 to {HIGHEST}, not {n}"
         )
     if n < 2:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.activations.base import Activation, Floats
+from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.errors import InvalidValueError
 
 # What the other one says of itself
 PASSED_ON = {
@@ -51,7 +52,7 @@ def scaled(factor: float, of: Activation) -> Activation:
         A factor that is 0 or not finite.
     """
     if not math.isfinite(factor) or factor == 0:
-        raise ValueError(f"activation: the factor {factor!r} must be finite and not 0")
+        raise InvalidValueError(f"activation: the factor {factor!r} must be finite and not 0")
     if isinstance(of, Scaled):
         factor, of = factor * of.factor, of.of
     return of if factor == 1 else Scaled(f"{float(factor)!r}*{of.name}", float(factor), of)
@@ -66,8 +67,8 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
         A q that is no positive number; an activation whose second moment is 0 or infinite there.
     """
     if not 0 < q < math.inf:
-        raise ValueError(f"q must be a positive variance, not {q!r}")
+        raise InvalidValueError(f"q must be a positive variance, not {q!r}")
     moment = float(activation.up_to(q).second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:
-        raise ValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
+        raise InvalidValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
     return scaled(1 / math.sqrt(moment), activation)

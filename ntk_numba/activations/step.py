@@ -24,10 +24,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from ntk_numba.activations.base import Activation, Floats
-from ntk_numba.activations.special import angle_excess
-from ntk_numba.jit import fma, smaller
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import fma, smaller
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.duals.special import angle_excess
 
 
 def _row(

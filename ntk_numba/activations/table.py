@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ntk_numba.activations.base import Activation
 from ntk_numba.activations.elu_table import celu, elu_, selu
 from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
 from ntk_numba.activations.exponential import exp, gaussian
@@ -23,12 +22,20 @@ from ntk_numba.activations.named import (
     tanh,
 )
 from ntk_numba.activations.numerical import Numerical, Recorded
-from ntk_numba.activations.piecewise_linear import ab_relu, abs_, identity, leaky_relu, relu
+from ntk_numba.activations.piecewise_linear import (
+    ab_relu,
+    abs_,
+    identity,
+    leaky_relu,
+    relu,
+)
 from ntk_numba.activations.polynomial import hermite, monomial, polynomial
 from ntk_numba.activations.rectified import rectified_monomial
 from ntk_numba.activations.scaled import scaled
 from ntk_numba.activations.step import heaviside, sign
 from ntk_numba.activations.trigonometric import cos, rbf, sin
+from ntk_numba.duals.base import Activation
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 # name: constructor, which takes the numbers after the colon and whose docstring begins with σ
 TABLE: dict[str, Callable[..., Activation]] = {
@@ -91,9 +98,9 @@ def register(activation: Numerical) -> Numerical:
         It is no `Numerical`.
     """
     if not isinstance(activation, Numerical):
-        raise TypeError(f"only a Numerical is registered, not {type(activation).__name__}")
+        raise InvalidTypeError(f"only a Numerical is registered, not {type(activation).__name__}")
     if activation.label in TABLE:
-        raise ValueError(f"{activation.label!r} is a built-in activation; give another name")
+        raise InvalidValueError(f"{activation.label!r} is a built-in activation; give another name")
     _registered[activation.label] = _registered[activation.name] = activation
     return activation
 
@@ -158,7 +165,9 @@ def get(spec: str | Activation) -> Activation:
     if isinstance(spec, Activation):
         return spec
     if not isinstance(spec, str):
-        raise TypeError(f"activation must be a name or an Activation, not {type(spec).__name__}")
+        raise InvalidTypeError(
+            f"activation must be a name or an Activation, not {type(spec).__name__}"
+        )
     factor, star, rest = spec.partition("*")
     if star:
         try:
@@ -166,11 +175,11 @@ def get(spec: str | Activation) -> Activation:
         except ValueError as error:
             if "could not convert" not in str(error):
                 raise
-            raise ValueError(f"activation {spec!r}: {factor!r} is no number") from None
+            raise InvalidValueError(f"activation {spec!r}: {factor!r} is no number") from None
     if spec in _registered:
         return _registered[spec]
     if "@" in spec:
-        raise ValueError(
+        raise InvalidValueError(
             f"activation {spec!r} is a function of Python; it has to be registered first, by "
             f"activations.register(Numerical(fn, …))"
         )
@@ -178,19 +187,21 @@ def get(spec: str | Activation) -> Activation:
     if name not in TABLE:
         near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(TABLE)}"
-        raise ValueError(f"activation {name!r} is unknown; {hint}")
+        raise InvalidValueError(f"activation {name!r} is unknown; {hint}")
     constructor = TABLE[name]
     try:
         parameters = [float(text) for text in tail.split(",")] if tail else []
     except ValueError:
-        raise ValueError(
+        raise InvalidValueError(
             f"activation {spec!r}: {tail!r} is not a list of numbers; write {name}:0.1 or the like"
         ) from None
     fewest, most = arity(constructor)
     if not fewest <= len(parameters) <= most:
         takes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         takes = takes if most < float("inf") else f"at least {fewest}"
-        raise ValueError(f"activation {name!r} takes {takes} parameters, not {len(parameters)}")
+        raise InvalidValueError(
+            f"activation {name!r} takes {takes} parameters, not {len(parameters)}"
+        )
     if not all(abs(p) < float("inf") for p in parameters):
-        raise ValueError(f"activation {spec!r}: parameters must be finite")
+        raise InvalidValueError(f"activation {spec!r}: parameters must be finite")
     return constructor(*parameters)

@@ -20,11 +20,12 @@ from typing import ClassVar
 import numpy as np
 
 from ntk_numba.activations import exponential
-from ntk_numba.activations.base import Activation, Floats, spelled
-from ntk_numba.activations.curve import Curve
-from ntk_numba.activations.special import exponentials
-from ntk_numba.jit import fma, smaller
-from ntk_numba.row import Row
+from ntk_numba.compiled.intrinsics import fma, smaller
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.curve import Curve
+from ntk_numba.duals.special import exponentials
+from ntk_numba.errors import InvalidValueError
 
 FLAT = 100.0  # b²q from which on E₊ is nothing and λ is b√q
 LEAST = 1e-30  # b²q that stands for less: K is to b²q what it is for q → 0
@@ -195,5 +196,5 @@ def cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
 def rbf(gamma: float = 1.0) -> Activation:
     """σ(x) = √2·sin(√(2·gamma)·x + π/4), whose K is exp(-gamma·(q + q' - 2s)); gamma > 0."""
     if not gamma > 0:
-        raise ValueError(f"activation rbf: gamma must be positive, not {gamma}")
+        raise InvalidValueError(f"activation rbf: gamma must be positive, not {gamma}")
     return Rbf(spelled("rbf", gamma), 1.0, math.sqrt(2 * gamma), 1.0)

@@ -7,10 +7,21 @@ from numpy.typing import NDArray
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation, piecewise_linear
+from ntk_numba.compiled.policy import kernel
 from ntk_numba.engine.products import Floats
-from ntk_numba.engine.rows import RATE, W_K, WORKING, Z_K, Duals, W, Z, dual_of_row, make_duals
+from ntk_numba.engine.rows import (
+    RATE,
+    W_K,
+    WORKING,
+    Z_K,
+    Duals,
+    W,
+    Z,
+    dual_of_row,
+    make_duals,
+)
 from ntk_numba.engine.samples import Samples
-from ntk_numba.jit import kernel
+from ntk_numba.errors import InvalidValueError
 
 SMALLEST = 1e-200  # a variance that stands for 0
 
@@ -40,9 +51,9 @@ def dual(
     """
     q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
     if not (np.isfinite(q1) & np.isfinite(q2) & (q1 >= 0) & (q2 >= 0)).all():
-        raise ValueError("q1 and q2 must be variances: finite and not negative")
+        raise InvalidValueError("q1 and q2 must be variances: finite and not negative")
     if not (abs(rho) <= 1).all():
-        raise ValueError("rho must be correlations, from -1 to 1")
+        raise InvalidValueError("rho must be correlations, from -1 to 1")
     shape = rho.shape
     q1, q2, rho = (v.ravel() for v in (q1, q2, rho))
     ready = activations.get(activation)

@@ -10,14 +10,26 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import KERNELS
+from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.products import empty_panels, panel_width
 from ntk_numba.engine.ready import Ready
 from ntk_numba.engine.rows import WORKING, make_duals
-from ntk_numba.engine.samples import Samples, centre_of, layer_statistics, normalise
-from ntk_numba.engine.tile import STRIP, Scratch, compute_diagonal, compute_tiles
-from ntk_numba.files.disk import aligned
-from ntk_numba.files.source import Source
-from ntk_numba.network import KERNELS, MLP
+from ntk_numba.engine.samples import (
+    Samples,
+    centre_of,
+    layer_statistics,
+    normalise,
+)
+from ntk_numba.engine.tile import (
+    STRIP,
+    Scratch,
+    compute_diagonal,
+    compute_tiles,
+)
+from ntk_numba.errors import InvalidValueError, ProcessError
+from ntk_numba.inputs.source import Source
+from ntk_numba.network import MLP
 
 # The version of the arithmetic: one more whenever an entry's bits change, so that no file is begun
 # with one and ended with another.
@@ -130,7 +142,7 @@ class Kernel:
             finite = np.isfinite(values).all(axis=(0, 2))
             if not finite.all():
                 row = int(np.argmin(finite))
-                raise ValueError(
+                raise InvalidValueError(
                     f"{source.name}: row {start + row} has norm {norm[row]:.3g}, and its {name} is "
                     f"too large for {self.dtype}; scale the data down"
                     + (" or use float64" if self.dtype == np.float32 else "")
@@ -168,7 +180,7 @@ class Kernel:
             In a child of fork whose parent has computed with GNU OpenMP.
         """
         if _without_openmp:
-            raise RuntimeError(
+            raise ProcessError(
                 "a process that was forked from one that had computed cannot compute with OpenMP; "
                 "start processes by spawn, as "
                 'ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) does, '

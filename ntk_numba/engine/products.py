@@ -21,8 +21,9 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ntk_numba.files.disk import aligned
-from ntk_numba.jit import arrays_of, njit
+from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compiled.intrinsics import arrays_of
+from ntk_numba.compiled.policy import njit
 
 Floats = NDArray[np.floating]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.activations import Activation
 from ntk_numba.engine.dual import pair_dual
-from ntk_numba.files.source import Source
+from ntk_numba.inputs.source import Source
 from ntk_numba.network import MLP
 
 # Norms that stand for all below the largest: spaced by √2 and down to where nothing changes

@@ -30,11 +30,21 @@ from collections.abc import Callable
 from typing import Any
 
 from ntk_numba.activations import piecewise_linear
-from ntk_numba.activations.base import OBTUSE
+from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.policy import njit, per_dtype
+from ntk_numba.duals.base import OBTUSE
 from ntk_numba.engine.products import Floats
-from ntk_numba.engine.rows import RATE, TAU, W_K, Z_K, Duals, W, Z, dual_of_row
+from ntk_numba.engine.rows import (
+    RATE,
+    TAU,
+    W_K,
+    Z_K,
+    Duals,
+    W,
+    Z,
+    dual_of_row,
+)
 from ntk_numba.engine.samples import Samples
-from ntk_numba.jit import fma, njit, per_dtype
 
 
 def _cosine(real: Any) -> Callable[[float, float], float]:

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.activations import Activation
-from ntk_numba.activations.base import NEAR, NEAR_KINKS
+from ntk_numba.compiled.intrinsics import smaller
+from ntk_numba.compiled.loops import call_row
+from ntk_numba.compiled.policy import njit
+from ntk_numba.duals.base import NEAR, NEAR_KINKS
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.samples import Samples
-from ntk_numba.jit import njit, smaller
-from ntk_numba.row import call_row
 
 # s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.activations import Activation
+from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compiled.intrinsics import larger
+from ntk_numba.compiled.policy import kernel, njit
 from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
-from ntk_numba.files.disk import aligned
-from ntk_numba.files.source import Source
-from ntk_numba.jit import kernel, larger, njit
+from ntk_numba.inputs.source import Source
 from ntk_numba.network import MLP
 
 # The grid that the centre m is rounded to, which makes it independent of the order of the rows that

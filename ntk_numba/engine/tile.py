@@ -12,13 +12,24 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.activations.base import OBTUSE
+from ntk_numba.compiled.intrinsics import (
+    fma,
+    larger,
+    smaller,
+    take_number,
+)
+from ntk_numba.compiled.policy import kernel, njit
+from ntk_numba.duals.base import OBTUSE
 from ntk_numba.engine.products import Floats, inner_products, square_distances
 from ntk_numba.engine.recursion import all_layers
-from ntk_numba.engine.rows import WORKING, Duals, W, Z
+from ntk_numba.engine.rows import (
+    WORKING,
+    Duals,
+    W,
+    Z,
+)
 from ntk_numba.engine.samples import Samples
 from ntk_numba.engine.transpose import copy, transpose
-from ntk_numba.jit import fma, kernel, larger, njit, smaller, take_number
 
 STRIP = 64  # rows
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.compiled.policy import kernel
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.networks import (
     ROWS,
     Floats,
@@ -26,7 +28,6 @@ from ntk_numba.finite_width.networks import (
     run_pass,
 )
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.jit import kernel
 from ntk_numba.machine import threads_to_use
 
 
@@ -52,7 +53,7 @@ def empirical_nngp(params: Parameters, X: Any, Z: Any = None, by: str = "feature
         As `empirical_ntk`; another `by`.
     """
     if by not in ("features", "outputs"):
-        raise ValueError(f"by must be 'features' or 'outputs', not {by!r}")
+        raise InvalidValueError(f"by must be 'features' or 'outputs', not {by!r}")
     check_parameters(params)
     x = read_samples(X, "X", params.widths[0], params.dtype)
     z = None if Z is None else read_samples(Z, "Z", params.widths[0], params.dtype)

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.files.source import check_dtype
+from ntk_numba.arguments import number_between, whole_number
+from ntk_numba.compiled.policy import kernel
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.empirical import nngp_by_outputs, pooled_ntk, share
 from ntk_numba.finite_width.networks import (
     Floats,
@@ -26,8 +28,7 @@ from ntk_numba.finite_width.networks import (
     seed_sequence,
 )
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.grid import number_between, whole_number
-from ntk_numba.jit import kernel
+from ntk_numba.inputs.source import check_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -198,7 +199,7 @@ def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
     """
     n = np.array([whole_number("widths", w) for w in widths], float)
     if len(set(n)) < 2:
-        raise ValueError(f"widths must be at least two different widths, not {widths!r}")
+        raise InvalidValueError(f"widths must be at least two different widths, not {widths!r}")
     design = np.stack([np.ones(len(n)), 1 / n], axis=1) * np.sqrt(n)[:, None]
     return np.asarray(np.linalg.pinv(design)[0] * np.sqrt(n))
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.files.source import Source, check_dtype, open_source
+from ntk_numba.arguments import whole_number
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.grid import whole_number
+from ntk_numba.inputs.source import Source, check_dtype, open_source
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -72,7 +73,7 @@ def layer_widths(
     )
     inner = [whole_number("width", w) for w in given]
     if len(inner) != hidden:
-        raise ValueError(
+        raise InvalidValueError(
             f"width: a network of depth {net.depth} has {hidden} hidden layers, but "
             f"{len(inner)} widths are given"
         )
@@ -154,7 +155,7 @@ def seed_sequence(
 def check_parameters(params: Any) -> Parameters:
     """`params`, if it is some."""
     if not isinstance(params, Parameters):
-        raise TypeError(
+        raise InvalidTypeError(
             f"params must be what ntk_numba.finite_width.sample returns, not "
             f"{type(params).__name__}"
         )
@@ -165,7 +166,7 @@ def read_samples(X: Any, name: str, n_in: int | None, dtype: np.dtype) -> Floats
     """All rows of X, checked: real, finite, and with as many features as the network has inputs."""
     source = open_source(X, name)
     if n_in is not None and source.shape[1] != n_in:
-        raise ValueError(
+        raise InvalidValueError(
             f"{source.name} has {source.shape[1]} features, but the network has {n_in} inputs"
         )
     return _read(source.check(), dtype)
@@ -276,7 +277,7 @@ def in_range(values: Floats, name: str = "X", what: str = "what the network make
     """Values with a sample a row, if none of them has overflowed."""
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
-        raise ValueError(
+        raise InvalidValueError(
             f"{name}: {what}row {int(np.argmin(finite))} is too large for "
             f"{values.dtype}; scale the data down"
             + (" or use float64" if values.dtype == np.float32 else "")

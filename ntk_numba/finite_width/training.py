@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
 
+from ntk_numba.arguments import number_between, whole_number
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.networks import (
     Floats,
     Parameters,
@@ -17,7 +19,6 @@ from ntk_numba.finite_width.networks import (
     read_samples,
 )
 from ntk_numba.finite_width.workers import fitting_threads, one_thread_products
-from ntk_numba.grid import number_between, whole_number
 
 
 class History(NamedTuple):
@@ -102,9 +103,9 @@ def train(
             residual = z[-1] - target
             loss[step] = np.sum(np.square(residual, dtype=float)) / (2 * len(x))
             if step == 0 and not np.isfinite(loss[0]):
-                raise ValueError("the loss at the start is not finite: X or y is too large")
+                raise InvalidValueError("the loss at the start is not finite: X or y is too large")
             if not loss[step] <= 1e6 * (loss[0] + 1):
-                raise ValueError(
+                raise InvalidValueError(
                     f"the loss grew from {loss[0]:.3g} to {loss[step]:.3g} in {step} steps: "
                     f"learning_rate {learning_rate!r} is too large, take less than 2N/λ, λ the "
                     f"largest eigenvalue of the NTK on X"
@@ -145,13 +146,15 @@ def _descend(
 def _targets(y: Any, count: int, params: Parameters) -> Floats:
     target = np.asarray(y)
     if target.dtype.kind not in "biuf":
-        raise TypeError(f"y holds {target.dtype}; real numbers are wanted")
+        raise InvalidTypeError(f"y holds {target.dtype}; real numbers are wanted")
     wanted = (count, params.widths[-1])
     if target.shape == (count,) and wanted[1] == 1:
         target = target[:, None]
     if target.shape != wanted:
-        raise ValueError(f"y must be of shape {wanted}, one row a sample, not {target.shape}")
+        raise InvalidValueError(
+            f"y must be of shape {wanted}, one row a sample, not {target.shape}"
+        )
     if not np.isfinite(target).all():
         row = int(np.argwhere(~np.isfinite(target))[0][0])
-        raise ValueError(f"y: row {row} is not finite; remove the sample or mend it")
+        raise InvalidValueError(f"y: row {row} is not finite; remove the sample or mend it")
     return target.astype(params.dtype)

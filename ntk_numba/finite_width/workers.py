@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ntk_numba.grid import show_bytes
+from ntk_numba.arguments import show_bytes
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.machine import available_memory
 
 Item = TypeVar("Item")
@@ -84,7 +85,7 @@ def fitting_threads(threads: int, fixed: int, each: int, what: str) -> int:
     """
     free = available_memory()
     if fixed + each > free:
-        raise ValueError(
+        raise InvalidValueError(
             f"{what} would take {show_bytes(fixed + each)} ({fixed + each:,} bytes), and "
             f"{show_bytes(free)} of memory is free; take a smaller width or fewer samples"
         )

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from duals import checks, polar
+from dual_checks import checks, polar
 from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
 
 from ntk_numba import activations

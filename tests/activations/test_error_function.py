@@ -1,5 +1,5 @@
 import numpy as np
-from duals import checks
+from dual_checks import checks
 from mpmath import mp, mpf
 
 from ntk_numba import activations

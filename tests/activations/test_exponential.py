@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from duals import checks
+from dual_checks import checks
 from mpmath import mp, mpf
 
 from ntk_numba import activations

@@ -1,4 +1,4 @@
-from duals import checks
+from dual_checks import checks
 from mpmath import mp
 
 

@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from duals import checks, panels
+from dual_checks import checks, panels
 from mpmath import chebyfit, mp, mpf
 
 import ntk_numba as nk
 from ntk_numba import activations
-from ntk_numba.activations import owen
+from ntk_numba.duals import owen
 
 
 def quadrant(h, k, theta):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from duals import checks
+from dual_checks import checks
 from mpmath import mp, mpf
 
 import ntk_numba as nk
 from ntk_numba import activations
-from ntk_numba.activations.curve import Curve
+from ntk_numba.duals.curve import Curve
 
 
 def sinusoid(a, b, phase):

@@ -3,7 +3,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.engine.ready import ready_for
-from ntk_numba.files.source import open_source
+from ntk_numba.inputs.source import open_source
 
 
 def ready(net, x):

@@ -4,7 +4,7 @@ from mpmath import mp, mpf
 import ntk_numba as nk
 from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.samples import centre_of, layer_statistics, normalise
-from ntk_numba.files.source import EVENLY_ROWS, open_source
+from ntk_numba.inputs.source import EVENLY_ROWS, open_source
 
 
 def normalised(x, centre):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.transpose import copy, transpose
-from ntk_numba.files.disk import aligned
 
 # of the output: rows that begin and end with lines of the cache, and rows that do not
 WIDTHS = (208, 200 + 1)

@@ -1,0 +1,72 @@
+"""Arguments that are numbers, sizes or names: parsed, or refused with an error that names them."""
+
+import math
+import numbers
+import re
+from typing import Any
+
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
+
+KERNELS = ("nngp", "ntk")
+"""What a network has: Σ, the covariance of its Gaussian process, and Θ, its tangent kernel."""
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The argument `name`, if it is a whole number of at least `least`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise InvalidTypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise InvalidValueError(f"{name} must be at least {least}, not {value}")
+    return int(value)
+
+
+def number_between(name: str, value: Any, low: float, high: float) -> float:
+    """The argument `name`, if it is a number more than `low` and less than `high`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidTypeError(f"{name} must be a number, not {value!r}")
+    if not low < float(value) < high:
+        below = f"less than {high:g}" if high < math.inf else "finite"
+        raise InvalidValueError(f"{name} must be more than {low:g} and {below}, not {value!r}")
+    return float(value)
+
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
+    f"{prefix}i": 1 << (10 * power) for power, prefix in enumerate("kmgt", start=1)
+}
+
+
+def parse_bytes(size: int | str, name: str) -> int:
+    """Bytes of ``2147483648``, ``"2GiB"``, ``"500 MB"``; `name` is how errors call it."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        value = size
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(size).lower())
+        if match is None or match[2] not in UNITS:
+            raise InvalidValueError(
+                f"{name} must be a number of bytes such as 2GiB or 500MB, not {size!r}"
+            )
+        value = int(float(match[1]) * UNITS[match[2]])
+    if value <= 0:
+        raise InvalidValueError(f"{name} must be more than 0 bytes, not {size!r}")
+    return value
+
+
+def show_bytes(size: float) -> str:
+    """``1.5 GiB``: three significant digits and a binary unit."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1000 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"

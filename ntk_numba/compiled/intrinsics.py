@@ -1,0 +1,197 @@
+"""Operations that Numba does not offer, written in LLVM's terms."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+
+def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
+    """The arguments of an intrinsic, its arrays with their fields, in the making of its code."""
+    return [
+        context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
+        for t, a in zip(signature.args, args, strict=True)
+    ]
+
+
+def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c with one rounding, the same on every machine (``llvm.fma``, which vectorises)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.fma(*args)
+
+    return a(a, a, a), codegen
+
+
+fma: Any = intrinsic(_fma)
+
+
+def _take_number(typingctx: Any, counter: Any) -> Any:
+    """counter[0] before it is raised by one, for one thread alone: whose turn it is."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        first = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", first, ir.IntType(64)(1), "monotonic")
+
+    return types.int64(counter), codegen
+
+
+take_number: Any = intrinsic(_take_number)
+
+
+def _extreme(comparison: str) -> Any:
+    """Of a and b the smaller or the larger; they may not be NaN, so that a loop vectorises."""
+
+    def extreme(typingctx: Any, a: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            flags = ("nnan", "nsz")
+            first = builder.fcmp_ordered(comparison, *args, flags=flags)
+            return builder.select(first, *args, flags=flags)
+
+        return a(a, a), codegen
+
+    return intrinsic(extreme)
+
+
+smaller: Any = _extreme("<")
+
+
+larger: Any = _extreme(">")
+
+
+def polynomial(coefficients: tuple[float, ...], chains: int = 1) -> Any:
+    """Horner's rule in the dtype of the argument, highest power first, written out in full.
+
+    A loop over the coefficients would do the same, but LLVM leaves a long one rolled, and then does
+    not vectorise the loop around it. By several chains, see `_horner`.
+    """
+
+    @intrinsic
+    def horner(typingctx: Any, x: Any) -> Any:
+        real = np.float32 if x == types.float32 else np.float64
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            constants = [ir.Constant(args[0].type, float(real(c))) for c in coefficients]
+            return _horner(builder, args[0], constants[::-1], chains)
+
+        return x(x), codegen
+
+    return horner
+
+
+def sample_polynomial(double: int, single: int, chains: int) -> Any:
+    """The same with coefficients that are a sample's: traits[first + m, j] of x^m.
+
+    With so many terms in float64 and in float32.
+    """
+
+    @intrinsic
+    def horner(typingctx: Any, x: Any, traits: Any, first: Any, j: Any) -> Any:
+        count = single if x == types.float32 else double
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            x, traits, first, j = arrays_of(context, builder, signature, args)
+            stride = cgutils.unpack_tuple(builder, traits.shape)[1]
+            at = [builder.gep(traits.data, [builder.add(builder.mul(first, stride), j)])]
+            for _ in range(count - 1):
+                at.append(builder.gep(at[-1], [stride]))
+            return _horner(builder, x, [builder.load(a) for a in at], chains)
+
+        return x(x, traits, types.intp, types.intp), codegen
+
+    return horner
+
+
+def _horner(
+    builder: ir.IRBuilder, x: ir.Value, coefficients: list[ir.Value], chains: int
+) -> ir.Value:
+    """Σ c_m x^m by Horner's rule in x^chains, of so many parts.
+
+    One chain is a sequence of operations that wait for one another; in a long one, a processor
+    waits, as it cannot look far enough ahead to work at other columns meanwhile.
+    """
+    power = x
+    for _ in range(chains - 1):
+        power = builder.fmul(power, x)
+    parts = []
+    for first in range(chains):
+        part = coefficients[first::chains]
+        value = part[-1]
+        for c in part[-2::-1]:
+            value = builder.fma(value, power, c)
+        parts.append(value)
+    value = parts[-1]
+    for part in parts[-2::-1]:
+        value = builder.fma(value, x, part)
+    return value
+
+
+def stack_array(rows: int, columns: int) -> Any:
+    """Working memory of a function that cannot allocate: an array of the dtype of its argument."""
+
+    @intrinsic
+    def on_stack(typingctx: Any, like: Any) -> Any:
+        kind = types.Array(like, 2, "C")
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            number, size = args[0].type, context.get_abi_sizeof(args[0].type)
+            data = cgutils.alloca_once(
+                builder, number, size=context.get_constant(types.intp, rows * columns)
+            )
+            data.align = 64
+            array = context.make_array(kind)(context, builder)
+            index = context.get_constant
+            populate_array(
+                array, data, [index(types.intp, n) for n in (rows, columns)],
+                [index(types.intp, n * size) for n in (columns, 1)],
+                index(types.intp, size), None,
+            )  # fmt: skip
+            return array._getvalue()
+
+        return kind(like), codegen
+
+    return on_stack
+
+
+def _wide_vectors(typingctx: Any) -> Any:
+    """The loops of this function are to use the widest vectors that there are.
+
+    LLVM keeps to 256 bits on processors whose first ones with 512 slowed down when they were used.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        # llvmlite knows attributes without values only
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+wide_vectors: Any = intrinsic(_wide_vectors)
+
+
+def divided_differences(coefficients: tuple[float, ...]) -> Any:
+    """p(x) of a polynomial, highest power first, and its divided differences (p(x) − p(y))/(x − y)
+    with two y, which may be x.
+    """
+
+    @intrinsic
+    def differences(typingctx: Any, x: Any, first: Any, second: Any) -> Any:
+        real = np.float32 if x == types.float32 else np.float64
+        out = types.UniTuple(x, 3)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            x, *others = args
+            constants = [ir.Constant(x.type, float(real(c))) for c in coefficients]
+            value, slopes = constants[0], [ir.Constant(x.type, 0.0)] * 2
+            for c in constants[1:]:
+                slopes = [builder.fma(s, y, value) for s, y in zip(slopes, others, strict=True)]
+                value = builder.fma(value, x, c)
+            return context.make_tuple(builder, out, [value, *slopes])
+
+        return out(x, first, second), codegen
+
+    return differences

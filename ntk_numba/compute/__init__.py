@@ -1,0 +1,1 @@
+"""Computing on one machine: plan, sweep over the tiles, in memory or streamed to a file."""

@@ -1,0 +1,82 @@
+"""How long a job will take, from a short calibration on this machine."""
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ntk_numba.compiled.arrays import PAGE, aligned
+from ntk_numba.compute.plan import Plan
+from ntk_numba.compute.sweep import make_kernel
+from ntk_numba.engine.tile import (
+    COLUMN,
+    HEIGHT,
+    MIRROR_COLUMN,
+    MIRROR_ROW,
+    ROW,
+    TILE_FIELDS,
+    TO_COLUMN,
+    TO_ROW,
+    WIDTH,
+)
+from ntk_numba.gramfile.disk import set_direct, write_at
+from ntk_numba.inputs.source import Source
+
+TILES_PER_THREAD = 4
+PROBE_BYTES = 64 << 20
+
+
+class Estimate(NamedTuple):
+    """Seconds: of computing on all threads, of writing, and of the job, which does both at once."""
+
+    compute: float
+    write: float
+
+    @property
+    def total(self) -> float:
+        """The slower of the two sets the pace."""
+        return max(self.compute, self.write)
+
+
+def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
+    """Time a few tiles of the data itself, and writing some tens of megabytes to `folder`."""
+    head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile))).check()
+    kernel = make_kernel(plan, head)
+    samples = kernel.samples(head, 0, head.shape[0])
+    tile = min(plan.grid.tile, head.shape[0])
+    count = TILES_PER_THREAD * plan.threads
+    # off the diagonal, as nearly all are, with a mirror image
+    column = tile if head.shape[0] == 2 * tile else 0
+    nngp, ntk = kernel.outputs(2 * tile * count, tile)
+    table = np.full((count, TILE_FIELDS), -1, np.int64)
+    for k, t in enumerate(table):
+        t[ROW], t[COLUMN], t[HEIGHT], t[WIDTH] = 0, column, tile, tile
+        t[TO_ROW], t[TO_COLUMN] = 2 * k * tile, 0
+        if plan.grid.symmetric:
+            t[MIRROR_ROW], t[MIRROR_COLUMN] = (2 * k + 1) * tile, 0
+    seconds = []
+    for _ in range(3):  # the first may compile
+        start = time.perf_counter()
+        kernel.compute(table, samples, samples, nngp, ntk)
+        seconds.append(time.perf_counter() - start)
+    compute = min(seconds) / (count * tile * tile) * plan.pairs
+    free = shutil.disk_usage(folder).free
+    probe = max(1, min(PROBE_BYTES, max(plan.output_bytes, 1 << 20), free // 2))
+    return Estimate(compute, plan.output_bytes / _write_speed(folder, probe))
+
+
+def _write_speed(folder: Path, size: int) -> float:
+    """Bytes a second, to the disk itself, written as a job's tiles are."""
+    block = aligned((min(size, 1 << 20),), np.uint8)
+    block[:] = np.random.default_rng(0).integers(256, size=block.size)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        set_direct(file.fileno(), block.size % PAGE == 0)
+        start = time.perf_counter()
+        for k in range(size // block.size):
+            write_at(file.fileno(), block, k * block.size)
+        os.fsync(file.fileno())
+        return size / (time.perf_counter() - start)

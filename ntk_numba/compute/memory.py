@@ -1,0 +1,173 @@
+"""Kernels in memory: gram() and diagonal()."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.arguments import KERNELS
+from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compute.plan import check_kernels, check_layers, make_plan
+from ntk_numba.compute.sweep import make_kernel, sweep
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.ready import ready_for
+from ntk_numba.engine.tile import (
+    MIRROR_COLUMN,
+    MIRROR_ROW,
+    TO_COLUMN,
+    TO_ROW,
+)
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.inputs.source import check_dtype, open_source, open_sources
+from ntk_numba.machine import threads_to_use
+from ntk_numba.network import MLP, check_network
+
+
+class _Arrays(NamedTuple):
+    nngp: NDArray[np.floating] | None
+    ntk: NDArray[np.floating] | None
+
+
+class Gram(_Arrays):
+    """The kernels of a data set; None where not asked for.
+
+    nngp : Σ⁽ᴸ⁾, the covariance of the Gaussian process (eq. 10-12)
+    ntk : Θ∞⁽ᴸ⁾, the neural tangent kernel (eq. 18 and 27)
+    error : of Σ and of Θ, bounds of the error relative to √(K(x,x)·K(x',x')), beyond rounding; 0
+        where all activations have closed forms
+    """
+
+    error: tuple[float, float] = (0.0, 0.0)
+
+    def with_error(self, error: tuple[float, float]) -> "Gram":
+        """The same arrays."""
+        new = Gram(*self)
+        new.error = error
+        return new
+
+
+def gram(
+    net: MLP,
+    X: Any,
+    Z: Any = None,
+    kernels: str | Sequence[str] = KERNELS,
+    layers: str = "last",
+    dtype: Any = None,
+    threads: int | None = None,
+    out: Gram | None = None,
+) -> Gram:
+    """The exact kernels of an infinitely wide network between all pairs of samples, in memory.
+
+    Σ⁽¹⁾ = σ_w² x·x'/n0 + β², Σ⁽ˡ⁺¹⁾ = σ_w² E[σ(u)σ(v)] + β² (eq. 10, 12) and
+    Θ⁽¹⁾ = Σ⁽¹⁾, Θ⁽ˡ⁺¹⁾ = σ_w² E[σ'(u)σ'(v)] Θ⁽ˡ⁾ + Σ⁽ˡ⁺¹⁾ (eq. 18, 26), (u, v) ~ N(0, Σ⁽ˡ⁾).
+
+    Parameters
+    ----------
+    net : MLP
+    X : (N, n0) real array, memory map, h5py dataset or path
+        Bool, integers and float16 are converted to float64. Paths: ``x.npy``, ``x.npz:key``,
+        ``x.h5:dataset``, ``x.csv``; ``:key`` may be left out where the file holds one array.
+    Z : (M, n0), likewise, optional
+        Without it the matrix is that of X with itself, computed once below the diagonal.
+    kernels : "nngp", "ntk" or both
+    layers : "last" or "all"
+    dtype : float64 or float32
+        Of the result and of the arithmetic; by default float64 unless the data is float32.
+    threads : int, optional
+        At most so many; by default all that this process may use. They do not change a bit.
+    out : Gram, optional
+        C-contiguous arrays of the right shape and dtype to be filled and returned. Those that an
+        earlier call returned are filled some per cent faster than any others, whose rows may begin
+        anywhere in a line of the cache.
+
+    Returns
+    -------
+    Gram
+        Of (N, M) arrays; with ``layers="all"`` (L, N, M), entry l − 1 being layer l. Without Z
+        M = N and the arrays are exactly symmetric. Equal samples have exactly equal rows.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        Bad arguments, NaN or infinity in the data, samples too large for the dtype, files that
+        cannot be read; the text names the argument, file or row.
+
+    Notes
+    -----
+    The error of an entry, relative to √(K(x,x)·K(x',x')), is at most 1e-14 in float64 and
+    1e-6·max(1, L/8) in float32, near duplicates and opposite samples included, for functions that
+    are linear but for one kink at 0, as relu, abs and leaky_relu; for other closed forms it is that
+    times the condition that the family's file states, and up to 1e-12 for Θ of a kink behind a
+    smooth layer, 1e-9 behind kinks off 0; for series, `Gram.error` is added.
+    Beside the result, memory is taken for one copy of X and Z and a few tiles per thread.
+    """
+    x, z = open_sources(X, Z)
+    plan = make_plan(net, x, z, kernels, layers, dtype, threads=threads, in_memory=True)
+    shape = (plan.layers, plan.grid.rows, plan.grid.columns)
+    arrays = _outputs(out, plan.kernels, shape if plan.every else shape[1:], plan.dtype)
+    x.check()
+    if z is not None:
+        z.check()
+    kernel = make_kernel(plan, x)
+    nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
+    tile = plan.grid.tile
+    for work in sweep(plan, kernel, x, z):
+        for t, (i, j) in zip(work.table, work.indices, strict=True):
+            t[TO_ROW], t[TO_COLUMN] = i * tile, j * tile
+            if z is None:
+                t[MIRROR_ROW], t[MIRROR_COLUMN] = j * tile, i * tile
+        kernel.compute(work.table, work.rows, work.columns, nngp, ntk)
+        del work
+    return arrays.with_error(plan.ready.error)
+
+
+def diagonal(
+    net: MLP,
+    X: Any,
+    kernels: str | Sequence[str] = KERNELS,
+    layers: str = "last",
+    dtype: Any = None,
+) -> Gram:
+    """Σ(x,x) and Θ(x,x) of every sample, equal to the diagonal of `gram` bit for bit, in O(N·n0).
+
+    Parameters are those of `gram`. Returns a `Gram` of (N,) arrays, (L, N) with ``layers="all"``.
+    """
+    x = open_source(X, "X").check()
+    wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x)
+    ready = ready_for(check_network(net), x)
+    kernel = Kernel(net, ready, x, wanted, every, real, 1, threads_to_use(None))
+    parts = [
+        kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()
+    ]
+    joined = (np.concatenate(p, axis=1)[:, :, 0] for p in zip(*parts, strict=True))
+    return Gram(
+        *(
+            (d if every else d[0]) if name in wanted else None
+            for name, d in zip(KERNELS, joined, strict=True)
+        )
+    ).with_error(ready.error)
+
+
+def _outputs(
+    out: Gram | None, kernels: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype
+) -> Gram:
+    """New arrays, or the caller's if they fit."""
+    if out is None:
+        return Gram(*(aligned(shape, dtype) if name in kernels else None for name in KERNELS))
+    if not isinstance(out, tuple) or len(out) != len(KERNELS):
+        raise InvalidTypeError(
+            "out must be an ntk_numba.Gram of arrays, with None for what is not wanted"
+        )
+    for name, array in zip(KERNELS, out, strict=True):
+        if name not in kernels:
+            continue
+        if not isinstance(array, np.ndarray):
+            raise InvalidTypeError(f"out.{name} must be an array, not {type(array).__name__}")
+        if array.shape != shape or array.dtype != dtype:
+            raise InvalidValueError(
+                f"out.{name} must be {dtype} of shape {shape}, not {array.dtype} of {array.shape}"
+            )
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            raise InvalidValueError(f"out.{name} must be C-contiguous and writable")
+    return Gram(*(a if name in kernels else None for name, a in zip(KERNELS, out, strict=True)))

@@ -1,0 +1,142 @@
+"""Kernels to disk: tiles are computed in one buffer while those of the other are written."""
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ntk_numba import stopping
+from ntk_numba.arguments import KERNELS
+from ntk_numba.compute.plan import BATCHES, Plan
+from ntk_numba.compute.sweep import make_kernel, sweep
+from ntk_numba.digest import Digest
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.tile import (
+    MIRROR_COLUMN,
+    MIRROR_ROW,
+    TILE_FIELDS,
+    TO_COLUMN,
+    TO_ROW,
+)
+from ntk_numba.gramfile.contents import Contents
+from ntk_numba.gramfile.tiles import TileFile
+from ntk_numba.grid import Grid, Part
+from ntk_numba.inputs.source import Source
+
+# Threads that wait for the disk, so that it has several tiles in hand: file systems across a
+# network need that, and it is twice as fast on a local disk where tiles are small
+WRITERS = 4
+# Batches that may be written and not yet durable: to wait for each took 10 % where the disk is busy
+COMMITS = 4
+
+
+def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
+    """What the file of a plan holds. Reads all of the data that it is made of, for its digests."""
+    digests = digests_of(plan.grid, plan.part, x, z)
+    return Contents(
+        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part, *digests,
+        plan.ready.error,
+    )  # fmt: skip
+
+
+def digests_of(
+    grid: Grid, part: Part | None, x: Source, z: Source | None
+) -> tuple[Digest, Digest | None]:
+    """Of the rows of X, and of Z, that a part reads."""
+    pieces, tile = grid.pieces(part), grid.tile
+    rows, columns = (
+        [range(side.start * tile, min(side.stop * tile, length)) for side in sides]
+        for sides, length in (
+            ([piece.rows for piece in pieces], grid.rows),
+            ([piece.columns for piece in pieces], grid.columns),
+        )
+    )
+    if z is None:
+        return x.digest(rows + columns), None
+    return x.digest(rows), z.digest(columns)
+
+
+def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
+    """The kernel of a plan, compiled and tried on the longest samples.
+
+    Raises
+    ------
+    ValueError
+        A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
+    """
+    kernel = make_kernel(plan, x)
+    for source in (x,) if z is None else (x, z):
+        samples = kernel.samples(source, source.longest, source.longest + 1)
+    none = np.empty((0, TILE_FIELDS), np.int64)
+    kernel.compute(none, samples, samples, *kernel.outputs(1, 1))
+    return kernel
+
+
+def stream_tiles(
+    plan: Plan,
+    kernel: Kernel,
+    x: Source,
+    z: Source | None,
+    writer: TileFile,
+    done: NDArray[np.bool_] | None = None,
+    progress: bool = False,
+) -> None:
+    """Compute the tiles of a plan that are not done, and write them meanwhile."""
+    grid = plan.grid
+    height, width = grid.chunk
+    # slots of one tile each below one another, two to a tile where there is a mirror image
+    slots = 2 if plan.mirrored else 1
+    buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
+
+    def write(k: int, i: int, j: int, outputs: tuple[NDArray[Any], ...]) -> None:
+        places = [(i, j), (j, i)][: 1 if i == j else slots]
+        for name, output in zip(KERNELS, outputs, strict=True):
+            for layer in range(output.shape[0]):
+                first = k * slots * height
+                blocks = []
+                for slot, (a, b) in enumerate(places):
+                    block = output[layer, first + slot * height : first + (slot + 1) * height]
+                    block[grid.height(a) :] = 0
+                    block[:, grid.width(b) :] = 0
+                    blocks.append(block)
+                writer.write(name, layer, i, j, blocks[0], blocks[1] if blocks[1:] else None)
+
+    before = 0 if done is None else int(np.count_nonzero(done))
+    bar = tqdm(
+        total=plan.count, initial=before, unit="tile", disable=not progress, smoothing=0.1
+    )  # fmt: skip
+    with bar, ThreadPoolExecutor(WRITERS + 1, "writer") as pool:
+        writing: list[list[Future[None]]] = [[] for _ in range(BATCHES)]
+        committing: deque[Future[None]] = deque()
+        turn = 0
+        try:
+            for work in sweep(plan, kernel, x, z, done):  # not enumerate: it would keep the last
+                stopping.check()
+                for task in writing[turn]:
+                    task.result()
+                if len(committing) == COMMITS:
+                    committing.popleft().result()
+                for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
+                    t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
+                    if grid.symmetric and (plan.mirrored or i == j):
+                        t[MIRROR_ROW] = t[TO_ROW] + (height if i != j else 0)
+                        t[MIRROR_COLUMN] = 0
+                kernel.compute(work.table, work.rows, work.columns, *buffers[turn])
+                writing[turn] = [
+                    pool.submit(write, k, i, j, buffers[turn])
+                    for k, (i, j) in enumerate(work.indices)
+                ]
+                committing.append(pool.submit(writer.commit))
+                turn = (turn + 1) % BATCHES
+                bar.update(len(work.indices))
+                del work
+            for task in chain(*writing, committing):
+                task.result()
+        except BaseException:
+            for task in chain(*writing, committing):
+                task.cancel()  # what is not yet being written is dropped, to leave soon
+            raise

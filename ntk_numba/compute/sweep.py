@@ -1,0 +1,96 @@
+"""The order of a job: bands of samples are read, and all tiles between two of them computed."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.compute.plan import Plan
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.samples import Samples
+from ntk_numba.engine.tile import (
+    COLUMN,
+    HEIGHT,
+    ROW,
+    TILE_FIELDS,
+    WIDTH,
+)
+from ntk_numba.inputs.source import Source
+
+
+class Work(NamedTuple):
+    """Some tiles whose samples are in memory.
+
+    indices : the tiles' (i, j) in the grid
+    table : (tiles, TILE_FIELDS), where they read; where they write is for the caller to say
+    """
+
+    indices: list[tuple[int, int]]
+    table: np.ndarray
+    rows: Samples
+    columns: Samples
+
+
+def make_kernel(plan: Plan, x: Source) -> Kernel:
+    """The compiled kernel of a plan."""
+    return Kernel(
+        plan.net, plan.ready, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads
+    )
+
+
+def sweep(
+    plan: Plan,
+    kernel: Kernel,
+    x: Source,
+    z: Source | None,
+    done: NDArray[np.bool_] | None = None,
+) -> Iterator[Work]:
+    """The tiles of a plan, `plan.batch` at a time: bands of rows, for each the bands of columns.
+
+    Two bands are in memory at most, if the caller lets go of each `Work` before it asks for more.
+
+    Parameters
+    ----------
+    done : (tiles down, tiles across), those to leave out; of their samples no more are read than
+        the others need.
+    """
+    grid, tile = plan.grid, plan.grid.tile
+
+    def load(source: Source, band: range, length: int) -> Samples:
+        samples = kernel.samples(source, band.start * tile, min(band.stop * tile, length))
+        source.refuse_changed()  # before any tile is made of it
+        return samples
+
+    todo = grid.mask(plan.part)
+    if done is not None:
+        todo &= ~done
+    held: range | None = None
+    columns: Samples | None = None
+    for piece in grid.pieces(plan.part):
+        for down in grid.bands(piece.rows, plan.band):
+            rows: Samples | None = None
+            for across in grid.bands(piece.columns, plan.band):
+                tiles = (t for t in grid.tiles(down, across) if todo[t])
+                some = list(islice(tiles, plan.batch))
+                if not some:
+                    continue  # above the diagonal, another part's, or done
+                if rows is None:
+                    rows = load(x, down, grid.rows)
+                if z is None and across == down:
+                    columns, held = rows, across
+                elif held != across:
+                    columns = None  # before the next is made
+                    columns, held = load(x if z is None else z, across, grid.columns), across
+                assert columns is not None
+                while some:
+                    table = np.full((len(some), TILE_FIELDS), -1, np.int64)
+                    for t, (i, j) in zip(table, some, strict=True):
+                        t[ROW], t[COLUMN] = (i - down.start) * tile, (j - across.start) * tile
+                        t[HEIGHT], t[WIDTH] = grid.height(i), grid.width(j)
+                    yield Work(some, table, rows, columns)
+                    some = list(islice(tiles, plan.batch))
+            if z is None:
+                columns = held = None  # the band of rows, which goes now
+            del rows

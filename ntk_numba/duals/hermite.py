@@ -1,0 +1,161 @@
+"""The row of an activation whose dual is a series in ρ = cosθ: Horner's rule in registers.
+
+With the samples' unit coefficients â_k = a_k/√E[σ²] of orthonormal Hermite polynomials,
+
+    cosθ_K = Σ_k â_k â_k' ρ^k,   rate = Σ_k k â_k â_k' ρ^(k−1)
+
+Most activations are even or odd but for a constant or a linear term, so the series is
+
+    lone + Σ_m c_m ρ^(first + step·m),   step = 2, of degree 1 − first the lone term
+
+and p = Σ c_m x^m, d = dp/dx of x = ρ^step come together by synthetic division from the top: one
+product and two fused multiply-adds a term. What a term needs of a block of columns is loaded once
+and the sums stay in registers, which LLVM does not make of a loop over columns of a loop over
+terms.
+
+Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K and as much, of rates, for the rate.
+"""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ntk_numba.compiled.intrinsics import arrays_of, fma
+from ntk_numba.compiled.loops import Row
+from ntk_numba.duals.base import Floats
+
+MOST_TERMS = 1040
+
+# A sample's coefficients after the last one of this size are 0, as they are to rounding: in between
+# they would be noise, whose products leave a dtype's normal range, where processors are slow.
+NOISE = 1e-16
+
+# Bytes of columns whose sums are in registers at once: two of them, x and a product a column.
+BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
+
+LONE, CHAIN = 2, 3  # the traits, after the two of the curve
+
+
+def _horner(size: int) -> Any:
+    """P and d of all columns from x, by blocks of `size` bytes; there is at least one block.
+
+    The last block ends with the last column: it repeats what the one before it did.
+    """
+
+    @intrinsic
+    def horner(
+        typingctx: Any, x: Any, p: Any, d: Any, mine: Any, theirs: Any, terms: Any
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            x, p, d, mine, theirs, terms = arrays_of(context, builder, signature, args)
+            single = signature.args[0].dtype == types.float32
+            real, item = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
+            width = max(1, size // item)
+            vector, lane = ir.VectorType(real, width), ir.IntType(32)
+            index = terms.type
+            fused = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(vector, [vector] * 3),
+                f"llvm.fma.v{width}f{8 * item}",
+            )
+            every = ir.Constant(ir.VectorType(lane, width), [0] * width)
+            zero = ir.Constant(vector, [0.0] * width)
+            n = cgutils.unpack_tuple(builder, x.shape)[0]
+            stride = cgutils.unpack_tuple(builder, theirs.shape)[1]
+            my_stride = cgutils.unpack_tuple(builder, mine.shape)[1]
+
+            def block(data: ir.Value, at: ir.Value) -> ir.Value:
+                return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
+
+            # one's own coefficients side by side
+            own = cgutils.alloca_once(builder, real, size=index(MOST_TERMS))
+            with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (m, _):
+                row = builder.add(m, index(CHAIN))
+                value = builder.load(builder.gep(mine.data, [builder.mul(row, my_stride)]))
+                builder.store(value, builder.gep(own, [m]))
+            value_p, value_d = (cgutils.alloca_once(builder, vector) for _ in range(2))
+            last = builder.sub(n, index(width))
+            with cgutils.for_range_slice(builder, index(0), n, index(width)) as (begin, _):
+                j = builder.select(builder.icmp_signed("<", begin, last), begin, last)
+                variable = builder.load(block(x.data, j), align=item)
+                builder.store(zero, value_p)
+                builder.store(zero, value_d)
+                with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (k, _):
+                    m = builder.sub(builder.sub(terms, index(1)), k)
+                    mine_m = builder.load(builder.gep(own, [m]))
+                    mine_m = builder.insert_element(vector(ir.Undefined), mine_m, lane(0))
+                    mine_m = builder.shuffle_vector(mine_m, vector(ir.Undefined), every)
+                    row = builder.add(m, index(CHAIN))
+                    at = builder.add(builder.mul(row, stride), j)
+                    theirs_m = builder.load(block(theirs.data, at), align=item)
+                    product = builder.fmul(mine_m, theirs_m)
+                    before = builder.load(value_p)
+                    slope = builder.call(fused, [builder.load(value_d), variable, before])
+                    builder.store(slope, value_d)
+                    builder.store(builder.call(fused, [before, variable, product]), value_p)
+                builder.store(builder.load(value_p), block(p.data, j), align=item)
+                builder.store(builder.load(value_d), block(d.data, j), align=item)
+            return context.get_dummy_value()
+
+        return types.void(x, p, d, mine, theirs, types.intp), codegen
+
+    return horner
+
+
+_by_blocks, _by_lines, _one_by_one = _horner(BLOCK_BYTES), _horner(32), _horner(1)
+
+
+def _row(
+    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
+    mine: Floats, theirs: Floats, parameters: Floats,
+) -> None:  # fmt: skip
+    real = z.dtype.type
+    one, two, half, none = real(1), real(2), real(0.5), real(0)
+    terms, first, step = int(parameters[0]), parameters[1], parameters[2]
+    for j in range(z.size):
+        cosine = w[j] - z[j]
+        wk[j] = cosine if step == one else cosine * cosine
+    if z.nbytes >= BLOCK_BYTES:
+        _by_blocks(wk, zk, rate, mine, theirs, terms)
+    elif z.nbytes >= 32:
+        _by_lines(wk, zk, rate, mine, theirs, terms)
+    else:
+        _one_by_one(wk, zk, rate, mine, theirs, terms)
+    lone, lones = mine[LONE, 0], theirs[LONE]
+    plain = step == one
+    odd = first == one
+    for j in range(z.size):
+        cosine = w[j] - z[j]
+        p, d, square = zk[j], rate[j], wk[j]
+        extra = lone * lones[j]
+        if plain:
+            k, slope = p, d
+        elif odd:
+            k, slope = fma(cosine, p, extra), fma(two * square, d, p)
+        else:
+            k, slope = fma(cosine, extra, p), fma(two * cosine, d, extra)
+        k = k if abs(k) <= one else (one if k > none else -one)
+        zk[j], wk[j] = fma(-half, k, half), fma(half, k, half)
+        rate[j] = slope
+
+
+series_row = Row(_row)
+"""Parameters: the number of terms of the chain, its first degree (0 or 1), its step (1 or 2).
+
+Traits: the curve's two; the lone coefficient, 0 if there is none; those of the chain.
+"""
+
+
+def chain_of(unit: Floats, first: int, step: int) -> Floats:
+    """(1 + terms, N), the row's own traits of unit coefficients of degree 0, 1, … (degrees, N)."""
+    lone = np.zeros_like(unit[:1])
+    if step == 2 and len(unit) > 1 - first:
+        lone = unit[1 - first : 2 - first]
+    out = np.concatenate([lone, unit[first::step]])
+    last = len(out) - np.argmax(abs(out[::-1]) >= NOISE, axis=0)
+    out[np.arange(len(out))[:, None] >= last] = 0
+    return out

@@ -1,0 +1,66 @@
+"""The errors that the package raises for its users, under one base class.
+
+Each is also an error of Python's own of the same kind, so that ``except ValueError`` and
+``except OSError`` catch them too. A message names the argument, row or file, and says what to do.
+"""
+
+
+class NtkNumbaError(Exception):
+    """The base class of all errors that the package raises for its users."""
+
+
+class InvalidValueError(NtkNumbaError, ValueError):
+    """An argument, or the content of a file, has a value that cannot be used."""
+
+
+class InvalidTypeError(NtkNumbaError, TypeError):
+    """An argument, or the content of a file, is of a type that cannot be used."""
+
+
+class ProcessError(NtkNumbaError, RuntimeError):
+    """Something cannot be done in this process, whatever the arguments."""
+
+
+class FileError(NtkNumbaError, OSError):
+    """A file or a folder cannot be read, written or trusted."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """A file or a folder does not exist."""
+
+
+class FolderError(FileError, IsADirectoryError):
+    """A folder stands where a file is expected."""
+
+
+class AccessError(FileError, PermissionError):
+    """A file or a folder may not be read or written by this user."""
+
+
+class BusyFileError(FileError, BlockingIOError):
+    """Another process writes the same file."""
+
+
+class OutputExistsError(FileError, FileExistsError):
+    """Another process has completed the same output in the meantime."""
+
+
+class StoppedError(FileError):
+    """A job ended before its end; what is done is kept, and the same call continues it."""
+
+
+_OF_THE_SAME_KIND = {
+    FileNotFoundError: MissingFileError,
+    IsADirectoryError: FolderError,
+    PermissionError: AccessError,
+    BlockingIOError: BusyFileError,
+    FileExistsError: OutputExistsError,
+}
+
+
+def file_error(cause: Exception, text: str) -> NtkNumbaError:
+    """Return an error of this hierarchy of the same kind as `cause`, with another text."""
+    for kind, ours in _OF_THE_SAME_KIND.items():
+        if isinstance(cause, kind):
+            return ours(text)
+    return FileError(text) if isinstance(cause, OSError) else InvalidValueError(text)

@@ -1,1 +1,0 @@
-"""What lies on disk: the data that is read, the Gram files that are written."""

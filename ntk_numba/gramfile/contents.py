@@ -1,0 +1,152 @@
+"""What a Gram file is to hold.
+
+Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and below the diagonal,
+one after another; and "part", those of a part of a job.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ntk_numba.digest import Digest
+from ntk_numba.grid import Grid, Part
+from ntk_numba.network import MLP
+
+
+@dataclass(frozen=True)
+class Output:
+    """Which matrices are computed, and how a file stores them.
+
+    part : of the tiles, stored one after another; None for the whole matrix as it is
+    """
+
+    net: MLP
+    kernels: tuple[str, ...]
+    every: bool
+    dtype: np.dtype
+    grid: Grid
+    part: Part | None
+
+    @property
+    def layout(self) -> str:
+        """One of "full", "lower" and "part"."""
+        return self.grid.layout(self.part)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether a tile's mirror image is stored too."""
+        return self.grid.symmetric and self.part is None
+
+    @property
+    def count(self) -> int:
+        """Tiles to compute."""
+        return self.grid.size(self.part)
+
+    @property
+    def layers(self) -> int:
+        """Matrices of each kernel."""
+        return self.net.depth if self.every else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each kernel, as it is read."""
+        matrix = (self.grid.rows, self.grid.columns)
+        return (self.net.depth, *matrix) if self.every else matrix
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of each dataset."""
+        if self.part is None:
+            return self.shape
+        return (*self.tiles, *self.grid.chunk)
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Of each dataset: a tile."""
+        return (1,) * (len(self.stored) - 2) + self.grid.chunk
+
+    @property
+    def tiles(self) -> tuple[int, ...]:
+        """Of each dataset of checksums: a tile an entry."""
+        some = (self.grid.down, self.grid.across) if self.part is None else (self.count,)
+        return (self.net.depth, *some) if self.every else some
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of a stored tile."""
+        return int(np.prod(self.chunk)) * self.dtype.itemsize
+
+    @property
+    def output_bytes(self) -> int:
+        """Of all tiles."""
+        return len(self.kernels) * int(np.prod(self.tiles)) * self.tile_bytes
+
+
+@dataclass(frozen=True)
+class Contents(Output):
+    """What a Gram file is to hold: two files with equal contents are interchangeable.
+
+    x, z : of X, and of Z (None if the matrix is symmetric)
+    error : bounds of the errors of Σ and Θ relative to √(K(x,x)·K(x',x')), beyond rounding: 0
+        where all activations have closed forms
+    """
+
+    x: Digest
+    z: Digest | None
+    error: tuple[float, float] = (0.0, 0.0)
+
+    def differences(self, other: "Contents") -> list[str]:
+        """What `other` has otherwise, for people."""
+        mine, theirs = self._readable(), other._readable()
+        found = [
+            f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
+            for key in mine
+            if mine[key] != theirs[key]
+        ]
+        for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
+            if a != b:
+                hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
+                where = a.difference(b) if a and b and a.shape == b.shape else ""
+                found.append(
+                    f"the data ({name}) is {hexes[0]}, not {hexes[1]}"
+                    + (f" ({where} differ)" if where else "")
+                )
+        return found
+
+    def _readable(self) -> dict[str, str]:
+        net = self.net.to_dict()
+        return {
+            "shape": f"{self.grid.rows} × {self.grid.columns}",
+            **{key: str(value) for key, value in net.items()},
+            "kernels": ", ".join(self.kernels),
+            "layers": "all" if self.every else "last",
+            "dtype": str(self.dtype),
+            "tile": str(self.grid.tile),
+            "layout": self.layout,
+            "part": str(self.part or ""),
+            "error": " and ".join(f"{e:.3g}" for e in self.error),
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Of all tiles and their checksums."""
+        return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles))
+
+
+def _shown(text: str) -> str:
+    """Of a deep network's lists, the beginning."""
+    return text if len(text) < 80 else f"{text[:70]} …"
+
+
+class Header(NamedTuple):
+    """What a Gram file says of itself.
+
+    numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
+    linked : the parts that its datasets are made of, names and seals, if they are virtual
+    """
+
+    contents: Contents
+    numerics: int
+    package_version: str
+    linked: tuple[tuple[str, int], ...] = ()

@@ -1,0 +1,376 @@
+"""Where a Gram file holds what, and what it says of it.
+
+HDF5 lays a file out, once: fixed dimensions, early allocation and no filter give every chunk, which
+is a tile, a computed address. Tiles and their checksums are written there by plain system calls
+(see `disk`), which need no lock, so that writing overlaps computing.
+
+Nothing else of a file ever changes but its first 8 bytes: as long as it is incomplete they are not
+those of HDF5, so that no program takes an unwritten tile for zeros.
+"""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ntk_numba.arguments import KERNELS
+from ntk_numba.compiled.arrays import PAGE
+from ntk_numba.digest import Digest
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.grid import Grid, check_part
+from ntk_numba.network import MLP
+
+FORMAT = "ntk_numba gram"
+FORMAT_VERSION = 4
+CHECKSUMS = "checksums"  # the group of their datasets
+DIGESTS = "digests"  # likewise
+TILES = "tiles"  # (i, j) of the tiles that are stored one after another
+CHECKSUM = np.dtype("<u8")
+COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
+INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # of ours until it is one
+LINKED = b"\x89NTKLINK"  # of one that refers to others, in a user block with a checksum of the rest
+MARK = len(LINKED) + 8  # bytes, of which the last are the checksum
+USER_BLOCK = PAGE  # which HDF5 leaves to programs; not less than its alignment
+ATTRIBUTES = (
+    "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
+    "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "error",
+    "complete",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where tiles and checksums stand, in bytes from the start of the file.
+
+    tiles, checksums : of each kernel, the first one
+    """
+
+    contents: Contents
+    tiles: dict[str, int]
+    checksums: dict[str, int]
+
+    def tile_at(self, kernel: str, layer: int, i: int, j: int) -> int:
+        """Where tile (i, j) of a kernel and layer begins."""
+        return self.tiles[kernel] + self._number(layer, i, j) * self.contents.tile_bytes
+
+    def checksum_at(self, kernel: str, layer: int, i: int, j: int) -> int:
+        """Where its checksum stands, 8 bytes; those of a symmetric matrix have j ≤ i."""
+        return self.checksums[kernel] + self._number(layer, i, j) * 8
+
+    def _number(self, layer: int, i: int, j: int) -> int:
+        grid = self.contents.grid
+        if self.contents.part is None:
+            return (layer * grid.down + i) * grid.across + j
+        return layer * self.contents.count + int(self.slots[i, j])
+
+    @cached_property
+    def slots(self) -> NDArray[np.int64]:
+        """(tiles down, tiles across), the places of tiles one after another, -1 for none."""
+        return slots_of(self.contents)
+
+    def spread(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """(layers, tiles down, tiles across), 0 for none, of what is stored once a tile."""
+        c = self.contents
+        if c.part is None:
+            matrix = values.reshape(c.layers, c.grid.down, c.grid.across)
+            return np.tril(matrix) if c.grid.symmetric else matrix
+        found = np.zeros((c.layers, c.grid.down, c.grid.across), values.dtype)
+        found[:, self.slots >= 0] = values.reshape(c.layers, -1)
+        return found
+
+
+def slots_of(contents: Contents) -> NDArray[np.int64]:
+    """Of tiles stored one after another, row by row, the places; -1 for those that are not."""
+    mask = contents.grid.mask(contents.part)
+    return np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
+
+
+def checksum(block: Any) -> int:
+    """XXH3 of a tile's bytes, 64 bits, never 0, which stands for a tile that is not there."""
+    return xxhash.xxh3_64_intdigest(block) or 1
+
+
+def create(path: Path, header: Header) -> None:
+    """Lay out a file, complete but for its tiles."""
+    c = header.contents
+    with new_file(path, header) as file:
+        group = file.create_group(CHECKSUMS)
+        for name in c.kernels:
+            _create_dataset(file, name, c.dtype, c.stored, c.chunk)
+            _create_dataset(group, name, CHECKSUM, c.tiles)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
+    """A file with all but tiles and checksums, to be filled."""
+    c = header.contents
+    with h5py.File(
+        path, "w", libver=("v110", "v110"), locking=False,
+        userblock_size=USER_BLOCK if header.linked else 0,
+        alignment_threshold=PAGE, alignment_interval=PAGE,
+    ) as file:  # fmt: skip
+        values = (
+            FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
+            json.dumps(c.net.to_dict()), c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
+            c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
+            str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
+        )  # fmt: skip
+        # first of all, so that their strings stand where `_check_heaps` looks
+        for key, value in zip(ATTRIBUTES, values, strict=True):
+            file.attrs[key] = value
+        file.attrs["seal"] = _seal(file.attrs)
+        group = file.create_group(DIGESTS)
+        for name, digest in (("X", c.x), ("Z", c.z)):
+            if digest:
+                group.create_dataset(name, data=digest.table, track_times=False)
+        if c.part is not None:
+            file.create_dataset(TILES, data=_places(c), track_times=False)
+        yield file
+
+
+def _places(contents: Contents) -> NDArray[np.uint32]:
+    """(tiles, 2), the (i, j) of tiles stored one after another."""
+    return np.argwhere(contents.grid.mask(contents.part)).astype("<u4")
+
+
+def _create_dataset(
+    group: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], chunk: Any = None
+) -> None:
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunk:
+        properties.set_chunk(chunk)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # the same job gives the same bytes
+    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    h5py.h5d.create(group.id, name.encode(), kind, space, properties)
+
+
+def _seal(attributes: Mapping[str, Any]) -> np.uint64:
+    """A checksum of the attributes: HDF5 has none for its strings."""
+    text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
+    return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MARK)
+
+
+def is_incomplete(path: Path) -> bool:
+    """Whether a file is a Gram file in the making."""
+    return _first_bytes(path).startswith(INCOMPLETE)
+
+
+def link_mark(path: Path) -> bytes:
+    """What the user block of a linked file begins with.
+
+    Its list of files and places is where HDF5 has no checksum, and follows whatever it finds there.
+    """
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        file.seek(USER_BLOCK)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return LINKED + digest.digest()
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse strings whose sizes are wrong: HDF5 follows them unchecked, and may do so for ever.
+
+    Heaps of strings follow one another, from the second page on, each from a page. They have a head
+    of 16 bytes with their size, and so has each of their objects, with a number and the size of
+    what follows, padded to 8; of free space, number 0, the size is that of all.
+    """
+    with path.open("rb") as file:
+        at, end = PAGE, file.seek(0, os.SEEK_END)
+        while file.seek(at) and (head := file.read(16))[:4] == b"GCOL":
+            size, seen = _size(head), 0
+            heap = file.read(size - 16) if 16 < size <= end - at else b""
+            while len(heap) - seen >= 16:
+                head = heap[seen : seen + 16]
+                step = _size(head) if head[:2] == b"\0\0" else 16 + -(-_size(head) // 8) * 8
+                if not 16 <= step <= len(heap) - seen:
+                    break
+                seen += step
+            if not heap or len(heap) - seen >= 16:
+                raise InvalidValueError(f"{path} is damaged: its strings have sizes that cannot be")
+            at += -(-size // PAGE) * PAGE
+
+
+def _size(head: bytes) -> int:
+    return int.from_bytes(head[8:], "little")
+
+
+class _Unmasked(io.FileIO):
+    """An incomplete file, to be read by HDF5 as if it were complete."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        at = self.tell()
+        count = super().readinto(buffer)
+        hidden = COMPLETE[at : at + (count or 0)]
+        memoryview(buffer).cast("B")[: len(hidden)] = hidden
+        return count
+
+    def __del__(self) -> None:
+        self.close()  # HDF5 lets go of it without
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Say of which file it is that HDF5 complains."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, OSError, RuntimeError, ValueError) as error:
+        raise InvalidValueError(f"{path} is damaged: {error}") from None
+
+
+class HDF5(h5py.File):  # type: ignore[misc]
+    """A Gram file, complete or not, open for reading.
+
+    Attributes
+    ----------
+    complete : bool
+        As it was when it was opened.
+    refers : bool
+        Whether its tiles are in other files.
+    descriptor : int
+        Of the open file, which stays the same file when its name becomes another's.
+
+    Raises
+    ------
+    ValueError
+        A file that is not HDF5, truncated, or not a Gram file of this format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        first = _first_bytes(path)
+        self.refers = first.startswith(LINKED)
+        if self.refers and first != link_mark(path):
+            raise InvalidValueError(f"{path} is damaged: it does not match its checksum")
+        _check_heaps(path)
+        raw = _Unmasked(path) if first.startswith(INCOMPLETE) else None
+        try:
+            super().__init__(raw or path, "r", locking="best-effort")
+        except OSError as error:
+            raise InvalidValueError(
+                f"{path} is no valid HDF5 file, perhaps truncated ({error})"
+            ) from None
+        self.complete = raw is None
+        self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
+        try:
+            self._check(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, path: Path) -> None:
+        with _errors(path):
+            form, version = self.attrs.get("format"), self.attrs.get("format_version", 0)
+        if form != FORMAT:
+            raise InvalidValueError(
+                f"{path} is an HDF5 file, but not one that ntk-numba gram wrote"
+            )
+        if version != FORMAT_VERSION:
+            raise InvalidValueError(
+                f"{path} has format version {version}; this package reads {FORMAT_VERSION}; "
+                + ("install a newer one" if version > FORMAT_VERSION else "compute it again")
+            )
+
+
+def read_header(file: HDF5, path: Path) -> Header:
+    """What an open Gram file says of itself.
+
+    Raises
+    ------
+    ValueError
+        A damaged file.
+    """
+    with _errors(path):
+        attributes = file.attrs
+        if attributes["seal"] != _seal(attributes):
+            raise InvalidValueError("its attributes have changed")
+        names = tuple(name for name in KERNELS if name in file)
+        if not names:
+            raise InvalidValueError("it holds no kernel")
+        rows, columns, features = (int(attributes[k]) for k in ("rows", "columns", "features"))
+        symmetric = not attributes["against_digest"]
+        part = attributes["part"]
+        contents = Contents(
+            MLP.from_dict(json.loads(attributes["net"])),
+            names,
+            attributes["layers"] == "all",
+            file[names[0]].dtype,
+            Grid(rows, columns, symmetric, int(attributes["tile"])),
+            check_part(part) if part else None,
+            _read_digest(file, "X", (rows, features), attributes["input_digest"]),
+            None
+            if symmetric
+            else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
+            tuple(json.loads(attributes["error"])),
+        )
+        for name in names:
+            if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
+                raise InvalidValueError(
+                    f"{name} is not {contents.dtype} of shape {contents.stored}"
+                )
+        linked = tuple((str(name), int(seal)) for name, seal in json.loads(attributes["linked"]))
+        if bool(linked) != file.refers:
+            raise InvalidValueError("its first bytes have changed")
+        return Header(contents, int(attributes["numerics"]), attributes["package_version"], linked)
+
+
+def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> Digest:
+    digest = Digest.from_table(shape, file[DIGESTS][name][:])
+    if digest.hex != hexes:
+        raise InvalidValueError(f"the digests of {name} have changed")
+    return digest
+
+
+def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
+    """Where an open Gram file has its tiles.
+
+    Raises
+    ------
+    ValueError
+        A damaged file, or one whose datasets were stored in another way since it was written.
+    """
+    size = os.fstat(file.descriptor).st_size
+    tiles, checksums = {}, {}
+    with _errors(path):
+        if contents.part is not None and not np.array_equal(file[TILES][:], _places(contents)):
+            raise InvalidValueError(f"the list of its {TILES} has changed")
+        for name in contents.kernels:
+            dataset, sums = file[name], file[CHECKSUMS][name]
+            if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
+                raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
+            last = tuple(
+                (n - 1) // k * k for n, k in zip(contents.stored, contents.chunk, strict=True)
+            )
+            start, end = (
+                dataset.id.get_chunk_info_by_coord(at).byte_offset
+                for at in ((0,) * len(last), last)
+            )
+            count = int(np.prod(contents.tiles))
+            if None in (start, end) or end - start != (count - 1) * contents.tile_bytes:
+                raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
+            at = sums.id.get_offset()
+            if sums.shape != contents.tiles or sums.dtype != CHECKSUM or at is None:
+                raise InvalidValueError(
+                    f"the checksums of {name} are not stored as they were written"
+                )
+            if max(end + contents.tile_bytes, at + 8 * count) > size:
+                raise InvalidValueError("it is truncated")
+            tiles[name], checksums[name] = start, at
+    return Layout(contents, tiles, checksums)

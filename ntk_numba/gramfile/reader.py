@@ -1,0 +1,320 @@
+"""A Gram file open for reading, and its verification."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
+from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.entries import Entries
+from ntk_numba.gramfile.layout import (
+    HDF5,
+    Layout,
+    is_incomplete,
+    read_header,
+    read_layout,
+)
+from ntk_numba.gramfile.tiles import Place, Tile, TileFile
+from ntk_numba.gramfile.writer import partial_of, tidy
+from ntk_numba.network import MLP
+
+
+@dataclass
+class Report:
+    """What a verification found: true if nothing is wrong.
+
+    bad : the tiles that have to be computed again
+    """
+
+    checks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    bad: list[Place] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return not self.problems
+
+
+class GramFile:
+    """A Gram file, open for reading; a context manager.
+
+    Attributes
+    ----------
+    nngp, ntk : h5py.Dataset or None
+        (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads what it says, no more.
+        Of a file in another layout than "full", or an incomplete one, something that is read
+        likewise (`entries.Entries`), and refuses what is not there.
+    path : Path
+    complete : bool
+    contents : Contents
+    package_version : str
+    """
+
+    def __init__(self, path: Path, file: HDF5, header: Header) -> None:
+        self.path, self._file, self.complete = path, file, file.complete
+        self.contents, self.numerics, self.package_version, self.linked = header
+        self.nngp, self.ntk = (
+            self._entries(name) if name in self.kernels else None for name in ("nngp", "ntk")
+        )
+
+    def _entries(self, name: str) -> "Entries | h5py.Dataset":
+        if self.complete and self.contents.part is None:
+            return self._file[name]
+        mask = self.contents.grid.mask(self.contents.part)
+        done = (lambda: mask) if self.complete else (lambda: self.done)
+        return Entries(self.path, self._file, name, self.contents, done)
+
+    @property
+    def net(self) -> MLP:
+        """The network."""
+        return self.contents.net
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """Those of "nngp", "ntk" that the file holds."""
+        return self.contents.kernels
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the entries."""
+        return self.contents.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each kernel: (N, M), or (L, N, M) with all layers."""
+        return self.contents.shape
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(tiles down, tiles across), those done now; of a symmetric matrix on and below the
+        diagonal.
+        """
+        if self.linked:
+            return self.contents.grid.mask()
+        with self.tiles() as tiles:
+            return tiles.done()
+
+    @property
+    def layout(self) -> Layout:
+        """Where its tiles stand.
+
+        Raises
+        ------
+        ValueError
+            A file that was stored in another way since it was written.
+        """
+        return read_layout(self._file, self.path, self.contents)
+
+    def tiles(self) -> TileFile:
+        """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
+        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
+
+    def verify(self, progress: bool = False) -> Report:
+        """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
+
+        Returns
+        -------
+        Report
+            True if nothing is wrong; `problems` names the kernel, layer, tile and entry. An
+            incomplete file is checked as far as it is done.
+        """
+        report = Report()
+        c = self.contents
+        if self.linked:
+            for part in self.parts():
+                try:
+                    with open_gram(part) as file:
+                        found = file.verify(progress)
+                except (OSError, ValueError) as error:
+                    report.problems.append(str(error))
+                    continue
+                report.problems += [f"{part}: {problem}" for problem in found.problems]
+            report.checks = [f"its {len(self.linked)} parts, each by itself"]
+            return report
+        try:
+            tiles = self.tiles()
+        except ValueError as error:
+            report.problems.append(str(error))
+            return report
+        with tiles:
+            sums = tiles.checksums()
+            count = int(np.count_nonzero(tiles.done()))
+            if not self.complete:
+                report.problems.append(f"incomplete: {count:,} of {c.count:,} tiles are done")
+            total = c.count * c.layers * len(c.kernels)
+            with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
+                for name in c.kernels:
+                    for layer in range(c.layers):
+                        label = f"{name} layer {layer + 1}" if c.every else name
+                        for place, problems in self._verify(tiles, name, layer, sums[name][layer]):
+                            report.problems += [f"{label}: {problem}" for problem in problems]
+                            if problems:
+                                report.bad.append(place)
+                            bar.update()
+        what = f"part {c.part} of " if c.layout == "part" else ""
+        report.checks.append(f"structure: {what}{', '.join(self.kernels)} of shape {self.shape}")
+        report.checks.append("every tile matches its checksum, every entry is finite")
+        if c.grid.symmetric and c.layout != "part":
+            report.checks.append("exactly symmetric, and no entry larger than its diagonal allows")
+        return report
+
+    def parts(self) -> list[Path]:
+        """The files that a linked one is made of."""
+        return [self.path.resolve().parent / name for name, _ in self.linked]
+
+    def _verify(
+        self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
+    ) -> Iterator[tuple[Place, list[str]]]:
+        """Every tile of a matrix, and what is wrong with it; of an incomplete one, those done."""
+        grid, limits = self.contents.grid, np.finfo(self.dtype)
+        slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
+        least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
+        # 1/√K(x,x), with some slack; 0 where a part does not have it
+        scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)
+
+        def measure(tile: Tile) -> None:
+            if not tile.wrong:
+                diagonal = np.maximum(np.diagonal(tile.block), least)
+                scale[tile.place[2]] = 1 / np.sqrt(slack * diagonal)
+
+        def look(tile: Tile) -> tuple[Place, list[str]]:
+            _, _, i, j = tile.place
+            if not sums[i, j]:
+                return tile.place, [f"tile ({i}, {j}) has no checksum"]
+            if tile.wrong:
+                return tile.place, [f"tile {at} {why}" for at, why in tile.wrong.items()]
+            size, block = np.abs(tile.block, out=tile.scratch), tile.block
+            if grid.symmetric:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    size *= scale[i][:, None]
+                    size *= scale[j]
+            largest = size.max()
+            if np.isfinite(largest) and not (grid.symmetric and largest > 1):
+                if not grid.symmetric or i != j or np.array_equal(block, block.T):
+                    return tile.place, []
+                wrong, what = block != block.T, "not that of its mirror"
+            elif np.isfinite(block).all():
+                wrong, what = ~(size <= 1), "larger than its diagonal allows"
+            else:
+                wrong, what = ~np.isfinite(block), "not finite"
+            row, column = np.argwhere(wrong)[0]
+            return tile.place, [
+                f"tile ({i}, {j}) has an entry that is {what}: row {i * grid.tile + row}, "
+                f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
+            ]
+
+        mine = grid.mask(self.contents.part)
+        places = (
+            (name, layer, i, j)
+            for i, j in grid.tiles(range(grid.down), range(grid.across))
+            if mine[i, j] and (sums[i, j] or self.complete)
+        )
+        if grid.symmetric:
+            diagonal = ((name, layer, i, i) for i in range(grid.down) if sums[i, i])
+            for _ in tiles.scan(diagonal, measure):
+                pass
+        yield from tiles.scan(places, look)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        kind = " × ".join(map(str, self.shape))
+        return (
+            f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}"
+            f"{'' if self.complete else ', incomplete'}>"
+        )
+
+
+def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFile:
+    """Open a Gram file for reading.
+
+    Parameters
+    ----------
+    path
+    incomplete : bool
+        Also open one that is not complete, ``<name>.partial``; its datasets raise ValueError where
+        a tile is asked for that is not done.
+
+    Raises
+    ------
+    OSError
+        A file that is missing, a folder, or cannot be read.
+    ValueError
+        A file that is incomplete, is no Gram file, of another format, or damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FolderError(f"{path} is a folder; name a Gram file")
+    if not path.exists():
+        partial = partial_of(path)
+        hint = f", but {partial} does: run its command again to complete it"
+        raise MissingFileError(f"{path} does not exist{hint if partial.exists() else ''}")
+    try:
+        unfinished = is_incomplete(path)
+    except OSError as error:
+        raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
+    if unfinished and not incomplete:
+        raise InvalidValueError(
+            f"{path} is incomplete; run its command again to complete it, or open it with "
+            f"incomplete=True"
+        )
+    real = path.resolve()  # what it links is looked for from there, by HDF5 as well
+    file = HDF5(real)
+    try:
+        header = read_header(file, path)
+        for name, seal in header.linked:
+            _check_linked(path, real.parent / name, seal)
+        return GramFile(path, file, header)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _check_linked(path: Path, part: Path, seal: int) -> None:
+    """Refuse a linked file of which a part is not what it was."""
+    try:
+        with HDF5(part) as file:
+            same = file.complete and file.attrs["seal"] == seal
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        state = "is not the file that was linked" if part.exists() else "does not exist"
+        raise InvalidValueError(
+            f"{path} is made of {part}, which {state}; put it back, or merge again"
+        )
+
+
+def existing(target: Path, contents: Contents) -> GramFile:
+    """The complete file that is there.
+
+    Raises
+    ------
+    ValueError
+        It has other contents.
+    """
+    mend = "Choose another output, or overwrite it"
+    try:
+        file = open_gram(target)
+    except ValueError as error:
+        raise InvalidValueError(f"{error}. {mend}") from None
+    if differences := contents.differences(file.contents):
+        file.close()
+        raise InvalidValueError(
+            f"{target} exists with other contents: {'; '.join(differences)}. {mend}"
+        )
+    tidy(target)
+    return file

@@ -1,0 +1,302 @@
+"""Writing a Gram file that survives whatever stops its writer.
+
+Until it is complete the file is called ``<name>.partial``, has its full size and place on disk, and
+does not begin as HDF5 files do. A tile is written, made durable, and only then gets its checksum;
+whoever goes on reads the tiles that have one, and believes those that match. The last steps are the
+first bytes of the file, and its name.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ntk_numba import stopping
+from ntk_numba.arguments import show_bytes
+from ntk_numba.errors import (
+    AccessError,
+    FileError,
+    FolderError,
+    InvalidValueError,
+    MissingFileError,
+    OutputExistsError,
+    StoppedError,
+    file_error,
+)
+from ntk_numba.gramfile import disk
+from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.layout import (
+    COMPLETE,
+    HDF5,
+    INCOMPLETE,
+    create,
+    is_incomplete,
+    read_header,
+    read_layout,
+)
+from ntk_numba.gramfile.lease import Lease, lock_of
+from ntk_numba.gramfile.tiles import TileFile
+
+
+class GramWriter:
+    """A Gram file in the making; a context that leaves a complete file, or one to go on with.
+
+    Parameters
+    ----------
+    path : what it will be called
+    contents, numerics : what it is to hold
+    overwrite : replace what is there, and what an earlier call with other contents left unfinished
+    progress : show how the tiles of an earlier call are checked
+    reserve : take all of the space now, so that a full disk is met before any work
+    direct : write past the page cache, see `TileFile`
+
+    Attributes
+    ----------
+    tiles : TileFile, to write to
+    done : (tiles down, tiles across) of the tiles that an earlier call wrote
+
+    Raises
+    ------
+    OSError
+        A folder that is missing or cannot be written, a full disk, a file another process writes.
+    ValueError
+        An unfinished file of other contents, or a damaged one.
+    StoppedError
+        From the context: an OSError or MemoryError when tiles were already done.
+    """
+
+    tiles: TileFile
+    done: NDArray[np.bool_]
+
+    def __init__(
+        self,
+        path: Path,
+        contents: Contents,
+        numerics: int,
+        overwrite: bool = False,
+        progress: bool = False,
+        reserve: bool = True,
+        direct: bool = True,
+    ) -> None:
+        check_folder(path)
+        self._path, self._partial = path, partial_of(path)
+        self._header = Header(contents, numerics, version("ntk_numba"))
+        self._overwrite, self._reserve = overwrite, reserve
+        self._lease = Lease(self._partial)
+        try:
+            if path.exists() and not overwrite:
+                raise OutputExistsError(f"{path} is there by now")
+            if not self._can_go_on():
+                self._begin()
+            with HDF5(self._partial) as file:
+                layout = read_layout(file, self._partial, contents)
+            self.tiles = TileFile(self._partial, layout, write=True, direct=direct)
+            try:
+                self.done = self._check_tiles(progress)
+            except BaseException:
+                self.tiles.close()
+                raise
+        except BaseException:
+            self._lease.release()
+            raise
+
+    def _begin(self) -> None:
+        """Lay out the file under another name, so that an unfinished one always has a layout."""
+        new = self._partial.with_name(self._partial.name + ".new")
+        try:
+            disk.remove(self._partial)
+            disk.remove(new)
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            try:
+                if self._reserve:  # once before, so that a full disk is met here, not within HDF5
+                    self._allocate(fd, self._header.contents.bytes)
+                create(new, self._header)
+                if self._reserve:
+                    self._allocate(fd, os.fstat(fd).st_size)
+                disk.write_at(fd, INCOMPLETE, 0)
+                disk.sync(fd)
+            finally:
+                os.close(fd)
+            disk.rename(new, self._partial)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                disk.remove(new)
+                disk.remove(self._partial)
+            if isinstance(error, OSError) and error.strerror:
+                raise file_error(error, f"{new} cannot be written: {error.strerror}") from None
+            raise
+
+    def _allocate(self, fd: int, size: int) -> None:
+        check_space(self._path, size - os.fstat(fd).st_blocks * 512)
+        try:
+            disk.allocate(fd, size)
+        except OSError as error:
+            raise _no_space(self._path, size, str(error.strerror)) from None
+
+    def _can_go_on(self) -> bool:
+        """Whether there is an unfinished file of the same contents; another one is refused."""
+        if not self._partial.exists():
+            return False
+        try:
+            if not self._partial.is_file():
+                raise InvalidValueError(f"{self._partial} is not a file")
+            with HDF5(self._partial) as file:
+                found = read_header(file, self._partial)
+            differences = self._header.contents.differences(found.contents)
+            if found.numerics != self._header.numerics:
+                differences.append(
+                    f"numerical version is {found.numerics} (ntk_numba {found.package_version}), "
+                    f"not {self._header.numerics}"
+                )
+            if differences:
+                raise InvalidValueError(
+                    f"{self._partial} is the beginning of another job: {'; '.join(differences)}"
+                )
+        except ValueError as error:
+            if self._overwrite:
+                return False
+            raise InvalidValueError(
+                f"{error}. Choose another output, delete it, or overwrite it"
+            ) from None
+        return True
+
+    def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
+        """Read all that has a checksum, and take it from what does not match."""
+        tiles = self.tiles
+        if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
+            tiles.begin_with(INCOMPLETE)
+            tiles.sync()
+        places = [
+            (name, int(layer), int(i), int(j))
+            for name, sums in tiles.checksums().items()
+            for layer, i, j in np.argwhere(sums)
+        ]
+        bar = tqdm(
+            tiles.scan(places, lambda tile: tile.place if tile.wrong else None),
+            "checking what is done", len(places), unit="tile", disable=not progress, leave=False,
+        )  # fmt: skip
+        for place in bar:
+            stopping.check()
+            if place is not None:
+                tiles.forget(place)
+        return tiles.done()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                try:
+                    self._finish()
+                except OSError as failure:
+                    error = failure
+            if error is not None:
+                self._stop(error)
+        finally:
+            self.tiles.close()
+            self._lease.release()
+
+    def _finish(self) -> None:
+        tiles = self.tiles
+        tiles.commit()
+        tiles.sync()
+        if np.count_nonzero(tiles.done()) != self._header.contents.count:
+            raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
+        self._lease.check()
+        if not self.tiles.is_at(self._partial):
+            raise FileError(f"{self._partial} was moved or removed meanwhile")
+        if self._path.exists() and not self._overwrite:
+            raise FileError(f"{self._path} has appeared meanwhile; move it away")
+        tiles.begin_with(COMPLETE)
+        tiles.sync()
+        disk.rename(self._partial, self._path)
+
+    def _stop(self, error: BaseException) -> None:
+        """Keep what is done, or nothing if nothing is, and say so."""
+        kept = "run the same again to go on"
+        with contextlib.suppress(OSError):
+            self.tiles.commit()
+            self.tiles.sync()
+        with contextlib.suppress(OSError):
+            done = np.count_nonzero(self.tiles.done())
+            self._lease.check()  # or it is another's by now
+            if not self.tiles.is_at(self._partial):
+                pass
+            elif done:
+                count = self._header.contents.count
+                kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
+            else:
+                disk.remove(self._partial)
+        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            raise StoppedError(f"out of memory or threads; {kept}, with less of them") from error
+        if isinstance(error, OSError):
+            reason = str(error)
+            if error.strerror:
+                reason = f"{self._partial} cannot be written: {error.strerror}"
+            raise StoppedError(f"{reason}; {kept}") from error
+        error.add_note(kept)
+
+
+def tidy(path: Path) -> None:
+    """Remove what a writer leaves that was killed just after its file was complete."""
+    with contextlib.suppress(OSError):
+        if lock_of(partial_of(path)).exists():
+            Lease(partial_of(path)).release()
+
+
+def partial_of(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.with_name(path.name + ".partial")
+
+
+def output_path(path: str | os.PathLike[str]) -> Path:
+    """Where an output is written: where a link leads, as users of scratch disks expect.
+
+    Its folder is checked, but not yet whether it can be written: all may be done already.
+    """
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()
+    check_folder(target, write=False)
+    return target
+
+
+def check_folder(path: Path, write: bool = True) -> None:
+    """Refuse an output whose folder is missing or, if something is to be written, cannot be."""
+    folder = path.parent
+    if path.is_dir():
+        raise FolderError(f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
+    if not folder.is_dir():
+        raise MissingFileError(f"the folder {folder} does not exist; create it first")
+    if write and not os.access(folder, os.W_OK | os.X_OK):
+        raise AccessError(f"the folder {folder} cannot be written; choose another one")
+
+
+def check_space(path: Path, size: int) -> None:
+    """Refuse an output that its disk cannot hold."""
+    if size > shutil.disk_usage(path.parent).free:
+        raise _no_space(path, size, os.strerror(errno.ENOSPC))
+
+
+def _no_space(path: Path, size: int, reason: str) -> FileError:
+    free = shutil.disk_usage(path.parent).free
+    return FileError(
+        f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "
+        f"free some, use float32 or write elsewhere"
+    )

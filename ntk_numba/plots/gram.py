@@ -1,0 +1,117 @@
+"""A Gram file as a picture: the matrix, and beside it the spectrum."""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.reader import GramFile
+from ntk_numba.inputs.source import read_labels
+from ntk_numba.plots.figure import new_figure
+
+PIXELS = 1200  # of the matrix; larger ones are thinned out evenly
+SPECTRUM = 3000  # rows whose eigenvalues are computed at most, some seconds
+
+
+def plot_gram(
+    file: GramFile,
+    path: str | os.PathLike[str],
+    kernel: str | None = None,
+    layer: int | None = None,
+    labels: str | os.PathLike[str] | None = None,
+) -> None:
+    """Draw a kernel, rows optionally sorted by label, beside its eigenvalues (singular values of a
+    rectangular one).
+
+    Parameters
+    ----------
+    path : a .png, .pdf or .svg file
+    kernel : "ntk" or "nngp"; by default "ntk" if the file has it
+    layer : 1 to L, in a file of all layers; by default the last
+    labels : one label a row, a file as in `ntk_numba.gram`
+
+    Raises
+    ------
+    ValueError
+        A kernel or layer that the file has not, labels of another number, an unknown ending.
+    OSError
+        A folder that cannot be written.
+    """
+    figure = new_figure(path, 11, 4.8)
+    name = kernel or file.kernels[-1]
+    if name not in file.kernels:
+        raise InvalidValueError(f"{file.path} holds {', '.join(file.kernels)}, not {name}")
+    depth = file.net.depth
+    if layer is not None and not (1 <= layer <= depth if file.contents.every else layer == depth):
+        known = f"1 to {depth}" if file.contents.every else str(depth)
+        raise InvalidValueError(f"layer must be {known} in this file, not {layer}")
+    grid = file.contents.grid
+    groups = None if labels is None else read_labels(labels, grid.rows)
+
+    matrix, rows = _thinned(file, name, (layer or depth) - 1, groups, PIXELS)
+    square, _ = _thinned(file, name, (layer or depth) - 1, None, SPECTRUM)
+    symmetric = grid.symmetric
+    values = np.linalg.eigvalsh(square)[::-1] if symmetric else np.linalg.svd(square)[1]
+
+    left, right = figure.subplots(1, 2)
+    symbol = r"$\Theta_\infty$" if name == "ntk" else r"$\Sigma$"
+    image = left.imshow(matrix, cmap="magma", interpolation="nearest")
+    figure.colorbar(image, ax=left, shrink=0.85)
+    sizes = f"{grid.rows:,} × {grid.columns:,}"
+    left.set_title(f"{symbol}, {sizes}" + ("" if groups is None else ", sorted by label"))
+    _ticks(left, rows, groups, grid.columns, matrix.shape[1], symmetric)
+    right.loglog(
+        np.arange(1, len(values) + 1), np.maximum(values, np.finfo(float).tiny), ".-", ms=3
+    )
+    right.set_ylim(max(values[0] * 1e-17, np.abs(values).min() / 2), values[0] * 2)
+    kind = "eigenvalue" if symmetric else "singular value"
+    part = "" if len(square) == grid.rows else f" of {len(square):,} rows, evenly spaced"
+    right.set_title(f"{kind.capitalize()}s{part}")
+    right.set_xlabel("rank")
+    right.set_ylabel(kind)
+    right.grid(alpha=0.3)
+    figure.suptitle(str(file.net), fontsize=10)
+    figure.savefig(path)
+
+
+def _thinned(
+    file: GramFile, name: str, layer: int, groups: NDArray[Any] | None, most: int
+) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
+    """At most `most` rows and columns, evenly spaced in the order of the labels; and those rows."""
+    dataset, grid = getattr(file, name), file.contents.grid
+
+    def picks(length: int, order: NDArray[np.integer]) -> NDArray[np.integer]:
+        return np.asarray(order)[np.linspace(0, length - 1, min(most, length)).astype(int)]
+
+    order = np.arange(grid.rows) if groups is None else np.argsort(groups, kind="stable")
+    rows = picks(grid.rows, order)
+    columns = rows if grid.symmetric else picks(grid.columns, np.arange(grid.columns))
+    full = (layer,) if file.contents.every else ()
+    matrix = np.empty((len(rows), len(columns)))
+    for k in np.argsort(rows):  # in the order of the file
+        matrix[k] = dataset[(*full, int(rows[k]))][columns]
+    return matrix, rows
+
+
+def _ticks(
+    axes: Any,
+    rows: NDArray[np.integer],
+    groups: NDArray[Any] | None,
+    columns: int,
+    width: int,
+    symmetric: bool,
+) -> None:
+    """Label names at the middle of their rows; without labels, the samples' numbers."""
+    if groups is None:
+        at = np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int)
+        axes.set_yticks(at, [str(rows[k]) for k in at])
+        across = np.linspace(0, width - 1, min(5, width)).astype(int)
+        axes.set_xticks(across, [str(int(k * (columns - 1) / max(width - 1, 1))) for k in across])
+        return
+    names, start, counts = np.unique(groups[rows], return_index=True, return_counts=True)
+    middle = start + counts / 2 - 0.5
+    axes.set_yticks(middle, [str(n) for n in names])
+    if symmetric:
+        axes.set_xticks(middle, [str(n) for n in names])

@@ -1,0 +1,163 @@
+"""Training at infinite width: the gradient flow of kernel regression, in closed form.
+
+While Θ stays what it was at the start, which it does in the limit, the outputs on the N training
+samples obey ∂f/∂t = −Θ(f − y)/N under gradient descent on C = Σ|f − y|²/2N, t = η·steps, so that
+
+    f(t) = y + exp(−Θt/N)(f0 − y)
+
+and at any other x, with Θ_x the row of kernels between x and the training samples,
+
+    f(x, t) = f0(x) + A_x (y − f0),   A_x = Θ_x Θ⁻¹ (I − exp(−Θt/N)).
+
+docs/training.md derives both and says why Θ stays. Sources: Jacot, Gabriel, Hongler 2018, section
+5; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear Models*.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.errors import InvalidValueError
+
+Floats = NDArray[np.floating]
+
+
+class Flow(NamedTuple):
+    """Outputs at time t.
+
+    outputs : on the training samples, shaped like y
+    test_outputs : on the test samples, shaped like f0_test; None without any
+    """
+
+    outputs: Floats
+    test_outputs: Floats | None
+
+
+def gradient_flow(
+    ntk: Any, y: Any, f0: Any, time: float, ntk_test: Any = None, f0_test: Any = None
+) -> Flow:
+    """Outputs of an infinitely wide network that starts at f0, after gradient flow for a time.
+
+    f(t) = y + exp(−Θt/N)(f0 − y) on the training samples, f(x, t) = f0(x) + A_x (y − f0) at others
+    (equations T6 and T7 of docs/training.md), exact to the rounding of Θ over its spectrum.
+
+    Parameters
+    ----------
+    ntk : (N, N) Θ∞ of the training samples
+    y : (N,) or (N, n_out) targets
+    f0 : (N,) or (N, n_out) outputs at the start
+    time : float
+        t = learning rate × steps ≥ 0; inf for the end of training.
+    ntk_test : (M, N) Θ∞ between test and training samples, optional
+    f0_test : (M,) or (M, n_out) outputs at the start on the test samples, with `ntk_test`
+
+    Returns
+    -------
+    Flow
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, numbers that are not finite, a negative time, one of ntk_test and
+        f0_test without the other.
+    """
+    spectrum = _Spectrum(ntk, time)
+    size = spectrum.size
+    target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
+    if target.shape != start.shape:
+        raise InvalidValueError(f"f0 must have the shape of y, {target.shape}, not {start.shape}")
+    outputs = target + spectrum.apply(spectrum.rest, start - target)
+    if (ntk_test is None) != (f0_test is None):
+        missing = "f0_test" if f0_test is None else "ntk_test"
+        raise InvalidValueError(
+            f"{missing} is missing: test samples need both ntk_test and f0_test"
+        )
+    if ntk_test is None:
+        return Flow(outputs, None)
+    cross = _matrix("ntk_test", ntk_test, ("M", size))
+    first = _matrix("f0_test", f0_test, (len(cross), *target.shape[1:]))
+    return Flow(outputs, first + cross @ spectrum.apply(spectrum.gain, target - start))
+
+
+def flow_distribution(
+    ntk: Any, ntk_test: Any, nngp: Any, nngp_test: Any, nngp_test_test: Any, y: Any, time: float
+) -> tuple[Floats, Floats]:
+    """Mean and covariance of test outputs after gradient flow from random networks.
+
+    At the start f0 is Gaussian with covariance Σ (Proposition 1), and f(x, t) is linear in it:
+    mean A y, covariance Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ (T8 of docs/training.md).
+
+    Parameters
+    ----------
+    ntk, nngp : (N, N) of the training samples
+    ntk_test, nngp_test : (M, N) between test and training samples
+    nngp_test_test : (M, M) of the test samples
+    y : (N,) or (N, n_out)
+    time : as for `gradient_flow`
+
+    Returns
+    -------
+    mean : (M,) or (M, n_out)
+    covariance : (M, M), that of every output
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, numbers that are not finite, a negative time.
+    """
+    spectrum = _Spectrum(ntk, time)
+    size = spectrum.size
+    cross = _matrix("ntk_test", ntk_test, ("M", size))
+    shapes = (size, size), (len(cross), size), (len(cross), len(cross))
+    names = ("nngp", nngp), ("nngp_test", nngp_test), ("nngp_test_test", nngp_test_test)
+    sigma, sigma_test, sigma_test_test = (
+        _matrix(name, values, shape) for (name, values), shape in zip(names, shapes, strict=True)
+    )
+    a = spectrum.apply(spectrum.gain, cross.T).T
+    mixed = a @ sigma_test.T
+    covariance = sigma_test_test - mixed - mixed.T + a @ sigma @ a.T
+    return a @ _matrix("y", y, (size, ...)), covariance
+
+
+class _Spectrum:
+    """Functions of Θ at time t by its eigenvalues λ: (1 − e^(−λt/N))/λ and e^(−λt/N).
+
+    Eigenvalues below ε·N·λ_max, ε that of the dtype Θ was computed in, are rounding and taken for
+    0. Such a direction is never learned, and has no part in Θ_x either, Θ being a kernel.
+    """
+
+    def __init__(self, ntk: Any, time: float) -> None:
+        if not time >= 0:
+            raise InvalidValueError(f"time must be at least 0, not {time!r}")
+        given = np.asarray(ntk)
+        if given.ndim != 2 or given.shape[0] != given.shape[1]:
+            raise InvalidValueError(f"ntk must be a square matrix, not {given.shape}")
+        theta = _matrix("ntk", given, given.shape)
+        self.size = len(theta)
+        values, self._vectors = np.linalg.eigh(theta)
+        epsilon = np.finfo(np.float32 if given.dtype == np.float32 else float).eps
+        known = values > epsilon * self.size * max(values[-1], 0)
+        values = np.where(known, values, 1)
+        rates = np.where(known, values * time, 0) / self.size
+        self.rest, self.gain = np.exp(-rates), -np.expm1(-rates) / values
+
+    def apply(self, function: Floats, columns: Floats) -> Floats:
+        """The function of Θ times columns (N,) or (N, K)."""
+        return np.asarray(self._vectors @ (function * (self._vectors.T @ columns).T).T)
+
+
+def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:
+    """`values` as float64, finite and of a shape; "M" is any length, ... any rest."""
+    array = np.asarray(values, float)
+    more = shape[-1] is ...
+    wanted = shape[:-1] if more else shape
+    lengths = array.shape[: len(wanted)] if more else array.shape
+    if len(lengths) != len(wanted) or any(
+        w not in ("M", n) for w, n in zip(wanted, lengths, strict=True)
+    ):
+        text = ", ".join("..." if w is ... else str(w) for w in shape)
+        raise InvalidValueError(f"{name} must be of shape ({text}), not {array.shape}")
+    if not np.isfinite(array).all():
+        raise InvalidValueError(f"{name} holds numbers that are not finite")
+    return array

@@ -1,0 +1,1 @@
+"""What the theory predicts about networks before any data: criticality."""

@@ -1,0 +1,210 @@
+"""What depth does to a signal: fixed points of the variance, the edge of chaos, correlations.
+
+For samples of one norm a layer takes the variance q and the correlation c of two of them to
+
+    q' = V(q) = σ_w² E[σ(√q z)²] + β²,   c' = (σ_w² K(q, q, c) + β²)/q'
+
+At a fixed point q* = V(q*) the slope of the second map at c = 1 is χ = σ_w² E[σ'(√q* z)²]: below
+1 all samples become alike, above 1 equal ones part; χ = 1 is the edge of chaos, where gradients
+neither vanish nor explode.
+
+Sources: Poole et al. 2016, *Exponential expressivity in deep neural networks through transient
+chaos*; Schoenholz et al. 2017, *Deep information propagation*.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+
+from ntk_numba import activations
+from ntk_numba.activations import Activation
+from ntk_numba.arguments import whole_number
+from ntk_numba.engine.dual import dual
+from ntk_numba.errors import InvalidValueError
+
+VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # among which q* is looked for
+
+
+class Critical(NamedTuple):
+    """An initialisation on the edge of chaos: χ = 1 at the fixed point q."""
+
+    w_std: float
+    b_std: float
+    q: float
+
+
+def _moments(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """E[σ(√q z)²] and E[σ'(√q z)²]."""
+    return dual(activation, q, q, np.ones(len(q)))
+
+
+def _reached(activation: Activation) -> NDArray[np.float64]:
+    """Those of VARIANCES at which the activation can be had, from below."""
+    good, bad = 0, len(VARIANCES)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                k, k_dot = _moments(activation, VARIANCES[[middle]])
+            fine = bool(np.isfinite(k + k_dot).all())
+        except ValueError:
+            fine = False
+        good, bad = (middle, bad) if fine else (good, middle)
+    return VARIANCES[: good + 1]
+
+
+def critical_init(
+    activation: str | Activation, b_std: float | None = None, q: float | None = None
+) -> Critical:
+    """The w_std and b_std at which a deep network is on the edge of chaos.
+
+    σ_w² = 1/E[σ'(√q z)²] makes χ = 1, and β² = q − σ_w² E[σ(√q z)²] makes q a fixed point.
+
+    Parameters
+    ----------
+    activation : a name, or an `Activation`
+    b_std : float, optional
+        The β to be had, by default 0. Where several q give it, the smallest is taken.
+    q : float, optional
+        The fixed point to be had instead.
+
+    Returns
+    -------
+    Critical
+        (w_std, b_std, q), to 1e-12; at β = 0 q may be 0, the limit of small variances, as for tanh,
+        and for homogeneous functions as ReLU, whose q* is any, it is 1.
+
+    Raises
+    ------
+    ValueError
+        There is none: E[σ'²] is 0, or q or b_std would have to be another.
+    """
+    which = activations.get(activation)
+    if b_std is not None and q is not None:
+        raise InvalidValueError("b_std and q say the same: give either")
+    if q is not None:
+        if not 0 < q < math.inf:
+            raise InvalidValueError(f"q must be a positive variance, not {q!r}")
+        w2, b2 = _edge(which, np.array([q]))
+        if not np.isfinite(w2[0]) or b2[0] < -1e-12 * q:
+            raise InvalidValueError(
+                f"activation {which.name} is nowhere critical with q = {q}: β² would be {b2[0]:.3g}"
+            )
+        return Critical(math.sqrt(w2[0]), math.sqrt(max(b2[0], 0.0)), q)
+    wanted = 0.0 if b_std is None else b_std
+    if not 0 <= wanted < math.inf:
+        raise InvalidValueError(f"b_std must be finite and not negative, not {b_std!r}")
+    q_tried = _reached(which)
+    w2, b2 = _edge(which, q_tried)
+    if not np.isfinite(w2).all():
+        raise InvalidValueError(f"activation {which.name} is nowhere critical: E[σ'(z)²] is 0")
+    if wanted == 0 and (abs(b2) < 1e-9 * q_tried).all():
+        return Critical(math.sqrt(w2[q_tried == 1][0]), 0.0, 1.0)  # homogeneous
+    over = b2 - wanted**2
+    # with no β the limit q → 0 is one, if σ(0) = 0: there β² = O(q²)
+    if wanted == 0 and abs(b2[0]) < 1e-9 * q_tried[0]:
+        return Critical(math.sqrt(w2[0]), 0.0, 0.0)
+    crossing = np.flatnonzero(np.sign(over[1:]) != np.sign(over[:-1]))
+    if not len(crossing):
+        raise InvalidValueError(
+            f"activation {which.name} is nowhere critical with b_std = {wanted}; β may be from "
+            f"{math.sqrt(max(b2.min(), 0)):.3g} to {math.sqrt(max(b2.max(), 0)):.3g}"
+        )
+    low, high = np.log(q_tried[crossing[0] : crossing[0] + 2])
+    root = brentq(
+        lambda log_q: float(_edge(which, np.exp(np.array([log_q])))[1][0] - wanted**2),
+        low, high, xtol=1e-14,
+    )  # fmt: skip
+    found = math.exp(root)
+    return Critical(math.sqrt(_edge(which, np.array([found]))[0][0]), wanted, found)
+
+
+def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """σ_w² and β² with which each q is a fixed point and χ = 1."""
+    moment, slope = _moments(activation, q)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w2 = np.where(slope > 0, 1 / slope, np.inf)
+        return w2, q - w2 * moment
+
+
+def fixed_point(activation: str | Activation, w_std: float = 1.0, b_std: float = 0.0) -> float:
+    """The variance q* = σ_w² E[σ(√q* z)²] + β² that depth leads to, from a variance of 1.
+
+    Returns
+    -------
+    float
+        To 1e-12; 0 if the signal dies out, infinity if it grows without end, q = 1 if every q is a
+        fixed point.
+
+    Raises
+    ------
+    ValueError
+        An activation that cannot be had at the variances on the way there.
+    """
+    which = activations.get(activation)
+    if not all(0 <= v < math.inf for v in (w_std, b_std)):
+        raise InvalidValueError("w_std and b_std must be finite and not negative")
+
+    def excess(q: NDArray[np.float64]) -> NDArray[np.float64]:
+        return w_std**2 * _moments(which, q)[0] + b_std**2 - q
+
+    at_one = float(excess(np.ones(1))[0])
+    if abs(at_one) < 1e-14:
+        return 1.0
+    # V is continuous: from 1 upwards if V(1) > 1, else downwards, to the first crossing
+    way = _reached(which)
+    way = way[way >= 1] if at_one > 0 else way[way <= 1][::-1]
+    values = excess(way)
+    crossed = np.flatnonzero(np.sign(values) != np.sign(at_one))
+    if not len(crossed):
+        return math.inf if at_one > 0 else 0.0
+    low, high = np.log(way[crossed[0] - 1 : crossed[0] + 1])
+    return math.exp(
+        brentq(lambda log_q: float(excess(np.exp(np.array([log_q])))[0]), low, high, xtol=1e-14)
+    )
+
+
+def correlation_map(
+    activation: str | Activation,
+    rho: Any,
+    depth: int,
+    w_std: float = 1.0,
+    b_std: float = 0.0,
+    q: float = 1.0,
+) -> NDArray[np.float64]:
+    """The correlation of two samples of variance q layer by layer.
+
+    Parameters
+    ----------
+    rho : array_like
+        Σ⁽¹⁾'s correlations, −1 to 1.
+    depth : int
+        L ≥ 1, of the last layer.
+    w_std, b_std : of all layers
+
+    Returns
+    -------
+    (L, …) array
+        Of Σ⁽ˡ⁾(x, x')/√(Σ⁽ˡ⁾(x,x) Σ⁽ˡ⁾(x',x')), l = 1 … L, for each rho; NaN where Σ⁽ˡ⁾(x,x) is 0.
+    """
+    which = activations.get(activation)
+    current = np.asarray(rho, float)
+    if not (abs(current) <= 1).all():
+        raise InvalidValueError("rho must be correlations, from -1 to 1")
+    if not 0 < q < math.inf:
+        raise InvalidValueError(f"q must be a positive variance, not {q!r}")
+    out, variance = [current], q
+    for _ in range(whole_number("depth", depth) - 1):
+        k, _ = dual(which, variance, variance, np.clip(np.append(current.ravel(), 1.0), -1, 1))
+        s = w_std**2 * k + b_std**2
+        variance = float(s[-1])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            current = (s[:-1] / variance).reshape(current.shape)
+        out.append(current)
+        if variance == 0:
+            out += [np.full(current.shape, np.nan)] * (depth - len(out))
+            break
+    return np.array(out)

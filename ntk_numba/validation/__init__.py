@@ -1,0 +1,1 @@
+"""The statistical check of the exact kernels against networks of finite width."""

@@ -1,0 +1,151 @@
+"""Workers that are told things, asked to stop, left alone, or whose pool is gone."""
+
+import os
+import signal
+import time
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+
+import pytest
+import stand_ins
+from programs import alive, needs_mpi, run, start, wait_until
+from programs import stand_ins as command
+
+from ntk_numba.cluster import workers
+from ntk_numba.cluster.executors import run_parts
+from ntk_numba.cluster.workers import (
+    LocalPool,
+    Receipt,
+    Share,
+    attempt,
+    neighbours,
+    worker_threads,
+)
+from ntk_numba.machine import available_threads
+
+
+def test_here_there_is_nothing_to_tell():
+    assert worker_threads() is None and neighbours() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "signum", "to_all"),
+    [
+        ("processes:2", signal.SIGTERM, False),
+        ("processes:2", signal.SIGINT, True),  # as Ctrl-C
+        ("loky:2", signal.SIGTERM, False),
+        pytest.param("mpi 3", signal.SIGTERM, False, marks=needs_mpi),
+        ("processes:2", signal.SIGKILL, False),
+        ("loky:2", signal.SIGKILL, False),
+    ],
+)
+def test_stopped_by_a_signal(tmp_path, kind, signum, to_all):
+    """Its workers end too, and their parts in good order, even if it is killed."""
+    job = start(command(kind, tmp_path, 6, {1: "slow", 2: "slow"}))
+    pids = [worker_of(tmp_path, part) for part in (1, 2)]
+    begin = time.monotonic()
+    (os.killpg if to_all else os.kill)(job.pid, signum)
+    _, err = job.communicate(timeout=60)
+    wait_until(lambda: not any(map(alive, pids)))
+    assert time.monotonic() - begin < 30
+    assert (tmp_path / "stopped-1").exists() and (tmp_path / "stopped-2").exists()
+    if signum == signal.SIGKILL:
+        assert job.returncode == -signal.SIGKILL
+    else:
+        assert job.returncode == 3
+        assert "stopped ['1 of 6 parts are done; run the same again to go on']" in err
+        assert "Traceback" not in err and "Warning" not in err
+    assert stand_ins.starts(tmp_path, 5) == 0
+
+
+def worker_of(folder, part):
+    """The process that computes a slow part, once it is at it."""
+    wait_until((folder / f"slow-{part}").exists)
+    return int((folder / f"starts-{part}").read_text())
+
+
+@pytest.mark.parametrize("kind", ["processes:2", "loky:2"])
+def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path, kind):
+    job = start(command(kind, tmp_path, 6, {1: "slow 1"}))
+    os.kill(worker_of(tmp_path, 1), signal.SIGTERM)
+    _, err = job.communicate(timeout=30)
+    assert job.returncode == 0, err
+    assert (tmp_path / "stopped-1").exists() and stand_ins.starts(tmp_path, 1) == 2
+    assert stand_ins.done(tmp_path) == set(range(6))
+
+
+@needs_mpi
+def test_a_rank_that_is_asked_to_stop_ends_the_job(tmp_path):
+    """It cannot be replaced; what others have begun is done."""
+    job = start(command("mpi 3", tmp_path, 40, {1: "slow"}))
+    os.kill(worker_of(tmp_path, 1), signal.SIGTERM)
+    _, err = job.communicate(timeout=30)
+    assert job.returncode == 3
+    assert "could not be done: 1," in err and ": its worker was asked to stop); the oth" in err
+    assert (tmp_path / "stopped-1").exists() and stand_ins.starts(tmp_path, 39) == 0
+    assert all(stand_ins.starts(tmp_path, part) == 1 for part in stand_ins.done(tmp_path))
+
+
+def test_what_workers_share(tmp_path):
+    """A worker of Dask has its own threads, though OMP_NUM_THREADS is 1 there."""
+    assert run("cluster 1x2", tmp_path, 2, "tell").returncode == 0
+    assert (tmp_path / "part-1").read_text() == f"{min(available_threads(), 2)} 2"
+    assert run("processes:2", tmp_path, 2, "tell").returncode == 0
+    assert (tmp_path / "part-1").read_text().endswith(" 2")  # threads come with the task
+
+
+@pytest.mark.parametrize("kind", ["reusable", "process-instance"])
+def test_pools_that_the_user_made_share_the_machine_too(tmp_path, kind):
+    """Their workers know nothing of one another."""
+    assert run(kind, tmp_path, 3, "tell").returncode == 0
+    share = max(available_threads() // 2, 1)
+    assert (tmp_path / "part-1").read_text() == f"{share} 2"
+    assert run(kind, tmp_path, 1, "tell").returncode == 0  # one alone has all of it
+    assert (tmp_path / "part-0").read_text() == f"{available_threads()} 1"
+
+
+def test_threads_of_a_pool_share_its_memory():
+    told = []
+
+    def task(part):
+        told.append((worker_threads(), neighbours()))
+        return Receipt(part, "", 0, 0.0, "", False)
+
+    with ThreadPoolExecutor(3) as pool:
+        run_parts(pool, task, range(1, 5))
+    assert told == [(None, 3)] * 4 and (worker_threads(), neighbours()) == (None, 1)
+
+
+@needs_mpi
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_cores(tmp_path, ranks):
+    """But for the first, which only hands out parts."""
+    assert run(f"mpi {ranks}", tmp_path, 2, "tell").returncode == 0
+    share = max(available_threads() // (ranks - 1), 1)
+    assert (tmp_path / "part-1").read_text() == f"{share} {ranks - 1}"
+
+
+@pytest.fixture
+def pool():
+    made = LocalPool(1)
+    yield made
+    made.shutdown()
+
+
+def test_an_idle_worker_leaves_at_once(pool):
+    pid = pool.submit(os.getpid).result()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not alive(pid))
+    with pytest.raises(BrokenExecutor):
+        pool.submit(os.getpid).result()
+
+
+def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
+    future = pool.submit(attempt, stand_ins.deaf, 1, 0, Share())
+    pid = pool.submit(os.getpid)
+    time.sleep(2)
+    begin = time.monotonic()
+    pool.stop()
+    with pytest.raises(BrokenExecutor):
+        future.result(timeout=30)
+    assert workers.PATIENCE - 0.5 < time.monotonic() - begin < workers.PATIENCE + 15
+    assert pid.exception() is not None

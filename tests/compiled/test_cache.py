@@ -1,0 +1,189 @@
+import errno
+import itertools
+import os
+import subprocess
+import sys
+import threading
+
+import numba
+import numpy as np
+import pytest
+
+from ntk_numba.compiled import cache as package_cache
+from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.policy import kernel
+
+
+@numba.njit
+def fused(a, b, c):
+    return fma(a, b, c)
+
+
+def test_fma_rounds_once():
+    a = 1 + 2.0**-52
+    assert fused(a, a, -(1 + 2.0**-51)) == 2.0**-104
+    a32 = np.float32(1 + 2.0**-23)
+    assert fused(a32, a32, -np.float32(1 + 2.0**-22)) == np.float32(2.0**-46)
+
+
+def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
+    """Numba's own cache would go on using an old formula from another file."""
+    from ntk_numba.engine.tile import compute_diagonal
+
+    def key():
+        cache = package_cache.PackageCache(compute_diagonal.py_func)
+        return cache._index_key((), compute_diagonal.targetctx.codegen())
+
+    before = key()
+    assert before == key()
+    monkeypatch.setattr(package_cache, "source_digest", lambda: "another state of the sources")
+    assert key() != before
+
+
+@pytest.mark.parametrize("first", ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0"])
+def test_a_second_process_compiles_nothing(first, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    code = (
+        "import ntk_numba as nk, numpy as np; from ntk_numba.engine import tile;"
+        f"nk.gram(nk.MLP({first}), np.ones((3, 2)));"
+        "print(sum(tile.compute_tiles.stats.cache_misses.values()))"
+    )
+    run = [sys.executable, "-c", code]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "1\n"
+    run[2] = code.replace(first, "3, 'leaky_relu:0.2', 1, 2")
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "0\n"
+
+
+def identity(x):
+    return x
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where compiled code is kept."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def saved_in_turns(order):
+    """Two processes that keep code at once, step by step; what each of their keys leads to then.
+
+    A step ends where a file gets its name: all that others see of a process happens there.
+    """
+    caches = [package_cache.PackageCache(identity)._cache_file for _ in range(2)]
+    turns = [threading.Semaphore(0) for _ in caches]
+    pauses = threading.Semaphore(0)
+    replace = os.replace
+
+    def paused(old, new):
+        pauses.release()
+        assert turns[int(threading.current_thread().name)].acquire(timeout=10)
+        replace(old, new)
+
+    def save(k):
+        assert turns[k].acquire(timeout=10)
+        caches[k].save(("key", k), f"code {k}")
+        pauses.release()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", paused)
+        threads = [threading.Thread(target=save, args=(k,), name=str(k)) for k in range(2)]
+        for thread in threads:
+            thread.start()
+        for k in order:
+            if threads[k].is_alive():
+                turns[k].release()
+                assert pauses.acquire(timeout=10)
+        for turn, thread in zip(turns, threads, strict=True):
+            turn.release(9)
+            thread.join()
+    return [package_cache.PackageCache(identity)._cache_file.load(("key", k)) for k in range(2)]
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations([0, 0, 0, 1, 1, 1]))))
+def test_two_that_keep_code_at_once_find_their_own(order, folder):
+    assert saved_in_turns(order) == ["code 0", "code 1"]
+
+
+def test_processes_that_compile_for_many_dtypes_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "module.py").write_text(
+        "from ntk_numba.compiled.policy import kernel\n@kernel()\ndef first(x):\n    return x[0]\n"
+    )
+    code = (
+        "import sys, numpy as np\nfrom module import first\n"
+        "if sys.argv[2] == 'wait':\n"
+        "    save = first._cache.save_overload\n"
+        "    first._cache.save_overload = lambda *a: (print(flush=True), input(), save(*a))\n"
+        "x = np.array([3, 4], sys.argv[1])\n"
+        "print(first(x) == 3, sum(first.stats.cache_hits.values()), len(first.signatures))"
+    )
+    dtypes = ("f4", "f8", "i4", "i8", "c8", "c16")
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        )  # fmt: skip
+
+    processes = [start(dtype, "wait") for dtype in dtypes]
+    assert [process.stdout.readline() for process in processes] == ["\n"] * 6
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate()[0] for process in processes] == ["True 0 1\n"] * 6
+    assert [start(dtype, "").communicate()[0] for dtype in dtypes] == ["True 1 1\n"] * 6
+    assert len(files(tmp_path / "cache")) == 6
+
+
+def test_what_is_damaged_is_compiled_anew(folder):
+    cache = package_cache.PackageCache(identity)._cache_file
+    cache.save("key", list(range(1000)))
+    (path,) = files(folder)
+    whole = path.read_bytes()
+    assert cache.load("key") == list(range(1000))
+    for damaged in (b"", whole[:20], whole[:-1], whole[:99] + b"\0" + whole[100:]):
+        path.write_bytes(damaged)
+        assert cache.load("key") is None
+    # another key's file, which only a collision of SHA-256 could put here
+    cache.save("other", 1)
+    next(p for p in files(folder) if p != path).replace(path)
+    assert cache.load("key") is None
+
+
+def test_code_of_other_sources_goes(folder, monkeypatch):
+    package_cache.PackageCache(identity)._cache_file.save("key", 1)
+    package_cache.PackageCache(identity)._cache_file.save("another", 2)
+    old = files(folder)
+    others = [old[0].with_name(name) for name in ("test_cache.identity2-0-0.nbc", "x.py")]
+    for path in others:
+        path.touch()
+    monkeypatch.setattr(package_cache, "source_digest", lambda: "f" * 64)
+    package_cache.PackageCache(identity)._cache_file.save("key", 3)
+    assert len(old) == 2 and not any(path.exists() for path in old)
+    assert all(path.exists() for path in others) and len(files(folder)) == 3
+
+
+@pytest.mark.parametrize("call", ["write_bytes", "replace"])
+def test_a_full_disk_stops_nothing(call, folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"pathlib.Path.{call}", full)
+    function = kernel()(identity)
+    assert function(3) == 3
+    assert files(folder) == []
+
+
+def test_no_folder_at_all_stops_nothing(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    function = kernel()(identity)
+    assert function(4) == 4 and function.stats.cache_path is None
+    assert files(folder) == []

@@ -1,0 +1,99 @@
+import h5py
+import numpy as np
+import pytest
+
+import ntk_numba as nk
+from ntk_numba.compute import verify
+from ntk_numba.compute.verify import verify_sample
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.gramfile.lease import Lease
+
+NET = nk.MLP(3, "relu", b_std=0.1)
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("cross", [False, True])
+def test_a_good_file_passes(points, tmp_path, layers, dtype, cross):
+    z = points[:30] if cross else None
+    with nk.write_gram(NET, points, tmp_path / "g.h5", z, ("nngp", "ntk"), layers, dtype) as f:
+        report = verify_sample(f, points, z)
+        assert report, report.problems
+        assert report.checks[-1] == f"64 × {30 if cross else 64} entries computed anew"
+
+
+def test_other_data_and_wrong_entries_are_found(points, tmp_path):
+    nk.write_gram(NET, points, tmp_path / "g.h5").close()
+    with nk.open_gram(tmp_path / "g.h5") as f:
+        assert "X is not the data" in verify_sample(f, points + 1).problems[0]
+        assert "but Z is given" in verify_sample(f, points, points).problems[0]
+    with h5py.File(tmp_path / "g.h5", "r+") as file:
+        file["ntk"][:] *= 1 + 1e-13
+    with nk.open_gram(tmp_path / "g.h5") as f:
+        assert len(f.verify().bad) == 6
+        (problem,) = verify_sample(f, points).problems
+        assert "is not what the data gives" in problem
+    with nk.write_gram(NET, points, tmp_path / "c.h5", points[:9]) as f:
+        assert "give Z as well" in verify_sample(f, points).problems[0]
+        assert "Z is not the data" in verify_sample(f, points, points[1:10]).problems[0]
+
+
+@pytest.fixture(params=[False, True], ids=["symmetric", "cross"])
+def damaged(points, tmp_path, request):
+    """A file with wrong entries, wrong checksums, and its data; what it was before."""
+    z = points[:100] if request.param else None
+    path = tmp_path / "g.h5"
+    nk.write_gram(NET, points, path, z, ("nngp", "ntk"), "all").close()
+    right = path.read_bytes()
+    with h5py.File(path, "r+") as file:
+        file["ntk"][2, 130, 3] += 1
+        file["nngp"][0, 3, 70] = np.nan
+        file["checksums/ntk"][1, 2, 1] += 1
+        file["checksums/nngp"][2, 1, 1] = 0
+    return path, z, right
+
+
+def test_repair_computes_the_bad_tiles_again(damaged, points, monkeypatch):
+    path, z, right = damaged
+    computed = []
+    compute = Kernel.compute
+    monkeypatch.setattr(
+        Kernel, "compute", lambda self, t, *a: (computed.extend(t), compute(self, t, *a))
+    )
+    report = nk.repair(path, points, z)
+    assert report and report.checks == ["4 tiles computed again"] and len(computed) == 4
+    assert path.read_bytes() == right and list(path.parent.iterdir()) == [path]
+    assert nk.repair(path, points, z).checks == ["0 tiles computed again"]
+
+
+def test_repair_refuses(damaged, points, monkeypatch):
+    path, z, _ = damaged
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"cannot be repaired: X is not the data"):
+        nk.repair(path, points + 1, z)
+    monkeypatch.setattr(verify, "NUMERICS", 2)
+    with pytest.raises(ValueError, match="its numerical version is 1, not 2"):
+        nk.repair(path, points, z)
+    monkeypatch.undo()
+    lease = Lease(path)
+    with pytest.raises(BlockingIOError, match="is being written by process"):
+        nk.repair(path, points, z)
+    lease.release()
+    assert path.read_bytes() == before
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        nk.repair(path.with_name("none.h5"), points)
+    (path.rename(path.with_name("g.h5.partial"))).write_bytes(b"\x89NTK\r\n\x1a\n" + before[8:])
+    with pytest.raises(ValueError, match="is incomplete; run its command again"):
+        nk.repair(path.with_name("g.h5.partial"), points, z)
+
+
+@pytest.mark.parametrize("name", ["tanh:1e-5", "gelu"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_sample_of_other_activations_agrees(name, dtype, tmp_path):
+    """The largest sample is not drawn, most likely: a series has another degree without it."""
+    x = np.random.default_rng(0).standard_normal((2000, 6)) / 2
+    x[77] *= 4
+    net = nk.MLP(3, [name, "relu"], 1.2, 0.1)
+    with nk.write_gram(net, x, tmp_path / "a.h5", kernels=("nngp", "ntk"), dtype=dtype) as f:
+        report = verify_sample(f, x)
+        assert report, report.problems

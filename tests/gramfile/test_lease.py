@@ -1,0 +1,439 @@
+import errno
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from ntk_numba import stopping
+from ntk_numba.gramfile import lease
+from ntk_numba.gramfile.lease import Holder, Lease
+
+ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
+TIMES = {"BEAT": 0.2, "WATCH": 4.0, "SETTLE": 0.3, "GLANCE": 0.02}
+
+# argument 1 is the file, 2 what is different about the holder, 3 what about the module
+HOLD = """
+import errno, fcntl, json, os, sys
+from pathlib import Path
+from ntk_numba.gramfile import lease
+from ntk_numba.gramfile.lease import Holder, Lease
+me = Holder.me()._replace(**json.loads(sys.argv[2]))
+Holder.me = classmethod(lambda cls: me)
+vars(lease).update(json.loads(sys.argv[3]))
+if os.environ.get("LOCKS") == "none":
+    def refuse(fd, flags):
+        raise OSError(errno.ENOSYS, "no locks")
+    fcntl.flock = refuse
+def ask():
+    try:
+        held.append(Lease(Path(sys.argv[1])))
+        print("held", flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+held = []
+ask()
+for line in sys.stdin:
+    if line == "check\\n":
+        try:
+            print(held[-1].check(), flush=True)
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+    elif line == "release\\n":
+        held.pop().release()
+        print("released", flush=True)
+"""
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "g.h5"
+
+
+@pytest.fixture
+def start(target):
+    """Starts other processes that want the lease."""
+    processes = []
+
+    def start(**different):
+        command = [sys.executable, "-c", HOLD, target, json.dumps(different), json.dumps(TIMES)]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def answer(process, question=""):
+    if question:
+        process.stdin.write(question + "\n")
+        process.stdin.flush()
+    return process.stdout.readline().rstrip("\n")
+
+
+@pytest.fixture
+def holder(start):
+    """Another process that has the lease."""
+    process = start()
+    assert answer(process) == "held"
+    return process
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    for name, seconds in TIMES.items():
+        monkeypatch.setattr(lease, name, seconds)
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without locks, here and in processes that we start."""
+
+    def refuse(fd, flags):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(lease.fcntl, "flock", refuse)
+    monkeypatch.setenv("LOCKS", "none")
+
+
+def holder_in(target):
+    return lease._read(lease.lock_of(target))
+
+
+def names(target):
+    return sorted(path.name for path in target.parent.iterdir())
+
+
+def test_a_second_is_told_who_has_it(target, holder):
+    text = rf"g.h5 is being written by process {holder.pid} on \S+ since 20\d\d-\d\d-\d\d \d\d:"
+    with pytest.raises(BlockingIOError, match=text):
+        Lease(target)
+
+
+def test_a_dead_holder_is_followed(target, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert lease.lock_of(target).exists()
+    begin = time.monotonic()
+    mine = Lease(target)
+    assert time.monotonic() - begin < TIMES["WATCH"]  # the system has told
+    assert holder_in(target).pid == os.getpid()
+    mine.release()
+    assert not mine.path.exists()
+
+
+def test_within_a_process_too(target):
+    first = Lease(target)
+    with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
+        Lease(target)
+    first.release()
+    Lease(target).release()
+
+
+def test_the_same_machine_has_other_names(target):
+    """As in a container, or after a restart."""
+    path = lease.lock_of(target)
+    for other in ({"host": "box"}, {"boot": "before"}):
+        path.write_text(json.dumps(Holder.me()._replace(**other)))
+        begin = time.monotonic()
+        Lease(target).release()
+        assert time.monotonic() - begin < TIMES["WATCH"]
+
+
+def test_another_machine_that_lives_is_seen_to(target, start):
+    process = start(**ELSEWHERE)
+    assert answer(process) == "held"
+    text = rf"g.h5 is being written by process {process.pid} on elsewhere since 20.*; wait for it"
+    for _ in range(3):
+        with pytest.raises(BlockingIOError, match=text):
+            Lease(target)
+    assert answer(process, "check") == "None"
+    assert answer(process, "release") == "released"
+    assert names(target) == []
+
+
+def test_another_machine_that_was_never_here_is_followed(target):
+    path = lease.lock_of(target)
+    path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
+    os.utime(path, (2**33, 2**33))  # its clock does not matter
+    begin = time.monotonic()
+    mine = Lease(target)
+    assert time.monotonic() - begin >= TIMES["WATCH"]
+    assert holder_in(target).pid == os.getpid() and names(target) == [path.name]
+    with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
+        Lease(target)
+    mine.release()
+    assert names(target) == []
+
+
+def test_another_machine_that_is_killed_is_followed(target, start):
+    process = start(**ELSEWHERE)
+    assert answer(process) == "held"
+    process.kill()
+    process.wait()
+    Lease(target).release()
+    assert names(target) == []
+
+
+def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(target, start):
+    """Its lock is still there, as one that a server keeps for a machine that has died."""
+    process = start(**ELSEWHERE)
+    assert answer(process) == "held"
+    process.send_signal(signal.SIGSTOP)
+    mine = Lease(target)
+    assert holder_in(target).pid == os.getpid()
+    process.send_signal(signal.SIGCONT)
+    time.sleep(2 * TIMES["BEAT"])
+    taken = f"BlockingIOError {target} was taken over by process {os.getpid()} on"
+    assert answer(process, "check").startswith(taken)
+    assert answer(process, "release") == "released"
+    assert holder_in(target).pid == os.getpid()
+    mine.check()
+    mine.release()
+    assert names(target) == []
+
+
+def test_another_machine_that_ends_while_we_look_is_followed(target, start):
+    process = start(**ELSEWHERE, since="then")
+    assert answer(process) == "held"
+    process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        mine = pool.submit(Lease, target)
+        time.sleep(TIMES["WATCH"] / 3)
+        lease.lock_of(target).unlink()  # what it does when it is released
+        mine = mine.result(TIMES["WATCH"] / 3)
+    assert holder_in(target).pid == os.getpid()
+    mine.release()
+
+
+def test_a_signal_ends_the_look(target, monkeypatch):
+    path = lease.lock_of(target)
+    path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
+    monkeypatch.setattr(stopping, "_asked", True)
+    for name in ("WATCH", "SETTLE"):
+        with pytest.raises(stopping.Stopped):
+            Lease(target)
+        assert path.exists() == (name == "WATCH")
+        monkeypatch.setattr(lease, "_is_touched", lambda *_: False, raising=False)
+        monkeypatch.setattr(Lease, "_is_touched", lambda *_: False)
+    assert names(target) == []
+
+
+def test_a_look_is_told_on_a_terminal(target, monkeypatch, capsys):
+    path = lease.lock_of(target)
+    for terminal in (False, True):
+        path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE, pid=7)))
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        Lease(target).release()
+        text = capsys.readouterr().err
+        assert text.count("by process 7 on elsewhere since") == terminal == text.count("\n")
+
+
+def test_of_many_machines_one_follows(target, start, no_locks):
+    path = lease.lock_of(target)
+    path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
+    machines = [start(host=f"node{k}", boot=f"boot{k}") for k in range(6)]
+    answers = [answer(machine) for machine in machines]
+    assert answers.count("held") == 1
+    winner = answers.index("held")
+    text = rf"BlockingIOError .* is being written by process {machines[winner].pid} on node{winner}"
+    assert len([a for a in answers if re.match(text, a)]) == 5
+    assert answer(machines[winner], "check") == "None"
+    assert answer(machines[winner], "release") == "released"
+    assert names(target) == []
+
+
+def test_a_heart_that_stops_with_the_lease(target):
+    before = threading.active_count()
+    mine = Lease(target)
+    first = mine.path.stat().st_mtime_ns
+    time.sleep(3 * TIMES["BEAT"])
+    assert mine.path.stat().st_mtime_ns > first
+    assert threading.active_count() == before + 1
+    mine.release()
+    assert threading.active_count() == before
+
+
+def test_a_heart_keeps_no_process(target):
+    code = (
+        "from pathlib import Path; import sys; from ntk_numba.gramfile.lease import Lease;"
+        "Lease(Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, target], check=True, timeout=10)
+
+
+def test_no_thread_for_a_heart(target, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(OSError, match=r"g.h5.lock cannot be kept: can't start new thread"):
+        Lease(target)
+    assert names(target) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\0" * 40])
+def test_a_lease_that_says_nothing_is_nobodys(target, text):
+    lease.lock_of(target).write_text(text)
+    Lease(target).release()
+
+
+def test_a_lease_removed_while_it_is_taken_is_taken_anew(target, monkeypatch):
+    """Its holder ends between our opening of the file and our locking it."""
+    path = lease.lock_of(target)
+    flock, inodes = fcntl.flock, []
+
+    def late(fd, flags):
+        if not inodes:
+            path.unlink()
+        inodes.append(os.fstat(fd).st_ino)
+        flock(fd, flags)
+
+    monkeypatch.setattr(lease.fcntl, "flock", late)
+    mine = Lease(target)
+    assert len(inodes) == 2 and path.stat().st_ino == inodes[1]
+    mine.release()
+
+
+def test_without_locks_a_process_here_is_known_by_its_number(target, start, no_locks):
+    process = start()
+    assert answer(process) == "held"
+    process.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    with pytest.raises(BlockingIOError, match=f"by process {process.pid} on"):
+        Lease(target)
+    process.kill()
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)  # nobody waits for it
+    mine = Lease(target)
+    assert time.monotonic() - begin < TIMES["WATCH"]
+    assert holder_in(target).pid == os.getpid() and names(target) == ["g.h5.lock"]
+    with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
+        Lease(target)
+    mine.release()
+    assert names(target) == []
+
+
+@pytest.mark.parametrize("other", [{"started": 1.0}, {"pid": 2**22 + 1}])
+def test_without_locks_a_number_is_not_believed_alone(target, other, no_locks):
+    """Another process has it by now, or none."""
+    lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**other)))
+    begin = time.monotonic()
+    Lease(target).release()
+    assert time.monotonic() - begin < TIMES["WATCH"]
+
+
+@pytest.mark.parametrize("other", [ELSEWHERE, {"boot": "before"}, {"space": "pid:[1]"}])
+def test_without_locks_others_are_known_by_their_heart(target, start, other, no_locks):
+    """Another machine, another boot of one of our name, another container's numbers."""
+    process = start(**other)
+    assert answer(process) == "held"
+    with pytest.raises(BlockingIOError, match=f"by process {process.pid} on"):
+        Lease(target)
+    process.kill()
+    process.wait()
+    begin = time.monotonic()
+    Lease(target).release()
+    assert time.monotonic() - begin >= TIMES["WATCH"]
+
+
+def test_without_locks_a_lease_that_says_nothing_may_be_about_to(target, no_locks):
+    path = lease.lock_of(target)
+    path.touch()
+    timer = threading.Timer(TIMES["WATCH"] / 3, path.write_text, [json.dumps(Holder.me())])
+    timer.start()
+    with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
+        Lease(target)
+    timer.join()
+    path.write_text("")
+    Lease(target).release()
+    assert names(target) == []
+
+
+def test_without_locks_one_of_many_has_it(target, no_locks):
+    for dead in (None, Holder.me()._replace(started=1.0)):
+        if dead:
+            lease.lock_of(target).write_text(json.dumps(dead))
+
+        def ask(_):
+            try:
+                return Lease(target)
+            except BlockingIOError:
+                return None
+
+        with ThreadPoolExecutor(8) as pool:
+            held = [one for one in pool.map(ask, range(8)) if one]
+        assert len(held) == 1
+        held[0].release()
+        assert names(target) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_two_that_follow_at_the_same_moment(moment, target, monkeypatch, no_locks):
+    """The other one renames its file just before we look for the last time, or just after us."""
+    path = lease.lock_of(target)
+    path.write_text(json.dumps(Holder.me()._replace(started=1.0)))
+    other = Holder.me()._replace(since="this moment")
+
+    def follow():
+        path.with_name("other").write_text(json.dumps(other))
+        path.with_name("other").replace(path)
+
+    write, rename = Lease._write, lease.disk.rename
+    if moment == "before":
+        monkeypatch.setattr(Lease, "_write", lambda *a: (write(*a), follow()))
+    else:
+        monkeypatch.setattr(lease.disk, "rename", lambda *a: (rename(*a), follow()))
+    with pytest.raises(BlockingIOError, match="since this moment"):
+        Lease(target)
+    assert holder_in(target) == other and names(target) == [path.name]
+
+
+def test_who_was_followed_in_the_same_file_leaves_it(target):
+    """By another machine, at the same moment, whose locks do not reach us."""
+    mine = Lease(target)
+    mine.check()
+    lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
+    time.sleep(2 * TIMES["BEAT"])
+    touched = mine.path.stat().st_mtime_ns
+    with pytest.raises(BlockingIOError, match=r"was taken over by process \d+ on elsewhere since"):
+        mine.check()
+    time.sleep(2 * TIMES["BEAT"])
+    assert mine.path.stat().st_mtime_ns == touched
+    mine.release()
+    assert holder_in(target).host == "elsewhere"
+
+
+def test_which_errors_say_that_there_are_no_locks(target, monkeypatch):
+    for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO):
+
+        def fail(fd, flags, number=number):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(lease.fcntl, "flock", fail)
+        if number != errno.EIO:
+            Lease(target).release()
+            continue
+        with pytest.raises(OSError, match=r"g.h5.lock cannot be locked: Input/output error"):
+            Lease(target)
+
+
+def test_a_full_disk_leaves_no_lease(target, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lease.disk, "write_at", full)
+    with pytest.raises(OSError, match=r"g.h5.lock cannot be written: No space left"):
+        Lease(target)
+    assert list(target.parent.iterdir()) == []

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from scipy.special import erf
+
+import ntk_numba as nk
+from ntk_numba import activations
+from ntk_numba.plots.activations import plot_activations
+
+
+def mean(f, q):
+    """E[f(√q t)] by the trapezoidal rule, which is exact for such f to rounding."""
+    t = np.linspace(-12, 12, 20001)
+    return np.sum(np.exp(-t * t / 2) * f(np.sqrt(q) * t)) * (t[1] - t[0]) / np.sqrt(2 * np.pi)
+
+
+def slope(x):
+    return 2 / np.sqrt(np.pi) * np.exp(-x * x)
+
+
+@pytest.mark.parametrize(("w_std", "b_std"), [(1.5, 0.1), (2.0, 0.3), (0.5, 0.2), (3.0, 0.0)])
+def test_fixed_point_is_one(w_std, b_std):
+    q = nk.fixed_point("erf", w_std, b_std)
+    assert q == pytest.approx(w_std**2 * mean(lambda x: erf(x) ** 2, q) + b_std**2, rel=1e-11)
+
+
+def test_fixed_points_that_are_none():
+    assert nk.fixed_point("erf", 0.5) == 0
+    assert nk.fixed_point("relu", 2) == np.inf
+    assert nk.fixed_point("relu", 2**0.5) == 1
+    assert nk.fixed_point("relu", 1, 1) == pytest.approx(2, rel=1e-12)
+
+
+@pytest.mark.parametrize("b_std", [0.05, 0.3, 0.6])
+def test_critical_init_is_at_the_edge(b_std):
+    found = nk.critical_init("erf", b_std=b_std)
+    assert found.b_std == b_std
+    assert found.w_std**2 * mean(lambda x: slope(x) ** 2, found.q) == pytest.approx(1, rel=1e-11)
+    assert nk.fixed_point("erf", found.w_std, b_std) == pytest.approx(found.q, rel=1e-6)
+    again = nk.critical_init("erf", q=found.q)
+    assert again == pytest.approx(found, rel=1e-9)
+
+
+def test_critical_init_without_bias():
+    assert nk.critical_init("relu") == pytest.approx((2**0.5, 0, 1), rel=1e-14)
+    assert nk.critical_init("abs") == pytest.approx((1, 0, 1), rel=1e-14)
+    assert nk.critical_init("erf") == pytest.approx((np.pi**0.5 / 2, 0, 0), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"b_std": 0.1}, "nowhere critical with b_std = 0.1; β may be from 0 to 0"),
+        ({"q": -1.0}, "q must be a positive variance"),
+        ({"b_std": -1.0}, "b_std must be finite and not negative"),
+        ({"b_std": 1.0, "q": 1.0}, "give either"),
+    ],
+)
+def test_what_cannot_be_critical(options, text):
+    with pytest.raises(ValueError, match=text):
+        nk.critical_init("relu", **options)
+
+
+def test_correlations_over_depth_are_those_of_the_kernel():
+    x = np.array([[1.0, 0], [0.6, 0.8], [-1, 0]]) * 2**0.5  # Σ⁽¹⁾(x,x) = 1
+    net = nk.MLP(6, "erf", [1, *[1.4] * 5], [0, *[0.2] * 5])
+    sigma = nk.gram(net, x, layers="all").nngp
+    root = np.sqrt(np.diagonal(sigma, axis1=1, axis2=2))
+    right = sigma[:, 0, 1:] / (root[:, :1] * root[:, 1:])
+    got = nk.correlation_map("erf", [0.6, -1], 6, 1.4, 0.2)
+    np.testing.assert_allclose(got, right, atol=1e-13)
+    nothing = nk.correlation_map("relu", 0.3, 3, w_std=0)
+    assert nothing[0] == 0.3 and np.isnan(nothing[1:]).all()
+
+
+def test_on_the_edge_correlations_change_least():
+    """Off it they go to their limit as a power of depth's base, on it as a power of depth."""
+    critical = nk.critical_init("erf", b_std=0.2)
+    left = []
+    for w_std in (0.7 * critical.w_std, critical.w_std):
+        q = nk.fixed_point("erf", w_std, 0.2)
+        left.append(1 - nk.correlation_map("erf", 0.0, 40, w_std, 0.2, q)[-1])
+    assert left[0] < 1e-6 < 0.02 < left[1]
+
+
+def test_picture(tmp_path):
+    path = tmp_path / "activations.png"
+    plot_activations(["relu", "erf", activations.normalised(activations.get("abs"))], path)
+    assert path.stat().st_size > 10_000
+    with pytest.raises(ValueError, match="its ending must be"):
+        plot_activations(["relu"], tmp_path / "a.xyz")
