@@ -12,8 +12,8 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import in_turn
+from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.ready import ready_for
 from ntk_numba.engine.tile import (
     COLUMN,
     HEIGHT,
@@ -37,7 +37,7 @@ def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[
 def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
     """The same of given samples, 2T of them."""
     source = open_source(x, "X")
-    kernel = Kernel(net, ready_for(net, source), source, ("ntk",), False, x.dtype, T, threads)
+    kernel = Kernel(fit_network(net, source), source, ("ntk",), False, x.dtype, T, threads)
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
     row = np.zeros(TILE_FIELDS, np.int64)

@@ -16,15 +16,15 @@ comes without cancellation. Condition: 1 for the Gaussian; 1 + b²q for exp, sin
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from ntk_numba.compiled.intrinsics import fma
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 BITS = 24  # of the first part of a root: a float32 holds it
 LARGEST_ROOT = 1e38  # of |b|√q; what is larger counts as that, so that float32 does not overflow
@@ -55,8 +55,8 @@ def _row(
         rate[j] = (root * k) * other
 
 
-row = Row(_row)
-"""Of K/√(K(q)K(q')) = exp(−[(r − r')² + 4rr'z]/2) and the rate rr' times that; the traits are
+loop = DualLoop(_row)
+"""Of K/√(K(q)K(q')) = exp(−[(r − r')² + 4rr'z]/2) and the rate rr' times that; the coefficients are
 `split_root` of r."""
 
 
@@ -67,13 +67,12 @@ class Exponential(Activation):
     a: float
     b: float
 
-    row: ClassVar[Row] = row
-    near: ClassVar[bool] = False
-    domain: ClassVar[str] = "q below 350/b², beyond which K(x,x) = a² exp(2b²q) overflows"
-
     @property
-    def never_obtuse(self) -> bool:
-        return True
+    def facts(self) -> Facts:
+        return Facts(domain="q below 350/b², beyond which K(x,x) = a² exp(2b²q) overflows")
+
+    def dual(self, q_max: float) -> Dual:
+        return Dual(loop, never_obtuse=True, coefficients=self._coefficients)
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.a * np.exp(self.b * x), x.dtype)
@@ -86,7 +85,7 @@ class Exponential(Activation):
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray(a**2 * np.exp(2 * b**2 * q))
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         return split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
 
 
@@ -112,6 +111,9 @@ def _gaussian_row(
         rate[j] = quarter * (sides * k * k) * (k * (w[j] - z[j]))
 
 
+_gaussian_loop = DualLoop(_gaussian_row)
+
+
 @dataclass(frozen=True)
 class Gaussian(Activation):
     """σ(x) = a·exp(bx²), b < 0."""
@@ -119,16 +121,8 @@ class Gaussian(Activation):
     a: float
     b: float
 
-    row: ClassVar[Row] = Row(_gaussian_row)
-    near: ClassVar[bool] = False
-
-    @property
-    def parity(self) -> int:
-        return 1
-
-    @property
-    def never_obtuse(self) -> bool:
-        return True
+    def dual(self, q_max: float) -> Dual:
+        return Dual(_gaussian_loop, never_obtuse=True, coefficients=self._coefficients, parity=1)
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.a * np.exp(self.b * x * x), x.dtype)
@@ -141,7 +135,7 @@ class Gaussian(Activation):
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray(a**2 / np.sqrt(1 - 4 * b * q))
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         """4βq/√A, √A − 1 and A^-¼."""
         more = -4 * q.dtype.type(self.b) * q
         root = np.sqrt(1 + more)

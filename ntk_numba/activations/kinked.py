@@ -30,7 +30,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,23 +45,24 @@ from ntk_numba.compiled.intrinsics import (
     stack_array,
     wide_vectors,
 )
-from ntk_numba.compiled.loops import Row
+from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals import owen
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.panels import Panels, interpolated
 from ntk_numba.duals.special import angle_excess, exponentials
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 SEEN = 8.1  # standard deviations
 BENDS = 1e-12, 1e9  # of a curve, the least and the largest that count
 FARTHEST = 1e8  # √q in |t|, that larger ones count as: errors are √q/|t| times 1e-16
 LARGEST = 8.3067  # that |d| counts as: R² is then beyond `owen.FAR`, and G(d) ½
 
-# The rows of a sample's traits, after the curve's two: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
+# The rows of a sample's coefficients: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
 # Σg·(exp(−h²/2) − 1) of the kinks that are seen
-MEAN, SLOPE, SCALE, BEND, SIDE, LESS = range(2, 8)
-FIRST = 8
+MEAN, SLOPE, SCALE, BEND, SIDE, LESS = range(6)
+FIRST = 6
 # and for each |t|: h, G(h), 4φ(h), whether it is seen; unless t = 0, the coefficients of F(h, ·)
 H, G, DENSITY, IS_SEEN, COEFFICIENTS = range(5)
 
@@ -184,6 +185,9 @@ def _density(h: Floats) -> Floats:
     return np.asarray(np.exp(-h * h / 2) / math.sqrt(2 * math.pi))
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class Kinked(Activation):
     """A continuous function with slopes s_0, s_1, … and kinks t_1 < t_2 < … between them."""
@@ -192,13 +196,12 @@ class Kinked(Activation):
     slopes: tuple[float, ...]
     at: tuple[float, ...]
 
-    row: ClassVar[Row] = Row(_row)
-    moving: ClassVar[bool] = True
-
     @property
-    def domain(self) -> str:  # type: ignore[override]
+    def facts(self) -> Facts:
         still = max((abs(t) for t in self.at if t and self._vanishes_within(abs(t))), default=0)
-        return f"q from {still**2 / 25:.2g}, below which K is next to 0" if still else "any q"
+        if not still:
+            return Facts()
+        return Facts(domain=f"q from {still**2 / 25:.2g}, below which K is next to 0")
 
     def _vanishes_within(self, t: float) -> bool:
         x = np.array([-t, *(k for k in self.at if abs(k) < t), t])
@@ -218,8 +221,19 @@ class Kinked(Activation):
         """The different |t|, 0 last."""
         return tuple(sorted({abs(t) for t in self.at}, reverse=True))
 
+    def dual(self, q_max: float) -> Dual:
+        return Dual(
+            _loop,
+            never_obtuse=self._never_obtuse,
+            parameters=self._parameters,
+            coefficients=self._coefficients,
+            curve=self._curve,
+            kinks_move=True,
+            parity=self._parity,
+        )
+
     @property
-    def parity(self) -> int:
+    def _parity(self) -> int:
         """1 or −1 if all of it is mirrored."""
         mirrored = self.at == tuple(-t for t in reversed(self.at))
         if mirrored and self.slopes == tuple(reversed(self.slopes)) and self.value == 0:
@@ -227,7 +241,7 @@ class Kinked(Activation):
         return 1 if mirrored and self.slopes == tuple(-s for s in reversed(self.slopes)) else 0
 
     @property
-    def never_obtuse(self) -> bool:
+    def _never_obtuse(self) -> bool:
         """σ ≥ 0 or σ ≤ 0 everywhere."""
         x = np.array([*self.at, 0.0])
         for sign in (1, -1):
@@ -236,7 +250,7 @@ class Kinked(Activation):
         return False
 
     @cached_property
-    def parameters(self) -> tuple[float, ...]:
+    def _parameters(self) -> tuple[float, ...]:
         """The pairs of kinks, see `TERM`; with a symmetry, (i, j) stands for (−i, −j) too."""
         g = dict(zip(self.at, self._bends, strict=True))
         both = all(-t in g for t in g) and (
@@ -253,7 +267,7 @@ class Kinked(Activation):
                     self._first_row(a), self._first_row(b), np.sign(a) or 1, np.sign(b) or 1,
                     a != 0, b != 0, weight,
                 ]  # fmt: skip
-        lowest = 0.0 if self.never_obtuse else -1.0  # of cosθ_K, whatever the rounding
+        lowest = 0.0 if self._never_obtuse else -1.0  # of cosθ_K, whatever the rounding
         return (len(terms) / TERM, lowest, *(float(t) for t in terms))
 
     def _first_row(self, t: float) -> int:
@@ -330,7 +344,7 @@ class Kinked(Activation):
             total += bend * value
         return total
 
-    def curve(self, q: Floats) -> Floats:
+    def _curve(self, q: Floats) -> Floats:
         """λ, and J/6 of a chord that kinks on the move make shorter,
 
         |f_q − f_q'|² = Δ² (1 − J|Δ|/6 + …),  J = (4q/K) Σ g² |h|³ φ(h) / (dλ/d ln √q)³
@@ -354,7 +368,7 @@ class Kinked(Activation):
 
         return interpolated(values)
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         mean, line, h, side, seen = self._of_samples(q)
         inside = np.minimum(q, q.dtype.type(self._largest) ** 2)
         moment = np.sqrt(self._moment(inside, mean, line, h, side, seen))

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.base import Activation
 from ntk_numba.duals.series import TOLERANCE, Series, checked_tolerance
+from ntk_numba.function import Floats, spelled
 
 Function = Callable[[Any], Any]
 
@@ -88,7 +89,7 @@ class Named(Series):
         return FUNCTIONS[self.function][2]
 
     @property
-    def never_obtuse(self) -> bool:
+    def never_negative(self) -> bool:
         return FUNCTIONS[self.function][3]
 
     @property

@@ -16,17 +16,17 @@ Jₙ = (−1)ⁿ sin²ⁿ⁺¹θ ((1/sinθ) ∂/∂θ)ⁿ ((π − θ)/sinθ) an
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from ntk_numba.activations.piecewise_linear import dual, relu
 from ntk_numba.activations.step import heaviside
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 HIGHEST = 20  # degree
 
@@ -59,28 +59,25 @@ def _row(
         rate[j] = slope * fma(-two, rate[j], one)
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class RectifiedMonomial(Activation):
     """σ(x) = max(x, 0)ⁿ, n ≥ 1."""
 
     degree: int
 
-    row: ClassVar[Row] = Row(_row)
-    near: ClassVar[bool] = False
-    domain: ClassVar[str] = "any q of which qⁿ is in the range of the dtype"
+    @property
+    def facts(self) -> Facts:
+        return Facts(domain="any q of which qⁿ is in the range of the dtype")
 
     @property
     def kinks(self) -> tuple[float, ...]:
         return (0.0,)
 
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        return (float(self.degree),)
-
-    @property
-    def never_obtuse(self) -> bool:
-        """σ ≥ 0."""
-        return True
+    def dual(self, q_max: float) -> Dual:
+        return Dual(_loop, never_obtuse=True, parameters=(float(self.degree),))  # σ ≥ 0
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.maximum(x, 0) ** self.degree, x.dtype)

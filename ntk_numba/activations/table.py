@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ntk_numba.activations.elu_table import celu, elu_, selu
+from ntk_numba.activations.elu import celu, elu_, selu
 from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
 from ntk_numba.activations.exponential import exp, gaussian
 from ntk_numba.activations.gabor import gabor
@@ -145,9 +145,9 @@ def describe(spec: str) -> dict[str, Any]:
         "example": shown.name,
         "parameters": ", ".join(str(p).replace(": float", "").replace(" ", "") for p in parameters),
         "σ(x)": formula.removeprefix("σ(x) = ").rstrip("."),
-        "dual": shown.method,
-        "domain": shown.domain,
-        "Θ": shown.ntk,
+        "dual": shown.facts.method,
+        "domain": shown.facts.domain,
+        "Θ": shown.facts.ntk,
     }
 
 

@@ -19,7 +19,7 @@ from ntk_numba.compiled.policy import njit
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
-class Row:
+class DualLoop:
     """A loop over a row of a tile, compiled by itself on first use and called by its address.
 
     Whoever calls it need not be compiled anew for another one: the address is data.
@@ -65,7 +65,7 @@ def _call_row(
     typingctx: Any, address: Any, z: Any, w: Any, zk: Any, wk: Any, rate: Any,
     mine: Any, i: Any, theirs: Any, j: Any, first: Any, parameters: Any,
 ) -> Any:  # fmt: skip
-    """Call a `Row` with the traits from number `first` on, of sample i and of samples j, …"""
+    """Call a `DualLoop` with the traits from number `first` on, of sample i and of samples j, …"""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         address, z, w, zk, wk, rate, mine, i, theirs, j, first, parameters = arrays_of(

@@ -10,8 +10,8 @@ from ntk_numba.arguments import KERNELS
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compute.plan import check_kernels, check_layers, make_plan
 from ntk_numba.compute.sweep import make_kernel, sweep
+from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.ready import ready_for
 from ntk_numba.engine.tile import (
     MIRROR_COLUMN,
     MIRROR_ROW,
@@ -119,7 +119,7 @@ def gram(
                 t[MIRROR_ROW], t[MIRROR_COLUMN] = j * tile, i * tile
         kernel.compute(work.table, work.rows, work.columns, nngp, ntk)
         del work
-    return arrays.with_error(plan.ready.error)
+    return arrays.with_error(plan.fitted.error)
 
 
 def diagonal(
@@ -135,8 +135,8 @@ def diagonal(
     """
     x = open_source(X, "X").check()
     wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x)
-    ready = ready_for(check_network(net), x)
-    kernel = Kernel(net, ready, x, wanted, every, real, 1, threads_to_use(None))
+    fitted = fit_network(check_network(net), x)
+    kernel = Kernel(fitted, x, wanted, every, real, 1, threads_to_use(None))
     parts = [
         kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()
     ]
@@ -146,7 +146,7 @@ def diagonal(
             (d if every else d[0]) if name in wanted else None
             for name, d in zip(KERNELS, joined, strict=True)
         )
-    ).with_error(ready.error)
+    ).with_error(fitted.error)
 
 
 def _outputs(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntk_numba.arguments import KERNELS, parse_bytes, show_bytes
-from ntk_numba.engine.ready import Ready, ready_for
+from ntk_numba.engine.fitted import FittedNetwork, fit_network
 from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS
 from ntk_numba.engine.tile import STRIP
@@ -39,7 +39,7 @@ class Plan(Output):
 
     Attributes
     ----------
-    ready : the network made ready for the data
+    fitted : the network, fitted to the data
     features : n0
     threads : int
     memory : bytes that the job may take
@@ -48,7 +48,7 @@ class Plan(Output):
     working : bytes that it will take, Python and libraries aside
     """
 
-    ready: Ready
+    fitted: FittedNetwork
     features: int
     threads: int
     memory: int
@@ -154,8 +154,8 @@ def make_plan(
     images = 2 if z is None and part is None else 1  # of a tile in the file
 
     # of a sample: panel, spread and norm, std, weight and bias of every layer, traits
-    ready = ready_for(net, x, z)
-    row = (features + 3 * net.depth + ready.traits) * real.itemsize + 2 * 8
+    fitted = fit_network(net, x, z)
+    row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
     # of a thread: `tile.Scratch`
     scratch = count * (
         STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
@@ -163,7 +163,7 @@ def make_plan(
     reading = 3 * max(BLOCK_BYTES, EVENLY_LEAST * features * 8)
     held = x.held + (z.held if z else 0)
     # in extended precision, and as an activation makes them
-    statistics = STATISTICS_ROWS * (6 + 3 * ready.traits) * 16
+    statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * images
     budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
@@ -195,5 +195,5 @@ def make_plan(
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
     return Plan(
-        net, wanted, every, real, grid, part, ready, features, count, limit, band, batch, working
+        net, wanted, every, real, grid, part, fitted, features, count, limit, band, batch, working
     )  # fmt: skip

@@ -39,7 +39,7 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     digests = digests_of(plan.grid, plan.part, x, z)
     return Contents(
         plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part, *digests,
-        plan.ready.error,
+        plan.fitted.error,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from ntk_numba.compute.stream import (
     prepare,
     stream_tiles,
 )
+from ntk_numba.engine.accuracy import tolerance
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
@@ -64,17 +65,14 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
     which = "all" if contents.every else "last"
     anew = gram(file.net, left, right, file.kernels, which, file.dtype)
     scales = [diagonal(file.net, side, file.kernels, which, file.dtype) for side in (left, right)]
-    single = file.dtype == np.float32
-    rounding = 2e-6 * max(1, file.net.depth / 8) if single else 2e-14
-    if any(a.row or a.ranged for a in file.net.activation):  # whose formulae have conditions
-        rounding *= 30 if single else 100
+    rounding = tolerance(file.net, file.dtype)
     for name in file.kernels:
         # a series has another degree where the largest of the samples is another
-        tolerance = rounding + 2 * contents.error[KERNELS.index(name)]
+        limit = rounding + 2 * contents.error[KERNELS.index(name)]
         stored = _entries(getattr(file, name), rows, columns)
         a, b = (np.sqrt(getattr(s, name).astype(float)) for s in scales)
         error = np.abs(stored.astype(float) - getattr(anew, name))
-        wrong = error > tolerance * a[..., :, None] * b[..., None, :]
+        wrong = error > limit * a[..., :, None] * b[..., None, :]
         if wrong.any():
             *layer, row, column = np.argwhere(wrong)[0]
             label = f"{name} layer {layer[0] + 1}" if layer else name

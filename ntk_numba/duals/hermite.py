@@ -16,17 +16,18 @@ terms.
 Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K and as much, of rates, for the rate.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import arrays_of, fma
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Floats
+from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.function import Floats
 
 MOST_TERMS = 1040
 
@@ -37,7 +38,7 @@ NOISE = 1e-16
 # Bytes of columns whose sums are in registers at once: two of them, x and a product a column.
 BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
 
-LONE, CHAIN = 2, 3  # the traits, after the two of the curve
+LONE, CHAIN = 0, 1  # the rows of a sample's coefficients
 
 
 def _horner(size: int) -> Any:
@@ -143,19 +144,40 @@ def _row(
         rate[j] = slope
 
 
-series_row = Row(_row)
-"""Parameters: the number of terms of the chain, its first degree (0 or 1), its step (1 or 2).
-
-Traits: the curve's two; the lone coefficient, 0 if there is none; those of the chain.
-"""
+series_loop = DualLoop(_row)
+"""The loop of a series. Its parameters are those of `Chain.parameters`; a sample's coefficients are
+those of `Chain.coefficients`."""
 
 
-def chain_of(unit: Floats, first: int, step: int) -> Floats:
-    """(1 + terms, N), the row's own traits of unit coefficients of degree 0, 1, … (degrees, N)."""
-    lone = np.zeros_like(unit[:1])
-    if step == 2 and len(unit) > 1 - first:
-        lone = unit[1 - first : 2 - first]
-    out = np.concatenate([lone, unit[first::step]])
-    last = len(out) - np.argmax(abs(out[::-1]) >= NOISE, axis=0)
-    out[np.arange(len(out))[:, None] >= last] = 0
-    return out
+class Chain(NamedTuple):
+    """The degrees of a series that are summed by Horner's rule: first, first + step, …
+
+    first : 0 or 1
+    step : 1, or 2 for functions that are even or odd but for a linear or a constant term, which is
+        then the lone term, of degree 1 − first
+    """
+
+    first: int
+    step: int
+
+    def parameters(self, count: int) -> tuple[float, float, float]:
+        """Return the loop's parameters for a series of `count` degrees: terms, first, step."""
+        return float(len(range(self.first, count, self.step))), float(self.first), float(self.step)
+
+    def mask(self, count: int) -> NDArray[np.bool_]:
+        """Return which of the degrees 0, 1, …, count − 1 the loop has."""
+        k = np.arange(count)
+        return (k % self.step == self.first) | (k <= 1)
+
+    def coefficients(self, unit: Floats) -> Floats:
+        """Return the loop's coefficients of samples, (1 + terms, N).
+
+        unit : (degrees, N) the unit coefficients of degree 0, 1, …
+        """
+        lone = np.zeros_like(unit[:1])
+        if self.step == 2 and len(unit) > 1 - self.first:
+            lone = unit[1 - self.first : 2 - self.first]
+        out = np.concatenate([lone, unit[self.first :: self.step]])
+        last = len(out) - np.argmax(abs(out[::-1]) >= NOISE, axis=0)
+        out[np.arange(len(out))[:, None] >= last] = 0
+        return out

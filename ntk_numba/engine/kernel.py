@@ -1,4 +1,4 @@
-"""One network made ready to compute: its table, its scratch, its samples."""
+"""The compiled kernels of one fitted network, with their scratch memory."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compiled.arrays import aligned
+from ntk_numba.engine.fitted import FittedNetwork
 from ntk_numba.engine.products import empty_panels, panel_width
-from ntk_numba.engine.ready import Ready
-from ntk_numba.engine.rows import WORKING, make_duals
+from ntk_numba.engine.rows import WORKING, as_data
 from ntk_numba.engine.samples import (
     Samples,
     centre_of,
@@ -29,7 +29,6 @@ from ntk_numba.engine.tile import (
 )
 from ntk_numba.errors import InvalidValueError, ProcessError
 from ntk_numba.inputs.source import Source
-from ntk_numba.network import MLP
 
 # The version of the arithmetic: one more whenever an entry's bits change, so that no file is begun
 # with one and ended with another.
@@ -64,9 +63,8 @@ class Kernel:
 
     Parameters
     ----------
-    net : MLP
-    ready : Ready
-        What `ready.ready_for` makes of it and of all data.
+    fitted : FittedNetwork
+        The network, fitted to all data.
     x : Source
         The data; its middle becomes the centre of the unit vectors (see `samples`).
     kernels : those of "nngp", "ntk" that are wanted
@@ -80,8 +78,7 @@ class Kernel:
 
     def __init__(
         self,
-        net: MLP,
-        ready: Ready,
+        fitted: FittedNetwork,
         x: Source,
         kernels: Sequence[str],
         every: bool,
@@ -89,12 +86,12 @@ class Kernel:
         tile: int,
         threads: int,
     ) -> None:
-        self.net, self.kernels, self.every = net, tuple(kernels), every
+        self.kernels, self.every = tuple(kernels), every
         self.dtype, self.tile, self.threads = dtype, tile, threads
-        self.layers = net.depth if every else 1
+        self.layers = fitted.net.depth if every else 1
         self.features = x.shape[1]
-        self._activations = ready.activations
-        self._duals = make_duals(self._activations, dtype)
+        self._fitted = fitted
+        self._duals = as_data(fitted.duals, dtype)
         self._centre = self._parallel(centre_of, x, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
@@ -135,7 +132,7 @@ class Kernel:
         # what overflows is found below, where the row can be named
         with np.errstate(over="ignore", invalid="ignore"):
             statistics = layer_statistics(
-                self.net, self._activations, norm, self.features, self.dtype
+                self._fitted.net.layers, self._fitted.duals, norm, self.features, self.dtype
             )
         samples = Samples(panels, spread, *statistics)
         for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):

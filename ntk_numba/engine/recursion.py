@@ -140,7 +140,7 @@ def next_layer_by_row(
     duals: Duals, layer: int,
     half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
 ) -> None:  # fmt: skip
-    """`next_layer` for an activation with a `Row` of its own."""
+    """`next_layer` for an activation with a loop of its own."""
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     dual_of_row(working, n, i, j0, rows, columns, duals, layer)
     zk, wk, rate = working[Z_K, :n], working[W_K, :n], working[RATE, :n]
@@ -185,7 +185,7 @@ def all_layers(
                 first_layer_acute(z, w, tau, hw, hb, hws, hbs)
         else:
             parameters = duals.parameters[layer - 1]
-            if duals.rows[layer - 1] != 0:
+            if duals.loops[layer - 1] != 0:
                 # The larger one is what the smaller lacks of 1, not what it was rounded to: else an
                 # entry would depend on whether another one of its row is obtuse.
                 for j in range(n):
