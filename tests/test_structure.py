@@ -10,15 +10,15 @@ PACKAGE = Path(__file__).parent.parent / "ntk_numba"
 # The wings, from the ground up: each file imports from wings below its own, and from its own wing
 # only what stands to the left of it. ARCHITECTURE.md says what each is for.
 WINGS = {
-    "ground": ["errors", "function", "arguments", "stopping", "machine", "grid", "digest"],
+    "ground": ["errors", "function", "accuracy", "arguments", "stopping", "machine", "grid", "digest"],
     "compiled": ["arrays", "cache", "policy", "intrinsics", "loops"],
     "duals": [
         "special", "panels", "quadrature", "curve", "base", "owen", "hermite", "series",
     ],
     "activations": [
-        "piecewise_linear", "kinked", "elu_integral", "elu_table", "elu", "error_function",
-        "step", "rectified", "gelu", "exponential", "gabor", "trigonometric", "polynomial", "named", "numerical",
-        "scaled", "table",
+        "registry", "piecewise_linear", "kinked", "elu_integral", "elu_table", "elu",
+        "error_function", "step", "rectified", "gelu", "exponential", "gabor", "trigonometric",
+        "polynomial", "smooth", "numerical", "scaled", "table",
     ],
     "network": [],
     "inputs": ["source"],
@@ -26,7 +26,7 @@ WINGS = {
         "contents", "disk", "layout", "lease", "tiles", "writer", "entries", "reader", "link",
     ],
     "engine": [
-        "products", "transpose", "samples", "rows", "dual", "fitted", "accuracy",
+        "products", "transpose", "samples", "rows", "dual", "fitted",
         "recursion", "tile", "kernel",
     ],
     "finite_width": ["workers", "networks", "empirical", "monte_carlo", "training"],

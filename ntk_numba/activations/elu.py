@@ -30,6 +30,7 @@ import numpy as np
 from scipy import special
 
 from ntk_numba.activations import elu_integral, elu_table
+from ntk_numba.activations.registry import named
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.errors import InvalidValueError
@@ -110,17 +111,20 @@ class Elu(Activation):
         return np.concatenate([own, elu_table.coefficients(self.share, own[0], own[1])])
 
 
+@named()
 def elu_(alpha: float = 1.0) -> Activation:
     """σ(x) = x for x > 0, alpha·(exp(x) − 1) else."""
     return Elu("elu" if alpha == 1 else spelled("elu", alpha), 1.0, alpha, 1.0)
 
 
+@named()
 def selu() -> Activation:
     """σ(x) = 1.0507·x for x > 0, 1.7581·(exp(x) − 1) else."""
     # Klambauer, Unterthiner, Mayr & Hochreiter 2017, *Self-normalizing neural networks*
     return Elu("selu", 1.0507009873554804934193349852946, 1.6732632423543772848170429916717, 1.0)
 
 
+@named()
 def celu(alpha: float = 1.0) -> Activation:
     """σ(x) = x for x > 0, alpha·(exp(x/alpha) − 1) else; alpha > 0."""
     if not alpha > 0:

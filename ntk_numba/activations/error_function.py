@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals.base import Activation, Dual
@@ -90,17 +91,20 @@ class ErrorFunction(Activation):
         return np.stack([np.sqrt(kappa), rest, np.sqrt(share), self.c / np.sqrt(safe)])
 
 
+@named()
 def normal_cdf() -> Activation:
     """σ(x) = Φ(x), the distribution function of N(0, 1)."""
     return ErrorFunction("normal_cdf", 0.5, math.sqrt(0.5), 0.5)
 
 
+@named()
 def sigmoid_like() -> Activation:
     """σ(x) = ½erf(x/2.4020563531719796) + ½, near 1/(1 + e^-x)."""
     # neural-tangents' `Sigmoid_like`
     return ErrorFunction("sigmoid_like", 0.5, 1 / 2.4020563531719796, 0.5)
 
 
+@named()
 def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·erf(b·x) + c."""
     return ErrorFunction(spelled("erf", a, b, c) if (a, b, c) != (1, 1, 0) else "erf", a, b, c)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
@@ -142,11 +143,13 @@ class Gaussian(Activation):
         return np.stack([more / root, more / (1 + root), 1 / np.sqrt(root)])
 
 
+@named()
 def exp(a: float = 1.0, b: float = 1.0) -> Activation:
     """σ(x) = a·exp(b·x)."""
     return Exponential(spelled("exp", a, b), a, b)
 
 
+@named()
 def gaussian(a: float = 1.0, b: float = -1.0) -> Activation:
     """σ(x) = a·exp(b·x²), b < 0."""
     if not b < 0:

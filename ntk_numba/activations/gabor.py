@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, polynomial
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals.base import Activation, Dual
@@ -104,6 +105,7 @@ class Gabor(Activation):
         )
 
 
+@named()
 def gabor() -> Activation:
     """σ(x) = exp(−x²)·sin(x)."""
     return Gabor("gabor")

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals.base import Activation, Dual
@@ -115,6 +116,7 @@ def _asin_excess(c: Floats) -> Floats:
     return np.asarray(sum(terms))
 
 
+@named()
 def gelu() -> Activation:
     """σ(x) = xΦ(x), Φ the normal distribution function."""
     return Gelu("gelu")

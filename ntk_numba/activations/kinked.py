@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ntk_numba.activations.piecewise_linear import ab_relu
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import (
     fma,
     larger,
@@ -389,16 +390,19 @@ class Kinked(Activation):
         return np.array(own, q.dtype)
 
 
+@named()
 def hard_tanh() -> Activation:
     """σ(x) = max(−1, min(x, 1))."""
     return Kinked("hard_tanh", 0.0, (0.0, 1.0, 0.0), (-1.0, 1.0))
 
 
+@named()
 def relu6() -> Activation:
     """σ(x) = min(max(x, 0), 6)."""
     return Kinked("relu6", 0.0, (0.0, 1.0, 0.0), (0.0, 6.0))
 
 
+@named()
 def piecewise_linear(value: float, slope: float, *more: float) -> Activation:
     """σ(0) = value; slope, kink, slope, kink, slope, … from left to right.
 

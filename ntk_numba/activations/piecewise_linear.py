@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import per_dtype
 from ntk_numba.duals.base import OBTUSE, Activation, Dual, Facts
@@ -119,26 +120,31 @@ which is 4m/3 and more: nothing cancels.
 """
 
 
+@named()
 def identity() -> Activation:
     """σ(x) = x."""
     return PiecewiseLinear("identity", 1.0, 1.0)
 
 
+@named()
 def relu() -> Activation:
     """σ(x) = max(x, 0)."""
     return PiecewiseLinear("relu", 0.0, 1.0)
 
 
+@named()
 def leaky_relu(alpha: float = 0.01) -> Activation:
     """σ(x) = x for x > 0, alpha·x otherwise."""
     return PiecewiseLinear(spelled("leaky_relu", alpha), alpha, 1.0)
 
 
+@named()
 def ab_relu(a: float, b: float) -> Activation:
     """σ(x) = a·min(x, 0) + b·max(x, 0)."""
     return PiecewiseLinear(spelled("ab_relu", a, b), a, b)
 
 
+@named()
 def abs_() -> Activation:
     """σ(x) = |x|."""
     return PiecewiseLinear("abs", -1.0, 1.0)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.hermite import Chain, series_loop
@@ -141,12 +142,14 @@ def _degree(name: str, n: float, least: int) -> int:
     return int(n)
 
 
+@named()
 def monomial(n: float = 2) -> Activation:
     """σ(x) = xⁿ, n = 1 to 20."""
     degree = _degree("monomial", n, 1)
     return Polynomial(spelled("monomial", n), (0.0,) * degree + (1.0,))
 
 
+@named()
 def polynomial(*coefficients: float) -> Activation:
     """σ(x) = c0 + c1·x + c2·x² + …, up to the power 20."""
     while len(coefficients) > 1 and coefficients[-1] == 0:
@@ -156,6 +159,7 @@ def polynomial(*coefficients: float) -> Activation:
     return Polynomial(spelled("polynomial", *coefficients), coefficients)
 
 
+@named()
 def hermite(n: float = 2) -> Activation:
     """σ(x) = Heₙ(x)/√n!, the probabilists' Hermite polynomial with E[σ²] = 1 at q = 1, n ≤ 20."""
     degree = _degree("hermite", n, 0)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_numba.activations.piecewise_linear import dual, relu
+from ntk_numba.activations.registry import named
 from ntk_numba.activations.step import heaviside
 from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import DualLoop
@@ -92,6 +93,7 @@ class RectifiedMonomial(Activation):
         return np.asarray(q.dtype.type(odds) / 2 * q**self.degree, q.dtype)
 
 
+@named()
 def rectified_monomial(n: float = 2.0) -> Activation:
     """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
     if n != int(n) or not 0 <= n <= HIGHEST:

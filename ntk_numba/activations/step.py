@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
@@ -86,11 +87,13 @@ class Step(Activation):
         return np.asarray(np.where(q > 0, (1 + self.low**2) / 2, 0), q.dtype)
 
 
+@named()
 def sign() -> Activation:
     """σ(x) = −1 for x < 0, 0 at 0, 1 for x > 0."""
     return Step("sign", -1.0)
 
 
+@named()
 def heaviside() -> Activation:
     """σ(x) = 0 for x ≤ 0, 1 for x > 0."""
     return Step("heaviside", 0.0)

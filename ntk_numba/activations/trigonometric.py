@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from ntk_numba.activations import exponential
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.duals.base import Activation, Dual
@@ -187,18 +188,21 @@ def _sine_and_cosine(phase: float) -> tuple[float, float]:
     return sine, cosine
 
 
+@named()
 def sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·sin(b·x + c)."""
     sine, cosine = _sine_and_cosine(c)
     return Sinusoid(spelled("sin", a, b, c), a * cosine, b, a * sine)
 
 
+@named()
 def cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·cos(b·x + c)."""
     sine, cosine = _sine_and_cosine(c)
     return Sinusoid(spelled("cos", a, b, c), -a * sine, b, a * cosine)
 
 
+@named()
 def rbf(gamma: float = 1.0) -> Activation:
     """σ(x) = √2·sin(√(2·gamma)·x + π/4), whose K is exp(-gamma·(q + q' - 2s)); gamma > 0."""
     if not gamma > 0:

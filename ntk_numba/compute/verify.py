@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.accuracy import difference
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import make_plan
@@ -16,7 +17,6 @@ from ntk_numba.compute.stream import (
     prepare,
     stream_tiles,
 )
-from ntk_numba.engine.accuracy import tolerance
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
@@ -65,7 +65,8 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
     which = "all" if contents.every else "last"
     anew = gram(file.net, left, right, file.kernels, which, file.dtype)
     scales = [diagonal(file.net, side, file.kernels, which, file.dtype) for side in (left, right)]
-    rounding = tolerance(file.net, file.dtype)
+    well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
+    rounding = difference(file.net.depth, file.dtype, well_conditioned)
     for name in file.kernels:
         # a series has another degree where the largest of the samples is another
         limit = rounding + 2 * contents.error[KERNELS.index(name)]
