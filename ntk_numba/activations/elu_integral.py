@@ -20,7 +20,7 @@ from ntk_numba.compiled.intrinsics import (
     stack_array,
     wide_vectors,
 )
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.compiled.policy import per_dtype
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
@@ -109,7 +109,7 @@ def _tail(real: Any) -> Callable[..., tuple[float, float, float]]:
 
 
 tail = per_dtype("tail", _tail)
-"""e at u, and its divided differences of u with two others."""
+"""e at u, and its divided differences of u with two of_column."""
 
 
 def _sine(real: Any) -> Callable[[float], float]:
@@ -132,41 +132,39 @@ RULES = ((0.1, 0.0, 14), (0.5, 0.0, 16), (2.25, 0.0, 18), (4.0, 0.0, 20), (16.0,
 
 A, AXIS, SCALE = range(3)  # of a sample: a, e(a)/√(2π), p√q/√K
 BLOCK = 64  # columns at a time
-OMEGA, SINE, BOTH, MINE, THEIRS, LESS = range(6)
+OMEGA, SINE, BOTH, ROW, COLUMN, LESS = range(6)
 _working = stack_array(6, BLOCK)
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, none = real(1), real(2), real(0.5), real(0)
     turn, c = real(0.5 / math.pi), real(CENTRE)
     twice = two * c
     working = _working(one)
     omega, sines, both = working[OMEGA], working[SINE], working[BOTH]
-    mines, others, lesses = working[MINE], working[THEIRS], working[LESS]
+    of_row, of_column, lesses = working[ROW], working[COLUMN], working[LESS]
     pairs, share = int(parameters[0]), parameters[1]
-    a, axis, scale = mine[A, 0], mine[AXIS, 0], mine[SCALE, 0]
+    a, axis, scale = row[A, 0], row[AXIS, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
         n = end - begin
         # of a slice it is known that no index is negative
         z_n, w_n = z[begin:end], w[begin:end]
-        bs, axes, scales = theirs[A, begin:end], theirs[AXIS, begin:end], theirs[SCALE, begin:end]
+        bs, axes, scales = columns[A, begin:end], columns[AXIS, begin:end], columns[SCALE, begin:end]
         for j in range(n):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
-            both[j], mines[j], others[j], lesses[j] = none, none, none, none
+            both[j], of_row[j], of_column[j], lesses[j] = none, none, none, none
         for pair in range(pairs):
             at, weight = parameters[2 + 2 * pair], parameters[3 + 2 * pair]
             for j in range(n):
                 b = bs[j]
                 first, second = sine(omega[j] * at), sine(omega[j] * (one - at))
                 for turned in range(2):
-                    s_mine, s_theirs = (second, first) if turned else (first, second)
-                    alpha, beta = a * s_mine, b * s_theirs
+                    s_row, s_column = (second, first) if turned else (first, second)
+                    alpha, beta = a * s_row, b * s_column
                     y_a, y_b = alpha + c, beta + c
                     y = y_a + beta
                     per = one / (y * y_a * y_b)
@@ -179,9 +177,9 @@ def _row(
                     more_a, more_b = per_a * slope_a, per_b * slope_b
                     e_a, e_b = fma(over * beta, more_a, e), fma(over * alpha, more_b, e)
                     both[j] += weight * fma(-(alpha + beta), e, one)
-                    mines[j] += weight * fma(-alpha, e_a, one)
-                    others[j] += weight * fma(-beta, e_b, one)
-                    lesses[j] += weight * ((s_mine * s_theirs) * (over * (more_a + more_b)))
+                    of_row[j] += weight * fma(-alpha, e_a, one)
+                    of_column[j] += weight * fma(-beta, e_b, one)
+                    lesses[j] += weight * ((s_row * s_column) * (over * (more_a + more_b)))
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(n):
             cosine = w_n[j] - z_n[j]
@@ -191,7 +189,7 @@ def _row(
             _, slope_a, _ = tail(fma(twice, per_a, -one), one, one)
             _, slope_b, _ = tail(fma(twice, per_b, -one), one, one)
             edges = two * fma(per_a, slope_a, per_b * slope_b)
-            sides = (axis + axes[j]) - around * (mines[j] + others[j])
+            sides = (axis + axes[j]) - around * (of_row[j] + of_column[j])
             less = share * (around * lesses[j])
             value = fma(turn, s, around * cosine)
             value = fma(share, fma(cosine, sides, -(turn * s) * edges) + less, value)

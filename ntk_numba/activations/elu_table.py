@@ -18,7 +18,7 @@ from ntk_numba.compiled.intrinsics import (
     stack_array,
     wide_vectors,
 )
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.panels import points, to_coefficients
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
@@ -44,11 +44,9 @@ _working, _contracted = stack_array(4, BLOCK), stack_array(POWERS, WIDTH)
 _of_angle = sample_polynomial(POWERS, POWERS, 2)
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, none = real(1), real(0.5), real(0)
     two_over_pi, turn = real(2) / real(np.pi), real(0.5 / np.pi)
@@ -58,22 +56,22 @@ def _row(
     flat = contracted.reshape(SIZE)
     flat[:] = none
     for m in range(BASIS):
-        upon = share * mine[UPON + m, 0]
+        upon = share * row[UPON + m, 0]
         table = parameters[2 + m * SIZE : 2 + (m + 1) * SIZE]
         for k in range(SIZE):
             flat[k] = fma(upon, table[k], flat[k])
-    a, scale = mine[A, 0], mine[SCALE, 0]
+    a, scale = row[A, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
         count = end - begin
         z_n, w_n = z[begin:end], w[begin:end]
-        bs, scales = theirs[A, begin:end], theirs[SCALE, begin:end]
+        bs, scales = columns[A, begin:end], columns[SCALE, begin:end]
         for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
             place[j] = fma(two_over_pi, omega[j], -one)
             together[j] = none
         for n in range(BASIS):
-            upons = theirs[UPON + n, begin:end]
+            upons = columns[UPON + n, begin:end]
             for j in range(count):
                 together[j] = fma(upons[j], _of_angle(place[j], contracted, 0, n), together[j])
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
@@ -81,11 +79,11 @@ def _row(
             omega[j] *= turn
             sines[j] = fma(turn, sines[j], omega[j] * (w_n[j] - z_n[j])) + together[j]
             together[j] = fma(a * bs[j], together[j], line * omega[j])
-            sines[j] += _of_angle(place[j], mine, VALUE, 0)
-            together[j] += _of_angle(place[j], mine, SLOPE, 0)
+            sines[j] += _of_angle(place[j], row, VALUE, 0)
+            together[j] += _of_angle(place[j], row, SLOPE, 0)
         for j in range(count):
-            sines[j] += _of_angle(place[j], theirs, VALUE, begin + j)
-            together[j] += _of_angle(place[j], theirs, SLOPE, begin + j)
+            sines[j] += _of_angle(place[j], columns, VALUE, begin + j)
+            together[j] += _of_angle(place[j], columns, SLOPE, begin + j)
         for j in range(count):
             size = scale * scales[j]
             k = size * sines[j]

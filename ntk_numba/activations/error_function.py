@@ -16,20 +16,18 @@ from scipy import special
 
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import angle_per_sine
 from ntk_numba.function import Floats, spelled
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     four, half = z.dtype.type(4), z.dtype.type(0.5)
-    root, rest, share, mean = mine[0, 0], mine[1, 0], mine[2, 0], mine[3, 0]
-    roots, rests, shares, means = theirs[0], theirs[1], theirs[2], theirs[3]
+    root, rest, share, mean = row[0, 0], row[1, 0], row[2, 0], row[3, 0]
+    roots, rests, shares, means = columns[0], columns[1], columns[2], columns[3]
     for j in range(z.size):
         cosine = w[j] - z[j]
         x, g = root * roots[j], share * shares[j]

@@ -21,7 +21,7 @@ import numpy as np
 
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
@@ -38,14 +38,12 @@ def split_root(root: Floats) -> Floats:
     return np.stack([high, np.minimum(root, LARGEST_ROOT) - high])
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, two = real(1), real(0.5), real(2)
-    high, low = mine[0, 0], mine[1, 0]
-    highs, lows = theirs[0], theirs[1]
+    high, low = row[0, 0], row[1, 0]
+    highs, lows = columns[0], columns[1]
     root = high + low
     for j in range(z.size):
         apart = (high - highs[j]) + (low - lows[j])
@@ -90,14 +88,12 @@ class Exponential(Activation):
         return split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
 
 
-def _gaussian_row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, quarter = real(1), real(0.5), real(0.25)
-    size, above, per_root = mine[0, 0], mine[1, 0], mine[2, 0]
-    sizes, aboves, per_roots = theirs[0], theirs[1], theirs[2]
+    size, above, per_root = row[0, 0], row[1, 0], row[2, 0]
+    sizes, aboves, per_roots = columns[0], columns[1], columns[2]
     for j in range(z.size):
         apart = (above - aboves[j]) * per_root * per_roots[j]
         sides = size * sizes[j]

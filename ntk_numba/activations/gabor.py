@@ -21,7 +21,7 @@ import numpy as np
 
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, polynomial
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import exponentials
@@ -32,15 +32,13 @@ sinh_per = polynomial(tuple(1 / math.factorial(2 * k + 1) for k in range(5, -1, 
 cosh = polynomial(tuple(1 / math.factorial(2 * k) for k in range(6, -1, -1)))
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, quarter, sesqui = real(1), real(0.5), real(0.25), real(1.5)
-    size, above, per_root, side, share = mine[0, 0], mine[1, 0], mine[2, 0], mine[3, 0], mine[4, 0]
-    sizes, aboves, per_roots = theirs[0], theirs[1], theirs[2]
-    sides, shares = theirs[3], theirs[4]
+    size, above, per_root, side, share = row[0, 0], row[1, 0], row[2, 0], row[3, 0], row[4, 0]
+    sizes, aboves, per_roots = columns[0], columns[1], columns[2]
+    sides, shares = columns[3], columns[4]
     for j in range(z.size):
         cosine = w[j] - z[j]
         square = cosine * cosine

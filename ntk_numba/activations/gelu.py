@@ -31,7 +31,7 @@ from scipy import special
 
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import angle_excess
@@ -40,15 +40,13 @@ from ntk_numba.function import Floats
 LEAST = 1e-30  # that e counts as, so that C is not 0 in float32
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, quarter, four = real(1), real(2), real(0.5), real(0.25), real(4)
     none, turn, right = real(0), real(0.5 / np.pi), real(0.5 * np.pi)
-    root, rest, less, share = mine[0, 0], mine[1, 0], mine[2, 0], mine[3, 0]
-    roots, rests, lesses, shares = theirs[0], theirs[1], theirs[2], theirs[3]
+    root, rest, less, share = row[0, 0], row[1, 0], row[2, 0], row[3, 0]
+    roots, rests, lesses, shares = columns[0], columns[1], columns[2], columns[3]
     for j in range(z.size):
         cosine = w[j] - z[j]
         size, smallest = abs(cosine), smaller(z[j], w[j])

@@ -46,7 +46,7 @@ from ntk_numba.compiled.intrinsics import (
     stack_array,
     wide_vectors,
 )
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals import owen
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
@@ -76,11 +76,9 @@ _working = stack_array(13, BLOCK)
 _f_of = sample_polynomial(owen.TERMS, owen.TERMS_SINGLE, 2)
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, four, none = real(1), real(2), real(0.5), real(4), real(0)
     two_over_pi, least, most = real(2 / math.pi), real(1e-17), real(LARGEST)
@@ -112,12 +110,12 @@ def _row(
             at = 2 + TERM * number
             a, b = int(parameters[at]), int(parameters[at + 1])
             sign_a, sign_b = parameters[at + 2], parameters[at + 3]
-            h, g_h = sign_a * mine[a + H, 0], sign_a * mine[a + G, 0]
-            density = mine[a + DENSITY, 0]
-            weight = parameters[at + 6] * mine[a + IS_SEEN, 0]
+            h, g_h = sign_a * row[a + H, 0], sign_a * row[a + G, 0]
+            density = row[a + DENSITY, 0]
+            weight = parameters[at + 6] * row[a + IS_SEEN, 0]
             ks, gs, densities, seen = (
-                theirs[b + H, begin:end], theirs[b + G, begin:end],
-                theirs[b + DENSITY, begin:end], theirs[b + IS_SEEN, begin:end],
+                columns[b + H, begin:end], columns[b + G, begin:end],
+                columns[b + DENSITY, begin:end], columns[b + IS_SEEN, begin:end],
             )  # fmt: skip
             for j in range(n):
                 k = sign_b * ks[j]
@@ -138,10 +136,10 @@ def _row(
                 f[j] = none
             if parameters[at + 4] != none:
                 for j in range(n):
-                    f[j] = (sign_a * d_h[j]) * _f_of(u_h[j], mine, a + COEFFICIENTS, 0)
+                    f[j] = (sign_a * d_h[j]) * _f_of(u_h[j], row, a + COEFFICIENTS, 0)
             if parameters[at + 5] != none:
                 for j in range(n):
-                    of_k = _f_of(u_k[j], theirs, b + COEFFICIENTS, begin + j)
+                    of_k = _f_of(u_k[j], columns, b + COEFFICIENTS, begin + j)
                     f[j] = fma(sign_b * d_k[j], of_k, f[j])
             for j in range(n):
                 k, g_k = sign_b * ks[j], sign_b * gs[j]
@@ -160,11 +158,11 @@ def _row(
                 rates[j] = fma(share, bulge, rates[j])
                 sums[j] = fma(share, fma(h * k, together, rest), sums[j])
                 exps[j] = fma(share, less, exps[j])
-        mean, line, scale = mine[MEAN, 0], mine[SLOPE, 0], mine[SCALE, 0]
-        bend, side, lack = mine[BEND, 0], mine[SIDE, 0], mine[LESS, 0]
+        mean, line, scale = row[MEAN, 0], row[SLOPE, 0], row[SCALE, 0]
+        bend, side, lack = row[BEND, 0], row[SIDE, 0], row[LESS, 0]
         means, lines, scales, bends, sides, lacks = (
-            theirs[MEAN, begin:end], theirs[SLOPE, begin:end], theirs[SCALE, begin:end],
-            theirs[BEND, begin:end], theirs[SIDE, begin:end], theirs[LESS, begin:end],
+            columns[MEAN, begin:end], columns[SLOPE, begin:end], columns[SCALE, begin:end],
+            columns[BEND, begin:end], columns[SIDE, begin:end], columns[LESS, begin:end],
         )  # fmt: skip
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(n):

@@ -23,7 +23,7 @@ from ntk_numba.activations.piecewise_linear import dual, relu
 from ntk_numba.activations.registry import named
 from ntk_numba.activations.step import heaviside
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
 from ntk_numba.errors import InvalidValueError
@@ -32,10 +32,8 @@ from ntk_numba.function import Floats, spelled
 HIGHEST = 20  # degree
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, per_pi = real(1), real(2), real(0.5), real(1 / math.pi)
     degree = int(parameters[0])

@@ -25,16 +25,14 @@ import numpy as np
 
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
 from ntk_numba.function import Floats
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     zero, one, two = z.dtype.type(0), z.dtype.type(1), z.dtype.type(2)
     odd = parameters[0]
     scale = odd * z.dtype.type(2 / math.pi)

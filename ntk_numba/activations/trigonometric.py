@@ -21,7 +21,7 @@ import numpy as np
 from ntk_numba.activations import exponential
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import DualLoop
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import Curve
 from ntk_numba.duals.special import exponentials
@@ -32,15 +32,13 @@ FLAT = 100.0  # b²q from which on E₊ is nothing and λ is b√q
 LEAST = 1e-30  # b²q that stands for less: K is to b²q what it is for q → 0
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     none, half, two = real(0), real(0.5), real(2)
     odd, even = parameters[0], parameters[1]
-    root, share, rise = mine[0, 0], mine[1, 0], mine[2, 0]
-    roots, shares, rises = theirs[0], theirs[1], theirs[2]
+    root, share, rise = row[0, 0], row[1, 0], row[2, 0]
+    roots, shares, rises = columns[0], columns[1], columns[2]
     for j in range(z.size):
         cosine = w[j] - z[j]
         apart = root - roots[j]
