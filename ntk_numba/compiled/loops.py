@@ -19,6 +19,17 @@ from ntk_numba.compiled.policy import njit
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
+def compile_by_address(
+    function: Callable[..., None], signature: tuple[Any, Any], **options: Any
+) -> Any:
+    """Compile a function for a signature; its `address` is that of the machine code."""
+    compiled: Any = CFunc(function, signature, {}, {"error_model": "numpy", **options})
+    with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
+        compiled._cache = PackageCache(function)
+    compiled.compile()
+    return compiled
+
+
 class Row:
     """A loop over a row of a tile, compiled by itself on first use and called by its address.
 
@@ -53,11 +64,7 @@ class Row:
             row.__qualname__ = f"{self._function.__module__}.{self._function.__qualname__}"
             a, k = types.CPointer(from_dtype(dtype)), types.intp
             signature = (a, a, a, a, a, k, a, k, a, k, a), types.void
-            compiled: Any = CFunc(row, signature, {}, {"error_model": "numpy"})
-            with contextlib.suppress(RuntimeError):
-                compiled._cache = PackageCache(row)
-            compiled.compile()
-            self._compiled[dtype] = compiled
+            self._compiled[dtype] = compile_by_address(row, signature)
         return int(self._compiled[dtype].address)
 
 

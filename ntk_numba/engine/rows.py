@@ -22,8 +22,8 @@ from ntk_numba.compiled.intrinsics import smaller
 from ntk_numba.compiled.loops import call_row
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import NEAR, NEAR_KINKS
+from ntk_numba.engine.pairs import Pairs
 from ntk_numba.engine.products import Floats
-from ntk_numba.engine.samples import Samples
 
 # s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
@@ -88,32 +88,20 @@ def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
 
 
 @njit
-def dual_of_row(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-) -> None:  # fmt: skip
-    """Fill z_K, w_K and the rate of sample i with j0, j0 + 1, … of a row from its z and w.
+def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Fill z_K, w_K and the rate of a row of pairs from its z and w.
 
     working : (WORKING, ·), of which n are used; rows of it, since a part of all would not be
         contiguous for the compiler, and its loops not vectorised
     """
+    (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     address, first, near = duals.rows[layer], duals.first[layer], duals.near[layer]
     parameters = duals.parameters[layer]
     call_row(
-        address,
-        z,
-        w,
-        zk,
-        wk,
-        working[RATE, :n],
-        rows.traits,
-        i,
-        columns.traits,
-        j0,
-        first,
-        parameters,
-    )
+        address, z, w, zk, wk, working[RATE, :n],
+        rows.traits, i, columns.traits, j0, first, parameters,
+    )  # fmt: skip
     if near == 0:
         return
     length = rows.traits[first, i]
@@ -132,15 +120,13 @@ def dual_of_row(
         wk[j] = one if same else wk[j]
         nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
     if nearest < near:
-        _angles_anew(working, n, i, j0, rows, columns, duals, layer)
+        _angles_anew(working, pairs, duals, layer)
 
 
 @njit
-def _angles_anew(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-) -> None:  # fmt: skip
-    """z_K and w_K where the angle, or its distance from π, is small."""
+def _angles_anew(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Compute z_K and w_K again where the angle, or its distance from π, is small."""
+    (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
     node_rate = working[NODE_RATE, :n]
