@@ -14,14 +14,7 @@ from bench.report import section, table
 from bench.timing import in_turn
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.tile import (
-    COLUMN,
-    HEIGHT,
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    TILE_FIELDS,
-    WIDTH,
-)
+from ntk_numba.engine.tile import tile_table
 from ntk_numba.inputs.source import open_source
 
 T, FEATURES, TILES, REPEATS = 512, 16, 32, 15
@@ -40,10 +33,8 @@ def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], objec
     kernel = Kernel(fit_network(net, source), source, ("ntk",), False, x.dtype, T, threads)
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
-    row = np.zeros(TILE_FIELDS, np.int64)
-    row[COLUMN] = row[HEIGHT] = row[WIDTH] = T
-    row[MIRROR_ROW] = row[MIRROR_COLUMN] = -1
-    return lambda: kernel.compute(np.tile(row, (TILES, 1)), samples, samples, nngp, ntk)
+    table = tile_table([(0, T, T, T)] * TILES, (0, 0))
+    return lambda: kernel.compute(table, samples, samples, nngp, ntk)
 
 
 def main() -> str:

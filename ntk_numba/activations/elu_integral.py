@@ -153,7 +153,11 @@ def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> No
         n = end - begin
         # of a slice it is known that no index is negative
         z_n, w_n = z[begin:end], w[begin:end]
-        bs, axes, scales = columns[A, begin:end], columns[AXIS, begin:end], columns[SCALE, begin:end]
+        bs, axes, scales = (
+            columns[A, begin:end],
+            columns[AXIS, begin:end],
+            columns[SCALE, begin:end],
+        )
         for j in range(n):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
             both[j], of_row[j], of_column[j], lesses[j] = none, none, none, none

@@ -12,12 +12,7 @@ from ntk_numba.compute.plan import check_kernels, check_layers, make_plan
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.tile import (
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    TO_COLUMN,
-    TO_ROW,
-)
+from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.source import check_dtype, open_source, open_sources
 from ntk_numba.machine import threads_to_use
@@ -113,11 +108,9 @@ def gram(
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile
     for work in sweep(plan, kernel, x, z):
-        for t, (i, j) in zip(work.table, work.indices, strict=True):
-            t[TO_ROW], t[TO_COLUMN] = i * tile, j * tile
-            if z is None:
-                t[MIRROR_ROW], t[MIRROR_COLUMN] = j * tile, i * tile
-        kernel.compute(work.table, work.rows, work.columns, nngp, ntk)
+        to = np.array(work.indices) * tile
+        tiles = tile_table(work.reads, to, to[:, ::-1]) if z is None else tile_table(work.reads, to)
+        kernel.compute(tiles, work.rows, work.columns, nngp, ntk)
         del work
     return arrays.with_error(plan.fitted.error)
 

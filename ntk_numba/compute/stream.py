@@ -15,13 +15,7 @@ from ntk_numba.compute.plan import BATCHES, Plan
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.digest import Digest
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.tile import (
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    TILE_FIELDS,
-    TO_COLUMN,
-    TO_ROW,
-)
+from ntk_numba.engine.tile import tile_table
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid, Part
@@ -71,8 +65,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     kernel = make_kernel(plan, x)
     for source in (x,) if z is None else (x, z):
         samples = kernel.samples(source, source.longest, source.longest + 1)
-    none = np.empty((0, TILE_FIELDS), np.int64)
-    kernel.compute(none, samples, samples, *kernel.outputs(1, 1))
+    kernel.compute(tile_table([], []), samples, samples, *kernel.outputs(1, 1))
     return kernel
 
 
@@ -120,12 +113,15 @@ def stream_tiles(
                     task.result()
                 if len(committing) == COMMITS:
                     committing.popleft().result()
-                for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
-                    t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
-                    if grid.symmetric and (plan.mirrored or i == j):
-                        t[MIRROR_ROW] = t[TO_ROW] + (height if i != j else 0)
-                        t[MIRROR_COLUMN] = 0
-                kernel.compute(work.table, work.rows, work.columns, *buffers[turn])
+                to = [(k * slots * height, 0) for k in range(len(work.indices))]
+                mirrors = [
+                    (row if i == j else row + height, 0)
+                    if grid.symmetric and (plan.mirrored or i == j)
+                    else (-1, -1)
+                    for (row, _), (i, j) in zip(to, work.indices, strict=True)
+                ]
+                tiles = tile_table(work.reads, to, mirrors)
+                kernel.compute(tiles, work.rows, work.columns, *buffers[turn])
                 writing[turn] = [
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(work.indices)

@@ -9,6 +9,7 @@ from ntk_numba import activations
 from ntk_numba.activations import Activation, piecewise_linear
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.duals.base import Dual
+from ntk_numba.engine.pairs import Bands, Pairs
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
@@ -94,11 +95,11 @@ _NOTHING = (np.zeros((0, 1, 1)), np.zeros(0), *(np.zeros((0, 0)),) * 3)
 def _pairs(
     z: Floats, w: Floats, first: Samples, second: Samples, duals: Duals, out: Floats
 ) -> None:
-    working = np.empty((WORKING, 1))
+    working, bands = np.empty((WORKING, 1)), Bands(first, second)
     for i in range(z.size):
         working[Z, 0], working[W, 0] = z[i], w[i]
         if duals.loops[0] != 0:
-            dual_of_row(working, 1, i, i, first, second, duals, 0)
+            dual_of_row(working, Pairs(bands, i, i, 1), duals, 0)
             out[0, i], out[1, i] = working[Z_K, 0], working[W_K, 0]
             out[2, i] = working[RATE, 0]
         else:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.fitted import FittedNetwork
+from ntk_numba.engine.pairs import Bands
 from ntk_numba.engine.products import empty_panels, panel_width
+from ntk_numba.engine.recursion import Results
 from ntk_numba.engine.rows import WORKING, as_data
 from ntk_numba.engine.samples import (
     Samples,
@@ -21,12 +23,7 @@ from ntk_numba.engine.samples import (
     layer_statistics,
     normalise,
 )
-from ntk_numba.engine.tile import (
-    STRIP,
-    Scratch,
-    compute_diagonal,
-    compute_tiles,
-)
+from ntk_numba.engine.tile import STRIP, Scratch, Tiles, Work, compute_tile, tile_table
 from ntk_numba.errors import InvalidValueError, ProcessError
 from ntk_numba.inputs.source import Source
 
@@ -150,23 +147,29 @@ class Kernel:
         self, samples: Samples, count: int
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
-        nngp, ntk = self.outputs(count, 1)
-        self._parallel(compute_diagonal, samples, count, self._duals, self.every, nngp, ntk)
-        return nngp, ntk
+        outputs = self.outputs(count, 1)
+        # tiles of one entry on the diagonal of the matrix
+        at = np.arange(count)
+        ones = np.ones_like(at)
+        to = np.column_stack([at, 0 * at])
+        tiles = tile_table(np.column_stack([at, at, ones, ones]), to, to)
+        self.compute(tiles, samples, samples, *outputs)
+        return outputs
 
     def compute(
         self,
-        tiles: NDArray[np.int64],
+        tiles: Tiles,
         rows: Samples,
         columns: Samples,
         nngp: NDArray[np.floating],
         ntk: NDArray[np.floating],
     ) -> None:
-        """Compute a table of tiles (`tile.TILE_FIELDS` columns) into the outputs."""
-        self._parallel(
-            compute_tiles, tiles, rows, columns, self._twice_centre, self._duals, self.every,
-            nngp, ntk, self._scratch,
+        """Compute a table of tiles (`tile.tile_table`) into the outputs."""
+        work = Work(
+            tiles, Bands(rows, columns), self._twice_centre, self._duals,
+            Results(nngp, ntk, self.every), self._scratch,
         )  # fmt: skip
+        self._parallel(compute_tile, work, len(tiles))
 
     def _parallel(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run compiled parallel code on our number of threads; all of it goes through here.

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import smaller
-from ntk_numba.compiled.loops import call_row
+from ntk_numba.compiled.loops import Angles, Coefficients, call_loop
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
+from ntk_numba.engine.pairs import Pairs
 from ntk_numba.engine.products import Floats
-from ntk_numba.engine.samples import Samples
 
 # s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
@@ -85,31 +85,20 @@ def as_data(duals: Sequence[Dual], dtype: np.dtype) -> Duals:
 
 
 @njit
-def dual_of_row(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-) -> None:  # fmt: skip
-    """Fill z_K, w_K and the rate of sample i with j0, j0 + 1, … of a row from its z and w.
+def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Fill z_K, w_K and the rate of a row of pairs from its z and w.
 
     working : (WORKING, ·), of which n are used; rows of it, since a part of all would not be
         contiguous for the compiler, and its loops not vectorised
     """
+    (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     address, own, near = duals.loops[layer], duals.own[layer], duals.near[layer]
-    parameters = duals.parameters[layer]
-    call_row(
+    call_loop(
         address,
-        z,
-        w,
-        zk,
-        wk,
-        working[RATE, :n],
-        rows.coefficients,
-        i,
-        columns.coefficients,
-        j0,
-        own,
-        parameters,
+        Angles(z, w, zk, wk, working[RATE, :n]),
+        Coefficients(rows.coefficients, i, columns.coefficients, j0, own),
+        duals.parameters[layer],
     )
     if near == 0:
         return
@@ -130,20 +119,21 @@ def dual_of_row(
         wk[j] = one if same else wk[j]
         nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
     if nearest < near:
-        _angles_anew(working, n, i, j0, rows, columns, duals, layer)
+        _angles_anew(working, pairs, duals, layer)
 
 
 @njit
-def _angles_anew(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-) -> None:  # fmt: skip
-    """z_K and w_K where the angle, or its distance from π, is small."""
+def _angles_anew(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Compute z_K and w_K again where the angle, or its distance from π, is small."""
+    (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
     node_rate = working[NODE_RATE, :n]
     one, half, quarter = z.dtype.type(1), z.dtype.type(0.5), z.dtype.type(0.25)
     total[:] = z.dtype.type(0)
+    nodes = Angles(node_z, node_w, working[NODE_Z_K, :n], working[NODE_W_K, :n], node_rate)
+    own = duals.own[layer]
+    coefficients = Coefficients(rows.coefficients, i, columns.coefficients, j0, own)
     first, near, parity = duals.curve[layer], duals.near[layer], duals.parity[layer]
     bent, moving = z.dtype.type(BENT if z.itemsize == 8 else BENT_SINGLE), duals.kinks_move[layer]
     rounding = z.dtype.type(ROUNDING if z.itemsize == 8 else ROUNDING_SINGLE)
@@ -153,11 +143,7 @@ def _angles_anew(
             opposite = z[j] > w[j]
             m = square * (w[j] if opposite else z[j])
             node_z[j], node_w[j] = (one - m, m) if opposite else (m, one - m)
-        call_row(
-            duals.loops[layer], node_z, node_w, working[NODE_Z_K, :n], working[NODE_W_K, :n],
-            node_rate, rows.coefficients, i, columns.coefficients, j0,
-            duals.own[layer], duals.parameters[layer],
-        )  # fmt: skip
+        call_loop(duals.loops[layer], nodes, coefficients, duals.parameters[layer])
         for j in range(z.size):
             total[j] += share * node_rate[j]
     length, bend = rows.coefficients[first, i], rows.coefficients[first + 1, i]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compiled.intrinsics import larger
-from ntk_numba.compiled.policy import kernel, njit
+from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
+from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
@@ -69,7 +70,55 @@ def _largest(v: Floats) -> float:
     return largest
 
 
-@kernel(parallel=True)
+class _Rows(NamedTuple):
+    """What `_normalise` works on: the arguments of `normalise`, and a row of scratch a thread."""
+
+    x: Floats
+    first: int
+    centre: NDArray[np.float64]
+    panels: Floats
+    spread: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    row: NDArray[np.float64]
+    some: Floats
+
+
+@ParallelLoop
+def _normalise(rows_at: Any, thread: int, k: int) -> None:
+    """Normalise the samples of line k of those that the first one is in."""
+    rows: _Rows = arguments_at(rows_at)
+    x, first, panels, row, some = (
+        rows.x,
+        rows.first,
+        rows.panels,
+        rows.row[thread],
+        rows.some[thread],
+    )
+    features, width = x.shape[1], panels.shape[2]
+    real = panels.dtype.type
+    line = LINE_BYTES // panels.itemsize
+    start = (first // line + k) * line
+    low, high = max(first, start), min(first + x.shape[0], start + line)
+    for i in range(low, high):
+        for f in range(features):
+            row[f] = x[i - first, f]
+        largest = _largest(row)
+        scale = 1.0
+        if largest > 0 and not 2.0**-400 < largest < 2.0**400:
+            scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+            for f in range(features):
+                row[f] /= scale
+        length = math.sqrt(_sum_of_squares(row))
+        rows.norm[i] = length * scale
+        divisor = length if largest > 0 else 1.0
+        for f in range(features):
+            v = real(row[f] / divisor - rows.centre[f])
+            some[i - low, f] = v
+            row[f] = v
+        rows.spread[i] = _sum_of_squares(row) / 4
+    transpose(panels[low // width], 0, low % width, some, high - low, features, features)
+
+
 def normalise(
     x: Floats,
     first: int,
@@ -83,34 +132,12 @@ def normalise(
     A row of very large or small entries is scaled by a power of two, so that no square overflows
     or underflows.
     """
-    features, width = x.shape[1], panels.shape[2]
-    real = panels.dtype.type
+    features, threads = x.shape[1], numba.get_num_threads()
     # by lines of the cache: with fewer rows, threads would wait for each other's
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
-    for group in numba.prange(begin, end):
-        start: Any = np.int64(group) * line
-        row = np.empty(features)
-        some = np.empty((line, features), panels.dtype)
-        low, high = max(first, start), min(first + x.shape[0], start + line)
-        for i in range(low, high):
-            for k in range(features):
-                row[k] = x[i - first, k]
-            largest = _largest(row)
-            scale = 1.0
-            if largest > 0 and not 2.0**-400 < largest < 2.0**400:
-                scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-                for k in range(features):
-                    row[k] /= scale
-            length = math.sqrt(_sum_of_squares(row))
-            norm[i] = length * scale
-            divisor = length if largest > 0 else 1.0
-            for k in range(features):
-                v = real(row[k] / divisor - centre[k])
-                some[i - low, k] = v
-                row[k] = v
-            spread[i] = _sum_of_squares(row) / 4
-        transpose(panels[low // width], 0, low % width, some, high - low, features, features)
+    row, some = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
+    _normalise(_Rows(x, first, centre, panels, spread, norm, row, some), end - begin)
 
 
 def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
