@@ -89,7 +89,7 @@ class Exponential(Activation):
 
 
 def _gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
-    z, _, zk, wk, rate = angles
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, quarter = real(1), real(0.5), real(0.25)
     size, above, per_root = row[0, 0], row[1, 0], row[2, 0]
