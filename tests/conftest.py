@@ -9,6 +9,16 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write tests/golden/ anew")
+
+
+@pytest.fixture
+def write_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether the answers of slow oracles are to be kept, see recorded.py."""
+    return request.config.getoption("write_golden")
+
+
 @pytest.fixture(scope="session")
 def digits() -> NDArray[np.uint8]:
     with np.load(ROOT / "data" / "digits.npz") as archive:

@@ -4,6 +4,7 @@ A dual here is (q1, q2, s) → (K, K̇) in mpmath, written by a test from the de
 compares that with a quadrature of σ and σ' themselves, which knows no formula.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import recorded
+from gauss import normal_with_ends
+from gauss import panels as gauss_panels
 from mpmath import mp, mpf
+from numpy.typing import NDArray
 
 import ntk_numba as nk
 from ntk_numba import activations
@@ -45,26 +50,12 @@ def mean(f: Callable, q1: float, q2: float, s: float, kinks: Sequence[float] = (
 
 def _panels(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A rule for N(0, 1) with panels that end there."""
-    x, w = np.polynomial.legendre.leggauss(16)
-    edges = np.unique(np.clip(np.concatenate([np.linspace(-9.5, 9.5, 20), ends]), -9.5, 9.5))
-    half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
-    t = (middle + half * x).ravel()
-    return t, (half * w).ravel() * np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
-
-
-R, R_WEIGHTS = (v.astype(np.longdouble) for v in np.polynomial.legendre.leggauss(14))
-for _ in range(2):  # to the digits of longdouble
-    _values = np.polynomial.legendre.legval(R, np.eye(15, dtype=np.longdouble)[14])
-    _slope = np.polynomial.legendre.legder(np.eye(15, dtype=np.longdouble)[14])
-    R = R - _values / np.polynomial.legendre.legval(R, _slope)
-R_WEIGHTS = 2 / ((1 - R * R) * np.polynomial.legendre.legval(R, _slope) ** 2)
+    return normal_with_ends(np.linspace(-9.5, 9.5, 20), ends, 16)
 
 
 def panels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights between edges, in extended precision."""
-    edges = np.asarray(edges, np.longdouble)
-    half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
-    return (middle + half * R).ravel(), (half * R_WEIGHTS).ravel()
+    return gauss_panels(edges, 14, np.longdouble)
 
 
 def polar(right: Callable, left: Callable, slope_right: Callable, slope_left: Callable) -> Dual:
@@ -133,50 +124,56 @@ def agrees_with_quadrature(spec: str, dual: Dual, moment: float) -> None:
         assert abs(mpf(str(got)) / exact - 1) < moment
 
 
-def pair_error(spec: str, dual: Dual, largest: float) -> tuple[float, float]:
-    """Worst errors of cosθ_K and of the rate of single pairs, relative to what they are at most."""
-    activation = activations.get(spec)
+def single_pairs(largest: float = 1e4) -> NDArray:
+    """(q1, q2, z, w) of pairs at all angles, (4, pairs)."""
     q = [v for v in (1e-6, 1e-3, 0.2, 1.0, 3.0, 50.0, 1e4) if v <= largest]
     angles = (0.0, 1e-12, 1e-6, 1e-3, 0.25, 0.5)
     halves = [(z, 1 - z) for z in angles] + [(1 - z, z) for z in angles[:-1]]
-    cases = [(q1, q2, z, w) for q1 in q for q2 in q for z, w in halves]
-    q1, q2, z, w = (np.array(c) for c in zip(*cases, strict=True))
-    z_k, w_k, rate = pair_dual(activation.dual(np.inf), q1, q2, z, w)
-    alone = {v: dual(*[mpf(v)] * 3) for v in q}
-    worst = [0.0, 0.0]
-    for k, (a, b, za, wa) in enumerate(cases):
+    return np.array([(q1, q2, z, w) for q1 in q for q2 in q for z, w in halves]).T
+
+
+def exact_pairs(dual: Dual, pairs: NDArray) -> NDArray[np.longdouble]:
+    """cosθ_K, and what a rate and K̇ are multiples of, relative to what they are at most."""
+    alone = {v: dual(*[mpf(v)] * 3) for v in set(pairs[:2].ravel())}
+    out = []
+    for a, b, z, w in pairs.T:
         p = mp.sqrt(mpf(a) * mpf(b))
-        exact = dual(mpf(a), mpf(b), p * (1 - 2 * mpf(za) if za < wa else 2 * mpf(wa) - 1))
-        ka, kb = alone[a], alone[b]
-        norm = mp.sqrt(ka[0] * kb[0])
-        cosine = mpf(float(w_k[k])) - mpf(float(z_k[k]))
-        worst[0] = max(worst[0], abs(float(cosine - exact[0] / norm)))
-        error = mpf(float(rate[k])) * norm / p - exact[1]
-        worst[1] = max(worst[1], abs(float(error / mp.sqrt(ka[1] * kb[1]))))
-    return worst[0], worst[1]
+        k, k_dot = dual(mpf(a), mpf(b), p * (1 - 2 * mpf(z) if z < w else 2 * mpf(w) - 1))
+        norm, most = (mp.sqrt(x * y) for x, y in zip(alone[a], alone[b], strict=True))
+        out.append((k / norm, norm / p / most, k_dot / most))
+    return recorded.digits(out).T
 
 
-def _kernels(x: np.ndarray, y: np.ndarray, duals: Sequence[Dual], beta: float) -> list:
+def pair_error(spec: str, pairs: NDArray, exact: NDArray[np.longdouble]) -> tuple[float, float]:
+    """Worst errors of cosθ_K and of the rate of single pairs, relative to what they are at most."""
+    values = pair_dual(activations.get(spec).dual(np.inf), *pairs)
+    z_k, w_k, rate = (v.astype(np.longdouble) for v in values)
+    cosine, scale, slope = exact
+    return float(abs(w_k - z_k - cosine).max()), float(abs(rate * scale - slope).max())
+
+
+Layers = list[tuple[mpf, mpf]]
+
+
+def _kernels(x: np.ndarray, y: np.ndarray, duals: Sequence[Dual], beta: float,
+             own: tuple[Layers, Layers] | None = None) -> Layers:  # fmt: skip
+    """(Σ, Θ) of all layers; own are those of x and of y with themselves."""
     u, v = ([mpf(float(t)) for t in row] for row in (x, y))
     b2 = mpf(beta) ** 2
     q1, q2, s = (mp.fdot(*p) / len(u) + b2 for p in ((u, u), (v, v), (u, v)))
     theta = s
     out = []
-    for dual in duals:
+    for layer, dual in enumerate(duals):
         k, k_dot = dual(q1, q2, s)
-        q1, q2 = dual(q1, q1, q1)[0] + b2, dual(q2, q2, q2)[0] + b2
         s = k + b2
+        q1, q2 = (own[0][layer][0], own[1][layer][0]) if own else (s, s)
         theta = k_dot * theta + s
         out.append((s, theta))
     return out
 
 
-def network_error(
-    spec: str, dual: Dual, dtype: type, beta: float = 0.1, scales: Sequence[float] = (1e-3, 1, 100)
-) -> tuple[float, float]:
-    """Worst errors of Σ and Θ relative to √(K(x,x)K(x',x')), of the activation and, since that
-    shows whether small angles are right, of a ReLU behind it.
-    """
+def network_rows(dtype: type, scales: Sequence[float]) -> NDArray:
+    """Rows of some scales, near and far, equal, opposite and parallel."""
     rng = np.random.default_rng(1)
     rows = []
     for scale in scales:
@@ -184,21 +181,66 @@ def network_error(
         step = rng.standard_normal(4) * scale
         rows += [x, *(x + 10.0**-k * step for k in (1, 2, 3, 4, 6, 9, 12))]
         rows += [x, -x, -x * (1 + 1e-7), 2 * x, 1.01 * x]
-    x = np.array(rows).astype(dtype)
-    got = nk.gram(nk.MLP(3, [spec, "relu"], 1.0, beta), x, layers="all", dtype=dtype)
-    pairs = [(i, j) for i in range(len(x)) for j in range(i + 1)]
+    return np.array(rows).astype(dtype)
+
+
+def exact_network(dual: Dual, x: NDArray, beta: float) -> tuple[NDArray, NDArray]:
+    """Of both layers, √K(x,x) of each row, (rows, layer, kernel), and K(x,x')/√(K(x,x)K(x',x')) of
+    each pair, (pairs, layer, kernel).
+    """
     own = [_kernels(row, row, [dual, relu], beta) for row in x]
+    alone = [[[mp.sqrt(k) for k in layer] for layer in layers] for layers in own]
+    cosines = []
+    for i, j in pairs_of(len(x)):
+        both = _kernels(x[i], x[j], [dual, relu], beta, (own[i], own[j])) if i != j else own[i]
+        cosines.append(
+            [[both[m][k] / (alone[i][m][k] * alone[j][m][k]) for k in (0, 1)] for m in (0, 1)]
+        )
+    return recorded.digits(alone), recorded.digits(cosines)
+
+
+def pairs_of(rows: int) -> list[tuple[int, int]]:
+    """Each pair of rows once."""
+    return [(i, j) for i in range(rows) for j in range(i + 1)]
+
+
+def network_error(
+    spec: str, x: NDArray, beta: float, exact: tuple[NDArray, NDArray]
+) -> tuple[float, float]:
+    """Worst errors of Σ and Θ relative to √(K(x,x)K(x',x')), of the activation and, since that
+    shows whether small angles are right, of a ReLU behind it.
+    """
+    got = nk.gram(nk.MLP(3, [spec, "relu"], 1.0, beta), x, layers="all", dtype=x.dtype)
+    alone, cosines = exact
     worst = [0.0, 0.0]
-    for i, j in pairs:
-        exact = own[i] if i == j else _kernels(x[i], x[j], [dual, relu], beta)
+    for (i, j), cosine in zip(pairs_of(len(x)), cosines, strict=True):
         for layer in (0, 1):
             for kernel in (0, 1):
-                scale = mp.sqrt(own[i][layer][kernel] * own[j][layer][kernel])
-                error = mpf(float(got[kernel][layer + 1, i, j])) - exact[layer][kernel]
-                worst[layer] = max(worst[layer], float(abs(error) / scale))
+                scale = alone[i, layer, kernel] * alone[j, layer, kernel]
+                error = np.longdouble(got[kernel][layer + 1, i, j]) / scale - cosine[layer, kernel]
+                worst[layer] = max(worst[layer], float(abs(error)))
                 if np.array_equal(x[i], x[j]):
                     assert got[kernel][layer + 1, i, j] == got[kernel][layer + 1, i, i]
     return worst[0], worst[1]
+
+
+BETAS, DTYPES = (0.0, 0.1), (np.float64, np.float32)
+
+
+def golden_points(scales: Sequence[float]) -> dict[str, NDArray]:
+    """What the recorded answers are asked for."""
+    rows = {np.dtype(dtype).name: network_rows(dtype, scales) for dtype in DTYPES}
+    return {"pairs": single_pairs(), "betas": np.array(BETAS)} | rows
+
+
+def golden_answers(dual: Dual, scales: Sequence[float]) -> recorded.Answers:
+    """The answers, from the oracle."""
+    answers = {"pairs": exact_pairs(dual, single_pairs())}
+    for beta, dtype in itertools.product(BETAS, DTYPES):
+        alone, cosines = exact_network(dual, network_rows(dtype, scales), beta)
+        key = f"{np.dtype(dtype).name}_{beta}"
+        answers |= {f"alone_{key}": alone, f"cosines_{key}": cosines}
+    return answers
 
 
 def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
@@ -250,12 +292,14 @@ def checks(
     largest: dict[str, float] | None = None,
     behind: float | None = None,
     moment: float = 1e-15,
+    golden: bool = False,
 ) -> Any:
     """A class with the tests of some activations, to be called Test… where it is wanted.
 
     pair, double, single : the largest errors of single pairs, and of networks in either dtype
     behind : the same of Θ of a ReLU behind it, 50·double;  moment : of E[σ²], up to q = 100
     scales : of the networks' data;  largest : variances, of those that cannot have any
+    golden : whether the oracle is so slow that its answers are kept, see recorded.py
     """
     ends = largest or {}
 
@@ -268,19 +312,41 @@ def checks(
             parity_and_signs_are_true(spec, duals[spec])
 
         def test_single_pairs_are_exact(self, spec):
-            value, rate = pair_error(spec, duals[spec], 1e4)
+            pairs = single_pairs()
+            if golden:
+                exact = recorded.load(spec, golden_points(scales))["pairs"]
+            else:
+                exact = exact_pairs(duals[spec], pairs)
+            value, rate = pair_error(spec, pairs, exact)
             assert value < pair
             assert rate < pair
 
-        @pytest.mark.parametrize("beta", [0.0, 0.1])
+        @pytest.mark.parametrize("beta", BETAS)
         @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, double), (np.float32, single)])
         def test_near_duplicates_stay_apart(self, spec, dtype, bound, beta):
             """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""
-            own, after = network_error(spec, duals[spec], dtype, beta, scales)
+            x = network_rows(dtype, scales)
+            if golden:
+                answers = recorded.load(spec, golden_points(scales))
+                key = f"{np.dtype(dtype).name}_{beta}"
+                exact = answers[f"alone_{key}"], answers[f"cosines_{key}"]
+            else:
+                exact = exact_network(duals[spec], x, beta)
+            own, after = network_error(spec, x, beta, exact)
             assert own < bound
             assert after < (50 * bound if behind is None or dtype == np.float32 else behind)
 
         def test_extremes(self, spec):
             is_finite_everywhere(spec, ends.get(spec, 1e30))
 
-    return Checks
+    class Recorded(Checks):
+        @pytest.mark.slow
+        def test_recorded_answers_are_derived_again(self, spec, write_golden):
+            points, derived = golden_points(scales), golden_answers(duals[spec], scales)
+            if write_golden:
+                recorded.save(spec, points, derived)
+            for key, answer in recorded.load(spec, points).items():
+                limit = 1e-17 * np.maximum(abs(derived[key]), 1)
+                assert (abs(answer - derived[key]) <= limit).all(), key
+
+    return Recorded if golden else Checks

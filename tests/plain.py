@@ -5,25 +5,36 @@ complex steps, and the kernels of ReLU networks with errors planted where asked.
 import numpy as np
 from scipy.special import erf
 
+
+def cases(x, *values):
+    """The last value, or the first one whose bound the real part of x is not above.
+
+    Values and bounds alternate: ``cases(x, left, 0, right)`` is left up to 0 and right above.
+    """
+    out = values[-1]
+    for value, bound in zip(values[-3::-2], values[-2::-2], strict=True):
+        out = np.where(np.real(x) > bound, out, value)
+    return out[()]  # a number of a number
+
+
+# of arrays of real or complex numbers
 SIGMA = {
     "identity": lambda x: x,
-    "relu": lambda x: x if x.real > 0 else 0 * x,
-    "abs": lambda x: x if x.real > 0 else -x,
-    "leaky_relu:0.2": lambda x: x if x.real > 0 else 0.2 * x,
-    "ab_relu:-0.5,1.5": lambda x: 1.5 * x if x.real > 0 else -0.5 * x,
-    "hard_tanh": lambda x: x if abs(x.real) < 1 else 0 * x + np.sign(x.real),
-    "relu6": lambda x: 0 * x if x.real < 0 else x if x.real < 6 else 0 * x + 6,
+    "relu": lambda x: cases(x, 0 * x, 0, x),
+    "abs": lambda x: cases(x, -x, 0, x),
+    "leaky_relu:0.2": lambda x: cases(x, 0.2 * x, 0, x),
+    "ab_relu:-0.5,1.5": lambda x: cases(x, -0.5 * x, 0, 1.5 * x),
+    "hard_tanh": lambda x: cases(x, 0 * x - 1, -1, x, 1, 0 * x + 1),
+    "relu6": lambda x: cases(x, 0 * x, 0, x, 6, 0 * x + 6),
     "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": lambda x: (
-        0.5 + (x if -1 < x.real < 0.5 else 0.2 * x - 0.8 if x.real < 0 else 0.65 - 0.3 * x)
+        0.5 + cases(x, 0.2 * x - 0.8, -1, x, 0.5, 0.65 - 0.3 * x)
     ),
-    "elu:0.7": lambda x: x if x.real > 0 else 0.7 * (np.exp(x) - 1),
-    "selu": lambda x: (
-        1.0507009873554805 * (x if x.real > 0 else 1.6732632423543772 * (np.exp(x) - 1))
-    ),
-    "celu:1.5": lambda x: x if x.real > 0 else 1.5 * (np.exp(x / 1.5) - 1),
-    "rectified_monomial:3": lambda x: x**3 if x.real > 0 else 0 * x,
-    "sign": lambda x: np.sign(x.real) + 0 * x,
-    "heaviside": lambda x: (x.real > 0) + 0 * x,
+    "elu:0.7": lambda x: cases(x, 0.7 * (np.exp(x) - 1), 0, x),
+    "selu": lambda x: 1.0507009873554805 * cases(x, 1.6732632423543772 * (np.exp(x) - 1), 0, x),
+    "celu:1.5": lambda x: cases(x, 1.5 * (np.exp(x / 1.5) - 1), 0, x),
+    "rectified_monomial:3": lambda x: cases(x, 0 * x, 0, x**3),
+    "sign": lambda x: np.sign(np.real(x)) + 0 * x,
+    "heaviside": lambda x: (np.real(x) > 0) + 0 * x,
     "erf:1.5,0.7,0.2": lambda x: 1.5 * erf(0.7 * x) + 0.2,
     "normal_cdf": lambda x: (1 + erf(x / np.sqrt(2))) / 2,
     "sigmoid_like": lambda x: (1 + erf(x / 2.4020563531719796)) / 2,
@@ -44,7 +55,7 @@ SIGMA = {
     "softplus": lambda x: np.log(1 + np.exp(x)),
     "mish": lambda x: x * np.tanh(np.log(1 + np.exp(x))),
     "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
-    "softsign": lambda x: x / (1 + x) if x.real > 0 else x / (1 - x),
+    "softsign": lambda x: x / (1 + cases(x, -x, 0, x)),
     "arctan": np.arctan,
 }
 

@@ -30,7 +30,7 @@ DUALS = {
     "celu:2": of(1, 1, np.longdouble(2)),
 }
 
-TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10)
+TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10, golden=True)
 
 
 def differences(some, most, q):

@@ -92,10 +92,10 @@ DUALS = {
 
 SATURATING = {spec: DUALS.pop(spec) for spec in ("hard_tanh", "relu6")}
 
-TestDuals = checks(DUALS, pair=5e-15, behind=2e-12)
+TestDuals = checks(DUALS, pair=5e-15, behind=2e-12, golden=True)
 # of variances so large that little is left of their shape: up to 100 times the condition
 TestSaturating = checks(
-    SATURATING, pair=1e-13, double=2e-14, scales=(1e-3, 1), behind=1e-9, moment=2e-14
+    SATURATING, pair=1e-13, double=2e-14, scales=(1e-3, 1), behind=1e-9, moment=2e-14, golden=True
 )
 
 

@@ -8,11 +8,11 @@ import itertools
 
 import numpy as np
 import pytest
+from gauss import mean_of_pair, normal_with_ends
 from plain import SIGMA
 
 import ntk_numba as nk
 
-X, W = np.polynomial.legendre.leggauss(12)
 # where they are, of all but the smooth ones
 KINKS = dict.fromkeys(("relu", "abs", "leaky_relu", "ab_relu", "rectified_monomial", "sign",
                        "heaviside", "softsign", "elu", "selu", "celu"), (0.0,))  # fmt: skip
@@ -21,10 +21,7 @@ KINKS |= {"hard_tanh": (-1.0, 1.0), "relu6": (0.0, 6.0), "piecewise_linear": (-1
 
 def rule(*kinks):
     """Nodes and weights of a Gaussian mean, panels ending at 0 and the kinks, (panels·12,)."""
-    ends = np.unique(np.concatenate([np.linspace(-9, 9, 37), np.clip([0, *kinks], -9, 9)]))
-    half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
-    t = (middle + half * X).ravel()
-    return t, (half * W).ravel() * np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
+    return normal_with_ends(np.linspace(-9, 9, 37), [0, *kinks], 12)
 
 
 def pairs(f, q1, q2, rho, kinks):
@@ -34,22 +31,20 @@ def pairs(f, q1, q2, rho, kinks):
     if s == 0:
         t, weights = rule(*(kinks / np.sqrt(q1)), *(rho * kinks / np.sqrt(q2)))
         return weights @ (f(np.sqrt(q1) * t) * f(np.sqrt(q2) * rho * t))
-    t, weights = rule(*(kinks / np.sqrt(q1)))
-    u = f(np.sqrt(q1) * t)
     if not kinks.size:
-        y, inner = rule()
-        return weights @ (u * (f(np.sqrt(q2) * (rho * t[:, None] + s * y)) @ inner))
+        return mean_of_pair(f, q1, q2, rho, rule())
+    t, weights = rule(*(kinks / np.sqrt(q1)))
     means = []
     for at in t:  # v is at a kink where y is one of these
         y, inner = rule(*((kinks / np.sqrt(q2) - rho * at) / s))
         means.append(inner @ f(np.sqrt(q2) * (rho * at + s * y)))
-    return weights @ (u * np.array(means))
+    return weights @ (f(np.sqrt(q1) * t) * np.array(means))
 
 
 def kernels(sigma, x1, x2, w_std, b_std, depth, kinks):
     """[(Σ, Θ)] of all layers, eq. 10, 12, 18 and 26."""
-    vector = np.vectorize(lambda h: sigma(h + 0j).real, otypes=[float])
-    slope = np.vectorize(lambda h: sigma(h + 1e-30j).imag / 1e-30, otypes=[float])
+    vector = lambda h: sigma(h + 0j).real  # noqa: E731
+    slope = lambda h: sigma(h + 1e-30j).imag / 1e-30  # noqa: E731
     a, b, s = (w_std**2 * p @ q / len(p) + b_std**2 for p, q in ((x1, x1), (x2, x2), (x1, x2)))
     theta, out = s, [(s, s)]
     for _ in range(depth - 1):

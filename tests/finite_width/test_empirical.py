@@ -62,7 +62,7 @@ def test_nngp(net, width, outputs, data):
     features = list(data)
     if net.depth > 1:  # α of the last hidden layer: the network of one layer less, and σ
         before = weights[:-1], biases[:-1], sigma[:-1], w_std[:-1], b_std[:-1]
-        act = np.vectorize(SIGMA[sigma[-1]], otypes=[float])
+        act = SIGMA[sigma[-1]]
         features = [act(forward(rows, *before)) for rows in data]
     left, right = features
     wanted = w_std[-1] ** 2 * left @ right.T / left.shape[1] + b_std[-1] ** 2

@@ -1,0 +1,78 @@
+"""Answers of slow oracles, kept in tests/golden/ and derived again by tests marked slow.
+
+    python -m pytest tests/activations -m slow -k derived_again --write-golden
+
+writes them anew. An answer is kept as the sum of a float64 and a float32, which has more digits
+than longdouble, together with a digest of what was asked.
+"""
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from mpmath import mpf
+from numpy.typing import ArrayLike, NDArray
+
+FOLDER = Path(__file__).parent / "golden"
+COMMAND = "python -m pytest tests/activations -m slow -k derived_again --write-golden"
+
+Answers = dict[str, NDArray[np.longdouble]]
+
+
+def digits(answers: ArrayLike) -> NDArray[np.longdouble]:
+    """Numbers of mpmath in extended precision."""
+    exact = np.asarray(answers, object)
+    high = exact.astype(float)
+    low = (exact - np.vectorize(mpf, otypes=[object])(high)).astype(float)
+    return high.astype(np.longdouble) + low
+
+
+def path_of(name: str) -> Path:
+    """The file of the answers of that name."""
+    return FOLDER / (re.sub(r"[^\w.-]", "_", name) + ".npz")
+
+
+def digest(name: str, points: dict[str, NDArray]) -> str:
+    """What says that other questions were asked."""
+    hashed = hashlib.sha256(name.encode())
+    for key, array in sorted(points.items()):
+        hashed.update(f"{key} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return hashed.hexdigest()
+
+
+def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
+    """Keep the answers at these points; the same answers make the same bytes."""
+    arrays = {"digest": np.array(digest(name, points))}
+    for key, exact in answers.items():
+        high = exact.astype(float)
+        arrays |= {key: high, f"{key}_rest": (exact - high).astype(np.float32)}
+    FOLDER.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path_of(name), "w") as archive:
+        for key, array in arrays.items():
+            entry = zipfile.ZipInfo(key + ".npy")  # without the time, which NumPy would write
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def load(name: str, points: dict[str, NDArray]) -> Answers:
+    """The answers that were kept.
+
+    Raises
+    ------
+    LookupError
+        There are none, or they are those of other points.
+    """
+    path = path_of(name)
+    if not path.exists():
+        raise LookupError(f"{path} is missing; make it with: {COMMAND}")
+    with np.load(path) as archive:
+        if archive["digest"] != digest(name, points):
+            raise LookupError(f"{path} holds the answers at other points; make it with: {COMMAND}")
+        return {
+            key: archive[key].astype(np.longdouble) + archive[f"{key}_rest"]
+            for key in archive
+            if f"{key}_rest" in archive
+        }
