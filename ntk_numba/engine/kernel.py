@@ -29,7 +29,7 @@ from ntk_numba.inputs.source import Source
 
 # The version of the arithmetic: one more whenever an entry's bits change, so that no file is begun
 # with one and ended with another.
-NUMERICS = 1
+NUMERICS = 2
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()

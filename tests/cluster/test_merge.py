@@ -167,7 +167,7 @@ class TestCover:
         parts[3].unlink()
         monkeypatch.setattr(write, "NUMERICS", 99)
         nk.write_gram(NET, x, tmp_path / "g.h5", part=(4, 5)).close()
-        text = r"another job: numerical version is 99, not 1; of 5 parts 4 are .*--array=4,"
+        text = r"another job: numerical version is 99, not 2; of 5 parts 4 are .*--array=4,"
         self.refuse(parts, text, tmp_path)
 
     def test_what_is_no_part(self, x, parts, tmp_path):
@@ -344,7 +344,7 @@ def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path,
     monkeypatch.setattr(write, "NUMERICS", 99)
     paths = parts_of(x, tmp_path, 2)
     (tmp_path / "old.h5").rename(tmp_path / "g.h5")
-    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 1, the parts of 99\. Ch"):
+    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 2, the parts of 99\. Ch"):
         nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
     assert all(p.exists() for p in paths)
 
