@@ -12,6 +12,7 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import in_turn
+from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.ready import ready_for
 from ntk_numba.engine.tile import (
@@ -37,7 +38,8 @@ def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[
 def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
     """The same of given samples, 2T of them."""
     source = open_source(x, "X")
-    kernel = Kernel(net, ready_for(net, source), source, ("ntk",), False, x.dtype, T, threads)
+    ready = ready_for(net, find_largest_norm(net, source, None), FEATURES)
+    kernel = Kernel(net, ready, source, ("ntk",), False, x.dtype, T, threads)
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
     row = np.zeros(TILE_FIELDS, np.int64)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from ntk_numba.activations import Activation
 from ntk_numba.engine.dual import pair_dual
-from ntk_numba.inputs.source import Source
 from ntk_numba.network import MLP
 
 # Norms that stand for all below the largest: spaced by √2 and down to where nothing changes
@@ -34,19 +33,28 @@ class Ready(NamedTuple):
         return sum(a.trait_count for a in self.activations)
 
 
-def ready_for(net: MLP, *sources: Source | None) -> Ready:
-    """The network ready for all rows of the sources; reads them if it has to know their norms.
+def needs_largest_norm(net: MLP) -> bool:
+    """Return whether an activation has to be fitted to the variances that the data gives."""
+    return any(a.ranged for a in net.activation)
+
+
+def ready_for(net: MLP, largest_norm: float | None, features: int) -> Ready:
+    """Return the network ready for rows of so many features whose norms are at most `largest_norm`.
+
+    Parameters
+    ----------
+    largest_norm : float or None
+        None if `needs_largest_norm` says that no activation depends on it.
 
     Raises
     ------
     ValueError
         An activation that cannot be had to its tolerance for such data.
     """
-    if not any(a.ranged for a in net.activation):
+    if largest_norm is None:
+        assert not needs_largest_norm(net)
         return Ready(net.activation, (0.0, 0.0))
-    given = [s for s in sources if s is not None]
-    largest = max(s.largest for s in given)
-    return _ready(net, largest, given[0].shape[1])
+    return _ready(net, largest_norm, features)
 
 
 @lru_cache(maxsize=16)

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
+from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.engine.ready import ready_for
 from ntk_numba.inputs.source import open_source
 
 
 def ready(net, x):
-    return ready_for(net, open_source(x, "X"))
+    return ready_for(net, find_largest_norm(net, open_source(x, "X"), None), x.shape[1])
 
 
 def test_closed_forms_are_ready():
