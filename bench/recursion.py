@@ -12,6 +12,7 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import in_turn
+from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import tile_table
@@ -30,7 +31,8 @@ def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[
 def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
     """The same of given samples, 2T of them."""
     source = open_source(x, "X")
-    kernel = Kernel(fit_network(net, source), source, ("ntk",), False, x.dtype, T, threads)
+    fitted = fit_network(net, find_largest_norm(net, source, None), FEATURES)
+    kernel = Kernel(fitted, source, ("ntk",), False, x.dtype, T, threads)
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
     table = tile_table([(0, T, T, T)] * TILES, (0, 0))

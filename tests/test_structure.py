@@ -21,7 +21,7 @@ WINGS = {
         "polynomial", "smooth", "numerical", "scaled", "table",
     ],
     "network": [],
-    "inputs": ["source"],
+    "inputs": ["arrays", "numpy_files", "hdf5", "tables", "paths", "survey", "source"],
     "gramfile": [
         "contents", "disk", "layout", "lease", "tiles", "writer", "entries", "reader", "link",
     ],

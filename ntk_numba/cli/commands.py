@@ -75,6 +75,7 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             layout=options.layout,
             overwrite=options.overwrite,
             progress=_progress(options),
+            largest_norm=options.largest_norm,
         )
     )
 
@@ -148,7 +149,9 @@ def slurm(options: argparse.Namespace) -> bool:
         here = estimate(whole, x, target.parent)
         seconds = max(here.compute * whole.threads / cpus, here.write)
     parts = options.parts or parts_for(seconds, whole.count, options.max_array)
-    part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
+    part = make_plan(
+        net, x, z, *job, memory=options.memory, part=Part(1, parts), largest_norm=whole.largest_norm
+    )
     memory = part.memory
     if not options.memory:
         needed = INTERPRETER + part.working * cpus // part.threads
@@ -168,6 +171,8 @@ def slurm(options: argparse.Namespace) -> bool:
     merge += ["--layout", "lower"] * (options.layout == "lower")
     merge += ["--link"] * options.link + ["--delete-parts"] * options.delete_parts
     gram += ["--memory", f"{memory >> 20}MiB"]
+    if whole.largest_norm is not None:  # measured here, once for all parts
+        gram += ["--largest-norm", repr(whole.largest_norm)]
     print(slurm_script(gram, merge, slurm_options), end="")
     return True
 

@@ -146,6 +146,8 @@ class _Begun(NamedTuple):
             contents, numerics
         ):  # fmt: skip
             return False
+        if not mine.same_norm(contents):
+            return False
         sides = (mine.x, contents.x), (mine.z, contents.z)
         return not any(a.difference(b) for a, b in sides if a and b)
 
@@ -195,14 +197,17 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         )  # fmt: skip
 
     usual = Counter(job(header) for _, header in headers).most_common(1)[0][0]
-    reference = next(header for _, header in headers if job(header) == usual)
+    of_it = [header for _, header in headers if job(header) == usual]
+    norms = Counter(n for h in of_it if (n := h.contents.largest_norm) is not None)
+    norm = norms.most_common(1)[0][0] if norms else None
+    reference = next(header for header in of_it if header.contents.largest_norm == norm)
     c = reference.contents
     assert c.part is not None
     found.contents, found.numerics, found.of = replace(c, part=None), reference.numerics, c.part.of
     for path, header in headers:
         part = header.contents.part
         assert part is not None
-        if job(header) != usual:
+        if job(header) != usual or not header.contents.same_norm(c):
             mine = replace(header.contents, x=c.x, z=c.z)
             if part.of == c.part.of:
                 mine = replace(mine, part=c.part)

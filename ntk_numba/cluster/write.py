@@ -41,12 +41,13 @@ class _Job:
     dtype: Any
     memory: int | str | None
     threads: int | None
+    largest_norm: float | None
 
     def plan(self, x: Source, z: Source | None, part: Part | None) -> Plan:
         """Of the whole job, or of a part."""
         return make_plan(
             self.net, x, z, self.kernels, self.layers, self.dtype, self.memory, self.threads,
-            part=part,
+            part=part, largest_norm=self.largest_norm,
         )  # fmt: skip
 
 
@@ -66,6 +67,7 @@ def write_gram(
     layout: str = "full",
     overwrite: bool = False,
     progress: bool = False,
+    largest_norm: float | None = None,
 ) -> GramFile:
     """The kernels of `gram`, bit for bit, written to an HDF5 file, for any N and M.
 
@@ -99,6 +101,12 @@ def write_gram(
         Replace what is there when the job is complete, and the beginning of any other job at once.
     progress : bool
         Show tiles, rate and remaining time on standard error.
+    largest_norm : float, optional
+        The largest Euclidean norm of all rows of X and Z, where it is known. Activations that are
+        series (tanh, silu, …) or of elu's kind are fitted to it, and without it each part reads all
+        rows to find it; other networks make no use of it. All parts of a job need the same; with
+        `parts` it is found once and handed on. A row of a larger norm is refused; a number that is
+        too large gives a result as right as `GramFile.error` says, but of other bits.
 
     Returns
     -------
@@ -117,7 +125,7 @@ def write_gram(
         An OSError: the disk, a quota or the memory failed later, or parts could not be computed;
         the text names them. What is done is kept, and the same call goes on.
     """
-    job = _Job(net, X, Z, kernels, layers, dtype, memory, threads)
+    job = _Job(net, X, Z, kernels, layers, dtype, memory, threads, largest_norm)
     kind = check_layout(layout, Z is None)
     target = output_path(path)
     if part is not None:
@@ -199,7 +207,10 @@ def _write_parts(
     plan = job.plan(x, z, check_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # refuses more parts than tiles
     _check_target(target, overwrite, x, z)
-    if executor is not None:
+    job = replace(job, largest_norm=plan.largest_norm)
+    if executor is None:
+        job = replace(job, x=x, z=z)  # what one part has read of them, the next one knows
+    else:
         for name, given in (("X", job.x), ("Z", job.z)):
             if given is not None and not isinstance(given, str | os.PathLike):
                 raise InvalidTypeError(

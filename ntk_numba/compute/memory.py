@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compiled.arrays import aligned
-from ntk_numba.compute.plan import check_kernels, check_layers, make_plan
+from ntk_numba.compute.plan import check_kernels, check_layers, find_largest_norm, make_plan
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.source import check_dtype, open_source, open_sources
+from ntk_numba.inputs.source import open_source, open_sources, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -127,8 +127,8 @@ def diagonal(
     Parameters are those of `gram`. Returns a `Gram` of (N,) arrays, (L, N) with ``layers="all"``.
     """
     x = open_source(X, "X").check()
-    wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x)
-    fitted = fit_network(check_network(net), x)
+    wanted, every, real = check_kernels(kernels), check_layers(layers), result_dtype(dtype, x)
+    fitted = fit_network(check_network(net), find_largest_norm(net, x, None), x.shape[1])
     kernel = Kernel(fitted, x, wanted, every, real, 1, threads_to_use(None))
     parts = [
         kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()

@@ -1,11 +1,12 @@
 """What a job takes, before it starts: tiles, bands, bytes of memory and of disk."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ntk_numba.arguments import KERNELS, parse_bytes, show_bytes
-from ntk_numba.engine.fitted import FittedNetwork, fit_network
+from ntk_numba.arguments import KERNELS, number_between, parse_bytes, show_bytes
+from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
 from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS
 from ntk_numba.engine.tile import STRIP
@@ -16,7 +17,7 @@ from ntk_numba.inputs.source import (
     BLOCK_BYTES,
     EVENLY_LEAST,
     Source,
-    check_dtype,
+    result_dtype,
 )
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -46,6 +47,8 @@ class Plan(Output):
     band : tile rows that are held in memory at a time, of rows and of columns
     batch : tiles computed at a time
     working : bytes that it will take, Python and libraries aside
+    largest_norm : float or None
+        Of all rows of X and Z, as measured or told; None where no activation depends on it.
     """
 
     fitted: FittedNetwork
@@ -55,6 +58,7 @@ class Plan(Output):
     band: int
     batch: int
     working: int
+    largest_norm: float | None
 
     @property
     def pairs(self) -> int:
@@ -105,6 +109,27 @@ def check_layers(layers: str) -> bool:
     return layers == "all"
 
 
+def find_largest_norm(
+    net: MLP, x: Source, z: Source | None, told: float | None = None, *, digest: bool = False
+) -> float | None:
+    """Return the largest norm of all rows, if an activation depends on it; else None.
+
+    Parameters
+    ----------
+    told : float, optional
+        What the caller knows it to be. Without it all rows are read.
+    digest : bool
+        Whether a digest of the rows is wanted afterwards, so that it is made on the way.
+    """
+    if told:
+        told = number_between("largest_norm", told, 0, math.inf)
+    if not needs_largest_norm(net):
+        return None
+    if told is not None:
+        return told
+    return max(s.survey(digest=digest).largest_norm for s in (x, z) if s is not None)
+
+
 def make_plan(
     net: MLP,
     x: Source,
@@ -116,6 +141,7 @@ def make_plan(
     threads: int | None = None,
     in_memory: bool = False,
     part: Part | None = None,
+    largest_norm: float | None = None,
 ) -> Plan:
     """Lay out a job.
 
@@ -128,6 +154,7 @@ def make_plan(
         quarter of what the process may use.
     in_memory : bool
         The result goes into arrays that the caller has: it takes no buffers and is not counted.
+    largest_norm : see `find_largest_norm`
 
     Raises
     ------
@@ -142,7 +169,7 @@ def make_plan(
     wanted, every, real = (
         check_kernels(kernels),
         check_layers(layers),
-        check_dtype(dtype, x, z or x),
+        result_dtype(dtype, x, z or x),
     )
     n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
@@ -154,7 +181,8 @@ def make_plan(
     images = 2 if z is None and part is None else 1  # of a tile in the file
 
     # of a sample: panel, spread and norm, std, weight and bias of every layer, traits
-    fitted = fit_network(net, x, z)
+    largest_norm = find_largest_norm(net, x, z, largest_norm, digest=not in_memory)
+    fitted = fit_network(net, largest_norm, features)
     row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
     # of a thread: `tile.Scratch`
     scratch = count * (
@@ -195,5 +223,6 @@ def make_plan(
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
     return Plan(
-        net, wanted, every, real, grid, part, fitted, features, count, limit, band, batch, working
+        net, wanted, every, real, grid, part, fitted, features, count, limit, band, batch, working,
+        largest_norm,
     )  # fmt: skip

@@ -13,9 +13,9 @@ from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.compute.stream import (
     contents_of,
-    digests_of,
     prepare,
     stream_tiles,
+    surveys_of,
 )
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidValueError
@@ -93,12 +93,12 @@ def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
             if contents.grid.symmetric
             else "the file is a matrix of two data sets; give Z as well"
         ]
-    mine = digests_of(contents.grid, contents.part, x, z)
+    surveys = surveys_of(contents.grid, contents.part, x, z)
     return [
         f"{source.name} is not the data that the file was made of: "
-        f"{digest.difference(theirs)} differ"
-        for source, digest, theirs in zip((x, z), mine, (contents.x, contents.z), strict=True)
-        if source and digest and theirs and digest != theirs
+        f"{survey.digest.difference(digest)} differ"
+        for source, survey, digest in zip((x, z), surveys, (contents.x, contents.z), strict=True)
+        if source and survey and digest and survey.digest != digest
     ]
 
 
@@ -148,7 +148,7 @@ def repair(
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         plan = make_plan(
             file.net, x, z, file.kernels, "all" if contents.every else "last", file.dtype,
-            memory, threads, part=contents.part,
+            memory, threads, part=contents.part, largest_norm=contents.largest_norm,
         )  # fmt: skip
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.dual import pair_dual
-from ntk_numba.inputs.source import Source
 from ntk_numba.network import MLP, Variance
 
 # Norms that stand for all below the largest: spaced by √2 and down to where nothing changes
@@ -36,19 +35,28 @@ class FittedNetwork(NamedTuple):
         return sum(d.count for d in self.duals)
 
 
-def fit_network(net: MLP, *sources: Source | None) -> FittedNetwork:
-    """Fit a network to all rows of the sources; read them if their norms have to be known.
+def needs_largest_norm(net: MLP) -> bool:
+    """Return whether an activation has to be fitted to the variances in the data."""
+    return any(a.facts.needs_largest for a in net.activation)
+
+
+def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNetwork:
+    """Fit a network to rows of `features` numbers whose norms are at most `largest_norm`.
+
+    Parameters
+    ----------
+    largest_norm : float or None
+        None if `needs_largest_norm` says that no activation depends on it.
 
     Raises
     ------
     InvalidValueError
         An activation whose tolerance cannot be reached for such data.
     """
-    if not any(a.facts.needs_largest for a in net.activation):
+    if largest_norm is None:
+        assert not needs_largest_norm(net)
         return FittedNetwork(net, tuple(a.dual(np.inf) for a in net.activation), (0.0, 0.0))
-    given = [s for s in sources if s is not None]
-    largest = max(s.largest for s in given)
-    return _fit(net, largest, given[0].shape[1])
+    return _fit(net, largest_norm, features)
 
 
 @lru_cache(maxsize=16)

@@ -28,7 +28,7 @@ from ntk_numba.finite_width.networks import (
     seed_sequence,
 )
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.inputs.source import check_dtype
+from ntk_numba.inputs.source import result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -108,7 +108,7 @@ def monte_carlo(
     if tolerance is not None:
         tolerance = number_between("tolerance", tolerance, 0, math.inf)
     whole_number("draws", draws, 2)  # one has no standard error
-    x = read_samples(X, "X", None, check_dtype(dtype))
+    x = read_samples(X, "X", None, result_dtype(dtype))
     z = None if Z is None else read_samples(Z, "Z", x.shape[1], x.dtype)
     widths = layer_widths(check_network(net), x.shape[1], width, n_out)
     shape = (len(x), len(x if z is None else z))

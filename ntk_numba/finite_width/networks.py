@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.inputs.source import Source, check_dtype, open_source
+from ntk_numba.inputs.source import Source, open_source, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -117,7 +117,7 @@ def sample(
     ValueError, TypeError
         A width that is no whole number of at least 1, or that does not fit in memory.
     """
-    real = check_dtype(dtype)
+    real = result_dtype(dtype)
     widths = layer_widths(check_network(net), n_in, width, n_out)
     fitting_threads(1, 0, parameter_bytes(widths, real.itemsize), f"a network of widths {widths}")
     return draw(net, widths, seed_sequence(seed), real)

@@ -4,7 +4,8 @@ Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and 
 one after another; and "part", those of a part of a job.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from ntk_numba.digest import Digest
 from ntk_numba.grid import Grid, Part
 from ntk_numba.network import MLP
+
+# Norms that differ by less, relatively, are the same: processors add in different orders
+SAME_NORM = 1e-9
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,19 @@ class Contents(Output):
     x, z : of X, and of Z (None if the matrix is symmetric)
     error : bounds of the errors of Σ and Θ relative to √(K(x,x)·K(x',x')), beyond rounding: 0
         where all activations have closed forms
+    largest_norm : of all rows of X and Z, that the activations are fitted to; None if none is, or
+        where it is not known, as in older files. All parts of a job have the same.
     """
 
     x: Digest
     z: Digest | None
     error: tuple[float, float] = (0.0, 0.0)
+    largest_norm: float | None = field(default=None, compare=False)
+
+    def same_norm(self, other: "Contents") -> bool:
+        """Return whether both are fitted to the same largest norm, as far as both know."""
+        a, b = self.largest_norm, other.largest_norm
+        return a is None or b is None or math.isclose(a, b, rel_tol=SAME_NORM)
 
     def differences(self, other: "Contents") -> list[str]:
         """What `other` has otherwise, for people."""
@@ -104,6 +116,8 @@ class Contents(Output):
             for key in mine
             if mine[key] != theirs[key]
         ]
+        if not self.same_norm(other):
+            found.append(f"the largest norm is {other.largest_norm!r}, not {self.largest_norm!r}")
         for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
             if a != b:
                 hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]

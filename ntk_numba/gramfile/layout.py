@@ -47,6 +47,7 @@ ATTRIBUTES = (
     "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "error",
     "complete",
 )  # fmt: skip
+LARGEST_NORM = "largest_norm"  # an attribute that not all files have, see `Contents`
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
         for key, value in zip(ATTRIBUTES, values, strict=True):
             file.attrs[key] = value
         file.attrs["seal"] = _seal(file.attrs)
+        if c.largest_norm is not None:
+            file.attrs[LARGEST_NORM] = c.largest_norm
         group = file.create_group(DIGESTS)
         for name, digest in (("X", c.x), ("Z", c.z)):
             if digest:
@@ -319,6 +322,7 @@ def read_header(file: HDF5, path: Path) -> Header:
             if symmetric
             else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
             tuple(json.loads(attributes["error"])),
+            float(attributes[LARGEST_NORM]) if LARGEST_NORM in attributes else None,
         )
         for name in names:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:

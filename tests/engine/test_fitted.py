@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
+from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.inputs.source import open_source
 
@@ -10,7 +11,7 @@ def test_closed_forms_leave_no_error_and_need_no_data():
     net = nk.MLP(3, ["relu", "gelu"])
     source = open_source(np.ones((2, 2)), "X")
     source.read = None  # its rows are not looked at
-    fitted = fit_network(net, source)
+    fitted = fit_network(net, find_largest_norm(net, source, None), 2)
     assert fitted.net is net and fitted.error == (0.0, 0.0)
     assert [dual.bounds for dual in fitted.duals] == [(0.0, 0.0)] * 2
 
