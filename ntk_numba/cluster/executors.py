@@ -50,6 +50,7 @@ def run_parts(
     executor: AnyExecutor,
     task: Task,
     parts: Sequence[int],
+    *,
     attempts: int = 3,
     progress: bool = False,
 ) -> list[Receipt]:

@@ -81,7 +81,9 @@ def attempt(task: Task, part: int, number: int, share: Share) -> Receipt:
         stopping.check()
         receipt = task(part)
     except stopping.Stopped:
-        receipt = Receipt(part, "", 0, 0.0, platform.node(), True)
+        receipt = Receipt(
+            part=part, path="", tiles=0, seconds=0.0, host=platform.node(), stopped=True
+        )
     finally:
         _busy = False
         _share.reset(token)

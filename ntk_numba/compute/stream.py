@@ -36,11 +36,18 @@ COMMITS = 4
 
 def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     """What the file of a plan holds. Reads all of the data that it is made of, for its digests."""
-    digests = digests_of(plan.grid, plan.part, x, z)
+    x_digest, z_digest = digests_of(plan.grid, plan.part, x, z)
     return Contents(
-        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part, *digests,
-        plan.ready.error,
-    )  # fmt: skip
+        net=plan.net,
+        kernels=plan.kernels,
+        layers=plan.layers,
+        dtype=plan.dtype,
+        grid=plan.grid,
+        part=plan.part,
+        x=x_digest,
+        z=z_digest,
+        error=plan.ready.error,
+    )
 
 
 def digests_of(
@@ -82,6 +89,7 @@ def stream_tiles(
     x: Source,
     z: Source | None,
     writer: TileFile,
+    *,
     done: NDArray[np.bool_] | None = None,
     progress: bool = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.arguments import KERNELS
+from ntk_numba.arguments import KERNELS, Data
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.compute.stream import (
@@ -27,7 +27,7 @@ from ntk_numba.inputs.source import Source, open_sources
 SAMPLE = 64  # rows and columns
 
 
-def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Report:
+def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int = 0) -> Report:
     """Compare a Gram file with its data: the digests, and 64 × 64 entries computed anew.
 
     Parameters
@@ -61,9 +61,12 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
         np.sort(rng.choice(side, min(SAMPLE, len(side)), replace=False)) for side in (down, across)
     )
     left, right = x.take(rows), (x if z is None else z).take(columns)
-    which = "all" if contents.every else "last"
-    anew = gram(file.net, left, right, file.kernels, which, file.dtype)
-    scales = [diagonal(file.net, side, file.kernels, which, file.dtype) for side in (left, right)]
+    kernels, layers, dtype = contents.kernels, contents.layers, contents.dtype
+    anew = gram(file.net, left, right, kernels=kernels, layers=layers, dtype=dtype)
+    scales = [
+        diagonal(file.net, side, kernels=kernels, layers=layers, dtype=dtype)
+        for side in (left, right)
+    ]
     single = file.dtype == np.float32
     rounding = 2e-6 * max(1, file.net.depth / 8) if single else 2e-14
     if any(a.row or a.ranged for a in file.net.activation):  # whose formulae have conditions
@@ -105,8 +108,9 @@ def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
 
 def repair(
     path: str | os.PathLike[str],
-    X: Any,
-    Z: Any = None,
+    X: Data,
+    Z: Data | None = None,
+    *,
     bad: Sequence[Place] | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
@@ -148,13 +152,20 @@ def repair(
         if differences:
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         plan = make_plan(
-            file.net, x, z, file.kernels, "all" if contents.every else "last", file.dtype,
-            memory, threads, part=contents.part,
-        )  # fmt: skip
+            file.net,
+            x,
+            z,
+            kernels=contents.kernels,
+            layers=contents.layers,
+            dtype=contents.dtype,
+            memory=memory,
+            threads=threads,
+            part=contents.part,
+        )
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         layout = file.layout
-        bad = file.verify(progress).bad if bad is None else bad
+        bad = file.verify(progress=progress).bad if bad is None else bad
     kernel = prepare(plan, x, z)
     done = np.ones((plan.grid.down, plan.grid.across), bool)
     for _, _, i, j in bad:
@@ -162,7 +173,7 @@ def repair(
     lease = Lease(path)
     try:
         with TileFile(path, layout, write=True) as tiles:
-            stream_tiles(plan, kernel, x, z, tiles, done, progress)
+            stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
             tiles.commit()
             tiles.sync()
             wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]
