@@ -284,7 +284,7 @@ def compute_part(job: _Job, target: Path, count: int, policy: Policy, number: in
     try:
         with _write_one(job, target, part, policy) as file:
             tiles = file.contents.grid.size(part)
-    except stopping.Stopped:  # is nothing that a scheduler can carry
+    except stopping.StopRequested:  # is nothing that a scheduler can carry
         stopped = True
     seconds, path = time.monotonic() - start, part_path(target, part)
     return Receipt(
