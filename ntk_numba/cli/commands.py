@@ -44,6 +44,15 @@ def _network(options: argparse.Namespace) -> "MLP":
     )
 
 
+def _result(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is computed, as keyword arguments."""
+    return {
+        "kernels": options.kernel or ["ntk"],
+        "layers": options.layers,
+        "dtype": options.dtype,
+    }
+
+
 def gram(options: argparse.Namespace) -> bool:
     """Compute kernels into a file."""
     if options.executor is None:
@@ -64,9 +73,7 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             options.data,
             options.output,
             Z=options.against,
-            kernels=options.kernel or ["ntk"],
-            layers=options.layers,
-            dtype=options.dtype,
+            **_result(options),
             memory=options.memory,
             threads=threads,
             part=options.part,
@@ -107,11 +114,11 @@ def merge(options: argparse.Namespace) -> bool:
         ntk_numba.merge(
             options.parts,
             options.output,
-            options.layout,
-            options.link,
-            options.delete_parts,
-            options.overwrite,
-            _progress(options),
+            layout=options.layout,
+            link=options.link,
+            delete_parts=options.delete_parts,
+            overwrite=options.overwrite,
+            progress=_progress(options),
         )
     )
 
@@ -141,8 +148,7 @@ def slurm(options: argparse.Namespace) -> bool:
     target = Path(options.output)
     check_folder(target)
     layout = check_layout(options.layout, z is None)
-    job = options.kernel or ["ntk"], options.layers, options.dtype
-    whole = make_plan(net, x, z, *job, part=layout)
+    whole = make_plan(net, x, z, **_result(options), part=layout)
     cpus = options.cpus or whole.threads
     seconds = 0.0
     if options.parts is None or options.time is None:
@@ -150,8 +156,9 @@ def slurm(options: argparse.Namespace) -> bool:
         seconds = max(here.compute * whole.threads / cpus, here.write)
     parts = options.parts or parts_for(seconds, whole.count, options.max_array)
     part = make_plan(
-        net, x, z, *job, memory=options.memory, part=Part(1, parts), largest_norm=whole.largest_norm
-    )
+        net, x, z, **_result(options), memory=options.memory, part=Part(1, parts),
+        largest_norm=whole.largest_norm,
+    )  # fmt: skip
     memory = part.memory
     if not options.memory:
         needed = INTERPRETER + part.working * cpus // part.threads
@@ -159,12 +166,26 @@ def slurm(options: argparse.Namespace) -> bool:
     minutes = options.time or minutes_for(seconds, parts)
     merge_minutes = options.merge_time or merge_minutes_for(whole.output_bytes)
     slurm_options = SlurmOptions(
-        parts, cpus, memory + memory // 4, minutes,
-        options.name, options.partition, options.account, options.qos, options.grace,
-        options.requeues, options.at_once, options.logs, options.dependency,
-        tuple(options.sbatch), tuple(options.setup), options.merge_cpus,
-        parse_bytes(options.merge_memory, "--merge-memory"), merge_minutes, options.max_array,
-    )  # fmt: skip
+        parts=parts,
+        cpus=cpus,
+        memory=memory + memory // 4,
+        minutes=minutes,
+        name=options.name,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        grace=options.grace,
+        requeues=options.requeues,
+        at_once=options.at_once,
+        logs=options.logs,
+        dependency=options.dependency,
+        extra=tuple(options.sbatch),
+        setup=tuple(options.setup),
+        merge_cpus=options.merge_cpus,
+        merge_memory=parse_bytes(options.merge_memory, "--merge-memory"),
+        merge_minutes=merge_minutes,
+        max_array=options.max_array,
+    )
     gram = ["ntk-numba", "gram", options.data, "-o", options.output, *_job_words(options)]
     pattern = target.with_name(PARTS_OF.format(target.stem, "*", parts, target.suffix))
     merge = ["ntk-numba", "merge", str(pattern), "-o", options.output]
@@ -204,9 +225,14 @@ def plan(options: argparse.Namespace) -> bool:
     net = _network(options)
     x, z = open_sources(options.data, options.against)
     plan = make_plan(
-        net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
-        options.memory, options.threads, part=check_layout(options.layout, z is None),
-    )  # fmt: skip
+        net,
+        x,
+        z,
+        **_result(options),
+        memory=options.memory,
+        threads=options.threads,
+        part=check_layout(options.layout, z is None),
+    )
     target = Path(options.output)
     check_folder(target)
     check_space(target, plan.output_bytes)
@@ -230,7 +256,7 @@ def plan(options: argparse.Namespace) -> bool:
             "matrix": f"{plan.grid.rows:,} × {plan.grid.columns:,}"
             + (" symmetric" if plan.grid.symmetric else "")
             + f", {', '.join(plan.kernels)}, {facts['layers']} layer"
-            + ("s" if plan.every else ""),
+            + ("s" if plan.all_layers else ""),
             "network": str(net),
             "samples": f"{plan.features:,} features, {plan.dtype}, {where}",
             "tiles": f"{plan.grid.count:,} of {plan.grid.tile} × {plan.grid.tile}",
@@ -288,7 +314,7 @@ def _facts(file: "GramFile") -> dict[str, Any]:
         "kernels": list(file.kernels),
         "shape": list(file.shape),
         "symmetric": contents.grid.symmetric,
-        "layers": "all" if contents.every else "last",
+        "layers": contents.layers,
         "dtype": str(file.dtype),
         "error": list(contents.error),
         "tile": contents.grid.tile,
@@ -308,12 +334,12 @@ def verify(options: argparse.Namespace) -> bool:
     progress = sys.stderr.isatty()
     # an incomplete file is not repaired but gone on with
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
-        report, complete = file.verify(progress), file.complete
+        report, complete = file.verify(progress=progress), file.complete
     good = _print_report(report)
     if options.repair and report.bad:
         good = _print_report(
             ntk_numba.repair(
-                options.file, options.data, options.against, report.bad, progress=progress
+                options.file, options.data, options.against, bad=report.bad, progress=progress
             )
         )
     if options.data is not None and complete:
@@ -341,7 +367,7 @@ def activations(options: argparse.Namespace) -> bool:
     if options.plot:
         from ntk_numba.plots.activations import plot_activations
 
-        plot_activations([f["example"] for f in facts], options.plot, options.q)
+        plot_activations([f["example"] for f in facts], options.plot, q=options.q)
     if options.json:
         print(json.dumps(facts, indent=2))
         return True
@@ -360,7 +386,13 @@ def plot(options: argparse.Namespace) -> bool:
 
     new_figure(options.output)  # what cannot be saved is refused before the work
     with ntk_numba.open_gram(options.file) as file:
-        plot_gram(file, options.output, options.kernel, options.layer, options.labels)
+        plot_gram(
+            file,
+            options.output,
+            kernel=options.kernel,
+            layer=options.layer,
+            labels=options.labels,
+        )
     print(options.output)
     return True
 
@@ -374,13 +406,24 @@ def check(options: argparse.Namespace) -> bool:
     if options.plot:
         new_figure(options.plot)  # what cannot be saved is refused before the work
     report = ntk_numba.check(
-        net, options.data, options.width, options.draws, options.samples, options.outputs,
-        options.false_alarm, options.seed, options.threads,
-    )  # fmt: skip
+        net,
+        options.data,
+        width=options.width,
+        draws=options.draws,
+        samples=options.samples,
+        n_out=options.outputs,
+        false_alarm=options.false_alarm,
+        seed=options.seed,
+        threads=options.threads,
+    )
     print(json.dumps(report.to_dict(), indent=2) if options.json else report)
     if options.plot:
         plot_angle(
-            net, options.plot, report.widths, options.draws, seed=options.seed,
+            net,
+            options.plot,
+            report.widths,
+            draws=options.draws,
+            seed=options.seed,
             threads=options.threads,
-        )  # fmt: skip
+        )
     return bool(report.passed)

@@ -6,10 +6,10 @@ failed. Results go to standard output, progress and errors to standard error.
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import ntk_numba
@@ -18,7 +18,7 @@ from ntk_numba.cli import commands
 from ntk_numba.errors import StoppedError
 
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
-PATIENCE = 8  # seconds from a signal to the end, at most
+FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 
 DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key may be left out where there is one array"
 
@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # as where it knows no ×
     options = _parser().parse_args(arguments)
-    stopping.handle(_stop)
+    stopping.on_first_signal(_stop)
     try:
         code = DONE if options.run(options) else CHECK_FAILED
         if sys.stdout:
             sys.stdout.flush()
-    except stopping.Stopped as stop:
+    except stopping.StopRequested as stop:
         _say("; ".join(["stopped", *getattr(stop, "__notes__", ["run the same command again"])]))
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
@@ -78,23 +78,15 @@ class _Forgiving:
 
 def _unraisable(error: Any) -> None:
     """What a signal raises in a callback of the compiler is lost there; it was asked for too."""
-    if error.exc_type is not stopping.Stopped:
+    if error.exc_type is not stopping.StopRequested:
         sys.__unraisablehook__(error)
 
 
-def _stop(signum: int, frame: Any) -> None:
-    # a second Ctrl-C leaves at once; other signals come twice from schedulers
-    stopping.handle(signal.SIG_IGN)
-    signal.signal(signal.SIGINT, _leave)
-    stopping.leave_after(PATIENCE, _leave)
+def _stop() -> None:
+    """React to a signal that asks to stop; a second Ctrl-C ends the process at once."""
+    signal.signal(signal.SIGINT, partial(stopping.leave, FAREWELL))
+    stopping.leave_after(stopping.PATIENCE, FAREWELL)
     stopping.ask()
-
-
-def _leave(*_: Any) -> NoReturn:
-    """At once, as a kill would; nothing is lost by that but tiles in flight."""
-    with contextlib.suppress(OSError):
-        os.write(2, b"ntk-numba: stopped at once; run the same command again\n")
-    os._exit(STOPPED)
 
 
 def _say(text: str) -> None:

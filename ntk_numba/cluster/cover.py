@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import Layout, Policy
 from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents, Header
@@ -71,7 +72,9 @@ class Cover:
     stale: bool = False
 
 
-def find_parts(paths: list[Path], target: Path, layout: str, link: bool, overwrite: bool) -> Cover:
+def find_parts(
+    paths: list[Path], target: Path, *, layout: Layout, link: bool, overwrite: bool
+) -> Cover:
     """Look at all parts, and at what an earlier merge to `target` has done.
 
     Raises
@@ -107,7 +110,7 @@ def find_parts(paths: list[Path], target: Path, layout: str, link: bool, overwri
     return found
 
 
-def _earlier(target: Path, layout: str, overwrite: bool) -> list["_Begun"]:
+def _earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Begun"]:
     """What may have the tiles of deleted parts, and is not to be replaced."""
     begun, done = _begun(partial_of(target)), None if overwrite else _begun(target)
     if begun and overwrite and begun.contents.layout != layout:
@@ -162,12 +165,12 @@ def _begun(path: Path) -> _Begun | None:
         return None  # there is none, or its writer will say what is wrong with it
 
 
-def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path | None:
+def merged(target: Path, part: Contents, numerics: int, policy: Policy) -> Path | None:
     """The file that has all tiles of a part already, complete or not, though the part is deleted.
 
     A complete one that is to be overwritten does not count.
     """
-    for path in (partial_of(target), *([] if overwrite else [target])):
+    for path in (partial_of(target), *([] if policy.overwrite else [target])):
         begun = _begun(path)
         if begun is None or not begun.is_of(part, numerics):
             continue
@@ -193,7 +196,8 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         assert c.part is not None
         shapes = c.x.shape, c.z and c.z.shape
         return (
-            c.net, c.kernels, c.every, c.dtype, c.grid, c.part.of, c.error, header.numerics, shapes,
+            c.net, c.kernels, c.layers, c.dtype, c.grid, c.part.of, c.error,
+            header.numerics, shapes,
         )  # fmt: skip
 
     usual = Counter(job(header) for _, header in headers).most_common(1)[0][0]

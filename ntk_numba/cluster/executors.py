@@ -28,7 +28,6 @@ from tqdm import tqdm
 from ntk_numba import stopping
 from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.workers import (
-    PATIENCE,
     AnyExecutor,
     LocalPool,
     Receipt,
@@ -50,6 +49,7 @@ def run_parts(
     executor: AnyExecutor,
     task: Task,
     parts: Sequence[int],
+    *,
     attempts: int = 3,
     progress: bool = False,
 ) -> list[Receipt]:
@@ -96,7 +96,7 @@ def run_parts(
             stopping.check()
         except BaseException as error:
             run.abandon()
-            if isinstance(error, (stopping.Stopped, KeyboardInterrupt)):
+            if isinstance(error, (stopping.StopRequested, KeyboardInterrupt)):
                 error.add_note(
                     f"{len(run.receipts):,} of {len(parts):,} parts are done; "
                     "run the same again to go on"
@@ -149,7 +149,7 @@ class _Run:
         left = list(self.running)
         if not self._pool.stop():  # futures that are cancelled upset a standard pool that then ends
             left = [future for future in left if not future.cancel()]
-        wait(left, PATIENCE)
+        wait(left, stopping.WORKER_PATIENCE)
 
     def _submit(self) -> None:
         now = time.monotonic()
@@ -205,7 +205,7 @@ class _Run:
             self.receipts[part] = future.result()
             self._window = min(2 * self._window, self._most)
             self._breaks = 0
-        elif error is None or isinstance(error, (stopping.Stopped, KeyboardInterrupt)):
+        elif error is None or isinstance(error, (stopping.StopRequested, KeyboardInterrupt)):
             # it would stop whatever it is given, and is hardly the only one that was asked
             self.waiting[part] = 0.0
             self._give_up("its worker was asked to stop")
@@ -228,7 +228,7 @@ class _Run:
 
     def _mend(self, reason: str) -> None:
         """Make a broken pool anew. All its parts end, though one alone has done it."""
-        ended = wait(self.running, PATIENCE).done
+        ended = wait(self.running, stopping.WORKER_PATIENCE).done
         suspects = []
         for future, part in list(self.running.items()):
             try:

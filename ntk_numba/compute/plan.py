@@ -1,11 +1,20 @@
 """What a job takes, before it starts: tiles, bands, bytes of memory and of disk."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ntk_numba.arguments import KERNELS, number_between, parse_bytes, show_bytes
+from numpy.typing import DTypeLike
+
+from ntk_numba.arguments import (
+    Kernels,
+    Layers,
+    number_between,
+    parse_bytes,
+    parse_kernels,
+    parse_layers,
+    show_bytes,
+)
 from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
 from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS
@@ -76,7 +85,7 @@ class Plan(Output):
             "symmetric": self.grid.symmetric,
             "net": self.net.to_dict(),
             "kernels": list(self.kernels),
-            "layers": "all" if self.every else "last",
+            "layers": self.layers,
             "dtype": str(self.dtype),
             "layout": self.layout,
             "part": str(self.part or "1/1"),
@@ -89,24 +98,6 @@ class Plan(Output):
             "memory_bytes": self.working,
             "memory_limit_bytes": self.memory,
         }
-
-
-def check_kernels(kernels: str | Sequence[str]) -> tuple[str, ...]:
-    """The wanted kernels in the order nngp, ntk."""
-    wanted = [kernels] if isinstance(kernels, str) else list(kernels)
-    for name in wanted:
-        if name not in KERNELS:
-            raise InvalidValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")
-    if not wanted:
-        raise InvalidValueError(f"kernels is empty; name one or both of {', '.join(KERNELS)}")
-    return tuple(name for name in KERNELS if name in wanted)
-
-
-def check_layers(layers: str) -> bool:
-    """True for "all", False for "last"."""
-    if layers not in ("last", "all"):
-        raise InvalidValueError(f"layers must be 'last' or 'all', not {layers!r}")
-    return layers == "all"
 
 
 def find_largest_norm(
@@ -134,9 +125,10 @@ def make_plan(
     net: MLP,
     x: Source,
     z: Source | None = None,
-    kernels: str | Sequence[str] = ("ntk",),
-    layers: str = "last",
-    dtype: Any = None,
+    *,
+    kernels: Kernels = ("ntk",),
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
     in_memory: bool = False,
@@ -166,15 +158,12 @@ def make_plan(
         raise InvalidValueError(
             f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
         )
-    wanted, every, real = (
-        check_kernels(kernels),
-        check_layers(layers),
-        result_dtype(dtype, x, z or x),
-    )
+    wanted, layers = parse_kernels(kernels), parse_layers(layers)
+    real = result_dtype(dtype, x, z or x)
     n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
-    matrices = len(wanted) * (net.depth if every else 1)
+    matrices = len(wanted) * (net.depth if layers == "all" else 1)
     outputs = matrices * (2 if z is None else 1)
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
@@ -223,6 +212,18 @@ def make_plan(
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
     return Plan(
-        net, wanted, every, real, grid, part, fitted, features, count, limit, band, batch, working,
-        largest_norm,
-    )  # fmt: skip
+        net=net,
+        kernels=wanted,
+        layers=layers,
+        dtype=real,
+        grid=grid,
+        part=part,
+        fitted=fitted,
+        features=features,
+        threads=count,
+        memory=limit,
+        band=band,
+        batch=batch,
+        working=working,
+        largest_norm=largest_norm,
+    )

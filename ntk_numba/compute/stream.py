@@ -37,15 +37,22 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     ValueError
         A row with NaN or infinity, or a larger norm than the plan was told.
     """
-    surveys = surveys_of(plan.grid, plan.part, x, z)
-    for source, survey in zip((x, z), surveys, strict=True):
+    of_x, of_z = surveys_of(plan.grid, plan.part, x, z)
+    for source, survey in ((x, of_x), (z, of_z)):
         if source and survey:
             _refuse_larger(source, survey, plan.largest_norm)
     return Contents(
-        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part,
-        surveys[0].digest, surveys[1].digest if surveys[1] else None,
-        plan.fitted.error, plan.largest_norm,
-    )  # fmt: skip
+        net=plan.net,
+        kernels=plan.kernels,
+        layers=plan.layers,
+        dtype=plan.dtype,
+        grid=plan.grid,
+        part=plan.part,
+        x=of_x.digest,
+        z=of_z.digest if of_z else None,
+        error=plan.fitted.error,
+        largest_norm=plan.largest_norm,
+    )
 
 
 def surveys_of(
@@ -98,6 +105,7 @@ def stream_tiles(
     x: Source,
     z: Source | None,
     writer: TileFile,
+    *,
     done: NDArray[np.bool_] | None = None,
     progress: bool = False,
 ) -> None:

@@ -29,7 +29,13 @@ class Work(NamedTuple):
 def make_kernel(plan: Plan, x: Source) -> Kernel:
     """The compiled kernel of a plan."""
     return Kernel(
-        plan.fitted, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads
+        plan.fitted,
+        x,
+        plan.kernels,
+        plan.all_layers,
+        plan.dtype,
+        plan.grid.tile,
+        plan.threads,
     )
 
 

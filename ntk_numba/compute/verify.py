@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ntk_numba.accuracy import difference
-from ntk_numba.arguments import KERNELS
+from ntk_numba.arguments import KERNELS, Data
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.compute.stream import (
@@ -28,7 +28,7 @@ from ntk_numba.inputs.source import Source, open_sources
 SAMPLE = 64  # rows and columns
 
 
-def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Report:
+def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int = 0) -> Report:
     """Compare a Gram file with its data: the digests, and 64 × 64 entries computed anew.
 
     Parameters
@@ -62,9 +62,12 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
         np.sort(rng.choice(side, min(SAMPLE, len(side)), replace=False)) for side in (down, across)
     )
     left, right = x.take(rows), (x if z is None else z).take(columns)
-    which = "all" if contents.every else "last"
-    anew = gram(file.net, left, right, file.kernels, which, file.dtype)
-    scales = [diagonal(file.net, side, file.kernels, which, file.dtype) for side in (left, right)]
+    kernels, layers, dtype = contents.kernels, contents.layers, contents.dtype
+    anew = gram(file.net, left, right, kernels=kernels, layers=layers, dtype=dtype)
+    scales = [
+        diagonal(file.net, side, kernels=kernels, layers=layers, dtype=dtype)
+        for side in (left, right)
+    ]
     well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
     rounding = difference(file.net.depth, file.dtype, well_conditioned)
     for name in file.kernels:
@@ -104,8 +107,9 @@ def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
 
 def repair(
     path: str | os.PathLike[str],
-    X: Any,
-    Z: Any = None,
+    X: Data,
+    Z: Data | None = None,
+    *,
     bad: Sequence[Place] | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
@@ -147,13 +151,21 @@ def repair(
         if differences:
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         plan = make_plan(
-            file.net, x, z, file.kernels, "all" if contents.every else "last", file.dtype,
-            memory, threads, part=contents.part, largest_norm=contents.largest_norm,
-        )  # fmt: skip
+            file.net,
+            x,
+            z,
+            kernels=contents.kernels,
+            layers=contents.layers,
+            dtype=contents.dtype,
+            memory=memory,
+            threads=threads,
+            part=contents.part,
+            largest_norm=contents.largest_norm,
+        )
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         layout = file.layout
-        bad = file.verify(progress).bad if bad is None else bad
+        bad = file.verify(progress=progress).bad if bad is None else bad
     kernel = prepare(plan, x, z)
     done = np.ones((plan.grid.down, plan.grid.across), bool)
     for _, _, i, j in bad:
@@ -161,7 +173,7 @@ def repair(
     lease = Lease(path)
     try:
         with TileFile(path, layout, write=True) as tiles:
-            stream_tiles(plan, kernel, x, z, tiles, done, progress)
+            stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
             tiles.commit()
             tiles.sync()
             wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ntk_numba.arguments import KernelName, Layers
 from ntk_numba.digest import Digest
 from ntk_numba.grid import Grid, Part
 from ntk_numba.network import MLP
@@ -26,8 +27,8 @@ class Output:
     """
 
     net: MLP
-    kernels: tuple[str, ...]
-    every: bool
+    kernels: tuple[KernelName, ...]
+    layers: Layers
     dtype: np.dtype
     grid: Grid
     part: Part | None
@@ -48,15 +49,20 @@ class Output:
         return self.grid.size(self.part)
 
     @property
-    def layers(self) -> int:
-        """Matrices of each kernel."""
-        return self.net.depth if self.every else 1
+    def all_layers(self) -> bool:
+        """Whether each kernel is stored for all layers and not for the last one only."""
+        return self.layers == "all"
+
+    @property
+    def matrices(self) -> int:
+        """The number of matrices of each kernel: one for each layer that is stored."""
+        return self.net.depth if self.all_layers else 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of each kernel, as it is read."""
         matrix = (self.grid.rows, self.grid.columns)
-        return (self.net.depth, *matrix) if self.every else matrix
+        return (self.matrices, *matrix) if self.all_layers else matrix
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -74,7 +80,7 @@ class Output:
     def tiles(self) -> tuple[int, ...]:
         """Of each dataset of checksums: a tile an entry."""
         some = (self.grid.down, self.grid.across) if self.part is None else (self.count,)
-        return (self.net.depth, *some) if self.every else some
+        return (self.matrices, *some) if self.all_layers else some
 
     @property
     def tile_bytes(self) -> int:
@@ -134,7 +140,7 @@ class Contents(Output):
             "shape": f"{self.grid.rows} × {self.grid.columns}",
             **{key: str(value) for key, value in net.items()},
             "kernels": ", ".join(self.kernels),
-            "layers": "all" if self.every else "last",
+            "layers": self.layers,
             "dtype": str(self.dtype),
             "tile": str(self.grid.tile),
             "layout": self.layout,

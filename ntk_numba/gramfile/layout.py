@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ntk_numba.arguments import KERNELS
+from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
@@ -84,10 +84,10 @@ class Layout:
         """(layers, tiles down, tiles across), 0 for none, of what is stored once a tile."""
         c = self.contents
         if c.part is None:
-            matrix = values.reshape(c.layers, c.grid.down, c.grid.across)
+            matrix = values.reshape(c.matrices, c.grid.down, c.grid.across)
             return np.tril(matrix) if c.grid.symmetric else matrix
-        found = np.zeros((c.layers, c.grid.down, c.grid.across), values.dtype)
-        found[:, self.slots >= 0] = values.reshape(c.layers, -1)
+        found = np.zeros((c.matrices, c.grid.down, c.grid.across), values.dtype)
+        found[:, self.slots >= 0] = values.reshape(c.matrices, -1)
         return found
 
 
@@ -124,7 +124,7 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
             json.dumps(c.net.to_dict()), c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
-            c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
+            c.z.hex if c.z else "", c.layers, c.grid.tile, c.layout,
             str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
         )  # fmt: skip
         # first of all, so that their strings stand where `_check_heaps` looks
@@ -311,18 +311,18 @@ def read_header(file: HDF5, path: Path) -> Header:
         symmetric = not attributes["against_digest"]
         part = attributes["part"]
         contents = Contents(
-            MLP.from_dict(json.loads(attributes["net"])),
-            names,
-            attributes["layers"] == "all",
-            file[names[0]].dtype,
-            Grid(rows, columns, symmetric, int(attributes["tile"])),
-            check_part(part) if part else None,
-            _read_digest(file, "X", (rows, features), attributes["input_digest"]),
-            None
+            net=MLP.from_dict(json.loads(attributes["net"])),
+            kernels=names,
+            layers=parse_layers(attributes["layers"]),
+            dtype=file[names[0]].dtype,
+            grid=Grid(rows, columns, symmetric, int(attributes["tile"])),
+            part=check_part(part) if part else None,
+            x=_read_digest(file, "X", (rows, features), attributes["input_digest"]),
+            z=None
             if symmetric
             else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
-            tuple(json.loads(attributes["error"])),
-            float(attributes[LARGEST_NORM]) if LARGEST_NORM in attributes else None,
+            error=tuple(json.loads(attributes["error"])),
+            largest_norm=float(attributes[LARGEST_NORM]) if LARGEST_NORM in attributes else None,
         )
         for name in names:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
@@ -351,7 +351,8 @@ def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
         A damaged file, or one whose datasets were stored in another way since it was written.
     """
     size = os.fstat(file.descriptor).st_size
-    tiles, checksums = {}, {}
+    tiles: dict[str, int] = {}
+    checksums: dict[str, int] = {}
     with _errors(path):
         if contents.part is not None and not np.array_equal(file[TILES][:], _places(contents)):
             raise InvalidValueError(f"the list of its {TILES} has changed")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries
@@ -60,7 +61,7 @@ class GramFile:
         self.path, self._file, self.complete = path, file, file.complete
         self.contents, self.numerics, self.package_version, self.linked = header
         self.nngp, self.ntk = (
-            self._entries(name) if name in self.kernels else None for name in ("nngp", "ntk")
+            self._entries(name) if name in self.kernels else None for name in KERNELS
         )
 
     def _entries(self, name: str) -> "Entries | h5py.Dataset":
@@ -76,7 +77,7 @@ class GramFile:
         return self.contents.net
 
     @property
-    def kernels(self) -> tuple[str, ...]:
+    def kernels(self) -> tuple[KernelName, ...]:
         """Those of "nngp", "ntk" that the file holds."""
         return self.contents.kernels
 
@@ -115,7 +116,7 @@ class GramFile:
         """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
         return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
 
-    def verify(self, progress: bool = False) -> Report:
+    def verify(self, *, progress: bool = False) -> Report:
         """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
 
         Returns
@@ -130,7 +131,7 @@ class GramFile:
             for part in self.parts():
                 try:
                     with open_gram(part) as file:
-                        found = file.verify(progress)
+                        found = file.verify(progress=progress)
                 except (OSError, ValueError) as error:
                     report.problems.append(str(error))
                     continue
@@ -147,11 +148,11 @@ class GramFile:
             count = int(np.count_nonzero(tiles.done()))
             if not self.complete:
                 report.problems.append(f"incomplete: {count:,} of {c.count:,} tiles are done")
-            total = c.count * c.layers * len(c.kernels)
+            total = c.count * c.matrices * len(c.kernels)
             with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
                 for name in c.kernels:
-                    for layer in range(c.layers):
-                        label = f"{name} layer {layer + 1}" if c.every else name
+                    for layer in range(c.matrices):
+                        label = f"{name} layer {layer + 1}" if c.all_layers else name
                         for place, problems in self._verify(tiles, name, layer, sums[name][layer]):
                             report.problems += [f"{label}: {problem}" for problem in problems]
                             if problems:
@@ -239,7 +240,7 @@ class GramFile:
         )
 
 
-def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFile:
+def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> GramFile:
     """Open a Gram file for reading.
 
     Parameters

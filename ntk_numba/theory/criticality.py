@@ -16,7 +16,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from ntk_numba import activations
@@ -58,7 +58,7 @@ def _reached(activation: Activation) -> NDArray[np.float64]:
 
 
 def critical_init(
-    activation: str | Activation, b_std: float | None = None, q: float | None = None
+    activation: str | Activation, *, b_std: float | None = None, q: float | None = None
 ) -> Critical:
     """The w_std and b_std at which a deep network is on the edge of chaos.
 
@@ -131,7 +131,7 @@ def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any],
         return w2, q - w2 * moment
 
 
-def fixed_point(activation: str | Activation, w_std: float = 1.0, b_std: float = 0.0) -> float:
+def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: float = 0.0) -> float:
     """The variance q* = σ_w² E[σ(√q* z)²] + β² that depth leads to, from a variance of 1.
 
     Returns
@@ -172,8 +172,9 @@ def fixed_point(activation: str | Activation, w_std: float = 1.0, b_std: float =
 
 def correlation_map(
     activation: str | Activation,
-    rho: Any,
+    rho: ArrayLike,
     depth: int,
+    *,
     w_std: float = 1.0,
     b_std: float = 0.0,
     q: float = 1.0,

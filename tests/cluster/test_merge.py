@@ -47,7 +47,7 @@ def right(x, tmp_path_factory):
 def test_parts_are_the_whole_bit_for_bit(tmp_path, points, layers, dtype, cross, of):
     z = points[:100] if cross else None
     options = {"layers": layers, "dtype": dtype, "kernels": ("nngp", "ntk")}
-    with nk.write_gram(NET, points, tmp_path / "one.h5", z, **options) as f:
+    with nk.write_gram(NET, points, tmp_path / "one.h5", Z=z, **options) as f:
         of = min(f.contents.grid.count, 99 if of == "tiles" else of)
     paths = parts_of(points, tmp_path, of, z, **options)
     rng = np.random.default_rng(0)
@@ -334,7 +334,7 @@ def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, cha
             path.unlink()
             net = nk.MLP(3, "relu", b_std=0.2) if changed == "net" else NET
             data = [d + 0.5 if name == changed else d for name, d in (("x", x), ("z", z))]
-            nk.write_gram(net, data[0], tmp_path / "g.h5", data[1], part=(number, 4)).close()
+            nk.write_gram(net, data[0], tmp_path / "g.h5", Z=data[1], part=(number, 4)).close()
     with pytest.raises(ValueError, match=r"of 4 parts .* missing"):
         nk.merge(paths, tmp_path / "g.h5")
 

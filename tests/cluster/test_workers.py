@@ -10,7 +10,7 @@ import stand_ins
 from programs import alive, needs_mpi, run, start, wait_until
 from programs import stand_ins as command
 
-from ntk_numba.cluster import workers
+from ntk_numba import stopping
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.workers import (
     LocalPool,
@@ -147,5 +147,5 @@ def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
     pool.stop()
     with pytest.raises(BrokenExecutor):
         future.result(timeout=30)
-    assert workers.PATIENCE - 0.5 < time.monotonic() - begin < workers.PATIENCE + 15
+    assert stopping.WORKER_PATIENCE - 0.5 < time.monotonic() - begin < stopping.WORKER_PATIENCE + 15
     assert pid.exception() is not None

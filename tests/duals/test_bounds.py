@@ -17,7 +17,9 @@ def errors(function, q1, q2, rho, rule):
     """Of K and of K̇, relative to what they are at most, (2, pairs)."""
     t, weights = rule
     out = []
-    for f, values in zip((function, function.derivative), nk.dual(function, q1, q2, rho), strict=True):
+    for f, values in zip(
+        (function, function.derivative), nk.dual(function, q1, q2, rho), strict=True
+    ):
         for a, b, r, got in zip(q1, q2, rho, values, strict=True):
             scale = np.sqrt((weights @ f(np.sqrt(a) * t) ** 2) * (weights @ f(np.sqrt(b) * t) ** 2))
             out.append(abs(got - mean_of_pair(f, a, b, r, rule)) / scale)

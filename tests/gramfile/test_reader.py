@@ -185,7 +185,7 @@ class TestIncomplete:
     def partial(self, points, tmp_path, request):
         path = tmp_path / "g.h5.partial"
         nk.write_gram(NET, points, tmp_path / "g.h5", layers=request.param).close()
-        with nk.open_gram(tmp_path / "g.h5") as f, TileFile(f.path, f.layout, True) as tiles:
+        with nk.open_gram(tmp_path / "g.h5") as f, TileFile(f.path, f.layout, write=True) as tiles:
             tiles.forget(("ntk", 0, 2, 0))
             tiles.forget(("ntk", 2 if request.param == "all" else 0, 1, 1))
             tiles.begin_with(INCOMPLETE)
@@ -200,7 +200,7 @@ class TestIncomplete:
     def test_what_is_done_can_be_read(self, partial, points):
         k = nk.gram(NET, points, layers="all").ntk
         with nk.open_gram(partial, incomplete=True) as f:
-            k = k if f.contents.every else k[-1]
+            k = k if f.contents.all_layers else k[-1]
             assert not f.complete and f.done.sum() == 4 and f.ntk.shape == f.shape
             for key in (
                 np.s_[..., :64, :128], np.s_[..., 5, 100], np.s_[..., -1, 70:],
@@ -251,7 +251,7 @@ class TestIncomplete:
 
 def h5py_layers(partial):
     with nk.open_gram(partial, incomplete=True) as f:
-        return f.contents.every
+        return f.contents.all_layers
 
 
 def test_a_dataset_keeps_its_file_open(written, points):

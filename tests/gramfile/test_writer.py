@@ -27,7 +27,7 @@ def contents(points):
     n = len(points)
     digest = Digest((n, 7), b"", (b"d" * 32,))
     return layout.Contents(
-        nk.MLP(2), ("ntk",), False, np.dtype(float), Grid(n, n, True, 64), None, digest, None
+        nk.MLP(2), ("ntk",), "last", np.dtype(float), Grid(n, n, True, 64), None, digest, None
     )
 
 
