@@ -20,7 +20,7 @@ PURPOSES = {"ground": "What everything else stands on: errors, arguments, the ma
 TINTS = "#f3e9dc #e3edf7 #e3edf7 #e3edf7 #e6f2e6 #f7eecf #f9e4dc #eee6f5".split()  # by layer
 INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
 BOX, LANE, GAP, BETWEEN, MARGIN = 276, 18, 30, 64, 28  # widths and distances, in pixels
-PURPOSE_WIDTH, FILES_WIDTH = 43, 39  # characters of a line
+PURPOSE_WIDTH, FILES_WIDTH = 39, 39  # characters of a line
 
 Node = str | tuple[str, str, int]  # a wing, or the place where an arrow passes a layer
 
@@ -128,7 +128,7 @@ def purpose(wing: str) -> list[str]:
 
 def files(wing: str) -> list[str]:
     """Return the lines that name the files of a wing."""
-    text = " ".join(WINGS[wing]) or f"{wing}.py"
+    text = ", ".join(WINGS[wing]) or f"{wing}.py"
     return textwrap.wrap(text, FILES_WIDTH, break_on_hyphens=False)
 
 

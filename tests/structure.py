@@ -5,6 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ntk_numba"
 
+
 def modules(wings: dict[str, list[str]], wing: str) -> list[str]:
     """The modules of a wing from left to right, its `__init__` last."""
     if wing == "ground":
