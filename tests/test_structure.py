@@ -1,11 +1,9 @@
 """Each file imports only from wings below its own, or from its own wing, to the left."""
 
 import ast
-from pathlib import Path
 
 import pytest
-
-PACKAGE = Path(__file__).parent.parent / "ntk_numba"
+from structure import FILES, PACKAGE, imported, module_name, modules
 
 # The wings, from the ground up: each file imports from wings below its own, and from its own wing
 # only what stands to the left of it. ARCHITECTURE.md says what each is for.
@@ -52,38 +50,8 @@ NEVER = {
 }
 
 
-def modules(wing: str) -> list[str]:
-    """The modules of a wing from left to right, its `__init__` last."""
-    if wing == "ground":
-        return WINGS[wing]
-    return [*(f"{wing}.{name}" for name in WINGS[wing]), wing]
-
-
-FLOORS = [*map(modules, WINGS), ["__main__", ""]]
+FLOORS = [*(modules(WINGS, wing) for wing in WINGS), ["__main__", ""]]
 ORDER = {name: (floor, k) for floor, names in enumerate(FLOORS) for k, name in enumerate(names)}
-
-
-def module_name(path: Path) -> str:
-    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imported(path: Path) -> set[str]:
-    """The package's modules that a file imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner.removeprefix("ntk_numba.") in ORDER else node.module)
-    return {
-        n.removeprefix("ntk_numba").removeprefix(".") for n in found if n.startswith("ntk_numba")
-    }
-
-
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_every_file_has_a_place():
