@@ -5,7 +5,7 @@ wrappers of that, and in the caller. Here the loop knows of its body and the arg
 two addresses. It is compiled once, for all bodies and dtypes, and a body once for each dtype.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -33,38 +33,44 @@ class ParallelLoop:
 
     def __init__(self, body: Callable[[Any, int, int], None]) -> None:
         self._body = body
-        self._compiled: dict[Any, Any] = {}
+        self._compiled: dict[Any, Any] = {}  # by type of the arguments
+        self._addresses: dict[Any, int] = {}  # by their form, see `_flatten`
 
     def __call__(self, arguments: tuple[Any, ...], count: int) -> None:
         """Run the loop on the threads that Numba is set to use.
 
         arguments : a NamedTuple of arrays, integers, bools and other such tuples
         """
-        words = np.array(list(_words(arguments)), np.int64)
-        counter = np.zeros(1, np.int64)
-        threads = numba.get_num_threads()
-        _in_parallel(self._address(arguments), words.ctypes.data, counter, count, threads)
+        words: list[int] = []
+        address = self._address(_flatten(arguments, words), arguments)
+        flat, counter = np.array(words, np.int64), np.zeros(1, np.int64)
+        _in_parallel(address, flat.ctypes.data, counter, count, numba.get_num_threads())
 
-    def _address(self, arguments: tuple[Any, ...]) -> int:
-        """The machine code for arguments of these types, compiled when it is first needed."""
-        kind = numba.typeof(arguments)  # type: ignore[attr-defined]
-        if kind not in self._compiled:
-            signature = (types.CPointer(kind), types.int64, types.int64), types.void
-            self._compiled[kind] = compile_by_address(self._body, signature, _nrt=False)
-        return int(self._compiled[kind].address)
+    def _address(self, form: Any, arguments: tuple[Any, ...]) -> int:
+        """The machine code for arguments of a form, compiled when it is first needed."""
+        if form not in self._addresses:
+            kind = numba.typeof(arguments)  # type: ignore[attr-defined]
+            if kind not in self._compiled:
+                signature = (types.CPointer(kind), types.int64, types.int64), types.void
+                self._compiled[kind] = compile_by_address(self._body, signature, _nrt=False)
+            self._addresses[form] = int(self._compiled[kind].address)
+        return self._addresses[form]
 
 
-def _words(value: Any) -> Iterator[int]:
-    """The numbers that a value is made of, as `arguments_at` reads them."""
+def _flatten(value: Any, words: list[int]) -> Any:
+    """Append the numbers that a value is made of, as `arguments_at` reads them; return its form.
+
+    Values of one form have one type in Numba, which takes several times as long to find.
+    """
+    if isinstance(value, np.ndarray):
+        words.append(value.ctypes.data)
+        words.extend(value.shape)
+        words.extend(value.strides)
+        return value.dtype, value.ndim, value.flags.num
     if isinstance(value, tuple):
-        for item in value:
-            yield from _words(item)
-    elif isinstance(value, np.ndarray):
-        yield value.ctypes.data
-        yield from value.shape
-        yield from value.strides
-    else:
-        yield int(value)
+        return type(value), *[_flatten(item, words) for item in value]
+    words.append(int(value))
+    return type(value)
 
 
 def _arguments_at(typingctx: Any, pointer: Any) -> Any:

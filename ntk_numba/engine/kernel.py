@@ -148,11 +148,10 @@ class Kernel:
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
         outputs = self.outputs(count, 1)
-        # tiles of one entry on the diagonal of the matrix
-        at = np.arange(count)
-        ones = np.ones_like(at)
-        to = np.column_stack([at, 0 * at])
-        tiles = tile_table(np.column_stack([at, at, ones, ones]), to, to)
+        first = np.arange(0, count, STRIP)
+        ones = np.ones_like(first)
+        reads = np.column_stack([first, -ones, np.minimum(count - first, STRIP), ones])
+        tiles = tile_table(reads, np.column_stack([first, 0 * first]))
         self.compute(tiles, samples, samples, *outputs)
         return outputs
 

@@ -30,7 +30,8 @@ TILE = np.dtype(
     [
         (field, np.int64)
         for field in (
-            *("row", "column"),  # its first sample in the bands of rows and of columns
+            # its first sample in the bands of rows and of columns; −1: each row with itself only
+            *("row", "column"),
             *("height", "width"),  # entries
             *("to_row", "to_column"),  # its first entry in the output arrays
             # the first entry of its transpose; −1 if there is none; on the diagonal to_row, to_column
@@ -52,7 +53,8 @@ def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -
     Parameters
     ----------
     reads : (tiles, 4)
-        The first sample among the rows and among the columns, height, and width of each.
+        The first sample among the rows and among the columns, height, and width of each. With −1
+        among the columns, each row is paired with itself only, and the width is 1.
     to : (tiles, 2)
         Row and column of the output where the first entry goes.
     mirrors : (tiles, 2), optional
@@ -186,7 +188,7 @@ def compute_tile(work_at: Any, thread: int, k: int) -> None:
     work: Work = arguments_at(work_at)
     t, bands, scratch = work.tiles[k], work.bands, work.scratch
     i0, j0, height, width = t.row, t.column, t.height, t.width
-    mirrored = t.mirror_row >= 0
+    mirrored, alone = t.mirror_row >= 0, j0 < 0
     on_diagonal = t.mirror_row == t.to_row and t.mirror_column == t.to_column
     product = scratch.product[thread]
     working = scratch.working[thread]
@@ -197,26 +199,27 @@ def compute_tile(work_at: Any, thread: int, k: int) -> None:
         count = min(STRIP, height - first)
         across = min(width, first + count) if on_diagonal else width
         whole = -(-count // panel) * panel, -(-across // panel) * panel
-        if across > 1 or not on_diagonal:
+        if not alone:
             inner_products(
                 product, bands.rows.panels, i0 + first, whole[0],
                 bands.columns.panels, j0, whole[1],
             )  # fmt: skip
         for r in range(count):
             i = first + r
-            n = i + 1 if on_diagonal else width
+            begin = i0 + i if alone else j0
+            others = 0 if alone else i if on_diagonal else width
+            n = others + 1 if alone or on_diagonal else width
             z, w = working[Z, :n], working[W, :n]
-            others = slice(0, i if on_diagonal else width)
-            z_others, w_others, products = z[others], w[others], product[r, others]
+            z_others, w_others, products = z[:others], w[:others], product[r, :others]
             spread = bands.rows.spread[i0 + i]
-            spreads = bands.columns.spread[j0 : j0 + z_others.size]
+            spreads = bands.columns.spread[begin : begin + others]
             obtuse, repairs = half_angles(products, spread, spreads, z_others, w_others)
             if repairs:
-                pairs = Pairs(bands, i0 + i, j0, z_others.size)
+                pairs = Pairs(bands, i0 + i, begin, others)
                 repair(products, pairs, work.twice_centre, vector, distance, z_others, w_others)
-            if on_diagonal:
-                z[i], w[i] = 0, 1
-            all_layers(working, Pairs(bands, i0 + i, j0, n), obtuse, work.duals, strips, r)
+            if others < n:
+                z[others], w[others] = 0, 1
+            all_layers(working, Pairs(bands, i0 + i, begin, n), obtuse, work.duals, strips, r)
         # of a row on the diagonal, as far as it was computed
         lead = first + 1 if on_diagonal else width
         for out, strip in (
