@@ -123,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     some.add_argument("--parts", type=int, metavar="n", help="compute n parts and merge them")
     some.add_argument(
         "--largest-norm", type=float, metavar="NORM",
-        help="of all rows of X and Z, so that a part with an activation fitted to the data (a "
-        "series, or of elu's kind) reads its own rows only [measured]",
+        help="the largest of all rows of X and Z: with it, a part whose activations are fitted to "
+        "the data (tanh, elu, …) reads its own rows only [measured]",
     )  # fmt: skip
     some.add_argument(
         "--executor", metavar="NAME",

@@ -97,8 +97,7 @@ class Source:
         """At most `count` rows, evenly spaced; NaN and infinity are refused."""
         index = np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int)
         rows = self.take(index)
-        for k, row in zip(index, rows, strict=True):
-            self._refuse_not_finite(k, row[None])
+        self._refuse_not_finite(index, rows)
         return rows
 
     def evenly(self) -> NDArray[np.floating]:
@@ -138,7 +137,7 @@ class Source:
             reading = Reading(self._findings, depth)
             for start, stop in self.blocks(first, last):
                 block = self.read(start, stop)
-                self._refuse_not_finite(start, block)
+                self._refuse_not_finite(range(start, stop), block)
                 reading.add(start, block)
 
     def refuse_changed(self) -> None:
@@ -152,12 +151,15 @@ class Source:
         if self._stamp != _stamp(self._path):
             raise FileError(f"{self.name} has changed since it was opened")
 
-    def _refuse_not_finite(self, start: int, block: NDArray[np.floating]) -> None:
+    def _refuse_not_finite(
+        self, numbers: range | NDArray[np.integer], block: NDArray[np.floating]
+    ) -> None:
+        """Refuse rows with NaN or infinity, and name the first one by its number."""
         if np.isfinite(largest_entry(block)):
             return
         row, column = np.argwhere(~np.isfinite(block))[0]
         raise InvalidValueError(
-            f"{self.name}: row {start + row}, column {column} (counted from 0) is "
+            f"{self.name}: row {numbers[row]}, column {column} (counted from 0) is "
             f"{block[row, column]}; remove the row or fill in a finite number"
         )
 

@@ -56,7 +56,7 @@ class Findings:
     def __init__(self, length: int) -> None:
         self.length = length
         count = -(-length // ROWS)
-        self._known = np.full(count, Depth.NOTHING)
+        self._known = [Depth.NOTHING] * count
         self._norms = np.zeros(count)  # the largest of each block
         self._rows = np.zeros(count, np.int64)  # that have them
         self._hashes = [b""] * count
@@ -83,6 +83,12 @@ class Findings:
         chosen = set(blocks)
         return tuple(h if k in chosen else b"" for k, h in enumerate(self._hashes))
 
+    def keep_finite(self, start: int, stop: int) -> None:
+        """Keep that the blocks that rows start to stop complete are finite."""
+        end = len(self._known) if stop == self.length else stop // ROWS
+        for k in range(start // ROWS, end):
+            self._known[k] = Depth.FINITE
+
     def keep(self, k: int, depth: Depth, norm: float, row: int, digest: bytes) -> None:
         """Keep what is known of a block, all of which has been read."""
         if self._known[k] < Depth.NORMS:  # or the last bit might change
@@ -103,18 +109,19 @@ class Reading:
 
     def add(self, start: int, block: NDArray[np.floating]) -> None:
         """Take in finite rows, from `start` on, that follow those of the last call."""
-        stop, norms = start + len(block), np.empty(0)
-        if self._depth >= Depth.NORMS:
-            values = block.astype("<f8")
-            values += 0.0  # −0.0 and 0.0 are the same value
-            norms = row_norms(values)
+        stop = start + len(block)
+        if self._depth == Depth.FINITE:
+            self._findings.keep_finite(start, stop)
+            return
+        values = block.astype("<f8")
+        values += 0.0  # −0.0 and 0.0 are the same value
+        norms = row_norms(values)
         for k in range(start // ROWS, -(-stop // ROWS)):
             end = min((k + 1) * ROWS, self._findings.length)
             piece = slice(max(k * ROWS, start) - start, min(end, stop) - start)
-            if norms.size:
-                row = piece.start + int(np.argmax(norms[piece]))
-                if norms[row] > self._norm:
-                    self._norm, self._row = float(norms[row]), start + row
+            row = piece.start + int(np.argmax(norms[piece]))
+            if norms[row] > self._norm:
+                self._norm, self._row = float(norms[row]), start + row
             if self._depth >= Depth.HASHES:
                 self._hash.update(values[piece].data)
             if stop >= end:
