@@ -1,5 +1,6 @@
 # make demo   both kernels of the digits, verified, as a file and a picture in demo/
-# make test   all tests
+# make test   the tests, but for those that are slow, break things or need a cluster
+# make test-all   all tests
 # make lint   ruff and mypy
 # make bench  the tables and figures of bench/RESULTS.md
 # make soak   some minutes of kills, power failures and damage; a table of bench/RESULTS.md
@@ -8,10 +9,11 @@
 PYTHON ?= python3
 # Of the tests, which wait a good deal: for schedulers, for signals, for disks
 WORKERS ?= 3
+PYTEST = $(TEST)/python -m pytest -n $(WORKERS) --durations=10
 DEMO := .venv-demo/bin
 TEST := .venv-test/bin
 
-.PHONY: demo test lint bench soak clean
+.PHONY: demo test test-all lint bench soak clean
 
 demo: .venv-demo/ready
 	@mkdir -p demo
@@ -20,7 +22,10 @@ demo: .venv-demo/ready
 	$(DEMO)/ntk-numba plot demo/digits.h5 -o demo/digits.png --labels data/digits.npz:y
 
 test: .venv-test/ready
-	$(TEST)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) --dist worksteal -m "not slow and not system and not cluster"
+
+test-all: .venv-test/ready
+	$(PYTEST) --dist loadgroup
 
 lint: .venv-test/ready
 	$(TEST)/ruff format --check .

@@ -1,6 +1,13 @@
-"""What many tests share: the real data, a small data set with every awkward pair in it."""
+"""What many tests share: the real data, a small data set with every awkward pair in it; one
+compilation for all workers of pytest; and a line that says which tests were left out.
+"""
 
+import os
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +16,56 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parent.parent
 
 
+# Threads that wait for others to compute do so asleep: most tests compute little, several at once,
+# and would spend most of the time of the processors waiting. Read when OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+MARKS = ("slow", "system", "cluster")
+WARM = """
+import sys, numpy as np, ntk_numba as nk
+x = np.eye(3, dtype=sys.argv[1])
+nk.gram(nk.MLP(2), x), nk.diagonal(nk.MLP(2), x)
+"""
+left_out: Counter[str] = Counter()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write tests/golden/ anew")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile into the cache before workers start, or each of them would compile the same."""
+    if getattr(session.config.option, "tx", None):  # this process distributes tests
+        commands = [[sys.executable, "-c", WARM, dtype] for dtype in ("float64", "float32")]
+        compilers = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+        if max(compiler.wait() for compiler in compilers):
+            raise pytest.UsageError("the kernels cannot be compiled, see above")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    for item in items:
+        marks = {mark.name for mark in item.iter_markers()}
+        left_out.update(next(([name] for name in MARKS if name in marks), []))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Workers collect the same tests, so any of them knows what all have left out."""
+    left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}) if not left_out else {})
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if left_out:
+        counts = ", ".join(f"{left_out[name]} {name}" for name in MARKS if left_out[name])
+        terminalreporter.write_line(
+            f"Left out by their marks: {counts}. "
+            "`make test-all` runs all tests, `python -m pytest -m slow` those of one mark."
+        )
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 
@@ -75,7 +76,9 @@ def finish(folder, data, right, *options):
     assert command.left() == ["g.h5"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", marked(pytest.mark.system, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+)
 def test_a_signal_stops_soon_and_the_same_command_goes_on(tmp_path, data, right, number):
     command = Command(tmp_path, data)
     command.wait_for_tiles()
@@ -98,6 +101,7 @@ def test_a_signal_stops_soon_and_the_same_command_goes_on(tmp_path, data, right,
     finish(tmp_path, data, right, "--threads", "1", "--memory", "200MiB")
 
 
+@pytest.mark.system
 def test_twice_leaves_at_once(tmp_path, data, right):
     command = Command(tmp_path, data)
     command.wait_for_tiles()
@@ -108,6 +112,7 @@ def test_twice_leaves_at_once(tmp_path, data, right):
     finish(tmp_path, data, right)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("after", [0.7, 3, 8])
 def test_a_signal_while_compiling(tmp_path, data, after):
     """The compiler swallows what a signal raises in its callbacks."""
@@ -123,6 +128,7 @@ def test_a_signal_while_compiling(tmp_path, data, after):
     assert command.left() == []
 
 
+@pytest.mark.system
 def test_a_job_whose_tiles_take_long_stops_soon(tmp_path, data, right):
     command = Command(tmp_path, data, "--depth", "20000", "--memory", "3GiB", "--threads", "1")
     time.sleep(4)
@@ -134,6 +140,7 @@ def test_a_job_whose_tiles_take_long_stops_soon(tmp_path, data, right):
     assert command.output.read_bytes() == right and command.left() == ["g.h5"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", ">/dev/full", ">&-"])
 def test_nobody_listens(tmp_path, data, right, where):
     """What cannot be said is not worth a job."""
@@ -160,6 +167,7 @@ def test_kills_of_the_command(tmp_path, data, right):
     finish(tmp_path, data, right)
 
 
+@pytest.mark.system
 def test_two_at_once(tmp_path, data, right):
     first = Command(tmp_path, data)
     first.wait_for_tiles()
@@ -175,6 +183,7 @@ def test_two_at_once(tmp_path, data, right):
     assert Command(tmp_path, data).end(0) == ""  # nothing is left to do
 
 
+@pytest.mark.system
 def test_started_at_the_same_moment(tmp_path, data, right):
     commands = [Command(tmp_path, data) for _ in range(4)]
     said = [c.process.communicate(timeout=120)[1] for c in commands]
@@ -183,6 +192,7 @@ def test_started_at_the_same_moment(tmp_path, data, right):
     assert commands[0].output.read_bytes() == right and commands[0].left() == ["g.h5"]
 
 
+@pytest.mark.system
 def test_the_data_changed_meanwhile(tmp_path, data, right):
     mine = tmp_path / "x.npy"
     shutil.copy(data, mine)
@@ -223,6 +233,7 @@ def test_a_disk_that_is_too_small_is_refused_at_the_start(tmp_path, data):
     assert re.search(r"g.h5 takes 50 MiB, and its disk has 20 MiB free \(No space left", said)
 
 
+@pytest.mark.system
 def test_a_disk_that_others_fill_meanwhile(tmp_path, data):
     """Its space is taken at the start, so the job completes."""
     script = words(
@@ -235,6 +246,7 @@ def test_a_disk_that_others_fill_meanwhile(tmp_path, data):
     assert "No space left" in out and "every tile matches" in out
 
 
+@pytest.mark.system
 def test_a_folder_that_cannot_be_written(tmp_path, data):
     script = words("mount -o remount,ro . ;", *GRAM, data, "-o g.h5", *NET)
     code, _, said = on_a_small_disk("60m", tmp_path, script)
@@ -247,6 +259,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, data):
     assert code == 0, said  # what is complete is left alone, and can be read
 
 
+@pytest.mark.system
 def test_a_limit_on_file_sizes(tmp_path, data, right):
     limit = ["prlimit", f"--fsize={25 << 20}"]
     command = Command(tmp_path, data, prefix=limit)
@@ -255,6 +268,7 @@ def test_a_limit_on_file_sizes(tmp_path, data, right):
     finish(tmp_path, data, right)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("limit", [1000, 1200, 1400, 1600, 2000, 3000])
 def test_a_limit_on_memory(tmp_path, data, right, limit):
     """Whatever the limit in MiB: the job is done, or a line says that memory is too little."""
@@ -269,6 +283,7 @@ def test_a_limit_on_memory(tmp_path, data, right, limit):
     finish(tmp_path, data, right)
 
 
+@pytest.mark.system
 def test_schedulers_ask_twice(tmp_path, data, right):
     """What they end gets SIGTERM from more than one of their daemons, within milliseconds."""
     command = Command(tmp_path, data)

@@ -34,6 +34,7 @@ def test_python(folder):
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_command_line(folder):
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     commands = [line.split() for line in lines if line.startswith("ntk-numba ")]
@@ -60,6 +61,7 @@ def in_a_shell(folder, script, **more):
     ).stdout
 
 
+@pytest.mark.cluster
 def test_cluster(folder):
     """Word for word on a Slurm of our own; the reader waits before he looks."""
     lines = blocks("bash")[0].splitlines()
@@ -76,6 +78,7 @@ def test_cluster(folder):
         assert (f.ntk[:] == nk.gram(net, folder / "data/digits.npz:x").ntk).all()
 
 
+@pytest.mark.cluster
 def test_other_schedulers(folder):
     (script,) = blocks("bash")[1:]
     if not shutil.which("mpiexec", path=Path(sys.executable).parent):

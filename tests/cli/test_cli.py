@@ -1,6 +1,8 @@
-"""The command line as a person meets it: real processes."""
+"""The command line as a person meets it, in processes of its own or in that of the tests."""
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 
@@ -12,38 +14,75 @@ from ntk_numba.cli import program as cli
 
 
 @pytest.fixture
-def run(tmp_path, points):
+def folder(tmp_path, points):
     np.save(tmp_path / "x.npy", points)
     np.save(tmp_path / "z.npy", points[:20] + 1)
     np.save(tmp_path / "y.npy", np.arange(150) % 2)
+    return tmp_path
 
-    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+
+@pytest.fixture
+def start(folder):
+    """The command in a process of its own, as a person starts it."""
+
+    def start(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
         answer = subprocess.run(
             [sys.executable, "-m", "ntk_numba", *arguments],
-            cwd=tmp_path, capture_output=True, text=True,
+            cwd=folder, capture_output=True, text=True,
         )  # fmt: skip
         assert answer.returncode == code, answer.stderr
         assert "Traceback" not in answer.stderr
         return answer
 
+    return start
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """The same in this process."""
+    monkeypatch.chdir(folder)
+
+    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        capsys.readouterr()
+        with here(), pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        answer = subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
+        assert answer.returncode == code, answer.stderr
+        return answer
+
     return run
+
+
+@contextlib.contextmanager
+def here():
+    """Take back what the command changes for a process of its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", sys.stderr)
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
 
 
 GRAM = ("gram", "x.npy", "--depth", "3", "--b-std", "0.1", "-o", "g.h5")
 
 
-def test_from_data_to_picture(run, tmp_path, points):
-    answer = run(*GRAM, "--kernel", "ntk", "--kernel", "nngp")
+def test_from_data_to_picture(start, tmp_path, points):
+    answer = start(*GRAM, "--kernel", "ntk", "--kernel", "nngp")
     assert answer.stdout == "g.h5: nngp, ntk, 150 × 150, float64\n" and answer.stderr == ""
     k = nk.gram(nk.MLP(3, b_std=0.1), points)
     with nk.open_gram(tmp_path / "g.h5") as f:
         assert (f.ntk[:] == k.ntk).all()
-    assert "150 × 150" in run("info", "g.h5").stdout
-    facts = json.loads(run("info", "g.h5", "--json").stdout)
+    assert "150 × 150" in start("info", "g.h5").stdout
+    facts = json.loads(start("info", "g.h5", "--json").stdout)
     assert facts["complete"] and facts["kernels"] == ["nngp", "ntk"] and facts["net"]["depth"] == 3
-    verified = run("verify", "g.h5", "--data", "x.npy").stdout
+    verified = start("verify", "g.h5", "--data", "x.npy").stdout
     assert verified.count("ok ") == 5 and "WRONG" not in verified
-    run("plot", "g.h5", "-o", "g.png", "--labels", "y.npy")
+    start("plot", "g.h5", "-o", "g.png", "--labels", "y.npy")
     assert (tmp_path / "g.png").stat().st_size > 10_000
 
 
@@ -62,9 +101,9 @@ def test_all_options(run, tmp_path, points):
     assert "(3, 150, 20)" in run("verify", "g.h5").stdout
 
 
-def test_progress_only_on_a_terminal_or_when_asked(run):
-    assert "tile" in run(*GRAM, "--progress").stderr
-    assert run(*GRAM, "--overwrite").stderr == ""
+def test_progress_only_on_a_terminal_or_when_asked(start):
+    assert "tile" in start(*GRAM, "--progress").stderr
+    assert start(*GRAM, "--overwrite").stderr == ""
 
 
 def test_plan_computes_nothing(run, tmp_path):
@@ -98,7 +137,7 @@ def test_plan_refuses_what_the_disk_cannot_hold(monkeypatch, tmp_path, points, c
     usage = shutil.disk_usage(tmp_path)._replace(free=999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     np.save(tmp_path / "x.npy", points)
-    with pytest.raises(SystemExit) as end:
+    with here(), pytest.raises(SystemExit) as end:
         cli.main(["plan", f"{tmp_path}/x.npy", "-o", f"{tmp_path}/g.h5", "--depth", "2"])
     assert end.value.code == 2
     assert "takes 288 KiB, and its disk has 999 B free" in capsys.readouterr().err
@@ -132,6 +171,11 @@ def test_mistakes_get_one_clear_line(run, tmp_path, arguments, text):
     answer = run(*arguments, code=2)
     assert text in answer.stderr.splitlines()[-1] and answer.stdout == ""
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_a_mistake_of_a_process(start):
+    answer = start("gram", "none.npy", "--depth", "2", "-o", "g.h5", code=2)
+    assert answer.stderr == "ntk-numba: none.npy does not exist\n" and answer.stdout == ""
 
 
 def test_verify_fails_with_its_own_code(run, tmp_path):

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import pytest
 import stand_ins
+from marks import marked
 from programs import ENVIRONMENT, needs_mpi, run
 
 from ntk_numba import StoppedError
@@ -260,7 +261,9 @@ def test_nothing_optional_is_imported():
     assert done.stdout == b"set()\n", done.stderr
 
 
-@pytest.mark.parametrize("kind", ["processes:2", "loky:2", "reusable", "cluster 2x1"])
+@pytest.mark.parametrize(
+    "kind", marked(pytest.mark.cluster, ["processes:2", "loky:2", "reusable", "cluster 2x1"])
+)
 def test_a_lost_worker_and_a_part_that_loses_every_worker(tmp_path, kind):
     end = run(kind, tmp_path, 8, {1: "die", 4: "die 1"})
     assert end.returncode == 3, end.stderr
@@ -271,6 +274,7 @@ def test_a_lost_worker_and_a_part_that_loses_every_worker(tmp_path, kind):
     assert stand_ins.starts(tmp_path, 1) >= 3 and stand_ins.starts(tmp_path, 4) >= 2
 
 
+@pytest.mark.cluster
 def test_a_pool_that_cannot_be_made_anew(tmp_path):
     end = run("process-instance", tmp_path, 6, {1: "die"})
     assert end.returncode == 3
@@ -279,6 +283,7 @@ def test_a_pool_that_cannot_be_made_anew(tmp_path):
     assert stand_ins.starts(tmp_path, 1) == 1 and 0 in stand_ins.done(tmp_path)
 
 
+@pytest.mark.cluster
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_mpi(tmp_path, ranks):
@@ -288,6 +293,7 @@ def test_mpi(tmp_path, ranks):
     assert len(pids) == ranks - 1  # all but the first compute
 
 
+@pytest.mark.cluster
 @needs_mpi
 def test_a_rank_that_dies_ends_the_job_which_goes_on(tmp_path):
     assert run("mpi 3", tmp_path, 6, {1: "die 1"}).returncode not in (0, 2)

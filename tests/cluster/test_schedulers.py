@@ -14,6 +14,7 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from marks import marked
 from programs import ENVIRONMENT, PATIENCE, needs_mpi, ranks, start, wait_until
 
 import ntk_numba as nk
@@ -88,8 +89,8 @@ def writer_of_a_part(folder):
     "kind",
     [
         "processes:2",
-        pytest.param("mpi 2", marks=needs_mpi),
-        pytest.param("mpi 4", marks=needs_mpi),
+        pytest.param("mpi 2", marks=[needs_mpi, pytest.mark.cluster]),
+        pytest.param("mpi 4", marks=[needs_mpi, pytest.mark.cluster]),
     ],
 )
 def test_the_bits_of_a_single_run(folder, out, kind):
@@ -97,7 +98,7 @@ def test_the_bits_of_a_single_run(folder, out, kind):
     assert "3/3" in err and "Traceback" not in err and "Warning" not in err
 
 
-@pytest.mark.parametrize("kind", ["processes:2", "loky:2", "dask"])
+@pytest.mark.parametrize("kind", marked(pytest.mark.cluster, ["processes:2", "loky:2", "dask"]))
 def test_a_worker_is_killed_in_the_middle_of_a_part(folder, out, kind, request):
     if kind == "dask":
         kind = f"dask:{request.getfixturevalue('cluster')}"
@@ -109,7 +110,9 @@ def test_a_worker_is_killed_in_the_middle_of_a_part(folder, out, kind, request):
     ends_well(job)
 
 
-@pytest.mark.parametrize("kind", ["processes", pytest.param("mpi 2", marks=needs_mpi)])
+@pytest.mark.parametrize(
+    "kind", marked(pytest.mark.cluster, ["processes", pytest.param("mpi 2", marks=needs_mpi)])
+)
 def test_a_job_that_is_stopped_goes_on(folder, out, kind):
     job = gram(folder, out, kind)
     wait_until(lambda: writer_of_a_part(out.parent))
@@ -120,6 +123,7 @@ def test_a_job_that_is_stopped_goes_on(folder, out, kind):
     ends_well(gram(folder, out, kind))
 
 
+@pytest.mark.cluster
 @needs_mpi
 def test_a_rank_is_killed_in_the_middle_of_a_part(folder, out):
     job = gram(folder, out, "mpi 3")
@@ -130,7 +134,7 @@ def test_a_rank_is_killed_in_the_middle_of_a_part(folder, out):
     ends_well(gram(folder, out, "mpi 3"))
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes", "made anew"])
+@pytest.mark.parametrize("kind", marked(pytest.mark.cluster, ["threads", "processes", "made anew"]))
 def test_executors_of_the_standard_library(folder, out, kind):
     spawn = partial(ProcessPoolExecutor, 1, get_context("spawn"))
     executor = ThreadPoolExecutor(2) if kind == "threads" else spawn()
@@ -140,7 +144,9 @@ def test_executors_of_the_standard_library(folder, out, kind):
             assert file.complete
 
 
-@pytest.mark.parametrize("kind", ["processes:2", pytest.param("mpi 3", marks=needs_mpi)])
+@pytest.mark.parametrize(
+    "kind", marked(pytest.mark.cluster, ["processes:2", pytest.param("mpi 3", marks=needs_mpi)])
+)
 def test_bad_input_is_told_as_ever(tmp_path, kind):
     x = np.ones((300, 3))
     x[200, 1] = np.nan
@@ -191,6 +197,7 @@ def test_a_package_that_is_missing(name, package, monkeypatch):
         pass
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("place", ["tcp://127.0.0.1:9", "late.json"])
 def test_a_cluster_that_does_not_answer(tmp_path, place):
     """Its file is waited for, as a script starts scheduler and job one after the other."""
@@ -207,6 +214,7 @@ def test_a_cluster_that_does_not_answer(tmp_path, place):
     assert f"OSError: --executor dask: no scheduler at {place}: Timed out" in job.stderr
 
 
+@pytest.mark.cluster
 @needs_mpi
 def test_mpi_with_one_rank(folder, tmp_path):
     job = gram(folder, tmp_path / "g.h5", "mpi 1")

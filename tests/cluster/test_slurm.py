@@ -15,6 +15,8 @@ from private_slurm import Slurm
 import ntk_numba as nk
 from ntk_numba.cluster.slurm import SlurmOptions, slurm_script
 
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm")]
+
 COMMAND = [sys.executable, "-m", "ntk_numba"]
 # Little memory, so that there are few tiles in a batch, and some are done soon
 NET = ["--depth", "600", "--b-std", "0.1", "--memory", "48MiB"]

@@ -7,6 +7,7 @@ from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 
 import pytest
 import stand_ins
+from marks import marked
 from programs import alive, needs_mpi, run, start, wait_until
 from programs import stand_ins as command
 
@@ -31,11 +32,11 @@ def test_here_there_is_nothing_to_tell():
     ("kind", "signum", "to_all"),
     [
         ("processes:2", signal.SIGTERM, False),
-        ("processes:2", signal.SIGINT, True),  # as Ctrl-C
-        ("loky:2", signal.SIGTERM, False),
-        pytest.param("mpi 3", signal.SIGTERM, False, marks=needs_mpi),
-        ("processes:2", signal.SIGKILL, False),
-        ("loky:2", signal.SIGKILL, False),
+        pytest.param("processes:2", signal.SIGINT, True, marks=pytest.mark.cluster),  # as Ctrl-C
+        pytest.param("loky:2", signal.SIGTERM, False, marks=pytest.mark.cluster),
+        pytest.param("mpi 3", signal.SIGTERM, False, marks=[needs_mpi, pytest.mark.cluster]),
+        pytest.param("processes:2", signal.SIGKILL, False, marks=pytest.mark.cluster),
+        pytest.param("loky:2", signal.SIGKILL, False, marks=pytest.mark.cluster),
     ],
 )
 def test_stopped_by_a_signal(tmp_path, kind, signum, to_all):
@@ -63,7 +64,7 @@ def worker_of(folder, part):
     return int((folder / f"starts-{part}").read_text())
 
 
-@pytest.mark.parametrize("kind", ["processes:2", "loky:2"])
+@pytest.mark.parametrize("kind", marked(pytest.mark.cluster, ["processes:2", "loky:2"]))
 def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path, kind):
     job = start(command(kind, tmp_path, 6, {1: "slow 1"}))
     os.kill(worker_of(tmp_path, 1), signal.SIGTERM)
@@ -73,6 +74,7 @@ def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path, kind):
     assert stand_ins.done(tmp_path) == set(range(6))
 
 
+@pytest.mark.cluster
 @needs_mpi
 def test_a_rank_that_is_asked_to_stop_ends_the_job(tmp_path):
     """It cannot be replaced; what others have begun is done."""
@@ -85,6 +87,7 @@ def test_a_rank_that_is_asked_to_stop_ends_the_job(tmp_path):
     assert all(stand_ins.starts(tmp_path, part) == 1 for part in stand_ins.done(tmp_path))
 
 
+@pytest.mark.cluster
 def test_what_workers_share(tmp_path):
     """A worker of Dask has its own threads, though OMP_NUM_THREADS is 1 there."""
     assert run("cluster 1x2", tmp_path, 2, "tell").returncode == 0
@@ -93,6 +96,7 @@ def test_what_workers_share(tmp_path):
     assert (tmp_path / "part-1").read_text().endswith(" 2")  # threads come with the task
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("kind", ["reusable", "process-instance"])
 def test_pools_that_the_user_made_share_the_machine_too(tmp_path, kind):
     """Their workers know nothing of one another."""
@@ -115,6 +119,7 @@ def test_threads_of_a_pool_share_its_memory():
     assert told == [(None, 3)] * 4 and (worker_threads(), neighbours()) == (None, 1)
 
 
+@pytest.mark.cluster
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_cores(tmp_path, ranks):
@@ -139,6 +144,7 @@ def test_an_idle_worker_leaves_at_once(pool):
         pool.submit(os.getpid).result()
 
 
+@pytest.mark.cluster
 def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
     future = pool.submit(attempt, stand_ins.deaf, 1, 0, Share())
     pid = pool.submit(os.getpid)

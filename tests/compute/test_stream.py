@@ -7,6 +7,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.compute import plan
@@ -82,7 +83,7 @@ print(int(status["VmHWM"].split()[0]) * 1024)
 """
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("order", marked(pytest.mark.slow, ["C", "F"]))
 def test_peak_memory_stays_below_the_budget(tmp_path, order):
     """A file of 512 MB from a map of 320 MB, in 400 MiB altogether."""
     x = np.random.default_rng(0).standard_normal((8000, 5000))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from gauss import mean_of_pair, normal
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba import activations
@@ -28,13 +29,7 @@ def errors(function, q1, q2, rho, rule):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "tanh:1e-4",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("silu:1e-7", "tanh", "sigmoid:1e-2", "mish:1e-9")
-        ),
-    ],
+    marked(pytest.mark.slow, ["tanh:1e-4", "silu:1e-7", "tanh", "sigmoid:1e-2", "mish:1e-9"]),
 )
 def test_no_error_is_larger_than_its_bound(name):
     rng = np.random.default_rng(len(name))

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from marks import marked
 
 from ntk_numba import activations
 from ntk_numba.duals.curve import Curve, curve_of
@@ -17,7 +18,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("spec", KNOWN)
+@pytest.mark.parametrize("spec", marked(pytest.mark.slow, KNOWN, KNOWN.keys() - {"rbf", "rbf:0.1"}))
 def test_curves_that_are_known(spec):
     """Of exp(bx) and its square a quadrature sees nothing beyond REACH standard deviations."""
     length, bend = KNOWN[spec]

@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 from gauss import mean_of_pair, normal_with_ends
+from marks import marked
 from plain import SIGMA
 
 import ntk_numba as nk
@@ -86,7 +87,12 @@ def test_gram_of_every_activation(name):
     )
 
 
-@pytest.mark.parametrize("name", SIGMA)
+# one of each way to compute a dual
+KINDS = ("relu", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "erf:1.5,0.7,0.2", "gelu",
+         "sin:2,1.5,0.3", "gaussian:2,-0.4", "gabor", "monomial:3", "tanh")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, SIGMA, KINDS))
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
     x = np.random.default_rng(1).standard_normal((40, 5)).astype(dtype)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.compute.plan import find_largest_norm
@@ -17,7 +18,7 @@ def test_closed_forms_leave_no_error_and_need_no_data():
 
 
 @pytest.mark.parametrize("name", ["tanh:1e-4", "silu:1e-6", "sigmoid:1e-3"])
-@pytest.mark.parametrize("after", ["tanh:1e-12", "erf", "relu"])
+@pytest.mark.parametrize("after", marked(pytest.mark.slow, ["relu", "tanh:1e-12", "erf"]))
 def test_the_bound_of_a_network_holds(name, after):
     """Against the same network at the tightest tolerance."""
     x = np.random.default_rng(0).standard_normal((60, 8))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from marks import marked
 
 
 def has(layer):
@@ -58,7 +59,7 @@ def run(code, layer, tmp_path, **environment):
     return answer.stdout.splitlines()
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_a_forked_child_computes_or_says_why_not(layer, tmp_path):
     code = """
 print(forked(lambda: "before " + str(len(job(3)))))
@@ -78,7 +79,7 @@ print(forked(lambda: forked(lambda: job(3) == right)))
             assert text == "True"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_spawned_processes_compute(layer, tmp_path):
     code = """
 if __name__ == "__main__":
@@ -98,7 +99,7 @@ with kernel._one_at_a_time:
     assert run(code, "workqueue", tmp_path) == ["True", "0"]
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_threads_of_python_compute_at_once(layer, tmp_path):
     """As those of a Dask worker."""
     code = """
@@ -112,7 +113,7 @@ print([f == right[depth] for f, depth in zip(found, depths)].count(True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell of single threads")
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_one_thread_is_one_thread(layer, tmp_path):
     """Neither BLAS nor Numba keeps another one busy, whoever of them is told nothing."""
     code = """

@@ -4,6 +4,7 @@ import numpy as np
 import oracle
 import pytest
 from awkward import awkward_rows
+from marks import marked
 from mpmath import mp, mpf
 
 import ntk_numba as nk
@@ -65,7 +66,9 @@ def bound(net: nk.MLP, dtype: type) -> float:
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("net", NETWORKS, ids=str)
-@pytest.mark.parametrize(("n0", "positive"), [(1, False), (2, True), (17, False), (400, True)])
+@pytest.mark.parametrize(
+    ("n0", "positive"), marked(pytest.mark.slow, [(17, False), (1, False), (2, True), (400, True)])
+)
 def test_every_layer_is_exact_on_awkward_pairs(net, n0, positive, dtype):
     rng = np.random.default_rng(net.depth + n0)
     x = awkward_rows(n0, dtype, positive, seed=n0)
@@ -77,7 +80,7 @@ def test_every_layer_is_exact_on_awkward_pairs(net, n0, positive, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("positive", marked(pytest.mark.slow, [False, True]))
 def test_exact_with_many_features(positive, dtype):
     net = nk.MLP(4, "relu", w_std=2**0.5, b_std=0.1)
     x = awkward_rows(4096, dtype, positive)
@@ -88,7 +91,9 @@ def test_exact_with_many_features(positive, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("net", [nk.MLP(1), nk.MLP(2, "abs"), nk.MLP(8, "relu", 2**0.5)], ids=str)
-@pytest.mark.parametrize(("n0", "flipped"), [(442, 0.93), (363, 0.6), (1107, 0.93), (883, 0.1)])
+@pytest.mark.parametrize(
+    ("n0", "flipped"), marked(pytest.mark.slow, [(442, 0.93), (363, 0.6), (1107, 0.93), (883, 0.1)])
+)
 def test_exact_where_all_terms_of_a_product_are_equal(net, n0, flipped, dtype):
     """Rows of ±1: rounding errors of one sign add up in a plain product."""
     rng = np.random.default_rng(0)
@@ -101,7 +106,7 @@ def test_exact_where_all_terms_of_a_product_are_equal(net, n0, flipped, dtype):
         assert worst_error(net, x[:rows], dtype, pairs) <= bound(net, dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", marked(pytest.mark.slow, [np.float64, np.float32]))
 def test_exact_with_very_many_features(dtype):
     """Rows of ±1 again, whose Σ is a fraction that a product of integers gives.
 

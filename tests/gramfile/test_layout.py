@@ -6,6 +6,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 from programs import PATIENCE
 
 import ntk_numba as nk
@@ -121,6 +122,7 @@ with path.open("r+b", buffering=0) as raw:
 """
 
 
+@pytest.mark.parametrize("contents", marked(pytest.mark.slow, ["last", "all"]), indirect=True)
 def test_bits_that_are_wrong_are_noticed(tmp_path, contents):
     """HDF5 has a checksum of all but the heap of strings, which can hold it up for ever."""
     path = created(tmp_path / "g.h5", contents)

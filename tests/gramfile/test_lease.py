@@ -96,6 +96,30 @@ def short(monkeypatch):
         monkeypatch.setattr(lease, name, seconds)
 
 
+class Clock:
+    """A clock that goes as fast as a lease waits, and what happens at some of its times."""
+
+    def __init__(self):
+        self.now, self.events = 0.0, []
+
+    def after(self, seconds, event):
+        self.events.append((self.now + seconds, event))
+
+    def sleep(self, seconds):
+        self.now += seconds
+        for due in [e for e in self.events if e[0] <= self.now]:
+            self.events.remove(due)
+            due[1]()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(lease, "_clock", lambda: clock.now)
+    monkeypatch.setattr(lease, "_sleep", clock.sleep)
+    return clock
+
+
 @pytest.fixture
 def no_locks(monkeypatch):
     """A file system without locks, here and in processes that we start."""
@@ -163,13 +187,12 @@ def test_another_machine_that_lives_is_seen_to(target, start):
     assert names(target) == []
 
 
-def test_another_machine_that_was_never_here_is_followed(target):
+def test_another_machine_that_was_never_here_is_followed(target, clock):
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
     os.utime(path, (2**33, 2**33))  # its clock does not matter
-    begin = time.monotonic()
     mine = Lease(target)
-    assert time.monotonic() - begin >= TIMES["WATCH"]
+    assert clock.now >= TIMES["WATCH"]
     assert holder_in(target).pid == os.getpid() and names(target) == [path.name]
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
         Lease(target)
@@ -177,7 +200,7 @@ def test_another_machine_that_was_never_here_is_followed(target):
     assert names(target) == []
 
 
-def test_another_machine_that_is_killed_is_followed(target, start):
+def test_another_machine_that_is_killed_is_followed(target, start, clock):
     process = start(**ELSEWHERE)
     assert answer(process) == "held"
     process.kill()
@@ -186,7 +209,7 @@ def test_another_machine_that_is_killed_is_followed(target, start):
     assert names(target) == []
 
 
-def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(target, start):
+def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(target, start, clock):
     """Its lock is still there, as one that a server keeps for a machine that has died."""
     process = start(**ELSEWHERE)
     assert answer(process) == "held"
@@ -195,7 +218,7 @@ def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(targ
     assert holder_in(target).pid == os.getpid()
     process.send_signal(signal.SIGCONT)
     time.sleep(2 * TIMES["BEAT"])
-    taken = f"BlockingIOError {target} was taken over by process {os.getpid()} on"
+    taken = f"BusyFileError {target} was taken over by process {os.getpid()} on"
     assert answer(process, "check").startswith(taken)
     assert answer(process, "release") == "released"
     assert holder_in(target).pid == os.getpid()
@@ -204,15 +227,13 @@ def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(targ
     assert names(target) == []
 
 
-def test_another_machine_that_ends_while_we_look_is_followed(target, start):
+def test_another_machine_that_ends_while_we_look_is_followed(target, start, clock):
     process = start(**ELSEWHERE, since="then")
     assert answer(process) == "held"
     process.send_signal(signal.SIGSTOP)
-    with ThreadPoolExecutor() as pool:
-        mine = pool.submit(Lease, target)
-        time.sleep(TIMES["WATCH"] / 3)
-        lease.lock_of(target).unlink()  # what it does when it is released
-        mine = mine.result(TIMES["WATCH"] / 3)
+    clock.after(TIMES["WATCH"] / 3, lease.lock_of(target).unlink)  # as when it is released
+    mine = Lease(target)
+    assert not clock.events and clock.now < 2 * TIMES["WATCH"] / 3
     assert holder_in(target).pid == os.getpid()
     mine.release()
 
@@ -230,7 +251,7 @@ def test_a_signal_ends_the_look(target, monkeypatch):
     assert names(target) == []
 
 
-def test_a_look_is_told_on_a_terminal(target, monkeypatch, capsys):
+def test_a_look_is_told_on_a_terminal(target, monkeypatch, capsys, clock):
     path = lease.lock_of(target)
     for terminal in (False, True):
         path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE, pid=7)))
@@ -240,6 +261,7 @@ def test_a_look_is_told_on_a_terminal(target, monkeypatch, capsys):
         assert text.count("by process 7 on elsewhere since") == terminal == text.count("\n")
 
 
+@pytest.mark.system
 def test_of_many_machines_one_follows(target, start, no_locks):
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
@@ -247,7 +269,7 @@ def test_of_many_machines_one_follows(target, start, no_locks):
     answers = [answer(machine) for machine in machines]
     assert answers.count("held") == 1
     winner = answers.index("held")
-    text = rf"BlockingIOError .* is being written by process {machines[winner].pid} on node{winner}"
+    text = rf"BusyFileError .* is being written by process {machines[winner].pid} on node{winner}"
     assert len([a for a in answers if re.match(text, a)]) == 5
     assert answer(machines[winner], "check") == "None"
     assert answer(machines[winner], "release") == "released"
@@ -335,7 +357,7 @@ def test_without_locks_a_number_is_not_believed_alone(target, other, no_locks):
 
 
 @pytest.mark.parametrize("other", [ELSEWHERE, {"boot": "before"}, {"space": "pid:[1]"}])
-def test_without_locks_others_are_known_by_their_heart(target, start, other, no_locks):
+def test_without_locks_others_are_known_by_their_heart(target, start, other, no_locks, request):
     """Another machine, another boot of one of our name, another container's numbers."""
     process = start(**other)
     assert answer(process) == "held"
@@ -343,19 +365,19 @@ def test_without_locks_others_are_known_by_their_heart(target, start, other, no_
         Lease(target)
     process.kill()
     process.wait()
-    begin = time.monotonic()
+    clock = request.getfixturevalue("clock")  # not before, since its heart beats in real time
+    begin = clock.now
     Lease(target).release()
-    assert time.monotonic() - begin >= TIMES["WATCH"]
+    assert clock.now - begin >= TIMES["WATCH"]
 
 
-def test_without_locks_a_lease_that_says_nothing_may_be_about_to(target, no_locks):
+def test_without_locks_a_lease_that_says_nothing_may_be_about_to(target, no_locks, clock):
     path = lease.lock_of(target)
     path.touch()
-    timer = threading.Timer(TIMES["WATCH"] / 3, path.write_text, [json.dumps(Holder.me())])
-    timer.start()
+    clock.after(TIMES["WATCH"] / 3, lambda: path.write_text(json.dumps(Holder.me())))
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
         Lease(target)
-    timer.join()
+    assert not clock.events
     path.write_text("")
     Lease(target).release()
     assert names(target) == []

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from marks import marked
 from plain import relu_kernels
 
 import ntk_numba as nk
@@ -54,15 +55,16 @@ def test_on_real_data(digits):
     assert report.samples == 32 and report.widths == (128, 256, 512)
 
 
-def test_false_alarms_are_as_rare_as_stated():
-    """40 checks of what is true, of which a fifth may fail; the binomial's 99.9 % is 16."""
+@pytest.mark.parametrize(("checks", "most"), marked(pytest.mark.slow, [(8, 6), (40, 16)]))
+def test_false_alarms_are_as_rare_as_stated(checks, most):
+    """Checks of what is true, of which a fifth may fail; the binomial's 99.9 % are `most`."""
     x = np.random.default_rng(1).standard_normal((6, 4))
     net = nk.MLP(3, b_std=0.2)
     alarms = [
         not nk.check(net, x, width=64, draws=24, samples=6, n_out=2, false_alarm=0.2, seed=s).passed
-        for s in range(40)
+        for s in range(checks)
     ]
-    assert sum(alarms) <= 16
+    assert sum(alarms) <= most
     assert sum(alarms) >= 1  # it is a test, not a formality
 
 
@@ -76,7 +78,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize("depth", marked(pytest.mark.slow, [2, 4]))
 def test_wrong_formulas_are_found(mistake, depth, digits, monkeypatch):
     net = nk.MLP(depth, "relu", 1.0, 0.3)
 
@@ -195,7 +197,7 @@ def test_what_networks_do_not_show_fails(name, x, monkeypatch):
     [
         (nk.MLP(1, w_std=0.7, b_std=0.2), {"n_out": 1, "draws": 8, "width": 32}),
         (nk.MLP(1, w_std=0.7, b_std=0.2), {"n_out": 1, "draws": 32, "width": 32}),
-        (nk.MLP(2), {"n_out": 1, "draws": 16, "width": 64}),
+        pytest.param(nk.MLP(2), {"n_out": 1, "draws": 16, "width": 64}, marks=pytest.mark.slow),
         (nk.MLP(16, "relu", 2**0.5, 0.1), {"n_out": 4, "draws": 64, "width": 32}),
     ],
 )
@@ -207,7 +209,7 @@ def test_few_outputs_and_deep_narrow_networks_are_no_alarm(net, options, x):
 
 
 @pytest.mark.parametrize("name", ["relu", "abs", "leaky_relu:0.2"])
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", marked(pytest.mark.slow, [2, 3]))
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nearly_equal_and_opposite_samples_are_no_alarm(name, depth, sign, x):
     """Whose σ' differ in so few units that none may have been seen."""

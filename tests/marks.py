@@ -1,0 +1,19 @@
+"""Marks of a family's tests but for some that stand for it in ``make test``."""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pytest
+
+
+def marked(mark: pytest.MarkDecorator, values: Iterable[Any], but: Collection[Any] = ()) -> list:
+    """Parameters of a test, of which all but the first, or but those that are named, get a mark."""
+    values = list(values)
+    but = but or values[:1]
+    return [value if value in but else _with(mark, value) for value in values]
+
+
+def _with(mark: pytest.MarkDecorator, value: Any) -> Any:
+    if isinstance(value, type(pytest.param())):
+        return pytest.param(*value.values, marks=[*value.marks, mark], id=value.id)
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=mark)
