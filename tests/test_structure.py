@@ -35,7 +35,7 @@ WINGS = {
     "theory": ["criticality"],
     "validation": ["claims", "verdict", "check"],
     "plots": ["figure", "gram", "angle", "activations"],
-    "cli": ["commands", "program"],
+    "cli": ["options", "commands", "program"],
 }  # fmt: skip
 
 # What must never import what, whatever the order: (wing, wings).

@@ -39,7 +39,7 @@ from ntk_numba.network import MLP
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """The arguments of `write_gram` that say what is computed, and of what."""
 
     net: MLP
@@ -134,7 +134,7 @@ def write_gram(
         An OSError: the disk, a quota or the memory failed later, or parts could not be computed;
         the text names them. What is done is kept, and the same call goes on.
     """
-    job = _Job(
+    job = Job(
         net=net,
         x=X,
         z=Z,
@@ -166,7 +166,7 @@ def write_gram(
 
 
 def _write(
-    job: _Job,
+    job: Job,
     target: Path,
     part: Part | None,
     policy: Policy,
@@ -201,7 +201,7 @@ def _write(
     return open_gram(target)
 
 
-def _write_one(job: _Job, target: Path, part: Part, policy: Policy) -> GramFile:
+def _write_one(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
     """Compute one part of a file here."""
     return _write(job, part_path(target, part), part, policy, whole=target)
 
@@ -215,7 +215,7 @@ def _check_target(target: Path, x: Source, z: Source | None, *, overwrite: bool)
 
 
 def _write_parts(
-    job: _Job,
+    job: Job,
     target: Path,
     count: int,
     policy: Policy,
@@ -270,7 +270,7 @@ def _absolute(name: str, data: Data) -> str:
     return os.path.abspath(data)  # noqa: PTH100
 
 
-def compute_part(job: _Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
+def compute_part(job: Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
     """Compute one part, wherever this runs; one that is there already costs reading its rows."""
     start, part = time.monotonic(), Part(number, count)
     if job.threads is None:
