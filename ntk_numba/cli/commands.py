@@ -274,7 +274,7 @@ def _facts(file: "GramFile") -> dict[str, Any]:
         "error": list(contents.error),
         "tile": contents.grid.tile,
         "bytes": file.path.stat().st_size,
-        "net": file.net.to_dict(),
+        "net": contents.description,
         "fingerprint": file.net.fingerprint,
         "input_digest": contents.x.hex,
         "against_digest": contents.z.hex if contents.z else "",

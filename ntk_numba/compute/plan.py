@@ -47,6 +47,7 @@ class Plan(Output):
 
     Attributes
     ----------
+    net : the network
     ready : the network made ready for the data
     features : n0
     threads : int
@@ -56,6 +57,7 @@ class Plan(Output):
     working : bytes that it will take, Python and libraries aside
     """
 
+    net: MLP
     ready: Ready
     features: int
     threads: int
@@ -63,6 +65,11 @@ class Plan(Output):
     band: int
     batch: int
     working: int
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return self.net.depth
 
     @property
     def pairs(self) -> int:

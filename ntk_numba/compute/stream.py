@@ -1,5 +1,6 @@
 """Kernels to disk: tiles are computed in one buffer while those of the other are written."""
 
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -38,7 +39,7 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     """What the file of a plan holds. Reads all of the data that it is made of, for its digests."""
     x_digest, z_digest = digests_of(plan.grid, plan.part, x, z)
     return Contents(
-        net=plan.net,
+        network=json.dumps(plan.net.to_dict()),
         kernels=plan.kernels,
         layers=plan.layers,
         dtype=plan.dtype,

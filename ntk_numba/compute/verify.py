@@ -68,7 +68,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
         for side in (left, right)
     ]
     single = file.dtype == np.float32
-    rounding = 2e-6 * max(1, file.net.depth / 8) if single else 2e-14
+    rounding = 2e-6 * max(1, contents.depth / 8) if single else 2e-14
     if any(a.row or a.ranged for a in file.net.activation):  # whose formulae have conditions
         rounding *= 30 if single else 100
     for name in file.kernels:
