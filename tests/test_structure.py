@@ -30,7 +30,7 @@ WINGS = {
     ],
     "finite_width": ["workers", "networks", "empirical", "monte_carlo", "training"],
     "compute": ["plan", "sweep", "memory", "stream", "estimate", "verify"],
-    "cluster": ["cover", "merge", "workers", "executors", "schedulers", "write", "slurm"],
+    "cluster": ["cover", "merge", "workers", "schedulers", "executors", "write", "slurm"],
     "predict": ["gradient_flow"],
     "theory": ["criticality"],
     "validation": ["claims", "verdict", "check"],
