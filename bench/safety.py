@@ -6,6 +6,7 @@
   faster.
 """
 
+import json
 import mmap
 import os
 import tempfile
@@ -56,8 +57,15 @@ def without(data: Path, output: Path) -> None:
     x = open_source(data, "X").check()
     plan = make_plan(NET, x, kernels="ntk", memory=MEMORY)
     contents = Contents(
-        NET, plan.kernels, plan.layers, plan.dtype, plan.grid, None, Digest(x.shape, b"", ()), None
-    )  # fmt: skip
+        kernels=plan.kernels,
+        layers=plan.layers,
+        dtype=plan.dtype,
+        grid=plan.grid,
+        part=None,
+        network=json.dumps(NET.to_dict()),
+        x=Digest(x.shape, b"", ()),
+        z=None,
+    )
     create(output, Header(contents, NUMERICS, ""))
     with HDF5(output) as file:
         layout = read_layout(file, output, contents)

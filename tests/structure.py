@@ -1,16 +1,10 @@
 """The wings of the package and what its files import, read from the sources."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "ntk_numba"
-
-
-def modules(wings: dict[str, list[str]], wing: str) -> list[str]:
-    """The modules of a wing from left to right, its `__init__` last."""
-    if wing == "ground":
-        return wings[wing]
-    return [*(f"{wing}.{name}" for name in wings[wing]), wing]
 
 
 def module_name(path: Path) -> str:
@@ -42,3 +36,27 @@ def docstring(module: str) -> str:
     """The first sentence of a module's docstring."""
     text = ast.get_docstring(ast.parse(MODULES[module].read_text())) or ""
     return " ".join(text.partition("\n\n")[0].split())
+
+
+# The wings, from the ground up: a file imports from wings below its own, and from its own wing what
+# does not import it. ARCHITECTURE.md says what each is for.
+ORDER = [
+    "ground", "compiled", "duals", "activations", "network", "inputs", "gramfile", "engine",
+    "finite_width", "compute", "cluster", "predict", "theory", "validation", "plots", "cli",
+]  # fmt: skip
+
+
+def wing_of(module: str) -> str:
+    """The wing of a module: its folder, or for files beside the folders "ground"."""
+    head = module.split(".")[0]
+    return head if head in ORDER or head in ("", "__main__") else "ground"
+
+
+def _from_left_to_right(wing: str) -> list[str]:
+    """The files of a wing, each after those that it imports; refuses imports in a circle."""
+    own = [m for m in MODULES if wing_of(m) == wing and m != wing]
+    graph = {m: {n for n in imported(MODULES[m]) if n in own} for m in own}
+    return [m.removeprefix(f"{wing}.") for m in TopologicalSorter(graph).static_order()]
+
+
+WINGS = {wing: _from_left_to_right(wing) for wing in ORDER}

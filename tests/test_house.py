@@ -24,7 +24,7 @@ def test_every_wing_and_file_is_in_it():
     picture = house.draw()
     for wing, files in house.WINGS.items():
         assert f">{wing}</text>" in picture
-        assert all(name in picture for name in files)
+        assert wing in house.OPEN or all(name in picture for name in files)
 
 
 def test_an_import_is_an_arrow_or_follows_from_arrows():

@@ -196,7 +196,7 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         assert c.part is not None
         shapes = c.x.shape, c.z and c.z.shape
         return (
-            c.net, c.kernels, c.layers, c.dtype, c.grid, c.part.of, c.error,
+            c.network, c.kernels, c.layers, c.dtype, c.grid, c.part.of, c.error,
             header.numerics, shapes,
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ from ntk_numba.network import MLP
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """The arguments of `write_gram` that say what is computed, and of what."""
 
     net: MLP
@@ -143,7 +143,7 @@ def write_gram(
         An OSError: the disk, a quota or the memory failed later, or parts could not be computed;
         the text names them. What is done is kept, and the same call goes on.
     """
-    job = _Job(
+    job = Job(
         net=net,
         x=X,
         z=Z,
@@ -176,7 +176,7 @@ def write_gram(
 
 
 def _write(
-    job: _Job,
+    job: Job,
     target: Path,
     part: Part | None,
     policy: Policy,
@@ -211,7 +211,7 @@ def _write(
     return open_gram(target)
 
 
-def _write_one(job: _Job, target: Path, part: Part, policy: Policy) -> GramFile:
+def _write_one(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
     """Compute one part of a file here."""
     return _write(job, part_path(target, part), part, policy, whole=target)
 
@@ -225,7 +225,7 @@ def _check_target(target: Path, x: Source, z: Source | None, *, overwrite: bool)
 
 
 def _write_parts(
-    job: _Job,
+    job: Job,
     target: Path,
     count: int,
     policy: Policy,
@@ -273,7 +273,7 @@ def _write_parts(
     )
 
 
-def _absolute(name: str, data: Data) -> str:
+def _absolute(name: str, data: Data | Source) -> str:
     """Return the absolute path of data that the workers of an executor have to read."""
     if not isinstance(data, str | os.PathLike):
         raise InvalidTypeError(
@@ -283,7 +283,7 @@ def _absolute(name: str, data: Data) -> str:
     return os.path.abspath(data)  # noqa: PTH100
 
 
-def compute_part(job: _Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
+def compute_part(job: Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
     """Compute one part, wherever this runs; one that is there already costs reading its rows."""
     start, part = time.monotonic(), Part(number, count)
     if job.threads is None:

@@ -49,6 +49,7 @@ class Plan(Output):
 
     Attributes
     ----------
+    net : the network
     fitted : the network, fitted to the data
     features : n0
     threads : int
@@ -60,6 +61,7 @@ class Plan(Output):
         Of all rows of X and Z, as measured or told; None where no activation depends on it.
     """
 
+    net: MLP
     fitted: FittedNetwork
     features: int
     threads: int
@@ -70,11 +72,31 @@ class Plan(Output):
     largest_norm: float | None
 
     @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return self.net.depth
+
+    @property
     def pairs(self) -> int:
         """Entries that are computed, per kernel and layer; of a part, about."""
         n, m = self.grid.rows, self.grid.columns
         pairs = n * (n + 1) // 2 if self.grid.symmetric else n * m
         return pairs * self.count // self.grid.count
+
+    def describe(self) -> dict[str, str]:
+        """Say for people what is computed and what that takes."""
+        grid, band = self.grid, self.band * self.grid.tile
+        whole = band >= max(grid.rows, grid.columns)
+        where = "all at once" if whole else f"two bands of {band:,}"
+        return {
+            "matrix": f"{grid.rows:,} × {grid.columns:,}{' symmetric' if grid.symmetric else ''}, "
+            f"{', '.join(self.kernels)}, {self.layers} layer{'s' if self.all_layers else ''}",
+            "network": str(self.net),
+            "samples": f"{self.features:,} features, {self.dtype}, {where}",
+            "tiles": f"{grid.count:,} of {grid.tile} × {grid.tile}",
+            "memory": f"{show_bytes(self.working)} beside Python and its libraries, "
+            f"{show_bytes(self.memory)} allowed",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For people and scripts, sizes in bytes."""

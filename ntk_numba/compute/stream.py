@@ -1,5 +1,6 @@
 """Kernels to disk: tiles are computed in one buffer while those of the other are written."""
 
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -42,7 +43,7 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
         if source and survey:
             _refuse_larger(source, survey, plan.largest_norm)
     return Contents(
-        net=plan.net,
+        network=json.dumps(plan.net.to_dict()),
         kernels=plan.kernels,
         layers=plan.layers,
         dtype=plan.dtype,

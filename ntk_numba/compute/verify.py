@@ -69,7 +69,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
         for side in (left, right)
     ]
     well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
-    rounding = difference(file.net.depth, file.dtype, well_conditioned)
+    rounding = difference(contents.depth, file.dtype, well_conditioned)
     for name in file.kernels:
         # a series has another degree where the largest of the samples is another
         limit = rounding + 2 * contents.error[KERNELS.index(name)]

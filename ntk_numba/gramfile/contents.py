@@ -4,16 +4,20 @@ Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and 
 one after another; and "part", those of a part of a job.
 """
 
+import json
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ntk_numba.arguments import KernelName, Layers
 from ntk_numba.digest import Digest
 from ntk_numba.grid import Grid, Part
-from ntk_numba.network import MLP
+
+if TYPE_CHECKING:
+    from ntk_numba.network import MLP
 
 # Norms that differ by less, relatively, are the same: processors add in different orders
 SAME_NORM = 1e-9
@@ -26,12 +30,16 @@ class Output:
     part : of the tiles, stored one after another; None for the whole matrix as it is
     """
 
-    net: MLP
     kernels: tuple[KernelName, ...]
     layers: Layers
     dtype: np.dtype
     grid: Grid
     part: Part | None
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        raise NotImplementedError
 
     @property
     def layout(self) -> str:
@@ -56,7 +64,7 @@ class Output:
     @property
     def matrices(self) -> int:
         """The number of matrices of each kernel: one for each layer that is stored."""
-        return self.net.depth if self.all_layers else 1
+        return self.depth if self.all_layers else 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,6 +105,8 @@ class Output:
 class Contents(Output):
     """What a Gram file is to hold: two files with equal contents are interchangeable.
 
+    network : the description of the network in JSON, as `MLP.to_dict` gives it; it is decoded only
+        where `net` is asked for, since that needs all activations and the compiler
     x, z : of X, and of Z (None if the matrix is symmetric)
     error : bounds of the errors of Σ and Θ relative to √(K(x,x)·K(x',x')), beyond rounding: 0
         where all activations have closed forms
@@ -104,6 +114,7 @@ class Contents(Output):
         where it is not known, as in older files. All parts of a job have the same.
     """
 
+    network: str
     x: Digest
     z: Digest | None
     error: tuple[float, float] = (0.0, 0.0)
@@ -113,6 +124,23 @@ class Contents(Output):
         """Return whether both are fitted to the same largest norm, as far as both know."""
         a, b = self.largest_norm, other.largest_norm
         return a is None or b is None or math.isclose(a, b, rel_tol=SAME_NORM)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """The network as `MLP.to_dict` describes it."""
+        return dict(json.loads(self.network))
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return int(self.description["depth"])
+
+    @cached_property
+    def net(self) -> "MLP":
+        """The network."""
+        from ntk_numba.network import MLP
+
+        return MLP.from_dict(self.description)
 
     def differences(self, other: "Contents") -> list[str]:
         """What `other` has otherwise, for people."""
@@ -135,10 +163,9 @@ class Contents(Output):
         return found
 
     def _readable(self) -> dict[str, str]:
-        net = self.net.to_dict()
         return {
             "shape": f"{self.grid.rows} × {self.grid.columns}",
-            **{key: str(value) for key, value in net.items()},
+            **{key: str(value) for key, value in self.description.items()},
             "kernels": ", ".join(self.kernels),
             "layers": self.layers,
             "dtype": str(self.dtype),

@@ -29,7 +29,6 @@ from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, check_part
-from ntk_numba.network import MLP
 
 FORMAT = "ntk_numba gram"
 FORMAT_VERSION = 4
@@ -123,7 +122,7 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
     ) as file:  # fmt: skip
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
-            json.dumps(c.net.to_dict()), c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
+            c.network, c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
             c.z.hex if c.z else "", c.layers, c.grid.tile, c.layout,
             str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
         )  # fmt: skip
@@ -311,7 +310,7 @@ def read_header(file: HDF5, path: Path) -> Header:
         symmetric = not attributes["against_digest"]
         part = attributes["part"]
         contents = Contents(
-            net=MLP.from_dict(json.loads(attributes["net"])),
+            network=attributes["net"],
             kernels=names,
             layers=parse_layers(attributes["layers"]),
             dtype=file[names[0]].dtype,
@@ -324,6 +323,8 @@ def read_header(file: HDF5, path: Path) -> Header:
             error=tuple(json.loads(attributes["error"])),
             largest_norm=float(attributes[LARGEST_NORM]) if LARGEST_NORM in attributes else None,
         )
+        if contents.depth < 1:
+            raise InvalidValueError(f"its network has depth {contents.depth}")
         for name in names:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
                 raise InvalidValueError(

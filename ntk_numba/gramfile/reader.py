@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import h5py
 import numpy as np
@@ -24,7 +24,9 @@ from ntk_numba.gramfile.layout import (
 )
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, tidy
-from ntk_numba.network import MLP
+
+if TYPE_CHECKING:
+    from ntk_numba.network import MLP
 
 
 @dataclass
@@ -72,8 +74,8 @@ class GramFile:
         return Entries(self.path, self._file, name, self.contents, done)
 
     @property
-    def net(self) -> MLP:
-        """The network."""
+    def net(self) -> "MLP":
+        """The network, made from its description when it is asked for first."""
         return self.contents.net
 
     @property
@@ -174,7 +176,7 @@ class GramFile:
     ) -> Iterator[tuple[Place, list[str]]]:
         """Every tile of a matrix, and what is wrong with it; of an incomplete one, those done."""
         grid, limits = self.contents.grid, np.finfo(self.dtype)
-        slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
+        slack = 1 + 64 * limits.eps * max(1, self.contents.depth / 8)
         least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
         # 1/√K(x,x), with some slack; 0 where a part does not have it
         scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)

@@ -45,7 +45,7 @@ def plot_gram(
     name = kernel or file.kernels[-1]
     if name not in file.kernels:
         raise InvalidValueError(f"{file.path} holds {', '.join(file.kernels)}, not {name}")
-    depth = file.net.depth
+    depth = file.contents.depth
     first = 1 if file.contents.all_layers else depth
     if layer is not None and not first <= layer <= depth:
         known = f"1 to {depth}" if file.contents.all_layers else str(depth)

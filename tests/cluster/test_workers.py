@@ -146,6 +146,7 @@ def test_an_idle_worker_leaves_at_once(pool):
 
 @pytest.mark.cluster
 def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
+    pool.submit(stand_ins.starts, tmp_path, 0).result()  # it has started, and imported all
     future = pool.submit(attempt, stand_ins.deaf, 1, 0, Share())
     pid = pool.submit(os.getpid)
     time.sleep(2)

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -22,7 +23,16 @@ def contents(request):
     layers = request.param
     x, z = Digest((150, 7), b"", (b"x" * 32,)), Digest((70, 7), b"e" * 32, (b"z" * 32,))
     grid = Grid(150, 70, False, 64)
-    return Contents(net, ("nngp", "ntk"), layers, np.dtype("f4"), grid, None, x, z)
+    return Contents(
+        kernels=("nngp", "ntk"),
+        layers=layers,
+        dtype=np.dtype("f4"),
+        grid=grid,
+        part=None,
+        network=json.dumps(net.to_dict()),
+        x=x,
+        z=z,
+    )
 
 
 def created(path, contents):
@@ -133,7 +143,9 @@ def test_bits_that_are_wrong_are_noticed(tmp_path, contents):
 def test_all_strings_are_looked_at(tmp_path, contents, depth):
     """Those of deep networks have heaps of their own."""
     net = nk.MLP(depth, ["abs"] * (depth - 1))
-    path = created(tmp_path / "g.h5", replace(contents, net=net, layers="last"))
+    path = created(
+        tmp_path / "g.h5", replace(contents, network=json.dumps(net.to_dict()), layers="last")
+    )
     with layout.HDF5(path) as file:
         assert layout.read_header(file, path).contents.net == net
     data = path.read_bytes()
@@ -147,7 +159,8 @@ def test_all_strings_are_looked_at(tmp_path, contents, depth):
 
 
 def test_differences_are_named(contents):
-    other = replace(contents, net=nk.MLP(3, ["abs", "relu"], b_std=0.2), dtype=np.dtype("f8"))
+    net = nk.MLP(3, ["abs", "relu"], b_std=0.2)
+    other = replace(contents, network=json.dumps(net.to_dict()), dtype=np.dtype("f8"))
     assert contents.differences(contents) == []
     assert contents.differences(other) == [
         "b_std is [0.2, 0.2, 0.2], not [0.1, 0.1, 0.1]", "dtype is float64, not float32"

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -256,3 +257,21 @@ def h5py_layers(partial):
 
 def test_a_dataset_keeps_its_file_open(written, points):
     assert (nk.open_gram(written).ntk[:] == nk.gram(NET, points).ntk).all()
+
+
+READ = """
+import sys
+from ntk_numba.gramfile.reader import open_gram
+
+with open_gram(sys.argv[1]) as f:
+    assert f.ntk[3, 5] == f.ntk[5, 3] and f.contents.depth == 3 and f.complete
+    assert f.verify()
+assert not {"numba", "scipy", "ntk_numba.network"} & set(sys.modules)
+with open_gram(sys.argv[1]) as f:
+    assert f.net.depth == 3
+"""
+
+
+def test_reading_needs_no_compiler(tmp_path, points):
+    nk.write_gram(nk.MLP(3), points, tmp_path / "g.h5").close()
+    subprocess.run([sys.executable, "-c", READ, tmp_path / "g.h5"], check=True)

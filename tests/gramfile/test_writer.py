@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -27,7 +28,14 @@ def contents(points):
     n = len(points)
     digest = Digest((n, 7), b"", (b"d" * 32,))
     return layout.Contents(
-        nk.MLP(2), ("ntk",), "last", np.dtype(float), Grid(n, n, True, 64), None, digest, None
+        kernels=("ntk",),
+        layers="last",
+        dtype=np.dtype(float),
+        grid=Grid(n, n, True, 64),
+        part=None,
+        network=json.dumps(nk.MLP(2).to_dict()),
+        x=digest,
+        z=None,
     )
 
 
