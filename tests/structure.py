@@ -55,7 +55,7 @@ def wing_of(module: str) -> str:
 def _from_left_to_right(wing: str) -> list[str]:
     """The files of a wing, each after those that it imports; refuses imports in a circle."""
     own = [m for m in MODULES if wing_of(m) == wing and m != wing]
-    graph = {m: {n for n in imported(MODULES[m]) if n in own} for m in own}
+    graph = {m: sorted(n for n in imported(MODULES[m]) if n in own) for m in sorted(own)}
     return [m.removeprefix(f"{wing}.") for m in TopologicalSorter(graph).static_order()]
 
 
