@@ -7,6 +7,7 @@ purpose from the docstring of a wing, the arrows from the imports of its files.
 import sys
 import textwrap
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +18,9 @@ from test_structure import WINGS  # noqa: E402
 
 PICTURE = ROOT / "docs" / "house.svg"
 PURPOSES = {"ground": "What everything else stands on: errors, arguments, the machine, the grid."}
-TINTS = "#f3e9dc #e3edf7 #e3edf7 #e3edf7 #e6f2e6 #f7eecf #f9e4dc #eee6f5".split()  # by layer
+TINTS = [  # by layer
+    "#f3e9dc", "#e3edf7", "#e3edf7", "#e3edf7", "#e6f2e6", "#f7eecf", "#f9e4dc", "#eee6f5",
+]  # fmt: skip
 INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
 BOX, LANE, GAP, BETWEEN, MARGIN = 276, 18, 30, 64, 28  # widths and distances, in pixels
 PURPOSE_WIDTH, FILES_WIDTH = 39, 39  # characters of a line
@@ -85,11 +88,11 @@ def arranged(
             for node in passed:
                 rows[node[2]].append(node)  # type: ignore[index]
             paths.append([wing, *passed, other])
-    joined: dict[Node, set[Node]] = {node: set() for row in rows for node in row}
+    joined: dict[Node, list[Node]] = {node: [] for row in rows for node in row}
     for path in paths:
-        for a, b in zip(path, path[1:], strict=False):
-            joined[a].add(b)
-            joined[b].add(a)
+        for a, b in pairwise(path):
+            joined[a].append(b)
+            joined[b].append(a)
     best, fewest = [list(row) for row in rows], crossings(rows, joined)
     for turn in range(40):  # each node to the middle of those that it is joined to
         order = range(len(rows)) if turn % 2 == 0 else range(len(rows) - 1, -1, -1)
@@ -110,10 +113,10 @@ def arranged(
     return best, paths
 
 
-def crossings(rows: list[list[Node]], joined: dict[Node, set[Node]]) -> int:
+def crossings(rows: list[list[Node]], joined: dict[Node, list[Node]]) -> int:
     """Return how many pairs of arrows cross between neighbouring layers."""
     total = 0
-    for low, high in zip(rows, rows[1:], strict=False):
+    for low, high in pairwise(rows):
         place = {n: k for k, n in enumerate(high)}
         ends = [(k, place[m]) for k, n in enumerate(low) for m in joined[n] if m in place]
         total += sum(a < c and b > d for a, b in ends for c, d in ends)
@@ -205,15 +208,15 @@ def draw() -> str:
         "</defs>",
         text(MARGIN, 34, "The wings of ntk_numba",
              f'font-size="20" font-weight="bold" fill="{INK}"'),
-        text(MARGIN, 56, "An arrow leads from a wing to one that it imports. An import that follows "
-             "from other arrows is left out. The command line is at the top, the ground at the "
+        text(MARGIN, 56, "An arrow leads from a wing to one that it imports. An import that "
+             "follows from other arrows is left out. The command line is at the top, the ground at the "
              "bottom; files are in the order of their imports.",
              f'font-size="12" fill="{GREY}"'),
     ]  # fmt: skip
     for path in paths:
         x0, y0 = port(path[0], path[1], True), top[path[0]] + height(path[0])
         line = f"M{x0:.0f} {y0:.0f}"
-        for before, n in zip(path, path[1:], strict=False):
+        for before, n in pairwise(path):
             x1, y1 = port(n, before, False), top[n]
             bend = (y1 - y0) * 0.5
             line += f" C{x0:.0f} {y0 + bend:.0f} {x1:.0f} {y1 - bend:.0f} {x1:.0f} {y1:.0f}"
