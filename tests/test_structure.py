@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ntk_numba"
 # only what stands to the left of it. ARCHITECTURE.md says what each is for.
 WINGS = {
     "ground": ["errors", "arguments", "stopping", "machine", "grid", "digest"],
-    "compiled": ["arrays", "cache", "policy", "intrinsics", "loops"],
+    "compiled": ["arrays", "cache", "policy", "intrinsics", "loops", "parallel"],
     "duals": [
         "special", "panels", "quadrature", "curve", "base", "owen", "hermite", "series",
     ],
@@ -26,7 +26,8 @@ WINGS = {
         "contents", "disk", "layout", "lease", "tiles", "writer", "entries", "reader", "link",
     ],
     "engine": [
-        "products", "transpose", "samples", "rows", "dual", "ready", "recursion", "tile", "kernel",
+        "products", "transpose", "samples", "pairs", "rows", "dual", "ready", "recursion", "tile",
+        "kernel",
     ],
     "finite_width": ["workers", "networks", "empirical", "monte_carlo", "training"],
     "compute": ["plan", "sweep", "memory", "stream", "estimate", "verify"],

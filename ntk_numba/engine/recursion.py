@@ -106,16 +106,12 @@ def _next_layer(before: bool, after: bool) -> Callable[..., None]:
     step = mix if after else acute_mix
 
     @njit
-    def next_layer(
-        z: Floats, w: Floats, tau: Floats, shares: Shares, parameters: Floats
-    ) -> None:
+    def next_layer(z: Floats, w: Floats, tau: Floats, shares: Shares, parameters: Floats) -> None:
         odd, even = parameters[0], parameters[1]
         weight, bias, weights, biases = shares
         for j in range(z.size):
             zk, wk, rate = dual(z[j], w[j], odd, even)
-            z[j], w_next, tau[j] = step(
-                zk, wk, rate * tau[j], weight, bias, weights[j], biases[j]
-            )
+            z[j], w_next, tau[j] = step(zk, wk, rate * tau[j], weight, bias, weights[j], biases[j])
             if after:
                 w[j] = w_next
 

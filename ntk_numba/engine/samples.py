@@ -71,7 +71,10 @@ def _largest(v: Floats) -> float:
 
 
 class _Rows(NamedTuple):
-    """What `_normalise` works on: the arguments of `normalise`, and a row of scratch a thread."""
+    """What `_normalise` works on: the arguments of `normalise`, and scratch of each thread.
+
+    row : (threads, n0);  some : (threads, samples in a line of the cache, n0)
+    """
 
     x: Floats
     first: int
@@ -87,7 +90,13 @@ class _Rows(NamedTuple):
 def _normalise(rows_at: Any, thread: int, k: int) -> None:
     """Normalise the samples of line k of those that the first one is in."""
     rows: _Rows = arguments_at(rows_at)
-    x, first, panels, row, some = rows.x, rows.first, rows.panels, rows.row[thread], rows.some[thread]
+    x, first, panels, row, some = (
+        rows.x,
+        rows.first,
+        rows.panels,
+        rows.row[thread],
+        rows.some[thread],
+    )
     features, width = x.shape[1], panels.shape[2]
     real = panels.dtype.type
     line = LINE_BYTES // panels.itemsize
