@@ -65,7 +65,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     kernel = make_kernel(plan, x)
     for source in (x,) if z is None else (x, z):
         samples = kernel.samples(source, source.longest, source.longest + 1)
-    kernel.compute(tile_table([], []), samples, samples, *kernel.outputs(1, 1))
+    kernel.compute(tile_table([], (0, 0)), samples, samples, *kernel.outputs(1, 1))
     return kernel
 
 

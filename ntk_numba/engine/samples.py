@@ -119,7 +119,9 @@ def _normalise(rows_at: Any, thread: int, k: int) -> None:
             some[i - low, f] = v
             row[f] = v
         rows.spread[i] = _sum_of_squares(row) / 4
-    transpose(panels[low // width], 0, low % width, some, high - low, features, features)
+    # a plain 0 is of a type of its own in Numba, for which all would be compiled a second time
+    top: Any = np.int64(0)
+    transpose(panels[low // width], top, low % width, some, high - low, features, features)
 
 
 def normalise(

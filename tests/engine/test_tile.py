@@ -47,4 +47,4 @@ def test_the_table_of_tiles():
         (64, 0, 3, 2, 3, 4, -1, -1),
     ]
     assert tile_table(reads, (0, 0)).tolist() == [(*r, 0, 0, -1, -1) for r in reads]
-    assert len(tile_table([], [])) == 0
+    assert len(tile_table([], (0, 0))) == 0
