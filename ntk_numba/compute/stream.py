@@ -96,7 +96,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
         if source and survey:
             samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1)
-    kernel.compute(tile_table([], []), samples, samples, *kernel.outputs(1, 1))
+    kernel.compute(tile_table([], (0, 0)), samples, samples, *kernel.outputs(1, 1))
     return kernel
 
 
