@@ -230,7 +230,7 @@ def test_files_that_do_not_say_it_are_read_and_merged(net, x, largest, tmp_path)
 def test_repair_of_a_part_reads_its_own_rows_only(x, largest, tmp_path, blocks_read):
     net = NETS["elu"]
     with write(net, x, tmp_path, 1) as f:
-        path, at = f.path, f.layout.tile_at("ntk", 0, 0, 0)
+        path, at = f.path, f.tile_map.tile_at("ntk", 0, 0, 0)
     right = path.read_bytes()
     broken = bytearray(right)
     broken[at] ^= 1
