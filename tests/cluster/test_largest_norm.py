@@ -136,7 +136,7 @@ def test_a_row_of_a_larger_norm_is_refused(net, x, largest, tmp_path):
     with pytest.raises(ValueError, match=rf"X: row {N - 1} has norm .*, more than largest_norm="):
         write(net, x, tmp_path, OF, largest_norm=0.99 * largest)
     with pytest.raises(ValueError, match=r"Z: row 3 has norm .*; give the largest norm of all"):
-        nk.write_gram(net, x[:5], tmp_path / "z.h5", 2 * x[-4:], largest_norm=largest)
+        nk.write_gram(net, x[:5], tmp_path / "z.h5", Z=2 * x[-4:], largest_norm=largest)
     with pytest.raises(ValueError, match=f"row {N - 1} has norm"):
         nk.write_gram(net, x, tmp_path / "g.h5", parts=2, largest_norm=0.99 * largest)
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
