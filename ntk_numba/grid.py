@@ -52,8 +52,8 @@ class Part(NamedTuple):
         return f"{self.number}/{self.of}"
 
 
-def check_part(value: Any) -> Part:
-    """The part that ``(3, 8)`` or ``"3/8"`` stands for.
+def parse_part(value: Any) -> Part:
+    """Return the part that ``(3, 8)`` or ``"3/8"`` stands for.
 
     Raises
     ------
@@ -115,12 +115,6 @@ class Grid:
     def count(self) -> int:
         """Tiles to compute."""
         return self.down * (self.down + 1) // 2 if self.symmetric else self.down * self.across
-
-    def layout(self, part: Part | None) -> str:
-        """How a file stores a part, or without one all tiles: "full", "lower" or "part"."""
-        if part is None:
-            return "full"
-        return "lower" if part.of == 1 and self.symmetric else "part"
 
     def size(self, part: Part | None) -> int:
         """Tiles that a part computes; without one, all."""

@@ -114,7 +114,7 @@ def stream_tiles(
     grid = plan.grid
     height, width = grid.chunk
     # slots of one tile each below one another, two to a tile where there is a mirror image
-    slots = 2 if plan.mirrored else 1
+    slots = plan.storage.images
     buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
 
     def write(k: int, i: int, j: int, outputs: tuple[NDArray[Any], ...]) -> None:
@@ -148,7 +148,7 @@ def stream_tiles(
                 to = [(k * slots * height, 0) for k in range(len(work.indices))]
                 mirrors = [
                     (row if i == j else row + height, 0)
-                    if grid.symmetric and (plan.mirrored or i == j)
+                    if grid.symmetric and (slots == 2 or i == j)
                     else (-1, -1)
                     for (row, _), (i, j) in zip(to, work.indices, strict=True)
                 ]

@@ -257,7 +257,7 @@ def test_going_on_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((1000, 3000))
     with nk.write_gram(NET, x, tmp_path / "g.h5") as f:
         tile, right = f.contents.grid.tile, f.path.read_bytes()
-        with TileFile(f.path, f.layout, write=True) as tiles:
+        with TileFile(f.path, f.tile_map, write=True) as tiles:
             tiles.begin_with(INCOMPLETE)
             tiles.forget(("ntk", 0, 3, 0))
     (tmp_path / "g.h5").rename(tmp_path / "g.h5.partial")

@@ -55,7 +55,7 @@ def test_places_are_those_that_hdf5_reads(tmp_path, contents):
     """Numbers written at them are found by HDF5 where they belong."""
     path = created(tmp_path / "g.h5", contents)
     with layout.HDF5(path) as file:
-        where = layout.read_layout(file, path, contents)
+        where = layout.read_tile_map(file, path, contents)
     number = 0
     with path.open("r+b") as raw:
         for name in contents.kernels:
@@ -105,13 +105,13 @@ def test_a_changed_attribute_is_noticed(tmp_path, contents):
 CHANGE_BITS = """
 import sys
 from pathlib import Path
-from ntk_numba.gramfile.layout import HDF5, read_header, read_layout
+from ntk_numba.gramfile.layout import HDF5, read_header, read_tile_map
 
 path = Path(sys.argv[1])
 def found():
     with HDF5(path) as file:
         header = read_header(file, path)
-        return header, read_layout(file, path, header.contents)
+        return header, read_tile_map(file, path, header.contents)
 right = found()
 end = min(right[1].tiles.values())
 heap = path.read_bytes().index(b"GCOL")
