@@ -8,7 +8,6 @@ import threading
 import numba
 import numpy as np
 import pytest
-from marks import marked
 
 from ntk_numba.compiled import cache as package_cache
 from ntk_numba.compiled.intrinsics import fma
@@ -41,9 +40,8 @@ def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
     assert key() != before
 
 
-@pytest.mark.parametrize(
-    "first", marked(pytest.mark.slow, ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0"])
 def test_a_second_process_compiles_nothing(first, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     code = (
