@@ -59,7 +59,7 @@ def cost_rows() -> list[list[str]]:
     rows = []
     for name in names:
         activation = activations.get(name)
-        cells = [name, activation.method]
+        cells = [name, activation.facts.method]
         for found in by.values():
             least, median = found[name]
             cells += [f"{least:.2f} ({median:.2f})", f"{least / found['relu'][0]:.1f}"]

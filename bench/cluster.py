@@ -202,7 +202,7 @@ def main() -> str:
         first, compute = layouts(data, folder)
         second, merging = merges(data, folder)
         hashing = data.stat().st_size / min(
-            seconds(lambda: open_source(data, "X").digest()) for _ in range(3)
+            seconds(lambda: open_source(data, "X").survey(digest=True)) for _ in range(3)
         )
         probe = folder / "probe"
         source = folder / "source"

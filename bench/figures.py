@@ -50,7 +50,7 @@ def figure1() -> str:
         spread = np.linalg.norm(seen[:, 0].std(axis=0)) / np.linalg.norm(seen[:, 0].mean(axis=0))
         moved = np.linalg.norm(seen[:, 1] - seen[:, 0]) / np.linalg.norm(seen[:, 0])
         spreads.append(f"n = {width:,}: {100 * spread:.1f} % and {100 * moved:.1f} %")
-    exact = nk.gram(NET, start, points, "ntk").ntk
+    exact = nk.gram(NET, start, points, kernels="ntk").ntk
     assert exact is not None
     axes.plot(angles, exact[0], "k--", lw=1.2, label=r"$\Theta_\infty$")
     axes.set_ylabel(r"$\Theta(x_0, x)$")
@@ -75,9 +75,14 @@ def figure2() -> str:
     assert both.nngp is not None and both.ntk is not None
     theta, sigma = both.ntk[POINTS:, :POINTS], both.nngp
     mean, covariance = nk.flow_distribution(
-        both.ntk[:POINTS, :POINTS], theta, sigma[:POINTS, :POINTS], sigma[POINTS:, :POINTS],
-        sigma[POINTS:, POINTS:], targets, np.inf,
-    )  # fmt: skip
+        ntk=both.ntk[:POINTS, :POINTS],
+        ntk_test=theta,
+        nngp=sigma[:POINTS, :POINTS],
+        nngp_test=sigma[POINTS:, :POINTS],
+        nngp_test_test=sigma[POINTS:, POINTS:],
+        y=targets,
+        time=np.inf,
+    )
     band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))  # of a Gaussian, 10 and 90 %
 
     figure = new_figure(DOCS / "figure2.png")

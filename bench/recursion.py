@@ -12,16 +12,10 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import in_turn
+from ntk_numba.compute.plan import find_largest_norm
+from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.ready import ready_for
-from ntk_numba.engine.tile import (
-    COLUMN,
-    HEIGHT,
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    TILE_FIELDS,
-    WIDTH,
-)
+from ntk_numba.engine.tile import tile_table
 from ntk_numba.inputs.source import open_source
 
 T, FEATURES, TILES, REPEATS = 512, 16, 32, 15
@@ -37,13 +31,12 @@ def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[
 def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
     """The same of given samples, 2T of them."""
     source = open_source(x, "X")
-    kernel = Kernel(net, ready_for(net, source), source, ("ntk",), False, x.dtype, T, threads)
+    fitted = fit_network(net, find_largest_norm(net, source, None), FEATURES)
+    kernel = Kernel(fitted, source, ("ntk",), False, x.dtype, T, threads)
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
-    row = np.zeros(TILE_FIELDS, np.int64)
-    row[COLUMN] = row[HEIGHT] = row[WIDTH] = T
-    row[MIRROR_ROW] = row[MIRROR_COLUMN] = -1
-    return lambda: kernel.compute(np.tile(row, (TILES, 1)), samples, samples, nngp, ntk)
+    table = tile_table([(0, T, T, T)] * TILES, (0, 0))
+    return lambda: kernel.compute(table, samples, samples, nngp, ntk)
 
 
 def main() -> str:

@@ -6,6 +6,7 @@
   faster.
 """
 
+import json
 import mmap
 import os
 import tempfile
@@ -56,8 +57,15 @@ def without(data: Path, output: Path) -> None:
     x = open_source(data, "X").check()
     plan = make_plan(NET, x, kernels="ntk", memory=MEMORY)
     contents = Contents(
-        NET, plan.kernels, plan.every, plan.dtype, plan.grid, None, Digest(x.shape, b"", ()), None
-    )  # fmt: skip
+        kernels=plan.kernels,
+        layers=plan.layers,
+        dtype=plan.dtype,
+        grid=plan.grid,
+        part=None,
+        network=json.dumps(NET.to_dict()),
+        x=Digest(x.shape, b"", ()),
+        z=None,
+    )
     create(output, Header(contents, NUMERICS, ""))
     with HDF5(output) as file:
         layout = read_layout(file, output, contents)
@@ -115,7 +123,7 @@ def rows(dtype: str, folder: Path) -> tuple[list[str], list[str]]:
     reads: dict[str, Callable[[], object]] = {
         "direct": lambda: read(output, direct=True),
         "cache": lambda: read(output, direct=False),
-        "verify": lambda: verify(output),
+        "verify": lambda: verify(progress=output),
     }
     took: dict[str, list[float]] = {name: [] for name in reads}
     for turn in range(REPEATS + 1):

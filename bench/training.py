@@ -45,7 +45,7 @@ def distances(net: nk.MLP, width: int) -> np.ndarray:
         history = fw.train(start, x, y, rate, STEPS, test=z)
         first, last = (fw.empirical_ntk(p, x)[:, :, 0, 0] for p in (start, history.params))
         f0, f0_test = (f[0, :, 0] for f in (history.outputs, history.test_outputs))
-        flow = nk.gradient_flow(exact, y, f0, rate * STEPS, cross, f0_test)
+        flow = nk.gradient_flow(exact, y, f0, rate * STEPS, ntk_test=cross, f0_test=f0_test)
         # what is left to learn is the scale on training samples, what was learned on test samples
         return [
             off(first, exact),

@@ -2,13 +2,48 @@
 
 import math
 import numbers
+import os
 import re
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+from numpy.typing import ArrayLike
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
-KERNELS = ("nngp", "ntk")
+KernelName: TypeAlias = Literal["nngp", "ntk"]
+Kernels: TypeAlias = KernelName | Sequence[KernelName]
+Layers: TypeAlias = Literal["last", "all"]
+Layout: TypeAlias = Literal["full", "lower"]
+
+KERNELS: tuple[KernelName, ...] = ("nngp", "ntk")
 """What a network has: Σ, the covariance of its Gaussian process, and Θ, its tangent kernel."""
+
+
+class Rows(Protocol):
+    """A matrix whose rows are read by slices, such as an HDF5 dataset."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+Data: TypeAlias = ArrayLike | Rows | os.PathLike[str]
+"""Everything that is accepted for samples, X or Z. A string is the path of a file too."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a job treats existing output and whether it reports its progress.
+
+    overwrite : replace an output that exists, and what another job left unfinished
+    progress : show progress bars on standard error
+    """
+
+    overwrite: bool = False
+    progress: bool = False
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -24,6 +59,38 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     if value < least:
         raise InvalidValueError(f"{name} must be at least {least}, not {value}")
     return int(value)
+
+
+def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
+    """Return the wanted kernels in the order nngp, ntk.
+
+    Raises
+    ------
+    ValueError
+        None is wanted, or one that does not exist.
+    """
+    wanted = [kernels] if isinstance(kernels, str) else list(kernels)
+    for name in wanted:
+        if name not in KERNELS:
+            raise InvalidValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")
+    if not wanted:
+        raise InvalidValueError(f"kernels is empty; name one or both of {', '.join(KERNELS)}")
+    return tuple(name for name in KERNELS if name in wanted)
+
+
+def parse_layers(layers: str) -> Layers:
+    """Return `layers` if it is one of its two words.
+
+    Raises
+    ------
+    ValueError
+        It is neither "last" nor "all".
+    """
+    if layers == "last":
+        return "last"
+    if layers == "all":
+        return "all"
+    raise InvalidValueError(f"layers must be 'last' or 'all', not {layers!r}")
 
 
 def number_between(name: str, value: Any, low: float, high: float) -> float:

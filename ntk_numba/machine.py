@@ -19,8 +19,7 @@ OF_A_PROCESS = ("SLURM_CPUS_PER_TASK", "NCPUS")
 # count the slots of all nodes, and so say too much where there are several.
 OF_A_NODE = ("SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
 
-# Processes on this node that compute, where not all that a launcher started do; 0 for all
-computing_here = 0
+_computing = 0  # processes on this node that compute, as `share_node` says; 0 if it was not called
 
 
 def _cgroup_folders(controller: str) -> list[Path]:
@@ -96,6 +95,12 @@ def available_memory() -> int:
     return min(limits)
 
 
+def share_node(processes: int) -> None:
+    """Say how many processes on this node compute, where not all that a launcher started do."""
+    global _computing
+    _computing = processes
+
+
 def available_threads() -> int:
     """Cores this process may keep busy.
 
@@ -126,8 +131,8 @@ def _processes_here() -> int:
     A batch script is one, whatever number of tasks is asked for: SLURM_TASKS_PER_NODE, which it
     sees, even counts cores where no number was.
     """
-    if computing_here:
-        return computing_here
+    if _computing:
+        return _computing
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # MPICH and Intel, Open MPI
         if count := _variable(name):
             return count

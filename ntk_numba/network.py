@@ -1,4 +1,4 @@
-"""The network: a frozen description, the same for the engine and for the finite-width check."""
+"""Networks: frozen descriptions, the same for the engine and for the finite-width check."""
 
 import hashlib
 import json
@@ -6,14 +6,56 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.function import Function
 
 
-@dataclass(frozen=True, init=False)
+class Variance(NamedTuple):
+    """A variance behind a layer, and the part of it that the weights contribute.
+
+    weights : a = σ_w² E[σ²]
+    total : a + β²
+    """
+
+    weights: NDArray[np.floating]
+    total: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of weights, with the activation that is applied to what enters it.
+
+    Attributes
+    ----------
+    activation : Activation or None
+        None for the first layer, which the data enters.
+    w_std, b_std : float
+        σ_w and β.
+    """
+
+    activation: Activation | None
+    w_std: float
+    b_std: float
+
+    def variance(self, moment: NDArray[np.floating]) -> Variance:
+        """Return Σ(x,x) behind this layer (eq. 10 and 12), in the precision of `moment`.
+
+        moment : the mean square of what enters the weights: |x|²/n0 in the first layer, then
+            E[σ(√q t)²], q being Σ(x,x) before; of a pair, its covariance likewise
+        """
+        real = moment.dtype.type
+        weights = real(self.w_std) ** 2 * moment
+        return Variance(weights, weights + real(self.b_std) ** 2)
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class MLP:
     """A fully connected network in the NTK parametrisation (the note's eq. 1-4).
 
@@ -34,8 +76,14 @@ class MLP:
 
     Attributes
     ----------
+    layers : tuple of Layer
+        The L layers of weights.
+    depth : int
+        L.
     activation, w_std, b_std : tuple
-        As given, written out for every layer.
+        As given, written out for every layer: L − 1 activations, L standard deviations.
+    functions : tuple of Function
+        The activations as networks of finite width see them.
 
     Raises
     ------
@@ -44,10 +92,7 @@ class MLP:
         b_std, an unknown activation, or a sequence of the wrong length.
     """
 
-    depth: int
-    activation: tuple[Activation, ...]
-    w_std: tuple[float, ...]
-    b_std: tuple[float, ...]
+    layers: tuple[Layer, ...]
 
     def __init__(
         self,
@@ -61,7 +106,6 @@ class MLP:
         if depth < 1:
             raise InvalidValueError(f"depth must be at least 1 (the output layer), not {depth!r}")
         layers = int(depth)
-        object.__setattr__(self, "depth", layers)
         if isinstance(activation, str | Activation):
             specs: Sequence[str | Activation] = [activation] * (layers - 1)
             activations.get(activation)  # a wrong name is wrong at depth 1 too
@@ -72,9 +116,33 @@ class MLP:
                 f"activation: a network of depth {layers} has {layers - 1} hidden layers, "
                 f"but {len(specs)} activations are given"
             )
-        object.__setattr__(self, "activation", tuple(activations.get(s) for s in specs))
-        object.__setattr__(self, "w_std", _per_layer("w_std", w_std, layers))
-        object.__setattr__(self, "b_std", _per_layer("b_std", b_std, layers))
+        chosen = [None, *(activations.get(s) for s in specs)]
+        w, b = _per_layer("w_std", w_std, layers), _per_layer("b_std", b_std, layers)
+        object.__setattr__(self, "layers", tuple(map(Layer, chosen, w, b)))
+
+    @property
+    def depth(self) -> int:
+        return len(self.layers)
+
+    @property
+    def activation(self) -> tuple[Activation, ...]:
+        return tuple(layer.activation for layer in self.layers if layer.activation)
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        return self.activation
+
+    @property
+    def w_std(self) -> tuple[float, ...]:
+        return tuple(layer.w_std for layer in self.layers)
+
+    @property
+    def b_std(self) -> tuple[float, ...]:
+        return tuple(layer.b_std for layer in self.layers)
+
+    def first(self, count: int) -> "MLP":
+        """Return the network of the first `count` layers, whose outputs are α̃⁽ˡ⁾, l = count."""
+        return MLP(count, self.activation[: count - 1], self.w_std[:count], self.b_std[:count])
 
     def to_dict(self) -> dict[str, Any]:
         """A description made of JSON's types only; `from_dict` gives back an equal network."""
@@ -100,6 +168,10 @@ class MLP:
     def fingerprint(self) -> str:
         """SHA-256 of the description, in hexadecimal: equal if and only if the networks are."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        facts = (f"{key}={value!r}" for key, value in self.to_dict().items())
+        return f"MLP({', '.join(facts)})"
 
     def __str__(self) -> str:
         def short(values: Sequence[Any]) -> str:

@@ -147,7 +147,7 @@ def exact_pairs(dual: Dual, pairs: NDArray) -> NDArray[np.longdouble]:
 
 def pair_error(spec: str, pairs: NDArray, exact: NDArray[np.longdouble]) -> tuple[float, float]:
     """Worst errors of cosθ_K and of the rate of single pairs, relative to what they are at most."""
-    values = pair_dual(activations.get(spec), *pairs)
+    values = pair_dual(activations.get(spec).dual(np.inf), *pairs)
     z_k, w_k, rate = (v.astype(np.longdouble) for v in values)
     cosine, scale, slope = exact
     return float(abs(w_k - z_k - cosine).max()), float(abs(rate * scale - slope).max())
@@ -246,21 +246,21 @@ def golden_answers(dual: Dual, scales: Sequence[float]) -> recorded.Answers:
 
 def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
     """At no variance and no angle NaN or infinite, in either dtype; a zero input included."""
-    activation = activations.get(spec)
+    fitted = activations.get(spec).dual(np.inf)
     q = np.array([v for v in (0, 1e-300, 1e-30, 1e-6, 1, 1e4, 1e30) if v <= largest])
     halves = np.array([0, 1e-30, 1e-6, 0.25, 0.5])
     z = np.concatenate([halves, 1 - halves[:-1]])
     w = np.concatenate([1 - halves, halves[:-1]])
     with np.errstate(over="ignore"):
-        assert not np.isnan(activation.all_traits(q.astype(np.longdouble))).any()
+        assert not np.isnan(fitted.of_samples(q.astype(np.longdouble))).any()
     q1, q2, k = (v.ravel() for v in np.meshgrid(q, q, np.arange(z.size), indexing="ij"))
     k = k.astype(int)
-    for values in pair_dual(activation, q1, q2, z[k], w[k]):
+    for values in pair_dual(fitted, q1, q2, z[k], w[k]):
         assert np.isfinite(values).all()
-    z_k, w_k, _ = pair_dual(activation, q1, q2, z[k], w[k])
+    z_k, w_k, _ = pair_dual(fitted, q1, q2, z[k], w[k])
     assert (z_k >= -1e-15).all() and (w_k >= -1e-15).all()
     np.testing.assert_allclose(z_k + w_k, 1, atol=1e-15)
-    if activation.never_obtuse:
+    if fitted.never_obtuse:
         assert (z_k <= 0.5 + 1e-15).all()
     x = np.sqrt(q[q <= min(largest, 1e4)])[:, None] * np.array([[1.0], [-1.0]])[:, None]
     for dtype in (np.float32, np.float64):
@@ -275,12 +275,13 @@ def parity_and_signs_are_true(spec: str, dual: Dual) -> None:
     mirrored = activation(-x)
     scale = abs(activation(x)).max()
     even, odd = (abs(mirrored - sign * activation(x)).max() < 1e-14 * scale for sign in (1, -1))
-    assert activation.parity == (1 if even else -1 if odd else 0)
+    fitted = activation.dual(np.inf)
+    assert fitted.parity == (1 if even else -1 if odd else 0)
     least = min(
         dual(mpf(q), mpf(p), -mp.sqrt(mpf(q) * mpf(p)))[0]
         for q in (0.01, 1, 30) for p in (0.01, 1, 30)
     )  # fmt: skip
-    assert activation.never_obtuse == (least >= -1e-17)  # the digits of some oracles
+    assert fitted.never_obtuse == (least >= -1e-17)  # the digits of some oracles
 
 
 def checks(

@@ -10,7 +10,7 @@ OF = 5
 def parts_of(x, folder, of=OF, z=None, **options):
     paths = []
     for number in range(1, of + 1):
-        with nk.write_gram(NET, x, folder / "g.h5", z, part=(number, of), **options) as f:
+        with nk.write_gram(NET, x, folder / "g.h5", Z=z, part=(number, of), **options) as f:
             paths.append(f.path)
     return paths
 

@@ -54,7 +54,7 @@ def wait_for_a_stop(folder: Path, part: int) -> None:
             for _ in range(6000):
                 stopping.check()
                 time.sleep(0.01)
-    except stopping.Stopped:
+    except stopping.StopRequested:
         (folder / f"stopped-{part}").touch()
         raise
 
@@ -134,7 +134,7 @@ def main() -> int:
                 return 0
             receipts = executors.run_parts(executor, task, range(int(count)))
         print([receipt.part for receipt in receipts])
-    except stopping.Stopped as stop:
+    except stopping.StopRequested as stop:
         print("stopped", getattr(stop, "__notes__", []), file=sys.stderr)
         return 3
     except OSError as error:

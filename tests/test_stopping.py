@@ -10,7 +10,7 @@ def fresh(monkeypatch):
 
 def test_at_once_where_nothing_is_written():
     stopping.check()
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(stopping.StopRequested):
         stopping.ask()
 
 
@@ -24,10 +24,10 @@ def test_at_the_next_check_while_a_file_is_written():
             stopping.check()
             reached.append("after the check")
 
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(stopping.StopRequested):
         job()
     assert reached == ["after the signal"]
-    with pytest.raises(stopping.Stopped):  # not gently any more
+    with pytest.raises(stopping.StopRequested):  # not gently any more
         stopping.ask()
 
 
@@ -37,7 +37,7 @@ def test_several_files_are_written():
         with stopping.gently():
             pass
         stopping.ask()
-        with pytest.raises(stopping.Stopped):
+        with pytest.raises(stopping.StopRequested):
             stopping.check()
-    with pytest.raises(stopping.Stopped):
+    with pytest.raises(stopping.StopRequested):
         stopping.ask()

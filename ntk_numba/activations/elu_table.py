@@ -1,31 +1,28 @@
-"""ELU and its kin for variances of a few τ²: the integrals of `elu` from a table.
+"""The dual of ELU from a table of the integrals of `elu_integral`, for variances of a few τ².
 
 For a, b up to √`LARGEST`, D(a, b)/ab is a polynomial in u(a), u(b) and Ω, u = a/(a + c), to
-rounding, and so is what a sample adds on its own. A row of a tile contracts the table with its a
-once; what is left for a pair is a polynomial in Ω for each power of u(b), and no integral.
+rounding, and so are the terms that belong to one sample. A row of a tile contracts the table with
+its a once; what is left for a pair is a polynomial in Ω for each power of u(b), and no integral.
 """
 
-from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from ntk_numba.activations import elu
+from ntk_numba.activations.elu_integral import SCALE, A
 from ntk_numba.compiled.intrinsics import (
     fma,
     sample_polynomial,
     stack_array,
     wide_vectors,
 )
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.panels import points, to_coefficients
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats
 
 Exact = NDArray[np.longdouble]
 
@@ -37,8 +34,9 @@ WIDTH = 16  # of a row of the table, for the sake of vectors
 SIZE = POWERS * WIDTH
 REACH, NODES = 9, 20  # of the integral over the radius, and of that over the angle
 
-# The traits: those of `elu`, the polynomials of u, and powers of Ω in what a sample adds
-UPON, VALUE, SLOPE = 5, 5 + BASIS, 5 + BASIS + POWERS
+# The rows of a sample's coefficients after those of `elu_integral`: the polynomials of u, and
+# powers of Ω in the terms that belong to one sample
+UPON, VALUE, SLOPE = 3, 3 + BASIS, 3 + BASIS + POWERS
 
 BLOCK = 128  # columns at a time
 OMEGA, SINE, PLACE, TOGETHER = range(4)
@@ -46,11 +44,9 @@ _working, _contracted = stack_array(4, BLOCK), stack_array(POWERS, WIDTH)
 _of_angle = sample_polynomial(POWERS, POWERS, 2)
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, none = real(1), real(0.5), real(0)
     two_over_pi, turn = real(2) / real(np.pi), real(0.5 / np.pi)
@@ -60,22 +56,22 @@ def _row(
     flat = contracted.reshape(SIZE)
     flat[:] = none
     for m in range(BASIS):
-        upon = share * mine[UPON + m, 0]
+        upon = share * row[UPON + m, 0]
         table = parameters[2 + m * SIZE : 2 + (m + 1) * SIZE]
         for k in range(SIZE):
             flat[k] = fma(upon, table[k], flat[k])
-    a, scale = mine[elu.A, 0], mine[elu.SCALE, 0]
+    a, scale = row[A, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
         count = end - begin
         z_n, w_n = z[begin:end], w[begin:end]
-        bs, scales = theirs[elu.A, begin:end], theirs[elu.SCALE, begin:end]
+        bs, scales = columns[A, begin:end], columns[SCALE, begin:end]
         for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
             place[j] = fma(two_over_pi, omega[j], -one)
             together[j] = none
         for n in range(BASIS):
-            upons = theirs[UPON + n, begin:end]
+            upons = columns[UPON + n, begin:end]
             for j in range(count):
                 together[j] = fma(upons[j], _of_angle(place[j], contracted, 0, n), together[j])
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
@@ -83,11 +79,11 @@ def _row(
             omega[j] *= turn
             sines[j] = fma(turn, sines[j], omega[j] * (w_n[j] - z_n[j])) + together[j]
             together[j] = fma(a * bs[j], together[j], line * omega[j])
-            sines[j] += _of_angle(place[j], mine, VALUE, 0)
-            together[j] += _of_angle(place[j], mine, SLOPE, 0)
+            sines[j] += _of_angle(place[j], row, VALUE, 0)
+            together[j] += _of_angle(place[j], row, SLOPE, 0)
         for j in range(count):
-            sines[j] += _of_angle(place[j], theirs, VALUE, begin + j)
-            together[j] += _of_angle(place[j], theirs, SLOPE, begin + j)
+            sines[j] += _of_angle(place[j], columns, VALUE, begin + j)
+            together[j] += _of_angle(place[j], columns, SLOPE, begin + j)
         for j in range(count):
             size = scale * scales[j]
             k = size * sines[j]
@@ -95,33 +91,26 @@ def _row(
             rate_out[j] = size * together[j]
 
 
-@dataclass(frozen=True)
-class AnyElu(elu.Elu):
-    """`Elu`, to be made ready by a table where that reaches."""
-
-    def up_to(self, q: float) -> Activation:
-        kind = SmallElu if q <= LARGEST * self.tau**2 else elu.Elu
-        return kind(self.name, self.p, self.share, self.tau, q)
+loop = DualLoop(_row)
+"""Its parameters are those of `parameters`; a sample's coefficients are those of
+`elu_integral` and those of `coefficients`."""
 
 
-@dataclass(frozen=True)
-class SmallElu(AnyElu):
-    """Ready for variances up to `LARGEST`·τ²."""
+def parameters(share: float) -> tuple[float, ...]:
+    """Return λ², 1 − λ² and the table."""
+    return (share**2, 1 - share**2, *_flat_table())
 
-    row: ClassVar[Row] = Row(_row)
 
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        """λ², 1 − λ² and the table."""
-        return (self.share**2, 1 - self.share**2, *_flat_table())
+def coefficients(share: float, a: Floats, axis: Floats) -> Floats:
+    """Return what samples have besides a, e(a)/√(2π) and their scale, see `UPON`, `VALUE`, `SLOPE`.
 
-    def traits(self, q: Floats) -> Floats:
-        own = super().traits(q)
-        u = _variable(own[0])
-        alone = chebyshev.chebval(u, _tables()[1])  # N and H, in powers
-        value, line = self.share * alone[1], (self.share**2 - self.share) * alone[0]
-        line[0] += self.share * own[1]
-        return np.concatenate([own, chebyshev.chebvander(u, BASIS - 1).T, value, line])
+    a, axis : (N,) the first two of these
+    """
+    u = _variable(a)
+    alone = chebyshev.chebval(u, _tables()[1])  # N and H, in powers
+    value, line = share * alone[1], (share**2 - share) * alone[0]
+    line[0] += share * axis
+    return np.concatenate([chebyshev.chebvander(u, BASIS - 1).T, value, line])
 
 
 def _variable(a: Floats) -> Floats:
@@ -177,21 +166,3 @@ def _flat_table() -> tuple[float, ...]:
     table = np.zeros((BASIS, POWERS, WIDTH))
     table[:, :, :BASIS] = _tables()[0].transpose(0, 2, 1)
     return tuple(table.ravel().tolist())
-
-
-def elu_(alpha: float = 1.0) -> Activation:
-    """σ(x) = x for x > 0, alpha·(exp(x) − 1) else."""
-    return AnyElu("elu" if alpha == 1 else spelled("elu", alpha), 1.0, alpha, 1.0)
-
-
-def selu() -> Activation:
-    """σ(x) = 1.0507·x for x > 0, 1.7581·(exp(x) − 1) else."""
-    # Klambauer, Unterthiner, Mayr & Hochreiter 2017, *Self-normalizing neural networks*
-    return AnyElu("selu", 1.0507009873554804934193349852946, 1.6732632423543772848170429916717, 1.0)
-
-
-def celu(alpha: float = 1.0) -> Activation:
-    """σ(x) = x for x > 0, alpha·(exp(x/alpha) − 1) else; alpha > 0."""
-    if not alpha > 0:
-        raise InvalidValueError(f"activation celu: alpha must be positive, not {alpha}")
-    return AnyElu("celu" if alpha == 1 else spelled("celu", alpha), 1.0, 1.0, alpha)

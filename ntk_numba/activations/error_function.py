@@ -10,25 +10,24 @@ relative error δ of z or w, since cos²φ = 1 − κκ' + 4κκ'zw and 1 − κ
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 from scipy import special
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import angle_per_sine
+from ntk_numba.function import Floats, spelled
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     four, half = z.dtype.type(4), z.dtype.type(0.5)
-    root, rest, share, mean = mine[2, 0], mine[3, 0], mine[4, 0], mine[5, 0]
-    roots, rests, shares, means = theirs[2], theirs[3], theirs[4], theirs[5]
+    root, rest, share, mean = row[0, 0], row[1, 0], row[2, 0], row[3, 0]
+    roots, rests, shares, means = columns[0], columns[1], columns[2], columns[3]
     for j in range(z.size):
         cosine = w[j] - z[j]
         x, g = root * roots[j], share * shares[j]
@@ -39,6 +38,9 @@ def _row(
         rate[j] = g / c
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class ErrorFunction(Activation):
     """σ(x) = a·erf(bx) + c."""
@@ -47,17 +49,6 @@ class ErrorFunction(Activation):
     b: float
     c: float
 
-    row: ClassVar[Row] = Row(_row)
-
-    @property
-    def parity(self) -> int:
-        return -1 if self.c == 0 else 0
-
-    @property
-    def never_obtuse(self) -> bool:
-        """K falls to c² − (2a²/π) φ at most."""
-        return self.c**2 >= self.a**2
-
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.a * special.erf(self.b * x) + self.c, x.dtype)
 
@@ -65,7 +56,16 @@ class ErrorFunction(Activation):
         slope = 2 / np.sqrt(np.pi) * self.a * self.b
         return np.asarray(slope * np.exp(-((self.b * x) ** 2)), x.dtype)
 
-    def curve(self, q: Floats) -> Floats:
+    def dual(self, q_max: float) -> Dual:
+        return Dual(
+            _loop,
+            never_obtuse=self.c**2 >= self.a**2,  # K falls to c² − (2a²/π) φ at most
+            coefficients=self._coefficients,
+            curve=self._curve,
+            parity=-1 if self.c == 0 else 0,
+        )
+
+    def _curve(self, q: Floats) -> Floats:
         return curve_of(replace(self, name="", b=1.0))(q.dtype.type(self.b) ** 2 * q)
 
     def _kappa(self, q: Floats) -> tuple[Floats, Floats]:
@@ -79,7 +79,7 @@ class ErrorFunction(Activation):
         kappa, _ = self._kappa(q)
         return np.asarray(2 * a**2 / (4 * np.arctan(q.dtype.type(1))) * np.arcsin(kappa) + c**2)
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         """√κ, 1 − κ, a√(2κ/πK) and c/√K."""
         kappa, rest = self._kappa(q)
         moment = self.second_moment(q)
@@ -89,17 +89,20 @@ class ErrorFunction(Activation):
         return np.stack([np.sqrt(kappa), rest, np.sqrt(share), self.c / np.sqrt(safe)])
 
 
+@named()
 def normal_cdf() -> Activation:
     """σ(x) = Φ(x), the distribution function of N(0, 1)."""
     return ErrorFunction("normal_cdf", 0.5, math.sqrt(0.5), 0.5)
 
 
+@named()
 def sigmoid_like() -> Activation:
     """σ(x) = ½erf(x/2.4020563531719796) + ½, near 1/(1 + e^-x)."""
     # neural-tangents' `Sigmoid_like`
     return ErrorFunction("sigmoid_like", 0.5, 1 / 2.4020563531719796, 0.5)
 
 
+@named()
 def erf(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·erf(b·x) + c."""
     return ErrorFunction(spelled("erf", a, b, c) if (a, b, c) != (1, 1, 0) else "erf", a, b, c)

@@ -16,15 +16,16 @@ comes without cancellation. Condition: 1 for the Gaussian; 1 + b²q for exp, sin
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 BITS = 24  # of the first part of a root: a float32 holds it
 LARGEST_ROOT = 1e38  # of |b|√q; what is larger counts as that, so that float32 does not overflow
@@ -37,14 +38,12 @@ def split_root(root: Floats) -> Floats:
     return np.stack([high, np.minimum(root, LARGEST_ROOT) - high])
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, _, zk, wk, rate = angles
     real = z.dtype.type
     one, half, two = real(1), real(0.5), real(2)
-    high, low = mine[0, 0], mine[1, 0]
-    highs, lows = theirs[0], theirs[1]
+    high, low = row[0, 0], row[1, 0]
+    highs, lows = columns[0], columns[1]
     root = high + low
     for j in range(z.size):
         apart = (high - highs[j]) + (low - lows[j])
@@ -55,8 +54,8 @@ def _row(
         rate[j] = (root * k) * other
 
 
-row = Row(_row)
-"""Of K/√(K(q)K(q')) = exp(−[(r − r')² + 4rr'z]/2) and the rate rr' times that; the traits are
+loop = DualLoop(_row)
+"""Of K/√(K(q)K(q')) = exp(−[(r − r')² + 4rr'z]/2) and the rate rr' times that; the coefficients are
 `split_root` of r."""
 
 
@@ -67,13 +66,12 @@ class Exponential(Activation):
     a: float
     b: float
 
-    row: ClassVar[Row] = row
-    near: ClassVar[bool] = False
-    domain: ClassVar[str] = "q below 350/b², beyond which K(x,x) = a² exp(2b²q) overflows"
-
     @property
-    def never_obtuse(self) -> bool:
-        return True
+    def facts(self) -> Facts:
+        return Facts(domain="q below 350/b², beyond which K(x,x) = a² exp(2b²q) overflows")
+
+    def dual(self, q_max: float) -> Dual:
+        return Dual(loop, never_obtuse=True, coefficients=self._coefficients)
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.a * np.exp(self.b * x), x.dtype)
@@ -86,18 +84,16 @@ class Exponential(Activation):
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray(a**2 * np.exp(2 * b**2 * q))
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         return split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
 
 
-def _gaussian_row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, quarter = real(1), real(0.5), real(0.25)
-    size, above, per_root = mine[0, 0], mine[1, 0], mine[2, 0]
-    sizes, aboves, per_roots = theirs[0], theirs[1], theirs[2]
+    size, above, per_root = row[0, 0], row[1, 0], row[2, 0]
+    sizes, aboves, per_roots = columns[0], columns[1], columns[2]
     for j in range(z.size):
         apart = (above - aboves[j]) * per_root * per_roots[j]
         sides = size * sizes[j]
@@ -112,6 +108,9 @@ def _gaussian_row(
         rate[j] = quarter * (sides * k * k) * (k * (w[j] - z[j]))
 
 
+_gaussian_loop = DualLoop(_gaussian_row)
+
+
 @dataclass(frozen=True)
 class Gaussian(Activation):
     """σ(x) = a·exp(bx²), b < 0."""
@@ -119,16 +118,8 @@ class Gaussian(Activation):
     a: float
     b: float
 
-    row: ClassVar[Row] = Row(_gaussian_row)
-    near: ClassVar[bool] = False
-
-    @property
-    def parity(self) -> int:
-        return 1
-
-    @property
-    def never_obtuse(self) -> bool:
-        return True
+    def dual(self, q_max: float) -> Dual:
+        return Dual(_gaussian_loop, never_obtuse=True, coefficients=self._coefficients, parity=1)
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.a * np.exp(self.b * x * x), x.dtype)
@@ -141,18 +132,20 @@ class Gaussian(Activation):
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray(a**2 / np.sqrt(1 - 4 * b * q))
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         """4βq/√A, √A − 1 and A^-¼."""
         more = -4 * q.dtype.type(self.b) * q
         root = np.sqrt(1 + more)
         return np.stack([more / root, more / (1 + root), 1 / np.sqrt(root)])
 
 
+@named()
 def exp(a: float = 1.0, b: float = 1.0) -> Activation:
     """σ(x) = a·exp(b·x)."""
     return Exponential(spelled("exp", a, b), a, b)
 
 
+@named()
 def gaussian(a: float = 1.0, b: float = -1.0) -> Activation:
     """σ(x) = a·exp(b·x²), b < 0."""
     if not b < 0:

@@ -16,29 +16,29 @@ in which nothing overflows. Condition: 1.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, polynomial
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual
+from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import exponentials
+from ntk_numba.function import Floats
 
 # Of t² ≤ 1/16, Taylor's, to 1e-17: sinh(t)/t and cosh t
 sinh_per = polynomial(tuple(1 / math.factorial(2 * k + 1) for k in range(5, -1, -1)))
 cosh = polynomial(tuple(1 / math.factorial(2 * k) for k in range(6, -1, -1)))
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, quarter, sesqui = real(1), real(0.5), real(0.25), real(1.5)
-    size, above, per_root, side, share = mine[2, 0], mine[3, 0], mine[4, 0], mine[5, 0], mine[6, 0]
-    sizes, aboves, per_roots = theirs[2], theirs[3], theirs[4]
-    sides, shares = theirs[5], theirs[6]
+    size, above, per_root, side, share = row[0, 0], row[1, 0], row[2, 0], row[3, 0], row[4, 0]
+    sizes, aboves, per_roots = columns[0], columns[1], columns[2]
+    sides, shares = columns[3], columns[4]
     for j in range(z.size):
         cosine = w[j] - z[j]
         square = cosine * cosine
@@ -64,19 +64,21 @@ def _row(
         rate[j] = k * fma(h, cosh(small), t * odd)
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class Gabor(Activation):
     """σ(x) = exp(−x²) sin x."""
 
-    row: ClassVar[Row] = Row(_row)
-
-    @property
-    def parity(self) -> int:
-        return -1
-
-    @property
-    def never_obtuse(self) -> bool:
-        return False
+    def dual(self, q_max: float) -> Dual:
+        return Dual(
+            _loop,
+            never_obtuse=False,
+            coefficients=self._coefficients,
+            curve=curve_of(self),
+            parity=-1,
+        )
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.exp(-x * x) * np.sin(x))
@@ -89,7 +91,7 @@ class Gabor(Activation):
         a = 1 + 4 * q
         return np.asarray(-np.expm1(-2 * q / a) / (2 * np.sqrt(a)))
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         """x, √A − 1, A^-¼, y and √(q/√A K)."""
         a = 1 + 4 * q
         root = np.sqrt(a)
@@ -101,6 +103,7 @@ class Gabor(Activation):
         )
 
 
+@named()
 def gabor() -> Activation:
     """σ(x) = exp(−x²)·sin(x)."""
     return Gabor("gabor")

@@ -25,28 +25,28 @@ Condition: 1.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy import special
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual
+from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import angle_excess
+from ntk_numba.function import Floats
 
 LEAST = 1e-30  # that e counts as, so that C is not 0 in float32
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, quarter, four = real(1), real(2), real(0.5), real(0.25), real(4)
     none, turn, right = real(0), real(0.5 / np.pi), real(0.5 * np.pi)
-    root, rest, less, share = mine[2, 0], mine[3, 0], mine[4, 0], mine[5, 0]
-    roots, rests, lesses, shares = theirs[2], theirs[3], theirs[4], theirs[5]
+    root, rest, less, share = row[0, 0], row[1, 0], row[2, 0], row[3, 0]
+    roots, rests, lesses, shares = columns[0], columns[1], columns[2], columns[3]
     for j in range(z.size):
         cosine = w[j] - z[j]
         size, smallest = abs(cosine), smaller(z[j], w[j])
@@ -69,16 +69,18 @@ def _row(
         rate[j] = g * two * fma(turn, -slope if cosine < none else slope, quarter)
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class Gelu(Activation):
     """σ(x) = xΦ(x)."""
 
-    row: ClassVar[Row] = Row(_row)
-
-    @property
-    def never_obtuse(self) -> bool:
-        """For small q, σ(x) is x/2."""
-        return False
+    def dual(self, q_max: float) -> Dual:
+        # for small q, σ(x) is x/2, so that opposite samples stay opposite
+        return Dual(
+            _loop, never_obtuse=False, coefficients=self._coefficients, curve=curve_of(self)
+        )
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(x * special.ndtr(x), x.dtype)
@@ -98,7 +100,7 @@ class Gelu(Activation):
     def second_moment(self, q: Floats) -> Floats:
         return np.asarray(q * (0.5 - self._lack(q)))
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         """√α, e, h and 1/√(1 − 2D)."""
         lack = 2 * self._lack(q)
         root = np.sqrt(1 - lack)
@@ -112,6 +114,7 @@ def _asin_excess(c: Floats) -> Floats:
     return np.asarray(sum(terms))
 
 
+@named()
 def gelu() -> Activation:
     """σ(x) = xΦ(x), Φ the normal distribution function."""
     return Gelu("gelu")

@@ -30,13 +30,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from ntk_numba.activations.piecewise_linear import ab_relu
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import (
     fma,
     larger,
@@ -45,23 +46,24 @@ from ntk_numba.compiled.intrinsics import (
     stack_array,
     wide_vectors,
 )
-from ntk_numba.compiled.loops import Row
+from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals import owen
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.panels import Panels, interpolated
 from ntk_numba.duals.special import angle_excess, exponentials
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 SEEN = 8.1  # standard deviations
 BENDS = 1e-12, 1e9  # of a curve, the least and the largest that count
 FARTHEST = 1e8  # √q in |t|, that larger ones count as: errors are √q/|t| times 1e-16
 LARGEST = 8.3067  # that |d| counts as: R² is then beyond `owen.FAR`, and G(d) ½
 
-# The rows of a sample's traits, after the curve's two: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
+# The rows of a sample's coefficients: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
 # Σg·(exp(−h²/2) − 1) of the kinks that are seen
-MEAN, SLOPE, SCALE, BEND, SIDE, LESS = range(2, 8)
-FIRST = 8
+MEAN, SLOPE, SCALE, BEND, SIDE, LESS = range(6)
+FIRST = 6
 # and for each |t|: h, G(h), 4φ(h), whether it is seen; unless t = 0, the coefficients of F(h, ·)
 H, G, DENSITY, IS_SEEN, COEFFICIENTS = range(5)
 
@@ -74,11 +76,9 @@ _working = stack_array(13, BLOCK)
 _f_of = sample_polynomial(owen.TERMS, owen.TERMS_SINGLE, 2)
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, four, none = real(1), real(2), real(0.5), real(4), real(0)
     two_over_pi, least, most = real(2 / math.pi), real(1e-17), real(LARGEST)
@@ -110,12 +110,12 @@ def _row(
             at = 2 + TERM * number
             a, b = int(parameters[at]), int(parameters[at + 1])
             sign_a, sign_b = parameters[at + 2], parameters[at + 3]
-            h, g_h = sign_a * mine[a + H, 0], sign_a * mine[a + G, 0]
-            density = mine[a + DENSITY, 0]
-            weight = parameters[at + 6] * mine[a + IS_SEEN, 0]
+            h, g_h = sign_a * row[a + H, 0], sign_a * row[a + G, 0]
+            density = row[a + DENSITY, 0]
+            weight = parameters[at + 6] * row[a + IS_SEEN, 0]
             ks, gs, densities, seen = (
-                theirs[b + H, begin:end], theirs[b + G, begin:end],
-                theirs[b + DENSITY, begin:end], theirs[b + IS_SEEN, begin:end],
+                columns[b + H, begin:end], columns[b + G, begin:end],
+                columns[b + DENSITY, begin:end], columns[b + IS_SEEN, begin:end],
             )  # fmt: skip
             for j in range(n):
                 k = sign_b * ks[j]
@@ -136,10 +136,10 @@ def _row(
                 f[j] = none
             if parameters[at + 4] != none:
                 for j in range(n):
-                    f[j] = (sign_a * d_h[j]) * _f_of(u_h[j], mine, a + COEFFICIENTS, 0)
+                    f[j] = (sign_a * d_h[j]) * _f_of(u_h[j], row, a + COEFFICIENTS, 0)
             if parameters[at + 5] != none:
                 for j in range(n):
-                    of_k = _f_of(u_k[j], theirs, b + COEFFICIENTS, begin + j)
+                    of_k = _f_of(u_k[j], columns, b + COEFFICIENTS, begin + j)
                     f[j] = fma(sign_b * d_k[j], of_k, f[j])
             for j in range(n):
                 k, g_k = sign_b * ks[j], sign_b * gs[j]
@@ -158,11 +158,11 @@ def _row(
                 rates[j] = fma(share, bulge, rates[j])
                 sums[j] = fma(share, fma(h * k, together, rest), sums[j])
                 exps[j] = fma(share, less, exps[j])
-        mean, line, scale = mine[MEAN, 0], mine[SLOPE, 0], mine[SCALE, 0]
-        bend, side, lack = mine[BEND, 0], mine[SIDE, 0], mine[LESS, 0]
+        mean, line, scale = row[MEAN, 0], row[SLOPE, 0], row[SCALE, 0]
+        bend, side, lack = row[BEND, 0], row[SIDE, 0], row[LESS, 0]
         means, lines, scales, bends, sides, lacks = (
-            theirs[MEAN, begin:end], theirs[SLOPE, begin:end], theirs[SCALE, begin:end],
-            theirs[BEND, begin:end], theirs[SIDE, begin:end], theirs[LESS, begin:end],
+            columns[MEAN, begin:end], columns[SLOPE, begin:end], columns[SCALE, begin:end],
+            columns[BEND, begin:end], columns[SIDE, begin:end], columns[LESS, begin:end],
         )  # fmt: skip
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(n):
@@ -184,6 +184,9 @@ def _density(h: Floats) -> Floats:
     return np.asarray(np.exp(-h * h / 2) / math.sqrt(2 * math.pi))
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class Kinked(Activation):
     """A continuous function with slopes s_0, s_1, … and kinks t_1 < t_2 < … between them."""
@@ -192,13 +195,12 @@ class Kinked(Activation):
     slopes: tuple[float, ...]
     at: tuple[float, ...]
 
-    row: ClassVar[Row] = Row(_row)
-    moving: ClassVar[bool] = True
-
     @property
-    def domain(self) -> str:  # type: ignore[override]
+    def facts(self) -> Facts:
         still = max((abs(t) for t in self.at if t and self._vanishes_within(abs(t))), default=0)
-        return f"q from {still**2 / 25:.2g}, below which K is next to 0" if still else "any q"
+        if not still:
+            return Facts()
+        return Facts(domain=f"q from {still**2 / 25:.2g}, below which K is next to 0")
 
     def _vanishes_within(self, t: float) -> bool:
         x = np.array([-t, *(k for k in self.at if abs(k) < t), t])
@@ -218,8 +220,19 @@ class Kinked(Activation):
         """The different |t|, 0 last."""
         return tuple(sorted({abs(t) for t in self.at}, reverse=True))
 
+    def dual(self, q_max: float) -> Dual:
+        return Dual(
+            _loop,
+            never_obtuse=self._never_obtuse,
+            parameters=self._parameters,
+            coefficients=self._coefficients,
+            curve=self._curve,
+            kinks_move=True,
+            parity=self._parity,
+        )
+
     @property
-    def parity(self) -> int:
+    def _parity(self) -> int:
         """1 or −1 if all of it is mirrored."""
         mirrored = self.at == tuple(-t for t in reversed(self.at))
         if mirrored and self.slopes == tuple(reversed(self.slopes)) and self.value == 0:
@@ -227,7 +240,7 @@ class Kinked(Activation):
         return 1 if mirrored and self.slopes == tuple(-s for s in reversed(self.slopes)) else 0
 
     @property
-    def never_obtuse(self) -> bool:
+    def _never_obtuse(self) -> bool:
         """σ ≥ 0 or σ ≤ 0 everywhere."""
         x = np.array([*self.at, 0.0])
         for sign in (1, -1):
@@ -236,7 +249,7 @@ class Kinked(Activation):
         return False
 
     @cached_property
-    def parameters(self) -> tuple[float, ...]:
+    def _parameters(self) -> tuple[float, ...]:
         """The pairs of kinks, see `TERM`; with a symmetry, (i, j) stands for (−i, −j) too."""
         g = dict(zip(self.at, self._bends, strict=True))
         both = all(-t in g for t in g) and (
@@ -253,7 +266,7 @@ class Kinked(Activation):
                     self._first_row(a), self._first_row(b), np.sign(a) or 1, np.sign(b) or 1,
                     a != 0, b != 0, weight,
                 ]  # fmt: skip
-        lowest = 0.0 if self.never_obtuse else -1.0  # of cosθ_K, whatever the rounding
+        lowest = 0.0 if self._never_obtuse else -1.0  # of cosθ_K, whatever the rounding
         return (len(terms) / TERM, lowest, *(float(t) for t in terms))
 
     def _first_row(self, t: float) -> int:
@@ -330,7 +343,7 @@ class Kinked(Activation):
             total += bend * value
         return total
 
-    def curve(self, q: Floats) -> Floats:
+    def _curve(self, q: Floats) -> Floats:
         """λ, and J/6 of a chord that kinks on the move make shorter,
 
         |f_q − f_q'|² = Δ² (1 − J|Δ|/6 + …),  J = (4q/K) Σ g² |h|³ φ(h) / (dλ/d ln √q)³
@@ -354,7 +367,7 @@ class Kinked(Activation):
 
         return interpolated(values)
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         mean, line, h, side, seen = self._of_samples(q)
         inside = np.minimum(q, q.dtype.type(self._largest) ** 2)
         moment = np.sqrt(self._moment(inside, mean, line, h, side, seen))
@@ -375,16 +388,19 @@ class Kinked(Activation):
         return np.array(own, q.dtype)
 
 
+@named()
 def hard_tanh() -> Activation:
     """σ(x) = max(−1, min(x, 1))."""
     return Kinked("hard_tanh", 0.0, (0.0, 1.0, 0.0), (-1.0, 1.0))
 
 
+@named()
 def relu6() -> Activation:
     """σ(x) = min(max(x, 0), 6)."""
     return Kinked("relu6", 0.0, (0.0, 1.0, 0.0), (0.0, 6.0))
 
 
+@named()
 def piecewise_linear(value: float, slope: float, *more: float) -> Activation:
     """σ(0) = value; slope, kink, slope, kink, slope, … from left to right.
 

@@ -8,13 +8,13 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.quadrature import REACH, nodes
 from ntk_numba.duals.series import (
     TOLERANCE,
@@ -23,6 +23,7 @@ from ntk_numba.duals.series import (
     rounded,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Any]
@@ -32,7 +33,7 @@ POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
                          -np.geomspace(8, 200, 40)[1:], np.geomspace(1e-6, 0.01, 20)])  # fmt: skip
 DEGREE = 24  # of a piece
 SHORTEST = 2.0**-12  # of a piece
-SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `settled`
+SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `smooth_beyond`
 EDGE = 1e-13  # share of E[σ²] and E[σ'²] beyond the outer tenth of the quadrature
 
 
@@ -69,7 +70,6 @@ class Numerical(Series):
     """
 
     name: str
-    method: ClassVar[str] = "Hermite series of a function's values"
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Numerical(Series):
             object.__setattr__(self, key, value)
         if derivative is not None:
             _checked(derivative, label, POINTS)
-        object.__setattr__(self, "_settled", self._scale())
+        object.__setattr__(self, "_smooth_beyond", self._scale())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Numerical) and other.name == self.name
@@ -119,7 +119,7 @@ class Numerical(Series):
     _within: float
     _given: Function | None
     _pieces: dict[int, tuple[Array, Array]]
-    _settled: float
+    _smooth_beyond: float
 
     @property
     def tolerance(self) -> float:
@@ -134,8 +134,12 @@ class Numerical(Series):
         return self._kinks
 
     @property
-    def settled(self) -> float:  # type: ignore[override]
-        return self._settled
+    def smooth_beyond(self) -> float:
+        return self._smooth_beyond
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(method="Hermite series of a function's values", needs_largest=True)
 
     @property
     def parity(self) -> int:
@@ -145,9 +149,8 @@ class Numerical(Series):
         return 1 if (right == left).all() else -1 if (right == -left).all() else 0
 
     @property
-    def never_obtuse(self) -> bool:
-        """Not known of a function of which there are only values."""
-        return False
+    def never_negative(self) -> bool:
+        return False  # nothing is known but values
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.asarray(self._fn(np.asarray(x, float))), x.dtype)
@@ -184,10 +187,10 @@ class Numerical(Series):
     def _agrees(self, scale: float, beyond: float) -> bool:
         for q in ((beyond / 6) ** 2, (beyond / 2) ** 2):
             means = []
-            for settled in (scale, np.inf if beyond < 100 else 8 * scale):
-                t, weights = nodes(q, self._kinks, min(settled, REACH * np.sqrt(q)))
+            for beyond_which in (scale, np.inf if beyond < 100 else 8 * scale):
+                t, weights = nodes(q, self._kinks, min(beyond_which, REACH * np.sqrt(q)))
                 s = np.asarray(self._fn(np.sqrt(q) * t), float)
-                with np.errstate(over="ignore", invalid="ignore"):  # up_to says so, of what is used
+                with np.errstate(over="ignore", invalid="ignore"):  # dual says so, of what is used
                     of = weights @ s**2, weights @ (s * np.exp(-t)), weights @ (s * s * t)
                 means.append(of)
             if not np.isfinite(means).all():
@@ -197,9 +200,9 @@ class Numerical(Series):
                 return False
         return True
 
-    def up_to(self, q: float) -> Activation:
-        limit = rounded(q)
-        t, weights = nodes(limit, self._kinks, self._settled)
+    def dual(self, q_max: float) -> Dual:
+        limit = rounded(q_max)
+        t, weights = nodes(limit, self._kinks, self._smooth_beyond)
         with np.errstate(over="ignore", invalid="ignore"):
             x = np.sqrt(limit) * t
             values = np.asarray(self._fn(x), float)
@@ -215,11 +218,11 @@ class Numerical(Series):
                         f"variance {limit:.3g}; scale the data or w_std down"
                     )
         self._check_derivative(limit)
-        return super().up_to(q)
+        return super().dual(q_max)
 
     def _check_derivative(self, q: float) -> None:
         """σ' is that of σ: E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)]."""
-        t, weights = nodes(q, self._kinks, self._settled)
+        t, weights = nodes(q, self._kinks, self._smooth_beyond)
         x = np.sqrt(q) * t
         values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
         size = np.sqrt(weights @ values**2) + np.sqrt(q * (weights @ slopes**2))
@@ -242,40 +245,27 @@ class Recorded(Activation):
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "name", name)
 
-    def _refuse(self) -> InvalidValueError:
+    def _refuse(self, *arguments: Any) -> NoReturn:
         label = self.name.partition("@")[0]
-        return InvalidValueError(
+        raise InvalidValueError(
             f"activation {self.name!r} is a function of Python that is not known here; make it by "
             f"Numerical(fn, name={label!r}, …) and activations.register it first"
         )
 
-    method: ClassVar[str] = "not known here"
-    ranged: ClassVar[bool] = True
+    __call__: Any = _refuse
+    derivative: Any = _refuse
+    second_moment: Any = _refuse
+    dual: Any = _refuse
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(method="not known here", needs_largest=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recorded) and other.name == self.name
 
     def __hash__(self) -> int:
         return hash(self.name)
-
-    @property
-    def never_obtuse(self) -> bool:
-        return False
-
-    def up_to(self, q: float) -> Activation:
-        raise self._refuse()
-
-    def traits(self, q: Floats) -> Floats:
-        raise self._refuse()
-
-    def __call__(self, x: Floats) -> Floats:
-        raise self._refuse()
-
-    def derivative(self, x: Floats) -> Floats:
-        raise self._refuse()
-
-    def second_moment(self, q: Floats) -> Floats:
-        raise self._refuse()
 
 
 def _checked(fn: Function, label: str, x: Array) -> Array:

@@ -28,15 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import per_dtype
-from ntk_numba.duals.base import (
-    OBTUSE,
-    Activation,
-    Floats,
-    spelled,
-)
+from ntk_numba.duals.base import OBTUSE, Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
+from ntk_numba.function import Floats, spelled
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,12 @@ class PiecewiseLinear(Activation):
         return () if self.a == self.b else (0.0,)
 
     @property
-    def parameters(self) -> tuple[float, ...]:
-        """The shares (odd, even); of the function 0, whose K is 0 anyhow, (1, 0)."""
+    def facts(self) -> Facts:
+        return Facts(well_conditioned=True)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """The shares of the odd and the even part in E[σ²]; (1, 0) for the function 0."""
         scale = max(abs(self.a), abs(self.b))
         if scale == 0:
             return 1.0, 0.0
@@ -60,11 +61,10 @@ class PiecewiseLinear(Activation):
         squares = 2 * (a**2 + b**2)
         return (a + b) ** 2 / squares, (a - b) ** 2 / squares
 
-    @property
-    def never_obtuse(self) -> bool:
-        """K falls to (even − odd)·P at θ = π, or to something positive before."""
-        odd, even = self.parameters
-        return even >= odd
+    def dual(self, q_max: float) -> Dual:
+        odd, even = self.shares
+        # K falls to (even − odd)·P at θ = π, or to something positive before
+        return Dual(None, never_obtuse=even >= odd, parameters=(odd, even))
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.where(x > 0, self.b * x, self.a * x))
@@ -120,26 +120,31 @@ which is 4m/3 and more: nothing cancels.
 """
 
 
+@named()
 def identity() -> Activation:
     """σ(x) = x."""
     return PiecewiseLinear("identity", 1.0, 1.0)
 
 
+@named()
 def relu() -> Activation:
     """σ(x) = max(x, 0)."""
     return PiecewiseLinear("relu", 0.0, 1.0)
 
 
+@named()
 def leaky_relu(alpha: float = 0.01) -> Activation:
     """σ(x) = x for x > 0, alpha·x otherwise."""
     return PiecewiseLinear(spelled("leaky_relu", alpha), alpha, 1.0)
 
 
+@named()
 def ab_relu(a: float, b: float) -> Activation:
     """σ(x) = a·min(x, 0) + b·max(x, 0)."""
     return PiecewiseLinear(spelled("ab_relu", a, b), a, b)
 
 
+@named()
 def abs_() -> Activation:
     """σ(x) = |x|."""
     return PiecewiseLinear("abs", -1.0, 1.0)

@@ -16,14 +16,16 @@ Condition: that of the sum over i where signs of the c_n alternate; 1 for the ot
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
-from ntk_numba.duals.hermite import chain_of, series_row
+from ntk_numba.activations.registry import named
+from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.curve import curve_of
+from ntk_numba.duals.hermite import Chain, series_loop
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 HIGHEST = 20
 
@@ -34,28 +36,33 @@ class Polynomial(Activation):
 
     coefficients: tuple[float, ...]
 
-    row: ClassVar[Row] = series_row
-    method: ClassVar[str] = "finite series"
+    @property
+    def facts(self) -> Facts:
+        return Facts(method="finite series")
 
     @property
     def _powers(self) -> list[int]:
         return [n for n, c in enumerate(self.coefficients) if c != 0] or [0]
 
     @property
-    def parity(self) -> int:
+    def _parity(self) -> int:
         kinds = {n % 2 for n in self._powers}
         return 0 if len(kinds) > 1 else 1 - 2 * kinds.pop()
 
     @property
-    def never_obtuse(self) -> bool:
-        """Even powers with coefficients that are not negative, so that σ ≥ 0."""
-        return self.parity == 1 and min(self.coefficients) >= 0
+    def _chain(self) -> Chain:
+        return Chain(1 if self._parity < 0 else 0, 2 if self._parity else 1)
 
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        first = 1 if self.parity < 0 else 0
-        step = 2 if self.parity else 1
-        return float(len(self.coefficients[first::step])), float(first), float(step)
+    def dual(self, q_max: float) -> Dual:
+        return Dual(
+            series_loop,
+            # even powers with coefficients that are not negative, so that σ ≥ 0
+            never_obtuse=self._parity == 1 and min(self.coefficients) >= 0,
+            parameters=self._chain.parameters(len(self.coefficients)),
+            coefficients=self._of_samples,
+            curve=self._curve,
+            parity=self._parity,
+        )
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(_evaluated(self.coefficients, x))
@@ -85,17 +92,16 @@ class Polynomial(Activation):
         with np.errstate(over="ignore"):
             return np.asarray(np.sum(self._scaled(q) ** 2, axis=0) * _power(q, 2 * scale))
 
-    def traits(self, q: Floats) -> Floats:
+    def _of_samples(self, q: Floats) -> Floats:
         r = self._scaled(q)
         norm = np.sqrt(np.sum(r**2, axis=0))
-        _, first, step = self.parameters
-        return chain_of(r / np.where(norm > 0, norm, 1), int(first), int(step))
+        return self._chain.coefficients(r / np.where(norm > 0, norm, 1))
 
-    def curve(self, q: Floats) -> Floats:
+    def _curve(self, q: Floats) -> Floats:
         # as far as squares of σ and its terms neither overflow nor vanish; beyond, one power rules
         low, high = max(self._powers[0], 1), max(self._powers[-1], 1)
         within = np.clip(q, 10.0 ** (-250 / low), 10.0 ** (250 / high) / 1e4)
-        return super().curve(within)
+        return curve_of(self)(within)
 
 
 class Hermite(Polynomial):
@@ -136,12 +142,14 @@ def _degree(name: str, n: float, least: int) -> int:
     return int(n)
 
 
+@named()
 def monomial(n: float = 2) -> Activation:
     """σ(x) = xⁿ, n = 1 to 20."""
     degree = _degree("monomial", n, 1)
     return Polynomial(spelled("monomial", n), (0.0,) * degree + (1.0,))
 
 
+@named()
 def polynomial(*coefficients: float) -> Activation:
     """σ(x) = c0 + c1·x + c2·x² + …, up to the power 20."""
     while len(coefficients) > 1 and coefficients[-1] == 0:
@@ -151,6 +159,7 @@ def polynomial(*coefficients: float) -> Activation:
     return Polynomial(spelled("polynomial", *coefficients), coefficients)
 
 
+@named()
 def hermite(n: float = 2) -> Activation:
     """σ(x) = Heₙ(x)/√n!, the probabilists' Hermite polynomial with E[σ²] = 1 at q = 1, n ≤ 20."""
     degree = _degree("hermite", n, 0)

@@ -16,25 +16,24 @@ Jₙ = (−1)ⁿ sin²ⁿ⁺¹θ ((1/sinθ) ∂/∂θ)ⁿ ((π − θ)/sinθ) an
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from ntk_numba.activations.piecewise_linear import dual, relu
+from ntk_numba.activations.registry import named
 from ntk_numba.activations.step import heaviside
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 HIGHEST = 20  # degree
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, per_pi = real(1), real(2), real(0.5), real(1 / math.pi)
     degree = int(parameters[0])
@@ -59,28 +58,25 @@ def _row(
         rate[j] = slope * fma(-two, rate[j], one)
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class RectifiedMonomial(Activation):
     """σ(x) = max(x, 0)ⁿ, n ≥ 1."""
 
     degree: int
 
-    row: ClassVar[Row] = Row(_row)
-    near: ClassVar[bool] = False
-    domain: ClassVar[str] = "any q of which qⁿ is in the range of the dtype"
+    @property
+    def facts(self) -> Facts:
+        return Facts(domain="any q of which qⁿ is in the range of the dtype")
 
     @property
     def kinks(self) -> tuple[float, ...]:
         return (0.0,)
 
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        return (float(self.degree),)
-
-    @property
-    def never_obtuse(self) -> bool:
-        """σ ≥ 0."""
-        return True
+    def dual(self, q_max: float) -> Dual:
+        return Dual(_loop, never_obtuse=True, parameters=(float(self.degree),))  # σ ≥ 0
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.maximum(x, 0) ** self.degree, x.dtype)
@@ -95,6 +91,7 @@ class RectifiedMonomial(Activation):
         return np.asarray(q.dtype.type(odds) / 2 * q**self.degree, q.dtype)
 
 
+@named()
 def rectified_monomial(n: float = 2.0) -> Activation:
     """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
     if n != int(n) or not 0 <= n <= HIGHEST:

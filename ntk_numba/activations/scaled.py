@@ -1,37 +1,36 @@
 """factor·σ for any σ: what it takes to make E[σ(z)²] = 1."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.errors import InvalidValueError
-
-# What the other one says of itself
-PASSED_ON = {
-    "row", "near", "moving", "method", "ntk", "domain", "ranged", "settled", "parity", "kinks",
-    "parameters", "bounds", "never_obtuse", "all_traits", "trait_count", "curve",
-}  # fmt: skip
+from ntk_numba.function import Floats
 
 
 @dataclass(frozen=True)
 class Scaled(Activation):
-    """A multiple of another activation; its angles and rates, so its `row`, are the other's."""
+    """A multiple of another activation, with the other one's dual."""
 
     factor: float
     of: Activation
 
-    def __getattribute__(self, name: str) -> Any:
-        return getattr(self.of, name) if name in PASSED_ON else super().__getattribute__(name)
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return self.of.kinks
 
     @property
-    def never_obtuse(self) -> bool:
-        return self.of.never_obtuse
+    def smooth_beyond(self) -> float:
+        return self.of.smooth_beyond
 
-    def up_to(self, q: float) -> Activation:
-        return replace(self, of=self.of.up_to(q))
+    @property
+    def facts(self) -> Facts:
+        return self.of.facts
+
+    def dual(self, q_max: float) -> Dual:
+        return self.of.dual(q_max)
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.factor * self.of(x), x.dtype)
@@ -68,7 +67,7 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
     """
     if not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
-    moment = float(activation.up_to(q).second_moment(np.array([q], np.longdouble))[0])
+    moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:
         raise InvalidValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
     return scaled(1 / math.sqrt(moment), activation)

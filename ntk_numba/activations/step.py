@@ -20,20 +20,19 @@ approach a step has no limit on the diagonal.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
+from ntk_numba.function import Floats
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     zero, one, two = z.dtype.type(0), z.dtype.type(1), z.dtype.type(2)
     odd = parameters[0]
     scale = odd * z.dtype.type(2 / math.pi)
@@ -47,35 +46,33 @@ def _row(
         rate[j] = zero
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class Step(Activation):
     """σ(x) = low for x < 0, 0 at 0, 1 for x > 0."""
 
     low: float
 
-    row: ClassVar[Row] = Row(_row)
-    near: ClassVar[bool] = False
-    ntk: ClassVar[str] = (
-        "Σ of the same layer: σ' = 0 almost everywhere, so K̇ = 0; ∂K/∂s diverges at ρ = ±1"
-    )
-
     @property
-    def parity(self) -> int:
-        return -1 if self.low == -1 else 0
+    def facts(self) -> Facts:
+        return Facts(
+            ntk="Σ of the same layer: σ' = 0 almost everywhere, so K̇ = 0; ∂K/∂s diverges at ρ = ±1"
+        )
 
     @property
     def kinks(self) -> tuple[float, ...]:
         return (0.0,)
 
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        """The odd part's share of E[σ²]."""
-        return (1.0 if self.low == -1 else 0.5,)
-
-    @property
-    def never_obtuse(self) -> bool:
-        """σ ≥ 0."""
-        return self.low >= 0
+    def dual(self, q_max: float) -> Dual:
+        odd = self.low == -1
+        return Dual(
+            _loop,
+            never_obtuse=self.low >= 0,  # σ ≥ 0
+            parameters=(1.0 if odd else 0.5,),  # the odd part's share of E[σ²]
+            parity=-1 if odd else 0,
+        )
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.where(x > 0, 1, np.where(x < 0, self.low, 0)), x.dtype)
@@ -88,11 +85,13 @@ class Step(Activation):
         return np.asarray(np.where(q > 0, (1 + self.low**2) / 2, 0), q.dtype)
 
 
+@named()
 def sign() -> Activation:
     """σ(x) = −1 for x < 0, 0 at 0, 1 for x > 0."""
     return Step("sign", -1.0)
 
 
+@named()
 def heaviside() -> Activation:
     """σ(x) = 0 for x ≤ 0, 1 for x > 0."""
     return Step("heaviside", 0.0)

@@ -1,81 +1,25 @@
 """Activations by name."""
 
 import difflib
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from ntk_numba.activations.elu_table import celu, elu_, selu
-from ntk_numba.activations.error_function import erf, normal_cdf, sigmoid_like
-from ntk_numba.activations.exponential import exp, gaussian
-from ntk_numba.activations.gabor import gabor
-from ntk_numba.activations.gelu import gelu
-from ntk_numba.activations.kinked import hard_tanh, piecewise_linear, relu6
-from ntk_numba.activations.named import (
-    arctan,
-    gelu_tanh,
-    mish,
-    sigmoid,
-    silu,
-    softplus,
-    softsign,
-    tanh,
-)
+import ntk_numba.activations as families
 from ntk_numba.activations.numerical import Numerical, Recorded
-from ntk_numba.activations.piecewise_linear import (
-    ab_relu,
-    abs_,
-    identity,
-    leaky_relu,
-    relu,
-)
-from ntk_numba.activations.polynomial import hermite, monomial, polynomial
-from ntk_numba.activations.rectified import rectified_monomial
+from ntk_numba.activations.registry import CONSTRUCTORS
 from ntk_numba.activations.scaled import scaled
-from ntk_numba.activations.step import heaviside, sign
-from ntk_numba.activations.trigonometric import cos, rbf, sin
 from ntk_numba.duals.base import Activation
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
-# name: constructor, which takes the numbers after the colon and whose docstring begins with σ
-TABLE: dict[str, Callable[..., Activation]] = {
-    "identity": identity,
-    "relu": relu,
-    "leaky_relu": leaky_relu,
-    "ab_relu": ab_relu,
-    "abs": abs_,
-    "hard_tanh": hard_tanh,
-    "relu6": relu6,
-    "piecewise_linear": piecewise_linear,
-    "elu": elu_,
-    "selu": selu,
-    "celu": celu,
-    "rectified_monomial": rectified_monomial,
-    "sign": sign,
-    "heaviside": heaviside,
-    "erf": erf,
-    "normal_cdf": normal_cdf,
-    "sigmoid_like": sigmoid_like,
-    "gelu": gelu,
-    "sin": sin,
-    "cos": cos,
-    "rbf": rbf,
-    "exp": exp,
-    "gaussian": gaussian,
-    "gabor": gabor,
-    "monomial": monomial,
-    "polynomial": polynomial,
-    "hermite": hermite,
-    "tanh": tanh,
-    "sigmoid": sigmoid,
-    "silu": silu,
-    "swish": silu,
-    "softplus": softplus,
-    "mish": mish,
-    "gelu_tanh": gelu_tanh,
-    "softsign": softsign,
-    "arctan": arctan,
-}
+for _family in pkgutil.iter_modules(families.__path__):
+    if _family.name != "table":
+        importlib.import_module(f"{families.__name__}.{_family.name}")
+
+# name: constructor, of all families in this folder
+TABLE: dict[str, Callable[..., Activation]] = dict(sorted(CONSTRUCTORS.items()))
 
 EXAMPLE = "2", "1", "3", "0.5"  # parameters that all take which need some
 
@@ -145,9 +89,9 @@ def describe(spec: str) -> dict[str, Any]:
         "example": shown.name,
         "parameters": ", ".join(str(p).replace(": float", "").replace(" ", "") for p in parameters),
         "σ(x)": formula.removeprefix("σ(x) = ").rstrip("."),
-        "dual": shown.method,
-        "domain": shown.domain,
-        "Θ": shown.ntk,
+        "dual": shown.facts.method,
+        "domain": shown.facts.domain,
+        "Θ": shown.facts.ntk,
     }
 
 

@@ -15,31 +15,30 @@ of ε changes b²s by ε b²P.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 
 from ntk_numba.activations import exponential
+from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, smaller
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import Curve
 from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats, spelled
 
 FLAT = 100.0  # b²q from which on E₊ is nothing and λ is b√q
 LEAST = 1e-30  # b²q that stands for less: K is to b²q what it is for q → 0
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     none, half, two = real(0), real(0.5), real(2)
     odd, even = parameters[0], parameters[1]
-    root, share, rise = mine[2, 0], mine[3, 0], mine[4, 0]
-    roots, shares, rises = theirs[2], theirs[3], theirs[4]
+    root, share, rise = row[0, 0], row[1, 0], row[2, 0]
+    roots, shares, rises = columns[0], columns[1], columns[2]
     for j in range(z.size):
         cosine = w[j] - z[j]
         apart = root - roots[j]
@@ -60,7 +59,7 @@ class _Curve(Curve):
 
     def __init__(self, activation: "Sinusoid") -> None:
         super().__init__(activation)
-        self._odd, self._even = activation.parameters
+        self._odd, self._even = activation.shares
 
     def _norm(self, q: float) -> np.longdouble:
         """K(q)/g."""
@@ -107,6 +106,9 @@ def _curve_of(activation: "Sinusoid") -> _Curve:
     return _Curve(activation)
 
 
+_loop = DualLoop(_row)
+
+
 @dataclass(frozen=True)
 class Sinusoid(Activation):
     """σ(x) = p·sin(bx) + r·cos(bx)."""
@@ -115,27 +117,30 @@ class Sinusoid(Activation):
     b: float
     r: float
 
-    row: ClassVar[Row] = Row(_row)
-    settled: ClassVar[float] = math.inf
+    @property
+    def smooth_beyond(self) -> float:
+        return math.inf
 
     @property
-    def parity(self) -> int:
-        return 1 if self.p == 0 else -1 if self.r == 0 else 0
-
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        """The shares (odd, even); of the function 0, (0, 1)."""
+    def shares(self) -> tuple[float, float]:
+        """The shares of the odd and the even part in E[σ²]; (0, 1) for the function 0."""
         scale = max(abs(self.p), abs(self.r))
         if scale == 0:
             return 0.0, 1.0
         p, r = self.p / scale, self.r / scale
         return p**2 / (p**2 + r**2), r**2 / (p**2 + r**2)
 
-    @property
-    def never_obtuse(self) -> bool:
-        """K falls to (even − odd)E₊ + E₋ at θ = π, where E₊ ≥ E₋, or to 0 for q → ∞."""
-        odd, even = self.parameters
-        return even >= odd
+    def dual(self, q_max: float) -> Dual:
+        odd, even = self.shares
+        return Dual(
+            _loop,
+            # K falls to (even − odd)E₊ + E₋ at θ = π, where E₊ ≥ E₋, or to 0 for q → ∞
+            never_obtuse=even >= odd,
+            parameters=(odd, even),
+            coefficients=self._coefficients,
+            curve=self._curve,
+            parity=1 if self.p == 0 else -1 if self.r == 0 else 0,
+        )
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(self.p * np.sin(self.b * x) + self.r * np.cos(self.b * x), x.dtype)
@@ -150,13 +155,13 @@ class Sinusoid(Activation):
         y = -2 * b**2 * q
         return np.asarray((r**2 * (1 + np.exp(y)) - p**2 * np.expm1(y)) / 2)
 
-    def curve(self, q: Floats) -> Floats:
-        odd, even = (math.sqrt(v) for v in self.parameters)
+    def _curve(self, q: Floats) -> Floats:
+        odd, even = (math.sqrt(v) for v in self.shares)
         return _curve_of(Sinusoid("", odd, 1.0, even))(q.dtype.type(self.b) ** 2 * q)
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         """|b|√q, √(g/K) and their product."""
-        odd, even = self.parameters
+        odd, even = self.shares
         y = np.maximum(q.dtype.type(self.b) ** 2 * q, LEAST)
         root = np.sqrt(y)
         share = 1 / np.sqrt(even * (1 + np.exp(-2 * y)) - odd * np.expm1(-2 * y))
@@ -167,10 +172,10 @@ class Sinusoid(Activation):
 class Rbf(Sinusoid):
     """σ(x) = sin(bx) + cos(bx): K depends on q + q' − 2s alone."""
 
-    row: ClassVar[Row] = exponential.row
-    near: ClassVar[bool] = False
+    def dual(self, q_max: float) -> Dual:
+        return Dual(exponential.loop, never_obtuse=True, coefficients=self._coefficients)
 
-    def traits(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Floats) -> Floats:
         return exponential.split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
 
 
@@ -181,18 +186,21 @@ def _sine_and_cosine(phase: float) -> tuple[float, float]:
     return sine, cosine
 
 
+@named()
 def sin(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·sin(b·x + c)."""
     sine, cosine = _sine_and_cosine(c)
     return Sinusoid(spelled("sin", a, b, c), a * cosine, b, a * sine)
 
 
+@named()
 def cos(a: float = 1.0, b: float = 1.0, c: float = 0.0) -> Activation:
     """σ(x) = a·cos(b·x + c)."""
     sine, cosine = _sine_and_cosine(c)
     return Sinusoid(spelled("cos", a, b, c), -a * sine, b, a * cosine)
 
 
+@named()
 def rbf(gamma: float = 1.0) -> Activation:
     """σ(x) = √2·sin(√(2·gamma)·x + π/4), whose K is exp(-gamma·(q + q' - 2s)); gamma > 0."""
     if not gamma > 0:

@@ -14,11 +14,9 @@ import ntk_numba
 from ntk_numba.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from ntk_numba.cluster.write import Job
     from ntk_numba.gramfile.reader import GramFile, Report
     from ntk_numba.network import MLP
-
-
-MEMORY_STEP = 256 << 20  # that the memory of a job is rounded up to
 
 
 def drop_output() -> None:
@@ -41,6 +39,23 @@ def _network(options: argparse.Namespace) -> "MLP":
         one_or_all(options.activation, "relu"),
         one_or_all(options.w_std, 1.0),
         one_or_all(options.b_std, 0.0),
+    )
+
+
+def _job(options: argparse.Namespace) -> "Job":
+    """Return what is computed, and of what."""
+    from ntk_numba.cluster.write import Job
+
+    return Job(
+        net=_network(options),
+        x=options.data,
+        z=options.against,
+        kernels=options.kernel or ["ntk"],
+        layers=options.layers,
+        dtype=options.dtype,
+        memory=options.memory,
+        threads=getattr(options, "threads", None),
+        largest_norm=options.largest_norm,
     )
 
 
@@ -75,6 +90,7 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             layout=options.layout,
             overwrite=options.overwrite,
             progress=_progress(options),
+            largest_norm=options.largest_norm,
         )
     )
 
@@ -106,11 +122,11 @@ def merge(options: argparse.Namespace) -> bool:
         ntk_numba.merge(
             options.parts,
             options.output,
-            options.layout,
-            options.link,
-            options.delete_parts,
-            options.overwrite,
-            _progress(options),
+            layout=options.layout,
+            link=options.link,
+            delete_parts=options.delete_parts,
+            overwrite=options.overwrite,
+            progress=_progress(options),
         )
     )
 
@@ -118,70 +134,61 @@ def merge(options: argparse.Namespace) -> bool:
 def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.arguments import parse_bytes, whole_number
+    from ntk_numba.cli.options import gram_words, merge_words
     from ntk_numba.cluster.cover import PARTS_OF, check_layout
-    from ntk_numba.cluster.slurm import (
-        SlurmOptions,
-        merge_minutes_for,
-        minutes_for,
-        parts_for,
-        slurm_script,
-    )
-    from ntk_numba.compute.estimate import estimate
-    from ntk_numba.compute.plan import INTERPRETER, make_plan
+    from ntk_numba.cluster.slurm import SlurmOptions, Wanted, design_array, slurm_script
     from ntk_numba.gramfile.writer import check_folder
-    from ntk_numba.grid import Part
-    from ntk_numba.inputs.source import open_sources
 
     for name in ("parts", "cpus", "time", "merge_time"):
         if (value := getattr(options, name)) is not None:
             whole_number(f"--{name.replace('_', '-')}", value)
-    net = _network(options)
-    x, z = open_sources(options.data, options.against)
+    job = _job(options)
     target = Path(options.output)
     check_folder(target)
-    layout = check_layout(options.layout, z is None)
-    job = options.kernel or ["ntk"], options.layers, options.dtype
-    whole = make_plan(net, x, z, *job, part=layout)
-    cpus = options.cpus or whole.threads
-    seconds = 0.0
-    if options.parts is None or options.time is None:
-        here = estimate(whole, x, target.parent)
-        seconds = max(here.compute * whole.threads / cpus, here.write)
-    parts = options.parts or parts_for(seconds, whole.count, options.max_array)
-    part = make_plan(net, x, z, *job, memory=options.memory, part=Part(1, parts))
-    memory = part.memory
-    if not options.memory:
-        needed = INTERPRETER + part.working * cpus // part.threads
-        memory = -(-needed // MEMORY_STEP) * MEMORY_STEP
-    minutes = options.time or minutes_for(seconds, parts)
-    merge_minutes = options.merge_time or merge_minutes_for(whole.output_bytes)
+    stored = check_layout(options.layout, options.against is None)
+    array = design_array(
+        job,
+        stored,
+        target.parent,
+        Wanted(
+            parts=options.parts,
+            cpus=options.cpus,
+            minutes=options.time,
+            merge_minutes=options.merge_time,
+            max_array=options.max_array,
+        ),
+    )
     slurm_options = SlurmOptions(
-        parts, cpus, memory + memory // 4, minutes,
-        options.name, options.partition, options.account, options.qos, options.grace,
-        options.requeues, options.at_once, options.logs, options.dependency,
-        tuple(options.sbatch), tuple(options.setup), options.merge_cpus,
-        parse_bytes(options.merge_memory, "--merge-memory"), merge_minutes, options.max_array,
-    )  # fmt: skip
-    gram = ["ntk-numba", "gram", options.data, "-o", options.output, *_job_words(options)]
-    pattern = target.with_name(PARTS_OF.format(target.stem, "*", parts, target.suffix))
-    merge = ["ntk-numba", "merge", str(pattern), "-o", options.output]
-    merge += ["--layout", "lower"] * (options.layout == "lower")
-    merge += ["--link"] * options.link + ["--delete-parts"] * options.delete_parts
-    gram += ["--memory", f"{memory >> 20}MiB"]
-    print(slurm_script(gram, merge, slurm_options), end="")
+        parts=array.parts,
+        cpus=array.cpus,
+        memory=array.reserved,
+        minutes=array.minutes,
+        name=options.name,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        grace=options.grace,
+        requeues=options.requeues,
+        at_once=options.at_once,
+        logs=options.logs,
+        dependency=options.dependency,
+        extra=tuple(options.sbatch),
+        setup=tuple(options.setup),
+        merge_cpus=options.merge_cpus,
+        merge_memory=parse_bytes(options.merge_memory, "--merge-memory"),
+        merge_minutes=array.merge_minutes,
+        max_array=options.max_array,
+    )
+    # a part has no layout, its merge has; the norm is measured here, once for all parts
+    gram = gram_words(
+        options,
+        layout="full",
+        memory=f"{array.memory >> 20}MiB",
+        largest_norm=array.largest_norm,
+    )
+    parts = target.with_name(PARTS_OF.format(target.stem, "*", array.parts, target.suffix))
+    print(slurm_script(gram, merge_words(options, str(parts)), slurm_options), end="")
     return True
-
-
-def _job_words(options: argparse.Namespace) -> list[str]:
-    """The words of a command that say what is computed, but for X and the output."""
-    words = ["--depth", str(options.depth)]
-    for name in ("activation", "w_std", "b_std", "kernel"):
-        for value in getattr(options, name) or []:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    for name in ("against", "layers", "dtype"):
-        if (value := getattr(options, name)) not in (None, "last"):
-            words += [f"--{name}", str(value)]
-    return words
 
 
 def plan(options: argparse.Namespace) -> bool:
@@ -192,54 +199,40 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.cluster.cover import check_layout
     from ntk_numba.cluster.slurm import MAX_ARRAY, parts_for
     from ntk_numba.compute.estimate import estimate
-    from ntk_numba.compute.plan import make_plan
     from ntk_numba.gramfile.writer import check_folder, check_space
     from ntk_numba.inputs.source import open_sources
 
-    net = _network(options)
+    job = _job(options)
     x, z = open_sources(options.data, options.against)
-    plan = make_plan(
-        net, x, z, options.kernel or ["ntk"], options.layers, options.dtype,
-        options.memory, options.threads, part=check_layout(options.layout, z is None),
-    )  # fmt: skip
+    plan = job.plan(x, z, check_layout(options.layout, z is None))
     target = Path(options.output)
     check_folder(target)
     check_space(target, plan.output_bytes)
     free = shutil.disk_usage(target.parent).free
     seconds = estimate(plan, x, target.parent)
     parts = parts_for(seconds.total, plan.count)
-    facts = plan.to_dict() | {
-        "parts": parts,
-        "disk_free_bytes": free,
-        "seconds_compute": seconds.compute,
-        "seconds_write": seconds.write,
-        "seconds": seconds.total,
-    }
     if options.json:
+        facts = plan.to_dict() | {
+            "parts": parts,
+            "disk_free_bytes": free,
+            "seconds_compute": seconds.compute,
+            "seconds_write": seconds.write,
+            "seconds": seconds.total,
+        }
         print(json.dumps(facts, indent=2))
-    else:
-        band = facts["band_rows"]
-        whole = band >= max(plan.grid.rows, plan.grid.columns)
-        where = "all at once" if whole else f"two bands of {band:,}"
-        for key, value in {
-            "matrix": f"{plan.grid.rows:,} × {plan.grid.columns:,}"
-            + (" symmetric" if plan.grid.symmetric else "")
-            + f", {', '.join(plan.kernels)}, {facts['layers']} layer"
-            + ("s" if plan.every else ""),
-            "network": str(net),
-            "samples": f"{plan.features:,} features, {plan.dtype}, {where}",
-            "tiles": f"{plan.grid.count:,} of {plan.grid.tile} × {plan.grid.tile}",
-            "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
-            "memory": f"{show_bytes(plan.working)} beside Python and its libraries, "
-            f"{show_bytes(plan.memory)} allowed",
-            "time": f"{_duration(seconds.total)} on {plan.threads} threads "
-            f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
-            "parts": f"{parts:,} of {_duration(seconds.total / parts)} each, on such a machine"
-            + (", the most that arrays have by default" if parts == MAX_ARRAY - 1 else "")
-            if parts > 1
-            else "one: shorter than those worth an array of jobs",
-        }.items():
-            print(f"{key:8} {value}")
+        return True
+    lines = plan.describe() | {
+        "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
+        "time": f"{_duration(seconds.total)} on {plan.threads} threads "
+        f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
+        "parts": "one: shorter than those worth an array of jobs",
+    }
+    if parts > 1:
+        most = ", the most that arrays have by default" if parts == MAX_ARRAY - 1 else ""
+        each = _duration(seconds.total / parts)
+        lines["parts"] = f"{parts:,} of {each} each, on such a machine{most}"
+    for key, value in lines.items():
+        print(f"{key:8} {value}")
     return True
 
 
@@ -283,12 +276,12 @@ def _facts(file: "GramFile") -> dict[str, Any]:
         "kernels": list(file.kernels),
         "shape": list(file.shape),
         "symmetric": contents.grid.symmetric,
-        "layers": "all" if contents.every else "last",
+        "layers": contents.layers,
         "dtype": str(file.dtype),
         "error": list(contents.error),
         "tile": contents.grid.tile,
         "bytes": file.path.stat().st_size,
-        "net": file.net.to_dict(),
+        "net": contents.description,
         "fingerprint": file.net.fingerprint,
         "input_digest": contents.x.hex,
         "against_digest": contents.z.hex if contents.z else "",
@@ -303,12 +296,12 @@ def verify(options: argparse.Namespace) -> bool:
     progress = sys.stderr.isatty()
     # an incomplete file is not repaired but gone on with
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
-        report, complete = file.verify(progress), file.complete
+        report, complete = file.verify(progress=progress), file.complete
     good = _print_report(report)
     if options.repair and report.bad:
         good = _print_report(
             ntk_numba.repair(
-                options.file, options.data, options.against, report.bad, progress=progress
+                options.file, options.data, options.against, bad=report.bad, progress=progress
             )
         )
     if options.data is not None and complete:
@@ -336,7 +329,7 @@ def activations(options: argparse.Namespace) -> bool:
     if options.plot:
         from ntk_numba.plots.activations import plot_activations
 
-        plot_activations([f["example"] for f in facts], options.plot, options.q)
+        plot_activations([f["example"] for f in facts], options.plot, q=options.q)
     if options.json:
         print(json.dumps(facts, indent=2))
         return True
@@ -355,7 +348,13 @@ def plot(options: argparse.Namespace) -> bool:
 
     new_figure(options.output)  # what cannot be saved is refused before the work
     with ntk_numba.open_gram(options.file) as file:
-        plot_gram(file, options.output, options.kernel, options.layer, options.labels)
+        plot_gram(
+            file,
+            options.output,
+            kernel=options.kernel,
+            layer=options.layer,
+            labels=options.labels,
+        )
     print(options.output)
     return True
 
@@ -369,13 +368,24 @@ def check(options: argparse.Namespace) -> bool:
     if options.plot:
         new_figure(options.plot)  # what cannot be saved is refused before the work
     report = ntk_numba.check(
-        net, options.data, options.width, options.draws, options.samples, options.outputs,
-        options.false_alarm, options.seed, options.threads,
-    )  # fmt: skip
+        net,
+        options.data,
+        width=options.width,
+        draws=options.draws,
+        samples=options.samples,
+        n_out=options.outputs,
+        false_alarm=options.false_alarm,
+        seed=options.seed,
+        threads=options.threads,
+    )
     print(json.dumps(report.to_dict(), indent=2) if options.json else report)
     if options.plot:
         plot_angle(
-            net, options.plot, report.widths, options.draws, seed=options.seed,
+            net,
+            options.plot,
+            report.widths,
+            draws=options.draws,
+            seed=options.seed,
             threads=options.threads,
-        )  # fmt: skip
+        )
     return bool(report.passed)

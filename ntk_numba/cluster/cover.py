@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import Layout, Policy
 from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents, Header
@@ -71,7 +72,9 @@ class Cover:
     stale: bool = False
 
 
-def find_parts(paths: list[Path], target: Path, layout: str, link: bool, overwrite: bool) -> Cover:
+def find_parts(
+    paths: list[Path], target: Path, *, layout: Layout, link: bool, overwrite: bool
+) -> Cover:
     """Look at all parts, and at what an earlier merge to `target` has done.
 
     Raises
@@ -107,7 +110,7 @@ def find_parts(paths: list[Path], target: Path, layout: str, link: bool, overwri
     return found
 
 
-def _earlier(target: Path, layout: str, overwrite: bool) -> list["_Begun"]:
+def _earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Begun"]:
     """What may have the tiles of deleted parts, and is not to be replaced."""
     begun, done = _begun(partial_of(target)), None if overwrite else _begun(target)
     if begun and overwrite and begun.contents.layout != layout:
@@ -146,6 +149,8 @@ class _Begun(NamedTuple):
             contents, numerics
         ):  # fmt: skip
             return False
+        if not mine.same_norm(contents):
+            return False
         sides = (mine.x, contents.x), (mine.z, contents.z)
         return not any(a.difference(b) for a, b in sides if a and b)
 
@@ -160,12 +165,12 @@ def _begun(path: Path) -> _Begun | None:
         return None  # there is none, or its writer will say what is wrong with it
 
 
-def merged(target: Path, part: Contents, numerics: int, overwrite: bool) -> Path | None:
+def merged(target: Path, part: Contents, numerics: int, policy: Policy) -> Path | None:
     """The file that has all tiles of a part already, complete or not, though the part is deleted.
 
     A complete one that is to be overwritten does not count.
     """
-    for path in (partial_of(target), *([] if overwrite else [target])):
+    for path in (partial_of(target), *([] if policy.overwrite else [target])):
         begun = _begun(path)
         if begun is None or not begun.is_of(part, numerics):
             continue
@@ -191,18 +196,22 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         assert c.part is not None
         shapes = c.x.shape, c.z and c.z.shape
         return (
-            c.net, c.kernels, c.every, c.dtype, c.grid, c.part.of, c.error, header.numerics, shapes,
+            c.network, c.kernels, c.layers, c.dtype, c.grid, c.part.of, c.error,
+            header.numerics, shapes,
         )  # fmt: skip
 
     usual = Counter(job(header) for _, header in headers).most_common(1)[0][0]
-    reference = next(header for _, header in headers if job(header) == usual)
+    of_it = [header for _, header in headers if job(header) == usual]
+    norms = Counter(n for h in of_it if (n := h.contents.largest_norm) is not None)
+    norm = norms.most_common(1)[0][0] if norms else None
+    reference = next(header for header in of_it if header.contents.largest_norm == norm)
     c = reference.contents
     assert c.part is not None
     found.contents, found.numerics, found.of = replace(c, part=None), reference.numerics, c.part.of
     for path, header in headers:
         part = header.contents.part
         assert part is not None
-        if job(header) != usual:
+        if job(header) != usual or not header.contents.same_norm(c):
             mine = replace(header.contents, x=c.x, z=c.z)
             if part.of == c.part.of:
                 mine = replace(mine, part=c.part)

@@ -6,37 +6,28 @@ common (submit, wait, result, shutdown), and all the rest is done here: a part w
 is tried again, a pool that broke is made anew, and what cannot be done is named.
 """
 
-import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
-    Executor,
     Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
     wait,
 )
-from types import TracebackType
-from typing import Self
 
 from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.arguments import whole_number
+from ntk_numba.cluster.schedulers import Pool, pool_of
 from ntk_numba.cluster.workers import (
-    PATIENCE,
     AnyExecutor,
-    LocalPool,
     Receipt,
-    Share,
     Task,
     attempt,
 )
-from ntk_numba.errors import InvalidTypeError, StoppedError
+from ntk_numba.errors import StoppedError
 
 __all__ = ["Receipt", "run_parts"]
 
@@ -50,6 +41,7 @@ def run_parts(
     executor: AnyExecutor,
     task: Task,
     parts: Sequence[int],
+    *,
     attempts: int = 3,
     progress: bool = False,
 ) -> list[Receipt]:
@@ -86,7 +78,7 @@ def run_parts(
     """
     whole_number("attempts", attempts)
     bar = tqdm(total=len(parts), unit="part", disable=not progress)
-    with stopping.gently(), bar, _Pool(executor) as pool:
+    with stopping.gently(), bar, pool_of(executor) as pool:
         run = _Run(pool, task, parts, attempts)
         try:
             while run.waiting or run.running:
@@ -96,7 +88,7 @@ def run_parts(
             stopping.check()
         except BaseException as error:
             run.abandon()
-            if isinstance(error, (stopping.Stopped, KeyboardInterrupt)):
+            if isinstance(error, (stopping.StopRequested, KeyboardInterrupt)):
                 error.add_note(
                     f"{len(run.receipts):,} of {len(parts):,} parts are done; "
                     "run the same again to go on"
@@ -117,7 +109,7 @@ class _Run:
     receipts, lost : a part: what came back, or why it is given up
     """
 
-    def __init__(self, pool: "_Pool", task: Task, parts: Sequence[int], attempts: int) -> None:
+    def __init__(self, pool: Pool, task: Task, parts: Sequence[int], attempts: int) -> None:
         self._pool, self._task, self._attempts = pool, task, attempts
         self.waiting = dict.fromkeys(parts, 0.0)
         self.running: dict[Future[Receipt], int] = {}
@@ -149,7 +141,7 @@ class _Run:
         left = list(self.running)
         if not self._pool.stop():  # futures that are cancelled upset a standard pool that then ends
             left = [future for future in left if not future.cancel()]
-        wait(left, PATIENCE)
+        wait(left, stopping.WORKER_PATIENCE)
 
     def _submit(self) -> None:
         now = time.monotonic()
@@ -205,13 +197,13 @@ class _Run:
             self.receipts[part] = future.result()
             self._window = min(2 * self._window, self._most)
             self._breaks = 0
-        elif error is None or isinstance(error, (stopping.Stopped, KeyboardInterrupt)):
+        elif error is None or isinstance(error, (stopping.StopRequested, KeyboardInterrupt)):
             # it would stop whatever it is given, and is hardly the only one that was asked
             self.waiting[part] = 0.0
             self._give_up("its worker was asked to stop")
         elif isinstance(error, CancelledError):
             self._blame(part, "its scheduler has cancelled it")
-        elif _is_lost(error):
+        elif self._pool.is_lost(error):
             self._suspects.add(part)
             self._blame(part, f"its workers were lost: {_text(error, 1)}")
         elif isinstance(error, (OSError, MemoryError)):
@@ -228,7 +220,7 @@ class _Run:
 
     def _mend(self, reason: str) -> None:
         """Make a broken pool anew. All its parts end, though one alone has done it."""
-        ended = wait(self.running, PATIENCE).done
+        ended = wait(self.running, stopping.WORKER_PATIENCE).done
         suspects = []
         for future, part in list(self.running.items()):
             try:
@@ -267,91 +259,6 @@ class _Run:
         for future in list(self.running):
             if future.cancel():
                 self.lost[self.running.pop(future)] = reason
-
-
-class _Pool:
-    """An executor, and how to make it anew.
-
-    Attributes
-    ----------
-    executor : Executor
-    can_renew : bool
-    """
-
-    executor: Executor
-
-    def __init__(self, executor: AnyExecutor) -> None:
-        self._ours = not isinstance(executor, Executor)
-        if isinstance(executor, Executor):
-            self.executor = executor
-            self._make = _reusable(executor)
-        elif callable(executor):
-            self._make = executor
-            self.executor = self._make()
-        if not isinstance(getattr(self, "executor", None), Executor):
-            raise InvalidTypeError(
-                "executor must be a concurrent.futures.Executor or a function that makes one, not "
-                f"{executor!r}; a Client of Dask gives one: client.get_executor(pure=False)"
-            )
-        self.can_renew = self._make is not None
-
-    def share(self, parts: int) -> Share:
-        """What it computes at once on this machine, if it is of a kind that tells nobody.
-
-        How many workers such a pool has, only its private attribute knows.
-        """
-        workers = min(getattr(self.executor, "_max_workers", 1), parts)
-        if isinstance(self.executor, ThreadPoolExecutor):
-            return Share(workers)
-        module = type(self.executor).__module__
-        if isinstance(self.executor, ProcessPoolExecutor) or module.startswith("loky."):
-            return Share(workers, workers > 1)
-        return Share()
-
-    def renew(self) -> None:
-        """Another one; the workers of the broken one are gone before it begins."""
-        assert self._make is not None
-        self.executor.shutdown(wait=True)
-        self.executor = self._make()
-
-    def check(self) -> None:
-        """Raise what a client of Dask says that was closed: those who wait may not be told."""
-        if type(self.executor).__module__.startswith("distributed."):
-            self.executor.submit(os.getpid).cancel()
-
-    def stop(self) -> bool:
-        """Ask the workers to stop, if they are of a kind that listens; whether they are."""
-        if isinstance(self.executor, LocalPool):
-            self.executor.stop()
-            return True
-        return False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._ours:
-            self.executor.shutdown(wait=error is None or isinstance(self.executor, LocalPool))
-
-
-def _reusable(executor: Executor) -> Callable[[], Executor] | None:
-    """How to make one anew that the user has made: only loky's reusable one can be."""
-    name = type(executor).__module__
-    if not name.endswith("loky.reusable_executor"):
-        return None
-    module = sys.modules[name]
-    return lambda: module.get_reusable_executor(reuse=True)
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether Dask has given a task up, on which several workers died."""
-    distributed = sys.modules.get("distributed")
-    return distributed is not None and isinstance(error, distributed.KilledWorker)
 
 
 def _text(error: BaseException, sentences: int | None = None) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ntk_numba import stopping
+from ntk_numba.arguments import Layout, Policy
 from ntk_numba.cluster.cover import (
     Cover,
     check_layout,
@@ -35,7 +36,8 @@ COMMIT_BYTES = 256 << 20  # between two times that what was copied is made durab
 def merge(
     parts: Sequence[str | os.PathLike[str]],
     path: str | os.PathLike[str],
-    layout: str = "full",
+    *,
+    layout: Layout = "full",
     link: bool = False,
     delete_parts: bool = False,
     overwrite: bool = False,
@@ -86,9 +88,10 @@ def merge(
     given = [Path(part) for part in parts]
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise InvalidValueError(f"{target} is one of the parts; choose another output")
+    policy = Policy(overwrite, progress)
     if link and not overwrite:
         refuse_beginning(target)
-    found = find_parts(given, target, layout, link, overwrite)
+    found = find_parts(given, target, layout=layout, link=link, overwrite=overwrite)
     assert found.contents is not None
     contents = found.contents
     kind = check_layout("lower" if link else layout, contents.grid.symmetric)
@@ -96,12 +99,13 @@ def merge(
     if target.exists() and not overwrite:
         file = _merged_before(target, contents, found.numerics, link)
     elif link:
-        write_link(target, contents, found.numerics, list(found.paths.values()), overwrite)
+        paths = list(found.paths.values())
+        write_link(target, contents, found.numerics, paths, overwrite=overwrite)
         file = open_gram(target)
     else:
         try:
             with stopping.gently():
-                _copy_all(found, target, contents, delete_parts, overwrite, progress)
+                _copy_all(found, target, contents, policy, delete=delete_parts)
             file = open_gram(target)
         except FileExistsError:  # another merge has completed it since we looked
             file = _merged_before(target, contents, found.numerics, link)
@@ -125,16 +129,16 @@ def _merged_before(target: Path, contents: Contents, numerics: int, link: bool) 
 
 
 def _copy_all(
-    found: Cover, target: Path, contents: Contents, delete: bool, overwrite: bool, progress: bool
+    found: Cover, target: Path, contents: Contents, policy: Policy, *, delete: bool
 ) -> None:
     """Copy all tiles that are not there yet, and delete the parts meanwhile."""
     c = contents
     with GramWriter(
-        target, contents, found.numerics, overwrite, progress, reserve=not delete, direct=False
+        target, contents, found.numerics, policy, reserve=not delete, direct=False
     ) as writer:
         bar = tqdm(
             total=c.count, initial=int(np.count_nonzero(writer.done)), unit="tile",
-            disable=not progress, smoothing=0.1,
+            disable=not policy.progress, smoothing=0.1,
         )  # fmt: skip
         with bar:
             gone = set(range(1, found.of + 1)) - set(found.paths)
@@ -192,10 +196,10 @@ def _copy(
         places: list[Place] = [
             (name, layer, int(i), int(j))
             for name in c.kernels
-            for layer in range(c.layers)
+            for layer in range(c.matrices)
             for i, j in np.argwhere(todo)
         ]
-        copied, matrices = 0, c.layers * len(c.kernels)
+        copied, matrices = 0, c.matrices * len(c.kernels)
         for wrong in tiles.scan(places, copy):
             stopping.check()
             if wrong:

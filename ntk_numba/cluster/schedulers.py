@@ -1,30 +1,266 @@
-"""The executors that the command line names; what they need is imported only here."""
+"""Kinds of executors: what is known of each, and how the command line opens it.
+
+A new scheduler is one class here, with its place in `KINDS`. What a package provides is imported
+only when it is opened; of an executor that a user has made, its class is recognised by its name.
+"""
 
 import contextlib
 import importlib
 import os
+import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
 from ntk_numba.arguments import whole_number
-from ntk_numba.cluster.workers import AnyExecutor, LocalPool, begin_rank
-from ntk_numba.errors import InvalidValueError, MissingFileError, file_error
+from ntk_numba.cluster.workers import AnyExecutor, LocalPool, Share, begin_rank
+from ntk_numba.errors import InvalidTypeError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.machine import threads_to_use
 
 # For a scheduler that is started by the same script, which writes its file when it is ready. Dask's
 # own client would wait for ever.
 SCHEDULER_STARTS = 60.0  # s
 
+Opened = tuple[AnyExecutor | None, int | None]
+
+
+class Pool:
+    """An executor of any kind; a context that ends it if it was made here.
+
+    This base class serves executors of which nothing else is known.
+
+    Parameters
+    ----------
+    executor : Executor
+    make : function that makes another one, if there is one
+    ours : whether it was made here
+
+    Attributes
+    ----------
+    word, forms : how the command line names the kind, and what it may look like there
+    classes : the ends of the full names of the classes of such executors
+    """
+
+    word: ClassVar[str] = ""
+    forms: ClassVar[tuple[str, ...]] = ()
+    classes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, executor: Executor, make: Callable[[], Executor] | None, *, ours: bool
+    ) -> None:
+        self.executor, self._make, self._ours = executor, make, ours
+
+    @classmethod
+    def understands(cls, argument: str | None) -> bool:
+        """Whether the command line may give this argument after a colon; None is none."""
+        return argument is None
+
+    @classmethod
+    def open(
+        cls, argument: str | None, threads: int | None
+    ) -> contextlib.AbstractContextManager[Opened]:
+        """Return a context of an executor, and of the threads of each part."""
+        raise NotImplementedError
+
+    @property
+    def can_renew(self) -> bool:
+        """Whether another executor can take the place of one that is broken."""
+        return self._make is not None
+
+    def renew(self) -> None:
+        """Make another one; the workers of the broken one are gone before it begins."""
+        assert self._make is not None
+        self.executor.shutdown(wait=True)
+        self.executor = self._make()
+
+    def share(self, parts: int) -> Share:
+        """Return what it computes at once on this machine, if its workers do not know."""
+        return Share()
+
+    def check(self) -> None:
+        """Raise an error if the executor is gone, where those who wait may not be told."""
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether an error of a part says that the workers that had it were lost."""
+        return False
+
+    def stop(self) -> bool:
+        """Ask the workers to stop; False if they are of a kind that does not listen."""
+        return False
+
+    def shutdown(self, *, wait: bool) -> None:
+        """End the executor."""
+        self.executor.shutdown(wait=wait)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._ours:
+            self.shutdown(wait=error is None)
+
+
+class Threads(Pool):
+    """The standard pool of threads."""
+
+    classes = (f"{ThreadPoolExecutor.__module__}.ThreadPoolExecutor",)
+
+    def share(self, parts: int) -> Share:
+        return Share(_workers_of(self.executor, parts))
+
+
+class StandardProcesses(Pool):
+    """The standard pool of processes, each of which would use all cores."""
+
+    classes = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
+
+    def share(self, parts: int) -> Share:
+        workers = _workers_of(self.executor, parts)
+        return Share(workers, workers > 1)
+
+
+class Processes(Pool):
+    """Our own pool of processes, which know of one another and listen when they are to stop."""
+
+    word, forms = "processes", ("processes", "processes:4")
+    classes = (f"{LocalPool.__module__}.LocalPool",)
+    executor: LocalPool
+
+    @classmethod
+    def understands(cls, argument: str | None) -> bool:
+        return argument is None or argument.isdigit()
+
+    @classmethod
+    def open(
+        cls, argument: str | None, threads: int | None
+    ) -> contextlib.AbstractContextManager[Opened]:
+        return contextlib.nullcontext(_local_pool(cls.word, argument, threads, make=None))
+
+    def stop(self) -> bool:
+        self.executor.stop()
+        return True
+
+    def shutdown(self, *, wait: bool) -> None:
+        self.executor.shutdown(wait=True)
+
+
+class Loky(StandardProcesses):
+    """A pool of loky, or the reusable one, which loky makes again when it is broken."""
+
+    word, forms = "loky", ("loky", "loky:4")
+    classes = ("loky.process_executor.ProcessPoolExecutor",)
+
+    def __init__(
+        self, executor: Executor, make: Callable[[], Executor] | None, *, ours: bool
+    ) -> None:
+        home = type(executor).__module__
+        if make is None and home.endswith("loky.reusable_executor"):
+            make = partial(sys.modules[home].get_reusable_executor, reuse=True)
+        super().__init__(executor, make, ours=ours)
+
+    @classmethod
+    def understands(cls, argument: str | None) -> bool:
+        return Processes.understands(argument)
+
+    @classmethod
+    def open(
+        cls, argument: str | None, threads: int | None
+    ) -> contextlib.AbstractContextManager[Opened]:
+        make = _optional("loky", "loky", "loky").ProcessPoolExecutor
+        return contextlib.nullcontext(_local_pool(cls.word, argument, threads, make=make))
+
+
+class Dask(Pool):
+    """A client of Dask."""
+
+    word, forms = "dask", ("dask:tcp://HOST:PORT", "dask:SCHEDULER.json")
+    classes = ("distributed.cfexecutor.ClientExecutor",)
+
+    @classmethod
+    def understands(cls, argument: str | None) -> bool:
+        return bool(argument)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, argument: str | None, threads: int | None) -> Iterator[Opened]:
+        assert argument
+        with _dask(argument) as executor:
+            yield executor, threads
+
+    def check(self) -> None:
+        self.executor.submit(os.getpid).cancel()  # raises what a client says that was closed
+
+    def is_lost(self, error: BaseException) -> bool:
+        return isinstance(error, sys.modules["distributed"].KilledWorker)
+
+
+class Mpi(Pool):
+    """The ranks of MPI."""
+
+    word, forms = "mpi", ("mpi",)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, argument: str | None, threads: int | None) -> Iterator[Opened]:
+        with _mpi() as executor:
+            yield executor, threads if executor else None
+
+
+KINDS: tuple[type[Pool], ...] = (Processes, Loky, Dask, Mpi, Threads, StandardProcesses)
+
+
+def pool_of(executor: AnyExecutor) -> Pool:
+    """Return an executor, or one that a function makes, as a pool of its kind.
+
+    Raises
+    ------
+    TypeError
+        It is neither.
+    """
+    given, make = executor, None
+    if not isinstance(executor, Executor) and callable(executor):
+        make = executor
+        executor = make()
+    if not isinstance(executor, Executor):
+        raise InvalidTypeError(
+            "executor must be a concurrent.futures.Executor or a function that makes one, not "
+            f"{given!r}; a Client of Dask gives one: client.get_executor(pure=False)"
+        )
+    names = [f"{c.__module__}.{c.__qualname__}" for c in type(executor).__mro__]
+    for kind in KINDS:
+        if any(name.endswith(kind.classes) for name in names):
+            return kind(executor, make, ours=make is not None)
+    return Pool(executor, make, ours=make is not None)
+
+
+def _workers_of(executor: Executor, parts: int) -> int:
+    """Return how many parts of so many a pool computes at once.
+
+    How many workers it has, only its private attribute knows.
+    """
+    return min(getattr(executor, "_max_workers", 1), parts)
+
+
+def _local_pool(
+    kind: str, argument: str | None, threads: int | None, *, make: Callable[..., Executor] | None
+) -> Opened:
+    """Return what makes a pool of our own, and the threads of each of its parts."""
+    workers = whole_number(f"--executor {kind}", int(argument or 1))
+    return partial(LocalPool, workers, make), max(1, threads_to_use(threads) // workers)
+
 
 @contextlib.contextmanager
-def open_executor(
-    text: str, threads: int | None
-) -> Iterator[tuple[AnyExecutor | None, int | None]]:
-    """The executor that the command line names, and the threads of each part.
+def open_executor(text: str, threads: int | None) -> Iterator[Opened]:
+    """Open the executor that the command line names, and say how many threads each part has.
 
     Parameters
     ----------
@@ -52,22 +288,15 @@ def open_executor(
     OSError
         A cluster of Dask that does not answer.
     """
-    kind, colon, rest = text.partition(":")
-    if kind in ("processes", "loky") and (rest.isdigit() or not colon):
-        workers = whole_number(f"--executor {kind}", int(rest or 1))
-        make = _optional("loky", "loky", kind).ProcessPoolExecutor if kind == "loky" else None
-        yield partial(LocalPool, workers, make), max(1, threads_to_use(threads) // workers)
-    elif kind == "dask" and rest:
-        with _dask(rest) as executor:
-            yield executor, threads
-    elif text == "mpi":
-        with _mpi() as executor:
-            yield executor, threads if executor else None
-    else:
-        raise InvalidValueError(
-            f"--executor {text!r} is unknown; take processes, processes:4, loky, loky:4, "
-            "dask:tcp://HOST:PORT, dask:SCHEDULER.json or mpi"
-        )
+    word, colon, rest = text.partition(":")
+    argument = rest if colon else None
+    for kind in KINDS:
+        if kind.word == word and word and kind.understands(argument):
+            with kind.open(argument, threads) as opened:
+                yield opened
+            return
+    *some, last = [form for kind in KINDS for form in kind.forms]
+    raise InvalidValueError(f"--executor {text!r} is unknown; take {', '.join(some)} or {last}")
 
 
 def _optional(module: str, package: str, extra: str) -> Any:

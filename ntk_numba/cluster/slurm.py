@@ -8,13 +8,21 @@ that everything may be submitted again at any time.
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
 
 from ntk_numba.arguments import whole_number
+from ntk_numba.cluster.write import Job
+from ntk_numba.compute.estimate import estimate
+from ntk_numba.compute.plan import INTERPRETER
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.grid import Part
+from ntk_numba.inputs.source import open_sources
 
 PART_SECONDS = 1800  # of an element: 15 to 60 minutes get through queues and lose little
 LEAST_MINUTES = 15  # a slow node, a busy file system, compiling
+MEMORY_STEP = 256 << 20  # that the memory of a part is rounded up to
 MERGE_RATE = 100_000_000  # bytes a second
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
 END = "END_OF_JOB"  # of a job's own script within ours
@@ -223,6 +231,72 @@ def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOption
         end=END,
         part_options=_lines(part_options),
         merge_options=_lines(merge_options),
+    )
+
+
+class Wanted(NamedTuple):
+    """What a user asks of an array; None stands for what is to be estimated."""
+
+    parts: int | None = None
+    cpus: int | None = None
+    minutes: int | None = None
+    merge_minutes: int | None = None
+    max_array: int = MAX_ARRAY
+
+
+class Design(NamedTuple):
+    """An array that computes a job in parts.
+
+    parts, cpus : elements, and cores of each
+    memory : bytes that the command of a part may take
+    reserved : bytes that Slurm reserves for it: a quarter more, since what is over is killed
+    minutes, merge_minutes : limits of an element and of the merge
+    largest_norm : of all rows, for every part; None where no activation depends on it
+    """
+
+    parts: int
+    cpus: int
+    memory: int
+    reserved: int
+    minutes: int
+    merge_minutes: int
+    largest_norm: float | None
+
+
+def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) -> Design:
+    """Decide how many parts a job has, and what each of them is given.
+
+    Parameters
+    ----------
+    stored : the tiles that the result stores, as `cover.parse_layout` says
+    folder : where the result is written; its speed is measured if the time has to be estimated
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As `write_gram`: what would be refused later is refused now.
+    """
+    x, z = open_sources(job.x, job.z)
+    whole = replace(job, memory=None).plan(x, z, stored)
+    cpus = wanted.cpus or whole.threads
+    seconds = 0.0
+    if wanted.parts is None or wanted.minutes is None:
+        here = estimate(whole, x, folder)
+        seconds = max(here.compute * whole.threads / cpus, here.write)
+    parts = wanted.parts or parts_for(seconds, whole.count, wanted.max_array)
+    part = replace(job, largest_norm=whole.largest_norm).plan(x, z, Part(1, parts))
+    memory = part.memory
+    if not job.memory:
+        needed = INTERPRETER + part.working * cpus // part.threads
+        memory = -(-needed // MEMORY_STEP) * MEMORY_STEP
+    return Design(
+        parts=parts,
+        cpus=cpus,
+        memory=memory,
+        reserved=memory + memory // 4,
+        minutes=wanted.minutes or minutes_for(seconds, parts),
+        merge_minutes=wanted.merge_minutes or merge_minutes_for(whole.output_bytes),
+        largest_norm=whole.largest_norm,
     )
 
 

@@ -1,7 +1,7 @@
 """The workers' side of parts: what goes back, what a worker may use, and how it is asked to stop.
 
-A part that is stopped is whole on disk as far as it went, and `Stopped` never crosses a scheduler,
-which would not know what to do with it.
+A part that is stopped is whole on disk as far as it went, and `StopRequested` never crosses a
+scheduler, which would not know what to do with it.
 """
 
 import os
@@ -12,14 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from ntk_numba import machine, stopping
-
-PATIENCE = 6  # seconds from being asked to the end, fewer than the command line's own
 
 
 class Receipt(NamedTuple):
@@ -47,12 +46,49 @@ class Receipt(NamedTuple):
 Task = Callable[[int], Receipt]
 AnyExecutor = Executor | Callable[[], Executor]  # or what makes one
 
-_busy = False  # this worker computes a part
-_leaves = False  # it ends once it was asked to stop, and its pool is made anew
-_pool_ends = False  # all of the pool were asked to: some pools kill the rest when one has left
-_threads: int | None = None  # that its parts may use, if its pool has told
-_neighbours = 1  # parts that are computed on this machine at once
-_patience: threading.Timer | None = None
+
+@dataclass
+class _Worker:
+    """Keep the state of this process as a worker.
+
+    busy : it computes a part
+    replaceable : it ends once it was asked to stop, and its pool starts another one
+    pool_ends : all workers of the pool were asked to stop; some pools kill the rest when one has
+        left, so that none leaves by itself
+    threads : that its parts may use; None if its pool has not said so
+    neighbours : parts that are computed on this machine at once
+    deadline : ends it when it takes too long to stop
+    """
+
+    busy: bool = False
+    replaceable: bool = False
+    pool_ends: bool = False
+    threads: int | None = None
+    neighbours: int = 1
+    deadline: threading.Timer | None = None
+
+    def stop(self) -> None:
+        """React to a signal that asks to stop."""
+        # an idle worker of a pool that ends may have lost the process that would end it
+        if self.busy or self.pool_ends:
+            self.deadline = stopping.leave_after(stopping.WORKER_PATIENCE)
+        if self.busy:
+            stopping.ask()
+        elif self.replaceable and not self.pool_ends:
+            stopping.leave()
+        else:  # for the next part; what is raised here would end a rank that others wait for
+            with stopping.gently():
+                stopping.ask()
+
+    def has_stopped(self) -> None:
+        """Leave after a part that was stopped, or stay where the pool does not replace workers."""
+        if self.replaceable and not self.pool_ends:
+            stopping.leave()  # if it stayed, it would stop all further parts too
+        if self.deadline and not self.replaceable:
+            self.deadline.cancel()
+
+
+_worker = _Worker()
 
 
 class Share(NamedTuple):
@@ -74,30 +110,29 @@ def attempt(task: Task, part: int, number: int, share: Share) -> Receipt:
 
     `number` tells a try from those before it: to some schedulers the same call is the same result.
     """
-    global _busy
-    _busy = True
+    _worker.busy = True
     token = _share.set(share)
     try:
         stopping.check()
         receipt = task(part)
-    except stopping.Stopped:
-        receipt = Receipt(part, "", 0, 0.0, platform.node(), True)
+    except stopping.StopRequested:
+        receipt = Receipt(
+            part=part, path="", tiles=0, seconds=0.0, host=platform.node(), stopped=True
+        )
     finally:
-        _busy = False
+        _worker.busy = False
         _share.reset(token)
-    if receipt.stopped and _leaves and not _pool_ends:
-        _leave()  # one that stayed would stop all further parts too
-    if receipt.stopped and _patience and not _leaves:
-        _patience.cancel()
+    if receipt.stopped:
+        _worker.has_stopped()
     return receipt
 
 
 def worker_threads() -> int | None:
     """The threads that this worker's part may use; None if that is for the machine to say."""
     share = _share.get()
-    if _threads is None and share.processes:
+    if _worker.threads is None and share.processes:
         return max(1, machine.available_threads() // share.parts)
-    return _threads
+    return _worker.threads
 
 
 def neighbours() -> int:
@@ -106,7 +141,7 @@ def neighbours() -> int:
     A worker of Dask computes as many in one process as it has threads. Their kernels take turns
     (`engine.kernel`), so each uses all of these threads in its turn, but has its own buffers.
     """
-    return max(_neighbours, _share.get().parts, machine.dask_threads() or 1)
+    return max(_worker.neighbours, _share.get().parts, machine.dask_threads() or 1)
 
 
 class LocalPool(Executor):
@@ -133,7 +168,7 @@ class LocalPool(Executor):
         return self._pool.submit(fn, *args, **kwargs)
 
     def stop(self) -> None:
-        """Ask the workers to stop; each ends within `PATIENCE` seconds."""
+        """Ask the workers to stop; each ends within `stopping.WORKER_PATIENCE` seconds."""
         self._line.close()
 
     def shutdown(self, wait: bool = True, **options: Any) -> None:
@@ -145,15 +180,13 @@ class LocalPool(Executor):
 
 def _begin_process(ear: Connection, workers: int) -> None:
     """A worker of a `LocalPool` begins."""
-    global _leaves, _neighbours
-    _leaves, _neighbours = True, workers
-    stopping.handle(_stop)
+    _worker.replaceable, _worker.neighbours = True, workers
+    stopping.on_first_signal(_worker.stop)
 
     def listen() -> None:
-        global _pool_ends
         with suppress(EOFError, OSError):
             ear.poll(None)
-        _pool_ends = True
+        _worker.pool_ends = True
         os.kill(os.getpid(), signal.SIGTERM)  # what stops a part is raised on the main thread
 
     threading.Thread(target=listen, name="listen", daemon=True).start()
@@ -161,26 +194,6 @@ def _begin_process(ear: Connection, workers: int) -> None:
 
 def begin_rank(threads: int, ranks: int) -> None:
     """A rank of MPI begins to serve, one of several on this machine."""
-    global _threads, _neighbours
-    _threads, _neighbours = threads, ranks
-    machine.computing_here = ranks
-    stopping.handle(_stop)
-
-
-def _stop(signum: int, frame: Any) -> None:
-    global _patience
-    stopping.handle(signal.SIG_IGN)  # Ctrl-C reaches a worker twice
-    if _busy or _pool_ends:  # the process that made the pool may be gone, and ends no worker then
-        _patience = stopping.leave_after(PATIENCE, _leave)
-    if _busy:
-        stopping.ask()
-    elif _leaves and not _pool_ends:
-        _leave()
-    else:  # for the next part; what is raised here would end a rank that others wait for
-        with stopping.gently():
-            stopping.ask()
-
-
-def _leave() -> NoReturn:
-    """At once, as a kill would; nothing is lost by that but tiles in flight."""
-    os._exit(stopping.EXIT_CODE)
+    _worker.threads, _worker.neighbours = threads, ranks
+    machine.share_node(ranks)
+    stopping.on_first_signal(_worker.stop)

@@ -4,15 +4,24 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from numpy.typing import DTypeLike
 
 from ntk_numba import stopping
-from ntk_numba.arguments import parse_bytes, whole_number
+from ntk_numba.arguments import (
+    Data,
+    Kernels,
+    Layers,
+    Layout,
+    Policy,
+    parse_bytes,
+    whole_number,
+)
 from ntk_numba.cluster.cover import check_layout, merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
@@ -30,42 +39,53 @@ from ntk_numba.network import MLP
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """The arguments of `write_gram` that say what is computed, and of what."""
 
     net: MLP
-    x: Any
-    z: Any
-    kernels: str | Sequence[str]
-    layers: str
-    dtype: Any
+    x: Data | Source
+    z: Data | Source | None
+    kernels: Kernels
+    layers: Layers
+    dtype: DTypeLike | None
     memory: int | str | None
     threads: int | None
+    largest_norm: float | None
 
     def plan(self, x: Source, z: Source | None, part: Part | None) -> Plan:
         """Of the whole job, or of a part."""
         return make_plan(
-            self.net, x, z, self.kernels, self.layers, self.dtype, self.memory, self.threads,
+            self.net,
+            x,
+            z,
+            kernels=self.kernels,
+            layers=self.layers,
+            dtype=self.dtype,
+            memory=self.memory,
+            threads=self.threads,
             part=part,
-        )  # fmt: skip
+            largest_norm=self.largest_norm,
+        )
 
 
 def write_gram(
     net: MLP,
-    X: Any,
+    X: Data,
     path: str | os.PathLike[str],
-    Z: Any = None,
-    kernels: str | Sequence[str] = ("ntk",),
-    layers: str = "last",
-    dtype: Any = None,
+    *,
+    Z: Data | None = None,
+    kernels: Kernels = ("ntk",),
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
     part: tuple[int, int] | str | None = None,
     parts: int | None = None,
     executor: Executor | Callable[[], Executor] | None = None,
-    layout: str = "full",
+    layout: Layout = "full",
     overwrite: bool = False,
     progress: bool = False,
+    largest_norm: float | None = None,
 ) -> GramFile:
     """The kernels of `gram`, bit for bit, written to an HDF5 file, for any N and M.
 
@@ -99,6 +119,12 @@ def write_gram(
         Replace what is there when the job is complete, and the beginning of any other job at once.
     progress : bool
         Show tiles, rate and remaining time on standard error.
+    largest_norm : float, optional
+        The largest Euclidean norm of all rows of X and Z, where it is known. Activations that are
+        series (tanh, silu, …) or of elu's kind are fitted to it, and without it each part reads all
+        rows to find it; other networks make no use of it. All parts of a job need the same; with
+        `parts` it is found once and handed on. A row of a larger norm is refused; a number that is
+        too large gives a valid result of other bits, whose bound is in the file.
 
     Returns
     -------
@@ -117,7 +143,18 @@ def write_gram(
         An OSError: the disk, a quota or the memory failed later, or parts could not be computed;
         the text names them. What is done is kept, and the same call goes on.
     """
-    job = _Job(net, X, Z, kernels, layers, dtype, memory, threads)
+    job = Job(
+        net=net,
+        x=X,
+        z=Z,
+        kernels=kernels,
+        layers=layers,
+        dtype=dtype,
+        memory=memory,
+        threads=threads,
+        largest_norm=largest_norm,
+    )
+    policy = Policy(overwrite, progress)
     kind = check_layout(layout, Z is None)
     target = output_path(path)
     if part is not None:
@@ -129,21 +166,21 @@ def write_gram(
             raise InvalidValueError(
                 "part computes one part, parts and executor all of them: give either"
             )
-        return _write_one(job, target, check_part(part), overwrite, progress)
+        return _write_one(job, target, check_part(part), policy)
     if parts is not None:
         count = whole_number("parts", parts)
-        return _write_parts(job, target, count, executor, layout, overwrite, progress)
+        return _write_parts(job, target, count, policy, executor=executor, layout=layout)
     if executor is not None:
         raise InvalidValueError("an executor computes parts: say how many, as parts=16")
-    return _write(job, target, kind, overwrite, progress)
+    return _write(job, target, kind, policy)
 
 
 def _write(
-    job: _Job,
+    job: Job,
     target: Path,
     part: Part | None,
-    overwrite: bool,
-    progress: bool,
+    policy: Policy,
+    *,
     whole: Path | None = None,
 ) -> GramFile:
     """Compute a file here.
@@ -153,83 +190,100 @@ def _write(
     """
     x, z = open_sources(job.x, job.z)
     plan = job.plan(x, z, part)
-    _check_target(target, overwrite, x, z)
+    _check_target(target, x, z, overwrite=policy.overwrite)
     contents = contents_of(plan, x, z)
     if target.exists():
-        if not overwrite:
+        if not policy.overwrite:
             return existing(target, contents)
         if whole is not None:
             with contextlib.suppress(ValueError):
                 return existing(target, contents)
-    elif whole is not None and (found := merged(whole, contents, NUMERICS, overwrite)):
+    elif whole is not None and (found := merged(whole, contents, NUMERICS, policy)):
         return open_gram(found, incomplete=True)
     try:
         with stopping.gently():
             kernel = prepare(plan, x, z)
-            with GramWriter(target, contents, NUMERICS, overwrite, progress) as writer:
-                stream_tiles(plan, kernel, x, z, writer.tiles, writer.done, progress)
+            with GramWriter(target, contents, NUMERICS, policy) as writer:
+                tiles, done, progress = writer.tiles, writer.done, policy.progress
+                stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
     except FileExistsError:  # another job has completed it since we looked
         return existing(target, contents)
     return open_gram(target)
 
 
-def _write_one(job: _Job, target: Path, part: Part, overwrite: bool, progress: bool) -> GramFile:
+def _write_one(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
     """Compute one part of a file here."""
-    return _write(job, part_path(target, part), part, overwrite, progress, target)
+    return _write(job, part_path(target, part), part, policy, whole=target)
 
 
-def _check_target(target: Path, overwrite: bool, x: Source, z: Source | None) -> None:
-    check_folder(target, overwrite or not target.exists())
+def _check_target(target: Path, x: Source, z: Source | None, *, overwrite: bool) -> None:
+    """Refuse an output that cannot be written, or that is the data itself."""
+    check_folder(target, write=overwrite or not target.exists())
     for source in (x, z):
         if source and source.file and target.exists() and target.samefile(source.file):
             raise InvalidValueError(f"{target} is the data itself; choose another output")
 
 
 def _write_parts(
-    job: _Job,
+    job: Job,
     target: Path,
     count: int,
+    policy: Policy,
+    *,
     executor: Executor | Callable[[], Executor] | None,
-    layout: str,
-    overwrite: bool,
-    progress: bool,
+    layout: Layout,
 ) -> GramFile:
     """Compute all parts, here or by an executor, and merge them."""
     x, z = open_sources(job.x, job.z)
     plan = job.plan(x, z, check_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # refuses more parts than tiles
-    _check_target(target, overwrite, x, z)
-    if executor is not None:
-        for name, given in (("X", job.x), ("Z", job.z)):
-            if given is not None and not isinstance(given, str | os.PathLike):
-                raise InvalidTypeError(
-                    f"{name} is read by every worker of the executor: give the path of a file, "
-                    f"not {type(given).__name__}"
-                )
-        absolute = [None if d is None else os.path.abspath(d) for d in (job.x, job.z)]  # noqa: PTH100
-        job = replace(job, x=absolute[0], z=absolute[1])
+    _check_target(target, x, z, overwrite=policy.overwrite)
+    job = replace(job, largest_norm=plan.largest_norm)
+    if executor is None:
+        job = replace(job, x=x, z=z)  # what one part has read of them, the next one knows
+    else:
+        job = replace(
+            job,
+            x=_absolute("X", job.x),
+            z=None if job.z is None else _absolute("Z", job.z),
+        )
         target = target.absolute()
     paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
-    if target.exists() and not overwrite:
+    if target.exists() and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
         if any(path.exists() for path in paths):  # a kill came between the last two steps
             with contextlib.suppress(ValueError):  # they are another job's
-                merge(paths, target, layout, delete_parts=True).close()
+                merge(paths, target, layout=layout, delete_parts=True).close()
         return file
-    task = partial(compute_part, job, target, count, overwrite)
+    task = partial(compute_part, job, target, count, replace(policy, progress=False))
     if executor is None:
         with stopping.gently():
             for number in range(1, count + 1):
                 task(number)
                 stopping.check()
     else:
-        run_parts(executor, task, range(1, count + 1), progress=progress)
+        run_parts(executor, task, range(1, count + 1), progress=policy.progress)
     return merge(
-        paths, target, layout, delete_parts=True, overwrite=overwrite, progress=progress
-    )  # fmt: skip
+        paths,
+        target,
+        layout=layout,
+        delete_parts=True,
+        overwrite=policy.overwrite,
+        progress=policy.progress,
+    )
 
 
-def compute_part(job: _Job, target: Path, count: int, overwrite: bool, number: int) -> Receipt:
+def _absolute(name: str, data: Data | Source) -> str:
+    """Return the absolute path of data that the workers of an executor have to read."""
+    if not isinstance(data, str | os.PathLike):
+        raise InvalidTypeError(
+            f"{name} is read by every worker of the executor: give the path of a file, "
+            f"not {type(data).__name__}"
+        )
+    return os.path.abspath(data)  # noqa: PTH100
+
+
+def compute_part(job: Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
     """Compute one part, wherever this runs; one that is there already costs reading its rows."""
     start, part = time.monotonic(), Part(number, count)
     if job.threads is None:
@@ -241,9 +295,16 @@ def compute_part(job: _Job, target: Path, count: int, overwrite: bool, number: i
         job = replace(job, memory=all_of_it // sharing)
     tiles, stopped = 0, False
     try:
-        with _write_one(job, target, part, overwrite, progress=False) as file:
+        with _write_one(job, target, part, policy) as file:
             tiles = file.contents.grid.size(part)
-    except stopping.Stopped:  # is nothing that a scheduler can carry
+    except stopping.StopRequested:  # is nothing that a scheduler can carry
         stopped = True
     seconds, path = time.monotonic() - start, part_path(target, part)
-    return Receipt(number, str(path), tiles, seconds, platform.node(), stopped)
+    return Receipt(
+        part=number,
+        path=str(path),
+        tiles=tiles,
+        seconds=seconds,
+        host=platform.node(),
+        stopped=stopped,
+    )

@@ -9,12 +9,17 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 
-def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
-    """The arguments of an intrinsic, its arrays with their fields, in the making of its code."""
+def as_arrays(context: Any, builder: ir.IRBuilder, kinds: Any, values: Any) -> list[Any]:
+    """Return values of these types in code being generated, arrays with their fields."""
     return [
-        context.make_array(t)(context, builder, a) if isinstance(t, types.Array) else a
-        for t, a in zip(signature.args, args, strict=True)
+        context.make_array(t)(context, builder, v) if isinstance(t, types.Array) else v
+        for t, v in zip(kinds, values, strict=True)
     ]
+
+
+def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
+    """Return the arguments of an intrinsic, arrays with their fields."""
+    return as_arrays(context, builder, signature.args, args)
 
 
 def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
@@ -83,24 +88,24 @@ def polynomial(coefficients: tuple[float, ...], chains: int = 1) -> Any:
 
 
 def sample_polynomial(double: int, single: int, chains: int) -> Any:
-    """The same with coefficients that are a sample's: traits[first + m, j] of x^m.
+    """As `polynomial`, with samples' coefficients: that of x^m is coefficients[first + m, j].
 
-    With so many terms in float64 and in float32.
+    double, single : the number of terms in float64 and in float32
     """
 
     @intrinsic
-    def horner(typingctx: Any, x: Any, traits: Any, first: Any, j: Any) -> Any:
+    def horner(typingctx: Any, x: Any, coefficients: Any, first: Any, j: Any) -> Any:
         count = single if x == types.float32 else double
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            x, traits, first, j = arrays_of(context, builder, signature, args)
-            stride = cgutils.unpack_tuple(builder, traits.shape)[1]
-            at = [builder.gep(traits.data, [builder.add(builder.mul(first, stride), j)])]
+            x, coefficients, first, j = arrays_of(context, builder, signature, args)
+            stride = cgutils.unpack_tuple(builder, coefficients.shape)[1]
+            at = [builder.gep(coefficients.data, [builder.add(builder.mul(first, stride), j)])]
             for _ in range(count - 1):
                 at.append(builder.gep(at[-1], [stride]))
             return _horner(builder, x, [builder.load(a) for a in at], chains)
 
-        return x(x, traits, types.intp, types.intp), codegen
+        return x(x, coefficients, types.intp, types.intp), codegen
 
     return horner
 

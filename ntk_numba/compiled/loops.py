@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -13,22 +13,61 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
 from ntk_numba.compiled.cache import PackageCache
-from ntk_numba.compiled.intrinsics import arrays_of
+from ntk_numba.compiled.intrinsics import as_arrays
 from ntk_numba.compiled.policy import njit
 
 carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
-class Row:
-    """A loop over a row of a tile, compiled by itself on first use and called by its address.
+def compile_by_address(
+    function: Callable[..., None], signature: tuple[Any, Any], **options: Any
+) -> Any:
+    """Compile a function for a signature; its `address` is that of the machine code."""
+    compiled: Any = CFunc(function, signature, {}, {"error_model": "numpy", **options})
+    with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
+        compiled._cache = PackageCache(function)
+    compiled.compile()
+    return compiled
 
-    Whoever calls it need not be compiled anew for another one: the address is data.
+
+class Angles(NamedTuple):
+    """A row of pairs as a `DualLoop` sees it: arrays (n,) of one dtype.
+
+    z, w : sin² and cos² of half the angle
+    zk, wk, rate : what the loop fills in
+    """
+
+    z: Any
+    w: Any
+    zk: Any
+    wk: Any
+    rate: Any
+
+
+class Coefficients(NamedTuple):
+    """The coefficients of the samples of a row of pairs: of sample i, and of samples j, j + 1, …
+
+    rows, columns : (coefficients, samples)
+    first : the row of both from which on the loop's own coefficients stand
+    """
+
+    rows: Any
+    i: int
+    columns: Any
+    j: int
+    first: int
+
+
+class DualLoop:
+    """A loop over a row of pairs, compiled by itself on first use and called by its address.
+
+    The address is data to whoever calls it, so that nothing else is compiled for another loop.
 
     Parameters
     ----------
-    function : (z, w, zk, wk, rate, mine, theirs, parameters) → None
-        Of arrays of one dtype: (n,) the first five, of which three are filled; (traits, ·) the next
-        two, of which mine[:, 0] and theirs[:, :n] may be read; (·,) the last.
+    function : (angles, row, columns, parameters) → None
+        Fills the last three arrays of `Angles`. row[:, 0] are the coefficients of the row's sample,
+        columns[:, :n] those of the others, from the loop's own first one on; parameters is (·,).
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -36,58 +75,57 @@ class Row:
         self._compiled: dict[np.dtype, Any] = {}
 
     def address(self, dtype: np.dtype) -> int:
-        """Of the machine code for a dtype."""
+        """Return the address of the machine code for a dtype."""
         if dtype not in self._compiled:
             inner, many = njit(self._function), 1 << 20  # the shapes are never looked at
 
-            def row(
+            def loop(
                 z: Any, w: Any, zk: Any, wk: Any, rate: Any, n: int,
-                mine: Any, mine_stride: int, theirs: Any, theirs_stride: int, parameters: Any,
+                row: Any, row_stride: int, columns: Any, stride: int, parameters: Any,
             ) -> None:  # fmt: skip
+                angles = Angles(
+                    carray(z, n), carray(w, n), carray(zk, n), carray(wk, n), carray(rate, n)
+                )
                 inner(
-                    carray(z, n), carray(w, n), carray(zk, n), carray(wk, n), carray(rate, n),
-                    carray(mine, (many, mine_stride)), carray(theirs, (many, theirs_stride)),
+                    angles, carray(row, (many, row_stride)), carray(columns, (many, stride)),
                     carray(parameters, many),
                 )  # fmt: skip
 
-            row.__qualname__ = f"{self._function.__module__}.{self._function.__qualname__}"
+            loop.__qualname__ = f"{self._function.__module__}.{self._function.__qualname__}"
             a, k = types.CPointer(from_dtype(dtype)), types.intp
             signature = (a, a, a, a, a, k, a, k, a, k, a), types.void
-            compiled: Any = CFunc(row, signature, {}, {"error_model": "numpy"})
-            with contextlib.suppress(RuntimeError):
-                compiled._cache = PackageCache(row)
-            compiled.compile()
-            self._compiled[dtype] = compiled
+            self._compiled[dtype] = compile_by_address(loop, signature)
         return int(self._compiled[dtype].address)
 
 
-def _call_row(
-    typingctx: Any, address: Any, z: Any, w: Any, zk: Any, wk: Any, rate: Any,
-    mine: Any, i: Any, theirs: Any, j: Any, first: Any, parameters: Any,
-) -> Any:  # fmt: skip
-    """Call a `Row` with the traits from number `first` on, of sample i and of samples j, …"""
+def _call_loop(
+    typingctx: Any, address: Any, angles: Any, coefficients: Any, parameters: Any
+) -> Any:
+    """Call the `DualLoop` at an address with `Angles`, `Coefficients` and its parameters."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        address, z, w, zk, wk, rate, mine, i, theirs, j, first, parameters = arrays_of(
-            context, builder, signature, args
-        )
+        def unpacked(k: int) -> list[Any]:
+            values = cgutils.unpack_tuple(builder, args[k])
+            return as_arrays(context, builder, signature.args[k].types, values)
 
-        def traits(of: Any, sample: ir.Value) -> tuple[ir.Value, ir.Value]:
+        five = unpacked(1)
+        rows, i, columns, j, first = unpacked(2)
+        (numbers,) = as_arrays(context, builder, [parameters], [args[3]])
+
+        def own(of: Any, sample: ir.Value) -> tuple[ir.Value, ir.Value]:
             stride = cgutils.unpack_tuple(builder, of.shape)[1]
             at = builder.add(builder.mul(first, stride), sample)
             return builder.gep(of.data, [at]), stride
 
-        n = cgutils.unpack_tuple(builder, z.shape)[0]
+        n = cgutils.unpack_tuple(builder, five[0].shape)[0]
         passed = [
-            *(array.data for array in (z, w, zk, wk, rate)), n,
-            *traits(mine, i), *traits(theirs, j), parameters.data,
+            *(array.data for array in five), n, *own(rows, i), *own(columns, j), numbers.data
         ]  # fmt: skip
         kind = ir.FunctionType(ir.VoidType(), [p.type for p in passed])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), passed)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), passed)
         return context.get_dummy_value()
 
-    k = types.intp
-    return types.void(k, z, w, zk, wk, rate, mine, k, theirs, k, k, parameters), codegen
+    return types.void(types.intp, angles, coefficients, parameters), codegen
 
 
-call_row: Any = intrinsic(_call_row)
+call_loop: Any = intrinsic(_call_loop)

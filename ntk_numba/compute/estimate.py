@@ -12,17 +12,7 @@ import numpy as np
 from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.compute.plan import Plan
 from ntk_numba.compute.sweep import make_kernel
-from ntk_numba.engine.tile import (
-    COLUMN,
-    HEIGHT,
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    ROW,
-    TILE_FIELDS,
-    TO_COLUMN,
-    TO_ROW,
-    WIDTH,
-)
+from ntk_numba.engine.tile import tile_table
 from ntk_numba.gramfile.disk import set_direct, write_at
 from ntk_numba.inputs.source import Source
 
@@ -52,16 +42,13 @@ def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
     # off the diagonal, as nearly all are, with a mirror image
     column = tile if head.shape[0] == 2 * tile else 0
     nngp, ntk = kernel.outputs(2 * tile * count, tile)
-    table = np.full((count, TILE_FIELDS), -1, np.int64)
-    for k, t in enumerate(table):
-        t[ROW], t[COLUMN], t[HEIGHT], t[WIDTH] = 0, column, tile, tile
-        t[TO_ROW], t[TO_COLUMN] = 2 * k * tile, 0
-        if plan.grid.symmetric:
-            t[MIRROR_ROW], t[MIRROR_COLUMN] = (2 * k + 1) * tile, 0
+    to = np.array([(2 * k * tile, 0) for k in range(count)])
+    mirrors = to + [tile, 0] if plan.grid.symmetric else (-1, -1)
+    tiles = tile_table([(0, column, tile, tile)] * count, to, mirrors)
     seconds = []
     for _ in range(3):  # the first may compile
         start = time.perf_counter()
-        kernel.compute(table, samples, samples, nngp, ntk)
+        kernel.compute(tiles, samples, samples, nngp, ntk)
         seconds.append(time.perf_counter() - start)
     compute = min(seconds) / (count * tile * tile) * plan.pairs
     free = shutil.disk_usage(folder).free

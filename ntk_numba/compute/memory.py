@@ -1,59 +1,83 @@
 """Kernels in memory: gram() and diagonal()."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from ntk_numba.arguments import KERNELS
-from ntk_numba.compiled.arrays import aligned
-from ntk_numba.compute.plan import check_kernels, check_layers, make_plan
-from ntk_numba.compute.sweep import make_kernel, sweep
-from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.ready import ready_for
-from ntk_numba.engine.tile import (
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    TO_COLUMN,
-    TO_ROW,
+from ntk_numba.arguments import (
+    KERNELS,
+    Data,
+    KernelName,
+    Kernels,
+    Layers,
+    parse_kernels,
+    parse_layers,
 )
+from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compute.plan import find_largest_norm, make_plan
+from ntk_numba.compute.sweep import make_kernel, sweep
+from ntk_numba.engine.fitted import fit_network
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.source import check_dtype, open_source, open_sources
+from ntk_numba.inputs.source import open_source, open_sources, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
-
-class _Arrays(NamedTuple):
-    nngp: NDArray[np.floating] | None
-    ntk: NDArray[np.floating] | None
+Matrix = NDArray[np.floating]
 
 
-class Gram(_Arrays):
-    """The kernels of a data set; None where not asked for.
+@dataclass(frozen=True, eq=False, repr=False)
+class Gram:
+    """The kernels of a data set; a pair that unpacks as ``nngp, ntk = k``.
 
-    nngp : Σ⁽ᴸ⁾, the covariance of the Gaussian process (eq. 10-12)
-    ntk : Θ∞⁽ᴸ⁾, the neural tangent kernel (eq. 18 and 27)
-    error : of Σ and of Θ, bounds of the error relative to √(K(x,x)·K(x',x')), beyond rounding; 0
-        where all activations have closed forms
+    Attributes
+    ----------
+    nngp : array or None
+        Σ⁽ᴸ⁾, the covariance of the Gaussian process (eq. 10-12); None where it was not asked for.
+    ntk : array or None
+        Θ∞⁽ᴸ⁾, the neural tangent kernel (eq. 18 and 27); None where it was not asked for.
+    error : (float, float)
+        Bounds of the errors of Σ and of Θ relative to √(K(x,x)·K(x',x')), beyond rounding; 0 where
+        all activations have closed forms.
     """
 
+    nngp: Matrix | None
+    ntk: Matrix | None
     error: tuple[float, float] = (0.0, 0.0)
 
-    def with_error(self, error: tuple[float, float]) -> "Gram":
-        """The same arrays."""
-        new = Gram(*self)
-        new.error = error
-        return new
+    def __iter__(self) -> Iterator[Matrix | None]:
+        return iter((self.nngp, self.ntk))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Matrix | None:
+        return (self.nngp, self.ntk)[index]
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{name}={'None' if array is None else _shown(array)}"
+            for name, array in zip(KERNELS, self, strict=True)
+        ]
+        return f"Gram({', '.join(shown)}, error={self.error})"
+
+
+def _shown(array: Matrix) -> str:
+    """Return the shape and dtype of an array for people, as ``<1000 × 1000, float64>``."""
+    return f"<{' × '.join(map(str, np.shape(array)))}, {np.asarray(array).dtype}>"
 
 
 def gram(
     net: MLP,
-    X: Any,
-    Z: Any = None,
-    kernels: str | Sequence[str] = KERNELS,
-    layers: str = "last",
-    dtype: Any = None,
+    X: Data,
+    Z: Data | None = None,
+    *,
+    kernels: Kernels = KERNELS,
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
     threads: int | None = None,
     out: Gram | None = None,
 ) -> Gram:
@@ -103,59 +127,61 @@ def gram(
     Beside the result, memory is taken for one copy of X and Z and a few tiles per thread.
     """
     x, z = open_sources(X, Z)
-    plan = make_plan(net, x, z, kernels, layers, dtype, threads=threads, in_memory=True)
-    shape = (plan.layers, plan.grid.rows, plan.grid.columns)
-    arrays = _outputs(out, plan.kernels, shape if plan.every else shape[1:], plan.dtype)
+    plan = make_plan(
+        net, x, z, kernels=kernels, layers=layers, dtype=dtype, threads=threads, in_memory=True
+    )
+    arrays = _outputs(out, plan.kernels, plan.shape, plan.dtype)
     x.check()
     if z is not None:
         z.check()
     kernel = make_kernel(plan, x)
+    shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile
     for work in sweep(plan, kernel, x, z):
-        for t, (i, j) in zip(work.table, work.indices, strict=True):
-            t[TO_ROW], t[TO_COLUMN] = i * tile, j * tile
-            if z is None:
-                t[MIRROR_ROW], t[MIRROR_COLUMN] = j * tile, i * tile
-        kernel.compute(work.table, work.rows, work.columns, nngp, ntk)
+        to = np.array(work.indices) * tile
+        tiles = tile_table(work.reads, to, to[:, ::-1]) if z is None else tile_table(work.reads, to)
+        kernel.compute(tiles, work.rows, work.columns, nngp, ntk)
         del work
-    return arrays.with_error(plan.ready.error)
+    return replace(arrays, error=plan.fitted.error)
 
 
 def diagonal(
     net: MLP,
-    X: Any,
-    kernels: str | Sequence[str] = KERNELS,
-    layers: str = "last",
-    dtype: Any = None,
+    X: Data,
+    *,
+    kernels: Kernels = KERNELS,
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
 ) -> Gram:
     """Σ(x,x) and Θ(x,x) of every sample, equal to the diagonal of `gram` bit for bit, in O(N·n0).
 
     Parameters are those of `gram`. Returns a `Gram` of (N,) arrays, (L, N) with ``layers="all"``.
     """
     x = open_source(X, "X").check()
-    wanted, every, real = check_kernels(kernels), check_layers(layers), check_dtype(dtype, x)
-    ready = ready_for(check_network(net), x)
-    kernel = Kernel(net, ready, x, wanted, every, real, 1, threads_to_use(None))
+    wanted, every = parse_kernels(kernels), parse_layers(layers) == "all"
+    real = result_dtype(dtype, x)
+    fitted = fit_network(check_network(net), find_largest_norm(net, x, None), x.shape[1])
+    kernel = Kernel(fitted, x, wanted, every, real, 1, threads_to_use(None))
     parts = [
         kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()
     ]
     joined = (np.concatenate(p, axis=1)[:, :, 0] for p in zip(*parts, strict=True))
-    return Gram(
-        *(
-            (d if every else d[0]) if name in wanted else None
-            for name, d in zip(KERNELS, joined, strict=True)
-        )
-    ).with_error(ready.error)
+    sums, thetas = (
+        (d if every else d[0]) if name in wanted else None
+        for name, d in zip(KERNELS, joined, strict=True)
+    )
+    return Gram(sums, thetas, fitted.error)
 
 
 def _outputs(
-    out: Gram | None, kernels: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype
+    out: Gram | None, kernels: tuple[KernelName, ...], shape: tuple[int, ...], dtype: np.dtype
 ) -> Gram:
     """New arrays, or the caller's if they fit."""
     if out is None:
-        return Gram(*(aligned(shape, dtype) if name in kernels else None for name in KERNELS))
-    if not isinstance(out, tuple) or len(out) != len(KERNELS):
+        nngp, ntk = (aligned(shape, dtype) if name in kernels else None for name in KERNELS)
+        return Gram(nngp, ntk)
+    if not isinstance(out, Gram):
         raise InvalidTypeError(
             "out must be an ntk_numba.Gram of arrays, with None for what is not wanted"
         )
@@ -170,4 +196,5 @@ def _outputs(
             )
         if not array.flags.c_contiguous or not array.flags.writeable:
             raise InvalidValueError(f"out.{name} must be C-contiguous and writable")
-    return Gram(*(a if name in kernels else None for name, a in zip(KERNELS, out, strict=True)))
+    nngp, ntk = (a if name in kernels else None for name, a in zip(KERNELS, out, strict=True))
+    return Gram(nngp, ntk)

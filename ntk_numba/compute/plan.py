@@ -1,11 +1,21 @@
 """What a job takes, before it starts: tiles, bands, bytes of memory and of disk."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from ntk_numba.arguments import KERNELS, parse_bytes, show_bytes
-from ntk_numba.engine.ready import Ready, ready_for
+from numpy.typing import DTypeLike
+
+from ntk_numba.arguments import (
+    Kernels,
+    Layers,
+    number_between,
+    parse_bytes,
+    parse_kernels,
+    parse_layers,
+    show_bytes,
+)
+from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
 from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS
 from ntk_numba.engine.tile import STRIP
@@ -16,7 +26,7 @@ from ntk_numba.inputs.source import (
     BLOCK_BYTES,
     EVENLY_LEAST,
     Source,
-    check_dtype,
+    result_dtype,
 )
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -39,22 +49,32 @@ class Plan(Output):
 
     Attributes
     ----------
-    ready : the network made ready for the data
+    net : the network
+    fitted : the network, fitted to the data
     features : n0
     threads : int
     memory : bytes that the job may take
     band : tile rows that are held in memory at a time, of rows and of columns
     batch : tiles computed at a time
     working : bytes that it will take, Python and libraries aside
+    largest_norm : float or None
+        Of all rows of X and Z, as measured or told; None where no activation depends on it.
     """
 
-    ready: Ready
+    net: MLP
+    fitted: FittedNetwork
     features: int
     threads: int
     memory: int
     band: int
     batch: int
     working: int
+    largest_norm: float | None
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return self.net.depth
 
     @property
     def pairs(self) -> int:
@@ -62,6 +82,21 @@ class Plan(Output):
         n, m = self.grid.rows, self.grid.columns
         pairs = n * (n + 1) // 2 if self.grid.symmetric else n * m
         return pairs * self.count // self.grid.count
+
+    def describe(self) -> dict[str, str]:
+        """Say for people what is computed and what that takes."""
+        grid, band = self.grid, self.band * self.grid.tile
+        whole = band >= max(grid.rows, grid.columns)
+        where = "all at once" if whole else f"two bands of {band:,}"
+        return {
+            "matrix": f"{grid.rows:,} × {grid.columns:,}{' symmetric' if grid.symmetric else ''}, "
+            f"{', '.join(self.kernels)}, {self.layers} layer{'s' if self.all_layers else ''}",
+            "network": str(self.net),
+            "samples": f"{self.features:,} features, {self.dtype}, {where}",
+            "tiles": f"{grid.count:,} of {grid.tile} × {grid.tile}",
+            "memory": f"{show_bytes(self.working)} beside Python and its libraries, "
+            f"{show_bytes(self.memory)} allowed",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For people and scripts, sizes in bytes."""
@@ -72,7 +107,7 @@ class Plan(Output):
             "symmetric": self.grid.symmetric,
             "net": self.net.to_dict(),
             "kernels": list(self.kernels),
-            "layers": "all" if self.every else "last",
+            "layers": self.layers,
             "dtype": str(self.dtype),
             "layout": self.layout,
             "part": str(self.part or "1/1"),
@@ -87,35 +122,40 @@ class Plan(Output):
         }
 
 
-def check_kernels(kernels: str | Sequence[str]) -> tuple[str, ...]:
-    """The wanted kernels in the order nngp, ntk."""
-    wanted = [kernels] if isinstance(kernels, str) else list(kernels)
-    for name in wanted:
-        if name not in KERNELS:
-            raise InvalidValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")
-    if not wanted:
-        raise InvalidValueError(f"kernels is empty; name one or both of {', '.join(KERNELS)}")
-    return tuple(name for name in KERNELS if name in wanted)
+def find_largest_norm(
+    net: MLP, x: Source, z: Source | None, told: float | None = None, *, digest: bool = False
+) -> float | None:
+    """Return the largest norm of all rows, if an activation depends on it; else None.
 
-
-def check_layers(layers: str) -> bool:
-    """True for "all", False for "last"."""
-    if layers not in ("last", "all"):
-        raise InvalidValueError(f"layers must be 'last' or 'all', not {layers!r}")
-    return layers == "all"
+    Parameters
+    ----------
+    told : float, optional
+        What the caller knows it to be. Without it all rows are read.
+    digest : bool
+        Whether a digest of the rows is wanted afterwards, so that it is made on the way.
+    """
+    if told:
+        told = number_between("largest_norm", told, 0, math.inf)
+    if not needs_largest_norm(net):
+        return None
+    if told is not None:
+        return told
+    return max(s.survey(digest=digest).largest_norm for s in (x, z) if s is not None)
 
 
 def make_plan(
     net: MLP,
     x: Source,
     z: Source | None = None,
-    kernels: str | Sequence[str] = ("ntk",),
-    layers: str = "last",
-    dtype: Any = None,
+    *,
+    kernels: Kernels = ("ntk",),
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
     in_memory: bool = False,
     part: Part | None = None,
+    largest_norm: float | None = None,
 ) -> Plan:
     """Lay out a job.
 
@@ -128,6 +168,7 @@ def make_plan(
         quarter of what the process may use.
     in_memory : bool
         The result goes into arrays that the caller has: it takes no buffers and is not counted.
+    largest_norm : see `find_largest_norm`
 
     Raises
     ------
@@ -139,23 +180,21 @@ def make_plan(
         raise InvalidValueError(
             f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
         )
-    wanted, every, real = (
-        check_kernels(kernels),
-        check_layers(layers),
-        check_dtype(dtype, x, z or x),
-    )
+    wanted, layers = parse_kernels(kernels), parse_layers(layers)
+    real = result_dtype(dtype, x, z or x)
     n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
-    matrices = len(wanted) * (net.depth if every else 1)
+    matrices = len(wanted) * (net.depth if layers == "all" else 1)
     outputs = matrices * (2 if z is None else 1)
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
     images = 2 if z is None and part is None else 1  # of a tile in the file
 
     # of a sample: panel, spread and norm, std, weight and bias of every layer, traits
-    ready = ready_for(net, x, z)
-    row = (features + 3 * net.depth + ready.traits) * real.itemsize + 2 * 8
+    largest_norm = find_largest_norm(net, x, z, largest_norm, digest=not in_memory)
+    fitted = fit_network(net, largest_norm, features)
+    row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
     # of a thread: `tile.Scratch`
     scratch = count * (
         STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
@@ -163,7 +202,7 @@ def make_plan(
     reading = 3 * max(BLOCK_BYTES, EVENLY_LEAST * features * 8)
     held = x.held + (z.held if z else 0)
     # in extended precision, and as an activation makes them
-    statistics = STATISTICS_ROWS * (6 + 3 * ready.traits) * 16
+    statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * images
     budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
@@ -195,5 +234,18 @@ def make_plan(
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
     return Plan(
-        net, wanted, every, real, grid, part, ready, features, count, limit, band, batch, working
-    )  # fmt: skip
+        net=net,
+        kernels=wanted,
+        layers=layers,
+        dtype=real,
+        grid=grid,
+        part=part,
+        fitted=fitted,
+        features=features,
+        threads=count,
+        memory=limit,
+        band=band,
+        batch=batch,
+        working=working,
+        largest_norm=largest_norm,
+    )

@@ -1,5 +1,6 @@
 """Kernels to disk: tiles are computed in one buffer while those of the other are written."""
 
+import json
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
@@ -13,19 +14,14 @@ from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compute.plan import BATCHES, Plan
 from ntk_numba.compute.sweep import make_kernel, sweep
-from ntk_numba.digest import Digest
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.tile import (
-    MIRROR_COLUMN,
-    MIRROR_ROW,
-    TILE_FIELDS,
-    TO_COLUMN,
-    TO_ROW,
-)
-from ntk_numba.gramfile.contents import Contents
+from ntk_numba.engine.tile import tile_table
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.contents import SAME_NORM, Contents
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid, Part
 from ntk_numba.inputs.source import Source
+from ntk_numba.inputs.survey import Survey
 
 # Threads that wait for the disk, so that it has several tiles in hand: file systems across a
 # network need that, and it is twice as fast on a local disk where tiles are small
@@ -35,18 +31,35 @@ COMMITS = 4
 
 
 def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
-    """What the file of a plan holds. Reads all of the data that it is made of, for its digests."""
-    digests = digests_of(plan.grid, plan.part, x, z)
+    """Return what the file of a plan holds. Reads all of the rows that it is made of.
+
+    Raises
+    ------
+    ValueError
+        A row with NaN or infinity, or a larger norm than the plan was told.
+    """
+    of_x, of_z = surveys_of(plan.grid, plan.part, x, z)
+    for source, survey in ((x, of_x), (z, of_z)):
+        if source and survey:
+            _refuse_larger(source, survey, plan.largest_norm)
     return Contents(
-        plan.net, plan.kernels, plan.every, plan.dtype, plan.grid, plan.part, *digests,
-        plan.ready.error,
-    )  # fmt: skip
+        network=json.dumps(plan.net.to_dict()),
+        kernels=plan.kernels,
+        layers=plan.layers,
+        dtype=plan.dtype,
+        grid=plan.grid,
+        part=plan.part,
+        x=of_x.digest,
+        z=of_z.digest if of_z else None,
+        error=plan.fitted.error,
+        largest_norm=plan.largest_norm,
+    )
 
 
-def digests_of(
+def surveys_of(
     grid: Grid, part: Part | None, x: Source, z: Source | None
-) -> tuple[Digest, Digest | None]:
-    """Of the rows of X, and of Z, that a part reads."""
+) -> tuple[Survey, Survey | None]:
+    """Return what there is to know of the rows of X, and of Z, that a part reads."""
     pieces, tile = grid.pieces(part), grid.tile
     rows, columns = (
         [range(side.start * tile, min(side.stop * tile, length)) for side in sides]
@@ -56,8 +69,19 @@ def digests_of(
         )
     )
     if z is None:
-        return x.digest(rows + columns), None
-    return x.digest(rows), z.digest(columns)
+        return x.survey(rows + columns, digest=True), None
+    return x.survey(rows, digest=True), z.survey(columns, digest=True)
+
+
+def _refuse_larger(source: Source, survey: Survey, largest_norm: float | None) -> None:
+    """Refuse rows that the activations are not fitted to."""
+    # a sum in another order, as other processors have it, is no other norm
+    if largest_norm is not None and survey.largest_norm > largest_norm * (1 + SAME_NORM):
+        raise InvalidValueError(
+            f"{source.name}: row {survey.longest_row} has norm {survey.largest_norm!r}, more than "
+            f"largest_norm={largest_norm!r}; give the largest norm of all rows of X and Z, or "
+            "leave it out"
+        )
 
 
 def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
@@ -69,10 +93,10 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
         A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
     """
     kernel = make_kernel(plan, x)
-    for source in (x,) if z is None else (x, z):
-        samples = kernel.samples(source, source.longest, source.longest + 1)
-    none = np.empty((0, TILE_FIELDS), np.int64)
-    kernel.compute(none, samples, samples, *kernel.outputs(1, 1))
+    for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
+        if source and survey:
+            samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1)
+    kernel.compute(tile_table([], []), samples, samples, *kernel.outputs(1, 1))
     return kernel
 
 
@@ -82,6 +106,7 @@ def stream_tiles(
     x: Source,
     z: Source | None,
     writer: TileFile,
+    *,
     done: NDArray[np.bool_] | None = None,
     progress: bool = False,
 ) -> None:
@@ -120,12 +145,15 @@ def stream_tiles(
                     task.result()
                 if len(committing) == COMMITS:
                     committing.popleft().result()
-                for k, (t, (i, j)) in enumerate(zip(work.table, work.indices, strict=True)):
-                    t[TO_ROW], t[TO_COLUMN] = k * slots * height, 0
-                    if grid.symmetric and (plan.mirrored or i == j):
-                        t[MIRROR_ROW] = t[TO_ROW] + (height if i != j else 0)
-                        t[MIRROR_COLUMN] = 0
-                kernel.compute(work.table, work.rows, work.columns, *buffers[turn])
+                to = [(k * slots * height, 0) for k in range(len(work.indices))]
+                mirrors = [
+                    (row if i == j else row + height, 0)
+                    if grid.symmetric and (plan.mirrored or i == j)
+                    else (-1, -1)
+                    for (row, _), (i, j) in zip(to, work.indices, strict=True)
+                ]
+                tiles = tile_table(work.reads, to, mirrors)
+                kernel.compute(tiles, work.rows, work.columns, *buffers[turn])
                 writing[turn] = [
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(work.indices)

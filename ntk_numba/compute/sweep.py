@@ -10,13 +10,6 @@ from numpy.typing import NDArray
 from ntk_numba.compute.plan import Plan
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.samples import Samples
-from ntk_numba.engine.tile import (
-    COLUMN,
-    HEIGHT,
-    ROW,
-    TILE_FIELDS,
-    WIDTH,
-)
 from ntk_numba.inputs.source import Source
 
 
@@ -24,11 +17,11 @@ class Work(NamedTuple):
     """Some tiles whose samples are in memory.
 
     indices : the tiles' (i, j) in the grid
-    table : (tiles, TILE_FIELDS), where they read; where they write is for the caller to say
+    reads : where they read, as `tile_table` takes it; where they write is for the caller to say
     """
 
     indices: list[tuple[int, int]]
-    table: np.ndarray
+    reads: list[tuple[int, int, int, int]]
     rows: Samples
     columns: Samples
 
@@ -36,7 +29,13 @@ class Work(NamedTuple):
 def make_kernel(plan: Plan, x: Source) -> Kernel:
     """The compiled kernel of a plan."""
     return Kernel(
-        plan.net, plan.ready, x, plan.kernels, plan.every, plan.dtype, plan.grid.tile, plan.threads
+        plan.fitted,
+        x,
+        plan.kernels,
+        plan.all_layers,
+        plan.dtype,
+        plan.grid.tile,
+        plan.threads,
     )
 
 
@@ -85,11 +84,14 @@ def sweep(
                     columns, held = load(x if z is None else z, across, grid.columns), across
                 assert columns is not None
                 while some:
-                    table = np.full((len(some), TILE_FIELDS), -1, np.int64)
-                    for t, (i, j) in zip(table, some, strict=True):
-                        t[ROW], t[COLUMN] = (i - down.start) * tile, (j - across.start) * tile
-                        t[HEIGHT], t[WIDTH] = grid.height(i), grid.width(j)
-                    yield Work(some, table, rows, columns)
+                    reads = [
+                        (
+                            (i - down.start) * tile, (j - across.start) * tile,
+                            grid.height(i), grid.width(j),
+                        )
+                        for i, j in some
+                    ]  # fmt: skip
+                    yield Work(some, reads, rows, columns)
                     some = list(islice(tiles, plan.batch))
             if z is None:
                 columns = held = None  # the band of rows, which goes now

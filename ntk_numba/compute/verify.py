@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba.arguments import KERNELS
+from ntk_numba.accuracy import difference
+from ntk_numba.arguments import KERNELS, Data
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.compute.stream import (
     contents_of,
-    digests_of,
     prepare,
     stream_tiles,
+    surveys_of,
 )
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidValueError
@@ -27,7 +28,7 @@ from ntk_numba.inputs.source import Source, open_sources
 SAMPLE = 64  # rows and columns
 
 
-def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Report:
+def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int = 0) -> Report:
     """Compare a Gram file with its data: the digests, and 64 × 64 entries computed anew.
 
     Parameters
@@ -61,20 +62,21 @@ def verify_sample(file: GramFile, X: Any, Z: Any = None, seed: int = 0) -> Repor
         np.sort(rng.choice(side, min(SAMPLE, len(side)), replace=False)) for side in (down, across)
     )
     left, right = x.take(rows), (x if z is None else z).take(columns)
-    which = "all" if contents.every else "last"
-    anew = gram(file.net, left, right, file.kernels, which, file.dtype)
-    scales = [diagonal(file.net, side, file.kernels, which, file.dtype) for side in (left, right)]
-    single = file.dtype == np.float32
-    rounding = 2e-6 * max(1, file.net.depth / 8) if single else 2e-14
-    if any(a.row or a.ranged for a in file.net.activation):  # whose formulae have conditions
-        rounding *= 30 if single else 100
+    kernels, layers, dtype = contents.kernels, contents.layers, contents.dtype
+    anew = gram(file.net, left, right, kernels=kernels, layers=layers, dtype=dtype)
+    scales = [
+        diagonal(file.net, side, kernels=kernels, layers=layers, dtype=dtype)
+        for side in (left, right)
+    ]
+    well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
+    rounding = difference(contents.depth, file.dtype, well_conditioned)
     for name in file.kernels:
         # a series has another degree where the largest of the samples is another
-        tolerance = rounding + 2 * contents.error[KERNELS.index(name)]
+        limit = rounding + 2 * contents.error[KERNELS.index(name)]
         stored = _entries(getattr(file, name), rows, columns)
         a, b = (np.sqrt(getattr(s, name).astype(float)) for s in scales)
         error = np.abs(stored.astype(float) - getattr(anew, name))
-        wrong = error > tolerance * a[..., :, None] * b[..., None, :]
+        wrong = error > limit * a[..., :, None] * b[..., None, :]
         if wrong.any():
             *layer, row, column = np.argwhere(wrong)[0]
             label = f"{name} layer {layer[0] + 1}" if layer else name
@@ -94,19 +96,20 @@ def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
             if contents.grid.symmetric
             else "the file is a matrix of two data sets; give Z as well"
         ]
-    mine = digests_of(contents.grid, contents.part, x, z)
+    surveys = surveys_of(contents.grid, contents.part, x, z)
     return [
         f"{source.name} is not the data that the file was made of: "
-        f"{digest.difference(theirs)} differ"
-        for source, digest, theirs in zip((x, z), mine, (contents.x, contents.z), strict=True)
-        if source and digest and theirs and digest != theirs
+        f"{survey.digest.difference(digest)} differ"
+        for source, survey, digest in zip((x, z), surveys, (contents.x, contents.z), strict=True)
+        if source and survey and digest and survey.digest != digest
     ]
 
 
 def repair(
     path: str | os.PathLike[str],
-    X: Any,
-    Z: Any = None,
+    X: Data,
+    Z: Data | None = None,
+    *,
     bad: Sequence[Place] | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
@@ -148,13 +151,21 @@ def repair(
         if differences:
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         plan = make_plan(
-            file.net, x, z, file.kernels, "all" if contents.every else "last", file.dtype,
-            memory, threads, part=contents.part,
-        )  # fmt: skip
+            file.net,
+            x,
+            z,
+            kernels=contents.kernels,
+            layers=contents.layers,
+            dtype=contents.dtype,
+            memory=memory,
+            threads=threads,
+            part=contents.part,
+            largest_norm=contents.largest_norm,
+        )
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         layout = file.layout
-        bad = file.verify(progress).bad if bad is None else bad
+        bad = file.verify(progress=progress).bad if bad is None else bad
     kernel = prepare(plan, x, z)
     done = np.ones((plan.grid.down, plan.grid.across), bool)
     for _, _, i, j in bad:
@@ -162,7 +173,7 @@ def repair(
     lease = Lease(path)
     try:
         with TileFile(path, layout, write=True) as tiles:
-            stream_tiles(plan, kernel, x, z, tiles, done, progress)
+            stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
             tiles.commit()
             tiles.sync()
             wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]

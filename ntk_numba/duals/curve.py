@@ -19,7 +19,6 @@ With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q
 """
 
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -33,6 +32,7 @@ from ntk_numba.duals.panels import (
     nodes_of,
 )
 from ntk_numba.duals.quadrature import nodes
+from ntk_numba.function import Function
 
 SEEN = 1e-6  # κ²Δ²/12 of the chord that κ is measured by: the next term is less than that of it
 CLEAR = 1e5  # and rounding less than its inverse
@@ -40,25 +40,11 @@ SHORTEST, LONGEST = 1e-3, 64.0  # of the ln q from its middle to its ends, for a
 LEGENDRE = np.polynomial.legendre.leggauss(3)
 
 
-class Function(Protocol):
-    """What is used of an activation, see `base.Activation`."""
-
-    @property
-    def kinks(self) -> tuple[float, ...]: ...
-
-    @property
-    def settled(self) -> float: ...
-
-    def __call__(self, x: NDArray[np.floating]) -> NDArray[np.floating]: ...
-
-    def derivative(self, x: NDArray[np.floating]) -> NDArray[np.floating]: ...
-
-
 class Curve:
     """λ and κ/√12 of an activation, from σ and σ' alone."""
 
-    def __init__(self, activation: Function) -> None:
-        self._activation = activation
+    def __init__(self, function: Function) -> None:
+        self._function = function
         self._pieces: dict[int, NDArray[np.float64]] = {}
         self.lengths = Panels(self._lengths)
         self._bend = interpolated(lambda q: np.array([[self.bend(v)] for v in q]))
@@ -83,14 +69,14 @@ class Curve:
 
     def _values(self, q: float) -> tuple[NDArray[np.float64], ...]:
         """At the nodes for q: x = √q t, their weights, σ(x)."""
-        t, weights = nodes(q, self._activation.kinks, self._activation.settled)
+        t, weights = nodes(q, self._function.kinks, self._function.smooth_beyond)
         x = np.sqrt(q) * t
-        return x, weights, np.asarray(self._activation(x), float)
+        return x, weights, np.asarray(self._function(x), float)
 
     def speed(self, q: float) -> float:
         """dλ/d ln √q."""
         x, weights, sigma = self._values(q)
-        turn = x * self._activation.derivative(x)
+        turn = x * self._function.derivative(x)
         norm = weights @ sigma**2
         if norm == 0:
             return 0.0
@@ -99,8 +85,8 @@ class Curve:
 
     def chord(self, q: float, q2: float) -> float:
         """|f_q − f_q2|², q ≤ q2."""
-        t, weights = nodes(q2, self._activation.kinks, self._activation.settled)
-        f, g = (np.asarray(self._activation(np.sqrt(p) * t), float) for p in (q, q2))
+        t, weights = nodes(q2, self._function.kinks, self._function.smooth_beyond)
+        f, g = (np.asarray(self._function(np.sqrt(p) * t), float) for p in (q, q2))
         norms = weights @ f**2, weights @ g**2
         if 0 in norms:
             return 0.0
@@ -132,6 +118,6 @@ class Curve:
 
 
 @lru_cache(maxsize=64)
-def curve_of(activation: Function) -> Curve:
+def curve_of(function: Function) -> Curve:
     """The curve of an activation, tabulated as far as it was asked for."""
-    return Curve(activation)
+    return Curve(function)

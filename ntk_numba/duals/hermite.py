@@ -16,17 +16,18 @@ terms.
 Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K and as much, of rates, for the rate.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import arrays_of, fma
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Floats
+from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.function import Floats
 
 MOST_TERMS = 1040
 
@@ -37,7 +38,7 @@ NOISE = 1e-16
 # Bytes of columns whose sums are in registers at once: two of them, x and a product a column.
 BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
 
-LONE, CHAIN = 2, 3  # the traits, after the two of the curve
+LONE, CHAIN = 0, 1  # the rows of a sample's coefficients
 
 
 def _horner(size: int) -> Any:
@@ -48,10 +49,10 @@ def _horner(size: int) -> Any:
 
     @intrinsic
     def horner(
-        typingctx: Any, x: Any, p: Any, d: Any, mine: Any, theirs: Any, terms: Any
+        typingctx: Any, x: Any, p: Any, d: Any, row: Any, columns: Any, terms: Any
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            x, p, d, mine, theirs, terms = arrays_of(context, builder, signature, args)
+            x, p, d, row, columns, terms = arrays_of(context, builder, signature, args)
             single = signature.args[0].dtype == types.float32
             real, item = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
             width = max(1, size // item)
@@ -65,17 +66,17 @@ def _horner(size: int) -> Any:
             every = ir.Constant(ir.VectorType(lane, width), [0] * width)
             zero = ir.Constant(vector, [0.0] * width)
             n = cgutils.unpack_tuple(builder, x.shape)[0]
-            stride = cgutils.unpack_tuple(builder, theirs.shape)[1]
-            my_stride = cgutils.unpack_tuple(builder, mine.shape)[1]
+            stride = cgutils.unpack_tuple(builder, columns.shape)[1]
+            row_stride = cgutils.unpack_tuple(builder, row.shape)[1]
 
             def block(data: ir.Value, at: ir.Value) -> ir.Value:
                 return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
-            # one's own coefficients side by side
+            # the coefficients of the row's sample side by side
             own = cgutils.alloca_once(builder, real, size=index(MOST_TERMS))
             with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (m, _):
-                row = builder.add(m, index(CHAIN))
-                value = builder.load(builder.gep(mine.data, [builder.mul(row, my_stride)]))
+                at_row = builder.add(m, index(CHAIN))
+                value = builder.load(builder.gep(row.data, [builder.mul(at_row, row_stride)]))
                 builder.store(value, builder.gep(own, [m]))
             value_p, value_d = (cgutils.alloca_once(builder, vector) for _ in range(2))
             last = builder.sub(n, index(width))
@@ -86,13 +87,13 @@ def _horner(size: int) -> Any:
                 builder.store(zero, value_d)
                 with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (k, _):
                     m = builder.sub(builder.sub(terms, index(1)), k)
-                    mine_m = builder.load(builder.gep(own, [m]))
-                    mine_m = builder.insert_element(vector(ir.Undefined), mine_m, lane(0))
-                    mine_m = builder.shuffle_vector(mine_m, vector(ir.Undefined), every)
-                    row = builder.add(m, index(CHAIN))
-                    at = builder.add(builder.mul(row, stride), j)
-                    theirs_m = builder.load(block(theirs.data, at), align=item)
-                    product = builder.fmul(mine_m, theirs_m)
+                    row_m = builder.load(builder.gep(own, [m]))
+                    row_m = builder.insert_element(vector(ir.Undefined), row_m, lane(0))
+                    row_m = builder.shuffle_vector(row_m, vector(ir.Undefined), every)
+                    at_row = builder.add(m, index(CHAIN))
+                    at = builder.add(builder.mul(at_row, stride), j)
+                    column_m = builder.load(block(columns.data, at), align=item)
+                    product = builder.fmul(row_m, column_m)
                     before = builder.load(value_p)
                     slope = builder.call(fused, [builder.load(value_d), variable, before])
                     builder.store(slope, value_d)
@@ -101,7 +102,7 @@ def _horner(size: int) -> Any:
                 builder.store(builder.load(value_d), block(d.data, j), align=item)
             return context.get_dummy_value()
 
-        return types.void(x, p, d, mine, theirs, types.intp), codegen
+        return types.void(x, p, d, row, columns, types.intp), codegen
 
     return horner
 
@@ -109,10 +110,8 @@ def _horner(size: int) -> Any:
 _by_blocks, _by_lines, _one_by_one = _horner(BLOCK_BYTES), _horner(32), _horner(1)
 
 
-def _row(
-    z: Floats, w: Floats, zk: Floats, wk: Floats, rate: Floats,
-    mine: Floats, theirs: Floats, parameters: Floats,
-) -> None:  # fmt: skip
+def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+    z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, none = real(1), real(2), real(0.5), real(0)
     terms, first, step = int(parameters[0]), parameters[1], parameters[2]
@@ -120,12 +119,12 @@ def _row(
         cosine = w[j] - z[j]
         wk[j] = cosine if step == one else cosine * cosine
     if z.nbytes >= BLOCK_BYTES:
-        _by_blocks(wk, zk, rate, mine, theirs, terms)
+        _by_blocks(wk, zk, rate, row, columns, terms)
     elif z.nbytes >= 32:
-        _by_lines(wk, zk, rate, mine, theirs, terms)
+        _by_lines(wk, zk, rate, row, columns, terms)
     else:
-        _one_by_one(wk, zk, rate, mine, theirs, terms)
-    lone, lones = mine[LONE, 0], theirs[LONE]
+        _one_by_one(wk, zk, rate, row, columns, terms)
+    lone, lones = row[LONE, 0], columns[LONE]
     plain = step == one
     odd = first == one
     for j in range(z.size):
@@ -143,19 +142,40 @@ def _row(
         rate[j] = slope
 
 
-series_row = Row(_row)
-"""Parameters: the number of terms of the chain, its first degree (0 or 1), its step (1 or 2).
-
-Traits: the curve's two; the lone coefficient, 0 if there is none; those of the chain.
-"""
+series_loop = DualLoop(_row)
+"""The loop of a series. Its parameters are those of `Chain.parameters`; a sample's coefficients are
+those of `Chain.coefficients`."""
 
 
-def chain_of(unit: Floats, first: int, step: int) -> Floats:
-    """(1 + terms, N), the row's own traits of unit coefficients of degree 0, 1, … (degrees, N)."""
-    lone = np.zeros_like(unit[:1])
-    if step == 2 and len(unit) > 1 - first:
-        lone = unit[1 - first : 2 - first]
-    out = np.concatenate([lone, unit[first::step]])
-    last = len(out) - np.argmax(abs(out[::-1]) >= NOISE, axis=0)
-    out[np.arange(len(out))[:, None] >= last] = 0
-    return out
+class Chain(NamedTuple):
+    """The degrees of a series that are summed by Horner's rule: first, first + step, …
+
+    first : 0 or 1
+    step : 1, or 2 for functions that are even or odd but for a linear or a constant term, which is
+        then the lone term, of degree 1 − first
+    """
+
+    first: int
+    step: int
+
+    def parameters(self, count: int) -> tuple[float, float, float]:
+        """Return the loop's parameters for a series of `count` degrees: terms, first, step."""
+        return float(len(range(self.first, count, self.step))), float(self.first), float(self.step)
+
+    def mask(self, count: int) -> NDArray[np.bool_]:
+        """Return which of the degrees 0, 1, …, count − 1 the loop has."""
+        k = np.arange(count)
+        return (k % self.step == self.first) | (k <= 1)
+
+    def coefficients(self, unit: Floats) -> Floats:
+        """Return the loop's coefficients of samples, (1 + terms, N).
+
+        unit : (degrees, N) the unit coefficients of degree 0, 1, …
+        """
+        lone = np.zeros_like(unit[:1])
+        if self.step == 2 and len(unit) > 1 - self.first:
+            lone = unit[1 - self.first : 2 - self.first]
+        out = np.concatenate([lone, unit[self.first :: self.step]])
+        last = len(out) - np.argmax(abs(out[::-1]) >= NOISE, axis=0)
+        out[np.arange(len(out))[:, None] >= last] = 0
+        return out

@@ -32,21 +32,21 @@ def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray
 
 
 def nodes(
-    q: float, kinks: Sequence[float] = (), settled: float = 8.0
+    q: float, kinks: Sequence[float] = (), smooth_beyond: float = 8.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
 
     Parameters
     ----------
     kinks : values of x = √q t at which the function or a derivative jumps
-    settled : the |x| from which on the function is smooth on the scale of |x|
+    smooth_beyond : the |x| from which on the function is smooth on the scale of |x|
     """
     root = np.sqrt(q)
     edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / WIDEST))]
     if root > 0:
         if FINEST / root < WIDEST:
             # as fine as x wants around 0, then ever wider
-            last = min(settled, REACH * root, FINEST * MOST / 2)
+            last = min(smooth_beyond, REACH * root, FINEST * MOST / 2)
             inner = np.arange(0, last + FINEST / 2, FINEST)
             outer = last * GROWTH ** np.arange(
                 1, 1 + max(0, np.log(REACH * root / last) // np.log(GROWTH))

@@ -17,16 +17,15 @@ quadrature with panels half as wide, they are found again, and what differs goes
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.compiled.loops import Row
-from ntk_numba.duals.base import Activation, Floats
-from ntk_numba.duals.hermite import chain_of, series_row
+from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.curve import curve_of
+from ntk_numba.duals.hermite import Chain, series_loop
 from ntk_numba.duals.panels import (
     LOWEST,
     Panels,
@@ -35,6 +34,7 @@ from ntk_numba.duals.panels import (
 )
 from ntk_numba.duals.quadrature import nodes
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
 
@@ -48,33 +48,48 @@ TOLERANCE, FINEST, COARSEST = 1e-10, 1e-13, 1e-2
 
 
 class Series(Activation):
-    """A function known by σ and σ' alone, to be made ready for the variances that there are."""
-
-    method: ClassVar[str] = "Hermite series"
-    ranged: ClassVar[bool] = True
+    """A function of which σ and σ' are known, whose dual is a certified series."""
 
     @property
     @abstractmethod
     def tolerance(self) -> float:
-        """That the bounds are to keep."""
+        """What the bounds of the dual may be at most."""
+
+    @property
+    def parity(self) -> int:
+        """1 if σ is even, −1 if it is odd, else 0."""
+        return 0
+
+    @property
+    @abstractmethod
+    def never_negative(self) -> bool:
+        """Whether σ ≥ 0 is known."""
 
     @property
     def cheaper(self) -> str:
-        """How a tolerance is asked for, as a format."""
+        """A format that tells how another tolerance is asked for."""
         return self.name.partition(":")[0] + ":{:.0e}"
 
-    def traits(self, q: Floats) -> Floats:
-        raise RuntimeError(f"activation {self.name} has to be made ready by up_to")
+    @property
+    def facts(self) -> Facts:
+        return Facts(method="Hermite series", needs_largest=True)
 
     def second_moment(self, q: Floats) -> Floats:
-        """To about 1e-15 of itself."""
+        """Return E[σ(z)²] to about 1e-15 of itself."""
         order = 0 if _at_zero(self) != 0 else 1
         moment = _moment(self)(q)[0].astype(q.dtype) * q**order
         # a panel's function keeps its value beyond the last one
         return np.asarray(np.where(q == 0, q.dtype.type(_at_zero(self)) ** 2, moment))
 
-    def up_to(self, q: float) -> "Activation":
-        return fitted(self, rounded(q))
+    def dual(self, q_max: float) -> Dual:
+        """Return the series of least degree that keeps the tolerance up to q_max.
+
+        Raises
+        ------
+        InvalidValueError
+            No series does.
+        """
+        return _fitted(self, rounded(q_max))
 
 
 def rounded(q: float) -> float:
@@ -95,7 +110,7 @@ def _moment(activation: Series) -> Panels:
     def values(q: Array) -> Array:
         out = []
         for v in q:
-            t, weights = nodes(v, activation.kinks, activation.settled)
+            t, weights = nodes(v, activation.kinks, activation.smooth_beyond)
             squares = np.asarray(activation(np.sqrt(v) * t), np.longdouble) ** 2
             out.append([float((weights * squares).sum() / v**order)])
         return np.array(out)
@@ -103,9 +118,9 @@ def _moment(activation: Series) -> Panels:
     return interpolated(values, FEW)
 
 
-def shape_of(activation: Activation) -> tuple[int, int]:
-    """(first, step) of the chain: (0, 2) for even functions and (1, 2) for odd ones, but for a
-    linear or constant term; else (0, 1).
+def chain_of(activation: Activation) -> Chain:
+    """Return the chain that a function needs: even functions have (0, 2) and odd ones (1, 2), but
+    for a linear or constant term; others have (0, 1).
     """
     x = np.concatenate([np.geomspace(1e-6, 60, 400), np.linspace(0.01, 30, 301)])
     right, left = activation.derivative(x), activation.derivative(-x)
@@ -113,10 +128,10 @@ def shape_of(activation: Activation) -> tuple[int, int]:
     kinks = activation.kinks
     if set(kinks) == {-k for k in kinks}:
         if np.ptp(right + left) <= 2 * limit:  # σ' odd but for a constant
-            return 0, 2
+            return Chain(0, 2)
         if np.ptp(right - left) <= limit:
-            return 1, 2
-    return 0, 1
+            return Chain(1, 2)
+    return Chain(0, 1)
 
 
 def unit_coefficients(
@@ -126,9 +141,9 @@ def unit_coefficients(
 
     The two are the same function of the nodes; `fine` ones are in panels half as wide.
     """
-    t, weights = nodes(q, activation.kinks, activation.settled)
+    t, weights = nodes(q, activation.kinks, activation.smooth_beyond)
     if fine:
-        t, weights = nodes(q, _halved(q, activation), 4 * activation.settled)
+        t, weights = nodes(q, _halved(q, activation), 4 * activation.smooth_beyond)
     x = np.sqrt(q) * t
     sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
     moment = float(weights @ sigma**2)
@@ -146,7 +161,7 @@ def unit_coefficients(
 
 def _halved(q: float, activation: Activation) -> tuple[float, ...]:
     """The kinks, and the middles of the panels of the other rule, where panels are to end too."""
-    t, _ = nodes(q, activation.kinks, activation.settled)
+    t, _ = nodes(q, activation.kinks, activation.smooth_beyond)
     middles = t.reshape(-1, 16)
     return (*activation.kinks, *(np.sqrt(q) * (middles[:, 0] + middles[:, -1]) / 2))
 
@@ -154,7 +169,7 @@ def _halved(q: float, activation: Activation) -> tuple[float, ...]:
 class _Scan:
     """Tails of all degrees up to one at variances from a limit down to where they do not matter."""
 
-    def __init__(self, activation: Series, limit: float, degree: int, shape: tuple[int, int]):
+    def __init__(self, activation: Series, limit: float, degree: int, chain: Chain):
         self.found: list[tuple[float, Array, float]] = []
         self.tails = np.zeros((2, degree + 1))
         before = None
@@ -166,7 +181,7 @@ class _Scan:
             for q in some:
                 unit, _, ratio = unit_coefficients(activation, q, degree, fine=True)
                 self.found.append((q, unit, ratio))
-                here = np.maximum(here, _tails(unit, ratio, shape))
+                here = np.maximum(here, _tails(unit, ratio, chain))
             self.tails = np.maximum(self.tails, here)
             change = np.inf if before is None else abs(unit - before).max()
             before = unit
@@ -179,9 +194,9 @@ class _Scan:
         return int(good[0]) if good.size else None
 
 
-def _tails(unit: Array, ratio: float, shape: tuple[int, int]) -> Array:
+def _tails(unit: Array, ratio: float, chain: Chain) -> Array:
     """(2, degrees) t and t₁ after each degree, of the terms that the chain has."""
-    kept = chain_mask(len(unit), shape)
+    kept = chain.mask(len(unit))
     k = np.arange(len(unit))
     squares = np.where(kept, unit**2, 0)
     t = np.maximum(1 - np.cumsum(squares), 0)
@@ -193,71 +208,6 @@ def _tails(unit: Array, ratio: float, shape: tuple[int, int]) -> Array:
     return np.stack([t, t1])
 
 
-def chain_mask(count: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which degrees the row has."""
-    k = np.arange(count)
-    return (k % shape[1] == shape[0]) | (k <= 1)
-
-
-@dataclass(frozen=True)
-class Fitted(Activation):
-    """A series up to a degree, ready for variances up to a limit."""
-
-    source: Series
-    limit: float
-    shape: tuple[int, int]
-    degree: int
-    nodes: int
-    errors: tuple[float, float]
-
-    row: ClassVar[Row] = series_row
-    method: ClassVar[str] = "Hermite series"
-
-    @property
-    def parity(self) -> int:
-        return self.source.parity
-
-    @property
-    def kinks(self) -> tuple[float, ...]:
-        return self.source.kinks
-
-    @property
-    def settled(self) -> float:  # type: ignore[override]
-        return self.source.settled
-
-    @property
-    def never_obtuse(self) -> bool:
-        return self.source.never_obtuse
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return self.errors
-
-    @property
-    def parameters(self) -> tuple[float, ...]:
-        first, step = self.shape
-        return float(len(range(first, self.degree + 1, step))), float(first), float(step)
-
-    def up_to(self, q: float) -> Activation:
-        return self if q <= self.limit else self.source.up_to(q)
-
-    def __call__(self, x: Floats) -> Floats:
-        return self.source(x)
-
-    def derivative(self, x: Floats) -> Floats:
-        return self.source.derivative(x)
-
-    def second_moment(self, q: Floats) -> Floats:
-        return self.source.second_moment(q)
-
-    def traits(self, q: Floats) -> Floats:
-        table = _table(self.source, self.degree, self.nodes)
-        return chain_of(table(np.asarray(q)).astype(q.dtype), *self.shape)
-
-    def curve(self, q: Floats) -> Floats:
-        return self.source.curve(q)
-
-
 @lru_cache(maxsize=64)
 def _table(activation: Series, degree: int, count: int) -> Panels:
     """The unit coefficients of degree 0 to D."""
@@ -267,34 +217,37 @@ def _table(activation: Series, degree: int, count: int) -> Panels:
 
 
 @lru_cache(maxsize=128)
-def fitted(activation: Series, limit: float) -> Fitted:
-    """The series of least degree that keeps an activation's tolerance up to a variance.
-
-    Raises
-    ------
-    ValueError
-        There is none.
-    """
-    shape, tolerance = shape_of(activation), activation.tolerance
+def _fitted(activation: Series, limit: float) -> Dual:
+    """The dual of `Series.dual`, kept for the next job with such variances."""
+    chain, tolerance = chain_of(activation), activation.tolerance
     least, best = None, 1.0
     for most in DEGREES:
-        scan = _Scan(activation, limit, most, shape)
+        scan = _Scan(activation, limit, most, chain)
         best = float((PEAK * scan.tails[:, -1]).max()) + 2 * ROUNDING
         least = scan.least(tolerance)
         if least is not None:
             break
     if least is not None:
-        errors = _errors(activation, scan, least, FEW, shape)
+        errors = _errors(activation, scan, least, FEW, chain)
         count = FEW
         if max(errors) > tolerance:
-            count, errors = MANY, _errors(activation, scan, least, MANY, shape)
+            count, errors = MANY, _errors(activation, scan, least, MANY, chain)
         while max(errors) > tolerance and least + 2 < scan.tails.shape[1]:
             least += 2  # room for what interpolation adds
-            errors = _errors(activation, scan, least, MANY, shape)
+            errors = _errors(activation, scan, least, MANY, chain)
             if errors[1] - scan.tails[1, least] > tolerance:
                 break
         if max(errors) <= tolerance:
-            return Fitted(activation.name, activation, limit, shape, least, count, errors)
+            table = _table(activation, least, count)
+            return Dual(
+                series_loop,
+                never_obtuse=activation.never_negative,
+                parameters=chain.parameters(least + 1),
+                coefficients=lambda q: chain.coefficients(table(np.asarray(q)).astype(q.dtype)),
+                curve=curve_of(activation),
+                parity=activation.parity,
+                bounds=errors,
+            )
         best = max(errors)
     raise InvalidValueError(_refusal(activation, limit, best))
 
@@ -311,14 +264,14 @@ def _refusal(activation: Series, limit: float, best: float) -> str:
 
 
 def _errors(
-    activation: Series, scan: _Scan, degree: int, count: int, shape: tuple[int, int]
+    activation: Series, scan: _Scan, degree: int, count: int, chain: Chain
 ) -> tuple[float, float]:
     """Bounds of a fit: tails, and twice what its coefficients are off by, relative to norms."""
     table = _table(activation, degree, count)
     got = table(np.array([q for q, _, _ in scan.found]))
     k = np.arange(degree + 1)
     off = off_rate = 0.0
-    kept = chain_mask(degree + 1, shape)
+    kept = chain.mask(degree + 1)
     for values, (_, unit, ratio) in zip(got.T, scan.found, strict=True):
         difference = np.where(kept, values - unit[: degree + 1], 0)
         off = max(off, float(np.linalg.norm(difference)))

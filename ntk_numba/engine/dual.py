@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from ntk_numba import activations
 from ntk_numba.activations import Activation, piecewise_linear
 from ntk_numba.compiled.policy import kernel
+from ntk_numba.duals.base import Dual
+from ntk_numba.engine.pairs import Bands, Pairs
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
@@ -17,8 +19,8 @@ from ntk_numba.engine.rows import (
     Duals,
     W,
     Z,
+    as_data,
     dual_of_row,
-    make_duals,
 )
 from ntk_numba.engine.samples import Samples
 from ntk_numba.errors import InvalidValueError
@@ -56,35 +58,33 @@ def dual(
         raise InvalidValueError("rho must be correlations, from -1 to 1")
     shape = rho.shape
     q1, q2, rho = (v.ravel() for v in (q1, q2, rho))
-    ready = activations.get(activation)
-    if q1.size:
-        ready = ready.up_to(float(max(q1.max(), q2.max())))
+    function = activations.get(activation)
+    fitted = function.dual(float(max(q1.max(), q2.max(), 0)) if q1.size else 0.0)
     halves = (1 - rho) / 2, (1 + rho) / 2
     # where a variance is 0, K̇ is a limit: what the rate is relative to is 0 there
     small = [np.maximum(q, SMALLEST).astype(np.longdouble) for q in (q1, q2)]
-    z, _, rate = pair_dual(ready, small[0], small[1], *halves)
+    z, _, rate = pair_dual(fitted, small[0], small[1], *halves)
     with np.errstate(over="ignore"):
-        roots = [np.sqrt(ready.second_moment(q.astype(np.longdouble))) for q in (q1, q2)]
+        roots = [np.sqrt(function.second_moment(q.astype(np.longdouble))) for q in (q1, q2)]
         k = roots[0] * roots[1] * (1 - 2 * z.astype(np.longdouble))
-        slopes = [np.sqrt(ready.second_moment(q) / q) for q in small]
+        slopes = [np.sqrt(function.second_moment(q) / q) for q in small]
         k_dot = rate * slopes[0] * slopes[1]
     return k.astype(float).reshape(shape), k_dot.astype(float).reshape(shape)
 
 
 def pair_dual(
-    ready: Activation,
+    dual: Dual,
     q1: NDArray[np.floating],
     q2: NDArray[np.floating],
     z: Floats,
     w: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
-    """(z_K, w_K, rate) of pairs of variances q1, q2 and z = sin²(θ/2), w = cos²(θ/2), each (n,)."""
+    """Return (z_K, w_K, rate) of pairs of variances q1, q2 and z = sin²(θ/2), w = cos²(θ/2)."""
     of = [
-        Samples(*_NOTHING, ready.all_traits(q.astype(np.longdouble)).astype(float))
-        for q in (q1, q2)
+        Samples(*_NOTHING, dual.of_samples(q.astype(np.longdouble)).astype(float)) for q in (q1, q2)
     ]
     out = np.empty((3, z.size))
-    _pairs(z, 1 - z if w is None else w, *of, make_duals([ready], np.dtype(float)), out)
+    _pairs(z, 1 - z if w is None else w, *of, as_data([dual], np.dtype(float)), out)
     return out[0], out[1], out[2]
 
 
@@ -95,11 +95,11 @@ _NOTHING = (np.zeros((0, 1, 1)), np.zeros(0), *(np.zeros((0, 0)),) * 3)
 def _pairs(
     z: Floats, w: Floats, first: Samples, second: Samples, duals: Duals, out: Floats
 ) -> None:
-    working = np.empty((WORKING, 1))
+    working, bands = np.empty((WORKING, 1)), Bands(first, second)
     for i in range(z.size):
         working[Z, 0], working[W, 0] = z[i], w[i]
-        if duals.rows[0] != 0:
-            dual_of_row(working, 1, i, i, first, second, duals, 0)
+        if duals.loops[0] != 0:
+            dual_of_row(working, Pairs(bands, i, i, 1), duals, 0)
             out[0, i], out[1, i] = working[Z_K, 0], working[W_K, 0]
             out[2, i] = working[RATE, 0]
         else:

@@ -1,4 +1,4 @@
-"""One network made ready to compute: its table, its scratch, its samples."""
+"""The compiled kernels of one fitted network, with their scratch memory."""
 
 import contextlib
 import os
@@ -12,28 +12,24 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compiled.arrays import aligned
+from ntk_numba.engine.fitted import FittedNetwork
+from ntk_numba.engine.pairs import Bands
 from ntk_numba.engine.products import empty_panels, panel_width
-from ntk_numba.engine.ready import Ready
-from ntk_numba.engine.rows import WORKING, make_duals
+from ntk_numba.engine.recursion import Results
+from ntk_numba.engine.rows import WORKING, as_data
 from ntk_numba.engine.samples import (
     Samples,
     centre_of,
     layer_statistics,
     normalise,
 )
-from ntk_numba.engine.tile import (
-    STRIP,
-    Scratch,
-    compute_diagonal,
-    compute_tiles,
-)
+from ntk_numba.engine.tile import STRIP, Scratch, Tiles, Work, compute_tile, tile_table
 from ntk_numba.errors import InvalidValueError, ProcessError
 from ntk_numba.inputs.source import Source
-from ntk_numba.network import MLP
 
 # The version of the arithmetic: one more whenever an entry's bits change, so that no file is begun
 # with one and ended with another.
-NUMERICS = 1
+NUMERICS = 2
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()
@@ -64,9 +60,8 @@ class Kernel:
 
     Parameters
     ----------
-    net : MLP
-    ready : Ready
-        What `ready.ready_for` makes of it and of all data.
+    fitted : FittedNetwork
+        The network, fitted to all data.
     x : Source
         The data; its middle becomes the centre of the unit vectors (see `samples`).
     kernels : those of "nngp", "ntk" that are wanted
@@ -80,8 +75,7 @@ class Kernel:
 
     def __init__(
         self,
-        net: MLP,
-        ready: Ready,
+        fitted: FittedNetwork,
         x: Source,
         kernels: Sequence[str],
         every: bool,
@@ -89,12 +83,12 @@ class Kernel:
         tile: int,
         threads: int,
     ) -> None:
-        self.net, self.kernels, self.every = net, tuple(kernels), every
+        self.kernels, self.every = tuple(kernels), every
         self.dtype, self.tile, self.threads = dtype, tile, threads
-        self.layers = net.depth if every else 1
+        self.layers = fitted.net.depth if every else 1
         self.features = x.shape[1]
-        self._activations = ready.activations
-        self._duals = make_duals(self._activations, dtype)
+        self._fitted = fitted
+        self._duals = as_data(fitted.duals, dtype)
         self._centre = self._parallel(centre_of, x, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
@@ -135,7 +129,7 @@ class Kernel:
         # what overflows is found below, where the row can be named
         with np.errstate(over="ignore", invalid="ignore"):
             statistics = layer_statistics(
-                self.net, self._activations, norm, self.features, self.dtype
+                self._fitted.net.layers, self._fitted.duals, norm, self.features, self.dtype
             )
         samples = Samples(panels, spread, *statistics)
         for name, values in zip(KERNELS, self.diagonal(samples, count), strict=True):
@@ -153,23 +147,28 @@ class Kernel:
         self, samples: Samples, count: int
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
-        nngp, ntk = self.outputs(count, 1)
-        self._parallel(compute_diagonal, samples, count, self._duals, self.every, nngp, ntk)
-        return nngp, ntk
+        outputs = self.outputs(count, 1)
+        first = np.arange(0, count, STRIP)
+        ones = np.ones_like(first)
+        reads = np.column_stack([first, -ones, np.minimum(count - first, STRIP), ones])
+        tiles = tile_table(reads, np.column_stack([first, 0 * first]))
+        self.compute(tiles, samples, samples, *outputs)
+        return outputs
 
     def compute(
         self,
-        tiles: NDArray[np.int64],
+        tiles: Tiles,
         rows: Samples,
         columns: Samples,
         nngp: NDArray[np.floating],
         ntk: NDArray[np.floating],
     ) -> None:
-        """Compute a table of tiles (`tile.TILE_FIELDS` columns) into the outputs."""
-        self._parallel(
-            compute_tiles, tiles, rows, columns, self._twice_centre, self._duals, self.every,
-            nngp, ntk, self._scratch,
+        """Compute a table of tiles (`tile.tile_table`) into the outputs."""
+        work = Work(
+            tiles, Bands(rows, columns), self._twice_centre, self._duals,
+            Results(nngp, ntk, self.every), self._scratch,
         )  # fmt: skip
+        self._parallel(compute_tile, work, len(tiles))
 
     def _parallel(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run compiled parallel code on our number of threads; all of it goes through here.

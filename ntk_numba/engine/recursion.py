@@ -27,12 +27,13 @@ loop over a row comes in a form for that, of the same bits in a third less time.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ntk_numba.activations import piecewise_linear
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit, per_dtype
 from ntk_numba.duals.base import OBTUSE
+from ntk_numba.engine.pairs import Pairs, Shares
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
@@ -44,7 +45,6 @@ from ntk_numba.engine.rows import (
     Z,
     dual_of_row,
 )
-from ntk_numba.engine.samples import Samples
 
 
 def _cosine(real: Any) -> Callable[[float, float], float]:
@@ -90,15 +90,11 @@ def _first_layer(obtuse: bool) -> Callable[..., None]:
     step = mix if obtuse else acute_mix
 
     @njit
-    def first_layer(
-        z: Floats, w: Floats, tau: Floats,
-        half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
-    ) -> None:  # fmt: skip
+    def first_layer(z: Floats, w: Floats, tau: Floats, shares: Shares) -> None:
         none = z.dtype.type(0)
+        weight, bias, weights, biases = shares
         for j in range(z.size):
-            z[j], w_next, tau[j] = step(
-                z[j], w[j], none, half_weight, half_bias, half_weights[j], half_biases[j]
-            )
+            z[j], w_next, tau[j] = step(z[j], w[j], none, weight, bias, weights[j], biases[j])
             if obtuse:
                 w[j] = w_next
 
@@ -110,17 +106,12 @@ def _next_layer(before: bool, after: bool) -> Callable[..., None]:
     step = mix if after else acute_mix
 
     @njit
-    def next_layer(
-        z: Floats, w: Floats, tau: Floats,
-        half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
-        parameters: Floats,
-    ) -> None:  # fmt: skip
+    def next_layer(z: Floats, w: Floats, tau: Floats, shares: Shares, parameters: Floats) -> None:
         odd, even = parameters[0], parameters[1]
+        weight, bias, weights, biases = shares
         for j in range(z.size):
             zk, wk, rate = dual(z[j], w[j], odd, even)
-            z[j], w_next, tau[j] = step(
-                zk, wk, rate * tau[j], half_weight, half_bias, half_weights[j], half_biases[j]
-            )
+            z[j], w_next, tau[j] = step(zk, wk, rate * tau[j], weight, bias, weights[j], biases[j])
             if after:
                 w[j] = w_next
 
@@ -134,58 +125,61 @@ next_layer, next_layer_acute = _next_layer(True, True), _next_layer(False, False
 next_layer_to_acute = _next_layer(True, False)
 
 
+class Results(NamedTuple):
+    """Where Σ and Θ of rows of pairs go: (kept, ·, ·), or (0, ·, ·) if not wanted.
+
+    every : whether all layers are kept, or the last one only
+    """
+
+    nngp: Floats
+    ntk: Floats
+    every: bool
+
+
 @njit
 def next_layer_by_row(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-    half_weight: float, half_bias: float, half_weights: Floats, half_biases: Floats,
-) -> None:  # fmt: skip
-    """`next_layer` for an activation with a `Row` of its own."""
+    working: Floats, pairs: Pairs, duals: Duals, layer: int, shares: Shares
+) -> None:
+    """`next_layer` for an activation with a loop of its own."""
+    n = pairs.n
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
-    dual_of_row(working, n, i, j0, rows, columns, duals, layer)
+    dual_of_row(working, pairs, duals, layer)
     zk, wk, rate = working[Z_K, :n], working[W_K, :n], working[RATE, :n]
+    weight, bias, weights, biases = shares
     for j in range(n):
         z[j], w[j], tau[j] = mix(
-            zk[j], wk[j], rate[j] * tau[j], half_weight, half_bias, half_weights[j], half_biases[j]
+            zk[j], wk[j], rate[j] * tau[j], weight, bias, weights[j], biases[j]
         )
 
 
 @njit
 def all_layers(
-    working: Floats,
-    n: int,
-    obtuse: bool,
-    i: int,
-    j0: int,
-    rows: Samples,
-    columns: Samples,
-    duals: Duals,
-    every: bool,
-    row: int,
-    nngp: Floats,
-    ntk: Floats,
-    col: int,
+    working: Floats, pairs: Pairs, obtuse: bool, duals: Duals, results: Results, row: int
 ) -> None:
-    """Layer after layer for sample i of `rows` with samples j0, j0 + 1, … of `columns`.
+    """Take a row of pairs through the network, layer after layer.
 
     working : (WORKING, ·), see `rows`, n of them used; Z and W hold sin² and cos² of θ/2
     obtuse : whether there is an obtuse pair in the row; if not, w is not looked at
-    nngp, ntk : (kept, ·, ·) or (0, ·, ·) if not wanted. Σ and Θ go to [·, row, col:col + n]: of
-        every layer if `every`, else of the last.
+    row : Σ and Θ go to results[·, row, :n]
     """
+    (rows, columns), i, j0, n = pairs
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     depth = rows.std.shape[0]
     for layer in range(depth):
-        hw, hb = rows.half_weight[layer, i], rows.half_bias[layer, i]
-        hws, hbs = columns.half_weight[layer, j0 : j0 + n], columns.half_bias[layer, j0 : j0 + n]
+        shares = Shares(
+            rows.half_weight[layer, i],
+            rows.half_bias[layer, i],
+            columns.half_weight[layer, j0 : j0 + n],
+            columns.half_bias[layer, j0 : j0 + n],
+        )
         if layer == 0:
             if obtuse:
-                first_layer(z, w, tau, hw, hb, hws, hbs)
+                first_layer(z, w, tau, shares)
             else:
-                first_layer_acute(z, w, tau, hw, hb, hws, hbs)
+                first_layer_acute(z, w, tau, shares)
         else:
             parameters = duals.parameters[layer - 1]
-            if duals.rows[layer - 1] != 0:
+            if duals.loops[layer - 1] != 0:
                 # The larger one is what the smaller lacks of 1, not what it was rounded to: else an
                 # entry would depend on whether another one of its row is obtuse.
                 for j in range(n):
@@ -193,25 +187,23 @@ def all_layers(
                         z[j] = z.dtype.type(1) - w[j]
                     else:
                         w[j] = z.dtype.type(1) - z[j]
-                next_layer_by_row(
-                    working, n, i, j0, rows, columns, duals, layer - 1, hw, hb, hws, hbs
-                )  # fmt: skip
+                next_layer_by_row(working, pairs, duals, layer - 1, shares)
                 obtuse = not duals.never_obtuse[layer - 1]
             elif not obtuse:
-                next_layer_acute(z, w, tau, hw, hb, hws, hbs, parameters)
+                next_layer_acute(z, w, tau, shares, parameters)
             elif duals.never_obtuse[layer - 1]:
-                next_layer_to_acute(z, w, tau, hw, hb, hws, hbs, parameters)
+                next_layer_to_acute(z, w, tau, shares, parameters)
                 obtuse = False
             else:
-                next_layer(z, w, tau, hw, hb, hws, hbs, parameters)
-        if every or layer == depth - 1:
-            kept = layer if every else 0
+                next_layer(z, w, tau, shares, parameters)
+        if results.every or layer == depth - 1:
+            kept = layer if results.every else 0
             std, stds = rows.std[layer, i], columns.std[layer, j0 : j0 + n]
-            if nngp.shape[0] > 0:
-                out = nngp[kept, row, col : col + n]
+            if results.nngp.shape[0] > 0:
+                out = results.nngp[kept, row, :n]
                 for j in range(n):
                     out[j] = (std * stds[j]) * cosine(z[j], w[j])
-            if ntk.shape[0] > 0:
-                out = ntk[kept, row, col : col + n]
+            if results.ntk.shape[0] > 0:
+                out = results.ntk[kept, row, :n]
                 for j in range(n):
                     out[j] = (std * stds[j]) * tau[j]

@@ -17,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.activations import Activation
 from ntk_numba.compiled.intrinsics import smaller
-from ntk_numba.compiled.loops import call_row
+from ntk_numba.compiled.loops import Angles, Coefficients, call_loop
 from ntk_numba.compiled.policy import njit
-from ntk_numba.duals.base import NEAR, NEAR_KINKS
+from ntk_numba.duals.base import Dual
+from ntk_numba.engine.pairs import Pairs
 from ntk_numba.engine.products import Floats
-from ntk_numba.engine.samples import Samples
 
 # s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
@@ -45,79 +44,67 @@ WORKING = 12
 class Duals(NamedTuple):
     """The activations of the hidden layers, as data: nothing is compiled anew for another network.
 
-    rows : (L-1,) the addresses of their `Row`s; 0 for the engine's own loop
+    loops : (L-1,) the addresses of their loops; 0 for the engine's own loop
     parameters : (L-1, k)
-    first : (L-1,) the first of their traits in `Samples.traits`
-    near : (L-1,) z_K below which it is made anew, 0 if never
-    moving : (L-1,) whether kinks off 0 are what bends the curve
+    own : (L-1,) the first row of `Samples.coefficients` that the loop takes
+    curve : (L-1,) the first row of the curve's two, see `duals.base.Dual`
+    near : (L-1,) z_K below which it is computed from the curve, 0 if never
+    kinks_move : (L-1,) whether kinks off 0 are what bends the curve
     parity : (L-1,)
     never_obtuse : (L-1,) whether an activation leaves no pair obtuse
     """
 
-    rows: NDArray[np.int64]
+    loops: NDArray[np.int64]
     parameters: Floats
-    first: NDArray[np.int64]
+    own: NDArray[np.int64]
+    curve: NDArray[np.int64]
     near: Floats
-    moving: NDArray[np.bool_]
+    kinks_move: NDArray[np.bool_]
     parity: NDArray[np.int64]
     never_obtuse: NDArray[np.bool_]
 
 
-def make_duals(activations: Sequence[Activation], dtype: np.dtype) -> Duals:
-    """The activations of a network as data, their `Row`s compiled."""
-    width = max([1, *(len(a.parameters) for a in activations)])
-    parameters = np.zeros((len(activations), width), dtype)
-    for values, a in zip(parameters, activations, strict=True):
-        values[: len(a.parameters)] = a.parameters
-    counts = [a.trait_count for a in activations]
+def as_data(duals: Sequence[Dual], dtype: np.dtype) -> Duals:
+    """Return the duals of a network's hidden layers as data, their loops compiled."""
+    width = max([1, *(len(d.parameters) for d in duals)])
+    parameters = np.zeros((len(duals), width), dtype)
+    for values, d in zip(parameters, duals, strict=True):
+        values[: len(d.parameters)] = d.parameters
+    counts = [d.count for d in duals]
+    first = np.array([sum(counts[:k]) for k in range(len(counts))], np.int64)
     return Duals(
-        np.array([a.row.address(dtype) if a.row else 0 for a in activations], np.int64),
+        np.array([d.loop.address(dtype) if d.loop else 0 for d in duals], np.int64),
         parameters,
-        np.array([sum(counts[:k]) for k in range(len(counts))], np.int64),
-        np.array(
-            [
-                (NEAR_KINKS if a.moving else NEAR)[dtype] if a.row and a.near else 0
-                for a in activations
-            ],
-            dtype,
-        ),
-        np.array([a.moving for a in activations], np.bool_),
-        np.array([a.parity for a in activations], np.int64),
-        np.array([a.never_obtuse for a in activations], np.bool_),
+        first + np.array([2 if d.curve else 0 for d in duals], np.int64),
+        first,
+        np.array([d.near(dtype) for d in duals], dtype),
+        np.array([d.kinks_move for d in duals], np.bool_),
+        np.array([d.parity for d in duals], np.int64),
+        np.array([d.never_obtuse for d in duals], np.bool_),
     )
 
 
 @njit
-def dual_of_row(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-) -> None:  # fmt: skip
-    """Fill z_K, w_K and the rate of sample i with j0, j0 + 1, … of a row from its z and w.
+def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Fill z_K, w_K and the rate of a row of pairs from its z and w.
 
     working : (WORKING, ·), of which n are used; rows of it, since a part of all would not be
         contiguous for the compiler, and its loops not vectorised
     """
+    (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
-    address, first, near = duals.rows[layer], duals.first[layer], duals.near[layer]
-    parameters = duals.parameters[layer]
-    call_row(
+    address, own, near = duals.loops[layer], duals.own[layer], duals.near[layer]
+    call_loop(
         address,
-        z,
-        w,
-        zk,
-        wk,
-        working[RATE, :n],
-        rows.traits,
-        i,
-        columns.traits,
-        j0,
-        first,
-        parameters,
+        Angles(z, w, zk, wk, working[RATE, :n]),
+        Coefficients(rows.coefficients, i, columns.coefficients, j0, own),
+        duals.parameters[layer],
     )
     if near == 0:
         return
-    length = rows.traits[first, i]
-    lengths = columns.traits[first, j0 : j0 + z.size]
+    first = duals.curve[layer]
+    length = rows.coefficients[first, i]
+    lengths = columns.coefficients[first, j0 : j0 + z.size]
     odd = duals.parity[layer] < 0
     one, none = z.dtype.type(1), z.dtype.type(0)
     nearest = one
@@ -132,22 +119,23 @@ def dual_of_row(
         wk[j] = one if same else wk[j]
         nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
     if nearest < near:
-        _angles_anew(working, n, i, j0, rows, columns, duals, layer)
+        _angles_anew(working, pairs, duals, layer)
 
 
 @njit
-def _angles_anew(
-    working: Floats, n: int, i: int, j0: int, rows: Samples, columns: Samples,
-    duals: Duals, layer: int,
-) -> None:  # fmt: skip
-    """z_K and w_K where the angle, or its distance from π, is small."""
+def _angles_anew(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Compute z_K and w_K again where the angle, or its distance from π, is small."""
+    (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
     node_rate = working[NODE_RATE, :n]
     one, half, quarter = z.dtype.type(1), z.dtype.type(0.5), z.dtype.type(0.25)
     total[:] = z.dtype.type(0)
-    first, near, parity = duals.first[layer], duals.near[layer], duals.parity[layer]
-    bent, moving = z.dtype.type(BENT if z.itemsize == 8 else BENT_SINGLE), duals.moving[layer]
+    nodes = Angles(node_z, node_w, working[NODE_Z_K, :n], working[NODE_W_K, :n], node_rate)
+    own = duals.own[layer]
+    coefficients = Coefficients(rows.coefficients, i, columns.coefficients, j0, own)
+    first, near, parity = duals.curve[layer], duals.near[layer], duals.parity[layer]
+    bent, moving = z.dtype.type(BENT if z.itemsize == 8 else BENT_SINGLE), duals.kinks_move[layer]
     rounding = z.dtype.type(ROUNDING if z.itemsize == 8 else ROUNDING_SINGLE)
     for node in range(len(NODES)):
         square, share = z.dtype.type(NODES[node]), z.dtype.type(SHARES[node])
@@ -155,15 +143,11 @@ def _angles_anew(
             opposite = z[j] > w[j]
             m = square * (w[j] if opposite else z[j])
             node_z[j], node_w[j] = (one - m, m) if opposite else (m, one - m)
-        call_row(
-            duals.rows[layer], node_z, node_w, working[NODE_Z_K, :n], working[NODE_W_K, :n],
-            node_rate, rows.traits, i, columns.traits, j0, first,
-            duals.parameters[layer],
-        )  # fmt: skip
+        call_loop(duals.loops[layer], nodes, coefficients, duals.parameters[layer])
         for j in range(z.size):
             total[j] += share * node_rate[j]
-    length, bend = rows.traits[first, i], rows.traits[first + 1, i]
-    lengths, bends = columns.traits[first], columns.traits[first + 1]
+    length, bend = rows.coefficients[first, i], rows.coefficients[first + 1, i]
+    lengths, bends = columns.coefficients[first], columns.coefficients[first + 1]
     for j in range(z.size):
         apart = length - lengths[j0 + j]
         square = apart * apart

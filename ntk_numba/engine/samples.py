@@ -14,24 +14,25 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.activations import Activation
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compiled.intrinsics import larger
-from ntk_numba.compiled.policy import kernel, njit
+from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
+from ntk_numba.compiled.policy import njit
+from ntk_numba.duals.base import Dual
 from ntk_numba.engine.products import Floats, empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.inputs.source import Source
-from ntk_numba.network import MLP
+from ntk_numba.network import Layer
 
 # The grid that the centre m is rounded to, which makes it independent of the order of the rows that
 # it is made of. A free choice: m changes roundings only.
 CENTRE_GRID = 4096.0
 
-# Between a trait of all samples and the next: whole tiles are multiples of 4 KB, and what is that
-# far apart shares a place in the cache
+# Between a coefficient of all samples and the next: whole tiles are multiples of 4 KB, and what is
+# that far apart shares a place in the cache
 PADDING_BYTES = 320
 
-STATISTICS_ROWS = 1024  # samples whose variances and traits are made at once
+STATISTICS_ROWS = 1024  # samples whose variances and coefficients are computed at once
 
 
 class Samples(NamedTuple):
@@ -40,7 +41,7 @@ class Samples(NamedTuple):
     panels : v = û − m in the result's dtype, see `products`; zeros where R exceeds the data
     spread : (R,) |v|²/4 in float64
     std : (L, R) √Σ⁽ˡ⁾(x,x);  half_weight, half_bias : (L, R) half the shares of `recursion`
-    traits : (traits of all layers' activations, R and some), see `activations.base`
+    coefficients : (those of all duals, R and some), see `duals.base.Dual.of_samples`
     """
 
     panels: Floats
@@ -48,7 +49,7 @@ class Samples(NamedTuple):
     std: Floats
     half_weight: Floats
     half_bias: Floats
-    traits: Floats
+    coefficients: Floats
 
 
 @njit(fastmath={"reassoc", "contract"})
@@ -69,7 +70,55 @@ def _largest(v: Floats) -> float:
     return largest
 
 
-@kernel(parallel=True)
+class _Rows(NamedTuple):
+    """What `_normalise` works on: the arguments of `normalise`, and a row of scratch a thread."""
+
+    x: Floats
+    first: int
+    centre: NDArray[np.float64]
+    panels: Floats
+    spread: NDArray[np.float64]
+    norm: NDArray[np.float64]
+    row: NDArray[np.float64]
+    some: Floats
+
+
+@ParallelLoop
+def _normalise(rows_at: Any, thread: int, k: int) -> None:
+    """Normalise the samples of line k of those that the first one is in."""
+    rows: _Rows = arguments_at(rows_at)
+    x, first, panels, row, some = (
+        rows.x,
+        rows.first,
+        rows.panels,
+        rows.row[thread],
+        rows.some[thread],
+    )
+    features, width = x.shape[1], panels.shape[2]
+    real = panels.dtype.type
+    line = LINE_BYTES // panels.itemsize
+    start = (first // line + k) * line
+    low, high = max(first, start), min(first + x.shape[0], start + line)
+    for i in range(low, high):
+        for f in range(features):
+            row[f] = x[i - first, f]
+        largest = _largest(row)
+        scale = 1.0
+        if largest > 0 and not 2.0**-400 < largest < 2.0**400:
+            scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+            for f in range(features):
+                row[f] /= scale
+        length = math.sqrt(_sum_of_squares(row))
+        rows.norm[i] = length * scale
+        divisor = length if largest > 0 else 1.0
+        for f in range(features):
+            v = real(row[f] / divisor - rows.centre[f])
+            some[i - low, f] = v
+            row[f] = v
+        rows.spread[i] = _sum_of_squares(row) / 4
+    transpose(panels[low // width], 0, low % width, some, high - low, features, features)
+
+
 def normalise(
     x: Floats,
     first: int,
@@ -83,34 +132,12 @@ def normalise(
     A row of very large or small entries is scaled by a power of two, so that no square overflows
     or underflows.
     """
-    features, width = x.shape[1], panels.shape[2]
-    real = panels.dtype.type
+    features, threads = x.shape[1], numba.get_num_threads()
     # by lines of the cache: with fewer rows, threads would wait for each other's
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
-    for group in numba.prange(begin, end):
-        start: Any = np.int64(group) * line
-        row = np.empty(features)
-        some = np.empty((line, features), panels.dtype)
-        low, high = max(first, start), min(first + x.shape[0], start + line)
-        for i in range(low, high):
-            for k in range(features):
-                row[k] = x[i - first, k]
-            largest = _largest(row)
-            scale = 1.0
-            if largest > 0 and not 2.0**-400 < largest < 2.0**400:
-                scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-                for k in range(features):
-                    row[k] /= scale
-            length = math.sqrt(_sum_of_squares(row))
-            norm[i] = length * scale
-            divisor = length if largest > 0 else 1.0
-            for k in range(features):
-                v = real(row[k] / divisor - centre[k])
-                some[i - low, k] = v
-                row[k] = v
-            spread[i] = _sum_of_squares(row) / 4
-        transpose(panels[low // width], 0, low % width, some, high - low, features, features)
+    row, some = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
+    _normalise(_Rows(x, first, centre, panels, spread, norm, row, some), end - begin)
 
 
 def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
@@ -131,46 +158,36 @@ def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
 
 
 def layer_statistics(
-    net: MLP,
-    activations: Sequence[Activation],
+    layers: Sequence[Layer],
+    duals: Sequence[Dual],
     norm: NDArray[np.float64],
     n0: int,
     dtype: np.dtype,
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """std, half_weight, half_bias and traits (see `Samples`); eq. 10 and 12 at x = x'.
+    """Return std, half_weight, half_bias and coefficients (see `Samples`); eq. 10, 12 at x = x'.
 
     In extended precision where the machine has it (x86): 32 layers then add no error of their own,
     and a variance may leave float64's range on the way as long as its root stays inside.
     """
-    shape = (net.depth, len(norm))
+    shape = (len(layers), len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
-    count = sum(a.trait_count for a in activations)
     padding = PADDING_BYTES // dtype.itemsize
-    traits = aligned((count, len(norm) + padding), dtype)
+    coefficients = aligned((sum(d.count for d in duals), len(norm) + padding), dtype)
     for start in range(0, len(norm), STATISTICS_ROWS):
-        some = slice(start, start + STATISTICS_ROWS)
-        _fill_statistics(
-            net, activations, norm[some], n0, std[:, some], weight[:, some], bias[:, some],
-            traits[:, : len(norm)][:, some],
-        )  # fmt: skip
-    return std, weight, bias, traits
-
-
-def _fill_statistics(
-    net: MLP, activations: Sequence[Activation], norm: NDArray[np.float64], n0: int,
-    std: Floats, weight: Floats, bias: Floats, traits: Floats,
-) -> None:  # fmt: skip
-    real, first = np.longdouble, 0
-    moment = norm.astype(real) ** 2 / n0
-    for layer in range(net.depth):
-        a = real(net.w_std[layer]) ** 2 * moment
-        beta = real(net.b_std[layer])
-        q = a + beta**2
-        root = np.sqrt(q)
-        half = real(0.5) / np.where(root > 0, root, 1)
-        std[layer], weight[layer], bias[layer] = root, np.sqrt(a) * half, beta * half
-        if layer + 1 < net.depth:
-            moment = activations[layer].second_moment(q)
-            some = activations[layer].all_traits(q)
-            traits[first : first + len(some)] = some
-            first += len(some)
+        some = slice(start, min(start + STATISTICS_ROWS, len(norm)))
+        moment = norm[some].astype(np.longdouble) ** 2 / n0
+        q, first = moment, 0
+        for k, layer in enumerate(layers):
+            if layer.activation:
+                dual = duals[k - 1]
+                moment = layer.activation.second_moment(q)
+                coefficients[first : first + dual.count, some] = dual.of_samples(q)
+                first += dual.count
+            variance = layer.variance(moment)
+            q = variance.total
+            root = np.sqrt(q)
+            half = np.longdouble(0.5) / np.where(root > 0, root, 1)
+            std[k, some] = root
+            weight[k, some] = np.sqrt(variance.weights) * half
+            bias[k, some] = np.longdouble(layer.b_std) * half
+    return std, weight, bias, coefficients

@@ -8,43 +8,63 @@ across threads, so their number cannot change a bit.
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ntk_numba.compiled.intrinsics import (
-    fma,
-    larger,
-    smaller,
-    take_number,
-)
-from ntk_numba.compiled.policy import kernel, njit
+from ntk_numba.compiled.intrinsics import fma, larger, smaller
+from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
+from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import OBTUSE
+from ntk_numba.engine.pairs import Bands, Pairs
 from ntk_numba.engine.products import Floats, inner_products, square_distances
-from ntk_numba.engine.recursion import all_layers
-from ntk_numba.engine.rows import (
-    WORKING,
-    Duals,
-    W,
-    Z,
-)
-from ntk_numba.engine.samples import Samples
+from ntk_numba.engine.recursion import Results, all_layers
+from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.transpose import copy, transpose
 
 STRIP = 64  # rows
 
-# Columns of the table of tiles: where a tile takes its samples from and where its entries go.
-ROW, COLUMN = 0, 1  # its first sample in the bands `rows` and `columns`
-HEIGHT, WIDTH = 2, 3  # entries
-TO_ROW, TO_COLUMN = 4, 5  # its first entry in the output arrays
-MIRROR_ROW, MIRROR_COLUMN = 6, 7  # of its transpose; -1 if none. Equal to TO_…: on the diagonal
-TILE_FIELDS = 8
+Tiles = NDArray[np.void]  # a table, one `TILE` a tile
+
+# An entry of a table of tiles: where a tile takes its samples from and where its entries go.
+TILE = np.dtype(
+    [
+        (field, np.int64)
+        for field in (
+            # its first sample in the bands of rows and of columns; −1: each row with itself only
+            *("row", "column"),
+            *("height", "width"),  # entries
+            *("to_row", "to_column"),  # its first entry in the output arrays
+            # the first entry of its transpose; −1 if there is none; on the diagonal to_row, to_column
+            *("mirror_row", "mirror_column"),
+        )
+    ]
+)
 
 # A product z is exact to about ε|v||v'|, an error of that over sinθ in the angle. Below
 # z = |v|²|v'|²/16 (θ = 0.5 for unit length) the difference of the vectors is taken instead, and
 # their sum where w < 1/16; the small constant catches equal vectors that lie close to the centre.
 NEARLY_OPPOSITE = 1 / 16
 CERTAINLY_NEAR = 2.0**-30
+
+
+def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -> Tiles:
+    """Make the table of the tiles that `compute_tile` computes.
+
+    Parameters
+    ----------
+    reads : (tiles, 4)
+        The first sample among the rows and among the columns, height, and width of each. With −1
+        among the columns, each row is paired with itself only, and the width is 1.
+    to : (tiles, 2)
+        Row and column of the output where the first entry goes.
+    mirrors : (tiles, 2), optional
+        The same for its transpose: −1 for none, and what `to` is for a tile on the diagonal, of
+        which the lower half is computed.
+    """
+    reads = np.asarray(reads, np.int64).reshape(-1, 4)
+    fields = np.empty((len(reads), len(TILE)), np.int64)
+    fields[:, :4], fields[:, 4:6], fields[:, 6:] = reads, to, mirrors
+    return fields.view(TILE)[:, 0]
 
 
 class Scratch(NamedTuple):
@@ -107,27 +127,26 @@ def half_angles(
 @njit
 def repair(
     product: NDArray[np.float64],
-    i: int,
-    j0: int,
-    rows: Samples,
-    columns: Samples,
+    pairs: Pairs,
     twice_centre: NDArray[np.float64],
     vector: Floats,
     distance: NDArray[np.float64],
     z: Floats,
     w: Floats,
 ) -> None:
-    """Mend z and w of a row where needed, by |û − û'|²/4 or |û + û'|²/4, a panel at once.
+    """Replace z and w of a row, where too much is lost, by |û − û'|²/4 or |û + û'|²/4.
 
+    A panel at once; `pairs` are those of `product`, z and w.
     vector : (n0,), distance : (1, P), scratch
     """
+    (rows, columns), i, j0, n = pairs
     features, width = rows.panels.shape[1], rows.panels.shape[2]
     spread = rows.spread[i]
     for opposite in (False, True):
         made = False
-        for c in range(0, z.size, width):
+        for c in range(0, n, width):
             wanted = 0
-            for j in range(c, min(c + width, z.size)):
+            for j in range(c, min(c + width, n)):
                 s = sine(spread, columns.spread[j0 + j], product[j])
                 near = nearness(s, spread, columns.spread[j0 + j]) <= 0
                 wanted += too_opposite(s) if opposite else near
@@ -139,7 +158,7 @@ def repair(
                     v = rows.panels[i // width, k, i % width]
                     vector[k] = -(v + twice_centre[k]) if opposite else v
             square_distances(distance, vector, columns.panels[(j0 + c) // width])
-            for j in range(c, min(c + width, z.size)):
+            for j in range(c, min(c + width, n)):
                 s = sine(spread, columns.spread[j0 + j], product[j])
                 small = z.dtype.type(distance[0, j - c] / 4)
                 if opposite and too_opposite(s):
@@ -148,116 +167,68 @@ def repair(
                     z[j], w[j] = small, 1 - small
 
 
-@njit
-def compute_tile(
-    t: NDArray[np.int64],
-    rows: Samples,
-    columns: Samples,
-    twice_centre: NDArray[np.float64],
-    duals: Duals,
-    every: bool,
-    nngp: Floats,
-    ntk: Floats,
-    scratch: Scratch,
-    thread: int,
-) -> None:
-    """One tile of `compute_tiles`, with a thread's scratch."""
-    i0, j0, height, width = t[ROW], t[COLUMN], t[HEIGHT], t[WIDTH]
-    mirrored = t[MIRROR_ROW] >= 0
-    on_diagonal = t[MIRROR_ROW] == t[TO_ROW] and t[MIRROR_COLUMN] == t[TO_COLUMN]
+class Work(NamedTuple):
+    """What the tiles of a call have in common.
+
+    twice_centre : (n0,) 2m
+    outputs : C-contiguous arrays, (0, 1, 1) where not wanted
+    """
+
+    tiles: Tiles
+    bands: Bands
+    twice_centre: NDArray[np.float64]
+    duals: Duals
+    outputs: Results
+    scratch: Scratch
+
+
+@ParallelLoop
+def compute_tile(work_at: Any, thread: int, k: int) -> None:
+    """Compute tile k of a `Work` with a thread's scratch."""
+    work: Work = arguments_at(work_at)
+    t, bands, scratch = work.tiles[k], work.bands, work.scratch
+    i0, j0, height, width = t.row, t.column, t.height, t.width
+    mirrored, alone = t.mirror_row >= 0, j0 < 0
+    on_diagonal = t.mirror_row == t.to_row and t.mirror_column == t.to_column
     product = scratch.product[thread]
     working = scratch.working[thread]
-    nngp_strip, ntk_strip = scratch.nngp[thread], scratch.ntk[thread]
+    strips = Results(scratch.nngp[thread], scratch.ntk[thread], work.outputs.every)
     vector, distance = scratch.vector[thread], scratch.distance[thread]
-    panel = rows.panels.shape[2]
+    panel = bands.rows.panels.shape[2]
     for first in range(0, height, STRIP):
         count = min(STRIP, height - first)
         across = min(width, first + count) if on_diagonal else width
         whole = -(-count // panel) * panel, -(-across // panel) * panel
-        inner_products(product, rows.panels, i0 + first, whole[0], columns.panels, j0, whole[1])
+        if not alone:
+            inner_products(
+                product, bands.rows.panels, i0 + first, whole[0],
+                bands.columns.panels, j0, whole[1],
+            )  # fmt: skip
         for r in range(count):
             i = first + r
-            n = i + 1 if on_diagonal else width
+            begin = i0 + i if alone else j0
+            others = 0 if alone else i if on_diagonal else width
+            n = others + 1 if alone or on_diagonal else width
             z, w = working[Z, :n], working[W, :n]
-            others = slice(0, i if on_diagonal else width)
-            z_others, w_others, products = z[others], w[others], product[r, others]
-            spread = rows.spread[i0 + i]
-            spreads = columns.spread[j0 : j0 + z_others.size]
+            z_others, w_others, products = z[:others], w[:others], product[r, :others]
+            spread = bands.rows.spread[i0 + i]
+            spreads = bands.columns.spread[begin : begin + others]
             obtuse, repairs = half_angles(products, spread, spreads, z_others, w_others)
             if repairs:
-                repair(
-                    products, i0 + i, j0, rows, columns, twice_centre, vector, distance,
-                    z_others, w_others,
-                )  # fmt: skip
-            if on_diagonal:
-                z[i], w[i] = 0, 1
-            all_layers(
-                working, n, obtuse, i0 + i, j0, rows, columns, duals, every,
-                r, nngp_strip, ntk_strip, 0,
-            )  # fmt: skip
+                pairs = Pairs(bands, i0 + i, begin, others)
+                repair(products, pairs, work.twice_centre, vector, distance, z_others, w_others)
+            if others < n:
+                z[others], w[others] = 0, 1
+            all_layers(working, Pairs(bands, i0 + i, begin, n), obtuse, work.duals, strips, r)
         # of a row on the diagonal, as far as it was computed
         lead = first + 1 if on_diagonal else width
-        for out, strip in ((nngp, nngp_strip), (ntk, ntk_strip)):
+        for out, strip in (
+            (work.outputs.nngp, strips.nngp), (work.outputs.ntk, strips.ntk)
+        ):  # fmt: skip
             for layer in range(out.shape[0]):
-                copy(
-                    out[layer], t[TO_ROW] + first, t[TO_COLUMN], strip[layer], count, across, lead
-                )  # fmt: skip
+                copy(out[layer], t.to_row + first, t.to_column, strip[layer], count, across, lead)
                 if mirrored:
                     transpose(
-                        out[layer], t[MIRROR_ROW], t[MIRROR_COLUMN] + first,
+                        out[layer], t.mirror_row, t.mirror_column + first,
                         strip[layer], count, across, lead,
                     )  # fmt: skip
-
-
-@kernel(parallel=True)
-def compute_tiles(
-    tiles: NDArray[np.int64],
-    rows: Samples,
-    columns: Samples,
-    twice_centre: NDArray[np.float64],
-    duals: Duals,
-    every: bool,
-    nngp: Floats,
-    ntk: Floats,
-    scratch: Scratch,
-) -> None:
-    """All tiles of a table, in parallel; a thread that is done takes the next.
-
-    tiles : (tiles, TILE_FIELDS) int64
-    rows, columns : Samples; the same one twice for a symmetric matrix in one band
-    twice_centre : (n0,) 2m
-    nngp, ntk : (kept layers, ·, ·) outputs, C-contiguous; (0, 1, 1) if not wanted
-    """
-    # Numba's own loop deals tiles out beforehand: 5 to 10 % lost, since they differ in cost
-    counter = np.zeros(1, np.int64)
-    for index in numba.prange(scratch.product.shape[0]):
-        thread = np.int64(index)  # prange's is unsigned: its callees would be compiled for both
-        k = take_number(counter)
-        while k < tiles.shape[0]:
-            compute_tile(
-                tiles[k], rows, columns, twice_centre, duals, every,
-                nngp, ntk, scratch, thread,
-            )  # fmt: skip
-            k = take_number(counter)
-
-
-@kernel(parallel=True)
-def compute_diagonal(
-    samples: Samples,
-    count: int,
-    duals: Duals,
-    every: bool,
-    nngp: Floats,
-    ntk: Floats,
-) -> None:
-    """Σ(x,x) and Θ(x,x) by the same arithmetic as a tile's: outputs (layers, count, 1)."""
-    for strip in numba.prange(-(-count // STRIP)):
-        first: Any = np.int64(strip) * STRIP
-        working = np.empty((WORKING, 1), samples.std.dtype)
-        for i in range(first, min(first + STRIP, count)):
-            working[Z, 0] = 0
-            working[W, 0] = 1
-            all_layers(
-                working, 1, False, i, i, samples, samples, duals, every,
-                i, nngp, ntk, 0,
-            )  # fmt: skip

@@ -66,7 +66,7 @@ def empirical_nngp(params: Parameters, X: Any, Z: Any = None, by: str = "feature
         before = preactivations(params, rows)
         if by == "outputs":
             return before[-1]
-        return rows if params.net.depth == 1 else params.net.activation[-1](before[-2])
+        return rows if params.net.depth == 1 else params.net.functions[-1](before[-2])
 
     def product(rows: Floats) -> Floats:
         left = last(rows)

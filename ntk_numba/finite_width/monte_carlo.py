@@ -6,12 +6,12 @@ added up in their order (Welford's recurrence): neither threads nor a later stop
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from ntk_numba.arguments import number_between, whole_number
+from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.empirical import nngp_by_outputs, pooled_ntk, share
@@ -28,7 +28,7 @@ from ntk_numba.finite_width.networks import (
     seed_sequence,
 )
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.inputs.source import check_dtype
+from ntk_numba.inputs.source import result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -59,14 +59,15 @@ class MonteCarlo(NamedTuple):
 
 def monte_carlo(
     net: MLP,
-    X: Any,
-    Z: Any = None,
+    X: Data,
+    Z: Data | None = None,
+    *,
     width: int | Sequence[int] = 1024,
     draws: int = 64,
     n_out: int = 1,
     seed: int | np.random.SeedSequence = 0,
     threads: int | None = None,
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
     tolerance: float | None = None,
 ) -> MonteCarlo:
     """Σ and Θ of networks of finite width, by simulation.
@@ -108,7 +109,7 @@ def monte_carlo(
     if tolerance is not None:
         tolerance = number_between("tolerance", tolerance, 0, math.inf)
     whole_number("draws", draws, 2)  # one has no standard error
-    x = read_samples(X, "X", None, check_dtype(dtype))
+    x = read_samples(X, "X", None, result_dtype(dtype))
     z = None if Z is None else read_samples(Z, "Z", x.shape[1], x.dtype)
     widths = layer_widths(check_network(net), x.shape[1], width, n_out)
     shape = (len(x), len(x if z is None else z))
@@ -126,7 +127,17 @@ def monte_carlo(
     entries = shape[0] * shape[1]
     samples = shape[0] + (0 if z is None else shape[1])
     working = pass_bytes(widths, samples, x.itemsize) + 6 * x.itemsize * entries
-    seen = each_draw(observe, net, widths, draws, seed, threads, x.dtype, 48 * entries, working)
+    seen = each_draw(
+        observe,
+        net,
+        widths,
+        draws=draws,
+        seed=seed,
+        threads=threads,
+        dtype=x.dtype,
+        fixed=48 * entries,
+        each=working,
+    )
     for count, values in enumerate(seen, start=1):
         for total, value in zip(sums, values, strict=True):
             total.add(value)
@@ -143,14 +154,15 @@ def monte_carlo(
 
 def extrapolate(
     net: MLP,
-    X: Any,
-    Z: Any = None,
+    X: Data,
+    Z: Data | None = None,
+    *,
     widths: Sequence[int] = (256, 512, 1024),
     draws: int = 64,
     n_out: int = 1,
     seed: int = 0,
     threads: int | None = None,
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
 ) -> MonteCarlo:
     """Σ and Θ extrapolated to infinite width, from networks of several widths.
 
@@ -176,7 +188,17 @@ def extrapolate(
     factors = intercept(widths)
     # draws of different widths have streams of their own
     parts = [
-        monte_carlo(net, X, Z, w, draws, n_out, seed_sequence(seed, (k,)), threads, dtype)
+        monte_carlo(
+            net,
+            X,
+            Z,
+            width=w,
+            draws=draws,
+            n_out=n_out,
+            seed=seed_sequence(seed, (k,)),
+            threads=threads,
+            dtype=dtype,
+        )
         for k, w in enumerate(widths)
     ]
     fields: dict[str, NDArray[np.float64]] = {}
@@ -208,6 +230,7 @@ def each_draw(
     observe: Callable[[Parameters], Seen],
     net: MLP,
     widths: Sequence[int],
+    *,
     draws: int,
     seed: int | np.random.SeedSequence,
     threads: int | None,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.workers import fitting_threads, in_order
-from ntk_numba.inputs.source import Source, check_dtype, open_source
+from ntk_numba.inputs.source import Source, open_source, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -50,14 +50,8 @@ class Parameters:
         """The network of the first layers, whose outputs are α̃⁽ˡ⁾, l = count; of these the first
         `outputs`, or all.
         """
-        net = MLP(
-            count,
-            self.net.activation[: count - 1],
-            self.net.w_std[:count],
-            self.net.b_std[:count],
-        )
         return Parameters(
-            net,
+            self.net.first(count),
             (*self.weights[: count - 1], self.weights[count - 1][:outputs]),
             (*self.biases[: count - 1], self.biases[count - 1][:outputs]),
         )
@@ -123,7 +117,7 @@ def sample(
     ValueError, TypeError
         A width that is no whole number of at least 1, or that does not fit in memory.
     """
-    real = check_dtype(dtype)
+    real = result_dtype(dtype)
     widths = layer_widths(check_network(net), n_in, width, n_out)
     fitting_threads(1, 0, parameter_bytes(widths, real.itemsize), f"a network of widths {widths}")
     return draw(net, widths, seed_sequence(seed), real)
@@ -189,7 +183,7 @@ def preactivations(params: Parameters, x: Floats) -> list[Floats]:
         z += net.b_std[layer] * bias
         out.append(z)
         if layer < net.depth - 1:
-            alpha = net.activation[layer](z)
+            alpha = net.functions[layer](z)
     return out
 
 
@@ -222,13 +216,13 @@ def run_pass(params: Parameters, x: Floats) -> Pass:
     """
     net = params.net
     z = preactivations(params, x)
-    alphas = [x, *(sigma(h) for sigma, h in zip(net.activation, z, strict=False))]
+    alphas = [x, *(sigma(h) for sigma, h in zip(net.functions, z, strict=False))]
     n, outputs = z[-1].shape
     beta = np.broadcast_to(np.eye(outputs, dtype=x.dtype), (n, outputs, outputs))
     betas = [beta]
     for layer in range(net.depth - 1, 0, -1):
         weight = params.weights[layer]
-        slope = net.activation[layer - 1].derivative(z[layer - 1])
+        slope = net.functions[layer - 1].derivative(z[layer - 1])
         slope *= net.w_std[layer] / math.sqrt(weight.shape[1])
         if layer == net.depth - 1:  # a product with unit vectors picks rows
             beta = weight * slope[:, None, :]

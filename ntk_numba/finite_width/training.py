@@ -129,8 +129,8 @@ def _descend(
         if layer > 0:
             before: Floats = delta @ weight
             before *= scale
-            before *= net.activation[layer - 1].derivative(z[layer - 1])
-            alpha = net.activation[layer - 1](z[layer - 1])
+            before *= net.functions[layer - 1].derivative(z[layer - 1])
+            alpha = net.functions[layer - 1](z[layer - 1])
         else:
             before, alpha = delta, x
         # W −= η σ_w/√n δᵀα in one pass over W, whose transpose is a matrix in BLAS's order

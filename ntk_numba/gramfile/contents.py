@@ -4,14 +4,23 @@ Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and 
 one after another; and "part", those of a part of a job.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ntk_numba.arguments import KernelName, Layers
 from ntk_numba.digest import Digest
 from ntk_numba.grid import Grid, Part
-from ntk_numba.network import MLP
+
+if TYPE_CHECKING:
+    from ntk_numba.network import MLP
+
+# Norms that differ by less, relatively, are the same: processors add in different orders
+SAME_NORM = 1e-9
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,16 @@ class Output:
     part : of the tiles, stored one after another; None for the whole matrix as it is
     """
 
-    net: MLP
-    kernels: tuple[str, ...]
-    every: bool
+    kernels: tuple[KernelName, ...]
+    layers: Layers
     dtype: np.dtype
     grid: Grid
     part: Part | None
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        raise NotImplementedError
 
     @property
     def layout(self) -> str:
@@ -44,15 +57,20 @@ class Output:
         return self.grid.size(self.part)
 
     @property
-    def layers(self) -> int:
-        """Matrices of each kernel."""
-        return self.net.depth if self.every else 1
+    def all_layers(self) -> bool:
+        """Whether each kernel is stored for all layers and not for the last one only."""
+        return self.layers == "all"
+
+    @property
+    def matrices(self) -> int:
+        """The number of matrices of each kernel: one for each layer that is stored."""
+        return self.depth if self.all_layers else 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of each kernel, as it is read."""
         matrix = (self.grid.rows, self.grid.columns)
-        return (self.net.depth, *matrix) if self.every else matrix
+        return (self.matrices, *matrix) if self.all_layers else matrix
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -70,7 +88,7 @@ class Output:
     def tiles(self) -> tuple[int, ...]:
         """Of each dataset of checksums: a tile an entry."""
         some = (self.grid.down, self.grid.across) if self.part is None else (self.count,)
-        return (self.net.depth, *some) if self.every else some
+        return (self.matrices, *some) if self.all_layers else some
 
     @property
     def tile_bytes(self) -> int:
@@ -87,14 +105,42 @@ class Output:
 class Contents(Output):
     """What a Gram file is to hold: two files with equal contents are interchangeable.
 
+    network : the description of the network in JSON, as `MLP.to_dict` gives it; it is decoded only
+        where `net` is asked for, since that needs all activations and the compiler
     x, z : of X, and of Z (None if the matrix is symmetric)
     error : bounds of the errors of Σ and Θ relative to √(K(x,x)·K(x',x')), beyond rounding: 0
         where all activations have closed forms
+    largest_norm : of all rows of X and Z, that the activations are fitted to; None if none is, or
+        where it is not known, as in older files. All parts of a job have the same.
     """
 
+    network: str
     x: Digest
     z: Digest | None
     error: tuple[float, float] = (0.0, 0.0)
+    largest_norm: float | None = field(default=None, compare=False)
+
+    def same_norm(self, other: "Contents") -> bool:
+        """Return whether both are fitted to the same largest norm, as far as both know."""
+        a, b = self.largest_norm, other.largest_norm
+        return a is None or b is None or math.isclose(a, b, rel_tol=SAME_NORM)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """The network as `MLP.to_dict` describes it."""
+        return dict(json.loads(self.network))
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return int(self.description["depth"])
+
+    @cached_property
+    def net(self) -> "MLP":
+        """The network."""
+        from ntk_numba.network import MLP
+
+        return MLP.from_dict(self.description)
 
     def differences(self, other: "Contents") -> list[str]:
         """What `other` has otherwise, for people."""
@@ -104,6 +150,8 @@ class Contents(Output):
             for key in mine
             if mine[key] != theirs[key]
         ]
+        if not self.same_norm(other):
+            found.append(f"the largest norm is {other.largest_norm!r}, not {self.largest_norm!r}")
         for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
             if a != b:
                 hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
@@ -115,12 +163,11 @@ class Contents(Output):
         return found
 
     def _readable(self) -> dict[str, str]:
-        net = self.net.to_dict()
         return {
             "shape": f"{self.grid.rows} × {self.grid.columns}",
-            **{key: str(value) for key, value in net.items()},
+            **{key: str(value) for key, value in self.description.items()},
             "kernels": ", ".join(self.kernels),
-            "layers": "all" if self.every else "last",
+            "layers": self.layers,
             "dtype": str(self.dtype),
             "tile": str(self.grid.tile),
             "layout": self.layout,

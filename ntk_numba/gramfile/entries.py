@@ -82,7 +82,7 @@ class Entries:
                 "an index must be a number, a slice, a list of numbers or a mask"
             )
         shape = tuple(n for index in indices for n in index.shape)
-        layers = np.atleast_1d(indices[0]) if self._contents.every else [0]
+        layers = np.atleast_1d(indices[0]) if self._contents.all_layers else [0]
         runs = [list(_runs(np.atleast_1d(i), self._contents.grid.tile)) for i in indices[-2:]]
         self._refuse_missing(*runs)
         if self._slots is None:
@@ -139,7 +139,7 @@ class Entries:
                 if flip:
                     first, second = second, first
                 slot = int(self._slots[first.tile, second.tile])
-                at = (layer, slot) if self._contents.every else (slot,)
+                at = (layer, slot) if self._contents.all_layers else (slot,)
                 sides = [_bounds(run.within) for run in (first, second)]
                 block = self._dataset[(*at, *(side for side, _ in sides))]
                 block = block[sides[0][1]][:, sides[1][1]]

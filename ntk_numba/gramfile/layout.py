@@ -23,13 +23,12 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ntk_numba.arguments import KERNELS
+from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, check_part
-from ntk_numba.network import MLP
 
 FORMAT = "ntk_numba gram"
 FORMAT_VERSION = 4
@@ -47,6 +46,7 @@ ATTRIBUTES = (
     "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "error",
     "complete",
 )  # fmt: skip
+LARGEST_NORM = "largest_norm"  # an attribute that not all files have, see `Contents`
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Layout:
         """(layers, tiles down, tiles across), 0 for none, of what is stored once a tile."""
         c = self.contents
         if c.part is None:
-            matrix = values.reshape(c.layers, c.grid.down, c.grid.across)
+            matrix = values.reshape(c.matrices, c.grid.down, c.grid.across)
             return np.tril(matrix) if c.grid.symmetric else matrix
-        found = np.zeros((c.layers, c.grid.down, c.grid.across), values.dtype)
-        found[:, self.slots >= 0] = values.reshape(c.layers, -1)
+        found = np.zeros((c.matrices, c.grid.down, c.grid.across), values.dtype)
+        found[:, self.slots >= 0] = values.reshape(c.matrices, -1)
         return found
 
 
@@ -122,14 +122,16 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
     ) as file:  # fmt: skip
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
-            json.dumps(c.net.to_dict()), c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
-            c.z.hex if c.z else "", "all" if c.every else "last", c.grid.tile, c.layout,
+            c.network, c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
+            c.z.hex if c.z else "", c.layers, c.grid.tile, c.layout,
             str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
         )  # fmt: skip
         # first of all, so that their strings stand where `_check_heaps` looks
         for key, value in zip(ATTRIBUTES, values, strict=True):
             file.attrs[key] = value
         file.attrs["seal"] = _seal(file.attrs)
+        if c.largest_norm is not None:
+            file.attrs[LARGEST_NORM] = c.largest_norm
         group = file.create_group(DIGESTS)
         for name, digest in (("X", c.x), ("Z", c.z)):
             if digest:
@@ -308,18 +310,21 @@ def read_header(file: HDF5, path: Path) -> Header:
         symmetric = not attributes["against_digest"]
         part = attributes["part"]
         contents = Contents(
-            MLP.from_dict(json.loads(attributes["net"])),
-            names,
-            attributes["layers"] == "all",
-            file[names[0]].dtype,
-            Grid(rows, columns, symmetric, int(attributes["tile"])),
-            check_part(part) if part else None,
-            _read_digest(file, "X", (rows, features), attributes["input_digest"]),
-            None
+            network=attributes["net"],
+            kernels=names,
+            layers=parse_layers(attributes["layers"]),
+            dtype=file[names[0]].dtype,
+            grid=Grid(rows, columns, symmetric, int(attributes["tile"])),
+            part=check_part(part) if part else None,
+            x=_read_digest(file, "X", (rows, features), attributes["input_digest"]),
+            z=None
             if symmetric
             else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
-            tuple(json.loads(attributes["error"])),
+            error=tuple(json.loads(attributes["error"])),
+            largest_norm=float(attributes[LARGEST_NORM]) if LARGEST_NORM in attributes else None,
         )
+        if contents.depth < 1:
+            raise InvalidValueError(f"its network has depth {contents.depth}")
         for name in names:
             if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
                 raise InvalidValueError(
@@ -347,7 +352,8 @@ def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
         A damaged file, or one whose datasets were stored in another way since it was written.
     """
     size = os.fstat(file.descriptor).st_size
-    tiles, checksums = {}, {}
+    tiles: dict[str, int] = {}
+    checksums: dict[str, int] = {}
     with _errors(path):
         if contents.part is not None and not np.array_equal(file[TILES][:], _places(contents)):
             raise InvalidValueError(f"the list of its {TILES} has changed")

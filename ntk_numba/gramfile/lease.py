@@ -98,7 +98,7 @@ class Lease:
         Someone else has it; the text says who.
     OSError
         A folder that cannot be written, a full disk.
-    Stopped
+    StopRequested
         A signal, while we look whether another machine lives.
     """
 

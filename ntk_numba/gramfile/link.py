@@ -23,7 +23,7 @@ from ntk_numba.gramfile.writer import check_folder, partial_of
 
 
 def write_link(
-    path: Path, contents: Contents, numerics: int, parts: list[Path], overwrite: bool
+    path: Path, contents: Contents, numerics: int, parts: list[Path], *, overwrite: bool
 ) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
 
@@ -87,8 +87,8 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
     """A virtual dataset: of each part, runs of tiles that follow one another in both."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_fill_value(np.array(np.nan, contents.dtype))
-    every, rest = contents.every, contents.grid.chunk
-    layers = (contents.layers,) if every else ()
+    rest = contents.grid.chunk
+    layers = (contents.matrices,) if contents.all_layers else ()
     for name, slots in spaces.items():
         file_name = os.fsencode(name).replace(b"%", b"%%")  # else they are patterns of HDF5
         source = h5py.h5s.create_simple((*layers, len(slots), *rest))
@@ -97,9 +97,8 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
         starts = np.flatnonzero(np.diff(slots, prepend=-2) != 1)
         for a, b in zip(starts, [*starts[1:], len(slots)], strict=True):
             origin, size = (int(slots[a]), 0, 0), (int(b - a), *rest)
-            target.select_hyperslab(
-                ((0,) if every else ()) + origin, layers + size, op=h5py.h5s.SELECT_OR
-            )
+            first = (0,) * len(layers)
+            target.select_hyperslab(first + origin, layers + size, op=h5py.h5s.SELECT_OR)
         source.select_all()
         properties.set_virtual(target, file_name, kernel.encode(), source)
     space = h5py.h5s.create_simple(contents.stored)

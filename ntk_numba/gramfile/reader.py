@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries
@@ -23,7 +24,9 @@ from ntk_numba.gramfile.layout import (
 )
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, tidy
-from ntk_numba.network import MLP
+
+if TYPE_CHECKING:
+    from ntk_numba.network import MLP
 
 
 @dataclass
@@ -60,7 +63,7 @@ class GramFile:
         self.path, self._file, self.complete = path, file, file.complete
         self.contents, self.numerics, self.package_version, self.linked = header
         self.nngp, self.ntk = (
-            self._entries(name) if name in self.kernels else None for name in ("nngp", "ntk")
+            self._entries(name) if name in self.kernels else None for name in KERNELS
         )
 
     def _entries(self, name: str) -> "Entries | h5py.Dataset":
@@ -71,12 +74,12 @@ class GramFile:
         return Entries(self.path, self._file, name, self.contents, done)
 
     @property
-    def net(self) -> MLP:
-        """The network."""
+    def net(self) -> "MLP":
+        """The network, made from its description when it is asked for first."""
         return self.contents.net
 
     @property
-    def kernels(self) -> tuple[str, ...]:
+    def kernels(self) -> tuple[KernelName, ...]:
         """Those of "nngp", "ntk" that the file holds."""
         return self.contents.kernels
 
@@ -115,7 +118,7 @@ class GramFile:
         """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
         return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
 
-    def verify(self, progress: bool = False) -> Report:
+    def verify(self, *, progress: bool = False) -> Report:
         """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
 
         Returns
@@ -130,7 +133,7 @@ class GramFile:
             for part in self.parts():
                 try:
                     with open_gram(part) as file:
-                        found = file.verify(progress)
+                        found = file.verify(progress=progress)
                 except (OSError, ValueError) as error:
                     report.problems.append(str(error))
                     continue
@@ -147,11 +150,11 @@ class GramFile:
             count = int(np.count_nonzero(tiles.done()))
             if not self.complete:
                 report.problems.append(f"incomplete: {count:,} of {c.count:,} tiles are done")
-            total = c.count * c.layers * len(c.kernels)
+            total = c.count * c.matrices * len(c.kernels)
             with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
                 for name in c.kernels:
-                    for layer in range(c.layers):
-                        label = f"{name} layer {layer + 1}" if c.every else name
+                    for layer in range(c.matrices):
+                        label = f"{name} layer {layer + 1}" if c.all_layers else name
                         for place, problems in self._verify(tiles, name, layer, sums[name][layer]):
                             report.problems += [f"{label}: {problem}" for problem in problems]
                             if problems:
@@ -173,7 +176,7 @@ class GramFile:
     ) -> Iterator[tuple[Place, list[str]]]:
         """Every tile of a matrix, and what is wrong with it; of an incomplete one, those done."""
         grid, limits = self.contents.grid, np.finfo(self.dtype)
-        slack = 1 + 64 * limits.eps * max(1, self.net.depth / 8)
+        slack = 1 + 64 * limits.eps * max(1, self.contents.depth / 8)
         least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
         # 1/√K(x,x), with some slack; 0 where a part does not have it
         scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)
@@ -239,7 +242,7 @@ class GramFile:
         )
 
 
-def open_gram(path: str | os.PathLike[str], incomplete: bool = False) -> GramFile:
+def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> GramFile:
     """Open a Gram file for reading.
 
     Parameters

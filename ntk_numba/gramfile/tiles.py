@@ -58,7 +58,7 @@ class TileFile:
     """
 
     def __init__(
-        self, path: Path | str, layout: Layout, write: bool = False, direct: bool = True
+        self, path: Path | str, layout: Layout, *, write: bool = False, direct: bool = True
     ) -> None:
         self.layout = layout
         mode = os.O_RDWR if write else os.O_RDONLY
@@ -87,7 +87,7 @@ class TileFile:
 
     def checksums(self) -> dict[str, NDArray[np.uint64]]:
         """Those of each kernel as they are on disk now, (layers, tiles down, tiles across)."""
-        found = {}
+        found: dict[str, NDArray[np.uint64]] = {}
         for name in self.layout.contents.kernels:
             sums = np.empty(self.layout.contents.tiles, CHECKSUM)
             disk.read_at(self._small, sums, self.layout.checksums[name])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ntk_numba import stopping
-from ntk_numba.arguments import show_bytes
+from ntk_numba.arguments import Policy, show_bytes
 from ntk_numba.errors import (
     AccessError,
     FileError,
@@ -45,6 +45,8 @@ from ntk_numba.gramfile.layout import (
 from ntk_numba.gramfile.lease import Lease, lock_of
 from ntk_numba.gramfile.tiles import TileFile
 
+DEFAULT = Policy()
+
 
 class GramWriter:
     """A Gram file in the making; a context that leaves a complete file, or one to go on with.
@@ -53,8 +55,8 @@ class GramWriter:
     ----------
     path : what it will be called
     contents, numerics : what it is to hold
-    overwrite : replace what is there, and what an earlier call with other contents left unfinished
-    progress : show how the tiles of an earlier call are checked
+    policy : whether to replace what is there, and what an earlier call with other contents left
+        unfinished; and whether to show how the tiles of an earlier call are checked
     reserve : take all of the space now, so that a full disk is met before any work
     direct : write past the page cache, see `TileFile`
 
@@ -81,18 +83,18 @@ class GramWriter:
         path: Path,
         contents: Contents,
         numerics: int,
-        overwrite: bool = False,
-        progress: bool = False,
+        policy: Policy = DEFAULT,
+        *,
         reserve: bool = True,
         direct: bool = True,
     ) -> None:
         check_folder(path)
         self._path, self._partial = path, partial_of(path)
         self._header = Header(contents, numerics, version("ntk_numba"))
-        self._overwrite, self._reserve = overwrite, reserve
+        self._overwrite, self._reserve = policy.overwrite, reserve
         self._lease = Lease(self._partial)
         try:
-            if path.exists() and not overwrite:
+            if path.exists() and not policy.overwrite:
                 raise OutputExistsError(f"{path} is there by now")
             if not self._can_go_on():
                 self._begin()
@@ -100,7 +102,7 @@ class GramWriter:
                 layout = read_layout(file, self._partial, contents)
             self.tiles = TileFile(self._partial, layout, write=True, direct=direct)
             try:
-                self.done = self._check_tiles(progress)
+                self.done = self._check_tiles(policy.progress)
             except BaseException:
                 self.tiles.close()
                 raise
@@ -275,7 +277,7 @@ def output_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def check_folder(path: Path, write: bool = True) -> None:
+def check_folder(path: Path, *, write: bool = True) -> None:
     """Refuse an output whose folder is missing or, if something is to be written, cannot be."""
     folder = path.parent
     if path.is_dir():

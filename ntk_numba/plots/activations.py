@@ -18,7 +18,7 @@ STARTS = np.array([-0.5, 0.0, 0.5, 0.9])  # correlations that depth changes
 
 
 def plot_activations(
-    which: Sequence[str | Activation], path: str | os.PathLike[str], q: float = 1.0
+    which: Sequence[str | Activation], path: str | os.PathLike[str], *, q: float = 1.0
 ) -> None:
     """Draw K/K(1) and K̇/K̇(1) over ρ, and correlations over depth on the edge of chaos.
 
@@ -33,7 +33,7 @@ def plot_activations(
     ValueError, OSError
         As `new_figure`; an activation that cannot be had at q.
     """
-    figure = new_figure(path, 11, 3.6)
+    figure = new_figure(path, width=11, height=3.6)
     left, middle, right = figure.subplots(1, 3)
     rho = np.cos(np.linspace(np.pi, 0, POINTS))
     for colour, given in enumerate(which):
@@ -45,7 +45,7 @@ def plot_activations(
             w_std, b_std, fixed = critical_init(activation)
         except ValueError:
             continue  # nowhere critical, or with a β only: nothing to draw
-        way = correlation_map(activation, STARTS, DEPTHS, w_std, b_std, fixed or q)
+        way = correlation_map(activation, STARTS, DEPTHS, w_std=w_std, b_std=b_std, q=fixed or q)
         right.plot(np.arange(1, DEPTHS + 1), way, **style)
     for axes, text in ((left, r"$K/K(1)$"), (middle, r"$\dot K/\dot K(1)$")):
         axes.set_xlabel(r"correlation $\rho$")

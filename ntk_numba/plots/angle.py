@@ -35,6 +35,7 @@ def plot_angle(
     net: MLP,
     path: str | os.PathLike[str],
     widths: Sequence[int],
+    *,
     draws: int = 64,
     seed: int = 0,
     threads: int | None = None,
@@ -66,18 +67,22 @@ def plot_angle(
     axes = figure.subplots()
     for k, width in enumerate(widths):
         shape = layer_widths(net, 2, width)
-        drawn = np.array(
-            list(
-                each_draw(
-                    observe, net, shape, draws, seed_sequence(seed, (k,)), threads,
-                    np.dtype(float), 8 * draws * ANGLES, 2 * pass_bytes(shape, ANGLES),
-                )
-            )
-        )  # fmt: skip
+        seen = each_draw(
+            observe,
+            net,
+            shape,
+            draws=draws,
+            seed=seed_sequence(seed, (k,)),
+            threads=threads,
+            dtype=np.dtype(float),
+            fixed=8 * draws * ANGLES,
+            each=2 * pass_bytes(shape, ANGLES),
+        )
+        drawn = np.array(list(seen))
         low, high = np.percentile(drawn, BAND, axis=0)
         axes.fill_between(angles, low, high, color=f"C{k}", alpha=0.25, lw=0)
         axes.plot(angles, drawn.mean(axis=0), color=f"C{k}", lw=1, label=f"n = {width:,}")
-    exact = gram(net, start, points, "ntk", dtype="float64").ntk
+    exact = gram(net, start, points, kernels="ntk", dtype="float64").ntk
     assert exact is not None
     axes.plot(angles, exact[0], "k--", lw=1.2, label=r"$\Theta_\infty$, exact")
     axes.set_ylabel(r"$\Theta(x_0, x)$")

@@ -10,7 +10,7 @@ from ntk_numba.gramfile.writer import check_folder
 DPI = 130
 
 
-def new_figure(path: str | os.PathLike[str], width: float = 6.5, height: float = 4.2) -> Any:
+def new_figure(path: str | os.PathLike[str], *, width: float = 6.5, height: float = 4.2) -> Any:
     """An empty matplotlib figure, in inches, that ``figure.savefig(path)`` can save.
 
     Raises

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import KernelName
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import read_labels
@@ -18,7 +19,8 @@ SPECTRUM = 3000  # rows whose eigenvalues are computed at most, some seconds
 def plot_gram(
     file: GramFile,
     path: str | os.PathLike[str],
-    kernel: str | None = None,
+    *,
+    kernel: KernelName | None = None,
     layer: int | None = None,
     labels: str | os.PathLike[str] | None = None,
 ) -> None:
@@ -39,13 +41,14 @@ def plot_gram(
     OSError
         A folder that cannot be written.
     """
-    figure = new_figure(path, 11, 4.8)
+    figure = new_figure(path, width=11, height=4.8)
     name = kernel or file.kernels[-1]
     if name not in file.kernels:
         raise InvalidValueError(f"{file.path} holds {', '.join(file.kernels)}, not {name}")
-    depth = file.net.depth
-    if layer is not None and not (1 <= layer <= depth if file.contents.every else layer == depth):
-        known = f"1 to {depth}" if file.contents.every else str(depth)
+    depth = file.contents.depth
+    first = 1 if file.contents.all_layers else depth
+    if layer is not None and not first <= layer <= depth:
+        known = f"1 to {depth}" if file.contents.all_layers else str(depth)
         raise InvalidValueError(f"layer must be {known} in this file, not {layer}")
     grid = file.contents.grid
     groups = None if labels is None else read_labels(labels, grid.rows)
@@ -61,7 +64,10 @@ def plot_gram(
     figure.colorbar(image, ax=left, shrink=0.85)
     sizes = f"{grid.rows:,} × {grid.columns:,}"
     left.set_title(f"{symbol}, {sizes}" + ("" if groups is None else ", sorted by label"))
-    _ticks(left, rows, groups, grid.columns, matrix.shape[1], symmetric)
+    if groups is None:
+        _number_ticks(left, rows, grid.columns, matrix.shape[1])
+    else:
+        _label_ticks(left, groups[rows], symmetric=symmetric)
     right.loglog(
         np.arange(1, len(values) + 1), np.maximum(values, np.finfo(float).tiny), ".-", ms=3
     )
@@ -88,29 +94,24 @@ def _thinned(
     order = np.arange(grid.rows) if groups is None else np.argsort(groups, kind="stable")
     rows = picks(grid.rows, order)
     columns = rows if grid.symmetric else picks(grid.columns, np.arange(grid.columns))
-    full = (layer,) if file.contents.every else ()
+    full = (layer,) if file.contents.all_layers else ()
     matrix = np.empty((len(rows), len(columns)))
     for k in np.argsort(rows):  # in the order of the file
         matrix[k] = dataset[(*full, int(rows[k]))][columns]
     return matrix, rows
 
 
-def _ticks(
-    axes: Any,
-    rows: NDArray[np.integer],
-    groups: NDArray[Any] | None,
-    columns: int,
-    width: int,
-    symmetric: bool,
-) -> None:
-    """Label names at the middle of their rows; without labels, the samples' numbers."""
-    if groups is None:
-        at = np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int)
-        axes.set_yticks(at, [str(rows[k]) for k in at])
-        across = np.linspace(0, width - 1, min(5, width)).astype(int)
-        axes.set_xticks(across, [str(int(k * (columns - 1) / max(width - 1, 1))) for k in across])
-        return
-    names, start, counts = np.unique(groups[rows], return_index=True, return_counts=True)
+def _number_ticks(axes: Any, rows: NDArray[np.integer], columns: int, width: int) -> None:
+    """Mark some rows and columns by the numbers of their samples."""
+    at = np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int)
+    axes.set_yticks(at, [str(rows[k]) for k in at])
+    across = np.linspace(0, width - 1, min(5, width)).astype(int)
+    axes.set_xticks(across, [str(int(k * (columns - 1) / max(width - 1, 1))) for k in across])
+
+
+def _label_ticks(axes: Any, labels: NDArray[Any], *, symmetric: bool) -> None:
+    """Mark the middle of each label's rows by its name; `labels` are sorted."""
+    names, start, counts = np.unique(labels, return_index=True, return_counts=True)
     middle = start + counts / 2 - 0.5
     axes.set_yticks(middle, [str(n) for n in names])
     if symmetric:

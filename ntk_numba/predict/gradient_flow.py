@@ -16,7 +16,7 @@ docs/training.md derives both and says why Θ stays. Sources: Jacot, Gabriel, Ho
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.errors import InvalidValueError
 
@@ -35,7 +35,13 @@ class Flow(NamedTuple):
 
 
 def gradient_flow(
-    ntk: Any, y: Any, f0: Any, time: float, ntk_test: Any = None, f0_test: Any = None
+    ntk: ArrayLike,
+    y: ArrayLike,
+    f0: ArrayLike,
+    time: float,
+    *,
+    ntk_test: ArrayLike | None = None,
+    f0_test: ArrayLike | None = None,
 ) -> Flow:
     """Outputs of an infinitely wide network that starts at f0, after gradient flow for a time.
 
@@ -81,7 +87,14 @@ def gradient_flow(
 
 
 def flow_distribution(
-    ntk: Any, ntk_test: Any, nngp: Any, nngp_test: Any, nngp_test_test: Any, y: Any, time: float
+    *,
+    ntk: ArrayLike,
+    ntk_test: ArrayLike,
+    nngp: ArrayLike,
+    nngp_test: ArrayLike,
+    nngp_test_test: ArrayLike,
+    y: ArrayLike,
+    time: float,
 ) -> tuple[Floats, Floats]:
     """Mean and covariance of test outputs after gradient flow from random networks.
 

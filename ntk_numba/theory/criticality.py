@@ -16,7 +16,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from ntk_numba import activations
@@ -24,6 +24,7 @@ from ntk_numba.activations import Activation
 from ntk_numba.arguments import whole_number
 from ntk_numba.engine.dual import dual
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.network import Layer
 
 VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # among which q* is looked for
 
@@ -57,7 +58,7 @@ def _reached(activation: Activation) -> NDArray[np.float64]:
 
 
 def critical_init(
-    activation: str | Activation, b_std: float | None = None, q: float | None = None
+    activation: str | Activation, *, b_std: float | None = None, q: float | None = None
 ) -> Critical:
     """The w_std and b_std at which a deep network is on the edge of chaos.
 
@@ -130,7 +131,7 @@ def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any],
         return w2, q - w2 * moment
 
 
-def fixed_point(activation: str | Activation, w_std: float = 1.0, b_std: float = 0.0) -> float:
+def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: float = 0.0) -> float:
     """The variance q* = σ_w² E[σ(√q* z)²] + β² that depth leads to, from a variance of 1.
 
     Returns
@@ -148,8 +149,10 @@ def fixed_point(activation: str | Activation, w_std: float = 1.0, b_std: float =
     if not all(0 <= v < math.inf for v in (w_std, b_std)):
         raise InvalidValueError("w_std and b_std must be finite and not negative")
 
+    layer = Layer(which, w_std, b_std)
+
     def excess(q: NDArray[np.float64]) -> NDArray[np.float64]:
-        return w_std**2 * _moments(which, q)[0] + b_std**2 - q
+        return layer.variance(_moments(which, q)[0]).total - q
 
     at_one = float(excess(np.ones(1))[0])
     if abs(at_one) < 1e-14:
@@ -169,8 +172,9 @@ def fixed_point(activation: str | Activation, w_std: float = 1.0, b_std: float =
 
 def correlation_map(
     activation: str | Activation,
-    rho: Any,
+    rho: ArrayLike,
     depth: int,
+    *,
     w_std: float = 1.0,
     b_std: float = 0.0,
     q: float = 1.0,
@@ -196,10 +200,11 @@ def correlation_map(
         raise InvalidValueError("rho must be correlations, from -1 to 1")
     if not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
+    layer = Layer(which, w_std, b_std)
     out, variance = [current], q
     for _ in range(whole_number("depth", depth) - 1):
         k, _ = dual(which, variance, variance, np.clip(np.append(current.ravel(), 1.0), -1, 1))
-        s = w_std**2 * k + b_std**2
+        s = layer.variance(k).total
         variance = float(s[-1])
         with np.errstate(invalid="ignore", divide="ignore"):
             current = (s[:-1] / variance).reshape(current.shape)

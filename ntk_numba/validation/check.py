@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.arguments import number_between, whole_number
+from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.compute.memory import gram
 from ntk_numba.finite_width.monte_carlo import each_draw
 from ntk_numba.finite_width.networks import (
@@ -113,7 +113,8 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def check(
     net: MLP,
-    X: Any,
+    X: Data,
+    *,
     width: int = 1024,
     draws: int = 64,
     samples: int = 32,
@@ -176,19 +177,32 @@ def check(
             math.nan, math.nan, 0.0,
         )
     ]  # fmt: skip
-    report = CheckReport(net, hidden, draws, count, false_alarm, tuple(rows))
+    report = CheckReport(
+        net=net,
+        widths=hidden,
+        draws=draws,
+        samples=count,
+        false_alarm=false_alarm,
+        rows=tuple(rows),
+    )
     if wrong:
         return report  # of no kernel there is nothing more to say
     claims = make_claims(net, exact.nngp, exact.ntk, widest[-1])
     seen: list[dict[str, NDArray[np.float64]]] = []
     for k, n in enumerate(hidden):
         drawn = each_draw(
-            lambda params: observe(params, x, claims), net,
-            layer_widths(net, x.shape[1], n, n_out), draws, seed_sequence(seed, (k,)), threads,
-            x.dtype, fixed, each,
-        )  # fmt: skip
-        every = list(drawn)
-        seen.append({name: np.array([d[name] for d in every]) for name in every[0]})
+            lambda params: observe(params, x, claims),
+            net,
+            layer_widths(net, x.shape[1], n, n_out),
+            draws=draws,
+            seed=seed_sequence(seed, (k,)),
+            threads=threads,
+            dtype=x.dtype,
+            fixed=fixed,
+            each=each,
+        )
+        values = list(drawn)
+        seen.append({name: np.array([d[name] for d in values]) for name in values[0]})
 
     tests = 1 + len(claims) + sum(c.narrowing for c in claims.values())
     alarm = -math.expm1(math.log1p(-false_alarm) / tests)

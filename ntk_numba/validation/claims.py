@@ -211,7 +211,7 @@ def observe(params: Parameters, x: Floats, claims: dict[str, Claim]) -> dict[str
     if depth == 1:
         return seen
     features = [share(params, layer, a, a) for layer, a in enumerate(forth.alphas) if layer > 0]
-    slopes = [s.derivative(h) for s, h in zip(net.activation, z, strict=False)]
+    slopes = [s.derivative(h) for s, h in zip(net.functions, z, strict=False)]
     slope = [s @ s.T / s.shape[1] for s in slopes]
     theta = _theta(params, forth)
     pooled = np.trace(theta, axis1=2, axis2=3) / outputs

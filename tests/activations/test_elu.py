@@ -1,12 +1,14 @@
 """ELU, SELU and CELU against their definition, integrated in polar coordinates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dual_checks import checks, polar
 from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
 
 from ntk_numba import activations
-from ntk_numba.activations import elu, elu_table
+from ntk_numba.activations import elu, elu_integral, elu_table
 from ntk_numba.engine.dual import pair_dual
 
 
@@ -45,7 +47,11 @@ def differences(some, most, q):
 @pytest.mark.parametrize("q", [0.1, 0.5, 2.25, 4, 16, 100, 1000])
 def test_every_rule_is_exact_up_to_its_limit(q):
     """As exact as the one with the most nodes."""
-    some, most = (elu.Elu("", 1.0, 1.0, 1.0, limit) for limit in (q, 1e4))
+    function = elu.Elu("", 1.0, 1.0, 1.0)
+    some, most = (
+        replace(function.dual(np.inf), parameters=elu_integral.parameters(1.0, largest))
+        for largest in (q, 1e4)
+    )
     assert some.parameters[0] < most.parameters[0]
     assert max(differences(some, most, q)) < 3e-15
 
@@ -54,16 +60,16 @@ def test_every_rule_is_exact_up_to_its_limit(q):
 def test_the_table_agrees_with_the_integral(spec):
     activation = activations.get(spec)
     q = elu_table.LARGEST * activation.tau**2
-    assert isinstance(activation.up_to(q), elu_table.SmallElu)
-    assert max(differences(activation.up_to(q), activation, q)) < 5e-15
-    beyond = activation.up_to(q).up_to(q * 1.01)
-    assert not isinstance(beyond, elu_table.SmallElu)
-    assert max(differences(beyond, activation, q)) < 5e-15
+    within, beyond, exact = (activation.dual(limit) for limit in (q, q * 1.01, np.inf))
+    assert within.loop is elu_table.loop
+    assert max(differences(within, exact, q)) < 5e-15
+    assert beyond.loop is elu_integral.loop
+    assert max(differences(beyond, exact, q)) < 5e-15
 
 
 def test_coefficients():
     def tail(u):
-        y = 2 * mpf(elu.CENTRE) / (u + 1) - elu.CENTRE if u > -1 else mp.inf
+        y = 2 * mpf(elu_integral.CENTRE) / (u + 1) - elu_integral.CENTRE if u > -1 else mp.inf
         if y > 60:
             return sum((-1) ** k * mp.fac2(2 * k - 1) / y ** (2 * k + 1) for k in range(12))
         return sqrt(pi / 2) * exp(y * y / 2) * erfc(y / sqrt(2))
@@ -72,8 +78,8 @@ def test_coefficients():
         return sin(sqrt(v)) / sqrt(v) if v > 0 else mpf(1)
 
     for got, function, ends in (
-        (elu.TAIL_DOUBLE, tail, [-1, 1]), (elu.TAIL_SINGLE, tail, [-1, 1]),
-        (elu.SINE_DOUBLE, sine, [0, pi**2]), (elu.SINE_SINGLE, sine, [0, pi**2]),
+        (elu_integral.TAIL_DOUBLE, tail, [-1, 1]), (elu_integral.TAIL_SINGLE, tail, [-1, 1]),
+        (elu_integral.SINE_DOUBLE, sine, [0, pi**2]), (elu_integral.SINE_SINGLE, sine, [0, pi**2]),
     ):  # fmt: skip
         with mp.workdps(40):
             fitted = chebyfit(function, ends, len(got), asc=True)[::-1]

@@ -48,7 +48,7 @@ def test_parameters():
     for b in (0, 1):
         with pytest.raises(ValueError, match="gaussian: b must be negative"):
             activations.get(f"gaussian:1,{b}")
-    assert "350/b²" in activations.get("exp").domain
+    assert "350/b²" in activations.get("exp").facts.domain
 
 
 @pytest.mark.parametrize("root", [0.0, 1e-300, 1e-9, 0.1, 1 / 3, 12345.678, 1e37, 1e300])

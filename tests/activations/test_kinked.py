@@ -113,7 +113,7 @@ def test_arguments(spec, message):
 
 
 def test_what_has_a_form_of_its_own_takes_it():
-    assert activations.get("piecewise_linear:0,0.1,0,1").row is None
+    assert activations.get("piecewise_linear:0,0.1,0,1").dual(1.0).loop is None
     assert activations.get("piecewise_linear:0,2,1,2").name == "ab_relu:2.0,2.0"
     assert activations.get("piecewise_linear:0,1,1,2,1.5,2").at == (1.0,)
 

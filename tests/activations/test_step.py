@@ -24,7 +24,7 @@ def angles(m):
 def test_both_halves_are_accurate_at_every_angle(spec, odd):
     for z, w, theta in angles(M):
         one = np.ones(1)
-        zk, wk, rate = pair_dual(activations.get(spec), one, 3 * one, z * one, w * one)
+        zk, wk, rate = pair_dual(activations.get(spec).dual(np.inf), one, 3 * one, z * one, w * one)
         assert abs(zk[0] - odd * theta / mp.pi) <= 1e-15 * (theta if z <= w else 1)
         lacks = mp.pi - theta
         assert abs(wk[0] - (1 - odd + odd * lacks / mp.pi)) <= 1e-15 * (
@@ -65,7 +65,8 @@ def test_sigma():
     x = np.array([-2.0, 0, 3])
     assert activations.get("sign")(x).tolist() == [-1, 0, 1]
     assert activations.get("heaviside")(x).tolist() == [0, 0, 1]
-    assert activations.get("heaviside").never_obtuse and not activations.get("sign").never_obtuse
+    assert activations.get("heaviside").dual(1.0).never_obtuse
+    assert not activations.get("sign").dual(1.0).never_obtuse
     assert activations.get("rectified_monomial:2")(x).tolist() == [0, 0, 9]
     assert activations.get("rectified_monomial:1") == activations.get("relu")
     assert activations.get("rectified_monomial:0") == activations.get("heaviside")
@@ -87,7 +88,7 @@ def test_monomials_are_integrals_over_the_angle(n):
     norm = moment(n, mpf(0))
     assert float(sigma.second_moment(one)[0]) == pytest.approx(float(norm), rel=1e-14)
     for z, w, theta in angles([0, 1e-20, 1e-7, 1e-3, 0.2, 0.4999]):
-        zk, _, rate = pair_dual(sigma, one, 5 * one, z * one, w * one)
+        zk, _, rate = pair_dual(sigma.dual(np.inf), one, 5 * one, z * one, w * one)
         assert abs(1 - 2 * zk[0] - moment(n, theta) / norm) < n * 1e-15
         assert abs(rate[0] - n * n * moment(n - 1, theta) / norm) < n * n * 1e-15
         if theta < 1e-3:  # z_K ~ z times the rate

@@ -47,7 +47,7 @@ def test_the_kernel_of_rbf():
      (f"cos:1,1,{-np.pi / 2}", -1), (f"cos:1,1,{7 * np.pi}", 1), ("sin:1,1,1e-17", 0), ("rbf", 0)],
 )  # fmt: skip
 def test_multiples_of_a_right_angle_are_exact(spec, parity):
-    assert activations.get(spec).parity == parity
+    assert activations.get(spec).dual(1.0).parity == parity
 
 
 def test_parameters():

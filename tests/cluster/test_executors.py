@@ -254,7 +254,8 @@ def test_no_new_pool(fragile):
 def test_nothing_optional_is_imported():
     code = (
         "import sys; from ntk_numba.cluster import executors, schedulers, workers;"
-        "workers.worker_threads(); executors._is_lost(OSError());"
+        "from concurrent.futures import ThreadPoolExecutor;"
+        "workers.worker_threads(); schedulers.pool_of(ThreadPoolExecutor).is_lost(OSError());"
         "print({'distributed', 'dask', 'mpi4py', 'loky'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True)

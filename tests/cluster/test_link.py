@@ -133,7 +133,7 @@ class TestLink:
         with monkeypatch.context() as patch:
             stop_after(patch, 30)
             with pytest.raises(Stop):
-                nk.merge(parts, path, "lower", delete_parts=delete)
+                nk.merge(parts, path, layout="lower", delete_parts=delete)
         left = [part for part in parts if part.exists()]
         with pytest.raises(ValueError, match=rf"{partial} is the beginning of a file that is not"):
             nk.merge(left, path, link=True)

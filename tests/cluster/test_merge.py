@@ -47,7 +47,7 @@ def right(x, tmp_path_factory):
 def test_parts_are_the_whole_bit_for_bit(tmp_path, points, layers, dtype, cross, of):
     z = points[:100] if cross else None
     options = {"layers": layers, "dtype": dtype, "kernels": ("nngp", "ntk")}
-    with nk.write_gram(NET, points, tmp_path / "one.h5", z, **options) as f:
+    with nk.write_gram(NET, points, tmp_path / "one.h5", Z=z, **options) as f:
         of = min(f.contents.grid.count, 99 if of == "tiles" else of)
     paths = parts_of(points, tmp_path, of, z, **options)
     rng = np.random.default_rng(0)
@@ -167,7 +167,7 @@ class TestCover:
         parts[3].unlink()
         monkeypatch.setattr(write, "NUMERICS", 99)
         nk.write_gram(NET, x, tmp_path / "g.h5", part=(4, 5)).close()
-        text = r"another job: numerical version is 99, not 1; of 5 parts 4 are .*--array=4,"
+        text = r"another job: numerical version is 99, not 2; of 5 parts 4 are .*--array=4,"
         self.refuse(parts, text, tmp_path)
 
     def test_what_is_no_part(self, x, parts, tmp_path):
@@ -334,7 +334,7 @@ def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, cha
             path.unlink()
             net = nk.MLP(3, "relu", b_std=0.2) if changed == "net" else NET
             data = [d + 0.5 if name == changed else d for name, d in (("x", x), ("z", z))]
-            nk.write_gram(net, data[0], tmp_path / "g.h5", data[1], part=(number, 4)).close()
+            nk.write_gram(net, data[0], tmp_path / "g.h5", Z=data[1], part=(number, 4)).close()
     with pytest.raises(ValueError, match=r"of 4 parts .* missing"):
         nk.merge(paths, tmp_path / "g.h5")
 
@@ -344,7 +344,7 @@ def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path,
     monkeypatch.setattr(write, "NUMERICS", 99)
     paths = parts_of(x, tmp_path, 2)
     (tmp_path / "old.h5").rename(tmp_path / "g.h5")
-    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 1, the parts of 99\. Ch"):
+    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 2, the parts of 99\. Ch"):
         nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
     assert all(p.exists() for p in paths)
 

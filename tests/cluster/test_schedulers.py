@@ -94,7 +94,7 @@ def writer_of_a_part(folder):
     ],
 )
 def test_the_bits_of_a_single_run(folder, out, kind):
-    err = ends_well(gram(folder, out, kind, "--progress"))
+    err = ends_well(gram(folder, out, kind, kernels="--progress"))
     assert "3/3" in err and "Traceback" not in err and "Warning" not in err
 
 

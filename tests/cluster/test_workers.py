@@ -11,7 +11,7 @@ from marks import marked
 from programs import alive, needs_mpi, run, start, wait_until
 from programs import stand_ins as command
 
-from ntk_numba.cluster import workers
+from ntk_numba import stopping
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.workers import (
     LocalPool,
@@ -146,6 +146,7 @@ def test_an_idle_worker_leaves_at_once(pool):
 
 @pytest.mark.cluster
 def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
+    pool.submit(stand_ins.starts, tmp_path, 0).result()  # it has started, and imported all
     future = pool.submit(attempt, stand_ins.deaf, 1, 0, Share())
     pid = pool.submit(os.getpid)
     time.sleep(2)
@@ -153,5 +154,5 @@ def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
     pool.stop()
     with pytest.raises(BrokenExecutor):
         future.result(timeout=30)
-    assert workers.PATIENCE - 0.5 < time.monotonic() - begin < workers.PATIENCE + 15
+    assert stopping.WORKER_PATIENCE - 0.5 < time.monotonic() - begin < stopping.WORKER_PATIENCE + 15
     assert pid.exception() is not None

@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+import pickle
 import threading
 
 import numpy as np
@@ -124,6 +127,32 @@ def test_out_is_filled_and_returned(points):
     assert k.ntk is out.ntk and (k.ntk == nk.gram(NET, points).ntk).all()
     every = nk.Gram(np.empty((4, 150, 150)), np.empty((4, 150, 150)))
     assert nk.gram(NET, points, layers="all", out=every).nngp is every.nngp
+
+
+def test_a_gram_is_a_pair(points):
+    k = nk.gram(NET, points)
+    nngp, ntk = k
+    assert nngp is k.nngp is k[0] and ntk is k.ntk is k[1] and len(k) == 2
+    assert k[-1] is ntk and nk.Gram(nngp, ntk).error == (0.0, 0.0)
+    with pytest.raises(IndexError):
+        k[2]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        k.error = (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda k: pickle.loads(pickle.dumps(k))]
+)
+def test_a_gram_keeps_its_error_when_it_is_copied(copied):
+    k = nk.Gram(np.arange(6.0).reshape(2, 3), None, (1e-9, 2e-8))
+    new = copied(k)
+    assert isinstance(new, nk.Gram) and new is not k and new.error == (1e-9, 2e-8)
+    assert (new.nngp == k.nngp).all() and new.ntk is None
+
+
+def test_a_gram_is_shown_without_its_numbers():
+    k = nk.Gram(None, np.zeros((1000, 2000), "f4"), (0.0, 2e-8))
+    assert repr(k) == "Gram(nngp=None, ntk=<1000 × 2000, float32>, error=(0.0, 2e-08))"
 
 
 @pytest.mark.parametrize(

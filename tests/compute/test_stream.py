@@ -27,7 +27,7 @@ def test_the_same_bits_as_in_memory(points, tmp_path, dtype, layers, other):
     z = None if other is None else points[:other] + 1
     k = nk.gram(NET, points, z, layers=layers, dtype=dtype)
     with nk.write_gram(
-        NET, points, tmp_path / "g.h5", z, ("nngp", "ntk"), layers, dtype
+        NET, points, tmp_path / "g.h5", Z=z, kernels=("nngp", "ntk"), layers=layers, dtype=dtype
     ) as f:  # fmt: skip
         assert f.verify()
         assert f.shape == k.ntk.shape and f.dtype == dtype
@@ -56,7 +56,7 @@ def test_the_same_bits_when_the_data_is_larger_than_memory(tmp_path, monkeypatch
     np.save(tmp_path / "x.npy", x)
     k = nk.gram(NET, x, z, kernels="ntk")
     loaded = bands_loaded(monkeypatch)
-    f = nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5", z, memory="36MiB")
+    f = nk.write_gram(NET, tmp_path / "x.npy", tmp_path / "g.h5", Z=z, memory="36MiB")
     with f:
         assert (f.ntk[:] == k.ntk).all()
     assert len(loaded) > 4
@@ -250,7 +250,7 @@ def test_a_sample_too_large_is_found_before_the_start(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"X: row 990 has norm .*too large for float32"):
         nk.write_gram(NET, x, tmp_path / "g.h5", memory="36MiB")
     with pytest.raises(ValueError, match=r"Z: row 990 has norm .*too large for float32"):
-        nk.write_gram(NET, x[:5], tmp_path / "g.h5", x)
+        nk.write_gram(NET, x[:5], tmp_path / "g.h5", Z=x)
     assert list(tmp_path.iterdir()) == []
 
 

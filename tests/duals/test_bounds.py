@@ -14,11 +14,13 @@ PAIRS = 700
 RULE = 1e-13  # what the coarse rule is good to, relative to √(K(q)K(q'))
 
 
-def errors(ready, q1, q2, rho, rule):
+def errors(function, q1, q2, rho, rule):
     """Of K and of K̇, relative to what they are at most, (2, pairs)."""
     t, weights = rule
     out = []
-    for f, values in zip((ready, ready.derivative), nk.dual(ready, q1, q2, rho), strict=True):
+    for f, values in zip(
+        (function, function.derivative), nk.dual(function, q1, q2, rho), strict=True
+    ):
         for a, b, r, got in zip(q1, q2, rho, values, strict=True):
             scale = np.sqrt((weights @ f(np.sqrt(a) * t) ** 2) * (weights @ f(np.sqrt(b) * t) ** 2))
             out.append(abs(got - mean_of_pair(f, a, b, r, rule)) / scale)
@@ -31,17 +33,17 @@ def errors(ready, q1, q2, rho, rule):
 )
 def test_no_error_is_larger_than_its_bound(name):
     rng = np.random.default_rng(len(name))
-    ready = activations.get(name).up_to(2.0)
-    bounds = np.array(ready.bounds)
-    assert (bounds > 0).all() and (bounds <= ready.source.tolerance).all()
+    function = activations.get(name)
+    bounds = np.array(function.dual(2.0).bounds)
+    assert (bounds > 0).all() and (bounds <= function.tolerance).all()
     q1, q2 = 2 * rng.random((2, PAIRS)) ** 3
     rho = np.cos(np.pi * rng.random(PAIRS))
     q1[:100] = q2[:100] = 2.0  # where the bound is reached
     rho[:50], rho[50:60], rho[100:150] = 1, -1, 1
-    found = errors(ready, q1, q2, rho, COARSE)
+    found = errors(function, q1, q2, rho, COARSE)
     assert (found <= bounds[:, None] + RULE).all()
     # and it is not far from them, as long as rounding does not hide them
-    assert (found.max(1) / bounds).max() > 0.3 or ready.source.tolerance < 1e-8
+    assert (found.max(1) / bounds).max() > 0.3 or function.tolerance < 1e-8
 
 
 @pytest.mark.parametrize(
@@ -54,12 +56,12 @@ def test_no_error_is_larger_than_its_bound(name):
     ),
 )  # fmt: skip
 def test_few_pairs_by_a_finer_rule(name):
-    ready = activations.get(name).up_to(2.0)
-    bounds = np.array(ready.bounds)
-    assert (bounds > 0).all() and (bounds <= ready.source.tolerance).all()
+    function = activations.get(name)
+    bounds = np.array(function.dual(2.0).bounds)
+    assert (bounds > 0).all() and (bounds <= function.tolerance).all()
     rng = np.random.default_rng(0)
     q1, q2 = 2 * rng.random((2, 25)) ** 2
     rho = np.concatenate([[1, -1, 1, -1, 0], rng.uniform(-1, 1, 20)])
     q1[:2] = q2[:2] = 2.0
-    found = errors(ready, q1, q2, rho, FINE)
+    found = errors(function, q1, q2, rho, FINE)
     assert (found <= bounds[:, None] + np.array([[4e-15], [2e-14]])).all()

@@ -31,12 +31,12 @@ def test_derivative_and_second_moment(name):
 
 def test_what_cannot_be_had_says_what_can():
     with pytest.raises(ValueError, match=r"activation tanh: at variances up to 32 .* tanh:"):
-        activations.get("tanh").up_to(30)
+        activations.get("tanh").dual(30)
     with pytest.raises(ValueError, match=r"scale the data or w_std down$"):
-        activations.get("tanh").up_to(1e4)
+        activations.get("tanh").dual(1e4)
     with pytest.raises(ValueError, match="ask for softsign:"):
-        activations.get("softsign:1e-10").up_to(1.0)
-    assert activations.get("softsign").up_to(4.0).bounds[1] <= 3e-3
+        activations.get("softsign:1e-10").dual(1.0)
+    assert activations.get("softsign").dual(4.0).bounds[1] <= 3e-3
     with pytest.raises(ValueError, match="tolerance must be"):
         activations.get("tanh:1e-14")
 
@@ -86,13 +86,13 @@ def test_what_is_no_function_of_a_number(fn, text):
 
 def test_what_cannot_be_computed_is_refused():
     with pytest.raises(ValueError, match=r"grows too fast|not finite"):
-        Numerical(lambda x: np.exp(np.minimum(x * x / 3, 600)), "fast").up_to(1.0)
+        Numerical(lambda x: np.exp(np.minimum(x * x / 3, 600)), "fast").dual(1.0)
     with pytest.raises(ValueError, match="derivative"):
-        Numerical(np.sin, derivative=np.sin).up_to(1.0)
+        Numerical(np.sin, derivative=np.sin).dual(1.0)
     with pytest.raises(ValueError, match=r"derivative|oscillates|reaches"):
-        Numerical(np.sign, "step").up_to(1.0)
+        Numerical(np.sign, "step").dual(1.0)
     with pytest.raises(ValueError, match=r"derivative|oscillates|reaches"):
-        Numerical(lambda x: np.sin(3000 * x), "noise").up_to(1.0)
+        Numerical(lambda x: np.sin(3000 * x), "noise").dual(1.0)
 
 
 def test_names_of_functions():

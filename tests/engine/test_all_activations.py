@@ -82,7 +82,9 @@ def test_gram_of_every_activation(name):
                 assert abs(got[k][layer, i, j] - values[k]) <= bound
                 assert got[k][layer, i, i] == diagonal[k][layer, i]
     activation = nk.activations.get(name)
-    assert (got.error == (0, 0)) == (activation.method == "closed form" or not activation.ranged)
+    assert (got.error == (0, 0)) == (
+        activation.facts.method == "closed form" or not activation.facts.needs_largest
+    )
 
 
 # one of each way to compute a dual

@@ -48,12 +48,16 @@ def test_the_centre_shrinks_what_is_multiplied(digits):
     assert (one == other).all()
 
 
+def duals_of(net):
+    return [activation.dual(np.inf) for activation in net.activation]
+
+
 def test_shares_are_a_unit_vector():
     net = nk.MLP(32, "relu", 1.1, 0.3)
     std, half_weight, half_bias, _ = layer_statistics(
-        net, net.activation, np.logspace(-5, 5, 9), 3, np.dtype(float)
+        net.layers, duals_of(net), np.logspace(-5, 5, 9), 3, np.dtype(float)
     )
     np.testing.assert_allclose(half_weight**2 + half_bias**2, 0.25, rtol=4e-16)
     np.testing.assert_allclose(half_bias * std, 0.15, rtol=4e-16)
-    zero = layer_statistics(nk.MLP(2), nk.MLP(2).activation, np.zeros(1), 3, np.dtype(float))
+    zero = layer_statistics(nk.MLP(2).layers, duals_of(nk.MLP(2)), np.zeros(1), 3, np.dtype(float))
     assert all((table == 0).all() for table in zero)

@@ -23,7 +23,7 @@ def lower(points, tmp_path, whole, request):
     layers = "all" if whole.ntk.ndim == 3 else "last"
     dtype, path = request.param, tmp_path / "g.h5"
     nk.write_gram(
-        NET, points, path, None, ("nngp", "ntk"), layers, dtype, layout="lower"
+        NET, points, path, kernels=("nngp", "ntk"), layers=layers, dtype=dtype, layout="lower"
     ).close()  # fmt: skip
     k = nk.gram(NET, points, layers=layers, dtype=dtype)
     with nk.open_gram(path) as f:
@@ -42,7 +42,7 @@ def test_the_lower_triangle_answers_everywhere(lower, key):
 
 def test_layers_are_chosen_like_rows(lower):
     f, k = lower
-    if f.contents.every:
+    if f.contents.all_layers:
         for key in (1, -1, np.s_[1:], np.s_[[0, 2], 5], np.s_[2, 3:5, 100], np.s_[::2, 3, 3:9]):
             assert (f.ntk[key] == k.ntk[key]).all() and f.ntk[key].shape == k.ntk[key].shape
     else:
@@ -110,7 +110,7 @@ def test_a_part_refuses_what_is_not_its_own(points, tmp_path):
 
 def test_the_layout_is_the_triangle_of_one_data_set(points, tmp_path):
     with pytest.raises(ValueError, match="a matrix of two data sets has no triangle"):
-        nk.write_gram(NET, points, tmp_path / "g.h5", points[:3], layout="lower")
+        nk.write_gram(NET, points, tmp_path / "g.h5", Z=points[:3], layout="lower")
     with pytest.raises(ValueError, match="layout must be 'full' or 'lower', not 'upper'"):
         nk.write_gram(NET, points, tmp_path / "g.h5", layout="upper")
     assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -19,10 +20,19 @@ from ntk_numba.grid import Grid
 @pytest.fixture(params=["last", "all"])
 def contents(request):
     net = nk.MLP(3, ["abs", "relu"], b_std=0.1)
-    every = request.param == "all"
+    layers = request.param
     x, z = Digest((150, 7), b"", (b"x" * 32,)), Digest((70, 7), b"e" * 32, (b"z" * 32,))
     grid = Grid(150, 70, False, 64)
-    return Contents(net, ("nngp", "ntk"), every, np.dtype("f4"), grid, None, x, z)
+    return Contents(
+        kernels=("nngp", "ntk"),
+        layers=layers,
+        dtype=np.dtype("f4"),
+        grid=grid,
+        part=None,
+        network=json.dumps(net.to_dict()),
+        x=x,
+        z=z,
+    )
 
 
 def created(path, contents):
@@ -49,7 +59,7 @@ def test_places_are_those_that_hdf5_reads(tmp_path, contents):
     number = 0
     with path.open("r+b") as raw:
         for name in contents.kernels:
-            for layer, i, j in np.ndindex(contents.layers, 3, 2):
+            for layer, i, j in np.ndindex(contents.matrices, 3, 2):
                 number += 1
                 raw.seek(where.tile_at(name, layer, i, j))
                 raw.write(np.full(contents.grid.chunk, number, "f4").tobytes())
@@ -61,7 +71,7 @@ def test_places_are_those_that_hdf5_reads(tmp_path, contents):
         for name in contents.kernels:
             values = file[name][:].reshape(-1, 150, 70)
             sums = file["checksums"][name][:].reshape(-1, 3, 2)
-            for layer, i, j in np.ndindex(contents.layers, 3, 2):
+            for layer, i, j in np.ndindex(contents.matrices, 3, 2):
                 number += 1
                 tile = values[layer, i * 64 : (i + 1) * 64, j * 64 : (j + 1) * 64]
                 assert (tile == number).all() and sums[layer, i, j] == number
@@ -134,7 +144,9 @@ def test_bits_that_are_wrong_are_noticed(tmp_path, contents, every):
 def test_all_strings_are_looked_at(tmp_path, contents, depth):
     """Those of deep networks have heaps of their own."""
     net = nk.MLP(depth, ["abs"] * (depth - 1))
-    path = created(tmp_path / "g.h5", replace(contents, net=net, every=False))
+    path = created(
+        tmp_path / "g.h5", replace(contents, network=json.dumps(net.to_dict()), layers="last")
+    )
     with layout.HDF5(path) as file:
         assert layout.read_header(file, path).contents.net == net
     data = path.read_bytes()
@@ -148,7 +160,8 @@ def test_all_strings_are_looked_at(tmp_path, contents, depth):
 
 
 def test_differences_are_named(contents):
-    other = replace(contents, net=nk.MLP(3, ["abs", "relu"], b_std=0.2), dtype=np.dtype("f8"))
+    net = nk.MLP(3, ["abs", "relu"], b_std=0.2)
+    other = replace(contents, network=json.dumps(net.to_dict()), dtype=np.dtype("f8"))
     assert contents.differences(contents) == []
     assert contents.differences(other) == [
         "b_std is [0.2, 0.2, 0.2], not [0.1, 0.1, 0.1]", "dtype is float64, not float32"

@@ -243,7 +243,7 @@ def test_a_signal_ends_the_look(target, monkeypatch):
     path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
     monkeypatch.setattr(stopping, "_asked", True)
     for name in ("WATCH", "SETTLE"):
-        with pytest.raises(stopping.Stopped):
+        with pytest.raises(stopping.StopRequested):
             Lease(target)
         assert path.exists() == (name == "WATCH")
         monkeypatch.setattr(lease, "_is_touched", lambda *_: False, raising=False)

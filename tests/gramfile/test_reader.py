@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -185,7 +186,7 @@ class TestIncomplete:
     def partial(self, points, tmp_path, request):
         path = tmp_path / "g.h5.partial"
         nk.write_gram(NET, points, tmp_path / "g.h5", layers=request.param).close()
-        with nk.open_gram(tmp_path / "g.h5") as f, TileFile(f.path, f.layout, True) as tiles:
+        with nk.open_gram(tmp_path / "g.h5") as f, TileFile(f.path, f.layout, write=True) as tiles:
             tiles.forget(("ntk", 0, 2, 0))
             tiles.forget(("ntk", 2 if request.param == "all" else 0, 1, 1))
             tiles.begin_with(INCOMPLETE)
@@ -200,7 +201,7 @@ class TestIncomplete:
     def test_what_is_done_can_be_read(self, partial, points):
         k = nk.gram(NET, points, layers="all").ntk
         with nk.open_gram(partial, incomplete=True) as f:
-            k = k if f.contents.every else k[-1]
+            k = k if f.contents.all_layers else k[-1]
             assert not f.complete and f.done.sum() == 4 and f.ntk.shape == f.shape
             for key in (
                 np.s_[..., :64, :128], np.s_[..., 5, 100], np.s_[..., -1, 70:],
@@ -251,8 +252,26 @@ class TestIncomplete:
 
 def h5py_layers(partial):
     with nk.open_gram(partial, incomplete=True) as f:
-        return f.contents.every
+        return f.contents.all_layers
 
 
 def test_a_dataset_keeps_its_file_open(written, points):
     assert (nk.open_gram(written).ntk[:] == nk.gram(NET, points).ntk).all()
+
+
+READ = """
+import sys
+from ntk_numba.gramfile.reader import open_gram
+
+with open_gram(sys.argv[1]) as f:
+    assert f.ntk[3, 5] == f.ntk[5, 3] and f.contents.depth == 3 and f.complete
+    assert f.verify()
+assert not {"numba", "scipy", "ntk_numba.network"} & set(sys.modules)
+with open_gram(sys.argv[1]) as f:
+    assert f.net.depth == 3
+"""
+
+
+def test_reading_needs_no_compiler(tmp_path, points):
+    nk.write_gram(nk.MLP(3), points, tmp_path / "g.h5").close()
+    subprocess.run([sys.executable, "-c", READ, tmp_path / "g.h5"], check=True)

@@ -23,7 +23,7 @@ def test_pictures(file, points, tmp_path, monkeypatch):
     plot_gram(file, tmp_path / "b.png", kernel="nngp", layer=2)
     a, b = ((tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert a[:4] == b[:4] == PNG and a != b
-    with nk.write_gram(nk.MLP(2), points, tmp_path / "c.h5", points[:20]) as cross:
+    with nk.write_gram(nk.MLP(2), points, tmp_path / "c.h5", Z=points[:20]) as cross:
         plot_gram(cross, tmp_path / "c.pdf")
     assert (tmp_path / "c.pdf").read_bytes()[:4] == b"%PDF"
 

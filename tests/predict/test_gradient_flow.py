@@ -22,7 +22,7 @@ def test_on_training_and_test_samples(data, time):
     rng = np.random.default_rng(4)
     f0, f0_z = rng.standard_normal((9, 2)), rng.standard_normal((5, 2))
     theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
-    flow = nk.gradient_flow(theta, y, f0, time, theta_z, f0_z)
+    flow = nk.gradient_flow(theta, y, f0, time, ntk_test=theta_z, f0_test=f0_z)
     rest = expm(-theta * time / 9)
     assert flow.outputs == pytest.approx(y + rest @ (f0 - y), rel=1e-10, abs=1e-12)
     wanted = f0_z + theta_z @ np.linalg.solve(theta, (np.eye(9) - rest) @ (y - f0))
@@ -32,7 +32,7 @@ def test_on_training_and_test_samples(data, time):
 def test_its_end_is_kernel_regression(data):
     x, y, z = data
     theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
-    flow = nk.gradient_flow(theta, y, 0 * y, np.inf, theta_z, np.zeros((5, 2)))
+    flow = nk.gradient_flow(theta, y, 0 * y, np.inf, ntk_test=theta_z, f0_test=np.zeros((5, 2)))
     assert flow.outputs == pytest.approx(y, rel=1e-12)
     assert flow.test_outputs == pytest.approx(theta_z @ np.linalg.solve(theta, y), rel=1e-9)
     one = nk.gradient_flow(theta, y[:, 0], 0 * y[:, 0], np.inf)
@@ -43,7 +43,9 @@ def test_what_is_seen_twice_learns_the_mean(data):
     """A singular Θ: of two equal samples with targets 0 and 1 the network learns ½."""
     x = np.repeat(data[0][:1], 2, axis=0)
     theta = nk.gram(NET, x).ntk
-    flow = nk.gradient_flow(theta, [0.0, 1.0], [0.0, 0.0], np.inf, theta[:1], [0.0])
+    flow = nk.gradient_flow(
+        theta, [0.0, 1.0], [0.0, 0.0], np.inf, ntk_test=theta[:1], f0_test=[0.0]
+    )
     assert flow.outputs == pytest.approx([0.5, 0.5]) and flow.test_outputs == pytest.approx([0.5])
 
 
@@ -54,7 +56,7 @@ def test_directions_that_are_only_rounding_do_not_count(dtype, error):
     x = np.random.default_rng(6).standard_normal((45, 8))
     y = x[:40] @ np.arange(8.0) + 1
     theta, theta_z = (nk.gram(net, a, x[:40], dtype=dtype).ntk for a in (x[:40], x[40:]))
-    flow = nk.gradient_flow(theta, y, 0 * y, np.inf, theta_z, np.zeros(5))
+    flow = nk.gradient_flow(theta, y, 0 * y, np.inf, ntk_test=theta_z, f0_test=np.zeros(5))
     assert np.concatenate(flow) == pytest.approx(x @ np.arange(8.0) + 1, abs=error * 20)
 
 
@@ -63,11 +65,20 @@ def test_the_distribution_over_starts(data):
     both = np.concatenate([x, z])
     k = nk.gram(NET, both)
     theta, theta_z, time = k.ntk[:9, :9], k.ntk[9:, :9], 2.0
-    sigma = k.nngp[:9, :9], k.nngp[9:, :9], k.nngp[9:, 9:]
-    mean, covariance = nk.flow_distribution(theta, theta_z, *sigma, y[:, 0], time)
+    mean, covariance = nk.flow_distribution(
+        ntk=theta,
+        ntk_test=theta_z,
+        nngp=k.nngp[:9, :9],
+        nngp_test=k.nngp[9:, :9],
+        nngp_test_test=k.nngp[9:, 9:],
+        y=y[:, 0],
+        time=time,
+    )
     starts = np.linalg.cholesky(k.nngp) @ np.random.default_rng(5).standard_normal((14, 40_000))
     target = np.repeat(y[:, :1], starts.shape[1], axis=1)
-    ends = nk.gradient_flow(theta, target, starts[:9], time, theta_z, starts[9:]).test_outputs
+    ends = nk.gradient_flow(
+        theta, target, starts[:9], time, ntk_test=theta_z, f0_test=starts[9:]
+    ).test_outputs
     assert ends.mean(axis=1) == pytest.approx(
         mean, abs=5 * (np.diag(covariance).max() / 4e4) ** 0.5
     )
@@ -85,7 +96,12 @@ def test_wide_networks_follow_it(data):
             params = fw.sample(NET, 4, width, 2, seed=seed)
             history = fw.train(params, x, y, rate, 200, test=z)
             flow = nk.gradient_flow(
-                theta, y, history.outputs[0], 200 * rate, theta_z, history.test_outputs[0]
+                theta,
+                y,
+                history.outputs[0],
+                200 * rate,
+                ntk_test=theta_z,
+                f0_test=history.test_outputs[0],
             )
             seen = np.concatenate([history.outputs[-1], history.test_outputs[-1]])
             wanted = np.concatenate(flow)

@@ -19,15 +19,15 @@ def slope(x):
 
 @pytest.mark.parametrize(("w_std", "b_std"), [(1.5, 0.1), (2.0, 0.3), (0.5, 0.2), (3.0, 0.0)])
 def test_fixed_point_is_one(w_std, b_std):
-    q = nk.fixed_point("erf", w_std, b_std)
+    q = nk.fixed_point("erf", w_std=w_std, b_std=b_std)
     assert q == pytest.approx(w_std**2 * mean(lambda x: erf(x) ** 2, q) + b_std**2, rel=1e-11)
 
 
 def test_fixed_points_that_are_none():
-    assert nk.fixed_point("erf", 0.5) == 0
-    assert nk.fixed_point("relu", 2) == np.inf
-    assert nk.fixed_point("relu", 2**0.5) == 1
-    assert nk.fixed_point("relu", 1, 1) == pytest.approx(2, rel=1e-12)
+    assert nk.fixed_point("erf", w_std=0.5) == 0
+    assert nk.fixed_point("relu", w_std=2) == np.inf
+    assert nk.fixed_point("relu", w_std=2**0.5) == 1
+    assert nk.fixed_point("relu", w_std=1, b_std=1) == pytest.approx(2, rel=1e-12)
 
 
 @pytest.mark.parametrize("b_std", [0.05, 0.3, 0.6])
@@ -35,7 +35,7 @@ def test_critical_init_is_at_the_edge(b_std):
     found = nk.critical_init("erf", b_std=b_std)
     assert found.b_std == b_std
     assert found.w_std**2 * mean(lambda x: slope(x) ** 2, found.q) == pytest.approx(1, rel=1e-11)
-    assert nk.fixed_point("erf", found.w_std, b_std) == pytest.approx(found.q, rel=1e-6)
+    assert nk.fixed_point("erf", w_std=found.w_std, b_std=b_std) == pytest.approx(found.q, rel=1e-6)
     again = nk.critical_init("erf", q=found.q)
     assert again == pytest.approx(found, rel=1e-9)
 
@@ -66,7 +66,7 @@ def test_correlations_over_depth_are_those_of_the_kernel():
     sigma = nk.gram(net, x, layers="all").nngp
     root = np.sqrt(np.diagonal(sigma, axis1=1, axis2=2))
     right = sigma[:, 0, 1:] / (root[:, :1] * root[:, 1:])
-    got = nk.correlation_map("erf", [0.6, -1], 6, 1.4, 0.2)
+    got = nk.correlation_map("erf", [0.6, -1], 6, w_std=1.4, b_std=0.2)
     np.testing.assert_allclose(got, right, atol=1e-13)
     nothing = nk.correlation_map("relu", 0.3, 3, w_std=0)
     assert nothing[0] == 0.3 and np.isnan(nothing[1:]).all()
@@ -77,8 +77,8 @@ def test_on_the_edge_correlations_change_least():
     critical = nk.critical_init("erf", b_std=0.2)
     left = []
     for w_std in (0.7 * critical.w_std, critical.w_std):
-        q = nk.fixed_point("erf", w_std, 0.2)
-        left.append(1 - nk.correlation_map("erf", 0.0, 40, w_std, 0.2, q)[-1])
+        q = nk.fixed_point("erf", w_std=w_std, b_std=0.2)
+        left.append(1 - nk.correlation_map("erf", 0.0, 40, w_std=w_std, b_std=0.2, q=q)[-1])
     assert left[0] < 1e-6 < 0.02 < left[1]
 
 

@@ -61,7 +61,8 @@ def test_false_alarms_are_as_rare_as_stated(checks, most):
     x = np.random.default_rng(1).standard_normal((6, 4))
     net = nk.MLP(3, b_std=0.2)
     alarms = [
-        not nk.check(net, x, 64, 24, 6, 2, false_alarm=0.2, seed=s).passed for s in range(checks)
+        not nk.check(net, x, width=64, draws=24, samples=6, n_out=2, false_alarm=0.2, seed=s).passed
+        for s in range(checks)
     ]
     assert sum(alarms) <= most
     assert sum(alarms) >= 1  # it is a test, not a formality

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ntk_numba.duals.base import Activation, Floats, spelled
+from ntk_numba.activations.registry import named
+from ntk_numba.duals.base import Activation
 from ntk_numba.duals.series import TOLERANCE, Series, checked_tolerance
+from ntk_numba.function import Floats, spelled
 
 Function = Callable[[Any], Any]
 
@@ -88,7 +90,7 @@ class Named(Series):
         return FUNCTIONS[self.function][2]
 
     @property
-    def never_obtuse(self) -> bool:
+    def never_negative(self) -> bool:
         return FUNCTIONS[self.function][3]
 
     @property
@@ -108,31 +110,37 @@ def _named(function: str, tolerance: float, default: float = TOLERANCE) -> Activ
     return Named(name, function, within)
 
 
+@named()
 def tanh(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = tanh x, by a series to a tolerance."""
     return _named("tanh", tolerance)
 
 
+@named()
 def sigmoid(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = 1/(1 + exp(−x)), by a series to a tolerance."""
     return _named("sigmoid", tolerance)
 
 
+@named("swish")
 def silu(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = x/(1 + exp(−x)), also known as swish, by a series to a tolerance."""
     return _named("silu", tolerance)
 
 
+@named()
 def softplus(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = ln(1 + exp(x)), by a series to a tolerance."""
     return _named("softplus", tolerance)
 
 
+@named()
 def mish(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = x·tanh(ln(1 + exp(x))), by a series to a tolerance."""
     return _named("mish", tolerance)
 
 
+@named()
 def gelu_tanh(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = x/2·(1 + tanh(√(2/π)(x + 0.044715x³))), by a series to a tolerance."""
     return _named("gelu_tanh", tolerance)
@@ -141,6 +149,7 @@ def gelu_tanh(tolerance: float = TOLERANCE) -> Activation:
 SOFTSIGN = 3e-3  # can be had up to q = 4
 
 
+@named()
 def softsign(tolerance: float = SOFTSIGN) -> Activation:
     """σ(x) = x/(1 + |x|), by a series to a tolerance.
 
@@ -149,6 +158,7 @@ def softsign(tolerance: float = SOFTSIGN) -> Activation:
     return _named("softsign", tolerance, SOFTSIGN)
 
 
+@named()
 def arctan(tolerance: float = TOLERANCE) -> Activation:
     """σ(x) = arctan x, by a series to a tolerance."""
     return _named("arctan", tolerance)

@@ -3,17 +3,18 @@ import pytest
 from marks import marked
 
 import ntk_numba as nk
-from ntk_numba.engine.ready import ready_for
+from ntk_numba.compute.plan import find_largest_norm
+from ntk_numba.engine.fitted import fit_network
 from ntk_numba.inputs.source import open_source
 
 
-def ready(net, x):
-    return ready_for(net, open_source(x, "X"))
-
-
-def test_closed_forms_are_ready():
+def test_closed_forms_leave_no_error_and_need_no_data():
     net = nk.MLP(3, ["relu", "gelu"])
-    assert ready(net, np.ones((2, 2))) == (net.activation, (0.0, 0.0))
+    source = open_source(np.ones((2, 2)), "X")
+    source.read = None  # its rows are not looked at
+    fitted = fit_network(net, find_largest_norm(net, source, None), 2)
+    assert fitted.net is net and fitted.error == (0.0, 0.0)
+    assert [dual.bounds for dual in fitted.duals] == [(0.0, 0.0)] * 2
 
 
 @pytest.mark.parametrize("name", ["tanh:1e-4", "silu:1e-6", "sigmoid:1e-3"])

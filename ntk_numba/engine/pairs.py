@@ -1,0 +1,35 @@
+"""What the functions of a row of pairs have in common, for the compiled code to hand on."""
+
+from typing import NamedTuple
+
+from ntk_numba.engine.products import Floats
+from ntk_numba.engine.samples import Samples
+
+
+class Bands(NamedTuple):
+    """The samples that a matrix's rows and columns are of; the same ones twice if it is symmetric."""
+
+    rows: Samples
+    columns: Samples
+
+
+class Pairs(NamedTuple):
+    """A row of pairs: sample i of a matrix's rows with samples j0 … j0 + n − 1 of its columns."""
+
+    bands: Bands
+    i: int
+    j0: int
+    n: int
+
+
+class Shares(NamedTuple):
+    """Half the weight and half the bias (see `recursion`) of the samples of a row of pairs.
+
+    weight, bias : of sample i
+    weights, biases : (n,) of samples j0 … j0 + n − 1
+    """
+
+    weight: float
+    bias: float
+    weights: Floats
+    biases: Floats

@@ -1,0 +1,55 @@
+"""What a network knows of an activation: the function itself, and nothing of kernels.
+
+Networks of finite width take a `Function`; the kernels take an `Activation`
+(`ntk_numba.duals.base`), which is a `Function` that also has a dual.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Function(ABC):
+    """A real function σ of one variable, with its derivative and its Gaussian second moment.
+
+    Attributes
+    ----------
+    name : str
+        The name that `ntk_numba.activations.get` takes, parameters included: ``leaky_relu:0.1``.
+    kinks : tuple of float
+        Where σ or a derivative jumps.
+    smooth_beyond : float
+        The |x| from which on σ is smooth on the scale of |x|, and not on that of 1.
+    """
+
+    name: str
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return ()
+
+    @property
+    def smooth_beyond(self) -> float:
+        return 8.0
+
+    @abstractmethod
+    def __call__(self, x: Floats) -> Floats:
+        """Return σ(x), elementwise."""
+
+    @abstractmethod
+    def derivative(self, x: Floats) -> Floats:
+        """Return σ'(x), elementwise; at a kink, the derivative from the left."""
+
+    @abstractmethod
+    def second_moment(self, q: Floats) -> Floats:
+        """Return E[σ(z)²] for z ~ N(0, q), elementwise, in the precision of q."""
+
+
+def spelled(name: str, *parameters: float) -> str:
+    """Return a name with its parameters, as `ntk_numba.activations.get` takes it."""
+    return name + (":" + ",".join(repr(float(p)) for p in parameters) if parameters else "")

@@ -1,0 +1,104 @@
+"""Rows of arrays, memory maps and HDF5 datasets, read a run at a time; what an open file holds."""
+
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from ntk_numba.errors import InvalidValueError
+
+Reader = Callable[[int, int], Any]  # of rows start to stop, for any array that NumPy understands
+
+
+class Opened(NamedTuple):
+    """What a data file gives.
+
+    Attributes
+    ----------
+    rows : an array, or anything with a shape, a dtype and runs of rows as ``rows[start:stop]``
+    key : str
+        The name of the array in a file that holds several, else "".
+    held : int
+        Bytes that stay in memory as long as `rows` does; 0 for what is read in runs of rows.
+    """
+
+    rows: Any
+    key: str = ""
+    held: int = 0
+
+
+def pick(path: Path, key: str, keys: list[str]) -> str:
+    """Return the key asked for, or the only one that a file has."""
+    known = ", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")
+    if key:
+        if key not in keys:
+            raise InvalidValueError(f"{path} has no array {key!r}; it has {known or 'none'}")
+        return key
+    if len(keys) != 1:
+        raise InvalidValueError(
+            f"{path} holds {len(keys)} arrays ({known or 'none'}); name one: {path}:key"
+        )
+    return keys[0]
+
+
+def file_of(rows: Any) -> Path | None:
+    """Return the file behind a memory map or an HDF5 dataset."""
+    if isinstance(rows, h5py.Dataset):
+        return Path(rows.file.filename)
+    if isinstance(rows, np.memmap) and isinstance(rows.filename, str | os.PathLike):
+        return Path(rows.filename)
+    return None
+
+
+def reader_of(rows: Any, opened_here: bool) -> Reader:
+    """Return what reads runs of rows.
+
+    Parameters
+    ----------
+    rows : see `Opened`
+    opened_here : bool
+        Whether we have opened the file that the rows are in, and nobody else changes its map.
+    """
+    if opened_here and isinstance(rows, np.memmap) and rows.flags.c_contiguous:
+        return _through_its_file(rows)
+    return _through_its_map(rows)
+
+
+def _through_its_file(rows: np.memmap) -> Reader:
+    """Read a .npy file, mapped in row order, without the map.
+
+    If the file is cut short meanwhile, a map ends the process; a read only fails.
+    """
+    path, dtype, width, offset = str(rows.filename), rows.dtype, rows.shape[1:], rows.offset
+    values = int(np.prod(width))
+
+    def read(start: int, stop: int) -> Any:
+        count, at = (stop - start) * values, offset + start * values * dtype.itemsize
+        return np.fromfile(path, dtype, count, offset=at).reshape(stop - start, *width)
+
+    return read
+
+
+def _through_its_map(rows: Any) -> Reader:
+    """Read rows of an array; of a memory map, give back the pages, which count as our memory."""
+    owner = rows
+    while isinstance(owner, np.ndarray) and owner.base is not None:
+        owner = owner.base
+    private = getattr(rows, "mode", "c") == "c"  # its changed pages exist nowhere else
+
+    def read(start: int, stop: int) -> Any:
+        if not isinstance(owner, mmap.mmap) or private or not hasattr(mmap, "MADV_DONTNEED"):
+            return rows[start:stop]
+        copy = np.empty((stop - start, *rows.shape[1:]), rows.dtype)
+        # each column of a map in column order brings in pages of its own, up to 64 KiB of them
+        step = rows.shape[1] if rows.flags.c_contiguous else 64
+        for first in range(0, rows.shape[1], step):
+            copy[:, first : first + step] = rows[start:stop, first : first + step]
+            owner.madvise(mmap.MADV_DONTNEED)
+        return copy
+
+    return read

@@ -1,0 +1,24 @@
+"""Data in HDF5 files."""
+
+from pathlib import Path
+
+import h5py
+
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.inputs.arrays import Opened, pick
+
+
+def open_hdf5(path: Path, key: str) -> Opened:
+    """Open a dataset of an HDF5 file, of which runs of rows are read."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InvalidValueError(
+            f"{path} is no valid HDF5 file, perhaps truncated ({error})"
+        ) from None
+    datasets: list[str] = []
+    file.visititems(
+        lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None
+    )
+    chosen = pick(path, key.strip("/"), datasets)
+    return Opened(file[chosen], chosen)

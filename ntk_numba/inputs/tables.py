@@ -1,0 +1,39 @@
+"""Data in text files: numbers separated by commas, one sample a line."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.inputs.arrays import Opened
+
+MISSING = ("", "na", "n/a", "null", "none")  # words of a row of data, not of a header
+
+
+def open_csv(path: Path, _: str) -> Opened:
+    """Read a .csv file, whole; a first line of names is passed over."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            first = file.readline()
+    except UnicodeDecodeError:
+        raise InvalidValueError(f"{path} is no text file") from None
+    if not first.strip():
+        raise InvalidValueError(f"{path} is empty: it has no rows")
+    words = [word.strip() for word in first.split(",")]
+    data = any(_is_number(word) or word.lower() in MISSING for word in words)
+    try:
+        with path.open(encoding="utf-8-sig") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no data: refused with the shape
+            table = np.loadtxt(file, delimiter=",", ndmin=2, skiprows=0 if data else 1)
+    except ValueError as error:
+        raise InvalidValueError(f"{path}: {error}") from None
+    return Opened(table, held=table.nbytes)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

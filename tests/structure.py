@@ -1,0 +1,62 @@
+"""The wings of the package and what its files import, read from the sources."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "ntk_numba"
+
+
+def module_name(path: Path) -> str:
+    """The name of a file's module within the package; of the package itself, nothing."""
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported(path: Path) -> set[str]:
+    """The package's modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner.removeprefix("ntk_numba.") in MODULES else node.module)
+    return {
+        n.removeprefix("ntk_numba").removeprefix(".") for n in found if n.startswith("ntk_numba")
+    }
+
+
+def docstring(module: str) -> str:
+    """The first sentence of a module's docstring."""
+    text = ast.get_docstring(ast.parse(MODULES[module].read_text())) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+# The wings, from the ground up: a file imports from wings below its own, and from its own wing what
+# does not import it. ARCHITECTURE.md says what each is for.
+ORDER = [
+    "ground", "compiled", "duals", "activations", "network", "inputs", "gramfile", "engine",
+    "finite_width", "compute", "cluster", "predict", "theory", "validation", "plots", "cli",
+]  # fmt: skip
+
+
+def wing_of(module: str) -> str:
+    """The wing of a module: its folder, or for files beside the folders "ground"."""
+    head = module.split(".")[0]
+    return head if head in ORDER or head in ("", "__main__") else "ground"
+
+
+def _from_left_to_right(wing: str) -> list[str]:
+    """The files of a wing, each after those that it imports; refuses imports in a circle."""
+    own = [m for m in MODULES if wing_of(m) == wing and m != wing]
+    graph = {m: sorted(n for n in imported(MODULES[m]) if n in own) for m in sorted(own)}
+    return [m.removeprefix(f"{wing}.") for m in TopologicalSorter(graph).static_order()]
+
+
+WINGS = {wing: _from_left_to_right(wing) for wing in ORDER}
