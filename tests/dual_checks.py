@@ -15,6 +15,7 @@ import pytest
 import recorded
 from gauss import normal_with_ends
 from gauss import panels as gauss_panels
+from marks import marked
 from mpmath import mp, mpf
 from numpy.typing import NDArray
 
@@ -321,7 +322,7 @@ def checks(
             assert value < pair
             assert rate < pair
 
-        @pytest.mark.parametrize("beta", BETAS)
+        @pytest.mark.parametrize("beta", marked(pytest.mark.slow, BETAS, [0.1]))
         @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, double), (np.float32, single)])
         def test_near_duplicates_stay_apart(self, spec, dtype, bound, beta):
             """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""

@@ -12,7 +12,6 @@ import types
 import numba
 import numpy as np
 import pytest
-from marks import marked
 
 from ntk_numba.compiled import cache as package_cache
 from ntk_numba.compiled.intrinsics import fma
@@ -110,9 +109,9 @@ def test_what_the_digest_leaves_out_is_not_compiled():
                 assert isinstance(value, type | types.FunctionType), f"{path} reads {full}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "first",
-    marked(pytest.mark.slow, ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0", "3, ['erf', 'tanh']"]),
+    "first", ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0", "3, ['erf', 'tanh']"]
 )
 def test_a_second_process_compiles_nothing(first, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
