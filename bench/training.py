@@ -12,7 +12,7 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from ntk_numba import finite_width as fw
-from ntk_numba.finite_width.workers import in_order
+from ntk_numba.finite_width.pool import in_order
 from ntk_numba.machine import available_threads
 
 WIDTHS, DRAWS, SAMPLES, TESTS, FEATURES, STEPS = (64, 128, 256, 512, 1024), 16, 32, 16, 8, 1000

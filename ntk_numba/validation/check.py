@@ -15,7 +15,7 @@ from ntk_numba.finite_width.networks import (
     pass_bytes,
     seed_sequence,
 )
-from ntk_numba.finite_width.workers import fitting_threads
+from ntk_numba.finite_width.pool import fitting_threads
 from ntk_numba.inputs.source import open_source
 from ntk_numba.network import MLP, check_network
 from ntk_numba.validation.claims import (
