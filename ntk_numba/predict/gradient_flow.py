@@ -9,8 +9,8 @@ and at any other x, where Θ_x is the row of kernels between x and the training 
 
     f(x, t) = f0(x) + A_x (y − f0),   A_x = Θ_x Θ⁻¹ (I − exp(−Θt/N)).
 
-docs/training.md derives both and says why Θ does not change. Sources: Jacot, Gabriel, Hongler 2018, section
-5; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear Models*.
+docs/training.md derives both and says why Θ does not change. Sources: Jacot, Gabriel, Hongler 2018,
+section 5; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear Models*.
 """
 
 from typing import Any, NamedTuple
@@ -45,9 +45,9 @@ def gradient_flow(
 ) -> Flow:
     """Compute the outputs of an infinitely wide network after gradient flow from f0.
 
-    They are f(t) = y + exp(−Θt/N)(f0 − y) on the training samples and f(x, t) = f0(x) + A_x (y − f0)
-    elsewhere (equations T6 and T7 of docs/training.md). Errors are those that rounding of Θ causes
-    in its spectrum.
+    They are f(t) = y + exp(−Θt/N)(f0 − y) on the training samples, and f0(x) + A_x (y − f0) at any
+    other x (equations T6 and T7 of docs/training.md). The error is what rounding of Θ causes in its
+    spectrum.
 
     Parameters
     ----------
