@@ -1,10 +1,10 @@
-"""The time that a hidden layer of each activation takes, also with another program's numerical dual.
+"""The time of a hidden layer of each activation, also with another program's numerical dual.
 
 As in the table `recursion`, one tile is computed repeatedly, and the time of a layer is the
 difference of networks of depth 2 and 1. Variances of the samples are from 1/2 to 2.
-neural-tangents' `ElementwiseNumerical` takes a two-dimensional Gauss-Hermite rule for each pair; its
-degree is raised until its error, measured against a series of the smallest tolerance, is at most the
-tolerance of the series that it is compared with.
+neural-tangents' `ElementwiseNumerical` takes a two-dimensional Gauss-Hermite rule for each pair.
+Its degree is raised until its error, measured against a series of the smallest tolerance, is at
+most the tolerance of the series that it is compared with.
 """
 
 import json
@@ -39,7 +39,7 @@ def samples(count: int) -> np.ndarray:
 
 
 def costs(names: list[str], dtype: str) -> dict[str, tuple[float, float]]:
-    """Time hidden layers: nanoseconds a pair, minimum and median, without the rest of the network."""
+    """Return the nanoseconds a pair of one hidden layer: minimum and median of the rounds."""
     x = samples(2 * T).astype(dtype)
     works = {"none": tiles_of(nk.MLP(1), x)}
     works |= {name: tiles_of(nk.MLP(2, name), x) for name in names}

@@ -1,4 +1,4 @@
-"""A program that times neural-tangents' numerical dual at the smallest degree that reaches an error.
+"""A program that times neural-tangents' numerical dual, at the least degree that reaches an error.
 
 It runs in the peers' environment, as ``python activations_peer.py job.json``, and prints JSON.
 """

@@ -59,7 +59,7 @@ def compute(data: Path) -> None:
 
 
 def write(path: Path, size: int, direct: bool) -> None:
-    """Write `size` bytes in blocks, through the page cache or past it, with one fsync at the end."""
+    """Write `size` bytes in blocks, through the page cache or past it, and one fsync."""
     block = mmap.mmap(-1, BLOCK)  # direct writing needs memory that begins at a page
     block.write(np.random.default_rng(0).bytes(BLOCK))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | (os.O_DIRECT if direct else 0)

@@ -1,9 +1,9 @@
 """A program that times one package's kernels: ``python peer.py '{"program": …}'`` prints JSON.
 
-It runs in the peers' environment as well as in ours, so it imports nothing but NumPy and the package
-that it times. Each package allocates its result; this one allocates it once if the job says "reuse".
-The memory beyond the result is the peak of the process, minus what was resident before the call,
-minus the bytes of the result.
+It runs in the peers' environment as well as in ours, so it imports nothing but NumPy and the
+package that it times. Each package allocates its result; ntk_numba allocates it only once if the
+job says "reuse". The memory beyond the result is the peak of the process, minus the memory that was
+resident before the call, minus the bytes of the result.
 """
 
 import json

@@ -58,7 +58,7 @@ def compiled(cache: Path) -> set[str]:
 
 
 def cold(dtype: str, cache: Path) -> list[list[str]]:
-    """Return the rows of processes that start one after another, with a cache that is empty at first."""
+    """Return the rows of processes that start in turn, with a cache that is empty at first."""
     rows = [[f"first ever, {dtype}", f"{start(first_tile(dtype), cache)[0]:.1f}"]]
     for what, net, options in OTHERS:
         before = compiled(cache)

@@ -46,7 +46,7 @@ def distances(net: nk.MLP, width: int) -> np.ndarray:
         first, last = (fw.empirical_ntk(p, x)[:, :, 0, 0] for p in (start, history.params))
         f0, f0_test = (f[0, :, 0] for f in (history.outputs, history.test_outputs))
         flow = nk.gradient_flow(exact, y, f0, rate * STEPS, ntk_test=cross, f0_test=f0_test)
-        # errors on training samples are relative to the targets, on test samples to what was learned
+        # errors are relative to the targets, and on test samples to the change of the outputs
         return [
             off(first, exact),
             off(last, first),
