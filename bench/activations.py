@@ -21,10 +21,8 @@ from ntk_numba import activations
 from ntk_numba.activations.table import TABLE, example
 
 REPEATS = 7
-SMALL, LARGE = (
-    100,
-    3000,
-)  # samples of the peer, which takes degree² numbers a pair, and of this package
+SMALL = 100  # samples of the peer, which takes degree² numbers a pair
+LARGE = 3000  # samples of this package
 PEERED = ("tanh", "silu", "arctan")
 TOLERANCES = (1e-4, 1e-6, 1e-8)
 

@@ -86,9 +86,8 @@ def figure2() -> str:
         y=targets,
         time=np.inf,
     )
-    band = 1.2816 * np.sqrt(
-        np.maximum(np.diagonal(covariance), 0)
-    )  # the 10 and 90 % quantiles of a Gaussian
+    # from the median of a Gaussian to its 10 and 90 % quantiles
+    band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))
 
     figure = new_figure(DOCS / "figure2.png")
     axes = figure.subplots()

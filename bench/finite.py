@@ -39,9 +39,8 @@ def draws() -> list[list[str]]:
         except OSError as error:
             lines.append([f"{width:,}", "missing: " + str(error).replace("|", "/"), "", ""])
             continue
-        seconds += in_turn({"it": work}, REPEATS)[
-            "it"
-        ]  # before and after the peer, since the machine's speed drifts
+        # also after the peer, since the speed of the machine drifts
+        seconds += in_turn({"it": work}, REPEATS)["it"]
         ratio = f"{min(peer) / min(seconds):.0f}"
         lines.append([f"{width:,}", spread(peer), spread(seconds), ratio])
     return lines
