@@ -6,7 +6,7 @@ from plain import SIGMA, forward, jacobian
 
 import ntk_numba as nk
 from ntk_numba import finite_width as fw
-from ntk_numba.finite_width import networks, workers
+from ntk_numba.finite_width import networks, pool
 
 NETS = [
     (nk.MLP(1, w_std=0.7, b_std=0.3), (), 3),

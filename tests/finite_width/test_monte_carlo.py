@@ -7,7 +7,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba import finite_width as fw
-from ntk_numba.finite_width import networks, workers
+from ntk_numba.finite_width import networks, pool
 from ntk_numba.finite_width.monte_carlo import add_values, intercept
 
 NET = nk.MLP(4, "relu", 2**0.5)
@@ -140,7 +140,7 @@ def test_what_extrapolation_refuses(widths, data):
 
 def test_threads_are_as_many_as_memory_has_room_for(monkeypatch, data):
     asked = []
-    fitting = workers.fitting_threads
+    fitting = pool.fitting_threads
     monkeypatch.setattr(
         sys.modules[add_values.__module__],
         "fitting_threads",
