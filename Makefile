@@ -1,9 +1,9 @@
-# make demo   both kernels of the digits, verified, as a file and a picture in demo/
-# make test   the tests, but for those that are slow, break things or need a cluster
-# make test-all   all tests
-# make lint   ruff and mypy
-# make bench  the tables and figures of bench/RESULTS.md
-# make soak   some minutes of kills, power failures and damage; a table of bench/RESULTS.md
+# make demo      both kernels of the digits, verified, as a file and a picture in demo/
+# make test      the tests, but for those marked slow, system or cluster
+# make test-all  all tests
+# make lint      ruff and mypy
+# make bench     the tables and figures of bench/RESULTS.md
+# make soak      some minutes of kills, power failures and damage; a table of bench/RESULTS.md
 # Each sets up what it needs in a folder of its own, once.
 
 PYTHON ?= python3

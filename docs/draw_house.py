@@ -16,17 +16,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 from structure import MODULES, WINGS, docstring, imported, wing_of  # noqa: E402
 
 PICTURE = ROOT / "docs" / "house.svg"
+LEGEND = (
+    "An arrow leads from a wing to one that it imports. An import that follows from other arrows "
+    "is left out. The command line is at the top, the ground at the bottom; files are in the order "
+    "of their imports."
+)
 PURPOSES = {"ground": "What everything else stands on: errors, arguments, the machine, the grid."}
-TINTS = [
-    "#f3e9dc",
-    "#e3edf7",
-    "#e3edf7",
-    "#e3edf7",
-    "#e6f2e6",
-    "#f7eecf",
-    "#f9e4dc",
-    "#eee6f5",
-]  # by layer
+TINTS = [  # by layer
+    "#f3e9dc", "#e3edf7", "#e3edf7", "#e3edf7", "#e6f2e6", "#f7eecf", "#f9e4dc", "#eee6f5",
+]  # fmt: skip
 OPEN = {"activations"}  # whose files are not named, so that a new one changes nothing here
 INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
 BOX, LANE, GAP, BETWEEN, MARGIN = 276, 18, 30, 64, 28  # widths and distances, in pixels
@@ -212,10 +210,7 @@ def draw() -> str:
         "</defs>",
         text(MARGIN, 34, "The wings of ntk_numba",
              f'font-size="20" font-weight="bold" fill="{INK}"'),
-        text(MARGIN, 56, "An arrow leads from a wing to one that it imports. An import that "
-             "follows from other arrows is left out. The command line is at the top, the ground at the "
-             "bottom; files are in the order of their imports.",
-             f'font-size="12" fill="{GREY}"'),
+        text(MARGIN, 56, LEGEND, f'font-size="12" fill="{GREY}"'),
     ]  # fmt: skip
     for path in paths:
         x0, y0 = port(path[0], path[1], True), top[path[0]] + height(path[0])

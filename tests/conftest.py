@@ -30,7 +30,9 @@ left_out: Counter[str] = Counter()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-golden", action="store_true", help="write tests/golden/ anew")
+    parser.addoption(
+        "--write-golden", action="store_true", help="rewrite the files in tests/golden/"
+    )
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -70,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def write_golden(request: pytest.FixtureRequest) -> bool:
-    """Whether the answers of slow oracles are to be kept, see recorded.py."""
+    """Tell whether to write the answers of slow oracles, see recorded.py."""
     return request.config.getoption("write_golden")
 
 

@@ -1,4 +1,4 @@
-"""Marks of a family's tests but for some that stand for it in ``make test``."""
+"""Marks parameters of a test so that ``make test`` runs only some of them."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 def marked(mark: pytest.MarkDecorator, values: Iterable[Any], but: Collection[Any] = ()) -> list:
-    """Parameters of a test, of which all but the first, or but those that are named, get a mark."""
+    """Mark all parameters but the first, or all but those that are named."""
     values = list(values)
     but = but or values[:1]
     return [value if value in but else _with(mark, value) for value in values]

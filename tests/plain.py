@@ -7,7 +7,7 @@ from scipy.special import erf
 
 
 def cases(x, *values):
-    """The last value, or the first one whose bound the real part of x is not above.
+    """Return the last value, or the first one whose bound the real part of x is not above.
 
     Values and bounds alternate: ``cases(x, left, 0, right)`` is left up to 0 and right above.
     """

@@ -2,8 +2,8 @@
 
     python -m pytest tests/activations -m slow -k derived_again --write-golden
 
-writes them anew. An answer is kept as the sum of a float64 and a float32, which has more digits
-than longdouble, together with a digest of what was asked.
+rewrites the files. An answer is kept as the sum of a float64 and a float32, which has more digits
+than longdouble. A digest of the points at which it was computed is kept with it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ Answers = dict[str, NDArray[np.longdouble]]
 
 
 def digits(answers: ArrayLike) -> NDArray[np.longdouble]:
-    """Numbers of mpmath in extended precision."""
+    """Convert numbers of mpmath to extended precision."""
     exact = np.asarray(answers, object)
     high = exact.astype(float)
     low = (exact - np.vectorize(mpf, otypes=[object])(high)).astype(float)
@@ -30,12 +30,12 @@ def digits(answers: ArrayLike) -> NDArray[np.longdouble]:
 
 
 def path_of(name: str) -> Path:
-    """The file of the answers of that name."""
+    """Return the file of the answers of that name."""
     return FOLDER / (re.sub(r"[^\w.-]", "_", name) + ".npz")
 
 
 def digest(name: str, points: dict[str, NDArray]) -> str:
-    """What says that other questions were asked."""
+    """Return a digest that changes with the name and the points."""
     hashed = hashlib.sha256(name.encode())
     for key, array in sorted(points.items()):
         hashed.update(f"{key} {array.dtype} {array.shape}".encode() + array.tobytes())
@@ -43,7 +43,7 @@ def digest(name: str, points: dict[str, NDArray]) -> str:
 
 
 def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
-    """Keep the answers at these points; the same answers make the same bytes."""
+    """Write the answers at these points; the same answers make the same bytes."""
     arrays = {"digest": np.array(digest(name, points))}
     for key, exact in answers.items():
         high = exact.astype(float)
@@ -58,12 +58,12 @@ def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
 
 
 def load(name: str, points: dict[str, NDArray]) -> Answers:
-    """The answers that were kept.
+    """Read the answers at these points.
 
     Raises
     ------
     LookupError
-        There are none, or they are those of other points.
+        The file is missing, or holds the answers at other points.
     """
     path = path_of(name)
     if not path.exists():

@@ -124,7 +124,7 @@ def write_gram(
         series (tanh, silu, …) or of elu's kind are fitted to it, and without it each part reads all
         rows to find it; other networks make no use of it. All parts of a job need the same; with
         `parts` it is found once and handed on. A row of a larger norm is refused; a number that is
-        too large gives a result as right as `GramFile.error` says, but of other bits.
+        too large gives a valid result of other bits, whose bound is in the file.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""X as it is read: a matrix of samples in runs of rows, whatever it comes from."""
+"""Read X: a matrix of samples in runs of rows, whatever it comes from."""
 
 import hashlib
 import os
@@ -71,7 +71,7 @@ class Source:
         self._stamp = _stamp(self._path)
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Rows start to stop, C-contiguous, in the source's dtype."""
+        """Return rows start to stop, C-contiguous, in the source's dtype."""
         try:
             return np.ascontiguousarray(self._rows(start, stop), self.dtype)
         except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ class Source:
             ) from None
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Runs of rows that are read at a time, from start to stop."""
+        """Yield the runs of rows that are read at a time, from start to stop."""
         end = self.shape[0] if stop is None else stop
         step = max(1, BLOCK_BYTES // (self.shape[1] * 8))
         step = step // BLOCK_ROWS * BLOCK_ROWS or step
@@ -90,31 +90,31 @@ class Source:
             yield first, min(first + step, end)
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
-        """The given rows, in that order."""
+        """Return the given rows, in that order."""
         return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
 
     def sample(self, count: int) -> NDArray[np.floating]:
-        """At most `count` rows, evenly spaced; NaN and infinity are refused."""
+        """Return at most `count` rows, evenly spaced; NaN and infinity are refused."""
         index = np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int)
         rows = self.take(index)
         self._refuse_not_finite(index, rows)
         return rows
 
     def evenly(self) -> NDArray[np.floating]:
-        """The sample that stands for all rows, EVENLY_ROWS of them or what is said there."""
+        """Return the rows that stand for all: EVENLY_ROWS of them, fewer where they are long."""
         size = self.shape[1] * 8
         return self.sample(min(EVENLY_ROWS, max(EVENLY_LEAST, EVENLY_BYTES // size)))
 
     def check(self) -> "Source":
-        """Refuse NaN and infinity in any row; the least of a survey, and the fastest."""
+        """Refuse NaN and infinity in any row, and return this source; faster than a survey."""
         self._find_out(None, Depth.FINITE)
         return self
 
     def survey(self, rows: Sequence[range] | None = None, *, digest: bool = False) -> Survey:
-        """Read runs of rows, by default all, refuse NaN and infinity, and say what they hold.
+        """Read runs of rows, by default all, refuse NaN and infinity, and return what they hold.
 
-        Rows are read and known by blocks of `digest.ROWS`. Those that an earlier call has read are
-        not read again, unless it was not asked for all of what this one is.
+        Rows are read and known by blocks of `digest.ROWS`. A block is read a second time only if
+        this call asks for a digest and earlier ones did not.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class Source:
         return hashlib.sha256((self.evenly().astype("<f8") + 0.0).data).digest()
 
     def _find_out(self, rows: Sequence[range] | None, depth: Depth) -> None:
-        """Read what is not known yet of rows."""
+        """Read the blocks of some rows that are not known so deeply yet."""
         for first, last in self._findings.unknown(rows, depth):
             reading = Reading(self._findings, depth)
             for start, stop in self.blocks(first, last):
@@ -178,7 +178,7 @@ def result_dtype(dtype: Any, *sources: Source) -> np.dtype:
 
 
 def open_source(x: Any, name: str) -> Source:
-    """The source that an argument stands for.
+    """Open what an argument stands for.
 
     Parameters
     ----------
@@ -215,12 +215,12 @@ def open_source(x: Any, name: str) -> Source:
 
 
 def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
-    """X, and Z if there is one; see `open_source`."""
+    """Open X, and Z if there is one; see `open_source`."""
     return open_source(X, "X"), None if Z is None else open_source(Z, "Z")
 
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
-    """One label a sample from a file, given as for `open_source`."""
+    """Read one label for each sample from a file, given as for `open_source`."""
     name, _, opened = open_path(os.fspath(path))
     labels = np.asarray(opened.rows[()]).ravel()
     if labels.dtype.kind == "O":
@@ -231,7 +231,7 @@ def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
 
 
 def _stamp(path: Path | None) -> tuple[int, ...]:
-    """What tells one state of a file from another."""
+    """Return what tells one state of a file from another."""
     if path is None or not path.exists():
         return ()
     status = path.stat()

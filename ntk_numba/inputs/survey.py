@@ -1,7 +1,7 @@
-"""What is found out about the rows of X before a kernel is computed, for each block of rows.
+"""Survey the rows of X before a kernel is computed: NaN, norms and digests in one loop.
 
-X may be larger than memory and is slow to read: what one call has found out is kept, for each block
-of `digest.ROWS` rows, and no other call reads these rows for it again.
+X may be larger than memory and slow to read. What one call has found out is kept for each block of
+`digest.ROWS` rows, so that no other call reads these rows for it again.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ FAINT = 2.0**-900  # of a sum of squares, below which some of them may have unde
 
 @dataclass(frozen=True)
 class Survey:
-    """What some rows hold; none of them holds NaN or infinity.
+    """Say what some rows hold; none of them holds NaN or infinity.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Depth(IntEnum):
 
 
 class Findings:
-    """What is known so far, block by block.
+    """Keep what is known of X so far, block by block.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Findings:
         return tuple(h if k in chosen else b"" for k, h in enumerate(self._hashes))
 
     def keep_finite(self, start: int, stop: int) -> None:
-        """Keep that the blocks that rows start to stop complete are finite."""
+        """Keep that the blocks that rows `start` to `stop` complete are finite."""
         end = len(self._known) if stop == self.length else stop // ROWS
         for k in range(start // ROWS, end):
             self._known[k] = Depth.FINITE
@@ -97,7 +97,7 @@ class Findings:
 
 
 class Reading:
-    """What is being found out, of blocks that are read one piece after another."""
+    """Find out about blocks whose rows are read one piece after another."""
 
     def __init__(self, findings: Findings, depth: Depth) -> None:
         self._findings, self._depth = findings, depth
