@@ -148,6 +148,6 @@ def test_threads_are_as_many_as_memory_has_room_for(monkeypatch, data):
     )
     widths = networks.layer_widths(NET, 5, 100)
     each = networks.parameter_bytes(widths) + networks.pass_bytes(widths, 6) + 6 * 8 * 36
-    monkeypatch.setattr(workers, "available_memory", lambda: 48 * 36 + int(1.5 * each))
+    monkeypatch.setattr(pool, "available_memory", lambda: 48 * 36 + int(1.5 * each))
     fw.monte_carlo(NET, data[0], width=100, draws=2)
     assert asked == [1]
