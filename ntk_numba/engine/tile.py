@@ -63,7 +63,7 @@ def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -
     """
     reads = np.asarray(reads, np.int64).reshape(-1, 4)
     fields = np.empty((len(reads), len(TILE)), np.int64)
-    fields[:, :4], fields[:, 4:6], fields[:, 6:] = reads, to, mirrors
+    fields[:, :4], fields[:, 4:6], fields[:, 6:] = reads, np.reshape(to, (-1, 2)), mirrors
     return fields.view(TILE)[:, 0]
 
 
