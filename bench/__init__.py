@@ -1,1 +1,1 @@
-"""What the README's figures come from; ``python -m bench`` makes them all."""
+"""The benchmarks from which the README's figures come; ``python -m bench`` runs them all."""

@@ -1,6 +1,6 @@
-"""``python -m bench`` makes all tables and pictures; ``python -m bench speed`` one of them.
+"""All benchmarks: ``python -m bench`` runs them, ``python -m bench speed`` runs one of them.
 
-Each table is put into bench/RESULTS.md in place of the one that is there.
+Each table replaces the table of the same name in bench/RESULTS.md.
 """
 
 import argparse
@@ -48,7 +48,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Make the tables named on the command line, or all of them."""
+    """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
     parser.add_argument("--n", type=int, default=disk.N, help="N of the table disk")

@@ -1,10 +1,11 @@
-"""How far the kernels are from 60-digit arithmetic, on data made to be difficult.
+"""The errors of the kernels against 60-digit arithmetic, on data chosen to be difficult.
 
-Every relation of two samples that formulas dislike (tests/awkward.py): relative distances from 0
-to 1, parallel, opposite, nearly opposite, norms of 1e±100 (1e±15 in float32), with 1 to 400
-features. The error of an entry is relative to √(K(x,x)K(x',x')); the table has the largest one over
-Σ and Θ, all pairs drawn and all layers up to the depth. Beside it, the usual formula in NumPy:
-inner products, ρ = Σ/√(ΣΣ) clipped to [−1, 1], arccos(ρ).
+The data has all relations of two samples that are difficult for formulas (tests/awkward.py):
+relative distances from 0 to 1, parallel, opposite and nearly opposite samples, norms of 1e±100
+(1e±15 in float32), with 1 to 400 features. The error of an entry is relative to √(K(x,x)K(x',x')).
+The table has the largest error over Σ and Θ, all drawn pairs and all layers up to the depth, and
+beside it that of the usual formula in NumPy: inner products, ρ = Σ/√(ΣΣ) clipped to [−1, 1],
+arccos(ρ).
 """
 
 import sys
@@ -27,12 +28,12 @@ NETWORKS = [(2**0.5, 0.0), (1.0, 0.1), (1.7, 2.0)]
 
 
 def usual(x: np.ndarray, w_std: float, b_std: float, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Σ and Θ of every layer of a ReLU network as most programs compute them."""
+    """Compute Σ and Θ of all layers of a ReLU network as most programs do."""
     real = x.dtype.type
     w2, b2, pi = real(w_std**2), real(b_std**2), real(np.pi)
     s = w2 * (x @ x.T) / real(x.shape[1]) + b2
     theta = s.copy()
-    every = [(s, theta)]
+    layers = [(s, theta)]
     for _ in range(depth - 1):
         root = np.sqrt(np.diag(s))
         p = np.outer(root, root)
@@ -42,25 +43,25 @@ def usual(x: np.ndarray, w_std: float, b_std: float, depth: int) -> tuple[np.nda
         s_dot = w2 * (pi - angle) / (2 * pi)
         s = w2 * k + b2
         theta = s_dot * theta + s
-        every.append((s, theta))
-    return np.array([e[0] for e in every]), np.array([e[1] for e in every])
+        layers.append((s, theta))
+    return np.array([k[0] for k in layers]), np.array([k[1] for k in layers])
 
 
 def errors(dtype: type, w_std: float, b_std: float, n0: int) -> tuple[np.ndarray, np.ndarray]:
-    """Largest error in each layer: of this package, and of the usual formula."""
+    """Return the largest error in each layer of this package, and of the usual formula."""
     depth = DEPTHS[-1]
     x = awkward_rows(n0, dtype, positive=n0 % 2 == 0, seed=n0)
     ordinary = 23  # rows before those with extreme norms, where the usual formula overflows
     if dtype == np.float32 and w_std > 1.5:
-        x = x[:ordinary]  # 32 layers of that leave float32's range
-    got = nk.gram(nk.MLP(depth, "relu", w_std, b_std), x, layers="all")
+        x = x[:ordinary]  # 32 layers take extreme norms out of float32's range
+    kernels = nk.gram(nk.MLP(depth, "relu", w_std, b_std), x, layers="all")
     naive = usual(x[:ordinary], w_std, b_std, depth)
-    everything = [(i, j) for i in range(len(x)) for j in range(i + 1)]
-    chosen = np.random.default_rng(n0).choice(len(everything), PAIRS, replace=False)
+    pairs = [(i, j) for i in range(len(x)) for j in range(i + 1)]
+    chosen = np.random.default_rng(n0).choice(len(pairs), PAIRS, replace=False)
     net = ([(0.0, 1.0)] * (depth - 1), [w_std] * depth, [b_std] * depth)
     exact: dict[tuple[int, int], list[tuple[mpf, mpf]]] = {}
     worst, worst_usual = np.zeros(depth), np.zeros(depth)
-    for i, j in (everything[k] for k in chosen):
+    for i, j in (pairs[k] for k in chosen):
         for a, b in ((i, i), (j, j), (i, j)):
             exact.setdefault((a, b), oracle.kernels(x[a], x[b], *net))
         for layer in range(depth):
@@ -69,7 +70,7 @@ def errors(dtype: type, w_std: float, b_std: float, n0: int) -> tuple[np.ndarray
                 scale = mp.sqrt(exact[i, i][layer][kernel] * exact[j, j][layer][kernel])
                 if scale < float(np.finfo(dtype).tiny) / float(np.finfo(dtype).eps):
                     continue  # no digits left in the dtype
-                error = abs(mpf(float(got[kernel][layer, i, j])) - truth) / scale
+                error = abs(mpf(float(kernels[kernel][layer, i, j])) - truth) / scale
                 worst[layer] = max(worst[layer], error)
                 if max(i, j) < ordinary:
                     error = abs(mpf(float(naive[kernel][layer, i, j])) - truth) / scale
@@ -78,7 +79,7 @@ def errors(dtype: type, w_std: float, b_std: float, n0: int) -> tuple[np.ndarray
 
 
 def main() -> str:
-    """The table."""
+    """Return the section `accuracy`."""
     rows: list[list[str]] = [[str(depth)] for depth in DEPTHS]
     for dtype in (np.float64, np.float32):
         found = [errors(dtype, w, b, n0) for w, b in NETWORKS for n0 in FEATURES]

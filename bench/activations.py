@@ -1,9 +1,10 @@
-"""What a hidden layer of each activation costs a pair, and numerical duals by another program.
+"""The time of a hidden layer of each activation, also with another program's numerical dual.
 
-One tile again and again, as in the table recursion; the difference of networks of depth 2 and 1.
-Variances of the samples are from 1/2 to 2. neural-tangents' `ElementwiseNumerical` takes a
-two-dimensional Gauss-Hermite rule for each pair; its degree is raised until its error, measured
-against the series at its tightest, is what the series' tolerance is.
+As in the table `recursion`, one tile is computed repeatedly, and the time of a layer is the
+difference of networks of depth 2 and 1. Variances of the samples are from 1/2 to 2.
+neural-tangents' `ElementwiseNumerical` takes a two-dimensional Gauss-Hermite rule for each pair.
+Its degree is raised until its error, measured against a series of the smallest tolerance, is at
+most the tolerance of the series that it is compared with.
 """
 
 import json
@@ -20,13 +21,14 @@ from ntk_numba import activations
 from ntk_numba.activations.table import TABLE, example
 
 REPEATS = 7
-SMALL, LARGE = 100, 3000  # samples of the peer and of ours: it takes degree² numbers a pair
+SMALL = 100  # samples of the peer, which takes degree² numbers a pair
+LARGE = 3000  # samples of this package
 PEERED = ("tanh", "silu", "arctan")
 TOLERANCES = (1e-4, 1e-6, 1e-8)
 
 
 def samples(count: int) -> np.ndarray:
-    """Rows with |x|²/n0 from 1/2 to 2."""
+    """Return rows with |x|²/n0 from 1/2 to 2."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((count, FEATURES))
     norms = np.sqrt(FEATURES * rng.uniform(0.5, 2, count))
@@ -35,7 +37,7 @@ def samples(count: int) -> np.ndarray:
 
 
 def costs(names: list[str], dtype: str) -> dict[str, tuple[float, float]]:
-    """Nanoseconds a pair: minimum and median of the rounds, less those of no hidden layer."""
+    """Return the nanoseconds a pair of one hidden layer: minimum and median of the rounds."""
     x = samples(2 * T).astype(dtype)
     works = {"none": tiles_of(nk.MLP(1), x)}
     works |= {name: tiles_of(nk.MLP(2, name), x) for name in names}
@@ -48,12 +50,12 @@ def costs(names: list[str], dtype: str) -> dict[str, tuple[float, float]]:
 
 
 def examples() -> list[str]:
-    """Every name, with parameters where it needs some."""
-    return [example(name) for name in TABLE if name != "swish"]  # which is silu
+    """Return all names of activations, with parameters where they are needed."""
+    return [example(name) for name in TABLE if name != "swish"]  # swish is silu
 
 
 def cost_rows() -> list[list[str]]:
-    """All activations, float64 and float32."""
+    """Return a row of the first table for each activation."""
     names = examples()
     by = {dtype: costs(names, dtype) for dtype in ("float64", "float32")}
     rows = []
@@ -68,7 +70,7 @@ def cost_rows() -> list[list[str]]:
 
 
 def peer_rows() -> list[list[str]]:
-    """Series against the other program at the same true error."""
+    """Return the rows of the second table: series against the peer at the same true error."""
     rows = []
     for name in PEERED:
         exact = nk.gram(nk.MLP(2, f"{name}:1e-13"), samples(SMALL))
@@ -76,10 +78,10 @@ def peer_rows() -> list[list[str]]:
             net = nk.MLP(2, f"{name}:{tolerance}")
             x = samples(LARGE)
             out = nk.gram(net, x, threads=1)
-            ours = in_turn(
+            times = in_turn(
                 {"": lambda net=net, x=x, out=out: nk.gram(net, x, out=out, threads=1)}, 5
             )
-            mine = min(ours[""]) / (LARGE * (LARGE + 1) / 2)
+            seconds = min(times[""]) / (LARGE * (LARGE + 1) / 2)
             error = _error(nk.gram(net, samples(SMALL)), exact)
             job = {"name": name, "error": tolerance, "x": samples(SMALL).tolist()}
             job["exact"] = [k.tolist() for k in exact if k is not None]
@@ -87,21 +89,21 @@ def peer_rows() -> list[list[str]]:
             path = Path(__file__).with_name("activations_peer.json")
             path.write_text(json.dumps(job))
             try:
-                theirs = json.loads(run([python(), script, str(path)], "neural-tangents"))
+                peer = json.loads(run([python(), script, str(path)], "neural-tangents"))
             finally:
                 path.unlink()
-            a_pair = min(theirs["seconds"]) / SMALL**2
+            peer_seconds = min(peer["seconds"]) / SMALL**2
             rows.append(
-                [name, f"{tolerance:g}", f"{error:.0e}", f"{mine * 1e9:.1f}",
-                 f"{theirs['degree']}", f"{theirs['error']:.0e}", f"{a_pair * 1e9:,.0f}",
-                 f"{a_pair / mine:,.0f}"]
+                [name, f"{tolerance:g}", f"{error:.0e}", f"{seconds * 1e9:.1f}",
+                 f"{peer['degree']}", f"{peer['error']:.0e}", f"{peer_seconds * 1e9:,.0f}",
+                 f"{peer_seconds / seconds:,.0f}"]
             )  # fmt: skip
     return rows
 
 
-def _error(got: nk.Gram, exact: nk.Gram) -> float:
+def _error(result: nk.Gram, exact: nk.Gram) -> float:
     worst = 0.0
-    for k, e in zip(got, exact, strict=True):
+    for k, e in zip(result, exact, strict=True):
         assert k is not None and e is not None
         root = np.sqrt(np.diag(e))
         worst = max(worst, float(np.abs((k - e) / np.outer(root, root)).max()))
@@ -109,7 +111,7 @@ def _error(got: nk.Gram, exact: nk.Gram) -> float:
 
 
 def main() -> str:
-    """The tables."""
+    """Return the section `activations`."""
     head = ["σ", "dual", "float64, ns", "× ReLU", "float32, ns", "× ReLU"]
     peer_head = ["σ", "tolerance", "true error", "ns a pair", "degree of the peer", "its error",
                  "its ns a pair", "ratio"]  # fmt: skip

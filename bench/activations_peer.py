@@ -1,6 +1,6 @@
-"""neural-tangents' numerical dual at the smallest degree that reaches an error; prints JSON.
+"""A program that times neural-tangents' numerical dual, at the least degree that reaches an error.
 
-Runs in the peers' environment: ``python activations_peer.py job.json``.
+It runs in the peers' environment, as ``python activations_peer.py job.json``, and prints JSON.
 """
 
 import json
@@ -18,7 +18,7 @@ FUNCTIONS = {"tanh": jnp.tanh, "silu": jax.nn.silu, "arctan": jnp.arctan}
 
 
 def main() -> None:
-    """Raise the degree, then time it."""
+    """Raise the degree until the error is small enough, then time the kernel."""
     jax.config.update("jax_enable_x64", True)
     job = json.loads(Path(sys.argv[1]).read_text())
     x = jnp.asarray(job["x"])

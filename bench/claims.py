@@ -1,4 +1,4 @@
-"""The note's claims against networks of finite width: `ntk-numba check` on the digits."""
+"""The note's claims tested against networks of finite width: `ntk-numba check` on the digits."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ NET = nk.MLP(4, "relu", 2**0.5, 0.1)
 
 
 def main() -> str:
-    """A line a claim."""
+    """Return the section `claims`, with one row for each claim."""
     report = nk.check(NET, f"{DIGITS}:x")
     rows = []
     for row in report.rows:

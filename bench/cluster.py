@@ -1,9 +1,9 @@
-"""Parts, their merge and the triangle's layout; and a job of a million samples, from these rates.
+"""Parts, their merge, the layout "lower", and an estimate for a job of a million samples.
 
-- a job in each layout, and how fast its file is read;
-- parts merged, against a plain program that copies as many bytes to and from the same disk;
-- N = 1,000,000 on 100 nodes of 64 cores: what is read and written, counted exactly by the grid that
-  such a job would have, and how long that takes at the rates measured here.
+- A job in each layout, and how fast its file is read.
+- Merging parts, against a plain program that copies as many bytes to and from the same disk.
+- N = 1,000,000 on 100 nodes of 64 cores: the bytes read and written, counted exactly by the grid
+  that such a job would have, and the time that they take at the rates measured here.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ N, FEATURES = 20_000, 784
 NET = nk.MLP(4, b_std=0.1)
 PARTS = 8
 REPEATS = 3
-SETTLE = 2  # seconds, in which the disk finishes what it put off
+SETTLE = 2  # seconds in which the disk completes postponed work
 
 LARGE, NODES, CORES = 1_000_000, 100, 64
-SHARED = 10e9, 100e9  # bytes a second of a file system that all nodes share
+SHARED = 10e9, 100e9  # bytes a second of a file system that is shared by all nodes
 
 
 def quiet(*paths: Path) -> None:
-    """Nothing of these files in the page cache, no writes on their way."""
+    """Wait until pending writes are done, and drop these files from the page cache."""
     os.sync()
     time.sleep(SETTLE)
     for path in paths:
@@ -45,14 +45,14 @@ def quiet(*paths: Path) -> None:
 
 
 def layouts(data: Path, folder: Path) -> tuple[str, float]:
-    """Both layouts; also the seconds of computing without a file."""
+    """Return the table of both layouts, and the seconds of computing without a file."""
     output = {name: folder / f"{name}.h5" for name in ("full", "lower")}
     times: dict[str, list[float]] = {}
 
     def note(name: str, taken: float) -> None:
         times.setdefault(name, []).append(taken)
 
-    for turn in range(REPEATS + 1):  # the first warms up
+    for turn in range(REPEATS + 1):  # the first one is for warming up
         for name, path in output.items():
             path.unlink(missing_ok=True)
             quiet()
@@ -91,7 +91,7 @@ def layouts(data: Path, folder: Path) -> tuple[str, float]:
 
 
 def copy_plainly(parts: list[Path], output: Path, images: int) -> None:
-    """As many bytes as a merge reads and writes, in large blocks past the page cache."""
+    """Copy as many bytes as a merge does, in large blocks past the page cache."""
     block = np.empty((16 << 20) + 4096, np.uint8)
     block = block[-block.ctypes.data % 4096 :][: 16 << 20]
     to = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o666)
@@ -106,7 +106,7 @@ def copy_plainly(parts: list[Path], output: Path, images: int) -> None:
 
 
 def merges(data: Path, folder: Path) -> tuple[str, float]:
-    """Merging, against copying; also the bytes a second of merging into a triangle."""
+    """Return the table of merges, and the bytes a second of a merge into the layout "lower"."""
     output = folder / "g.h5"
     parts = []
     for number in range(1, PARTS + 1):
@@ -132,25 +132,29 @@ def merges(data: Path, folder: Path) -> tuple[str, float]:
     output.unlink()
     link = [seconds(lambda: nk.merge(parts, output, link=True, overwrite=True).close())]
     lines = []
-    for name, (mine, plain) in times.items():
+    for name, (merge, plain) in times.items():
         bytes_ = size * (3 if name == "full" else 2)
-        speed = f"{bytes_ / min(mine) / 1e9:.2f} GB/s"
-        lines.append([name, f"{bytes_ / 1e9:.1f} GB", spread(mine), spread(plain), speed,
-                      ratio(mine, plain)])  # fmt: skip
+        speed = f"{bytes_ / min(merge) / 1e9:.2f} GB/s"
+        lines.append([name, f"{bytes_ / 1e9:.1f} GB", spread(merge), spread(plain), speed,
+                      ratio(merge, plain)])  # fmt: skip
     lines.append(["link", f"{output.stat().st_size / 1e3:.0f} kB", f"{link[0]:.3f}", "", "", ""])
     head = ["merge", "read and written", "seconds", "plain copy", "speed", "ratio"]
     return table(head, lines), size / min(times["lower"][0])
 
 
 class Shape:
-    """An array of any size that nobody reads."""
+    """A stand-in for an array of any size, which is never read."""
 
     def __init__(self, *shape: int) -> None:
         self.shape, self.dtype = shape, np.dtype(np.float32)
 
 
 def large(per_pair: float, hashing: float, disk: float) -> str:
-    """The job of a million samples; seconds of a pair on a core, bytes a second of X, of a disk."""
+    """Return the table of a job of a million samples.
+
+    per_pair : seconds that a core takes for a pair
+    hashing, disk : bytes a second of reading and hashing X, and of copying on one disk
+    """
     rows = []
     x = open_source(Shape(LARGE, FEATURES), "X")
     assert tile_size(LARGE, LARGE, FEATURES, 4, 2) == 512
@@ -194,7 +198,7 @@ def large(per_pair: float, hashing: float, disk: float) -> str:
 
 
 def main() -> str:
-    """All tables."""
+    """Return the section `cluster`."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=Path()) as name:
         folder = Path(name)
         data = folder / "x.npy"

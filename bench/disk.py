@@ -1,7 +1,7 @@
 """A job to disk against its limit, the larger of computing its entries and writing its bytes.
 
-- computing: the same job in memory limits of the same size, its tiles dropped when they are done;
-- writing: as many bytes by a plain program, in the faster of two ways, with one fsync at the end.
+- Computing: the same job with the same memory limit, whose tiles are dropped when they are done.
+- Writing: as many bytes by a plain program, in the faster of two ways, with one fsync at the end.
 
 The job is the command line in a process of its own, from its start to its end: reading, checking
 and hashing the data, computing, writing, fsync.
@@ -28,9 +28,10 @@ from ntk_numba.inputs.source import open_source
 N, FEATURES, DEPTH, B_STD, REPEATS = 60_000, 784, 4, 0.1, 2
 MEMORY = "2GiB"
 BLOCK = 16 << 20
-SETTLE = 5  # seconds, in which the disk and the host of a virtual machine finish what they put off
+SETTLE = 5  # seconds in which the disk and the host of a virtual machine complete postponed work
 
-# Linux counts the memory of whoever starts a process as its own, so that has to be someone small
+# On Linux the peak memory of a process includes that of its parent when it was started, so a small
+# launcher starts the job
 LAUNCHER = """
 import os, subprocess, sys
 job = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -41,7 +42,7 @@ sys.exit(status != 0)
 
 
 class Dropped:
-    """In the place of a `TileFile`: what is computed goes nowhere."""
+    """A stand-in for a `TileFile` that drops all tiles."""
 
     def write(self, *tile: object) -> None:
         """Do nothing."""
@@ -51,15 +52,15 @@ class Dropped:
 
 
 def compute(data: Path) -> None:
-    """The job without its file."""
+    """Run the job without its file."""
     source = open_source(data, "X")
     plan = make_plan(nk.MLP(DEPTH, b_std=B_STD), source, kernels="ntk", memory=MEMORY)
     stream_tiles(plan, prepare(plan, source, None), source, None, Dropped())
 
 
 def write(path: Path, size: int, direct: bool) -> None:
-    """`size` bytes in blocks, through the page cache or past it, and one fsync."""
-    block = mmap.mmap(-1, BLOCK)  # past the cache, memory has to begin with a page
+    """Write `size` bytes in blocks, through the page cache or past it, and one fsync."""
+    block = mmap.mmap(-1, BLOCK)  # direct writing needs memory that begins at a page
     block.write(np.random.default_rng(0).bytes(BLOCK))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | (os.O_DIRECT if direct else 0)
     file = os.open(path, flags)
@@ -73,7 +74,7 @@ def write(path: Path, size: int, direct: bool) -> None:
 
 
 def run(data: Path, output: Path) -> int:
-    """The job, in a process of its own; the most memory that was resident, in bytes."""
+    """Run the job in a process of its own, and return its peak of resident memory in bytes."""
     network = ["--depth", str(DEPTH), "--b-std", str(B_STD)]
     limits = ["--memory", MEMORY, "--quiet"]
     job = [sys.executable, "-m", "ntk_numba", "gram", data, "-o", output, *network, *limits]
@@ -84,16 +85,16 @@ def run(data: Path, output: Path) -> int:
 
 
 def row(n: int, dtype: str, folder: Path) -> list[str]:
-    """All of it for one dtype, in turn."""
+    """Return the row of one dtype."""
     size = n * n * np.dtype(dtype).itemsize
     data, output = folder / "x.npy", folder / "gram.h5"
     np.save(data, np.random.default_rng(0).standard_normal((n, FEATURES)).astype(dtype))
-    nk.gram(nk.MLP(DEPTH), np.ones((3, 2), dtype))  # compiled, if it was not
+    nk.gram(nk.MLP(DEPTH), np.ones((3, 2), dtype))  # compile before anything is timed
     resident = []
 
     def measure(work: Callable[[], object]) -> float:
         output.unlink(missing_ok=True)
-        os.sync()  # nothing of the one before is still on its way
+        os.sync()  # complete the writes of the previous work
         time.sleep(SETTLE)
         return seconds(work)
 
@@ -119,7 +120,7 @@ def row(n: int, dtype: str, folder: Path) -> list[str]:
 
 
 def main(n: int = N, folder: Path = Path()) -> str:
-    """The table, for N = `n`, in `folder`."""
+    """Return the section `disk`, for N = `n`, with files in `folder`."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as name:
         rows = [row(n, dtype, Path(name)) for dtype in ("float32", "float64")]
     return section(

@@ -1,7 +1,7 @@
-"""The pictures of figures 1 and 2 of Jacot et al. 2018, after its section 6: L = 4, ReLU, β = 0.1.
+"""The pictures after figures 1 and 2 of Jacot et al. 2018, section 6: L = 4, ReLU, β = 0.1.
 
-Figure 1: Θ(x0, x) on the unit circle at the start and after training, networks of two widths.
-Figure 2: trained networks of two widths, and the percentiles of the limit's distribution.
+Figure 1 shows Θ(x0, x) on the unit circle, at the start and after training, of networks of two
+widths. Figure 2 shows trained networks of two widths, and percentiles of the limit's distribution.
 """
 
 import time
@@ -25,7 +25,10 @@ FUNCTION_WIDTHS, FUNCTION_STEPS, POINTS = (50, 1000), 1000, 4
 
 
 def figure1() -> str:
-    """Θ before and after training; float32, since two matrices of 10,000² are a network."""
+    """Draw Θ before and after training.
+
+    The dtype is float32, since a network has two matrices of 10,000².
+    """
     began = time.perf_counter()
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((INPUTS, 2)).astype("float32")
@@ -65,7 +68,7 @@ def figure1() -> str:
 
 
 def figure2() -> str:
-    """Trained networks and percentiles of the limit."""
+    """Draw trained networks and percentiles of the limit."""
     began = time.perf_counter()
     angles, points = circle(1.0)
     at = np.array([-2.4, -0.9, 0.6, 2.1])
@@ -83,7 +86,8 @@ def figure2() -> str:
         y=targets,
         time=np.inf,
     )
-    band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))  # of a Gaussian, 10 and 90 %
+    # from the median of a Gaussian to its 10 and 90 % quantiles
+    band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))
 
     figure = new_figure(DOCS / "figure2.png")
     axes = figure.subplots()
@@ -97,8 +101,8 @@ def figure2() -> str:
 
         seen = np.array(at_once(trained, DRAWS))
         axes.plot(angles, seen.T, color=f"C{k}", lw=0.8)[0].set_label(f"n = {width:,}")
-        share = np.mean(np.abs(seen - mean) <= band + 1e-9)
-        inside.append(f"n = {width:,}: {100 * share:.0f} %")
+        fraction = np.mean(np.abs(seen - mean) <= band + 1e-9)
+        inside.append(f"n = {width:,}: {100 * fraction:.0f} %")
     axes.plot(angles, mean, "k--", lw=1.2, label=r"$n = \infty$, 50 %")
     axes.plot(angles, mean - band, "k:", lw=1.2, label=r"$n = \infty$, 10 and 90 %")
     axes.plot(angles, mean + band, "k:", lw=1.2)

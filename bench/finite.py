@@ -1,4 +1,4 @@
-"""Networks of finite width against neural-tangents: the time of draws, and one network's Θ."""
+"""Networks of finite width against neural-tangents: the time of draws, and Θ of one network."""
 
 import json
 import tempfile
@@ -17,7 +17,7 @@ from ntk_numba.finite_width.networks import Parameters
 DEPTH, N, FEATURES, DRAWS, REPEATS, B_STD = 4, 64, 64, 16, 5, 0.1
 WIDTHS = (512, 1024)
 SCRIPT = str(Path(__file__).with_name("finite_peer.py"))
-NETS = [  # of the comparison entry by entry: σ, widths, outputs
+NETS = [  # σ, widths and outputs, for the comparison of entries
     ("relu", (50, 30, 40), 3),
     ("abs", (64,), 1),
     ("leaky_relu:0.2", (20, 20, 20, 20, 20), 2),
@@ -25,7 +25,7 @@ NETS = [  # of the comparison entry by entry: σ, widths, outputs
 
 
 def draws() -> list[list[str]]:
-    """Seconds of DRAWS networks, NNGP and NTK."""
+    """Return a row for each width: the seconds of NNGP and NTK of DRAWS networks."""
     x = np.random.default_rng(0).standard_normal((N, FEATURES))
     net = nk.MLP(DEPTH, "relu", 1.0, B_STD)
     lines = []
@@ -35,18 +35,19 @@ def draws() -> list[list[str]]:
         work = partial(fw.monte_carlo, net, x, width=width, draws=DRAWS)
         seconds = in_turn({"it": work}, REPEATS)["it"]
         try:
-            theirs = json.loads(run([python(), SCRIPT, "draws", json.dumps(job)], "the peer"))
+            peer = json.loads(run([python(), SCRIPT, "draws", json.dumps(job)], "the peer"))
         except OSError as error:
             lines.append([f"{width:,}", "missing: " + str(error).replace("|", "/"), "", ""])
             continue
-        seconds += in_turn({"it": work}, REPEATS)["it"]  # before and after, as the machine drifts
-        ratio = f"{min(theirs) / min(seconds):.0f}"
-        lines.append([f"{width:,}", spread(theirs), spread(seconds), ratio])
+        # also after the peer, since the speed of the machine drifts
+        seconds += in_turn({"it": work}, REPEATS)["it"]
+        ratio = f"{min(peer) / min(seconds):.0f}"
+        lines.append([f"{width:,}", spread(peer), spread(seconds), ratio])
     return lines
 
 
 def entries() -> list[list[str]]:
-    """The largest difference of Θ of the same network, relative to its largest entry."""
+    """Return a row for each network: the largest differences, relative to the largest entry."""
     x = np.random.default_rng(1).standard_normal((10, 6))
     lines = []
     for name, widths, outputs in NETS:
@@ -75,7 +76,7 @@ def entries() -> list[list[str]]:
 
 
 def main() -> str:
-    """Both tables."""
+    """Return the section `finite`."""
     return section(
         "finite",
         f"Σ and Θ of {DRAWS} networks of each width, L = {DEPTH}, ReLU, {N} points of {FEATURES} "

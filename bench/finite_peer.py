@@ -1,4 +1,7 @@
-"""neural-tangents' finite networks, in its own environment: ``finite_peer.py draws '{…}'``."""
+"""A program that runs neural-tangents' finite networks in the peers' environment.
+
+It is run as ``python finite_peer.py draws '{…}'``.
+"""
 
 import json
 import sys
@@ -12,7 +15,7 @@ from neural_tangents import stax
 
 
 def network(widths: list[int], name: str, w_std: float, b_std: float) -> Any:
-    """init_fn and apply_fn."""
+    """Return init_fn and apply_fn of a network."""
     name, _, parameter = name.partition(":")
     act = {
         "relu": stax.Relu,

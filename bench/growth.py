@@ -1,4 +1,4 @@
-"""How the time grows with N, depth, n0 and threads; a picture and a law of three numbers.
+"""The growth of the time with N, depth, n0 and threads: a picture, and a law of three numbers.
 
 The law is t = (a·n0 + b·L + c)·N(N + 1)/2, fitted to all points by least squares of the relative
 error: a for the inner products, b for the layers, c for what is done once a pair, to make its angle
@@ -23,7 +23,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
 
 
 class Point(NamedTuple):
-    """A job: Θ in memory."""
+    """A job that computes Θ in memory."""
 
     n: int = N
     features: int = FEATURES
@@ -31,7 +31,7 @@ class Point(NamedTuple):
 
     @property
     def terms(self) -> np.ndarray:
-        """What a, b and c are multiplied with."""
+        """The factors of a, b and c in the law."""
         return np.array([self.features, self.depth, 1]) * self.n * (self.n + 1) / 2
 
 
@@ -43,13 +43,13 @@ AXES = {
 
 
 def measure(points: set[Point]) -> dict[Point, list[float]]:
-    """Seconds of each; in turn, so that what else the machine does is shared by all."""
-    room = aligned((max(p.n for p in points) ** 2,), DTYPE)
+    """Time all points in turn, so that other work of the machine affects them alike."""
+    memory = aligned((max(p.n for p in points) ** 2,), DTYPE)
 
     def job(p: Point) -> Callable[[], object]:
         x = np.random.default_rng(0).standard_normal((p.n, p.features)).astype(DTYPE)
         net = nk.MLP(p.depth, b_std=0.1)
-        out = nk.Gram(None, room[: p.n**2].reshape(p.n, p.n))
+        out = nk.Gram(None, memory[: p.n**2].reshape(p.n, p.n))
         return lambda: nk.gram(net, x, kernels="ntk", out=out)
 
     times = in_turn({str(p): job(p) for p in points}, REPEATS)
@@ -57,7 +57,7 @@ def measure(points: set[Point]) -> dict[Point, list[float]]:
 
 
 def fit(times: dict[Point, float], terms: int) -> tuple[np.ndarray, float]:
-    """The first so many of a, b, c, and the largest factor by which a point is off."""
+    """Fit the first `terms` of a, b, c; also return the largest factor by which a point is off."""
     matrix = np.array([p.terms[:terms] / t for p, t in times.items()])
     law = np.linalg.lstsq(matrix, np.ones(len(times)), rcond=None)[0]
     off = matrix @ law
@@ -67,7 +67,7 @@ def fit(times: dict[Point, float], terms: int) -> tuple[np.ndarray, float]:
 def draw(
     times: dict[Point, float], law: np.ndarray, by_threads: dict[int, float], where: Path
 ) -> None:
-    """One panel for N, depth, n0 and threads each."""
+    """Draw one panel each for N, depth, n0 and threads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 2.9), layout="constrained")
@@ -84,11 +84,11 @@ def draw(
         panel.minorticks_off()
     panels[0].set_ylabel("seconds")
     panels[0].legend(frameon=False)
-    most = np.array(list(by_threads))
-    panels[3].loglog(most, by_threads[1] / most, color="0.7", label="1/threads")
-    panels[3].loglog(most, list(by_threads.values()), "o", color="C0")
+    counts = np.array(list(by_threads))
+    panels[3].loglog(counts, by_threads[1] / counts, color="0.7", label="1/threads")
+    panels[3].loglog(counts, list(by_threads.values()), "o", color="C0")
     panels[3].set_xlabel("threads")
-    panels[3].set_xticks(most, [str(k) for k in most], minor=False)
+    panels[3].set_xticks(counts, [str(k) for k in counts], minor=False)
     panels[3].minorticks_off()
     panels[3].legend(frameon=False)
     for panel in panels:
@@ -99,7 +99,7 @@ def draw(
 
 
 def main() -> str:
-    """The tables and the picture."""
+    """Draw the picture, and return the section `growth`."""
     seconds = measure({p for points in AXES.values() for p in points})
     times = {p: min(t) for p, t in seconds.items()}
     law, off = fit(times, 3)

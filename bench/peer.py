@@ -1,8 +1,9 @@
-"""One program's kernels in a process of its own: ``python peer.py '{"program": …}'`` prints JSON.
+"""A program that times one package's kernels: ``python peer.py '{"program": …}'`` prints JSON.
 
 It runs in the peers' environment as well as in ours, so it imports nothing but NumPy and the
-program. The result is allocated by the program, by ours only once if the job says "reuse"; memory
-beyond it is the process's peak less what was resident before the call and less the result's bytes.
+package that it times. Each package allocates its result; ntk_numba allocates it only once if the
+job says "reuse". The memory beyond the result is the peak of the process, minus the memory that was
+resident before the call, minus the bytes of the result.
 """
 
 import json
@@ -18,7 +19,7 @@ Compute = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def ntk_numba(job: dict[str, Any]) -> Compute:
-    """ntk_numba."""
+    """Return a call of ntk_numba."""
     import ntk_numba as nk
 
     net = nk.MLP(job["depth"], "relu", 1.0, job["b_std"])
@@ -34,7 +35,7 @@ def ntk_numba(job: dict[str, Any]) -> Compute:
 
 
 def neural_tangents(job: dict[str, Any]) -> Compute:
-    """neural-tangents, jitted."""
+    """Return a call of neural-tangents, jitted."""
     import jax
 
     jax.config.update("jax_enable_x64", job["dtype"] == "float64")
@@ -49,7 +50,10 @@ def neural_tangents(job: dict[str, Any]) -> Compute:
 
 
 def scikit_ntk(job: dict[str, Any]) -> Compute:
-    """scikit-ntk: σ_w = √2 but for the first layer, where it is √n0; Θ divided by L·(1 + β²)."""
+    """Return a call of scikit-ntk, scaled to our Θ.
+
+    Its σ_w is √2, except in the first layer, where it is √n0; its Θ is divided by L·(1 + β²).
+    """
     from skntk import NeuralTangentKernel
 
     kernel = NeuralTangentKernel(job["depth"] - 1, job["b_std"])
@@ -59,7 +63,7 @@ def scikit_ntk(job: dict[str, Any]) -> Compute:
 
 
 def memory(field: str) -> int:
-    """Bytes, from Linux's account of this process."""
+    """Return a number of bytes that Linux reports about this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -67,14 +71,14 @@ def memory(field: str) -> int:
 
 
 def main() -> None:
-    """Warm up, then measure."""
+    """Warm up, measure and print the result."""
     job = json.loads(sys.argv[1])
     x = np.random.default_rng(0).standard_normal((job["n"], job["n0"])).astype(job["dtype"])
     compute = globals()[job["program"]](job)
     seconds, beyond, entries = [], 0, []
     compute(x)
     for _ in range(job["repeats"]):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         before = memory("VmRSS")
         start = time.perf_counter()
         result = compute(x)

@@ -1,7 +1,7 @@
-"""Other programs that compute the same kernels, in an environment of their own, against this one.
+"""Other packages that compute the same kernels, against this one.
 
-The environment is .venv-peers, made here when it is first needed. Each measurement is a process of
-its own (`peer.py`), ours and the peer's in turn.
+They have an environment of their own, .venv-peers, which is made when it is first needed. Each
+measurement is a process of its own (`peer.py`); this package and the peer take turns.
 """
 
 import json
@@ -23,19 +23,19 @@ JOBS = [
     for n0 in (64, 784)
     for dtype in ("float64", "float32")
 ] + [
-    # without a bias: its own is in Θ alone, which is another network
+    # without a bias, since that of scikit-ntk is in Θ alone, which is another network
     ("scikit_ntk", 5_000, n0, "float64", ("ntk",), 0.0)
     for n0 in (64, 784)
 ]
 
 
 def run(command: list[str], what: str) -> str:
-    """What a command prints last.
+    """Run a command and return the last line that it prints.
 
     Raises
     ------
     OSError
-        It failed.
+        If it fails; `what` names it in the message.
     """
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -45,7 +45,7 @@ def run(command: list[str], what: str) -> str:
 
 
 def python() -> str:
-    """The peers' Python."""
+    """Return the path of the peers' Python, and install the peers if necessary."""
     program = str(ENVIRONMENT / "bin" / "python")
     ready = ENVIRONMENT / "ready"
     if not ready.exists() or ready.read_text() != repr(PINNED):
@@ -56,7 +56,7 @@ def python() -> str:
 
 
 def measure(interpreter: str, **job: Any) -> dict[str, Any]:
-    """What `peer.py` prints."""
+    """Run `peer.py` and return what it prints."""
     script = str(Path(__file__).with_name("peer.py"))
     return json.loads(run([interpreter, script, json.dumps(job)], job["program"]))
 
@@ -64,36 +64,36 @@ def measure(interpreter: str, **job: Any) -> dict[str, Any]:
 def row(
     program: str, n: int, n0: int, dtype: str, kernels: tuple[str, ...], b_std: float
 ) -> list[str]:
-    """One job by both, a round each in turn."""
+    """Return the row of one job, timed with both packages in turn."""
     job = {"n": n, "n0": n0, "dtype": dtype, "kernels": kernels, "b_std": b_std, "depth": DEPTH}
     name = program.replace("_", "-")
     head = [name, f"{n:,}", f"{n0}", dtype]
-    ours, again, theirs = [], [], []
-    we = {"interpreter": sys.executable, "program": "ntk_numba", "repeats": 2 * REPEATS}
+    new, reused, peer = [], [], []
+    ours = {"interpreter": sys.executable, "program": "ntk_numba", "repeats": 2 * REPEATS}
     try:
         for _ in range(ROUNDS):
-            ours.append(measure(**we, reuse=False, **job))
-            again.append(measure(**we, reuse=True, **job))
-            theirs.append(measure(python(), program=program, repeats=REPEATS, **job))
+            new.append(measure(**ours, reuse=False, **job))
+            reused.append(measure(**ours, reuse=True, **job))
+            peer.append(measure(python(), program=program, repeats=REPEATS, **job))
     except OSError as error:
         return [*head, "missing: " + str(error).replace("|", "/"), *[""] * 7]
-    new, reused, b = ([t for m in by for t in m["seconds"]] for by in (ours, again, theirs))
-    x, y = (np.array(by[0]["entries"]) for by in (ours, theirs))
-    beyond = [f"{max(m['beyond'] for m in by) / 1e6:,.0f} MB" for by in (ours, theirs)]
+    a, b, c = ([t for m in runs for t in m["seconds"]] for runs in (peer, new, reused))
+    x, y = (np.array(runs[0]["entries"]) for runs in (new, peer))
+    beyond = [f"{max(m['beyond'] for m in runs) / 1e6:,.0f} MB" for runs in (peer, new)]
     return [
         *head,
+        spread(a),
         spread(b),
-        spread(new),
-        f"{min(b) / min(new):.1f}",
-        spread(reused),
-        f"{min(b) / min(reused):.1f}",
-        *beyond[::-1],
+        f"{min(a) / min(b):.1f}",
+        spread(c),
+        f"{min(a) / min(c):.1f}",
+        *beyond,
         f"{(abs(x - y) / abs(x)).max():.0e}",
     ]
 
 
 def main() -> str:
-    """The table."""
+    """Return the section `peers`."""
     return section(
         "peers",
         f"L = {DEPTH}, ReLU; warm, {ROUNDS} processes each in turn, {REPEATS} calls a process of "

@@ -1,8 +1,8 @@
-"""The recursion alone: what a hidden layer costs a pair, in the tiles of the engine itself.
+"""The time of the recursion alone: nanoseconds a pair and hidden layer, in tiles of the engine.
 
-One tile, whose samples and entries stay in the second-level cache, is computed again and again; the
-difference of two depths leaves nothing but the layers between them. Tried for acute pairs, for the
-first ReLU layer of rows that have some obtuse pairs, and for layers that leave them obtuse.
+One tile, whose samples and entries stay in the second-level cache, is computed repeatedly; the
+difference of two depths is the time of the layers between them. It is measured for acute pairs, for
+the first ReLU layer of rows that have obtuse pairs, and for layers that leave pairs obtuse.
 """
 
 from collections.abc import Callable
@@ -23,13 +23,13 @@ PAIRS = TILES * T * T
 
 
 def tiles(net: nk.MLP, dtype: str, obtuse: bool, threads: int = 1) -> Callable[[], object]:
-    """A call that takes `PAIRS` pairs through a network."""
+    """Return a call that takes `PAIRS` pairs through a network."""
     x = np.random.default_rng(0).standard_normal((2 * T, FEATURES)).astype(dtype)
     return tiles_of(net, x if obtuse else abs(x), threads)
 
 
 def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], object]:
-    """The same of given samples, 2T of them."""
+    """Return a call that takes `PAIRS` pairs of the 2T samples x through a network."""
     source = open_source(x, "X")
     fitted = fit_network(net, find_largest_norm(net, source, None), FEATURES)
     kernel = Kernel(fitted, source, ("ntk",), False, x.dtype, T, threads)
@@ -40,7 +40,7 @@ def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], objec
 
 
 def main() -> str:
-    """The table."""
+    """Return the section `recursion`."""
     rows = []
     for dtype in ("float64", "float32"):
         works = {

@@ -1,4 +1,4 @@
-"""Tables in Markdown, the machine they were made on, and RESULTS.md."""
+"""Tables in Markdown, a description of the machine, and RESULTS.md."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def machine() -> str:
-    """Processor, cores and versions, in a line."""
+    """Describe processor, cores and versions in one line."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -31,29 +31,33 @@ def machine() -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table, the first column to the left and the others to the right."""
+    """Return a Markdown table whose first column is left-aligned, the others right-aligned."""
     lines = [" | ".join(head), " | ".join(["---"] + ["---:"] * (len(head) - 1))]
     lines += [" | ".join(str(cell) for cell in row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Minimum and median."""
+    """Format the minimum and the median."""
     return f"{min(seconds):.3f} ({np.median(seconds):.3f})"
 
 
 def ratio(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> str:
-    """Of the minima, and the median of the rounds' ratios."""
+    """Format the ratio of the minima, and the median of the rounds' ratios."""
     return f"{min(a) / min(b):.2f} ({np.median(np.divide(a, b)):.2f})"
 
 
 def section(name: str, what: str, *parts: str) -> str:
-    """The text that `save` takes: how it was made, and where, above its tables."""
+    """Return the text that `save` takes: command, machine, description, and tables.
+
+    what : the description
+    parts : tables, and paragraphs between them
+    """
     return "\n\n".join([f"`python -m bench {name}` on {machine()}", what, *parts])
 
 
 def save(name: str, text: str) -> None:
-    """Put a table's section into RESULTS.md, in place of the one that is there."""
+    """Write a section to RESULTS.md, in place of the section of the same name."""
     section = f"## {name}\n\n{text.strip()}\n"
     old = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
     sections = re.split(r"\n(?=## )", old.rstrip() + "\n")

@@ -1,9 +1,9 @@
-"""What safety costs: a job against the same one without it, and verification against raw reading.
+"""The cost of safety: a job against the same job without it, and verification against reading.
 
-- without: the same tiles by the same threads at the same places of a file laid out alike, with no
-  checksum, nothing made durable before the end, no digest of the data and no lease;
-- reading: the whole file by a plain program, past the page cache or, cold, through it, whichever is
-  faster.
+- Without safety, the same threads write the same tiles to the same places of a file of the same
+  layout, without checksums, syncs before the end, a digest of the data or a lease.
+- Reading is the whole file by a plain program, past the page cache or, cold, through it, whichever
+  is faster.
 """
 
 import json
@@ -36,14 +36,14 @@ NET = nk.MLP(4, b_std=0.1)
 MEMORY = "2GiB"
 REPEATS = 5
 BLOCK = 16 << 20
-SETTLE = 2  # seconds, in which the disk finishes what it put off
+SETTLE = 2  # seconds in which the disk completes postponed work
 
 
 class Careless(TileFile):
-    """Tiles go to their places, and that is all."""
+    """A `TileFile` that writes tiles to their places and does nothing else."""
 
     def write(self, kernel: str, layer: int, i: int, j: int, *blocks: Any) -> None:
-        """Write them."""
+        """Write a tile and its mirror image."""
         for block, (a, b) in zip(blocks, ((i, j), (j, i)), strict=True):
             if block is not None:
                 disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, a, b))
@@ -53,7 +53,7 @@ class Careless(TileFile):
 
 
 def without(data: Path, output: Path) -> None:
-    """The job without its safety."""
+    """Run the job without safety."""
     x = open_source(data, "X").check()
     plan = make_plan(NET, x, kernels="ntk", memory=MEMORY)
     contents = Contents(
@@ -76,7 +76,7 @@ def without(data: Path, output: Path) -> None:
 
 
 def read(path: Path, direct: bool) -> None:
-    """Read a file in blocks, and drop them."""
+    """Read a file in blocks, which are dropped."""
     block = mmap.mmap(-1, BLOCK)
     fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if direct else 0))
     try:
@@ -87,7 +87,7 @@ def read(path: Path, direct: bool) -> None:
 
 
 def forget(path: Path) -> None:
-    """Have none of a file in the page cache."""
+    """Drop a file from the page cache."""
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -95,22 +95,22 @@ def forget(path: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """All of it."""
+    """Verify a Gram file."""
     with nk.open_gram(path) as file:
         assert file.verify()
 
 
 def rows(dtype: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Both tables' row of a dtype."""
+    """Return the rows of a dtype in both tables."""
     data, output = folder / "x.npy", folder / "gram.h5"
     np.save(data, np.random.default_rng(0).standard_normal((N, FEATURES)).astype(dtype))
-    nk.gram(NET, np.ones((3, 2), dtype))  # compiled, if it was not
+    nk.gram(NET, np.ones((3, 2), dtype))  # compile before anything is timed
     works: dict[str, Callable[[], object]] = {
         "job": lambda: nk.write_gram(NET, data, output, memory=MEMORY).close(),
         "without": lambda: without(data, output),
     }
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(REPEATS + 1):  # the first warms up
+    for turn in range(REPEATS + 1):  # the first one is for warming up
         for name, work in sorted(works.items(), reverse=bool(turn % 2)):
             output.unlink(missing_ok=True)
             os.sync()
@@ -123,7 +123,7 @@ def rows(dtype: str, folder: Path) -> tuple[list[str], list[str]]:
     reads: dict[str, Callable[[], object]] = {
         "direct": lambda: read(output, direct=True),
         "cache": lambda: read(output, direct=False),
-        "verify": lambda: verify(progress=output),
+        "verify": lambda: verify(output),
     }
     took: dict[str, list[float]] = {name: [] for name in reads}
     for turn in range(REPEATS + 1):
@@ -147,7 +147,7 @@ def rows(dtype: str, folder: Path) -> tuple[list[str], list[str]]:
 
 
 def main() -> str:
-    """Both tables."""
+    """Return the section `safety`."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=Path()) as name:
         made = [rows(dtype, Path(name)) for dtype in ("float32", "float64")]
     return section(

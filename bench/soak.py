@@ -1,4 +1,4 @@
-"""Breaking files for some minutes: the experiments of the tests (``make soak``)."""
+"""Experiments that break files, as in the tests but with more rounds (``make soak``)."""
 
 import json
 import subprocess
@@ -11,35 +11,35 @@ from bench.report import section, table
 
 BREAKING = Path(__file__).parent.parent / "tests" / "breaking.py"
 
-GOES_ON = "the same command completes it, to the same bytes"
+RESUMES = "the same command completes it, to the same bytes"
 NO_LIES = "no tile is called done that is not"
 
-# Of each experiment: rounds, what happens, what is promised
+# By experiment: the number of rounds, what happens, what is promised
 EXPERIMENTS = {
     "faults": (
         1000,
         "each write, sync, rename, allocation and removal in turn fails (full disk, quota, bad "
         "disk), or is the last, whole or half done, before a kill",
-        GOES_ON,
+        RESUMES,
     ),
-    "kills": (500, "kill -9 at a random time", f"{GOES_ON}; {NO_LIES}"),
+    "kills": (500, "kill -9 at a random time", f"{RESUMES}; {NO_LIES}"),
     "crashes": (
         600,
         "the power fails: of all that was not synced, the disk keeps, loses or tears what it likes",
-        f"{GOES_ON}; {NO_LIES}",
+        f"{RESUMES}; {NO_LIES}",
     ),
     "flips": (
         5000,
         "bits, bytes or runs of bytes of a finished file change, or it is cut",
         "`verify` says so, or no value has changed",
     ),
-    "unfinished": (500, "the same happens to an unfinished file", f"it is refused, or {GOES_ON}"),
+    "unfinished": (500, "the same happens to an unfinished file", f"it is refused, or {RESUMES}"),
 }
 COUNTED = ("kills", "right", "reported", "untouched", "refused")
 
 
 def run(name: str, rounds: int) -> dict[str, Any]:
-    """One experiment in a process of its own."""
+    """Run one experiment in a process of its own."""
     answer = subprocess.run(
         [sys.executable, BREAKING, name, str(rounds)], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -47,7 +47,7 @@ def run(name: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> str:
-    """The table; an experiment that lost anything raises."""
+    """Return the section `soak`, or raise an error if an experiment broke a promise."""
     rows = []
     for name, (rounds, what, promise) in EXPERIMENTS.items():
         start = time.perf_counter()

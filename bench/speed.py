@@ -1,8 +1,8 @@
-"""A job in memory against its limit, the sum of what its three parts cost alone.
+"""A job in memory against its limit, the sum of the times of its three parts alone.
 
-- half a product: half of NumPy's X @ X.T on all threads, the least the inner products can cost;
-- the recursion: the hidden layers of all pairs, on tiles that stay in cache, on all threads;
-- the copy: as many bytes as the result has, copied in memory on all threads.
+- Half a product: half of NumPy's X @ X.T on all threads, the least time of the inner products.
+- The recursion: the hidden layers of all pairs, on tiles that stay in cache, on all threads.
+- The copy: as many bytes as the result has, copied in memory on all threads.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +20,10 @@ FEATURES = (64, 784, 3072)
 
 
 def row(n0: int, dtype: str, threads: int, pool: ThreadPoolExecutor) -> list[str]:
-    """One job and its parts."""
+    """Return the row of one job and its parts."""
     net = nk.MLP(DEPTH, b_std=0.1)
     x = np.random.default_rng(0).standard_normal((N, n0)).astype(dtype)
-    other = x.copy()  # x @ x.T itself, NumPy would take for symmetric
+    other = x.copy()  # NumPy would recognise x @ x.T as symmetric
     out = nk.gram(net, x, kernels="ntk")
     result, copied = out.ntk, np.empty((N, N), dtype)
     parts = [slice(k * N // threads, (k + 1) * N // threads) for k in range(threads)]
@@ -37,9 +37,9 @@ def row(n0: int, dtype: str, threads: int, pool: ThreadPoolExecutor) -> list[str
         },
         REPEATS,
     )
-    share = N * (N + 1) / 2 / PAIRS
+    scale = N * (N + 1) / 2 / PAIRS
     job, half = np.array(times["job"]), np.array(times["product"]) / 2
-    recursion = (min(times["all layers"]) - min(times["one layer"])) * share
+    recursion = (min(times["all layers"]) - min(times["one layer"])) * scale
     limit = half + recursion + times["copy"]
     return [
         f"{n0}",
@@ -54,7 +54,7 @@ def row(n0: int, dtype: str, threads: int, pool: ThreadPoolExecutor) -> list[str
 
 
 def main() -> str:
-    """The table."""
+    """Return the section `speed`."""
     threads = available_threads()
     with ThreadPoolExecutor(threads) as pool:
         rows = [

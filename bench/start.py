@@ -1,4 +1,4 @@
-"""What a start costs: help, a warm process, the first compile ever, many at once on one cache."""
+"""The time of a start: help, a warm process, the first compilation, many processes on one cache."""
 
 import os
 import subprocess
@@ -31,12 +31,12 @@ OTHERS = (
 
 
 def first_tile(dtype: str, net: str = NET, options: tuple[str, ...] = ("last",)) -> list[str]:
-    """The arguments of a Python that computes one tile."""
+    """Return the arguments of a Python that computes one tile."""
     return ["-c", FIRST_TILE.format(net=net), dtype, *options]
 
 
 def start(arguments: list[str], cache: Path, count: int = 1) -> tuple[float, set[str]]:
-    """Seconds that `count` Pythons take that start at once, and what they print."""
+    """Start `count` Pythons at once; return their seconds and what they print."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(cache)}
     begin = time.perf_counter()
     running = [
@@ -53,12 +53,12 @@ def start(arguments: list[str], cache: Path, count: int = 1) -> tuple[float, set
 
 
 def compiled(cache: Path) -> set[str]:
-    """The machine code in a cache."""
+    """Return the names of the files of machine code in a cache."""
     return {path.name for path in cache.rglob("*.nbc")}
 
 
 def cold(dtype: str, cache: Path) -> list[list[str]]:
-    """One after the other on a cache that is empty at first."""
+    """Return the rows of processes that start in turn, with a cache that is empty at first."""
     rows = [[f"first ever, {dtype}", f"{start(first_tile(dtype), cache)[0]:.1f}"]]
     for what, net, options in OTHERS:
         before = compiled(cache)
@@ -71,7 +71,7 @@ def cold(dtype: str, cache: Path) -> list[list[str]]:
 
 
 def together(dtype: str, cache: Path) -> list[list[str]]:
-    """Many at once on an empty cache, and one more."""
+    """Return the rows of processes that start at once with an empty cache, and of one more."""
     took, printed = start(first_tile(dtype), cache, TOGETHER)
     before = compiled(cache)
     same = "the same result" if len(printed) == 1 else f"{len(printed)} RESULTS"
@@ -81,7 +81,7 @@ def together(dtype: str, cache: Path) -> list[list[str]]:
 
 
 def warm(caches: dict[str, Path]) -> list[list[str]]:
-    """What a process takes when everything is compiled."""
+    """Return the rows of processes for which all code is in the cache."""
     any_cache = next(iter(caches.values()))
     works = {
         "`import numpy`": (["-c", "import numpy"], any_cache),
@@ -98,7 +98,7 @@ def warm(caches: dict[str, Path]) -> list[list[str]]:
 
 
 def main() -> str:
-    """The tables."""
+    """Return the section `start`."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         caches = {dtype: Path(name) / dtype for dtype in ("float64", "float32")}
         after = [row for dtype, cache in caches.items() for row in cold(dtype, cache)]

@@ -1,7 +1,7 @@
-"""One thread against two, four, …, all.
+"""The time of a job on one thread against two, four, …, all.
 
-A job can gain no more than the machine gives: the same threads on tiles that stay in each core's
-own cache, with many layers so that hardly anything is written, show how much that is.
+The limit of the gain is that of the machine: it is measured by the same threads on tiles that stay
+in each core's cache, with many layers, so that hardly anything is written.
 """
 
 from collections.abc import Callable
@@ -21,19 +21,19 @@ DTYPES = ("float64", "float32")
 
 
 def counts() -> list[int]:
-    """1, 2, 4, … and all."""
-    most = available_threads()
-    return sorted({min(1 << k, most) for k in range(most.bit_length() + 1)})
+    """Return the numbers of threads: 1, 2, 4, … and all."""
+    cores = available_threads()
+    return sorted({min(1 << k, cores) for k in range(cores.bit_length() + 1)})
 
 
 def times(work: Callable[[int], object]) -> dict[int, list[float]]:
-    """Seconds of work(threads) with each number of them, in turn."""
+    """Time work(threads) with each number of threads, in turn."""
     works = {str(k): lambda k=k: work(k) for k in counts()}  # type: ignore[misc]
     return {int(k): t for k, t in in_turn(works, REPEATS).items()}
 
 
 def job(n0: int, dtype: str) -> Callable[[int], object]:
-    """A whole job."""
+    """Return a call of a whole job."""
     net = nk.MLP(DEPTH, b_std=0.1)
     x = np.random.default_rng(0).standard_normal((N, n0)).astype(dtype)
     out = nk.gram(net, x, kernels="ntk")
@@ -41,20 +41,20 @@ def job(n0: int, dtype: str) -> Callable[[int], object]:
 
 
 def in_cache(dtype: str) -> Callable[[int], object]:
-    """Tiles in each core's cache."""
+    """Return a call that computes tiles in each core's cache."""
     works = {k: tiles(nk.MLP(LAYERS_IN_CACHE, b_std=0.1), dtype, False, k) for k in counts()}
     return lambda threads: works[threads]()
 
 
 def row(name: str, dtype: str, work: Callable[[int], object]) -> list[str]:
-    """One piece of work with each number of threads."""
+    """Return the row of one piece of work with each number of threads."""
     found = times(work)
     ratios = [ratio(found[1], found[k]) for k in counts()[1:]]
     return [name, dtype, *(spread(t) for t in found.values()), *ratios]
 
 
 def main() -> str:
-    """The table."""
+    """Return the section `threads`."""
     head = [f"{k} thread{'s' * (k > 1)}" for k in counts()]
     return section(
         "threads",

@@ -1,4 +1,4 @@
-"""Times taken in turn, so that a machine whose speed drifts drifts for all."""
+"""Times of several works in turn, so that a drift of the machine's speed affects them alike."""
 
 import mmap
 import time
@@ -6,29 +6,29 @@ from collections.abc import Callable
 
 import numpy as np
 
-# OpenBLAS's and OpenMP's idle threads spin for some tens of milliseconds after their work, which
-# would be taken from whatever is timed next
+# Seconds: idle threads of OpenBLAS and OpenMP spin for tens of milliseconds after their work, which
+# would slow down what is timed next
 PAUSE = 0.1
 
-# Memory that has been free for a second, many virtual machines give back to their host; to touch it
-# again takes 10 to 20 times as long. That is not what is measured here, so some is used before.
+# Many virtual machines give memory that has been free for a second back to their host; touching it
+# again takes 10 to 20 times as long. So that this is not measured, memory is used before.
 FRESH_BYTES = 512 << 20
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Return how many seconds `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def refresh_memory() -> None:
-    """Make the machine have FRESH_BYTES that are free and were in use just now."""
+    """Use and free FRESH_BYTES of memory."""
     np.empty(FRESH_BYTES, np.uint8)[:: mmap.PAGESIZE] = 0
 
 
 def in_turn(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, `repeats` times, after once for warming up."""
+    """Return the seconds of `repeats` runs of each work, after one run for warming up."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()

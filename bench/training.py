@@ -1,7 +1,7 @@
 """Training at finite width: how far Θ moves, and how near the outputs come to the closed form.
 
-Networks of several widths, trained alike; each column is a mean over draws, the last row its slope
-over the width in logarithms. docs/training.md says what to expect, and why.
+Networks of several widths are trained alike. Each column is a mean over draws, and the last row is
+its slope over the width, in logarithms. docs/training.md says what to expect, and why.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import ntk_numba as nk
 from bench.report import section, table
 from ntk_numba import finite_width as fw
-from ntk_numba.finite_width.workers import in_order
+from ntk_numba.finite_width.pool import in_order
 from ntk_numba.machine import available_threads
 
 WIDTHS, DRAWS, SAMPLES, TESTS, FEATURES, STEPS = (64, 128, 256, 512, 1024), 16, 32, 16, 8, 1000
@@ -21,18 +21,18 @@ NETWORKS = {"relu": nk.MLP(3, "relu", 2**0.5, 0.1), "identity": nk.MLP(3, "ident
 
 
 def at_once(function: Callable[[int], Any], count: int) -> list[Any]:
-    """``function`` of 0 … count − 1, on all cores."""
+    """Return ``function(k)`` for k = 0 … count − 1, computed on all cores."""
     return list(in_order(function, range(count), available_threads()))
 
 
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training samples, targets, test samples."""
+    """Return training samples, targets and test samples."""
     x = np.random.default_rng(1).standard_normal((SAMPLES + TESTS, FEATURES))
     return x[:SAMPLES], np.sin(x[:SAMPLES, 0]) * x[:SAMPLES, 1], x[SAMPLES:]
 
 
 def distances(net: nk.MLP, width: int) -> np.ndarray:
-    """Of DRAWS networks: the columns of both tables, a row each."""
+    """Return the columns of both tables, with one row for each of DRAWS networks."""
     x, y, z = data()
     exact, cross = nk.gram(net, x).ntk, nk.gram(net, z, x).ntk
     rate = RATE * SAMPLES / np.linalg.eigvalsh(exact)[-1]
@@ -46,7 +46,7 @@ def distances(net: nk.MLP, width: int) -> np.ndarray:
         first, last = (fw.empirical_ntk(p, x)[:, :, 0, 0] for p in (start, history.params))
         f0, f0_test = (f[0, :, 0] for f in (history.outputs, history.test_outputs))
         flow = nk.gradient_flow(exact, y, f0, rate * STEPS, ntk_test=cross, f0_test=f0_test)
-        # what is left to learn is the scale on training samples, what was learned on test samples
+        # errors are relative to the targets, and on test samples to the change of the outputs
         return [
             off(first, exact),
             off(last, first),
@@ -62,7 +62,7 @@ def distances(net: nk.MLP, width: int) -> np.ndarray:
 
 
 def rows(name: str, means: np.ndarray, errors: np.ndarray) -> list[list[str]]:
-    """One a width, and the slope with its standard error."""
+    """Return a row for each width, and one of the slopes with their standard errors."""
     logs = np.log(WIDTHS) - np.mean(np.log(WIDTHS))
     weights = logs / (logs @ logs)
     slopes = weights @ np.log(means)
@@ -76,7 +76,7 @@ def rows(name: str, means: np.ndarray, errors: np.ndarray) -> list[list[str]]:
 
 
 def main() -> str:
-    """Both tables."""
+    """Return the section `training`."""
     drift: list[Sequence[str]] = []
     flow: list[Sequence[str]] = []
     for name, net in NETWORKS.items():

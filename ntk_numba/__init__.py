@@ -1,7 +1,7 @@
 """ntk_numba: exact infinite-width kernels of fully connected networks, as Gram matrices.
 
-The names below are the public ones. Each is imported when first used, so that ``ntk-numba --help``
-does not wait for the compiler.
+The names below are the public ones. Each is imported when it is first used, so that
+``ntk-numba --help`` does not wait for the compiler.
 """
 
 from importlib import import_module

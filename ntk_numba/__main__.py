@@ -1,4 +1,4 @@
-"""``python -m ntk_numba``."""
+"""The command line, as ``python -m ntk_numba``."""
 
 from ntk_numba.cli.program import main
 

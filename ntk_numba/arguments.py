@@ -1,4 +1,4 @@
-"""Arguments that are numbers, sizes or names: parsed, or refused with an error that names them."""
+"""Parsers of arguments that are numbers, sizes or names; errors name the argument."""
 
 import math
 import numbers
@@ -18,7 +18,7 @@ Layers: TypeAlias = Literal["last", "all"]
 Layout: TypeAlias = Literal["full", "lower"]
 
 KERNELS: tuple[KernelName, ...] = ("nngp", "ntk")
-"""What a network has: Σ, the covariance of its Gaussian process, and Θ, its tangent kernel."""
+"""The kernels of a network: Σ, its covariance as a Gaussian process, and Θ, its tangent kernel."""
 
 
 class Rows(Protocol):
@@ -31,15 +31,15 @@ class Rows(Protocol):
 
 
 Data: TypeAlias = ArrayLike | Rows | os.PathLike[str]
-"""Everything that is accepted for samples, X or Z. A string is the path of a file too."""
+"""The types that are accepted for samples, X or Z. A string is the path of a file too."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """How a job treats existing output and whether it reports its progress.
 
-    overwrite : replace an output that exists, and what another job left unfinished
-    progress : show progress bars on standard error
+    overwrite : whether to replace an existing output and an unfinished file of another job
+    progress : whether to show progress bars on standard error
     """
 
     overwrite: bool = False
@@ -47,12 +47,12 @@ class Policy:
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
-    """The argument `name`, if it is a whole number of at least `least`.
+    """Return the argument `name` as an int, if it is a whole number of at least `least`.
 
     Raises
     ------
     TypeError, ValueError
-        It is not.
+        If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidTypeError(f"{name} must be a whole number, not {value!r}")
@@ -67,7 +67,7 @@ def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
     Raises
     ------
     ValueError
-        None is wanted, or one that does not exist.
+        If no kernel is wanted, or one that does not exist.
     """
     wanted = [kernels] if isinstance(kernels, str) else list(kernels)
     for name in wanted:
@@ -84,7 +84,7 @@ def parse_layers(layers: str) -> Layers:
     Raises
     ------
     ValueError
-        It is neither "last" nor "all".
+        If it is neither "last" nor "all".
     """
     if layers == "last":
         return "last"
@@ -94,12 +94,12 @@ def parse_layers(layers: str) -> Layers:
 
 
 def number_between(name: str, value: Any, low: float, high: float) -> float:
-    """The argument `name`, if it is a number more than `low` and less than `high`.
+    """Return the argument `name` as a float, if it is more than `low` and less than `high`.
 
     Raises
     ------
     TypeError, ValueError
-        It is not.
+        If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"{name} must be a number, not {value!r}")
@@ -115,7 +115,15 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
 
 
 def parse_bytes(size: int | str, name: str) -> int:
-    """Bytes of ``2147483648``, ``"2GiB"``, ``"500 MB"``; `name` is how errors call it."""
+    """Return the number of bytes that ``2147483648``, ``"2GiB"`` or ``"500 MB"`` stands for.
+
+    name : the name of the argument in errors
+
+    Raises
+    ------
+    ValueError
+        If it stands for no positive number of bytes.
+    """
     if isinstance(size, int) and not isinstance(size, bool):
         value = size
     else:
@@ -131,7 +139,7 @@ def parse_bytes(size: int | str, name: str) -> int:
 
 
 def show_bytes(size: float) -> str:
-    """``1.5 GiB``: three significant digits and a binary unit."""
+    """Format bytes as ``1.5 GiB``, with three significant digits and a binary unit."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1000 or unit == "TiB":
             break

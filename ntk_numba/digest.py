@@ -1,6 +1,7 @@
-"""What data a file was made of: SHA-256 by blocks of rows.
+"""Digests of the data that a file was computed from: SHA-256 by blocks of rows.
 
-A part of a job knows the blocks that it has read; those of all parts together are the whole.
+A part of a job knows the digests of the blocks that it has read; the digests of all parts together
+are those of all data. `inputs.survey` computes them, and Gram files store them.
 """
 
 import hashlib
@@ -12,17 +13,19 @@ from numpy.typing import NDArray
 
 from ntk_numba.grid import LARGEST_TILE
 
-ROWS = LARGEST_TILE  # of a block, so that tiles of every size fill blocks
-SIZE = 32  # bytes
+ROWS = LARGEST_TILE  # rows of a block; tiles of any size fill whole blocks
+SIZE = 32  # bytes of a SHA-256
 
 
 @dataclass(frozen=True)
 class Digest:
-    """Of the values as float64, 0 for −0: the same from whatever file.
+    """SHA-256 digests of the values of X as float64, with 0 for −0.
+
+    They do not depend on the kind of file or the dtype that X is stored in.
 
     shape : (N, n0)
-    evenly : of the rows that are evenly spaced, see `source.Source.evenly`
-    blocks : of `ROWS` rows each; empty for those that were not read
+    evenly : the digest of the evenly spaced rows that `source.Source.evenly` returns
+    blocks : the digests of blocks of `ROWS` rows; empty for blocks that were not read
     """
 
     shape: tuple[int, int]
@@ -31,33 +34,39 @@ class Digest:
 
     @property
     def hex(self) -> str:
-        """Of all."""
+        """The SHA-256, in hexadecimal, over the shape and all digests."""
         digest = hashlib.sha256(repr(self.shape).encode())
         digest.update(self.table.tobytes())
         return digest.hexdigest()
 
     @property
     def table(self) -> NDArray[np.uint8]:
-        """(1 + blocks, 32), as it is stored: zeros for what was not read."""
+        """The digests as they are stored, (1 + blocks, 32), with zeros for rows not read."""
         rows = (block or bytes(SIZE) for block in (self.evenly, *self.blocks))
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, SIZE)
 
     @classmethod
     def from_table(cls, shape: tuple[int, int], table: NDArray[np.uint8]) -> "Digest":
-        """The one that is stored."""
+        """Return the digest that is stored as `table`."""
         evenly, *blocks = (row.tobytes() if row.any() else b"" for row in table)
         return cls(shape, evenly, tuple(blocks))
 
     def difference(self, other: "Digest") -> str:
-        """Where the data is not that of `other`, as far as both know; "" where it is."""
+        """Describe where the data differs from that of `other`, in rows that both have read.
+
+        The description is empty if there is no difference.
+        """
         if self.shape != other.shape:
             return f"shape {self.shape} and not {other.shape}"
-        for k, (mine, theirs) in enumerate(zip(self.blocks, other.blocks, strict=True)):
-            if mine and theirs and mine != theirs:
+        for k, (own, expected) in enumerate(zip(self.blocks, other.blocks, strict=True)):
+            if own and expected and own != expected:
                 return f"rows {k * ROWS} to {min((k + 1) * ROWS, self.shape[0]) - 1}"
         return "other rows" if self.evenly != other.evenly else ""
 
 
 def blocks_of(rows: Iterable[range], length: int) -> set[int]:
-    """The blocks that runs of rows, of `length` in all, lie in."""
+    """Return the numbers of the blocks that runs of rows lie in.
+
+    length : the number of rows of the whole data
+    """
     return {k for run in rows for k in range(run.start // ROWS, -(-min(run.stop, length) // ROWS))}

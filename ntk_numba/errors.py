@@ -1,6 +1,6 @@
 """The errors that the package raises for its users, under one base class.
 
-Each is also an error of Python's own of the same kind, so that ``except ValueError`` and
+Each is also a built-in error of the same kind, so that ``except ValueError`` and
 ``except OSError`` catch them too. A message names the argument, row or file, and says what to do.
 """
 
@@ -46,7 +46,7 @@ class OutputExistsError(FileError, FileExistsError):
 
 
 class StoppedError(FileError):
-    """A job ended before its end; what is done is kept, and the same call continues it."""
+    """A job stopped before it was complete; its results are kept, and the same call resumes it."""
 
 
 _OF_THE_SAME_KIND = {

@@ -1,9 +1,9 @@
-"""Tiles, bands, parts and budgets: whole numbers only.
+"""The geometry of a Gram matrix, in whole numbers: tiles, bands and parts.
 
-A tile is the unit of compute and of storage. A band is a run of rows, whole tiles of them, that is
-held in memory at a time. A part is the tiles that one job of a cluster computes. Tile size follows
-from shapes and dtype alone, so that neither threads nor memory nor parts nor restarts can change a
-bit of the result.
+A tile is the unit of computation and of storage. A band is a run of rows, in whole tiles, whose
+samples are in memory at the same time. A part is the set of tiles that one job of a cluster
+computes. The size of a tile follows from shapes and dtype alone, so that threads, memory, parts and
+restarts cannot change a bit of the result.
 """
 
 import math
@@ -20,17 +20,20 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 LARGEST_TILE = 512  # measured: 256 costs 10 % where features are few, 1024 gains nothing
 SMALLEST_TILE = 64
-ROWS_TOGETHER = 2  # tiles in turn share the samples of a column, 3 to 10 % with many features
+# Tile rows that are computed in turn, so that consecutive tiles use the same column's samples: 3 to
+# 10 % faster with many features
+ROWS_TOGETHER = 2
 TILES_ACROSS = 8  # fewer leave cores idle at the end of a job
-PANEL_BYTES = 64 << 20  # a tile reads two panels of its height
-TILE_BYTES = 16 << 20  # all kernels and layers of a tile and its mirror image
+PANEL_BYTES = 64 << 20  # limits the samples of a tile's rows, and those of its columns
+TILE_BYTES = 16 << 20  # limits all kernels and layers of a tile and its mirror image
 
 
 def tile_size(rows: int, columns: int, features: int, itemsize: int, outputs: int) -> int:
-    """The edge T of a tile, a power of two.
+    """Return the edge T of a tile, a power of two.
 
-    outputs : matrices a tile is part of: kernels times layers, twice if it is mirrored
     itemsize : bytes of an entry
+    outputs : the number of blocks that a tile writes: kernels times layers, times two if it is
+        mirrored
     """
     size = LARGEST_TILE
     while size > SMALLEST_TILE and (
@@ -43,7 +46,7 @@ def tile_size(rows: int, columns: int, features: int, itemsize: int, outputs: in
 
 
 class Part(NamedTuple):
-    """The `number`-th of `of` parts of a job, counted from 1."""
+    """The part of a job with number `number` of `of`, counted from 1."""
 
     number: int
     of: int
@@ -58,7 +61,7 @@ def parse_part(value: Any) -> Part:
     Raises
     ------
     TypeError, ValueError
-        It stands for none.
+        If the value does not stand for a part.
     """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
@@ -80,10 +83,10 @@ def parse_part(value: Any) -> Part:
 
 
 class Piece(NamedTuple):
-    """A rectangle of the grid, and of each of its columns the tiles that a part has.
+    """A rectangle of tiles, and in each of its columns the run of tiles that a part computes.
 
-    rows, columns : of tiles
-    tops, bottoms : (columns,) the first tile row of a column, and the one after its last
+    rows, columns : tile rows and tile columns of the rectangle
+    tops, bottoms : (columns,) the first tile row of the run in a column, and the one after its last
     """
 
     rows: range
@@ -94,7 +97,17 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles of a rows × columns matrix; if symmetric, those on and below the diagonal."""
+    """The tiles of a matrix; of a symmetric one, those on and below the diagonal are computed.
+
+    Attributes
+    ----------
+    rows, columns : int
+        The shape of the matrix.
+    symmetric : bool
+        Whether the matrix is symmetric.
+    tile : int
+        The edge of a tile.
+    """
 
     rows: int
     columns: int
@@ -103,81 +116,77 @@ class Grid:
 
     @property
     def down(self) -> int:
-        """Tiles from top to bottom."""
+        """The number of tiles from top to bottom."""
         return -(-self.rows // self.tile)
 
     @property
     def across(self) -> int:
-        """Tiles from left to right."""
+        """The number of tiles from left to right."""
         return -(-self.columns // self.tile)
 
     @property
     def count(self) -> int:
-        """Tiles to compute."""
+        """The number of tiles to compute."""
         return self.down * (self.down + 1) // 2 if self.symmetric else self.down * self.across
 
     def size(self, part: Part | None) -> int:
-        """Tiles that a part computes; without one, all."""
+        """Return the number of tiles that a part computes; without a part, of all tiles."""
         first, last = self._run(part)
         return last - first
 
     def _run(self, part: Part | None) -> tuple[int, int]:
-        """The tiles of a part, numbered as `pieces` says, and the one after them."""
+        """Return the first tile of a part, numbered as in `pieces`, and the one after its last."""
         number, of = part or (1, 1)
         if of > max(self.count, 1):
             raise InvalidValueError(
-                f"part={number}/{of}: there are {self.count:,} tiles; make at most so many parts"
+                f"part={number}/{of}: there are {self.count:,} tiles, so at most "
+                f"{self.count:,} parts are possible"
             )
         return (number - 1) * self.count // of, number * self.count // of
 
     @property
     def chunk(self) -> tuple[int, int]:
-        """Entries of a stored tile; those at the edges are padded."""
+        """The shape of a stored tile; tiles at the edges are padded to it."""
         return min(self.tile, self.rows), min(self.tile, self.columns)
 
-    @property
-    def stored(self) -> int:
-        """Entries that all stored tiles have, padding and mirror images included."""
-        return self.down * self.across * self.chunk[0] * self.chunk[1]
-
     def height(self, i: int) -> int:
-        """Rows of entries in tile row i."""
+        """Return the number of rows of entries in tile row i."""
         return min(self.tile, self.rows - i * self.tile)
 
     def width(self, j: int) -> int:
-        """Columns of entries in tile column j."""
+        """Return the number of columns of entries in tile column j."""
         return min(self.tile, self.columns - j * self.tile)
 
     def pieces(self, part: Part | None = None) -> list[Piece]:
-        """What a part computes; without one, all there is to compute.
+        """Return the tiles that a part computes; without a part, all tiles.
 
-        Tiles are numbered in horizontal strips, column by column within a strip, and each part has
-        as many as the others, or one less. A strip is as high as a part is wide, so that a part is
-        nearly a square and reads few rows: of X, about 2/√(2n) and not all of it.
+        Tiles are numbered in horizontal strips, column by column within a strip, and the sizes of
+        two parts differ by at most one tile. A strip is as high as a part is wide, so that a part
+        is nearly a square and reads few rows: about 2/√(2n) of X for one of n parts.
 
         Raises
         ------
         ValueError
-            More parts than tiles.
+            If there are more parts than tiles.
         """
         (first, last), of = self._run(part), part.of if part else 1
         height = self.down if of == 1 else max(1, round(math.sqrt(self.count / of)))
-        found, at = [], 0
+        found, begin = [], 0
         for rows in self.bands(range(self.down), height):
             columns = np.arange(rows.stop if self.symmetric else self.across)
             tops = np.maximum(columns, rows.start) if self.symmetric else columns * 0 + rows.start
-            ends = at + np.cumsum(rows.stop - tops)
-            begins, at = ends - (rows.stop - tops), int(ends[-1])
-            some = np.flatnonzero((begins < last) & (ends > first))
-            if some.size:
-                begins, ends, tops = begins[some], ends[some], tops[some]
+            ends = begin + np.cumsum(rows.stop - tops)
+            begins, begin = ends - (rows.stop - tops), int(ends[-1])
+            used = np.flatnonzero((begins < last) & (ends > first))
+            if used.size:
+                begins, ends, tops = begins[used], ends[used], tops[used]
                 bottoms = tops + np.minimum(ends, last) - begins
                 tops = tops + np.maximum(first - begins, 0)
-                found.append(Piece(rows, range(some[0], some[-1] + 1), tops, bottoms))
+                found.append(Piece(rows, range(used[0], used[-1] + 1), tops, bottoms))
         return found
 
     def mask(self, part: Part | None = None) -> NDArray[np.bool_]:
-        """(tiles down, tiles across), those that a part computes."""
+        """Return a mask (tiles down, tiles across) of the tiles that a part computes."""
         mask = np.zeros((self.down, self.across), bool)
         for rows, columns, tops, bottoms in self.pieces(part):
             i = np.arange(rows.start, rows.stop)[:, None]
@@ -185,11 +194,14 @@ class Grid:
         return mask
 
     def bands(self, tiles: range, band: int) -> list[range]:
-        """Tile rows or columns in runs of at most `band`."""
+        """Split tile rows or tile columns into runs of at most `band`."""
         return [tiles[a : a + band] for a in range(0, len(tiles), band)]
 
     def tiles(self, down: range, across: range) -> Iterator[tuple[int, int]]:
-        """The tiles (i, j) to compute of those rows and columns, row by row, some rows together."""
+        """Yield the tiles (i, j) to compute in these tile rows and columns, in computing order.
+
+        ROWS_TOGETHER tile rows are taken together, column by column.
+        """
         for first in down[::ROWS_TOGETHER]:
             rows = range(first, min(first + ROWS_TOGETHER, down.stop))
             for j in across:

@@ -1,4 +1,4 @@
-"""What this process may use: cores and memory, whoever limits them."""
+"""The cores and the memory that this process may use, whatever limits them."""
 
 import os
 import re
@@ -13,17 +13,18 @@ from ntk_numba.arguments import whole_number
 
 CGROUP = Path("/sys/fs/cgroup")
 
-# What schedulers give a process. PBS sets NCPUS, like OMP_NUM_THREADS, to a process's threads.
+# The cores that schedulers give a process. PBS sets NCPUS, like OMP_NUM_THREADS, to a process's
+# threads.
 OF_A_PROCESS = ("SLURM_CPUS_PER_TASK", "NCPUS")
-# What they give a job on this node, which its processes there share. Grid Engine (NSLOTS) and LSF
-# count the slots of all nodes, and so say too much where there are several.
+# The cores that they give a job on this node, which its processes there share. Grid Engine (NSLOTS)
+# and LSF count the slots of all nodes, so their numbers are too large for a job on several nodes.
 OF_A_NODE = ("SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
 
-_computing = 0  # processes on this node that compute, as `share_node` says; 0 if it was not called
+_computing = 0  # computing processes on this node, as set by `share_node`; 0 if it was not called
 
 
 def _cgroup_folders(controller: str) -> list[Path]:
-    """The folders of this process's control groups, version 2 or 1, the outermost last."""
+    """Return the folders of this process's control groups, version 2 or 1, the outermost last."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -47,7 +48,7 @@ def _cgroup_folders(controller: str) -> list[Path]:
 
 
 def _numbers(path: Path) -> list[int]:
-    """The whole numbers in a small system file; none if it is missing or says "max"."""
+    """Return the whole numbers in a small system file; none if it is missing or says "max"."""
     try:
         return [int(word) for word in path.read_text().split() if word.lstrip("-").isdigit()]
     except OSError:
@@ -55,16 +56,17 @@ def _numbers(path: Path) -> list[int]:
 
 
 def _variable(name: str) -> int:
-    """The first whole number in an environment variable; 0 if there is none."""
+    """Return the first whole number in an environment variable; 0 if there is none."""
     text = os.environ.get(name, "").split(",")[0].strip()
     return int(text) if text.isdigit() else 0
 
 
 def available_memory() -> int:
-    """Bytes that this process may still use.
+    """Return the number of bytes that this process may still use.
 
-    The least of what the machine has free, what its control groups leave, what Slurm gave the job
-    on this node, what Dask gave its worker, and the limit on its address space.
+    It is the least of the machine's free memory, the remainder of the limits of its control groups,
+    the memory that Slurm gave the job on this node, the memory that Dask gave its worker, and the
+    limit on its address space.
     """
     limits = [psutil.virtual_memory().available]
     for folder in _cgroup_folders("memory"):
@@ -72,14 +74,14 @@ def available_memory() -> int:
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
-            if most := _numbers(folder / limit):
+            if allowed := _numbers(folder / limit):
                 used = (_numbers(folder / usage) or [0])[0]
                 caches = (folder / "memory.stat").read_text().split() if used else []
-                # the page cache counts as used but gives way
+                # the page cache counts as used, but the system reclaims it when it is needed
                 stats = dict(zip(caches[::2], caches[1::2], strict=False))
                 reclaimable = int(stats.get("inactive_file", stats.get("total_inactive_file", 0)))
-                limits.append(max(most[0] - used + reclaimable, 0))
-    # in MiB; 0 stands for all there is
+                limits.append(max(allowed[0] - used + reclaimable, 0))
+    # Slurm's numbers are in MiB; 0 stands for all memory
     if node := _variable("SLURM_MEM_PER_NODE"):
         limits.append(node << 20)
     elif core := _variable("SLURM_MEM_PER_CPU"):
@@ -96,18 +98,19 @@ def available_memory() -> int:
 
 
 def share_node(processes: int) -> None:
-    """Say how many processes on this node compute, where not all that a launcher started do."""
+    """Set how many processes on this node compute, if not all that a launcher started do."""
     global _computing
     _computing = processes
 
 
 def available_threads() -> int:
-    """Cores this process may keep busy.
+    """Return the number of cores that this process may keep busy.
 
-    The least of its affinity, the quotas of its control groups, Numba's own limit, what Slurm, PBS,
-    Grid Engine or LSF gave it, and OMP_NUM_THREADS, of whose list the first number counts. The
-    processes that MPI or srun started on a node share what that has. Within a task of Dask the
-    threads of its worker stand in place of OMP_NUM_THREADS, which Dask sets to 1 in all workers.
+    It is the least of its affinity, the quotas of its control groups, Numba's own limit, the cores
+    that Slurm, PBS, Grid Engine or LSF gave it, and OMP_NUM_THREADS, of which the first number
+    counts if it is a list. Processes that MPI or srun started on a node share its cores. Within a
+    task of Dask, the threads of the worker take the place of OMP_NUM_THREADS, which Dask sets to 1
+    in all workers.
     """
     limits: list[int] = [numba.config.NUMBA_NUM_THREADS]  # type: ignore[attr-defined]
     if hasattr(os, "sched_getaffinity"):
@@ -126,10 +129,10 @@ def available_threads() -> int:
 
 
 def _processes_here() -> int:
-    """How many processes of this one's kind were started on this node, if a launcher says so.
+    """Return how many processes a launcher started on this node, this one included.
 
-    A batch script is one, whatever number of tasks is asked for: SLURM_TASKS_PER_NODE, which it
-    sees, even counts cores where no number was.
+    A batch script counts as one process, however many tasks are requested. SLURM_TASKS_PER_NODE is
+    not used: a batch script sees it too, and it counts cores if no number of tasks is requested.
     """
     if _computing:
         return _computing
@@ -144,21 +147,21 @@ def _processes_here() -> int:
 
 
 def _dask_worker() -> Any:
-    """The Dask worker that runs this task; None outside of one."""
+    """Return the Dask worker that runs this task; None outside of a task."""
     try:
         return sys.modules["distributed"].get_worker()
-    except (KeyError, ValueError, AttributeError):  # no task; still being imported
+    except (KeyError, ValueError, AttributeError):  # outside of a task, or still being imported
         return None
 
 
 def dask_threads() -> int:
-    """The threads of the Dask worker that runs this task; 0 outside of one."""
+    """Return the threads of the Dask worker that runs this task; 0 outside of a task."""
     worker = _dask_worker()
     return int(worker.state.nthreads) if worker else 0
 
 
 def threads_to_use(threads: int | None) -> int:
-    """The wanted number of threads, or by default all, never more than `available_threads`."""
+    """Return the wanted number of threads, by default all, and at most `available_threads()`."""
     if threads is None:
         return available_threads()
     return min(whole_number("threads", threads), available_threads())

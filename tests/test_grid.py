@@ -123,7 +123,7 @@ def test_a_part_reads_few_rows():
 def test_more_parts_than_tiles_are_refused():
     grid = Grid(130, 130, True, 64)
     assert grid.size(Part(6, 6)) == 1
-    with pytest.raises(ValueError, match="part=2/7: there are 6 tiles; make at most so many parts"):
+    with pytest.raises(ValueError, match="part=2/7: there are 6 tiles, so at most 6 parts are"):
         grid.pieces(Part(2, 7))
 
 

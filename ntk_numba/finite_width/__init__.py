@@ -1,7 +1,7 @@
-"""Networks of finite width, to check the kernels of infinite width against: eq. 1-6 as they stand.
+"""Networks of finite width, computed from eq. 1-6, to check the kernels of infinite width against.
 
-Nothing here knows a formula of the infinite-width kernels, and the engine knows nothing of this:
-both take the description of a network, so that where they agree it is evidence for both.
+This package uses no formula of the infinite-width kernels, and the engine uses nothing of this
+package. Both take the description of a network, so that their agreement is evidence for both.
 """
 
 from ntk_numba.finite_width.empirical import empirical_nngp, empirical_ntk

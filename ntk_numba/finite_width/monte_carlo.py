@@ -1,7 +1,8 @@
 """Means and standard errors of the empirical kernels over many draws of a network.
 
-Draw d of a seed has a random stream of its own, so it can be made by any thread, and draws are
-added up in their order (Welford's recurrence): neither threads nor a later stop change a bit.
+Each draw of a seed has a random stream of its own, so that any thread can make it, and draws are
+added up in their order by Welford's recurrence. The result therefore does not depend on the number
+of threads, and the first draws of a longer run are those of a shorter one, bit for bit.
 """
 
 import math
@@ -14,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.finite_width.empirical import nngp_by_outputs, pooled_ntk, share
+from ntk_numba.finite_width.empirical import nngp_by_features, nngp_by_outputs, pooled_ntk
 from ntk_numba.finite_width.networks import (
     Floats,
     Parameters,
@@ -27,7 +28,7 @@ from ntk_numba.finite_width.networks import (
     run_pass,
     seed_sequence,
 )
-from ntk_numba.finite_width.workers import fitting_threads, in_order
+from ntk_numba.finite_width.pool import fitting_threads, in_order
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -40,11 +41,11 @@ Seen = TypeVar("Seen")
 class MonteCarlo(NamedTuple):
     """Means over draws and outputs, and their standard errors, each (N, M) in float64.
 
-    nngp, nngp_sem : Σ, by the last hidden features: σ_w² α·α'/n + β² (eq. 11)
+    nngp, nngp_sem : Σ from the last hidden features: σ_w² α·α'/n + β² (eq. 11)
     ntk, ntk_sem : Θ_kk, the mean over outputs (eq. 5 and 6)
-    nngp_outputs, nngp_outputs_sem : Σ by the outputs, f_k(x) f_k(x'), which has more noise
-    draws : how many networks
-    widths : n_0 … n_L; of an extrapolation, of its widest networks
+    nngp_outputs, nngp_outputs_sem : Σ from the outputs, f_k(x) f_k(x'), which has more noise
+    draws : the number of networks
+    widths : n_0 … n_L of the networks; after an extrapolation, of the widest ones
     """
 
     nngp: NDArray[np.float64]
@@ -70,7 +71,7 @@ def monte_carlo(
     dtype: DTypeLike = "float64",
     tolerance: float | None = None,
 ) -> MonteCarlo:
-    """Σ and Θ of networks of finite width, by simulation.
+    """Estimate Σ and Θ of networks of finite width by simulation.
 
     At finite width n their means differ from Σ⁽ᴸ⁾ and Θ∞⁽ᴸ⁾ by O(1/n) where there is more than one
     hidden layer (for ReLU and its like off the diagonal only); `extrapolate` removes that. A draw
@@ -80,17 +81,17 @@ def monte_carlo(
     ----------
     net, X, Z : see `ntk_numba.gram`
     width : int or sequence of int
-        Of all hidden layers or of each.
+        The width of all hidden layers, or one width for each.
     draws : int
-        Networks, at least 2.
+        The number of networks, at least 2.
     n_out : int
-        Outputs of each; they are pooled.
+        The number of outputs of each network; the result is the mean over them.
     seed : int or numpy.random.SeedSequence
         The same seed gives the same bits, for any number of threads.
     threads : int, optional
-        Draws made at once; by default as many as there are cores, and memory for.
+        The number of draws made at once; by default as many as there are cores and memory for.
     dtype : float64 or float32
-        Of the networks; means and standard errors are summed in float64.
+        The dtype of the networks; means and standard errors are summed in float64.
     tolerance : float, optional
         Stop early, at a multiple of 16 draws, once no standard error of Σ or Θ is more than this
         times the matrix's largest entry. (Stopping by the data makes standard errors a little too
@@ -103,12 +104,12 @@ def monte_carlo(
     Raises
     ------
     ValueError, TypeError, OSError
-        As `ntk_numba.gram`; fewer than 2 draws; widths whose networks do not fit in memory, with
-        the bytes they would take.
+        As for `ntk_numba.gram`, or if there are fewer than 2 draws, or if the networks do not fit
+        in memory; the message says how many bytes they would take.
     """
     if tolerance is not None:
         tolerance = number_between("tolerance", tolerance, 0, math.inf)
-    whole_number("draws", draws, 2)  # one has no standard error
+    whole_number("draws", draws, 2)  # a single draw has no standard error
     x = read_samples(X, "X", None, result_dtype(dtype))
     z = None if Z is None else read_samples(Z, "Z", x.shape[1], x.dtype)
     widths = layer_widths(check_network(net), x.shape[1], width, n_out)
@@ -119,7 +120,7 @@ def monte_carlo(
         left = run_pass(params, x)
         right = left if z is None else run_pass(params, z)
         return [
-            in_range(share(params, net.depth - 1, left.alphas[-1], right.alphas[-1])),
+            in_range(nngp_by_features(params, net.depth - 1, left.alphas[-1], right.alphas[-1])),
             in_range(pooled_ntk(params, left, right)),
             in_range(nngp_by_outputs(left.outputs, right.outputs)),
         ]
@@ -164,26 +165,29 @@ def extrapolate(
     threads: int | None = None,
     dtype: DTypeLike = "float64",
 ) -> MonteCarlo:
-    """Σ and Θ extrapolated to infinite width, from networks of several widths.
+    """Extrapolate Σ and Θ to infinite width, from networks of several widths.
 
-    At width n the means are K + c/n + O(1/n²); K is their intercept, by least squares in 1/n with
-    the weights n that a variance proportional to 1/n asks for (`intercept`). What is left is
-    O(1/n²) and the noise, some 1.5 times that of the widest networks alone for widths of 1 : 2 : 4.
+    At width n the means are K + c/n + O(1/n²). K is their intercept, by least squares in 1/n with
+    weights n, since variances are proportional to 1/n (`intercept`). The remaining error is O(1/n²)
+    plus noise, which for widths of 1 : 2 : 4 is about 1.5 times that of the widest networks alone.
 
     Parameters
     ----------
-    widths : at least two different widths
-    net, X, Z, draws, n_out, seed, threads, dtype : see `monte_carlo`; `draws` of each width
+    widths : sequence of int
+        At least two different widths.
+    draws : int
+        The number of networks of each width.
+    net, X, Z, n_out, seed, threads, dtype : see `monte_carlo`
 
     Returns
     -------
     MonteCarlo
-        With as many draws as all widths together.
+        Its `draws` is the sum over all widths.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        As `monte_carlo`; fewer than two different widths.
+        As for `monte_carlo`, or if there are fewer than two different widths.
     """
     factors = intercept(widths)
     # draws of different widths have streams of their own
@@ -212,12 +216,12 @@ def extrapolate(
 
 
 def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
-    """The factors f with K = Σ f_j K_j, of values K_j = K + c/n_j whose variances go as 1/n_j.
+    """Return the factors f with K = Σ f_j K_j, for K_j = K + c/n_j with variances ∝ 1/n_j.
 
     Raises
     ------
     ValueError
-        Fewer than two different widths.
+        If there are fewer than two different widths.
     """
     n = np.array([whole_number("widths", w) for w in widths], float)
     if len(set(n)) < 2:
@@ -238,9 +242,10 @@ def each_draw(
     fixed: int,
     each: int,
 ) -> Generator[Seen]:
-    """``observe`` of every draw, in order; draws are made on all threads.
+    """Yield ``observe(params)`` of each draw, in order; draws are made on several threads.
 
-    fixed, each : bytes that the caller takes, and that ``observe`` takes beside the parameters
+    fixed : bytes that the caller holds
+    each : bytes that one call of ``observe`` takes, the parameters aside
     """
     workers = fitting_threads(
         threads_to_use(threads),
@@ -269,14 +274,17 @@ class _Mean:
         return np.asarray(np.sqrt(self._squares / (self.count * max(self.count - 1, 1))))
 
     def relative_error(self) -> float:
-        """The largest standard error as a share of the largest entry."""
+        """Return the largest standard error divided by the largest entry."""
         return float(self.standard_error().max() / max(abs(self.mean).max(), np.finfo(float).tiny))
 
 
 @kernel()
 def add_values(mean: Floats, squares: Floats, values: Floats, count: int) -> None:
-    """Make mean and squares, the sum of squared deviations from it, those of one more value."""
+    """Update means, and sums of squared deviations from them, by one more value of each.
+
+    count : the number of values, this one included
+    """
     for j in range(mean.size):
-        off = values[j] - mean[j]
-        mean[j] += off / count
-        squares[j] += off * (values[j] - mean[j])
+        deviation = values[j] - mean[j]
+        mean[j] += deviation / count
+        squares[j] += deviation * (values[j] - mean[j])

@@ -1,4 +1,4 @@
-"""One network of finite width: its parameters and what it makes of samples, eq. 1-4 and 21."""
+"""One network of finite width: its parameters, outputs and derivatives, eq. 1-4 and 21."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.finite_width.workers import fitting_threads, in_order
+from ntk_numba.finite_width.pool import fitting_threads, in_order
 from ntk_numba.inputs.source import Source, open_source, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
 Floats = NDArray[np.floating]
 
-ROWS = 256  # samples of a block: the unit of parallel work on one network
+ROWS = 256  # samples in a block, the unit of parallel work on one network
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
@@ -38,17 +38,18 @@ class Parameters:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """n_0 … n_L."""
+        """The widths n_0 … n_L."""
         return (self.weights[0].shape[1], *(len(b) for b in self.biases))
 
     @property
     def dtype(self) -> np.dtype:
-        """Of parameters and of all that is computed with them."""
+        """The dtype of the parameters and of all that is computed with them."""
         return self.weights[0].dtype
 
     def layers(self, count: int, outputs: int | None = None) -> "Parameters":
-        """The network of the first layers, whose outputs are α̃⁽ˡ⁾, l = count; of these the first
-        `outputs`, or all.
+        """Return the network of the first `count` layers, whose outputs are α̃⁽ˡ⁾, l = count.
+
+        outputs : keep only so many of its outputs, the first ones; by default all
         """
         return Parameters(
             self.net.first(count),
@@ -60,7 +61,7 @@ class Parameters:
 def layer_widths(
     net: MLP, n_in: int, width: int | Sequence[int], n_out: int = 1
 ) -> tuple[int, ...]:
-    """n_0 … n_L of a network: one width for all hidden layers or one for each."""
+    """Return n_0 … n_L of a network, given one width for all hidden layers or one for each."""
     hidden = net.depth - 1
     given = (
         width if isinstance(width, Iterable) and not isinstance(width, str) else [width] * hidden
@@ -75,12 +76,12 @@ def layer_widths(
 
 
 def parameter_bytes(widths: Sequence[int], itemsize: int = 8) -> int:
-    """Bytes of all weights and biases."""
+    """Return the bytes of all weights and biases."""
     return itemsize * sum((a + 1) * b for a, b in pairwise(widths))
 
 
 def pass_bytes(widths: Sequence[int], samples: int, itemsize: int = 8) -> int:
-    """Bytes of the activations and derivatives of `samples` samples, and of what makes them."""
+    """Return the bytes that `run_pass` takes for `samples` samples, working memory included."""
     return itemsize * samples * (widths[0] + 2 * (1 + widths[-1]) * sum(widths[1:]))
 
 
@@ -92,30 +93,31 @@ def sample(
     seed: int | np.random.SeedSequence = 0,
     dtype: Any = "float64",
 ) -> Parameters:
-    """Draw a network: all weights and biases independent and from N(0, 1).
+    """Draw a network whose weights and biases are independent and from N(0, 1).
 
     Parameters
     ----------
     net : MLP
     n_in : int
-        n0, the features of a sample.
+        n0, the number of features of a sample.
     width : int or sequence of int
-        Of all hidden layers, or of each of the L − 1.
+        The width of all L − 1 hidden layers, or one width for each.
     n_out : int
-        n_L, outputs.
+        n_L, the number of outputs.
     seed : int or numpy.random.SeedSequence
-        The same seed gives the same network (with the same version of NumPy).
+        The same seed gives the same network, with the same version of NumPy.
     dtype : float64 or float32
+        The dtype of the parameters.
 
     Returns
     -------
     params : Parameters
-        Weights of shapes (n_{l+1}, n_l) and biases (n_{l+1},), of the dtype.
+        Weights of shapes (n_{l+1}, n_l) and biases of shapes (n_{l+1},).
 
     Raises
     ------
     ValueError, TypeError
-        A width that is no whole number of at least 1, or that does not fit in memory.
+        If a width is not a whole number of at least 1, or if the network does not fit in memory.
     """
     real = result_dtype(dtype)
     widths = layer_widths(check_network(net), n_in, width, n_out)
@@ -126,7 +128,11 @@ def sample(
 def draw(
     net: MLP, widths: Sequence[int], stream: np.random.SeedSequence, real: np.dtype
 ) -> Parameters:
-    """`sample` without its checks, of which the one for memory reads a dozen system files."""
+    """Draw a network without the checks of `sample`.
+
+    The check of memory reads a dozen system files, which is too slow for every draw of a Monte
+    Carlo mean.
+    """
     rng = np.random.Generator(np.random.SFC64(stream))
     weights, biases = [], []
     for a, b in pairwise(widths):
@@ -138,7 +144,10 @@ def draw(
 def seed_sequence(
     seed: int | np.random.SeedSequence, key: tuple[int, ...] = ()
 ) -> np.random.SeedSequence:
-    """The sequence of a seed, or with a key one of the independent ones below it."""
+    """Return the seed sequence of a seed, or the child of it that a key names.
+
+    Children of different keys are independent.
+    """
     if isinstance(seed, np.random.SeedSequence):
         entropy, key = seed.entropy, (*seed.spawn_key, *key)
     else:
@@ -147,7 +156,7 @@ def seed_sequence(
 
 
 def check_parameters(params: Any) -> Parameters:
-    """`params`, if it is some."""
+    """Return `params`, or raise an error if it is no `Parameters`."""
     if not isinstance(params, Parameters):
         raise InvalidTypeError(
             f"params must be what ntk_numba.finite_width.sample returns, not "
@@ -157,7 +166,7 @@ def check_parameters(params: Any) -> Parameters:
 
 
 def read_samples(X: Any, name: str, n_in: int | None, dtype: np.dtype) -> Floats:
-    """All rows of X, checked: real, finite, and with as many features as the network has inputs."""
+    """Read all rows of X; they must be real, finite, and of `n_in` features."""
     source = open_source(X, name)
     if n_in is not None and source.shape[1] != n_in:
         raise InvalidValueError(
@@ -173,7 +182,7 @@ def _read(source: Source, dtype: np.dtype) -> Floats:
 
 
 def preactivations(params: Parameters, x: Floats) -> list[Floats]:
-    """[α̃⁽¹⁾, …, α̃⁽ᴸ⁾] of the rows of x, each (N, n_l): eq. 1-4."""
+    """Return [α̃⁽¹⁾, …, α̃⁽ᴸ⁾] of the rows of x, each (N, n_l): eq. 1-4."""
     net = params.net
     out: list[Floats] = []
     alpha = x
@@ -188,7 +197,7 @@ def preactivations(params: Parameters, x: Floats) -> list[Floats]:
 
 
 class Pass(NamedTuple):
-    """What one pass forward and one backward know of N samples.
+    """The results of one forward and one backward pass for N samples.
 
     preactivations : L arrays α̃⁽ˡ⁾ of shape (N, n_l), l = 1 … L
     alphas : L arrays α⁽ˡ⁾ of shape (N, n_l), l = 0 … L − 1
@@ -201,16 +210,16 @@ class Pass(NamedTuple):
 
     @property
     def outputs(self) -> Floats:
-        """f, (N, n_L)."""
+        """The outputs f, (N, n_L)."""
         return self.preactivations[-1]
 
-    def rows(self, some: slice) -> "Pass":
-        """Of some of the samples."""
-        return Pass(*([a[some] for a in arrays] for arrays in self))
+    def rows(self, rows: slice) -> "Pass":
+        """Return the results for a run of the samples."""
+        return Pass(*([a[rows] for a in arrays] for arrays in self))
 
 
 def run_pass(params: Parameters, x: Floats) -> Pass:
-    """Forward and backward through a network, for the rows of x.
+    """Run a forward and a backward pass for the rows of x.
 
     B⁽ᴸ⁾ₖ = e_k,  B⁽ˡ⁾ₖ = (σ_w/√n_l · W⁽ˡ⁾ᵀ B⁽ˡ⁺¹⁾ₖ) ⊙ σ'(α̃⁽ˡ⁾), by the chain rule (eq. 21).
     """
@@ -224,7 +233,7 @@ def run_pass(params: Parameters, x: Floats) -> Pass:
         weight = params.weights[layer]
         slope = net.functions[layer - 1].derivative(z[layer - 1])
         slope *= net.w_std[layer] / math.sqrt(weight.shape[1])
-        if layer == net.depth - 1:  # a product with unit vectors picks rows
+        if layer == net.depth - 1:  # a product with unit vectors selects rows
             beta = weight * slope[:, None, :]
         else:
             beta = (beta.reshape(n * outputs, -1) @ weight).reshape(n, outputs, -1)
@@ -234,24 +243,26 @@ def run_pass(params: Parameters, x: Floats) -> Pass:
 
 
 def forward(params: Parameters, X: Any, threads: int | None = None) -> Floats:
-    """The outputs f(x) = α̃⁽ᴸ⁾(x) of a network, eq. 1-4.
+    """Compute the outputs f(x) = α̃⁽ᴸ⁾(x) of a network, eq. 1-4.
 
     Parameters
     ----------
     params : Parameters
-        Of `sample`.
+        A network, as `sample` returns it.
     X : (N, n_in), as for `ntk_numba.gram`
     threads : int, optional
-        At most so many; they do not change a bit.
+        The largest number of threads. The result does not depend on it.
 
     Returns
     -------
-    (N, n_out) array, of the dtype of the parameters
+    (N, n_out) array
+        In the dtype of the parameters.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        Bad parameters or data; what does not fit in memory, with its bytes; what overflows.
+        If the parameters or the data cannot be used, if the outputs overflow, or if the
+        computation does not fit in memory; the message says how many bytes it would take.
     """
     check_parameters(params)
     x = read_samples(X, "X", params.widths[0], params.dtype)
@@ -263,12 +274,12 @@ def forward(params: Parameters, X: Any, threads: int | None = None) -> Floats:
 
 
 def forward_bytes(widths: Sequence[int], samples: int, itemsize: int) -> int:
-    """Bytes of all preactivations of `samples` samples and of the activations of two layers."""
+    """Return the bytes of all preactivations of samples and of two layers' activations."""
     return itemsize * samples * (sum(widths[1:]) + 2 * max(widths))
 
 
 def in_range(values: Floats, name: str = "X", what: str = "what the network makes of ") -> Floats:
-    """Values with a sample a row, if none of them has overflowed."""
+    """Return `values`, which has one row for each sample, or raise an error if one overflowed."""
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
         raise InvalidValueError(

@@ -1,4 +1,4 @@
-"""Full-batch gradient descent of a finite network on the squared loss."""
+"""Training of finite networks by full-batch gradient descent on the squared loss."""
 
 import math
 from typing import Any, NamedTuple
@@ -18,17 +18,17 @@ from ntk_numba.finite_width.networks import (
     preactivations,
     read_samples,
 )
-from ntk_numba.finite_width.workers import fitting_threads, one_thread_products
+from ntk_numba.finite_width.pool import fitting_threads, one_thread_products
 
 
 class History(NamedTuple):
-    """A training.
+    """The result of `train`.
 
-    params : Parameters after the last step
-    loss : (steps + 1,) before every step and after the last
-    steps : the steps at which outputs were kept, 0 before the first
+    params : the Parameters after the last step
+    loss : (steps + 1,) the loss before each step and after the last one
+    steps : the numbers of steps after which outputs were kept, beginning with 0
     outputs : (len(steps), N, n_out) f on the training samples
-    test_outputs : (len(steps), M, n_out) f on the test samples; M = 0 without any
+    test_outputs : (len(steps), M, n_out) f on the test samples; M = 0 if there are none
     """
 
     params: Parameters
@@ -47,25 +47,26 @@ def train(
     test: Any = None,
     record: int | None = None,
 ) -> History:
-    """Full-batch gradient descent on C = Σ_i |f(x_i) − y_i|²/2N, all layers, on one core.
+    """Train all layers by full-batch gradient descent on C = Σ_i |f(x_i) − y_i|²/2N.
 
-    θ ← θ − η ∂C/∂θ. With small steps the outputs follow the gradient flow
-    ∂f/∂t = −Θ(θ_t)(f − y)/N at t = η·step; Θ(θ_t) stays at Θ∞ as the widths grow.
+    Each step is θ ← θ − η ∂C/∂θ, on one core. With small steps the outputs follow the gradient
+    flow ∂f/∂t = −Θ(θ_t)(f − y)/N at t = η·step, and Θ(θ_t) tends to Θ∞ as the widths grow.
 
     Parameters
     ----------
     params : Parameters
-        Where it starts; left as they are.
+        The parameters at the start, which are not changed.
     X : (N, n_in), as for `ntk_numba.gram`
     y : (N,) or (N, n_out) targets
     learning_rate : float
-        η > 0. Steps converge for η below 2N/λ, λ the largest eigenvalue of Θ on X.
+        η > 0. Steps converge for η below 2N/λ, where λ is the largest eigenvalue of Θ on X.
     steps : int
-        At least 0.
+        The number of steps, at least 0.
     test : (M, n_in), optional
         Samples whose outputs are kept too.
     record : int, optional
-        Keep outputs every so many steps; by default at the start and the end only.
+        The number of steps between two records of the outputs; by default they are kept at the
+        start and the end only.
 
     Returns
     -------
@@ -74,32 +75,32 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        Targets that are not one finite row a sample, a learning rate that is not positive, a
-        training that diverges.
+        If the targets are not one finite row for each sample, if the learning rate is not positive,
+        or if the training diverges.
     """
     check_parameters(params)
     whole_number("steps", steps, 0)
-    every = max(steps, 1) if record is None else whole_number("record", record)
+    interval = max(steps, 1) if record is None else whole_number("record", record)
     learning_rate = number_between("learning_rate", learning_rate, 0, math.inf)
     x = read_samples(X, "X", params.widths[0], params.dtype)
-    outside = x[:0] if test is None else read_samples(test, "test", params.widths[0], params.dtype)
+    x_test = x[:0] if test is None else read_samples(test, "test", params.widths[0], params.dtype)
     target = _targets(y, len(x), params)
-    item, samples = params.dtype.itemsize, len(x) + len(outside)
-    kept_bytes = 8 * steps + (steps // every + 2) * samples * params.widths[-1] * item
+    item, samples = params.dtype.itemsize, len(x) + len(x_test)
+    kept_bytes = 8 * steps + (steps // interval + 2) * samples * params.widths[-1] * item
     working = parameter_bytes(params.widths, item) + 2 * pass_bytes(params.widths, samples, item)
     fitting_threads(1, kept_bytes, working, "a second network and the history")
-    now = Parameters(
+    current = Parameters(
         params.net,
         tuple(w.copy() for w in params.weights),
         tuple(b.copy() for b in params.biases),
     )
-    at = {*range(0, steps + 1, every), steps}
+    recorded = {*range(0, steps + 1, interval), steps}
     loss = np.empty(steps + 1)
-    kept: list[Floats] = []
-    kept_outside: list[Floats] = []
+    outputs: list[Floats] = []
+    test_outputs: list[Floats] = []
     with one_thread_products(), np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps + 1):
-            z = preactivations(now, x)
+            z = preactivations(current, x)
             residual = z[-1] - target
             loss[step] = np.sum(np.square(residual, dtype=float)) / (2 * len(x))
             if step == 0 and not np.isfinite(loss[0]):
@@ -110,18 +111,24 @@ def train(
                     f"learning_rate {learning_rate!r} is too large, take less than 2N/λ, λ the "
                     f"largest eigenvalue of the NTK on X"
                 )
-            if step in at:
-                kept.append(z[-1])
-                kept_outside.append(preactivations(now, outside)[-1])
+            if step in recorded:
+                outputs.append(z[-1])
+                test_outputs.append(preactivations(current, x_test)[-1])
             if step < steps:
-                _descend(now, x, z, residual / len(x), learning_rate)
-    return History(now, loss, np.array(sorted(at)), np.array(kept), np.array(kept_outside))
+                _descend(current, x, z, residual / len(x), learning_rate)
+    return History(
+        current, loss, np.array(sorted(recorded)), np.array(outputs), np.array(test_outputs)
+    )
 
 
 def _descend(
     params: Parameters, x: Floats, z: list[Floats], delta: Floats, learning_rate: float
 ) -> None:
-    """One step, in place; delta = ∂C/∂f."""
+    """Take one step in place.
+
+    z : the preactivations of x
+    delta : ∂C/∂f, (N, n_L)
+    """
     net = params.net
     for layer in range(net.depth - 1, -1, -1):
         weight, bias = params.weights[layer], params.biases[layer]
@@ -133,7 +140,7 @@ def _descend(
             alpha = net.functions[layer - 1](z[layer - 1])
         else:
             before, alpha = delta, x
-        # W −= η σ_w/√n δᵀα in one pass over W, whose transpose is a matrix in BLAS's order
+        # W −= η σ_w/√n δᵀα in one pass over W; its transpose is a matrix in BLAS's column order
         gemm = get_blas_funcs("gemm", (weight,))
         updated = gemm(
             -learning_rate * scale, alpha.T, delta.T, 1.0, weight.T, trans_b=True, overwrite_c=True
@@ -156,5 +163,5 @@ def _targets(y: Any, count: int, params: Parameters) -> Floats:
         )
     if not np.isfinite(target).all():
         row = int(np.argwhere(~np.isfinite(target))[0][0])
-        raise InvalidValueError(f"y: row {row} is not finite; remove the sample or mend it")
+        raise InvalidValueError(f"y: row {row} is not finite; remove the sample or correct it")
     return target.astype(params.dtype)

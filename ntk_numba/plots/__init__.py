@@ -1,1 +1,1 @@
-"""Every picture the package draws."""
+"""All pictures that the package draws."""

@@ -1,4 +1,4 @@
-"""Pictures of activations: K and K̇ over the correlation, and what depth does to it."""
+"""Pictures of activations: K and K̇ over the correlation, and correlations over depth."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from ntk_numba.theory.criticality import correlation_map, critical_init
 
 POINTS = 201
 DEPTHS = 50
-STARTS = np.array([-0.5, 0.0, 0.5, 0.9])  # correlations that depth changes
+STARTS = np.array([-0.5, 0.0, 0.5, 0.9])  # correlations in the first layer
 
 
 def plot_activations(
@@ -24,14 +24,14 @@ def plot_activations(
 
     Parameters
     ----------
-    which : activations, one colour each
+    which : activations, which get one colour each
     path : a .png, .pdf or .svg file
     q : the variance of both samples
 
     Raises
     ------
     ValueError, OSError
-        As `new_figure`; an activation that cannot be had at q.
+        As for `new_figure`, or if an activation's dual cannot be computed at q.
     """
     figure = new_figure(path, width=11, height=3.6)
     left, middle, right = figure.subplots(1, 3)
@@ -44,9 +44,11 @@ def plot_activations(
         try:
             w_std, b_std, fixed = critical_init(activation)
         except ValueError:
-            continue  # nowhere critical, or with a β only: nothing to draw
-        way = correlation_map(activation, STARTS, DEPTHS, w_std=w_std, b_std=b_std, q=fixed or q)
-        right.plot(np.arange(1, DEPTHS + 1), way, **style)
+            continue  # it is nowhere critical with β = 0, so there is nothing to draw
+        correlations = correlation_map(
+            activation, STARTS, DEPTHS, w_std=w_std, b_std=b_std, q=fixed or q
+        )
+        right.plot(np.arange(1, DEPTHS + 1), correlations, **style)
     for axes, text in ((left, r"$K/K(1)$"), (middle, r"$\dot K/\dot K(1)$")):
         axes.set_xlabel(r"correlation $\rho$")
         axes.set_title(f"{text}, q = {q:g}", fontsize=9)

@@ -1,4 +1,7 @@
-"""Θ against the angle of two samples, for several widths: figure 1 of Jacot et al. 2018."""
+"""Pictures of Θ against the angle of two samples, for several widths.
+
+They are like figure 1 of Jacot et al. 2018.
+"""
 
 import math
 import os
@@ -26,7 +29,7 @@ BAND = (10, 90)  # percentiles
 
 
 def circle(radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Angles from −π to π, (A,), and the points there on a circle in the plane, (A, 2)."""
+    """Return angles from −π to π, (A,), and the points at them on a circle in the plane, (A, 2)."""
     angles = np.linspace(-np.pi, np.pi, ANGLES)
     return angles, radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -48,14 +51,15 @@ def plot_angle(
     Parameters
     ----------
     path : a .png, .pdf or .svg file
-    widths : of the hidden layers, one band each
-    draws : networks of each width
+    widths : widths of the hidden layers, one for each band
+    draws : the number of networks of each width
     net, seed, threads : see `ntk_numba.finite_width.monte_carlo`
 
     Raises
     ------
     ValueError, OSError
-        As `new_figure`; networks that do not fit in memory, with the bytes they would take.
+        As for `new_figure`, or if the networks do not fit in memory; the message says how many
+        bytes they would take.
     """
     figure = new_figure(path)
     angles, points = circle(math.sqrt(2))
@@ -91,7 +95,7 @@ def plot_angle(
 
 
 def finish(figure: Any, axes: Any, path: str | os.PathLike[str]) -> None:
-    """What pictures over the angle of `circle` have in common; and save it."""
+    """Label axes over the angles of `circle`, and save the figure."""
     axes.set_xlabel(r"angle $\gamma$")
     axes.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
     axes.legend(frameon=False, fontsize=8)

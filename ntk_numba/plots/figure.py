@@ -1,4 +1,8 @@
-"""What every picture begins with: that it can be drawn, and saved where it is wanted."""
+"""The empty figure that all pictures start from.
+
+It is made before anything is computed, so that a missing matplotlib, an unknown file format or a
+folder that cannot be written is an error at once.
+"""
 
 import os
 from pathlib import Path
@@ -11,14 +15,16 @@ DPI = 130
 
 
 def new_figure(path: str | os.PathLike[str], *, width: float = 6.5, height: float = 4.2) -> Any:
-    """An empty matplotlib figure, in inches, that ``figure.savefig(path)`` can save.
+    """Return an empty matplotlib figure that ``figure.savefig(path)`` can save.
+
+    width, height : its size in inches
 
     Raises
     ------
     ValueError
-        There is no matplotlib, or it has no format of that name.
+        If matplotlib is not installed, or cannot write files with the ending of `path`.
     OSError
-        A folder that does not exist or cannot be written.
+        If the folder of `path` does not exist or cannot be written.
     """
     try:
         from matplotlib.figure import Figure

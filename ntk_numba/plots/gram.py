@@ -1,4 +1,4 @@
-"""A Gram file as a picture: the matrix, and beside it the spectrum."""
+"""Pictures of Gram files: the matrix, and beside it the spectrum."""
 
 import os
 from typing import Any
@@ -12,8 +12,8 @@ from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import read_labels
 from ntk_numba.plots.figure import new_figure
 
-PIXELS = 1200  # of the matrix; larger ones are thinned out evenly
-SPECTRUM = 3000  # rows whose eigenvalues are computed at most, some seconds
+PIXELS = 1200  # the largest number of rows in the picture; larger matrices are thinned out evenly
+SPECTRUM = 3000  # the largest number of rows of which eigenvalues are computed, in a few seconds
 
 
 def plot_gram(
@@ -24,22 +24,23 @@ def plot_gram(
     layer: int | None = None,
     labels: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Draw a kernel, rows optionally sorted by label, beside its eigenvalues (singular values of a
-    rectangular one).
+    """Draw a kernel, and beside it its eigenvalues, or singular values if it is rectangular.
 
     Parameters
     ----------
     path : a .png, .pdf or .svg file
     kernel : "ntk" or "nngp"; by default "ntk" if the file has it
-    layer : 1 to L, in a file of all layers; by default the last
-    labels : one label a row, a file as in `ntk_numba.gram`
+    layer : a layer from 1 to L, in a file of all layers; by default the last
+    labels : a file with one label for each row, of a kind that `ntk_numba.gram` reads; rows are
+        sorted by label
 
     Raises
     ------
     ValueError
-        A kernel or layer that the file has not, labels of another number, an unknown ending.
+        If the file does not have the kernel or layer, if the number of labels is not the number of
+        rows, or if matplotlib is missing or does not know the ending of `path`.
     OSError
-        A folder that cannot be written.
+        If the folder of `path` or the file of labels cannot be used.
     """
     figure = new_figure(path, width=11, height=4.8)
     name = kernel or file.kernels[-1]
@@ -72,37 +73,40 @@ def plot_gram(
         np.arange(1, len(values) + 1), np.maximum(values, np.finfo(float).tiny), ".-", ms=3
     )
     right.set_ylim(max(values[0] * 1e-17, np.abs(values).min() / 2), values[0] * 2)
-    kind = "eigenvalue" if symmetric else "singular value"
+    quantity = "eigenvalue" if symmetric else "singular value"
     part = "" if len(square) == grid.rows else f" of {len(square):,} rows, evenly spaced"
-    right.set_title(f"{kind.capitalize()}s{part}")
+    right.set_title(f"{quantity.capitalize()}s{part}")
     right.set_xlabel("rank")
-    right.set_ylabel(kind)
+    right.set_ylabel(quantity)
     right.grid(alpha=0.3)
     figure.suptitle(str(file.net), fontsize=10)
     figure.savefig(path)
 
 
 def _thinned(
-    file: GramFile, name: str, layer: int, groups: NDArray[Any] | None, most: int
+    file: GramFile, name: str, layer: int, groups: NDArray[Any] | None, limit: int
 ) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
-    """At most `most` rows and columns, evenly spaced in the order of the labels; and those rows."""
+    """Read at most `limit` rows and columns, evenly spaced; return them and the rows' numbers.
+
+    groups : the label of each row, by which rows are sorted; None for the order of the file
+    """
     dataset, grid = getattr(file, name), file.contents.grid
 
     def picks(length: int, order: NDArray[np.integer]) -> NDArray[np.integer]:
-        return np.asarray(order)[np.linspace(0, length - 1, min(most, length)).astype(int)]
+        return np.asarray(order)[np.linspace(0, length - 1, min(limit, length)).astype(int)]
 
     order = np.arange(grid.rows) if groups is None else np.argsort(groups, kind="stable")
     rows = picks(grid.rows, order)
     columns = rows if grid.symmetric else picks(grid.columns, np.arange(grid.columns))
     full = (layer,) if file.contents.all_layers else ()
     matrix = np.empty((len(rows), len(columns)))
-    for k in np.argsort(rows):  # in the order of the file
+    for k in np.argsort(rows):  # read in the order of the file
         matrix[k] = dataset[(*full, int(rows[k]))][columns]
     return matrix, rows
 
 
 def _number_ticks(axes: Any, rows: NDArray[np.integer], columns: int, width: int) -> None:
-    """Mark some rows and columns by the numbers of their samples."""
+    """Label at most five rows and columns with the numbers of their samples."""
     at = np.linspace(0, len(rows) - 1, min(5, len(rows))).astype(int)
     axes.set_yticks(at, [str(rows[k]) for k in at])
     across = np.linspace(0, width - 1, min(5, width)).astype(int)
@@ -110,7 +114,7 @@ def _number_ticks(axes: Any, rows: NDArray[np.integer], columns: int, width: int
 
 
 def _label_ticks(axes: Any, labels: NDArray[Any], *, symmetric: bool) -> None:
-    """Mark the middle of each label's rows by its name; `labels` are sorted."""
+    """Put each label's name at the middle of its rows; `labels` are sorted."""
     names, start, counts = np.unique(labels, return_index=True, return_counts=True)
     middle = start + counts / 2 - 0.5
     axes.set_yticks(middle, [str(n) for n in names])

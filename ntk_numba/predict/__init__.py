@@ -1,1 +1,1 @@
-"""Predictions of infinitely wide networks."""
+"""Predictions of infinitely wide networks: training in closed form."""

@@ -1,16 +1,16 @@
 """Training at infinite width: the gradient flow of kernel regression, in closed form.
 
-While Θ stays what it was at the start, which it does in the limit, the outputs on the N training
-samples obey ∂f/∂t = −Θ(f − y)/N under gradient descent on C = Σ|f − y|²/2N, t = η·steps, so that
+At infinite width Θ does not change during training. Under gradient descent on C = Σ|f − y|²/2N the
+outputs on the N training samples then obey ∂f/∂t = −Θ(f − y)/N, with t = η·steps, so that
 
     f(t) = y + exp(−Θt/N)(f0 − y)
 
-and at any other x, with Θ_x the row of kernels between x and the training samples,
+and at any other x, where Θ_x is the row of kernels between x and the training samples,
 
     f(x, t) = f0(x) + A_x (y − f0),   A_x = Θ_x Θ⁻¹ (I − exp(−Θt/N)).
 
-docs/training.md derives both and says why Θ stays. Sources: Jacot, Gabriel, Hongler 2018, section
-5; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear Models*.
+docs/training.md derives both and says why Θ does not change. Sources: Jacot, Gabriel, Hongler 2018,
+section 5; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear Models*.
 """
 
 from typing import Any, NamedTuple
@@ -24,10 +24,10 @@ Floats = NDArray[np.floating]
 
 
 class Flow(NamedTuple):
-    """Outputs at time t.
+    """The outputs of a network at time t.
 
-    outputs : on the training samples, shaped like y
-    test_outputs : on the test samples, shaped like f0_test; None without any
+    outputs : outputs on the training samples, shaped like y
+    test_outputs : outputs on the test samples, shaped like f0_test; None if there are none
     """
 
     outputs: Floats
@@ -43,10 +43,11 @@ def gradient_flow(
     ntk_test: ArrayLike | None = None,
     f0_test: ArrayLike | None = None,
 ) -> Flow:
-    """Outputs of an infinitely wide network that starts at f0, after gradient flow for a time.
+    """Compute the outputs of an infinitely wide network after gradient flow from f0.
 
-    f(t) = y + exp(−Θt/N)(f0 − y) on the training samples, f(x, t) = f0(x) + A_x (y − f0) at others
-    (equations T6 and T7 of docs/training.md), exact to the rounding of Θ over its spectrum.
+    They are f(t) = y + exp(−Θt/N)(f0 − y) on the training samples, and f0(x) + A_x (y − f0) at any
+    other x (equations T6 and T7 of docs/training.md). The error is what rounding of Θ causes in its
+    spectrum.
 
     Parameters
     ----------
@@ -54,9 +55,9 @@ def gradient_flow(
     y : (N,) or (N, n_out) targets
     f0 : (N,) or (N, n_out) outputs at the start
     time : float
-        t = learning rate × steps ≥ 0; inf for the end of training.
+        t = learning rate × steps ≥ 0; infinity stands for the end of training.
     ntk_test : (M, N) Θ∞ between test and training samples, optional
-    f0_test : (M,) or (M, n_out) outputs at the start on the test samples, with `ntk_test`
+    f0_test : (M,) or (M, n_out) outputs at the start on the test samples; needed with `ntk_test`
 
     Returns
     -------
@@ -65,15 +66,15 @@ def gradient_flow(
     Raises
     ------
     ValueError
-        Shapes that do not fit, numbers that are not finite, a negative time, one of ntk_test and
-        f0_test without the other.
+        If shapes do not fit, if numbers are not finite, if the time is negative, or if only one of
+        ntk_test and f0_test is given.
     """
     spectrum = _Spectrum(ntk, time)
     size = spectrum.size
     target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
     if target.shape != start.shape:
         raise InvalidValueError(f"f0 must have the shape of y, {target.shape}, not {start.shape}")
-    outputs = target + spectrum.apply(spectrum.rest, start - target)
+    outputs = target + spectrum.apply(spectrum.decay, start - target)
     if (ntk_test is None) != (f0_test is None):
         missing = "f0_test" if f0_test is None else "ntk_test"
         raise InvalidValueError(
@@ -96,28 +97,28 @@ def flow_distribution(
     y: ArrayLike,
     time: float,
 ) -> tuple[Floats, Floats]:
-    """Mean and covariance of test outputs after gradient flow from random networks.
+    """Compute mean and covariance of test outputs after gradient flow from random networks.
 
-    At the start f0 is Gaussian with covariance Σ (Proposition 1), and f(x, t) is linear in it:
-    mean A y, covariance Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ (T8 of docs/training.md).
+    At the start f0 is Gaussian with covariance Σ (Proposition 1), and f(x, t) is linear in it. Its
+    mean is A y, its covariance Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ (T8 of docs/training.md).
 
     Parameters
     ----------
-    ntk, nngp : (N, N) of the training samples
-    ntk_test, nngp_test : (M, N) between test and training samples
-    nngp_test_test : (M, M) of the test samples
-    y : (N,) or (N, n_out)
+    ntk, nngp : (N, N) Θ∞ and Σ of the training samples
+    ntk_test, nngp_test : (M, N) Θ∞ and Σ between test and training samples
+    nngp_test_test : (M, M) Σ of the test samples
+    y : (N,) or (N, n_out) targets
     time : as for `gradient_flow`
 
     Returns
     -------
-    mean : (M,) or (M, n_out)
-    covariance : (M, M), that of every output
+    mean : (M,) or (M, n_out) array
+    covariance : (M, M) array, the same for each output
 
     Raises
     ------
     ValueError
-        Shapes that do not fit, numbers that are not finite, a negative time.
+        If shapes do not fit, if numbers are not finite, or if the time is negative.
     """
     spectrum = _Spectrum(ntk, time)
     size = spectrum.size
@@ -134,10 +135,13 @@ def flow_distribution(
 
 
 class _Spectrum:
-    """Functions of Θ at time t by its eigenvalues λ: (1 − e^(−λt/N))/λ and e^(−λt/N).
+    """The spectrum of Θ, and two functions of its eigenvalues λ at time t.
 
-    Eigenvalues below ε·N·λ_max, ε that of the dtype Θ was computed in, are rounding and taken for
-    0. Such a direction is never learned, and has no part in Θ_x either, Θ being a kernel.
+    decay : e^(−λt/N);  gain : (1 − e^(−λt/N))/λ
+
+    Eigenvalues below ε·N·λ_max, with the ε of the dtype that Θ was computed in, are rounding errors
+    and count as 0. Such a direction is never learned, and Θ_x has no component along it either,
+    since Θ is a kernel.
     """
 
     def __init__(self, ntk: Any, time: float) -> None:
@@ -153,19 +157,22 @@ class _Spectrum:
         known = values > epsilon * self.size * max(values[-1], 0)
         values = np.where(known, values, 1)
         rates = np.where(known, values * time, 0) / self.size
-        self.rest, self.gain = np.exp(-rates), -np.expm1(-rates) / values
+        self.decay, self.gain = np.exp(-rates), -np.expm1(-rates) / values
 
     def apply(self, function: Floats, columns: Floats) -> Floats:
-        """The function of Θ times columns (N,) or (N, K)."""
+        """Apply a function of Θ, given by its eigenvalues, to columns (N,) or (N, K)."""
         return np.asarray(self._vectors @ (function * (self._vectors.T @ columns).T).T)
 
 
 def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:
-    """`values` as float64, finite and of a shape; "M" is any length, ... any rest."""
+    """Return `values` as float64, if they are finite and of a shape.
+
+    shape : "M" stands for any length, and ... at the end for any further dimensions
+    """
     array = np.asarray(values, float)
-    more = shape[-1] is ...
-    wanted = shape[:-1] if more else shape
-    lengths = array.shape[: len(wanted)] if more else array.shape
+    open_ended = shape[-1] is ...
+    wanted = shape[:-1] if open_ended else shape
+    lengths = array.shape[: len(wanted)] if open_ended else array.shape
     if len(lengths) != len(wanted) or any(
         w not in ("M", n) for w, n in zip(wanted, lengths, strict=True)
     ):

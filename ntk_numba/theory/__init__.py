@@ -1,1 +1,1 @@
-"""What the theory predicts about networks before any data: criticality."""
+"""The theory of deep networks before any data: fixed points and criticality."""

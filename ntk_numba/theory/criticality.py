@@ -1,12 +1,12 @@
-"""What depth does to a signal: fixed points of the variance, the edge of chaos, correlations.
+"""The effect of depth on a signal: fixed points of the variance, the edge of chaos, correlations.
 
-For samples of one norm a layer takes the variance q and the correlation c of two of them to
+A layer maps the variance q of two samples of equal norm, and their correlation c, to
 
     q' = V(q) = σ_w² E[σ(√q z)²] + β²,   c' = (σ_w² K(q, q, c) + β²)/q'
 
-At a fixed point q* = V(q*) the slope of the second map at c = 1 is χ = σ_w² E[σ'(√q* z)²]: below
-1 all samples become alike, above 1 equal ones part; χ = 1 is the edge of chaos, where gradients
-neither vanish nor explode.
+At a fixed point q* = V(q*) the slope of the second map at c = 1 is χ = σ_w² E[σ'(√q* z)²]. If
+χ < 1, all samples become alike with depth; if χ > 1, nearly equal samples move apart. χ = 1 is the
+edge of chaos, where gradients neither vanish nor explode.
 
 Sources: Poole et al. 2016, *Exponential expressivity in deep neural networks through transient
 chaos*; Schoenholz et al. 2017, *Deep information propagation*.
@@ -26,7 +26,7 @@ from ntk_numba.engine.dual import dual
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.network import Layer
 
-VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # among which q* is looked for
+VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # the grid on which q* is bracketed
 
 
 class Critical(NamedTuple):
@@ -38,12 +38,12 @@ class Critical(NamedTuple):
 
 
 def _moments(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """E[σ(√q z)²] and E[σ'(√q z)²]."""
+    """Return E[σ(√q z)²] and E[σ'(√q z)²]."""
     return dual(activation, q, q, np.ones(len(q)))
 
 
-def _reached(activation: Activation) -> NDArray[np.float64]:
-    """Those of VARIANCES at which the activation can be had, from below."""
+def _computable_variances(activation: Activation) -> NDArray[np.float64]:
+    """Return the VARIANCES up to the largest at which the activation's dual can be computed."""
     good, bad = 0, len(VARIANCES)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -60,7 +60,7 @@ def _reached(activation: Activation) -> NDArray[np.float64]:
 def critical_init(
     activation: str | Activation, *, b_std: float | None = None, q: float | None = None
 ) -> Critical:
-    """The w_std and b_std at which a deep network is on the edge of chaos.
+    """Find the w_std and b_std at which a deep network is on the edge of chaos.
 
     σ_w² = 1/E[σ'(√q z)²] makes χ = 1, and β² = q − σ_w² E[σ(√q z)²] makes q a fixed point.
 
@@ -68,20 +68,21 @@ def critical_init(
     ----------
     activation : a name, or an `Activation`
     b_std : float, optional
-        The β to be had, by default 0. Where several q give it, the smallest is taken.
+        The wanted β, by default 0. If it belongs to several q, the smallest q is taken.
     q : float, optional
-        The fixed point to be had instead.
+        The wanted fixed point, instead of β.
 
     Returns
     -------
     Critical
-        (w_std, b_std, q), to 1e-12; at β = 0 q may be 0, the limit of small variances, as for tanh,
-        and for homogeneous functions as ReLU, whose q* is any, it is 1.
+        (w_std, b_std, q), to 1e-12. With β = 0, q may be 0, the limit of small variances (tanh).
+        For homogeneous functions such as ReLU every q is a fixed point, and q is 1.
 
     Raises
     ------
     ValueError
-        There is none: E[σ'²] is 0, or q or b_std would have to be another.
+        If there is no such initialisation, because E[σ'²] is 0 or because the wanted q or b_std is
+        not critical; the message says which values are.
     """
     which = activations.get(activation)
     if b_std is not None and q is not None:
@@ -98,14 +99,14 @@ def critical_init(
     wanted = 0.0 if b_std is None else b_std
     if not 0 <= wanted < math.inf:
         raise InvalidValueError(f"b_std must be finite and not negative, not {b_std!r}")
-    q_tried = _reached(which)
+    q_tried = _computable_variances(which)
     w2, b2 = _edge(which, q_tried)
     if not np.isfinite(w2).all():
         raise InvalidValueError(f"activation {which.name} is nowhere critical: E[σ'(z)²] is 0")
     if wanted == 0 and (abs(b2) < 1e-9 * q_tried).all():
         return Critical(math.sqrt(w2[q_tried == 1][0]), 0.0, 1.0)  # homogeneous
     over = b2 - wanted**2
-    # with no β the limit q → 0 is one, if σ(0) = 0: there β² = O(q²)
+    # without β the limit q → 0 is critical if σ(0) = 0, since β² = O(q²) there
     if wanted == 0 and abs(b2[0]) < 1e-9 * q_tried[0]:
         return Critical(math.sqrt(w2[0]), 0.0, 0.0)
     crossing = np.flatnonzero(np.sign(over[1:]) != np.sign(over[:-1]))
@@ -124,7 +125,7 @@ def critical_init(
 
 
 def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """σ_w² and β² with which each q is a fixed point and χ = 1."""
+    """Return the σ_w² and β² with which each q is a fixed point and χ = 1."""
     moment, slope = _moments(activation, q)
     with np.errstate(divide="ignore", invalid="ignore"):
         w2 = np.where(slope > 0, 1 / slope, np.inf)
@@ -132,18 +133,18 @@ def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any],
 
 
 def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: float = 0.0) -> float:
-    """The variance q* = σ_w² E[σ(√q* z)²] + β² that depth leads to, from a variance of 1.
+    """Find the variance q* = σ_w² E[σ(√q* z)²] + β² that depth leads to, from a variance of 1.
 
     Returns
     -------
     float
-        To 1e-12; 0 if the signal dies out, infinity if it grows without end, q = 1 if every q is a
-        fixed point.
+        q*, to 1e-12. It is 0 if the signal dies out, infinity if it grows without bound, and 1 if
+        every q is a fixed point.
 
     Raises
     ------
     ValueError
-        An activation that cannot be had at the variances on the way there.
+        If the activation's dual cannot be computed at the variances between 1 and q*.
     """
     which = activations.get(activation)
     if not all(0 <= v < math.inf for v in (w_std, b_std)):
@@ -157,14 +158,14 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     at_one = float(excess(np.ones(1))[0])
     if abs(at_one) < 1e-14:
         return 1.0
-    # V is continuous: from 1 upwards if V(1) > 1, else downwards, to the first crossing
-    way = _reached(which)
-    way = way[way >= 1] if at_one > 0 else way[way <= 1][::-1]
-    values = excess(way)
+    # V is continuous: the first crossing is above 1 if V(1) > 1, and below 1 otherwise
+    path = _computable_variances(which)
+    path = path[path >= 1] if at_one > 0 else path[path <= 1][::-1]
+    values = excess(path)
     crossed = np.flatnonzero(np.sign(values) != np.sign(at_one))
     if not len(crossed):
         return math.inf if at_one > 0 else 0.0
-    low, high = np.log(way[crossed[0] - 1 : crossed[0] + 1])
+    low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1])
     return math.exp(
         brentq(lambda log_q: float(excess(np.exp(np.array([log_q])))[0]), low, high, xtol=1e-14)
     )
@@ -179,20 +180,29 @@ def correlation_map(
     b_std: float = 0.0,
     q: float = 1.0,
 ) -> NDArray[np.float64]:
-    """The correlation of two samples of variance q layer by layer.
+    """Compute the correlation of two samples of variance q in each layer.
 
     Parameters
     ----------
+    activation : a name, or an `Activation`
     rho : array_like
-        Σ⁽¹⁾'s correlations, −1 to 1.
+        The correlations of Σ⁽¹⁾, from −1 to 1.
     depth : int
-        L ≥ 1, of the last layer.
-    w_std, b_std : of all layers
+        The number L ≥ 1 of layers.
+    w_std, b_std : float
+        σ_w and β of all layers.
+    q : float
+        The variance Σ⁽¹⁾(x, x) of both samples.
 
     Returns
     -------
     (L, …) array
-        Of Σ⁽ˡ⁾(x, x')/√(Σ⁽ˡ⁾(x,x) Σ⁽ˡ⁾(x',x')), l = 1 … L, for each rho; NaN where Σ⁽ˡ⁾(x,x) is 0.
+        Σ⁽ˡ⁾(x, x')/√(Σ⁽ˡ⁾(x,x) Σ⁽ˡ⁾(x',x')) for l = 1 … L and each rho; NaN where Σ⁽ˡ⁾(x,x) is 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range, or if the activation's dual cannot be computed.
     """
     which = activations.get(activation)
     current = np.asarray(rho, float)

@@ -1,4 +1,4 @@
-"""The exact kernels, and the note's claims, tested against networks of finite width."""
+"""The statistical check: the exact kernels and the note's claims against finite networks."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from ntk_numba.finite_width.networks import (
     pass_bytes,
     seed_sequence,
 )
-from ntk_numba.finite_width.workers import fitting_threads
+from ntk_numba.finite_width.pool import fitting_threads
 from ntk_numba.inputs.source import open_source
 from ntk_numba.network import MLP, check_network
 from ntk_numba.validation.claims import (
@@ -26,7 +26,7 @@ from ntk_numba.validation.claims import (
 )
 from ntk_numba.validation.verdict import (
     FLIPS,
-    Row,
+    Finding,
     judge,
     judge_gaussian,
 )
@@ -37,10 +37,14 @@ LEAST_DRAWS = 8
 
 
 class CheckReport(NamedTuple):
-    """Verdicts on all claims; true if all pass.
+    """The result of `check`: one finding for each claim.
 
-    widths : of the hidden layers;  draws : of each;  samples : of the data that were used
-    false_alarm : probability that a report fails although every claim is true
+    net : the network
+    widths : the widths that were used; all hidden layers of a network have the same
+    draws : the number of networks of each width
+    samples : the number of samples that were used
+    false_alarm : the probability that a report fails although all claims are true
+    rows : the findings, which are the rows of the printed table
     """
 
     net: MLP
@@ -48,15 +52,15 @@ class CheckReport(NamedTuple):
     draws: int
     samples: int
     false_alarm: float
-    rows: tuple[Row, ...]
+    rows: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every claim passed."""
-        return all(row.passed for row in self.rows)
+        """True if all claims passed."""
+        return all(finding.passed for finding in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts: JSON's types only, null for what does not apply."""
+        """Return the report in JSON's types only, with None for values that do not apply."""
 
         def plain(value: Any) -> Any:
             return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -69,8 +73,8 @@ class CheckReport(NamedTuple):
             "samples": self.samples,
             "false_alarm": self.false_alarm,
             "claims": [
-                {k: plain(v) for k, v in row._asdict().items()} | {"passed": row.passed}
-                for row in self.rows
+                {k: plain(v) for k, v in finding._asdict().items()} | {"passed": finding.passed}
+                for finding in self.rows
             ],
         }
 
@@ -79,7 +83,7 @@ class CheckReport(NamedTuple):
             "claim", "eq.", "entries", "test", "largest", "90 % range", "limit",
             ">2 se", ">3 se", "exponent", "",
         )  # fmt: skip
-        lines = [head, *(_cells(row) for row in self.rows)]
+        lines = [head, *(_cells(finding) for finding in self.rows)]
         wide = [max(len(line[k]) for line in lines) for k in range(len(head))]
         table = "\n".join(
             "  ".join(
@@ -96,18 +100,19 @@ class CheckReport(NamedTuple):
         )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    def share(value: float, digits: int) -> str:
+def _cells(finding: Finding) -> tuple[str, ...]:
+    def fraction(value: float, digits: int) -> str:
         return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
-    usual = "-" if math.isnan(row.low) else f"{row.show(row.low)}-{row.show(row.high)}"
+    f = finding
+    usual = "-" if math.isnan(f.low) else f"{f.show(f.low)}-{f.show(f.high)}"
     exponent = "-"
-    if not math.isnan(row.exponent):
-        exponent = f"{row.exponent:.2f} (-0.50±{row.exponent_limit:.2f})"
+    if not math.isnan(f.exponent):
+        exponent = f"{f.exponent:.2f} (-0.50±{f.exponent_limit:.2f})"
     return (
-        row.claim, row.equation, f"{row.entries}", row.statistic, row.show(row.largest), usual,
-        row.show(row.limit), share(row.over2, 3), share(row.over3, 4), exponent,
-        "pass" if row.passed else "FAIL",
+        f.claim, f.equation, f"{f.entries}", f.statistic, f.show(f.largest), usual,
+        f.show(f.limit), fraction(f.over2, 3), fraction(f.over3, 4), exponent,
+        "pass" if f.passed else "FAIL",
     )  # fmt: skip
 
 
@@ -123,32 +128,33 @@ def check(
     seed: int = 0,
     threads: int | None = None,
 ) -> CheckReport:
-    """Test the exact kernels and every claim of the note against networks of finite width.
+    """Test the exact kernels and the claims of the note against networks of finite width.
 
     Parameters
     ----------
     net, X : see `ntk_numba.gram`
     width : int
-        n ≥ 32, of all hidden layers; n/2 and n/4 are used too.
+        The width n ≥ 32 of all hidden layers. Networks of widths n/2 and n/4 are used too.
     draws : int
-        Networks of each width, at least 8.
+        The number of networks of each width, at least 8.
     samples : int
-        Rows of X that are used, evenly spaced; and the origin.
+        The number of rows of X that are used, evenly spaced. The origin is added to them.
     n_out : int
-        Outputs of each network.
+        The number of outputs of each network.
     false_alarm : float
-        Probability that the check fails although all is right, over all claims together.
+        The probability that the check fails although all claims are true.
     seed, threads : see `ntk_numba.finite_width.monte_carlo`
 
     Returns
     -------
     CheckReport
-        Print it for the table; `passed`; `to_dict`.
+        Its string is a table of all claims; `passed` is the result; `to_dict` is for scripts.
 
     Raises
     ------
     ValueError, TypeError, OSError
-        Bad arguments or data; networks that do not fit in memory, with the bytes they would take.
+        If the arguments or the data cannot be used, or if the networks do not fit in memory; the
+        message says how many bytes they would take.
     """
     check_network(net)
     width, draws = (
@@ -159,20 +165,20 @@ def check(
     source = open_source(X, "X").check()
     count = min(whole_number("samples", samples), source.shape[0])
     widest = layer_widths(net, source.shape[1], width, n_out)
-    # all claims together: of layers, of pairs of outputs twice, and some more; flipped, and drawn
+    # an upper bound: claims about layers, two about pairs of outputs, and a few more
     entries = (count + 1) ** 2 * (4 * net.depth + 2 * widest[-1] ** 2 + 8)
     fixed = (len(hidden) * draws + 5 * FLIPS) * entries * 8
     each = 2 * pass_bytes(widest, count + 1) + pass_bytes((*widest[:-1], UNITS), count + 1)
     each += parameter_bytes(widest) + 2 * entries * 8
     fitting_threads(1, fixed, each, f"a check with networks of width {width:,}")
 
-    # the origin, where biases are all there is, finds a wrong β² that data of large norm hides
+    # at the origin, where only biases contribute, a wrong β² shows that data of large norm hides
     x = np.vstack([source.sample(count).astype(float), np.zeros(source.shape[1])])
     exact = gram(net, x, layers="all", dtype="float64")
     assert exact.nngp is not None and exact.ntk is not None
     wrong = malformed(exact.nngp, exact.ntk)
     rows = [
-        Row(
+        Finding(
             "Σ, Θ finite, symmetric, bounded", "", 2 * exact.nngp.size, "count", float(wrong),
             math.nan, math.nan, 0.0,
         )
@@ -186,7 +192,7 @@ def check(
         rows=tuple(rows),
     )
     if wrong:
-        return report  # of no kernel there is nothing more to say
+        return report  # the claims say nothing about a matrix that is no kernel
     claims = make_claims(net, exact.nngp, exact.ntk, widest[-1])
     seen: list[dict[str, NDArray[np.float64]]] = []
     for k, n in enumerate(hidden):

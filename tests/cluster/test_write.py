@@ -111,7 +111,11 @@ def test_overwriting_replaces_parts_of_other_contents_only(x, tmp_path, right, c
     [
         ({"parts": 0}, ValueError, "parts must be at least 1, not 0"),
         ({"parts": 2.0}, TypeError, "parts must be a whole number"),
-        ({"parts": 29}, ValueError, "part=1/29: there are 28 tiles; make at most so many parts"),
+        (
+            {"parts": 29},
+            ValueError,
+            "part=1/29: there are 28 tiles, so at most 28 parts are possible",
+        ),
         ({"part": (1, 29)}, ValueError, "part=1/29: there are 28 tiles"),
         ({"part": (1, 2), "parts": 2}, ValueError, "part computes one part, parts and executor"),
         ({"part": (1, 2), "executor": print}, ValueError, "part computes one part"),

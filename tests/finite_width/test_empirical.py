@@ -6,7 +6,7 @@ from plain import SIGMA, forward, jacobian
 
 import ntk_numba as nk
 from ntk_numba import finite_width as fw
-from ntk_numba.finite_width import networks, workers
+from ntk_numba.finite_width import networks, pool
 
 NETS = [
     (nk.MLP(1, w_std=0.7, b_std=0.3), (), 3),
@@ -130,10 +130,10 @@ def test_what_is_no_kind_of_nngp(data):
 def test_what_does_not_fit_in_memory_is_refused(monkeypatch):
     params = fw.sample(nk.MLP(3), 3, 64, 4)
     x = np.ones((100, 3))
-    monkeypatch.setattr(workers, "available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(pool, "available_memory", lambda: 1 << 20)
     with pytest.raises(ValueError, match=r"100 × 100 samples and 4 outputs would take .* bytes"):
         fw.empirical_ntk(params, x)
-    monkeypatch.setattr(workers, "available_memory", lambda: 1 << 10)
+    monkeypatch.setattr(pool, "available_memory", lambda: 1 << 10)
     with pytest.raises(ValueError, match="activations would take"):
         fw.forward(params, x)
     with pytest.raises(ValueError, match="activations would take"):

@@ -7,7 +7,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba import finite_width as fw
-from ntk_numba.finite_width import networks, workers
+from ntk_numba.finite_width import networks, pool
 from ntk_numba.finite_width.monte_carlo import add_values, intercept
 
 NET = nk.MLP(4, "relu", 2**0.5)
@@ -140,7 +140,7 @@ def test_what_extrapolation_refuses(widths, data):
 
 def test_threads_are_as_many_as_memory_has_room_for(monkeypatch, data):
     asked = []
-    fitting = workers.fitting_threads
+    fitting = pool.fitting_threads
     monkeypatch.setattr(
         sys.modules[add_values.__module__],
         "fitting_threads",
@@ -148,6 +148,6 @@ def test_threads_are_as_many_as_memory_has_room_for(monkeypatch, data):
     )
     widths = networks.layer_widths(NET, 5, 100)
     each = networks.parameter_bytes(widths) + networks.pass_bytes(widths, 6) + 6 * 8 * 36
-    monkeypatch.setattr(workers, "available_memory", lambda: 48 * 36 + int(1.5 * each))
+    monkeypatch.setattr(pool, "available_memory", lambda: 48 * 36 + int(1.5 * each))
     fw.monte_carlo(NET, data[0], width=100, draws=2)
     assert asked == [1]

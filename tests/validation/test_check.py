@@ -10,7 +10,7 @@ from plain import relu_kernels
 
 import ntk_numba as nk
 from ntk_numba.validation.claims import make_claims, observe
-from ntk_numba.validation.verdict import Row
+from ntk_numba.validation.verdict import Finding
 
 check = importlib.import_module("ntk_numba.validation.check")
 
@@ -230,7 +230,7 @@ def test_rare_alarms_have_wide_limits(x):
 
 
 def test_a_row_that_is_not_a_number_fails():
-    assert not Row("", "", 1, "z", float("nan"), 0.0, 1.0, 2.0).passed
+    assert not Finding("", "", 1, "z", float("nan"), 0.0, 1.0, 2.0).passed
 
 
 def test_awkward_data():

@@ -1,8 +1,8 @@
-"""How finite networks use all cores: independent pieces of work, each on one thread.
+"""A pool of threads on which finite networks are computed, one independent piece on each thread.
 
 A piece is a draw of a network, or a block of rows of one network's kernel. Its matrix products run
-on one thread of BLAS, so its bits do not depend on how many pieces are done at once; results are
-handed on in order, so neither do sums over them.
+on one thread of BLAS, so its bits do not depend on how many pieces are computed at once. Results
+are returned in order, so sums over them do not depend on it either.
 """
 
 from collections import deque
@@ -24,37 +24,38 @@ Result = TypeVar("Result")
 
 
 _lock = Lock()
-_inside = 0  # contexts that are open now, on any thread
+_open_contexts = 0  # of `one_thread_products`, on all threads
 _limits: Any = None
 
 
 @contextmanager
 def one_thread_products() -> Iterator[None]:
-    """A context in which matrix products stay on the thread that calls them.
+    """Keep matrix products, within this context, on the thread that calls them.
 
-    BLAS has one number of threads for the whole process, so the first to enter sets it and the last
-    to leave sets it back, whichever threads they are on.
+    BLAS has one number of threads for the whole process. The first thread to enter the context sets
+    it to 1, and the last to leave restores it.
     """
-    global _inside, _limits
+    global _open_contexts, _limits
     with _lock:
-        _inside += 1
-        if _inside == 1:
+        _open_contexts += 1
+        if _open_contexts == 1:
             _limits = threadpool_limits(1, user_api="blas")
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
+            _open_contexts -= 1
+            if _open_contexts == 0:
                 _limits.restore_original_limits()
 
 
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """``function`` of each item, in the order of the items, a few more under way than handed on.
+    """Yield ``function(item)`` of each item, in order, computed on up to `threads` threads.
 
-    Floating point does not warn in it: whoever uses a result looks whether it is finite.
+    At most `threads` results are computed ahead of the one that is yielded, to limit memory.
+    Floating-point warnings are off in ``function``; callers check that the results are finite.
     """
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -76,12 +77,16 @@ def in_order(
 
 
 def fitting_threads(threads: int, fixed: int, each: int, what: str) -> int:
-    """How many of `threads` workers have memory enough, `each` bytes a worker beside `fixed`.
+    """Return how many of `threads` threads can work at once in the free memory.
+
+    fixed : bytes that are taken once
+    each : bytes that each thread takes
+    what : the subject of the error message
 
     Raises
     ------
     ValueError
-        Not even one, with the bytes it would take; `what` says whose.
+        If the memory is not enough for one thread; the message says how many bytes it would take.
     """
     free = available_memory()
     if fixed + each > free:

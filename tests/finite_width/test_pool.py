@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from ntk_numba.finite_width import workers
+from ntk_numba.finite_width import pool
 
 
 def test_results_come_in_order_and_few_are_held():
@@ -19,7 +19,7 @@ def test_results_come_in_order_and_few_are_held():
         return k
 
     seen = []
-    for value in workers.in_order(work, range(30), 3):
+    for value in pool.in_order(work, range(30), 3):
         seen.append(value)
         assert len(started) - len(seen) <= 3
     assert seen == list(range(30))
@@ -30,7 +30,7 @@ def test_products_stay_on_their_thread():
         return [i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"]
 
     np.ones((2, 2)) @ np.ones((2, 2))
-    for threads in workers.in_order(work, range(4), 2):
+    for threads in pool.in_order(work, range(4), 2):
         assert threads and set(threads) == {1}
 
 
@@ -41,7 +41,7 @@ def blas_threads():
 def test_contexts_that_overlap_leave_blas_as_it_was():
     np.ones((2, 2)) @ np.ones((2, 2))
     before = blas_threads()
-    first, second = workers.one_thread_products(), workers.one_thread_products()
+    first, second = pool.one_thread_products(), pool.one_thread_products()
     with first:
         second.__enter__()
     assert blas_threads() == {1}
@@ -59,15 +59,15 @@ def test_an_error_ends_the_work():
         return k
 
     with pytest.raises(ArithmeticError, match="two"):
-        list(workers.in_order(work, range(1000), 2))
+        list(pool.in_order(work, range(1000), 2))
     assert len(started) < 10
     assert not [t for t in threading.enumerate() if t.name.startswith("finite-width")]
 
 
 def test_threads_that_fit(monkeypatch):
-    monkeypatch.setattr(workers, "available_memory", lambda: 1000)
-    assert workers.fitting_threads(8, 100, 300, "it") == 3
-    assert workers.fitting_threads(2, 100, 300, "it") == 2
-    assert workers.fitting_threads(2, 1000, 0, "it") == 1
+    monkeypatch.setattr(pool, "available_memory", lambda: 1000)
+    assert pool.fitting_threads(8, 100, 300, "it") == 3
+    assert pool.fitting_threads(2, 100, 300, "it") == 2
+    assert pool.fitting_threads(2, 1000, 0, "it") == 1
     with pytest.raises(ValueError, match=r"it would take 1.17 KiB \(1,200 bytes\), and 0.977 KiB"):
-        workers.fitting_threads(2, 900, 300, "it")
+        pool.fitting_threads(2, 900, 300, "it")
