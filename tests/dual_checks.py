@@ -5,7 +5,7 @@ compares that with a quadrature of σ and σ' themselves, which knows no formula
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -96,6 +96,14 @@ def polar(right: Callable, left: Callable, slope_right: Callable, slope_left: Ca
         return tuple(mpf(str(t)) / (2 * mp.pi) for t in total)
 
     return dual
+
+
+def angles(smaller_halves: Iterable[float]) -> Iterator[tuple[float, float, mpf]]:
+    """Yield (z, w, θ in 60 digits) with min(z, w) as given, near θ = 0 and near θ = π."""
+    for m in smaller_halves:
+        half = mp.asin(mp.sqrt(mpf(float(m))))
+        yield m, 1 - m, 2 * half
+        yield 1 - m, m, mp.pi - 2 * half
 
 
 def agrees_with_quadrature(spec: str, dual: Dual, moment: float) -> None:

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from dual_checks import checks, polar
 from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
+from piecewise import cases
 
 from ntk_numba import activations
 from ntk_numba.activations import elu, elu_integral, elu_table
 from ntk_numba.engine.dual import pair_dual
+
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {
+    "elu:0.7": lambda x: cases(x, 0.7 * (np.exp(x) - 1), 0, x),
+    "selu": lambda x: 1.0507009873554805 * cases(x, 1.6732632423543772 * (np.exp(x) - 1), 0, x),
+    "celu:1.5": lambda x: cases(x, 1.5 * (np.exp(x / 1.5) - 1), 0, x),
+}
+KINKS = dict.fromkeys(SIGMA, (0.0,))
 
 
 def of(p, share, tau):

@@ -6,10 +6,25 @@ import numpy as np
 import pytest
 from dual_checks import checks, panels
 from mpmath import chebyfit, mp, mpf
+from piecewise import cases
 
 import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.duals import owen
+
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {
+    "hard_tanh": lambda x: cases(x, 0 * x - 1, -1, x, 1, 0 * x + 1),
+    "relu6": lambda x: cases(x, 0 * x, 0, x, 6, 0 * x + 6),
+    "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": lambda x: (
+        0.5 + cases(x, 0.2 * x - 0.8, -1, x, 0.5, 0.65 - 0.3 * x)
+    ),
+}
+KINKS = {
+    "hard_tanh": (-1.0, 1.0),
+    "relu6": (0.0, 6.0),
+    "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": (-1.0, 0.5),
+}
 
 
 def quadrant(h, k, theta):

@@ -22,7 +22,7 @@ def test_parameters():
     [
         ("rleu", ValueError, "did you mean 'relu'"),
         ("ReLU", ValueError, "did you mean 'relu'"),
-        ("zzz", ValueError, "known are identity, relu"),
+        ("zzz", ValueError, "known are ab_relu, abs"),
         ("", ValueError, "known are"),
         ("relu:1", ValueError, "takes 0 parameters, not 1"),
         ("ab_relu:1", ValueError, "takes 2 parameters, not 1"),

@@ -31,7 +31,7 @@ def test_functions_of_scale_one(f, mean, q):
 
 @pytest.mark.parametrize("q", [1e-6, 1.0, 1e4])
 def test_functions_that_never_settle(q):
-    t, weights = nodes(q, settled=np.inf)
+    t, weights = nodes(q, smooth_beyond=np.inf)
     mean = weights @ np.sin(np.sqrt(q) * t) ** 2
     assert mean == pytest.approx(-np.expm1(-2 * q) / 2, rel=1e-12)
 
