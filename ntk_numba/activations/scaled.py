@@ -1,4 +1,4 @@
-"""factor·σ for any σ: what it takes to make E[σ(z)²] = 1."""
+"""Multiples factor·σ of activations, such as the one with E[σ(z)²] = 1."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ntk_numba.function import Floats
 
 @dataclass(frozen=True)
 class Scaled(Activation):
-    """A multiple of another activation, with the other one's dual."""
+    """A multiple of another activation. It has the same dual, which no factor changes."""
 
     factor: float
     of: Activation
@@ -43,12 +43,12 @@ class Scaled(Activation):
 
 
 def scaled(factor: float, of: Activation) -> Activation:
-    """The activation factor·σ, whose name is ``"factor*name"``.
+    """Return the activation factor·σ, whose name is ``"factor*name"``.
 
     Raises
     ------
     ValueError
-        A factor that is 0 or not finite.
+        The factor is 0 or not finite.
     """
     if not math.isfinite(factor) or factor == 0:
         raise InvalidValueError(f"activation: the factor {factor!r} must be finite and not 0")
@@ -58,12 +58,12 @@ def scaled(factor: float, of: Activation) -> Activation:
 
 
 def normalised(activation: Activation, q: float = 1.0) -> Activation:
-    """The multiple of σ with E[σ(z)²] = 1 for z ~ N(0, q).
+    """Return the multiple of σ with E[σ(z)²] = 1 for z ~ N(0, q).
 
     Raises
     ------
     ValueError
-        A q that is no positive number; an activation whose second moment is 0 or infinite there.
+        q is not a positive number, or the second moment at q is 0 or infinite.
     """
     if not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
