@@ -1,5 +1,7 @@
-"""Plain NumPy from the note, sharing no code with the package: networks by loops, Jacobians by
-complex steps, and the kernels of ReLU networks with errors planted where asked.
+"""Networks, Jacobians and kernels from the note in plain NumPy, sharing no code with the package.
+
+Networks are loops, Jacobians complex steps, and the kernels of ReLU networks can have planted
+errors.
 """
 
 import importlib.util
@@ -14,7 +16,8 @@ HERE = Path(__file__).parent
 def families():
     """Yield the modules tests/activations/test_*.py, each under a name of its own.
 
-    Their copies in pytest are other modules, since pytest rewrites their assertions.
+    pytest imports these files as modules of its own, with rewritten assertions. These copies are only
+    read, so the order of the imports does not matter.
     """
     if str(HERE) not in sys.path:  # a script may load this file by its path
         sys.path.append(str(HERE))
@@ -43,13 +46,13 @@ def collected():
     return sigma, kinks
 
 
-# By name with parameters: σ of arrays of real or complex numbers, written by hand for each family
-# in its file in tests/activations/; and where σ or a derivative jumps, unless it is smooth.
+# By name with parameters: σ of arrays of real or complex numbers, which the file of each family in
+# tests/activations/ gives; and the x at which σ or a derivative jumps, for those that are not smooth
 SIGMA, KINKS = collected()
 
 
 def forward(x, weights, biases, sigma, w_std, b_std):
-    """f(x), eq. 1-4, sample by sample and unit by unit."""
+    """Return f(x), eq. 1-4, sample by sample and unit by unit."""
     outputs = []
     for row in x:
         alpha = list(row)
@@ -68,7 +71,7 @@ def forward(x, weights, biases, sigma, w_std, b_std):
 
 
 def jacobian(x, weights, biases, sigma, w_std, b_std):
-    """∂f_k(x)/∂θ_p, (N, n_L, P), each by a complex step, which has no error of truncation."""
+    """Return ∂f_k(x)/∂θ_p, (N, n_L, P), by complex steps, which have no truncation error."""
     step, columns = 1e-30, []
     for arrays in (weights, biases):
         for layer, array in enumerate(arrays):
@@ -81,10 +84,10 @@ def jacobian(x, weights, biases, sigma, w_std, b_std):
 
 
 def relu_kernels(x, w_std, b_std, factor=1.0, last_bias=1.0, derivative=1.0, rho=1.0):
-    """(L, N, N) Σ and Θ of a ReLU network, eq. 10-12 and 24-26; 1.0 is right everywhere.
+    """Return Σ and Θ of a ReLU network, eq. 10-12 and 24-26, (L, N, N) each.
 
-    factor multiplies E[σσ]; last_bias the last layer's β²; derivative Σ̇; rho the correlation of
-    different samples.
+    Arguments other than 1.0 plant errors: factor multiplies E[σσ]; last_bias the last layer's β²;
+    derivative Σ̇; rho the correlation of different samples.
     """
     nngp = [w_std[0] ** 2 * x @ x.T / x.shape[1] + b_std[0] ** 2]
     ntk = [nngp[0]]

@@ -1,9 +1,9 @@
-"""Answers of slow oracles, kept in tests/golden/ and derived again by tests marked slow.
+"""Answers of slow oracles, kept in tests/golden/; tests marked slow derive them again.
 
     python -m pytest tests/activations -m slow -k derived_again --write-golden
 
-writes them anew. An answer is kept as the sum of a float64 and a float32, which has more digits
-than longdouble, together with a digest of what was asked.
+writes them again. An answer is kept as the sum of a float64 and a float32, which has more digits
+than longdouble, together with a digest of the points at which the oracle was evaluated.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ Answers = dict[str, NDArray[np.longdouble]]
 
 
 def digits(answers: ArrayLike) -> NDArray[np.longdouble]:
-    """Numbers of mpmath in extended precision."""
+    """Return numbers of mpmath in extended precision."""
     exact = np.asarray(answers, object)
     high = exact.astype(float)
     low = (exact - np.vectorize(mpf, otypes=[object])(high)).astype(float)
@@ -30,12 +30,12 @@ def digits(answers: ArrayLike) -> NDArray[np.longdouble]:
 
 
 def path_of(name: str) -> Path:
-    """The file of the answers of that name."""
+    """Return the path of the file of answers with this name."""
     return FOLDER / (re.sub(r"[^\w.-]", "_", name) + ".npz")
 
 
 def digest(name: str, points: dict[str, NDArray]) -> str:
-    """What says that other questions were asked."""
+    """Return a digest of the name and the points, which tells whether answers belong to them."""
     hashed = hashlib.sha256(name.encode())
     for key, array in sorted(points.items()):
         hashed.update(f"{key} {array.dtype} {array.shape}".encode() + array.tobytes())
@@ -43,7 +43,7 @@ def digest(name: str, points: dict[str, NDArray]) -> str:
 
 
 def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
-    """Keep the answers at these points; the same answers make the same bytes."""
+    """Write the answers at these points; equal answers give equal bytes."""
     arrays = {"digest": np.array(digest(name, points))}
     for key, exact in answers.items():
         high = exact.astype(float)
@@ -58,12 +58,12 @@ def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
 
 
 def load(name: str, points: dict[str, NDArray]) -> Answers:
-    """The answers that were kept.
+    """Return the answers of the file.
 
     Raises
     ------
     LookupError
-        There are none, or they are those of other points.
+        There is no file, or its answers are at other points.
     """
     path = path_of(name)
     if not path.exists():

@@ -8,7 +8,8 @@ and, for x, h_i = t_i/√q, with φ and Φ the normal density and distribution f
 
     m = E[σ] = c₀ + √q Σ_i 2g_i (φ(h_i) + h_i G(h_i)),   p = E[σ'] = c₁ − 2 Σ_i g_i G(h_i)
 
-Two kinks add, with X = u/√q, Y = v/√q', k_j = t_j/√q', and S, d_h, d_k, R as in `duals.owen`,
+A pair of kinks contributes C to K and S̃ to K̇. With X = u/√q, Y = v/√q', k_j = t_j/√q', and S, d_h,
+d_k, R as in `duals.owen`,
 
     S̃ = S − 4G(h)G(k),   S = E sgn(X − h) sgn(Y − k)
     C = (ρ + hk) S̃ + 4kφ(h)(G(d_h) − G(k)) + 4hφ(k)(G(d_k) − G(h))
@@ -19,7 +20,8 @@ Two kinks add, with X = u/√q, Y = v/√q', k_j = t_j/√q', and S, d_h, d_k, R
 
 by Price's theorem, ∂C/∂ρ = S̃. Terms common to all pairs of kinks are factored out of the sums: for
 functions that saturate, Σg = 0, and the remaining terms vanish as √q outgrows the kinks, none of
-them by cancellation. Kinks beyond 8 standard deviations contribute nothing and are left out.
+them by cancellation. Kinks beyond 8 standard deviations contribute less than rounding and are left
+out.
 
 Source: derived here, from Price 1958 and Owen 1956. Condition: 1 + max h² over the kinks
 that are not left out, and √(qq'/KK') Σ|g|²: functions that vanish around 0 have a K far below q if

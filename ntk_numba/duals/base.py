@@ -26,7 +26,7 @@ from ntk_numba.function import Floats, Function
 # angle obtuse.
 OBTUSE = 0.5 + 2.0**-16
 
-# Below this z, by dtype, z_K is computed from differences, see `Dual.curve`. A kernel's rounding
+# A z_K below this, by dtype, is computed from differences, see `Dual.curve`. A kernel's rounding
 # error ε is an error ε/√z of the angle; the relative error of the differences is about 1e-13 of the
 # angle at this limit, and smaller below.
 NEAR = {np.dtype(np.float64): 2e-6, np.dtype(np.float32): 2e-3}
@@ -68,8 +68,8 @@ class Dual:
     parity : int
         1 if σ is even, −1 if it is odd, else 0.
     bounds : (float, float)
-        Bounds of the errors of cosθ_K and of the rate, the latter relative to the root of the
-        product of the rates of each sample with itself. (0, 0) if K and K̇ are exact to rounding.
+        Bounds of the errors of cosθ_K and of the rate, the latter relative to √(rate(x,x)
+        rate(x',x')). (0, 0) if K and K̇ are exact to rounding.
     """
 
     loop: DualLoop | None
@@ -92,7 +92,8 @@ class Dual:
         return (0 if self.curve is None else 2) + len(self.coefficients(np.ones(1)))
 
     def near(self, dtype: np.dtype) -> float:
-        """Return the z below which the engine computes z_K from the curve, or 0."""
+        """Return the limit below which the engine computes z_K from the curve, 0 if it never
+        does."""
         if self.curve is None:
             return 0.0
         return (NEAR_KINKS if self.kinks_move else NEAR)[dtype]

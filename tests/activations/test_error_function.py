@@ -45,7 +45,7 @@ def test_values():
 
 
 def test_a_steep_one_has_the_curve_of_a_flat_one():
-    """Whatever b is: panels of a quadrature would not resolve it."""
+    """The panels of a quadrature would not resolve a large b."""
     q = np.array([0.1, 2.0, 30.0])
     steep, flat = (activations.get(f"erf:1,{b}").dual(np.inf).curve(q / b**2) for b in (300, 1))
     np.testing.assert_allclose(steep, flat, rtol=1e-13)

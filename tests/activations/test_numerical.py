@@ -10,11 +10,15 @@ from ntk_numba.activations.table import _registered
 
 
 def test_numerical_is_the_named_one():
-    mine = Numerical(np.tanh)
-    assert mine.parity == -1 and mine == Numerical(np.tanh) and mine != Numerical(np.sin)
+    numerical = Numerical(np.tanh)
+    assert (
+        numerical.parity == -1
+        and numerical == Numerical(np.tanh)
+        and numerical != Numerical(np.sin)
+    )
     rho = np.linspace(-1, 1, 9)
     np.testing.assert_allclose(
-        nk.dual(mine, 1.0, 0.5, rho), nk.dual("tanh", 1.0, 0.5, rho), atol=1e-10
+        nk.dual(numerical, 1.0, 0.5, rho), nk.dual("tanh", 1.0, 0.5, rho), atol=1e-10
     )
 
 
@@ -53,17 +57,21 @@ def test_what_cannot_be_computed_is_refused():
 
 
 def test_names_of_functions():
-    mine = Numerical(np.sin, "my_sine")
-    written = nk.MLP(2, mine).to_dict()
+    numerical = Numerical(np.sin, "my_sine")
+    written = nk.MLP(2, numerical).to_dict()
     with pytest.raises(ValueError, match="registered first"):
-        activations.get(mine.name)
+        activations.get(numerical.name)
     recorded = nk.MLP.from_dict(written)
     assert recorded.to_dict() == written
     with pytest.raises(ValueError, match="register"):
         nk.gram(recorded, np.ones((2, 2)))
     try:
-        activations.register(mine)
-        assert activations.get("my_sine") is mine and activations.get(mine.name) is mine
-        assert "my_sine" in activations.names() and nk.MLP.from_dict(written) == nk.MLP(2, mine)
+        activations.register(numerical)
+        assert (
+            activations.get("my_sine") is numerical and activations.get(numerical.name) is numerical
+        )
+        assert "my_sine" in activations.names() and nk.MLP.from_dict(written) == nk.MLP(
+            2, numerical
+        )
     finally:
         _registered.clear()

@@ -25,7 +25,8 @@ SPECS = ["identity", "relu", "leaky_relu", "leaky_relu:0.3", "ab_relu:-0.5,2", "
 
 
 def expectation(f, q1, q2, s):
-    """E[f(u)f(v)] by polar quadrature: exact in the radius, split at the kinks in the angle."""
+    """Return E[f(u)f(v)] over the angle; panels end at the kinks, and the radius is done
+    exactly."""
     root = np.linalg.cholesky([[q1, s], [s, q2]])
     # u and v change sign where a row of the root is orthogonal to the direction
     kinks = sorted(np.arctan2(-row[0], row[1]) % np.pi for row in root)
@@ -68,7 +69,7 @@ def call_dual(z, w, odd, even):
 @pytest.mark.parametrize("real", [np.float64, np.float32])
 @pytest.mark.parametrize("spec", SPECS)
 def test_dual_is_accurate_at_every_angle(spec, real):
-    """Relative to each of its values, from parallel to opposite."""
+    """Errors are relative to each of the values, at all angles from parallel to opposite."""
     activation = activations.get(spec)
     odd, even = (real(p) for p in activation.dual(np.inf).parameters)
     assert odd + even == pytest.approx(1)

@@ -24,7 +24,7 @@ def test_sigma():
 
 
 def moment(n, theta):
-    """E[max(u, 0)ⁿ max(v, 0)ⁿ] by the angle: E[r²ⁿ] = 2ⁿ n!, and u, v > 0 between two angles."""
+    """Return E[max(u, 0)ⁿ max(v, 0)ⁿ], by E[r²ⁿ] = 2ⁿ n! and the angles at which u, v > 0."""
     f = lambda t: (mp.cos(t) * mp.cos(t - theta)) ** n  # noqa: E731
     return 2**n * mp.factorial(n) * mp.quad(f, [theta - mp.pi / 2, mp.pi / 2]) / (2 * mp.pi)
 

@@ -16,7 +16,7 @@ SIGMA = {
 
 
 def sinusoid(a, b, phase):
-    """a·sin(bx + phase)."""
+    """Return the dual of σ(x) = a·sin(bx + phase)."""
     a, b, turned = mpf(a), mpf(b), mp.cos(2 * phase)
 
     def dual(q1, q2, s):
@@ -65,7 +65,7 @@ def test_parameters():
 
 @pytest.mark.parametrize("spec", ["sin", "cos", "sin:1,1,0.3"])
 def test_the_curve_is_that_of_the_function(spec):
-    """As any function's is made, by quadrature."""
+    """Compare the closed form with the quadrature that serves any function."""
     q = np.array([1e-4, 0.01, 0.3, 2, 17, 60])
     activation = activations.get(spec)
     closed, general = activation.dual(np.inf).curve(q), Curve(activation)(q)

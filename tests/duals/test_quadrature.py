@@ -46,7 +46,7 @@ def test_kinks(q):
 
 
 def test_nodes_are_bounded():
-    """What cannot be resolved is done as well as it can: the Gaussian itself stays right."""
+    """If the nodes do not resolve the function, the mean of 1 is still right."""
     t, weights = nodes(1e12, (3.0,), np.inf)
     assert len(t) < 20 * MOST
     assert weights.sum() == pytest.approx(1, rel=1e-13)
