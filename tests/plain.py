@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 def families():
     """Yield the modules tests/activations/test_*.py, each under a name of its own.
 
-    pytest imports these files as modules of its own, with rewritten assertions. These copies are only
-    read, so the order of the imports does not matter.
+    pytest imports these files as modules of its own, with rewritten assertions. These copies are
+    only read, so the order of the imports does not matter.
     """
     if str(HERE) not in sys.path:  # a script may load this file by its path
         sys.path.append(str(HERE))
@@ -47,7 +47,8 @@ def collected():
 
 
 # By name with parameters: σ of arrays of real or complex numbers, which the file of each family in
-# tests/activations/ gives; and the x at which σ or a derivative jumps, for those that are not smooth
+# tests/activations/ gives; and the x at which σ or a derivative jumps, for those that are not
+# smooth
 SIGMA, KINKS = collected()
 
 

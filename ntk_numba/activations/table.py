@@ -75,8 +75,8 @@ def example(name: str) -> str:
     """Return a name with valid parameters, if it requires any."""
     if name not in TABLE:
         return name
-    fewest, most = arity(TABLE[name])
-    count = fewest if most < float("inf") else len(EXAMPLE)
+    fewest, largest = arity(TABLE[name])
+    count = fewest if largest < float("inf") else len(EXAMPLE)
     return name + (":" + ",".join(EXAMPLE[:count]) if count else "")
 
 
@@ -105,8 +105,8 @@ def get(spec: str | Activation) -> Activation:
     Raises
     ------
     ValueError
-        An unknown name (the nearest known one is suggested), or parameters that are not the finite
-        numbers the activation takes.
+        The name is unknown (the message suggests the nearest known one), or the parameters are not
+        as many finite numbers as the activation takes.
     TypeError
         `spec` is neither a string nor an `Activation`.
     """
@@ -143,10 +143,10 @@ def get(spec: str | Activation) -> Activation:
         raise InvalidValueError(
             f"activation {spec!r}: {tail!r} is not a list of numbers; write {name}:0.1 or the like"
         ) from None
-    fewest, most = arity(constructor)
-    if not fewest <= len(parameters) <= most:
-        takes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        takes = takes if most < float("inf") else f"at least {fewest}"
+    fewest, largest = arity(constructor)
+    if not fewest <= len(parameters) <= largest:
+        takes = f"{fewest}" if fewest == largest else f"{fewest} to {largest}"
+        takes = takes if largest < float("inf") else f"at least {fewest}"
         raise InvalidValueError(
             f"activation {name!r} takes {takes} parameters, not {len(parameters)}"
         )

@@ -83,8 +83,8 @@ class _Curve(Curve):
         if q > FLAT:
             return math.sqrt(q)
         odd, even, y = self._odd, self._even, 2 * q
-        more = math.sinh(y) - y if y > 1 else _sinh_excess(y)
-        total = odd**2 * more + 2 * odd * even * math.cosh(y) + even**2 * (math.sinh(y) + y)
+        sinh_excess = math.sinh(y) - y if y > 1 else _sinh_excess(y)
+        total = odd**2 * sinh_excess + 2 * odd * even * math.cosh(y) + even**2 * (math.sinh(y) + y)
         return math.sqrt(q * total / 2) / (odd * math.sinh(q) + even * math.cosh(q))
 
     def chord(self, q: float, q2: float) -> float:

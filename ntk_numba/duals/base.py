@@ -92,8 +92,7 @@ class Dual:
         return (0 if self.curve is None else 2) + len(self.coefficients(np.ones(1)))
 
     def near(self, dtype: np.dtype) -> float:
-        """Return the limit below which the engine computes z_K from the curve, 0 if it never
-        does."""
+        """Return the z_K below which the engine uses the curve, or 0 if it never does."""
         if self.curve is None:
             return 0.0
         return (NEAR_KINKS if self.kinks_move else NEAR)[dtype]

@@ -34,8 +34,8 @@ def quadrant(h, k, theta):
     """
     difference, product, top = (np.longdouble(mp.nstr(v, 25)) for v in (abs(h - k), h * k, theta))
     if top > 0:
-        # for t < difference/40, exp(−difference²/2t²) is negligible; without this factor, the density
-        # is smooth
+        # for t < difference/40, exp(−difference²/2t²) is negligible; without this factor, the
+        # density is smooth
         powers = top * np.longdouble(2) ** (np.arange(-120, 1) / np.longdouble(2))
         t, weights = panels([0, *powers[powers > (difference / 40 if difference else top / 64)]])
         square = np.sin(t) ** 2
