@@ -1,8 +1,10 @@
-"""Being asked to stop, by a signal.
+"""Requests to stop this process, which come from signals.
 
-What a signal's handler raises may come up anywhere: within a callback of the compiler, which prints
-it and continues, or between a tile and its checksum. So while a file is being written, the handler
-only asks, and the job raises the exception itself at places that it passes every second or so.
+The command line and the workers install the handlers; all jobs call `check`. An exception that a
+signal handler raises may appear anywhere: within a callback of the compiler, which prints it and
+continues, or between a tile and its checksum. So while a file is being written, the handler only
+records the request, and the job raises the exception itself at places that it reaches every second
+or so.
 """
 
 import contextlib
@@ -12,38 +14,37 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-EXIT_CODE = 3  # of a process that was stopped before its end
-PATIENCE = 8.0  # seconds from a signal to the end, at most
-# The same for a worker, which ends before the process that waits for it
-WORKER_PATIENCE = 6.0
+EXIT_CODE = 3  # of a process that was stopped before it was done
+PATIENCE = 8.0  # seconds, at most, from a signal to the end of the process
+WORKER_PATIENCE = 6.0  # the same for a worker, less so that it ends before the process that waits
 
 
 class StopRequested(BaseException):
     """A signal asked this process to stop.
 
-    Not a KeyboardInterrupt: one that passes through exec(), as Numba uses it to compile, makes
-    Python end by the signal and not with our exit code, even if it is caught.
+    It is not a KeyboardInterrupt: if one passes through exec(), which Numba uses to compile,
+    Python ends by the signal and not with our exit code, even if it is caught.
     """
 
 
 _asked = False
-_writing = 0  # contexts that are open now, on any thread
+_writing = 0  # the number of open `gently` contexts, on all threads
 _lock = threading.Lock()
 
 
 def handle(handler: Any) -> None:
-    """Set the handler of the signals that ask to stop.
+    """Set the handler of the signals that ask to stop: SIGINT, SIGTERM and SIGUSR1.
 
-    SIGUSR1 is one of them: by it Slurm says that a limit is near.
+    Slurm sends SIGUSR1 when a time limit is near.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, handler)
 
 
 def on_first_signal(react: Callable[[], None]) -> None:
-    """Call `react` at the first signal that asks to stop, and ignore all others.
+    """Call `react` at the first signal that asks to stop, and ignore all later ones.
 
-    A second one means nothing: schedulers send several, and Ctrl-C reaches a worker twice.
+    A second signal has no meaning: schedulers send several, and Ctrl-C reaches a worker twice.
     """
 
     def stop(signum: int, frame: Any) -> None:
@@ -64,7 +65,7 @@ def ask() -> None:
 def leave(farewell: bytes = b"", *_: Any) -> NoReturn:
     """End this process at once, as a kill would; only tiles in flight are lost.
 
-    farewell : what is written to standard error before
+    farewell : text that is first written to standard error
     """
     if farewell:
         with contextlib.suppress(OSError):
@@ -73,28 +74,29 @@ def leave(farewell: bytes = b"", *_: Any) -> NoReturn:
 
 
 def leave_after(seconds: float, farewell: bytes = b"") -> threading.Timer:
-    """End this process after some time, unless the timer is cancelled.
+    """Call `leave` after `seconds`, unless the timer is cancelled.
 
-    What is raised may be lost, and the job may be long in reaching a place to stop.
+    The exception that stops the job may be swallowed, or the job may reach no place to stop in
+    time.
     """
     timer = threading.Timer(seconds, leave, [farewell])
     timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # no threads left
+    with contextlib.suppress(RuntimeError):  # no more threads can be started
         timer.start()
     return timer
 
 
 def check() -> None:
-    """Raise `StopRequested` if that was asked."""
+    """Raise `StopRequested` if a signal asked this process to stop."""
     if _asked:
         raise StopRequested
 
 
 @contextlib.contextmanager
 def gently() -> Iterator[None]:
-    """Let a signal only ask, and raise nothing, while files are being written.
+    """Let a signal raise nothing while files are being written; `check` then raises.
 
-    Such contexts may be nested, and be open on several threads.
+    These contexts may be nested, and may be open on several threads.
     """
     _count(1)
     try:
@@ -103,7 +105,8 @@ def gently() -> Iterator[None]:
         _count(-1)
 
 
-def _count(more: int) -> None:
+def _count(change: int) -> None:
+    """Change the number of open contexts."""
     global _writing
     with _lock:
-        _writing += more
+        _writing += change

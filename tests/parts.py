@@ -22,7 +22,7 @@ class Stop(BaseException):
 def stop_after(monkeypatch, count):
     """Let a merge be stopped when so many tiles are copied."""
     monkeypatch.setattr(merging, "COMMIT_BYTES", 1)
-    monkeypatch.setattr("ntk_numba.gramfile.tiles.TOGETHER", 1)
+    monkeypatch.setattr("ntk_numba.gramfile.tiles.BATCH", 1)
     left = [count]
 
     def check():

@@ -52,7 +52,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
 
     rng = np.random.default_rng(seed)
     down, across = range(grid.rows), range(grid.columns)
-    if contents.layout == "part":  # of one of its tiles
+    if contents.storage.is_part:  # sample one of its tiles
         i, j = (int(k) for k in rng.choice(np.argwhere(grid.mask(contents.part))))
         down, across = (
             range(k * grid.tile, k * grid.tile + size)

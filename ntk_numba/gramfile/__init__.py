@@ -1,1 +1,4 @@
-"""Gram files: contents, layout, tiles, lease, writer and reader. Nothing here computes a kernel."""
+"""Gram files: contents, storage, layout, tiles, lease, writer and reader.
+
+Nothing here computes a kernel: `compute` and `cluster` call it with finished tiles.
+"""

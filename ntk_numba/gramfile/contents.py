@@ -1,4 +1,8 @@
-"""What a Gram file is to hold."""
+"""The contents of a Gram file: which matrices of which data, and how they are stored.
+
+`compute` and `cluster` describe a job by them, `layout` writes them into a file's header and reads
+them from it, and the writer and the merge compare them.
+"""
 
 import json
 import math
@@ -16,7 +20,7 @@ from ntk_numba.grid import Grid, Part
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
-# Norms that differ by less, relatively, are the same: processors add in different orders
+# Norms whose relative difference is smaller count as equal: processors add in different orders
 SAME_NORM = 1e-9
 
 
@@ -45,7 +49,7 @@ class Output:
 
     @property
     def layout(self) -> str:
-        """One of "full", "lower" and "part"."""
+        """The name of the layout: "full", "lower" or "part"."""
         return self.storage.layout
 
     @property
@@ -55,58 +59,59 @@ class Output:
 
     @property
     def all_layers(self) -> bool:
-        """Whether each kernel is stored for all layers and not for the last one only."""
+        """Whether each kernel is stored for all layers, not only for the last one."""
         return self.layers == "all"
 
     @property
     def matrices(self) -> int:
-        """The number of matrices of each kernel: one for each layer that is stored."""
+        """The number of matrices of each kernel, one for each stored layer."""
         return self.depth if self.all_layers else 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each kernel, as it is read."""
+        """The shape of each kernel as a reader sees it."""
         matrix = (self.grid.rows, self.grid.columns)
         return (self.matrices, *matrix) if self.all_layers else matrix
 
     @property
     def stored(self) -> tuple[int, ...]:
-        """Shape of each dataset."""
+        """The shape of each dataset in the file."""
         return (*self.tiles, *self.grid.chunk) if self.storage.packed else self.shape
 
     @property
     def chunk(self) -> tuple[int, ...]:
-        """Of each dataset: a tile."""
+        """The shape of a chunk of each dataset, which is a tile."""
         return (1,) * (len(self.stored) - 2) + self.grid.chunk
 
     @property
     def tiles(self) -> tuple[int, ...]:
-        """Of each dataset of checksums: a tile an entry."""
+        """The shape of each dataset of checksums, which has one entry for each tile."""
         axes = self.storage.axes
         return (self.matrices, *axes) if self.all_layers else axes
 
     @property
     def tile_bytes(self) -> int:
-        """Of a stored tile."""
+        """The size of a stored tile in bytes."""
         return int(np.prod(self.chunk)) * self.dtype.itemsize
 
     @property
     def output_bytes(self) -> int:
-        """Of all tiles."""
+        """The size of all tiles in bytes."""
         return len(self.kernels) * int(np.prod(self.tiles)) * self.tile_bytes
 
 
 @dataclass(frozen=True)
 class Contents(Output):
-    """What a Gram file is to hold: two files with equal contents are interchangeable.
+    """The contents of a Gram file: two files with equal contents are interchangeable.
 
-    network : the description of the network in JSON, as `MLP.to_dict` gives it; it is decoded only
-        where `net` is asked for, since that needs all activations and the compiler
-    x, z : of X, and of Z (None if the matrix is symmetric)
+    network : the description of the network in JSON, as `MLP.to_dict` returns it; `net` decodes
+        it only on request, since that imports all activations and the compiler
+    x, z : the digests of X and of Z (None if the matrix is symmetric)
     error : bounds of the errors of Σ and Θ relative to √(K(x,x)·K(x',x')), beyond rounding: 0
         where all activations have closed forms
-    largest_norm : of all rows of X and Z, that the activations are fitted to; None if none is, or
-        where it is not known, as in older files. All parts of a job have the same.
+    largest_norm : the largest norm of all rows of X and Z, to which the activations are fitted;
+        None if no activation is fitted, or if it is unknown, as in older files. It is the same for
+        all parts of a job.
     """
 
     network: str
@@ -116,7 +121,7 @@ class Contents(Output):
     largest_norm: float | None = field(default=None, compare=False)
 
     def same_norm(self, other: "Contents") -> bool:
-        """Return whether both are fitted to the same largest norm, as far as both know."""
+        """Return whether both are fitted to the same largest norm, or one does not know it."""
         a, b = self.largest_norm, other.largest_norm
         return a is None or b is None or math.isclose(a, b, rel_tol=SAME_NORM)
 
@@ -138,24 +143,26 @@ class Contents(Output):
         return MLP.from_dict(self.description)
 
     def differences(self, other: "Contents") -> list[str]:
-        """What `other` has otherwise, for people."""
-        mine, theirs = self._readable(), other._readable()
-        found = [
-            f"{key} is {_shown(theirs[key])}, not {_shown(mine[key])}"
-            for key in mine
-            if mine[key] != theirs[key]
+        """List, for people, the fields in which `other` differs from this."""
+        expected, found = self._readable(), other._readable()
+        differences = [
+            f"{key} is {_shown(found[key])}, not {_shown(expected[key])}"
+            for key in expected
+            if expected[key] != found[key]
         ]
         if not self.same_norm(other):
-            found.append(f"the largest norm is {other.largest_norm!r}, not {self.largest_norm!r}")
+            differences.append(
+                f"the largest norm is {other.largest_norm!r}, not {self.largest_norm!r}"
+            )
         for name, a, b in (("X", self.x, other.x), ("Z", self.z, other.z)):
             if a != b:
                 hexes = [digest.hex[:12] if digest else "none" for digest in (b, a)]
                 where = a.difference(b) if a and b and a.shape == b.shape else ""
-                found.append(
+                differences.append(
                     f"the data ({name}) is {hexes[0]}, not {hexes[1]}"
                     + (f" ({where} differ)" if where else "")
                 )
-        return found
+        return differences
 
     def _readable(self) -> dict[str, str]:
         return {
@@ -172,20 +179,21 @@ class Contents(Output):
 
     @property
     def bytes(self) -> int:
-        """Of all tiles and their checksums."""
+        """The size of all tiles and their checksums in bytes."""
         return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles))
 
 
 def _shown(text: str) -> str:
-    """Of a deep network's lists, the beginning."""
+    """Return a text, or the beginning of a long one, such as the lists of a deep network."""
     return text if len(text) < 80 else f"{text[:70]} …"
 
 
 class Header(NamedTuple):
-    """What a Gram file says of itself.
+    """The header of a Gram file: its contents, and what wrote it.
 
     numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
-    linked : the parts that its datasets are made of, names and seals, if they are virtual
+    linked : the names and seals of the parts that its virtual datasets refer to; empty if the file
+        holds its own tiles
     """
 
     contents: Contents

@@ -1,13 +1,13 @@
-"""Every call that changes a Gram file, and the reading of its tiles.
+"""All system calls that change a Gram file, and those that read its tiles.
 
-The rest of the package calls these and no other, so that a test can make any of them fail, or be
-the last that a process made. (HDF5 lays out a new file by itself; it counts only once it was synced
-and renamed here.)
+The rest of the package changes files through these functions only, so that a test can make any of
+them fail, or end the process just after it. (HDF5 lays out a new file by itself; the file counts
+only after it was synced and renamed here.)
 
-A matrix larger than memory gains nothing from the page cache and pays for it: a copy of every byte,
-by the cores that could be computing. So tiles go past it. Direct transfers have to begin and end at
-pages, in memory and in the file; where they do not, or the file system knows none, the same calls
-go through the cache.
+A matrix larger than memory gains nothing from the page cache and pays for it: the cache copies
+every byte, on cores that could be computing. So tiles bypass it. Direct transfers have to begin and
+end at page boundaries, in memory and in the file; where they do not, or the file system does not
+support them, the same calls go through the cache.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 
 def set_direct(fd: int, on: bool) -> None:
-    """Let a file's transfers go past the cache, if its system can, or through it."""
+    """Make a file's transfers bypass the page cache, if its file system can, or go through it."""
     direct = getattr(os, "O_DIRECT", 0)
     with contextlib.suppress(OSError):
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -29,12 +29,12 @@ def set_direct(fd: int, on: bool) -> None:
 
 
 def write_at(fd: int, block: NDArray[Any] | bytes, at: int) -> None:
-    """Write all of a C-contiguous array, or bytes, at byte `at`, whether the file is direct or not.
+    """Write a whole C-contiguous array, or bytes, at byte `at` of a file, direct or not.
 
     Raises
     ------
     OSError
-        A full disk and the like.
+        The write fails, for example because the disk is full.
     """
     view = _bytes(block)
     while view:
@@ -48,7 +48,7 @@ def read_at(fd: int, block: NDArray[Any], at: int) -> None:
     Raises
     ------
     OSError
-        A bad disk and the like, a file that ends before.
+        The read fails, for example on a bad disk, or the file ends too early.
     """
     view = _bytes(block)
     while view:
@@ -68,27 +68,27 @@ def _transfer(call: Any, fd: int, view: memoryview, at: int) -> int:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-    set_direct(fd, False)  # a file system that asks for more than pages
+    set_direct(fd, False)  # this file system wants an alignment larger than a page
     return call(fd, view, at)
 
 
 def allocate(fd: int, size: int) -> None:
-    """Make the disk give the space now: a file is sparse until then."""
+    """Reserve disk space for a file now; until then it is sparse."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(fd, 0, size)
 
 
 def sync(fd: int) -> None:
-    """Wait until all that was written to a file is durable.
+    """Wait until everything that was written to a file is durable.
 
-    An error is never to be tried again: the system may have dropped what it could not write, and
-    would say that all is well the second time.
+    After an error, do not call it again: the system may have dropped what it could not write, and
+    would report success the second time.
     """
     os.fsync(fd)
 
 
 def rename(old: Path, new: Path) -> None:
-    """Rename a file, in place of another if there is one, durably."""
+    """Rename a file durably, replacing an existing one."""
     old.replace(new)
     sync_folder(new.parent)
 
@@ -103,10 +103,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether an open file still has that name."""
+    """Return whether an open file still has the name `path`."""
     return path.exists() and os.path.samestat(path.stat(), os.fstat(fd))
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file, if it exists."""
     path.unlink(missing_ok=True)

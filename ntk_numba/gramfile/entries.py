@@ -1,7 +1,8 @@
-"""Reading entries of a file that has not all of them, or each only once.
+"""Reading entries of a file that is incomplete, or that stores only one triangle.
 
-What `Entries` is indexed with and gives is what an h5py dataset of the whole matrix would; it reads
-the tiles that it needs, and refuses what is not there.
+`reader.GramFile` returns `Entries` for such files. They are indexed like an h5py dataset of the
+whole matrix and return the same arrays; they read only the tiles that an index needs, and raise an
+error for entries that the file does not have.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,16 +15,16 @@ from numpy.typing import NDArray
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 
-CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows of a column of tiles read them once
+CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows read their common tiles once
 CACHE_SLOTS = 1009
 
 
-class _Run(NamedTuple):
-    """Indices that fall into one row or column of tiles.
+class _TileRun(NamedTuple):
+    """Consecutive indices that fall into one row or column of tiles.
 
-    tile : its number
-    at : where they stand among all indices
-    within : indices in the tile
+    tile : the number of that row or column
+    at : the positions of these indices among all indices
+    within : the indices relative to the tile
     """
 
     tile: int
@@ -32,7 +33,7 @@ class _Run(NamedTuple):
 
 
 class Entries:
-    """A kernel of a Gram file.
+    """A kernel of a Gram file, read through the tiles that the file has.
 
     Attributes
     ----------
@@ -57,12 +58,12 @@ class Entries:
 
     @property
     def ndim(self) -> int:
-        """2, or 3 with all layers."""
+        """The number of dimensions: 2, or 3 with all layers."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """Entries."""
+        """The number of entries."""
         return int(np.prod(self.shape))
 
     def __len__(self) -> int:
@@ -82,14 +83,16 @@ class Entries:
             )
         shape = tuple(n for index in indices for n in index.shape)
         layers = np.atleast_1d(indices[0]) if self._contents.all_layers else [0]
-        runs = [list(_runs(np.atleast_1d(i), self._contents.grid.tile)) for i in indices[-2:]]
+        runs = [list(_tile_runs(np.atleast_1d(i), self._contents.grid.tile)) for i in indices[-2:]]
         self._refuse_missing(*runs)
         if self._slots is None:
             return self._dataset[tuple(keys)]
         found = np.empty((len(layers), *(np.atleast_1d(i).size for i in indices[-2:])), self.dtype)
         for out, layer in zip(found, layers, strict=True):
             self._assemble(out, int(layer), *runs)
-        if self._dataset.is_virtual and np.isnan(found).any():  # as HDF5 gives for a missing file
+        if (
+            self._dataset.is_virtual and np.isnan(found).any()
+        ):  # HDF5 returns NaN for a missing file
             raise InvalidValueError(
                 f"{self._path} has entries that are NaN: one of its parts is gone"
             )
@@ -97,7 +100,7 @@ class Entries:
         return found if shape else found[()]
 
     def _whole_key(self, key: Any) -> list[Any]:
-        """An index for each dimension."""
+        """Return an index for each dimension, with ellipses expanded."""
         keys = list(key) if isinstance(key, tuple) else [key]
         if any(isinstance(k, bool | np.bool_) or k is None for k in keys):
             raise InvalidTypeError(
@@ -111,7 +114,7 @@ class Entries:
             raise IndexError(f"{len(keys)} indices for a matrix of shape {self.shape}")
         return keys + [slice(None)] * (len(self.shape) - len(keys))
 
-    def _refuse_missing(self, down: list[_Run], across: list[_Run]) -> None:
+    def _refuse_missing(self, down: list[_TileRun], across: list[_TileRun]) -> None:
         grid = self._contents.grid
         done = self._done()
         if grid.symmetric:
@@ -127,9 +130,9 @@ class Entries:
             )
 
     def _assemble(
-        self, out: NDArray[Any], layer: int, down: list[_Run], across: list[_Run]
+        self, out: NDArray[Any], layer: int, down: list[_TileRun], across: list[_TileRun]
     ) -> None:
-        """Fill a matrix from the tiles it needs, and from the mirror images of others."""
+        """Fill a matrix from the stored tiles, transposed where only the mirror image is stored."""
         assert self._slots is not None
         for row in down:
             for column in across:
@@ -139,23 +142,25 @@ class Entries:
                     first, second = second, first
                 slot = int(self._slots[first.tile, second.tile])
                 at = (layer, slot) if self._contents.all_layers else (slot,)
-                sides = [_bounds(run.within) for run in (first, second)]
-                block = self._dataset[(*at, *(side for side, _ in sides))]
-                block = block[sides[0][1]][:, sides[1][1]]
+                (rows, inner_rows), (columns, inner_columns) = (
+                    _bounds(run.within) for run in (first, second)
+                )
+                block = self._dataset[(*at, rows, columns)][inner_rows][:, inner_columns]
                 out[row.at, column.at] = block.T if flip else block
 
 
-def _runs(index: NDArray[np.intp], tile: int) -> Iterator[_Run]:
+def _tile_runs(index: NDArray[np.intp], tile: int) -> Iterator[_TileRun]:
+    """Split indices into runs that each lie in one tile."""
     if index.size == 0:
         return
     tiles = index // tile
     starts = np.flatnonzero(np.diff(tiles, prepend=-1))
     for a, b in zip(starts, [*starts[1:], index.size], strict=True):
-        yield _Run(int(tiles[a]), slice(int(a), int(b)), index[a:b] - tiles[a] * tile)
+        yield _TileRun(int(tiles[a]), slice(int(a), int(b)), index[a:b] - tiles[a] * tile)
 
 
 def _bounds(within: NDArray[np.intp]) -> tuple[slice, Any]:
-    """A slice that has all of some indices, and they in it."""
+    """Return the shortest slice that contains all indices, and the indices relative to it."""
     low, high = int(within.min()), int(within.max()) + 1
     steps = np.diff(within)
     return slice(low, high), slice(None) if (steps == 1).all() else within - low

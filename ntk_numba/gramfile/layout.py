@@ -1,11 +1,11 @@
-"""Where a Gram file holds what, and what it says of it.
+"""The layout of a Gram file on disk, and its header.
 
-HDF5 lays a file out, once: fixed dimensions, early allocation and no filter give every chunk, which
-is a tile, a computed address. Tiles and their checksums are written there by plain system calls
-(see `disk`), which need no lock, so that writing overlaps computing.
+HDF5 lays out a file once: with fixed dimensions, early allocation and no filter, every chunk, which
+is a tile, has an address that can be computed. Tiles and their checksums are written there by plain
+system calls (see `disk`), which need no lock, so that writing overlaps computing.
 
-Nothing else of a file ever changes but its first 8 bytes: as long as it is incomplete they are not
-those of HDF5, so that no program takes an unwritten tile for zeros.
+Nothing else in a file changes except its first 8 bytes: while it is incomplete they are not those
+of HDF5, so that no program takes an unwritten tile for zeros.
 """
 
 import contextlib
@@ -30,28 +30,29 @@ from ntk_numba.grid import Grid, parse_part
 
 FORMAT = "ntk_numba gram"
 FORMAT_VERSION = 4
-CHECKSUMS = "checksums"  # the group of their datasets
-DIGESTS = "digests"  # likewise
-TILES = "tiles"  # (i, j) of the tiles that are stored one after another
+CHECKSUMS = "checksums"  # the group of the datasets of checksums
+DIGESTS = "digests"  # the group of the digests of X and Z
+TILES = "tiles"  # the dataset of the (i, j) of tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
-INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # of ours until it is one
-LINKED = b"\x89NTKLINK"  # of one that refers to others, in a user block with a checksum of the rest
-MARK = len(LINKED) + 8  # bytes, of which the last are the checksum
-USER_BLOCK = PAGE  # which HDF5 leaves to programs; not less than its alignment
+INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
+# The first bytes of a file that links parts; a checksum of all bytes after the user block follows
+LINKED = b"\x89NTKLINK"
+MARK = len(LINKED) + 8  # bytes, of which the last 8 are the checksum
+USER_BLOCK = PAGE  # bytes that HDF5 leaves to programs; not less than the alignment
 ATTRIBUTES = (
     "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
     "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "error",
     "complete",
 )  # fmt: skip
-LARGEST_NORM = "largest_norm"  # an attribute that not all files have, see `Contents`
+LARGEST_NORM = "largest_norm"  # an optional attribute, see `Contents`
 
 
 @dataclass(frozen=True)
 class TileMap:
-    """Says where tiles and checksums stand, in bytes from the start of the file.
+    """The positions of tiles and checksums, in bytes from the start of the file.
 
-    tiles, checksums : of each kernel, the first one
+    tiles, checksums : the positions of the first tile and of the first checksum of each kernel
     """
 
     contents: Contents
@@ -59,24 +60,24 @@ class TileMap:
     checksums: dict[str, int]
 
     def tile_at(self, kernel: str, layer: int, i: int, j: int) -> int:
-        """Where tile (i, j) of a kernel and layer begins."""
+        """Return the position of tile (i, j) of a kernel and layer."""
         return (
             self.tiles[kernel]
             + self.contents.storage.number(layer, i, j) * self.contents.tile_bytes
         )
 
     def checksum_at(self, kernel: str, layer: int, i: int, j: int) -> int:
-        """Where its checksum stands, 8 bytes; those of a symmetric matrix have j ≤ i."""
+        """Return the position of a tile's checksum of 8 bytes; j ≤ i if the matrix is symmetric."""
         return self.checksums[kernel] + self.contents.storage.number(layer, i, j) * 8
 
 
 def checksum(block: Any) -> int:
-    """XXH3 of a tile's bytes, 64 bits, never 0, which stands for a tile that is not there."""
+    """Return the 64-bit XXH3 of a tile's bytes, never 0, which marks a tile that is not done."""
     return xxhash.xxh3_64_intdigest(block) or 1
 
 
 def create(path: Path, header: Header) -> None:
-    """Lay out a file, complete but for its tiles."""
+    """Create a file that has everything except its tiles."""
     c = header.contents
     with new_file(path, header) as file:
         group = file.create_group(CHECKSUMS)
@@ -87,7 +88,7 @@ def create(path: Path, header: Header) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
-    """A file with all but tiles and checksums, to be filled."""
+    """Open a new file that has everything except tiles and checksums, in a context."""
     c = header.contents
     with h5py.File(
         path, "w", libver=("v110", "v110"), locking=False,
@@ -100,7 +101,7 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
             c.z.hex if c.z else "", c.layers, c.grid.tile, c.layout,
             str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
         )  # fmt: skip
-        # first of all, so that their strings stand where `_check_heaps` looks
+        # written first, so that their strings are where `_check_heaps` looks
         for key, value in zip(ATTRIBUTES, values, strict=True):
             file.attrs[key] = value
         file.attrs["seal"] = _seal(file.attrs)
@@ -124,12 +125,12 @@ def _create_dataset(
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)  # the same job gives the same bytes
-    kind, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
-    h5py.h5d.create(group.id, name.encode(), kind, space, properties)
+    hdf5_type, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
+    h5py.h5d.create(group.id, name.encode(), hdf5_type, space, properties)
 
 
 def _seal(attributes: Mapping[str, Any]) -> np.uint64:
-    """A checksum of the attributes: HDF5 has none for its strings."""
+    """Return a checksum of the attributes, since HDF5 has none for its strings."""
     text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
@@ -140,14 +141,15 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def is_incomplete(path: Path) -> bool:
-    """Whether a file is a Gram file in the making."""
+    """Return whether a file is an incomplete Gram file."""
     return _first_bytes(path).startswith(INCOMPLETE)
 
 
 def link_mark(path: Path) -> bytes:
-    """What the user block of a linked file begins with.
+    """Return the first bytes of the user block of a file that links parts.
 
-    Its list of files and places is where HDF5 has no checksum, and follows whatever it finds there.
+    They hold a checksum of the rest of the file: HDF5 has none for its list of files and positions,
+    and follows whatever it finds there.
     """
     digest = xxhash.xxh3_64()
     with path.open("rb") as file:
@@ -158,11 +160,12 @@ def link_mark(path: Path) -> bytes:
 
 
 def _check_heaps(path: Path) -> None:
-    """Refuse strings whose sizes are wrong: HDF5 follows them unchecked, and may do so for ever.
+    """Raise ValueError if a heap of strings has wrong sizes, which HDF5 follows unchecked.
 
-    Heaps of strings follow one another, from the second page on, each from a page. They have a head
-    of 16 bytes with their size, and so has each of their objects, with a number and the size of
-    what follows, padded to 8; of free space, number 0, the size is that of all.
+    It may follow them for ever. The heaps lie one after another from the second page on, and each
+    begins at a page boundary. A heap begins with 16 bytes that contain its size. Each of its
+    objects begins with 16 bytes that contain its number and the size of what follows, padded to a
+    multiple of 8; for free space, which has the number 0, that size includes the 16 bytes.
     """
     with path.open("rb") as file:
         at, end = PAGE, file.seek(0, os.SEEK_END)
@@ -185,22 +188,22 @@ def _size(head: bytes) -> int:
 
 
 class _Unmasked(io.FileIO):
-    """An incomplete file, to be read by HDF5 as if it were complete."""
+    """An incomplete file that HDF5 reads as if it were complete."""
 
     def readinto(self, buffer: Any) -> int | None:
         at = self.tell()
         count = super().readinto(buffer)
-        hidden = COMPLETE[at : at + (count or 0)]
-        memoryview(buffer).cast("B")[: len(hidden)] = hidden
+        signature = COMPLETE[at : at + (count or 0)]
+        memoryview(buffer).cast("B")[: len(signature)] = signature
         return count
 
     def __del__(self) -> None:
-        self.close()  # HDF5 lets go of it without
+        self.close()  # HDF5 drops the object without closing it
 
 
 @contextlib.contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """Say of which file it is that HDF5 complains."""
+    """Name the file in errors that HDF5 raises."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, OSError, RuntimeError, ValueError) as error:
@@ -213,16 +216,16 @@ class HDF5(h5py.File):  # type: ignore[misc]
     Attributes
     ----------
     complete : bool
-        As it was when it was opened.
+        Whether the file was complete when it was opened.
     refers : bool
         Whether its tiles are in other files.
     descriptor : int
-        Of the open file, which stays the same file when its name becomes another's.
+        The file descriptor; it stays with this file even if another file takes its name.
 
     Raises
     ------
     ValueError
-        A file that is not HDF5, truncated, or not a Gram file of this format.
+        The file is not HDF5, is truncated, or is not a Gram file of this format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -261,12 +264,12 @@ class HDF5(h5py.File):  # type: ignore[misc]
 
 
 def read_header(file: HDF5, path: Path) -> Header:
-    """What an open Gram file says of itself.
+    """Return the header of an open Gram file.
 
     Raises
     ------
     ValueError
-        A damaged file.
+        The file is damaged.
     """
     with _errors(path):
         attributes = file.attrs
@@ -313,12 +316,12 @@ def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> D
 
 
 def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
-    """Where an open Gram file has its tiles.
+    """Return the positions of the tiles of an open Gram file.
 
     Raises
     ------
     ValueError
-        A damaged file, or one whose datasets were stored in another way since it was written.
+        The file is damaged, or another program has stored its datasets in a different way.
     """
     size = os.fstat(file.descriptor).st_size
     tiles: dict[str, int] = {}

@@ -1,14 +1,16 @@
-"""The right to write a file, which one process has at a time, of all machines that see the file.
+"""The lease of a file: at most one process at a time, on any machine, may write the file.
 
-On one machine the system's lock tells whether a writer is alive, however it ended. Between machines
-it may tell nothing: some file systems keep their locks to themselves, some keep those of a machine
-that has died, some have none. So a writer also touches the lock's file every `BEAT` seconds, and
-who finds that another machine has it looks for `WATCH` seconds whether it is touched. Only times
-that one file system gave are compared, and only for equality, so that no clock has to be right.
+The writer, the merge and the repair of a Gram file take it. On one machine the system's file lock
+tells whether a writer is alive, however it ended. Between machines the lock may tell nothing: some
+file systems do not share locks between machines, some keep the locks of a machine that has died,
+and some have none. So the writer also touches the lock file every `BEAT` seconds, and a process
+that finds a lock file of another machine watches for `WATCH` seconds whether it is touched. Times
+are compared only if they come from one file system, and only for equality, so that no clock has to
+be right.
 
-A machine that is cut off or stopped for that long is taken for dead, and may come back. Then two
-write the same entries to the same places, which are the same bits (that is how they are computed,
-see `engine`); and the one that was replaced finds it out within a beat (`Lease.check`).
+A machine that is cut off or suspended for that long is taken for dead, but may come back. Then two
+processes write the same bits to the same places (entries are deterministic, see `engine`), and the
+one that was replaced notices it within a beat (`Lease.check`).
 """
 
 import contextlib
@@ -32,22 +34,27 @@ from ntk_numba import stopping
 from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error
 from ntk_numba.gramfile import disk
 
-# Seconds
-BEAT = 15.0  # between touches
-WATCH = 50.0  # without one, after which a writer is dead: three beats and a little
-SETTLE = 5.0  # until all that have found it dead in the same moment have made their move
-GLANCE = 0.2  # between looks, at the file and for signals
+BEAT = 15.0  # seconds between touches
+WATCH = 50.0  # seconds without a touch after which a writer counts as dead: a little over 3 beats
+SETTLE = 5.0  # seconds within which all who saw the same dead writer have replaced its lock file
+GLANCE = 0.2  # seconds between looks at the file and for signals
 
-# By which a process watches and waits; tests put a clock in their place that goes faster
+# The clock by which a process watches and waits; tests replace it by a faster one
 _clock, _sleep = time.monotonic, time.sleep
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
-SPACE = Path("/proc/self/ns/pid")  # where the number of a process means something
+SPACE = Path("/proc/self/ns/pid")  # the namespace in which a PID is valid
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Holder(NamedTuple):
-    """Who has a lease: a process, since when by its host's clock, and when that was started."""
+    """The holder of a lease.
+
+    host, boot, space : its machine, the machine's boot ID, and its PID namespace
+    pid : its process ID
+    since : when it took the lease, by the clock of its machine
+    started : when the process was started
+    """
 
     host: str
     boot: str
@@ -58,7 +65,7 @@ class Holder(NamedTuple):
 
     @classmethod
     def me(cls) -> "Holder":
-        """The process that asks, now."""
+        """Return the current process as a holder from now on."""
         boot = BOOT.read_text().strip() if BOOT.exists() else ""
         space = str(SPACE.readlink()) if SPACE.exists() else ""
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
@@ -66,12 +73,15 @@ class Holder(NamedTuple):
         return cls(platform.node(), boot, space, os.getpid(), now, started)
 
     def is_here(self) -> bool:
-        """Whether it is, or was, a process of this machine."""
+        """Return whether the holder is, or was, a process of this machine."""
         me = Holder.me()
         return self.host == me.host or (self.boot == me.boot != "")
 
-    def lives(self) -> bool | None:
-        """Whether its process lives, by its number; None where that says nothing of it."""
+    def is_alive(self) -> bool | None:
+        """Return whether the holder's process is alive, by its PID.
+
+        None if that cannot be checked from here: the PID is of another namespace, or hidden.
+        """
         me = Holder.me()
         if (self.boot or self.host, self.space) != (me.boot or me.host, me.space):
             return None
@@ -79,10 +89,10 @@ class Holder(NamedTuple):
             return False
         try:
             process = psutil.Process(self.pid)
-            # to the second, since it is counted from when the machine was started, by its clock
+            # compared to the second: the time is relative to the boot, by the machine's clock
             same = abs(process.create_time() - self.started) < 2
             return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:  # another user's, and hidden
+        except psutil.Error:  # hidden, since it is another user's
             return None
 
     def __str__(self) -> str:
@@ -90,16 +100,16 @@ class Holder(NamedTuple):
 
 
 class Lease:
-    """A file beside another one, ``<name>.lock``, that names its writer and is touched by it.
+    """A lock file beside another file, ``<name>.lock``, that names its writer, who touches it.
 
     Raises
     ------
     BlockingIOError
-        Someone else has it; the text says who.
+        Another process holds the lease; the text names it.
     OSError
-        A folder that cannot be written, a full disk.
+        The folder cannot be written, or the disk is full.
     StopRequested
-        A signal, while we look whether another machine lives.
+        A signal arrives while the lock file of another machine is watched.
     """
 
     def __init__(self, target: Path) -> None:
@@ -117,12 +127,12 @@ class Lease:
             raise FileError(f"{self.path} cannot be kept: {error}") from None
 
     def check(self) -> None:
-        """Raise if another process has taken it over.
+        """Raise an error if another process has taken over the lease.
 
         Raises
         ------
         BlockingIOError
-            The text says who.
+            Another process holds the lease; the text names it.
         """
         if self._successor:
             raise BusyFileError(
@@ -131,7 +141,7 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lease and remove the lock file."""
         self._released.set()
         self._thread.join()
         with contextlib.suppress(OSError):
@@ -140,9 +150,9 @@ class Lease:
         os.close(self._fd)
 
     def _beat(self) -> None:
-        """Touch the file until it is given back, or another process has it."""
+        """Touch the lock file until the lease is released or another process has taken it over."""
         while not self._released.wait(BEAT):
-            with contextlib.suppress(OSError):  # the disk may be there again at the next one
+            with contextlib.suppress(OSError):  # the disk may have recovered by the next beat
                 os.utime(self._fd)
             found = _read(self.path)
             if found not in (self._holder, None):
@@ -150,7 +160,7 @@ class Lease:
                 return
 
     def _take(self) -> int:
-        """The lease's file, opened, once it is ours."""
+        """Wait until this process holds the lease, and return the descriptor of its lock file."""
         while True:
             fd, new = _open(self.path)
             kept = None
@@ -163,24 +173,27 @@ class Lease:
                 return kept
 
     def _try(self, fd: int, new: bool) -> int | None:
-        """The file that was opened if it can be ours, or one in its place; None to begin anew."""
+        """Try once to take the lease with the lock file opened as `fd`.
+
+        Return `fd`, or the descriptor of a lock file that replaced it; None to try again.
+        """
         locked = _lock(fd, self.path)
         seen = _state(fd)
-        if not _is_at(fd, self.path):  # the one before has removed it in between
+        if not _is_at(fd, self.path):  # its holder has removed it since we opened it
             return None
         holder = _read(self.path)
         here = holder is None or holder.is_here()
         if (locked and here) or (locked is None and new):
             self._write(fd, self.path)
             return fd
-        lives = None
+        alive = None
         if locked is not None:
-            lives = True if here else None
+            alive = True if here else None
         elif holder:
-            lives = holder.lives()
-        if lives is None:
-            lives = self._is_touched(holder, seen)
-        if not lives:
+            alive = holder.is_alive()
+        if alive is None:
+            alive = self._is_touched(holder, seen)
+        if not alive:
             return self._replace(seen)
         if not self.path.exists():
             return None
@@ -190,11 +203,11 @@ class Lease:
         )
 
     def _is_touched(self, holder: Holder | None, seen: tuple[int, int]) -> bool:
-        """Whether anything happens to the lease's file, if we look for long enough."""
+        """Return whether the lock file is touched, replaced or removed within `WATCH` seconds."""
         if sys.stderr and sys.stderr.isatty():
             print(
                 f"{self._target} was being written by {holder or 'another process'}; "
-                f"looking for {WATCH:.0f} seconds whether it still is",
+                f"watching for {WATCH:.0f} seconds whether it still is",
                 file=sys.stderr,
             )
         end = _clock() + WATCH
@@ -205,11 +218,12 @@ class Lease:
         return False
 
     def _replace(self, seen: tuple[int, int]) -> int | None:
-        """Put a file of ours in the place of a dead one's; None if another was faster.
+        """Replace a dead holder's lock file by our own; None if another process was faster.
 
-        Where no lock is common to all, several may do so at once. Each looks for the last time just
-        before it renames its file, so all of them have done so before any has waited for `SETTLE`
-        seconds; the last one has it then, and the others see that.
+        Where machines share no locks, several processes may do so at once. Each looks for the last
+        time just before it renames its own file into place, so all of them have renamed theirs
+        before any has waited for `SETTLE` seconds. Then the last one holds the lease, and the
+        others see that.
         """
         path = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         fd, _ = _open(path)
@@ -232,7 +246,7 @@ class Lease:
         return None
 
     def _write(self, fd: int, path: Path) -> None:
-        """Say in a file that it is ours."""
+        """Write the name of this process into a lock file."""
         try:
             os.ftruncate(fd, 0)
             disk.write_at(fd, json.dumps(self._holder).encode(), 0)
@@ -242,12 +256,12 @@ class Lease:
 
 
 def lock_of(target: Path) -> Path:
-    """The file of a lease."""
+    """Return the path of the lock file of `target`."""
     return target.with_name(target.name + ".lock")
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """The lease's file, and whether it is new: of several at once, one makes it."""
+    """Open the lock file, and return whether it is new: of several processes, one creates it."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         try:
@@ -260,7 +274,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _lock(fd: int, path: Path) -> bool | None:
-    """Lock an open file; False if another process has, None where there are no locks."""
+    """Lock an open file; False if another process has locked it, None where there are no locks."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise InvalidValueError(f"{path} is not a file; delete it")
     try:
@@ -275,13 +289,16 @@ def _lock(fd: int, path: Path) -> bool | None:
 
 
 def _state(fd: int) -> tuple[int, int]:
-    """What changes when a lease's file is touched, written or replaced."""
+    """Return the values that change when a lock file is touched, written or replaced."""
     status = os.fstat(fd)
     return status.st_ino, status.st_mtime_ns
 
 
 def _state_at(path: Path) -> tuple[int, int] | None:
-    """The same by name, None if it is gone; opened, or NFS would tell what it remembers."""
+    """Return the `_state` of a path, None if it is gone.
+
+    The file is opened first, since NFS would otherwise answer from its cache.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -293,13 +310,13 @@ def _state_at(path: Path) -> tuple[int, int] | None:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether an open file still has that name."""
+    """Return whether an open file still has the name `path`, by its `_state_at`."""
     state = _state_at(path)
     return state is not None and state[0] == os.fstat(fd).st_ino
 
 
 def _pause(seconds: float) -> None:
-    """Wait, and look for signals."""
+    """Wait, and raise StopRequested if a signal asked to stop."""
     end = _clock() + seconds
     while (left := end - _clock()) > 0:
         stopping.check()
@@ -308,10 +325,13 @@ def _pause(seconds: float) -> None:
 
 
 def _read(path: Path) -> Holder | None:
-    """Who has it; None if it does not say, as when its writer was stopped at once."""
+    """Return the holder that a lock file names.
+
+    None if it names none, as when its writer was killed before it wrote its name.
+    """
     try:
         holder = Holder(*json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    kinds = [type(field) for field in holder]
-    return holder if kinds == [str, str, str, int, str, float] else None
+    types = [type(field) for field in holder]
+    return holder if types == [str, str, str, int, str, float] else None

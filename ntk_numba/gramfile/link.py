@@ -1,4 +1,7 @@
-"""A small file whose datasets are those of the parts of a job, by virtual datasets of HDF5."""
+"""Writing a small file that links the parts of a job by virtual datasets of HDF5.
+
+`merge(..., link=True)` calls it instead of copying tiles.
+"""
 
 import os
 import re
@@ -26,14 +29,14 @@ def write_link(
 ) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
 
-    What a plain program reads of a part that is not there is NaN; `open_gram` refuses the file.
+    If a part is missing, HDF5 reads its entries as NaN, and `open_gram` raises an error.
 
     Raises
     ------
     ValueError
-        The beginning of another file, unless it is to be overwritten.
+        An unfinished file is in the way, and `overwrite` is False.
     OSError
-        A folder that cannot be written, or a file that another process writes.
+        The folder cannot be written, or another process writes the file.
     """
     check_folder(path)
     partial = partial_of(path)
@@ -65,7 +68,9 @@ def write_link(
         disk.rename(new, path)
     except BaseException as error:
         disk.remove(new)
-        if reason := re.search("error message = '(.*?)'", str(error)):  # within what HDF5 says
+        if reason := re.search(
+            "error message = '(.*?)'", str(error)
+        ):  # part of the message from HDF5
             raise FileError(f"{path} cannot be written: {reason[1]}") from None
         raise
     finally:
@@ -73,7 +78,7 @@ def write_link(
 
 
 def refuse_beginning(path: Path) -> None:
-    """Refuse an output that another call has begun: it may have the only tiles of some parts."""
+    """Raise ValueError if an output was begun: it may hold the only tiles of deleted parts."""
     partial = partial_of(path)
     if partial.exists():
         raise InvalidValueError(
@@ -83,23 +88,23 @@ def refuse_beginning(path: Path) -> None:
 
 
 def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np.ndarray]) -> None:
-    """A virtual dataset: of each part, runs of tiles that follow one another in both."""
+    """Create a virtual dataset, from runs of tiles that are adjacent in a part and in the whole."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_fill_value(np.array(np.nan, contents.dtype))
-    rest = contents.grid.chunk
+    chunk = contents.grid.chunk
     layers = (contents.matrices,) if contents.all_layers else ()
     for name, slots in spaces.items():
-        file_name = os.fsencode(name).replace(b"%", b"%%")  # else they are patterns of HDF5
-        source = h5py.h5s.create_simple((*layers, len(slots), *rest))
+        file_name = os.fsencode(name).replace(b"%", b"%%")  # HDF5 takes a single % for a pattern
+        source = h5py.h5s.create_simple((*layers, len(slots), *chunk))
         target = h5py.h5s.create_simple(contents.stored)
         target.select_none()
         starts = np.flatnonzero(np.diff(slots, prepend=-2) != 1)
         for a, b in zip(starts, [*starts[1:], len(slots)], strict=True):
-            origin, size = (int(slots[a]), 0, 0), (int(b - a), *rest)
+            origin, size = (int(slots[a]), 0, 0), (int(b - a), *chunk)
             first = (0,) * len(layers)
             target.select_hyperslab(first + origin, layers + size, op=h5py.h5s.SELECT_OR)
         source.select_all()
         properties.set_virtual(target, file_name, kernel.encode(), source)
     space = h5py.h5s.create_simple(contents.stored)
-    kind = h5py.h5t.py_create(contents.dtype, logical=True)
-    h5py.h5d.create(file.id, kernel.encode(), kind, space, properties)
+    hdf5_type = h5py.h5t.py_create(contents.dtype, logical=True)
+    h5py.h5d.create(file.id, kernel.encode(), hdf5_type, space, properties)

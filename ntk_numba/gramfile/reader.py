@@ -1,4 +1,4 @@
-"""A Gram file open for reading, and its verification."""
+"""Gram files open for reading, and their verification."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from ntk_numba.gramfile.layout import (
     read_tile_map,
 )
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
-from ntk_numba.gramfile.writer import partial_of, tidy
+from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What a verification found: true if nothing is wrong.
+    """The result of a verification: true if nothing is wrong.
 
+    checks : what was checked
+    problems : what is wrong
     bad : the tiles that have to be computed again
     """
 
@@ -50,9 +52,9 @@ class GramFile:
     Attributes
     ----------
     nngp, ntk : h5py.Dataset or None
-        (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads what it says, no more.
-        Of a file in another layout than "full", or an incomplete one, something that is read
-        likewise (`entries.Entries`), and refuses what is not there.
+        (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads these entries only.
+        A file that is incomplete, or whose layout is not "full", has `entries.Entries` instead,
+        which are read in the same way and raise an error for entries that the file does not have.
     path : Path
     complete : bool
     contents : Contents
@@ -75,28 +77,29 @@ class GramFile:
 
     @property
     def net(self) -> "MLP":
-        """The network, made from its description when it is asked for first."""
+        """The network, decoded from its description when it is first used."""
         return self.contents.net
 
     @property
     def kernels(self) -> tuple[KernelName, ...]:
-        """Those of "nngp", "ntk" that the file holds."""
+        """The kernels that the file holds, of "nngp" and "ntk"."""
         return self.contents.kernels
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the entries."""
+        """The type of the entries."""
         return self.contents.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each kernel: (N, M), or (L, N, M) with all layers."""
+        """The shape of each kernel: (N, M), or (L, N, M) with all layers."""
         return self.contents.shape
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """(tiles down, tiles across), those done now; of a symmetric matrix on and below the
-        diagonal.
+        """Whether each tile is done now, as an array of (tiles down, tiles across).
+
+        Of a symmetric matrix, only tiles on and below the diagonal count.
         """
         if self.linked:
             return self.contents.grid.mask()
@@ -105,17 +108,17 @@ class GramFile:
 
     @property
     def tile_map(self) -> TileMap:
-        """Where its tiles stand.
+        """The positions of the tiles in the file.
 
         Raises
         ------
         ValueError
-            A file that was stored in another way since it was written.
+            Another program has stored the file in a different way since it was written.
         """
         return read_tile_map(self._file, self.path, self.contents)
 
     def tiles(self) -> TileFile:
-        """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
+        """Open the tiles, read past HDF5; of this file, even if another has taken its name."""
         return TileFile(f"/dev/fd/{self._file.descriptor}", self.tile_map)
 
     def verify(self, *, progress: bool = False) -> Report:
@@ -124,8 +127,8 @@ class GramFile:
         Returns
         -------
         Report
-            True if nothing is wrong; `problems` names the kernel, layer, tile and entry. An
-            incomplete file is checked as far as it is done.
+            True if nothing is wrong; `problems` names the kernel, layer, tile and entry. Of an
+            incomplete file, the tiles that are done are checked.
         """
         report = Report()
         c = self.contents
@@ -160,30 +163,30 @@ class GramFile:
                             if problems:
                                 report.bad.append(place)
                             bar.update()
-        what = f"part {c.part} of " if c.layout == "part" else ""
-        report.checks.append(f"structure: {what}{', '.join(self.kernels)} of shape {self.shape}")
+        of_job = f"{c.storage.label} of " if c.storage.is_part else ""
+        report.checks.append(f"structure: {of_job}{', '.join(self.kernels)} of shape {self.shape}")
         report.checks.append("every tile matches its checksum, every entry is finite")
-        if c.grid.symmetric and c.layout != "part":
+        if c.grid.symmetric and not c.storage.is_part:
             report.checks.append("exactly symmetric, and no entry larger than its diagonal allows")
         return report
 
     def parts(self) -> list[Path]:
-        """The files that a linked one is made of."""
+        """Return the files that a linked file refers to."""
         return [self.path.resolve().parent / name for name, _ in self.linked]
 
     def _verify(
         self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
     ) -> Iterator[tuple[Place, list[str]]]:
-        """Every tile of a matrix, and what is wrong with it; of an incomplete one, those done."""
+        """Yield each tile of a matrix that is done, and a list of what is wrong with it."""
         grid, limits = self.contents.grid, np.finfo(self.dtype)
         slack = 1 + 64 * limits.eps * max(1, self.contents.depth / 8)
-        least = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
-        # 1/√K(x,x), with some slack; 0 where a part does not have it
+        smallest = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
+        # 1/√K(x,x), with slack for rounding; 0 where a part does not have that diagonal tile
         scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)
 
         def measure(tile: Tile) -> None:
             if not tile.wrong:
-                diagonal = np.maximum(np.diagonal(tile.block), least)
+                diagonal = np.maximum(np.diagonal(tile.block), smallest)
                 scale[tile.place[2]] = 1 / np.sqrt(slack * diagonal)
 
         def look(tile: Tile) -> tuple[Place, list[str]]:
@@ -212,11 +215,11 @@ class GramFile:
                 f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
             ]
 
-        mine = self.contents.storage.mask
+        computed = self.contents.storage.mask
         places = (
             (name, layer, i, j)
             for i, j in grid.tiles(range(grid.down), range(grid.across))
-            if mine[i, j] and (sums[i, j] or self.complete)
+            if computed[i, j] and (sums[i, j] or self.complete)
         )
         if grid.symmetric:
             diagonal = ((name, layer, i, i) for i in range(grid.down) if sums[i, i])
@@ -235,9 +238,9 @@ class GramFile:
         self.close()
 
     def __repr__(self) -> str:
-        kind = " × ".join(map(str, self.shape))
+        shape = " × ".join(map(str, self.shape))
         return (
-            f"<GramFile {self.path}: {', '.join(self.kernels)}, {kind}, {self.dtype}, {self.net}"
+            f"<GramFile {self.path}: {', '.join(self.kernels)}, {shape}, {self.dtype}, {self.net}"
             f"{'' if self.complete else ', incomplete'}>"
         )
 
@@ -249,15 +252,15 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
     ----------
     path
     incomplete : bool
-        Also open one that is not complete, ``<name>.partial``; its datasets raise ValueError where
-        a tile is asked for that is not done.
+        Also open an incomplete file, ``<name>.partial``; its datasets raise ValueError for
+        entries of tiles that are not done.
 
     Raises
     ------
     OSError
-        A file that is missing, a folder, or cannot be read.
+        The file is missing, is a folder, or cannot be read.
     ValueError
-        A file that is incomplete, is no Gram file, of another format, or damaged.
+        The file is incomplete, is not a Gram file of this format, or is damaged.
     """
     path = Path(path)
     if path.is_dir():
@@ -275,7 +278,7 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
             f"{path} is incomplete; run its command again to complete it, or open it with "
             f"incomplete=True"
         )
-    real = path.resolve()  # what it links is looked for from there, by HDF5 as well
+    real = path.resolve()  # linked parts are looked up relative to it, by HDF5 as well
     file = HDF5(real)
     try:
         header = read_header(file, path)
@@ -288,7 +291,7 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
 
 
 def _check_linked(path: Path, part: Path, seal: int) -> None:
-    """Refuse a linked file of which a part is not what it was."""
+    """Raise ValueError if a part is not the file that was linked."""
     try:
         with HDF5(part) as file:
             same = file.complete and file.attrs["seal"] == seal
@@ -302,22 +305,22 @@ def _check_linked(path: Path, part: Path, seal: int) -> None:
 
 
 def existing(target: Path, contents: Contents) -> GramFile:
-    """The complete file that is there.
+    """Open the complete file that already exists at `target`.
 
     Raises
     ------
     ValueError
         It has other contents.
     """
-    mend = "Choose another output, or overwrite it"
+    remedy = "Choose another output, or overwrite it"
     try:
         file = open_gram(target)
     except ValueError as error:
-        raise InvalidValueError(f"{error}. {mend}") from None
+        raise InvalidValueError(f"{error}. {remedy}") from None
     if differences := contents.differences(file.contents):
         file.close()
         raise InvalidValueError(
-            f"{target} exists with other contents: {'; '.join(differences)}. {mend}"
+            f"{target} exists with other contents: {'; '.join(differences)}. {remedy}"
         )
-    tidy(target)
+    remove_stale_lock(target)
     return file

@@ -1,8 +1,8 @@
-"""How a file stores the tiles of a matrix, and what follows from that.
+"""The way a file stores the tiles of a matrix: its layout, and what follows from it.
 
-There are three layouts: "full", the matrix as it is, mirror images included; "lower", of a
-symmetric matrix the tiles on and below the diagonal, one after another; and "part", one after
-another the tiles of a part of a job. A new layout is a change of this file.
+There are three layouts. "full" is the whole matrix, mirror images included. "lower" is the tiles of
+a symmetric matrix on and below the diagonal, one after another. "part" is the tiles of one part of
+a job, one after another. To add a layout, change this file.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ def parse_layout(layout: str, symmetric: bool) -> Part | None:
     Raises
     ------
     ValueError
-        Another word, or "lower" for a matrix of two data sets.
+        `layout` is another word, or "lower" for a matrix of two data sets.
     """
     if layout not in ("full", "lower"):
         raise InvalidValueError(f"layout must be 'full' or 'lower', not {layout!r}")
@@ -35,7 +35,7 @@ def parse_layout(layout: str, symmetric: bool) -> Part | None:
 
 @dataclass(frozen=True)
 class Storage:
-    """How the tiles of a grid are stored.
+    """The storage of the tiles of a grid.
 
     part : the part whose tiles are stored one after another; None for the whole matrix as it is
     """
@@ -51,13 +51,23 @@ class Storage:
         return "lower" if self.part.of == 1 and self.grid.symmetric else "part"
 
     @property
+    def is_part(self) -> bool:
+        """Whether the tiles are those of one part of a job, not of the whole matrix."""
+        return self.layout == "part"
+
+    @property
+    def label(self) -> str:
+        """The text that tells this matrix from a full one: "", "lower" or, say, "part 1/3"."""
+        return {"full": "", "lower": "lower", "part": f"part {self.part}"}[self.layout]
+
+    @property
     def packed(self) -> bool:
-        """Whether tiles are stored one after another, and not as the matrix is."""
+        """Whether tiles are stored one after another, not at their places in the matrix."""
         return self.part is not None
 
     @property
     def images(self) -> int:
-        """The number of times that a tile off the diagonal is stored: 2 with its mirror image."""
+        """The number of copies of a tile off the diagonal: 2 if its mirror image is stored too."""
         return 2 if self.grid.symmetric and not self.packed else 1
 
     @property
@@ -67,22 +77,22 @@ class Storage:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The shape of an array that has an entry for each stored tile of a matrix."""
+        """The shape of an array with one entry for each stored tile of a matrix."""
         return (self.count,) if self.packed else (self.grid.down, self.grid.across)
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """(tiles down, tiles across), the tiles that are computed."""
+        """The tiles that are computed, as an array of (tiles down, tiles across)."""
         return self.grid.mask(self.part)
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
-        """(tiles down, tiles across), the places of packed tiles, row by row; −1 for none."""
+        """The numbers of packed tiles, row by row, or −1, as (tiles down, tiles across)."""
         return np.where(self.mask, np.cumsum(self.mask).reshape(self.mask.shape) - 1, -1)
 
     @property
     def places(self) -> NDArray[np.uint32]:
-        """(tiles, 2), the (i, j) of packed tiles in the order of their slots."""
+        """The (i, j) of packed tiles in the order of their slots, as an array of (tiles, 2)."""
         return np.argwhere(self.mask).astype("<u4")
 
     def number(self, layer: int, i: int, j: int) -> int:
@@ -92,9 +102,9 @@ class Storage:
         return (layer * self.grid.down + i) * self.grid.across + j
 
     def spread(self, values: NDArray[Any], matrices: int) -> NDArray[Any]:
-        """Arrange what is stored for each tile as (matrices, tiles down, tiles across).
+        """Arrange one value for each stored tile as (matrices, tiles down, tiles across).
 
-        Entries without a value are 0: tiles that are not stored, and mirror images.
+        Tiles that are not stored, and mirror images, get 0.
         """
         shape = (matrices, self.grid.down, self.grid.across)
         if not self.packed:

@@ -1,7 +1,7 @@
 """The tiles of a Gram file and their checksums, written and read past HDF5.
 
-A checksum stands for a tile and, where the matrix is symmetric, for its mirror image, which has to
-be its transpose bit for bit. A tile is done if it has one.
+A checksum covers a tile and, if the matrix is symmetric, its mirror image, which has to be its
+transpose bit for bit. A tile is done if it has a checksum.
 """
 
 import os
@@ -19,23 +19,25 @@ from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
 
-READERS = 4  # threads that read and compare: more than cores, since they wait for the disk
-TOGETHER = 256  # tiles they are given at a time
-APART = 64  # bytes between rows that are read as columns: a power of two would meet in the cache
+READERS = 4  # threads that read and compare; may be more than cores, since they wait for the disk
+BATCH = 256  # tiles that the threads are given at a time
+# Bytes added to each row of a mirror image, which is read by columns: rows of a power of two bytes
+# would fall into the same lines of the cache
+PADDING = 64
 
 Place = tuple[str, int, int, int]
-"""A tile to compute: kernel, layer, i, j."""
+"""The place of a tile in a file: kernel, layer, i, j."""
 
 Result = TypeVar("Result")
 
 
 class Tile(NamedTuple):
-    """A tile as it is on disk, for as long as it is looked at.
+    """A tile as it is on disk; its arrays are valid until the next tile is read.
 
-    block : (T, T), padding included
-    mirror : (T, T), its mirror image, transposed; None where there is none
-    wrong : what is not as its checksum says: (i, j), (j, i), or both, and why
-    scratch : (T, T), to work in: new memory costs more than the work
+    block : (T, T), the entries, padding included
+    mirror : (T, T), the mirror image, transposed; None if there is none
+    wrong : the reasons why (i, j), (j, i) or both do not match the checksum
+    scratch : (T, T), memory to work in, since allocating it would cost more than the work
     """
 
     place: Place
@@ -46,15 +48,16 @@ class Tile(NamedTuple):
 
 
 class TileFile:
-    """The tiles of a file that is laid out; to be closed.
+    """The tiles of a file that is laid out; a context manager that closes it.
 
-    direct : past the page cache, where cores have better things to do than to copy. Who only copies
-        may write through it, which writes behind.
+    write : open the file for writing too
+    direct : bypass the page cache, since copying through it takes cores from computing. A process
+        that only copies tiles may write through the cache, which writes in the background.
 
     Raises
     ------
     OSError
-        A file that cannot be opened or, if `write`, written.
+        The file cannot be opened or, with `write`, cannot be written.
     """
 
     def __init__(
@@ -71,11 +74,11 @@ class TileFile:
         self._buffers = threading.local()
 
     def is_at(self, path: Path) -> bool:
-        """Whether it still has that name."""
+        """Return whether the file still has the name `path`."""
         return disk.is_at(self._fd, path)
 
     def close(self) -> None:
-        """Close the file; what was not committed is not done."""
+        """Close the file; tiles that were not committed are not done."""
         os.close(self._fd)
         os.close(self._small)
 
@@ -86,7 +89,7 @@ class TileFile:
         self.close()
 
     def checksums(self) -> dict[str, NDArray[np.uint64]]:
-        """Those of each kernel as they are on disk now, (layers, tiles down, tiles across)."""
+        """Read the checksums of each kernel from disk, as (layers, tiles down, tiles across)."""
         found: dict[str, NDArray[np.uint64]] = {}
         c = self.tile_map.contents
         for name in c.kernels:
@@ -96,7 +99,7 @@ class TileFile:
         return found
 
     def done(self) -> NDArray[np.bool_]:
-        """Whether a tile has all of its checksums, (tiles down, tiles across)."""
+        """Return whether each tile has all of its checksums, as (tiles down, tiles across)."""
         return np.logical_and.reduce([(s != 0).all(axis=0) for s in self.checksums().values()])
 
     def write(
@@ -108,9 +111,9 @@ class TileFile:
         block: NDArray[np.floating],
         mirror: NDArray[np.floating] | None = None,
     ) -> None:
-        """Write tile (i, j), a whole C-contiguous chunk, and its mirror image. Any thread may.
+        """Write tile (i, j), a whole C-contiguous chunk, and its mirror image.
 
-        It is done after the next `commit`.
+        The tile is done after the next `commit`. Any thread may call this.
         """
         disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         if mirror is not None:
@@ -120,7 +123,10 @@ class TileFile:
             self._written.append(record)
 
     def commit(self) -> None:
-        """Make what was written durable, and then its checksums known. Any thread may."""
+        """Make the tiles written so far durable, then write their checksums.
+
+        Any thread may call this.
+        """
         with self._lock:
             group, self._written = self._written, []
         if group:
@@ -129,7 +135,7 @@ class TileFile:
                 disk.write_at(self._small, value.to_bytes(8, "little"), at)
 
     def sync(self) -> None:
-        """Make all checksums durable too; after an error never again (see `disk.sync`)."""
+        """Make all tiles and checksums durable; after an error raise it again (see `disk.sync`)."""
         if self._failed:
             raise self._failed
         try:
@@ -142,17 +148,17 @@ class TileFile:
         """Write the first bytes of the file."""
         disk.write_at(self._small, signature, 0)
 
-    def forget(self, place: Place) -> None:
-        """Take a tile's checksum away: it is not done."""
+    def clear_checksum(self, place: Place) -> None:
+        """Clear the checksum of a tile, which is then not done."""
         disk.write_at(self._small, bytes(8), self.tile_map.checksum_at(*place))
 
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
-        """What `look` finds, in several threads, in the given tiles, in their order."""
+        """Yield the results of `look` for the given tiles, in their order, from several threads."""
         sums = self.checksums()
         remaining = iter(places)
         with ThreadPoolExecutor(READERS, "reader") as pool:
-            while some := list(islice(remaining, TOGETHER)):
-                yield from pool.map(lambda place: look(self._read(place, sums)), some)
+            while batch := list(islice(remaining, BATCH)):
+                yield from pool.map(lambda place: look(self._read(place, sums)), batch)
 
     def _read(self, place: Place, sums: dict[str, NDArray[np.uint64]]) -> Tile:
         kernel, layer, i, j = place
@@ -161,7 +167,8 @@ class TileFile:
             own.block, own.mirror, own.scratch = (aligned(c.grid.chunk, c.dtype) for _ in range(3))
             own.equal = np.empty(c.grid.chunk, bool)
             rows, columns = c.grid.chunk
-            own.apart = np.empty((rows, columns + APART // c.dtype.itemsize), c.dtype)[:, :columns]
+            padded = columns + PADDING // c.dtype.itemsize
+            own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
         value, wrong = int(sums[kernel][layer, i, j]), {}
         why = self._fill(own.block, kernel, layer, i, j)
         if why or checksum(own.block) != value:
@@ -169,12 +176,12 @@ class TileFile:
         if i == j or c.storage.images == 1:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
-        own.apart[:] = own.mirror
-        mirror = own.apart.T
+        own.padded[:] = own.mirror
+        mirror = own.padded.T
         if why:
             wrong[j, i] = why
         elif not wrong:
-            bits = np.dtype(f"u{c.dtype.itemsize}")  # as numbers, -0 = 0 and NaN ≠ NaN
+            bits = np.dtype(f"u{c.dtype.itemsize}")  # since as numbers -0 = 0 and NaN ≠ NaN
             if not np.equal(own.block.view(bits), mirror.view(bits), out=own.equal).all():
                 wrong[j, i] = f"is not the mirror of ({i}, {j})"
         elif checksum(np.ascontiguousarray(mirror)) != value:
@@ -182,7 +189,7 @@ class TileFile:
         return Tile(place, own.block, mirror, wrong, own.scratch)
 
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
-        """Read one stored tile; why it cannot be."""
+        """Read a stored tile; return why it cannot be read, or an empty text."""
         try:
             disk.read_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         except OSError as error:

@@ -1,9 +1,9 @@
-"""Writing a Gram file that survives whatever stops its writer.
+"""Writing a Gram file so that finished tiles survive whatever stops the writer.
 
-Until it is complete the file is called ``<name>.partial``, has its full size and place on disk, and
-does not begin as HDF5 files do. A tile is written, made durable, and only then gets its checksum;
-whoever goes on reads the tiles that have one, and believes those that match. The last steps are the
-first bytes of the file, and its name.
+Until it is complete the file is called ``<name>.partial``, occupies its full space on disk, and
+does not begin as HDF5 files do. A tile is written, made durable, and only then gets its checksum. A
+job that continues reads the tiles that have a checksum, and keeps those that match it. The last
+steps write the first bytes of the file and rename it.
 """
 
 import contextlib
@@ -49,30 +49,31 @@ DEFAULT = Policy()
 
 
 class GramWriter:
-    """A Gram file in the making; a context that leaves a complete file, or one to go on with.
+    """An unfinished Gram file; a context that leaves a complete file, or one to continue.
 
     Parameters
     ----------
-    path : what it will be called
-    contents, numerics : what it is to hold
-    policy : whether to replace what is there, and what an earlier call with other contents left
-        unfinished; and whether to show how the tiles of an earlier call are checked
-    reserve : take all of the space now, so that a full disk is met before any work
-    direct : write past the page cache, see `TileFile`
+    path : the name of the complete file
+    contents, numerics : the contents of the file, and the version of the arithmetic
+    policy : whether to replace an existing file, and an unfinished one with other contents; and
+        whether to show progress while the tiles of an earlier call are checked
+    reserve : reserve all of the space now, so that a full disk is noticed before any work
+    direct : bypass the page cache, see `TileFile`
 
     Attributes
     ----------
-    tiles : TileFile, to write to
-    done : (tiles down, tiles across) of the tiles that an earlier call wrote
+    tiles : TileFile, to which tiles are written
+    done : whether an earlier call wrote each tile, (tiles down, tiles across)
 
     Raises
     ------
     OSError
-        A folder that is missing or cannot be written, a full disk, a file another process writes.
+        The folder is missing or cannot be written, the disk is full, or another process writes the
+        file.
     ValueError
-        An unfinished file of other contents, or a damaged one.
+        The unfinished file has other contents, or is damaged.
     StoppedError
-        From the context: an OSError or MemoryError when tiles were already done.
+        Raised by the context in place of an OSError or MemoryError, when tiles may be done.
     """
 
     tiles: TileFile
@@ -95,8 +96,8 @@ class GramWriter:
         self._lease = Lease(self._partial)
         try:
             if path.exists() and not policy.overwrite:
-                raise OutputExistsError(f"{path} is there by now")
-            if not self._can_go_on():
+                raise OutputExistsError(f"{path} already exists")
+            if not self._can_continue():
                 self._begin()
             with HDF5(self._partial) as file:
                 tile_map = read_tile_map(file, self._partial, contents)
@@ -118,7 +119,9 @@ class GramWriter:
             disk.remove(new)
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             try:
-                if self._reserve:  # once before, so that a full disk is met here, not within HDF5
+                if (
+                    self._reserve
+                ):  # also before, so that a full disk is noticed here and not within HDF5
                     self._allocate(fd, self._header.contents.bytes)
                 create(new, self._header)
                 if self._reserve:
@@ -143,8 +146,11 @@ class GramWriter:
         except OSError as error:
             raise _no_space(self._path, size, str(error.strerror)) from None
 
-    def _can_go_on(self) -> bool:
-        """Whether there is an unfinished file of the same contents; another one is refused."""
+    def _can_continue(self) -> bool:
+        """Return whether an unfinished file with the same contents exists.
+
+        Raise ValueError if it has other contents and is not to be overwritten.
+        """
         if not self._partial.exists():
             return False
         try:
@@ -171,7 +177,7 @@ class GramWriter:
         return True
 
     def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
-        """Read all that has a checksum, and take it from what does not match."""
+        """Read all tiles that have a checksum, and clear the checksums that do not match."""
         tiles = self.tiles
         if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
             tiles.begin_with(INCOMPLETE)
@@ -188,7 +194,7 @@ class GramWriter:
         for place in bar:
             stopping.check()
             if place is not None:
-                tiles.forget(place)
+                tiles.clear_checksum(place)
         return tiles.done()
 
     def __enter__(self) -> Self:
@@ -196,7 +202,7 @@ class GramWriter:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -220,22 +226,24 @@ class GramWriter:
             raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
         self._lease.check()
         if not self.tiles.is_at(self._partial):
-            raise FileError(f"{self._partial} was moved or removed meanwhile")
+            raise FileError(f"{self._partial} was moved or removed while this job ran")
         if self._path.exists() and not self._overwrite:
-            raise FileError(f"{self._path} has appeared meanwhile; move it away")
+            raise FileError(
+                f"{self._path} was created by another process while this job ran; move or rename it"
+            )
         tiles.begin_with(COMPLETE)
         tiles.sync()
         disk.rename(self._partial, self._path)
 
     def _stop(self, error: BaseException) -> None:
-        """Keep what is done, or nothing if nothing is, and say so."""
+        """Keep the file if any tile is done, remove it otherwise, and say so in the error."""
         kept = "run the same again to go on"
         with contextlib.suppress(OSError):
             self.tiles.commit()
             self.tiles.sync()
         with contextlib.suppress(OSError):
             done = np.count_nonzero(self.tiles.done())
-            self._lease.check()  # or it is another's by now
+            self._lease.check()  # another process may have taken it over
             if not self.tiles.is_at(self._partial):
                 pass
             elif done:
@@ -244,7 +252,9 @@ class GramWriter:
             else:
                 disk.remove(self._partial)
         if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-            raise StoppedError(f"out of memory or threads; {kept}, with less of them") from error
+            raise StoppedError(
+                f"out of memory or threads; {kept}, with less memory or fewer threads"
+            ) from error
         if isinstance(error, OSError):
             reason = str(error)
             if error.strerror:
@@ -253,22 +263,22 @@ class GramWriter:
         error.add_note(kept)
 
 
-def tidy(path: Path) -> None:
-    """Remove what a writer leaves that was killed just after its file was complete."""
+def remove_stale_lock(path: Path) -> None:
+    """Remove the lock file of a writer that was killed just after it completed `path`."""
     with contextlib.suppress(OSError):
         if lock_of(partial_of(path)).exists():
             Lease(partial_of(path)).release()
 
 
 def partial_of(path: Path) -> Path:
-    """What a file is called until it is complete."""
+    """Return the name of a file while it is incomplete."""
     return path.with_name(path.name + ".partial")
 
 
 def output_path(path: str | os.PathLike[str]) -> Path:
-    """Where an output is written: where a link leads, as users of scratch disks expect.
+    """Return where an output is written: links are followed, as users of scratch disks expect.
 
-    Its folder is checked, but not yet whether it can be written: all may be done already.
+    The folder has to exist, but need not be writable: the file may already be complete.
     """
     target = Path(path)
     if target.is_symlink():
@@ -278,7 +288,7 @@ def output_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_folder(path: Path, *, write: bool = True) -> None:
-    """Refuse an output whose folder is missing or, if something is to be written, cannot be."""
+    """Raise an error if the folder of an output is missing or, with `write`, not writable."""
     folder = path.parent
     if path.is_dir():
         raise FolderError(f"{path} is a folder; name a file in it")
@@ -291,7 +301,7 @@ def check_folder(path: Path, *, write: bool = True) -> None:
 
 
 def check_space(path: Path, size: int) -> None:
-    """Refuse an output that its disk cannot hold."""
+    """Raise an error if the disk does not have the space for an output."""
     if size > shutil.disk_usage(path.parent).free:
         raise _no_space(path, size, os.strerror(errno.ENOSPC))
 

@@ -29,7 +29,7 @@ def test_tiles_are_read_as_they_are(tiles, points):
 
 def test_a_tile_is_done_after_the_commit_that_follows_it(tiles):
     place = ("ntk", 0, 1, 0)
-    tiles.forget(place)
+    tiles.clear_checksum(place)
     done = tiles.done()
     assert not done[1, 0] and done.sum() == 5
     block = np.ones((64, 64))
@@ -43,7 +43,7 @@ def test_a_tile_is_done_after_the_commit_that_follows_it(tiles):
 def test_what_is_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
     """Its bytes may not have been among those that were made durable."""
     for i in (1, 2):
-        tiles.forget(("ntk", 0, i, 0))
+        tiles.clear_checksum(("ntk", 0, i, 0))
     block = np.ones((64, 64))
     tiles.write("ntk", 0, 1, 0, block, block)
     sync = disk.sync
@@ -63,7 +63,7 @@ def test_what_is_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
 def test_a_sync_that_failed_is_not_tried_again(tiles, monkeypatch):
     """Nor is anything called done afterwards: the second sync might succeed, with the data gone."""
     for i in (1, 2):
-        tiles.forget(("ntk", 0, i, 0))
+        tiles.clear_checksum(("ntk", 0, i, 0))
     block, sync = np.ones((64, 64)), disk.sync
 
     def fail(fd):
@@ -107,6 +107,6 @@ def test_a_tile_that_cannot_be_read_is_wrong(tiles, tmp_path):
 
 
 def test_many_tiles_come_in_their_order(tiles, monkeypatch):
-    monkeypatch.setattr("ntk_numba.gramfile.tiles.TOGETHER", 2)
+    monkeypatch.setattr("ntk_numba.gramfile.tiles.BATCH", 2)
     places = [("ntk", 0, i, j) for i in range(3) for j in range(i + 1)]
     assert list(tiles.scan(places, lambda tile: tile.place)) == places

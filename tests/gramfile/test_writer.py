@@ -150,7 +150,10 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(points, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(kernel.Kernel, "compute", appear)
-        with pytest.raises(nk.StoppedError, match=r"g.h5 has appeared meanwhile; move it away; 6"):
+        with pytest.raises(
+            nk.StoppedError,
+            match=r"g.h5 was created by another process while this job ran; move or rename it; 6",
+        ):
             nk.write_gram(NET, points, target)
     assert target.read_text() == "my thesis"
     target.unlink()
@@ -187,7 +190,9 @@ def test_a_file_that_vanishes_meanwhile_is_said_to(stopped, points, tmp_path, mo
         "compute",
         lambda _, table, *__: len(table) and stopped.rename(tmp_path / "away"),
     )
-    with pytest.raises(nk.StoppedError, match=r"partial was moved or removed meanwhile; run the"):
+    with pytest.raises(
+        nk.StoppedError, match=r"partial was moved or removed while this job ran; run"
+    ):
         nk.write_gram(NET, points, tmp_path / "g.h5")
 
 
@@ -196,7 +201,7 @@ def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, t
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
     (tmp_path / "g.h5").rename(stopped)
     with nk.open_gram(stopped) as f, TileFile(stopped, f.tile_map, write=True) as tiles:
-        tiles.forget(("ntk", 0, 2, 1))
+        tiles.clear_checksum(("ntk", 0, 2, 1))
     first = writer_of(NET, points, tmp_path / "g.h5")
     assert layout.is_incomplete(stopped) and first.done.sum() == 5
     first.__exit__(Stop, Stop(), None)
