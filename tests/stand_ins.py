@@ -22,7 +22,7 @@ from typing import Any
 from ntk_numba import stopping
 from ntk_numba.cluster import executors
 from ntk_numba.cluster.schedulers import open_executor
-from ntk_numba.cluster.workers import Receipt, neighbours, worker_threads
+from ntk_numba.cluster.workers import Receipt, parts_on_this_host, worker_threads
 from ntk_numba.machine import threads_to_use
 
 
@@ -68,7 +68,9 @@ def deaf(part: int) -> Receipt:
 
 def tell(folder: Path, part: int) -> Receipt:
     """How many threads a part has where it runs, and how many parts run there."""
-    (folder / f"part-{part}").write_text(f"{threads_to_use(worker_threads())} {neighbours()}")
+    (folder / f"part-{part}").write_text(
+        f"{threads_to_use(worker_threads())} {parts_on_this_host()}"
+    )
     return Receipt(part, "", 0, 0.0, "", False)
 
 

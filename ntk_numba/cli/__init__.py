@@ -1,3 +1,3 @@
-"""The command line: its options, what its commands do, its signals and exit codes."""
+"""The command line: its options, its commands, its signals and exit codes."""
 
 from ntk_numba.cli.program import main as main

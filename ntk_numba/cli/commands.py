@@ -1,6 +1,7 @@
-"""What the commands do. Each imports what it needs, so that help does not wait for a compiler.
+"""The commands of the command line, which `program.main` calls.
 
-A command returns whether all is well: False where a check failed.
+Each command imports what it needs, so that --help does not wait for the compiler. A command returns
+True, or False if a check failed.
 """
 
 import argparse
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def drop_output() -> None:
-    """Have nothing printed any more, if that fails: it would be tried again at Python's end."""
+    """Discard further output if printing fails: Python would try to print it again at its end."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -29,6 +30,8 @@ def drop_output() -> None:
 
 
 def _network(options: argparse.Namespace) -> "MLP":
+    """Return the network that the options describe."""
+
     def one_or_all(values: list[Any] | None, default: Any) -> Any:
         if values is None:
             return default
@@ -43,7 +46,7 @@ def _network(options: argparse.Namespace) -> "MLP":
 
 
 def _job(options: argparse.Namespace) -> "Job":
-    """Return what is computed, and of what."""
+    """Return the job that the options describe."""
     from ntk_numba.cluster.write import Job
 
     return Job(
@@ -68,12 +71,13 @@ def gram(options: argparse.Namespace) -> bool:
     from ntk_numba.cluster.schedulers import open_executor
 
     with open_executor(options.executor, options.threads) as (executor, threads):
-        # a rank of MPI but the first has served, and is done
+        # ranks of MPI other than 0 have computed their parts and are done
         return executor is None or _gram(options, executor, threads)
 
 
 def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bool:
-    return _say_what(
+    """Compute kernels into a file, on an executor if there is one."""
+    return _print_result(
         ntk_numba.write_gram(
             _network(options),
             options.data,
@@ -96,29 +100,27 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
 
 
 def _progress(options: argparse.Namespace) -> bool:
+    """Return whether to show a progress bar."""
     return not options.quiet and (options.progress or sys.stderr.isatty())
 
 
-def _say_what(file: "GramFile") -> bool:
-    """What was written; the file is there, whether this is read or not."""
+def _print_result(file: "GramFile") -> bool:
+    """Print what was written; return True even if that fails, since the file is written."""
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
-        c = file.contents
-        what = (
-            "" if c.layout == "full" else ", lower" if c.layout == "lower" else f", part {c.part}"
-        )
+        facts = [", ".join(file.kernels), shape, str(file.dtype)]
+        if label := file.contents.storage.label:
+            facts.append(label)
         try:
-            print(
-                f"{file.path}: {', '.join(file.kernels)}, {shape}, {file.dtype}{what}", flush=True
-            )
+            print(f"{file.path}: {', '.join(facts)}", flush=True)
         except OSError:
             drop_output()
     return True
 
 
 def merge(options: argparse.Namespace) -> bool:
-    """Put parts together."""
-    return _say_what(
+    """Merge the parts of a job."""
+    return _print_result(
         ntk_numba.merge(
             options.parts,
             options.output,
@@ -180,7 +182,7 @@ def slurm(options: argparse.Namespace) -> bool:
         merge_minutes=array.merge_minutes,
         max_array=options.max_array,
     )
-    # a part has no layout, its merge has; the norm is measured here, once for all parts
+    # a part has no layout, only its merge; the norm is measured here once for all parts
     gram = gram_words(
         options,
         layout="full",
@@ -193,7 +195,7 @@ def slurm(options: argparse.Namespace) -> bool:
 
 
 def plan(options: argparse.Namespace) -> bool:
-    """Say what a job would take."""
+    """Print the disk space, memory and time that a job would take."""
     import shutil
 
     from ntk_numba.arguments import show_bytes
@@ -229,18 +231,19 @@ def plan(options: argparse.Namespace) -> bool:
         "memory": memory,
         "time": f"{_duration(seconds.total)} on {plan.threads} threads "
         f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
-        "parts": "one: shorter than those worth an array of jobs",
+        "parts": "one: the job is too short for an array of jobs",
     }
     if parts > 1:
-        most = ", the most that arrays have by default" if parts == MAX_ARRAY - 1 else ""
+        limit = ", the largest number that arrays have by default" if parts == MAX_ARRAY - 1 else ""
         each = _duration(seconds.total / parts)
-        lines["parts"] = f"{parts:,} of {each} each, on such a machine{most}"
+        lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     for key, value in lines.items():
         print(f"{key:8} {value}")
     return True
 
 
 def _duration(seconds: float) -> str:
+    """Return a time as text, in seconds, minutes or hours."""
     if seconds < 100:
         return f"{seconds:.2g} s"
     minutes, hours = seconds / 60, seconds / 3600
@@ -248,7 +251,7 @@ def _duration(seconds: float) -> str:
 
 
 def info(options: argparse.Namespace) -> bool:
-    """Say what a file holds."""
+    """Print the contents of a file."""
     from ntk_numba.arguments import show_bytes
 
     with ntk_numba.open_gram(options.file, incomplete=True) as file:
@@ -268,6 +271,7 @@ def info(options: argparse.Namespace) -> bool:
 
 
 def _facts(file: "GramFile") -> dict[str, Any]:
+    """Return the contents of a file as `info --json` prints them."""
     contents = file.contents
     return {
         "file": str(file.path),
@@ -294,11 +298,11 @@ def _facts(file: "GramFile") -> dict[str, Any]:
 
 
 def verify(options: argparse.Namespace) -> bool:
-    """Read a file whole and check it, and repair it."""
+    """Read a whole file, check it and, if asked, repair it."""
     if options.repair and options.data is None:
         raise InvalidValueError("--repair computes tiles again; give it their data with --data")
     progress = sys.stderr.isatty()
-    # an incomplete file is not repaired but gone on with
+    # an incomplete file is not repaired: its job can be continued
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
         report, complete = file.verify(progress=progress), file.complete
     good = _print_report(report)
@@ -317,6 +321,7 @@ def verify(options: argparse.Namespace) -> bool:
 
 
 def _print_report(report: "Report") -> bool:
+    """Print the problems of a report, or else its checks; return whether there are no problems."""
     for line in report.problems:
         print(f"WRONG  {line}")
     if report:
@@ -346,11 +351,11 @@ def activations(options: argparse.Namespace) -> bool:
 
 
 def plot(options: argparse.Namespace) -> bool:
-    """Draw a file."""
+    """Draw the matrix of a file and its eigenvalues."""
     from ntk_numba.plots.figure import new_figure
     from ntk_numba.plots.gram import plot_gram
 
-    new_figure(options.output)  # what cannot be saved is refused before the work
+    new_figure(options.output)  # raises an error before the work if the format cannot be saved
     with ntk_numba.open_gram(options.file) as file:
         plot_gram(
             file,
@@ -370,7 +375,7 @@ def check(options: argparse.Namespace) -> bool:
 
     net = _network(options)
     if options.plot:
-        new_figure(options.plot)  # what cannot be saved is refused before the work
+        new_figure(options.plot)  # raises an error before the work if the format cannot be saved
     report = ntk_numba.check(
         net,
         options.data,

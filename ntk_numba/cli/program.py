@@ -1,7 +1,7 @@
-"""The command line: its signals and its exit codes.
+"""The program behind ``ntk-numba``: its signals, errors and exit codes.
 
-Exit codes: 0 done; 2 wrong usage or bad input, nothing written; 3 stopped before the end; 4 a check
-failed. Results go to standard output, progress and errors to standard error.
+Exit codes: 0 done; 2 wrong usage or bad input, nothing was written; 3 stopped before the end; 4 a
+check failed. Results go to standard output, progress and errors to standard error.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.stderr = _Forgiving(sys.stderr)
     sys.unraisablehook = _unraisable
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # as where it knows no ×
+        sys.stdout.reconfigure(errors="replace")  # where the encoding has no ×, for example
     options = make_parser().parse_args(arguments)
     stopping.on_first_signal(_stop)
     try:
@@ -39,18 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if isinstance(error, OSError):
             commands.drop_output()
         if isinstance(error, BrokenPipeError):
-            sys.exit(DONE)  # the reader of our output has seen enough
+            sys.exit(DONE)  # the reader of our output has closed it
         _say("; ".join([str(error), *getattr(error, "__notes__", [])]))
         code = STOPPED if isinstance(error, StoppedError) else BAD_INPUT
     except MemoryError as error:
         _say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT
-    stopping.handle(signal.SIG_IGN)  # all is done but for Python's own end
+    stopping.handle(signal.SIG_IGN)  # only the end of Python itself remains
     sys.exit(code)
 
 
 class _Forgiving:
-    """Standard error that may be closed or full: what is said there is not worth a job."""
+    """Standard error that ignores its own errors: if it is closed or full, the job continues."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -74,7 +74,7 @@ class _Forgiving:
 
 
 def _unraisable(error: Any) -> None:
-    """What a signal raises in a callback of the compiler is lost there; it was asked for too."""
+    """Hide a `StopRequested` that is lost in a compiler's callback: `check` raises it again."""
     if error.exc_type is not stopping.StopRequested:
         sys.__unraisablehook__(error)
 
@@ -87,4 +87,5 @@ def _stop() -> None:
 
 
 def _say(text: str) -> None:
+    """Print a message to standard error."""
     print(f"ntk-numba: {text}", file=sys.stderr)

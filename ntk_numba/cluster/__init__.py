@@ -1,1 +1,1 @@
-"""Computing on many machines: parts, workers, schedulers, and merging."""
+"""Computing on many machines: parts, workers, schedulers and merging."""

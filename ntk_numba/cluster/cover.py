@@ -1,6 +1,7 @@
-"""The parts of a job that are there, and whether together they are all of it.
+"""The parts of a job that exist, and whether together they cover the whole job.
 
-Judged are their headers and names alone; `merge` compares every tile on its way.
+`merge` calls `find_parts`, which reads only names and headers; `merge` itself then compares every
+tile with its checksum.
 """
 
 import re
@@ -22,19 +23,19 @@ from ntk_numba.gramfile.reader import open_gram
 from ntk_numba.gramfile.writer import partial_of
 from ntk_numba.grid import Part
 
-SHOWN = 10  # problems
-MOST_PARTS = 10**6  # that the name of a part is believed to be one of
-PARTS_OF = "{}.part-{}-of-{}{}"  # the name of a part: stem, number, how many, suffix
+SHOWN = 10  # problems that an error message lists
+MOST_PARTS = 10**6  # a file name that says it is one of more parts is not believed
+PARTS_OF = "{}.part-{}-of-{}{}"  # the name of a part: stem, number, number of parts, suffix
 
 
 def part_path(path: Path, part: Part) -> Path:
-    """``gram.part-03-of-16.h5`` of ``gram.h5``."""
+    """Return the path of a part, as ``gram.part-03-of-16.h5`` for ``gram.h5``."""
     number = str(part.number).zfill(len(str(part.of)))
     return path.with_name(PARTS_OF.format(path.stem, number, part.of, path.suffix))
 
 
 def show_indices(numbers: Iterable[int]) -> str:
-    """``3,17-19``, as schedulers take them."""
+    """Return numbers as a text of runs, ``3,17-19``, which schedulers accept."""
     runs: list[list[int]] = []
     for n in sorted(set(numbers)):
         if runs and n == runs[-1][1] + 1:
@@ -48,9 +49,13 @@ def show_indices(numbers: Iterable[int]) -> str:
 class Cover:
     """The parts that were found, and what is wrong with them.
 
-    contents : what they make together, in the layout "full"
-    problems : for people;  again : the numbers of the parts to compute again
-    stale : whether there are files that would be refused to be computed again where they are
+    contents : the contents of the whole job, in the layout "full"
+    numerics : the version of the arithmetic
+    of : the number of parts
+    paths, headers : by the number of the part
+    problems : texts for people
+    again : the numbers of the parts that have to be computed again
+    stale : whether files have to be deleted first, since computing would refuse to replace them
     """
 
     contents: Contents | None = None
@@ -66,12 +71,12 @@ class Cover:
 def find_parts(
     paths: list[Path], target: Path, *, layout: Layout, link: bool, overwrite: bool
 ) -> Cover:
-    """Look at all parts, and at what an earlier merge to `target` has done.
+    """Look at all parts, and at the tiles that an earlier merge to `target` has copied.
 
     Raises
     ------
     ValueError
-        They are not all parts of one job, each once; the text says all that is wrong.
+        The files are not all parts of one job, each once; the text lists all problems.
     """
     found, headers = Cover(), []
     for path in paths:
@@ -85,7 +90,7 @@ def find_parts(
                 raise InvalidValueError(f"{path} is no part of a job")
             headers.append((path, header))
         except FileNotFoundError:
-            continue  # deleted by an earlier merge, or to be named as missing
+            continue  # deleted by an earlier merge; otherwise it is listed as missing below
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
             found.stale = True
@@ -102,7 +107,7 @@ def find_parts(
 
 
 def _earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Begun"]:
-    """What may have the tiles of deleted parts, and is not to be replaced."""
+    """Return the files that may have the tiles of deleted parts and will not be replaced."""
     begun, done = _begun(partial_of(target)), None if overwrite else _begun(target)
     if begun and overwrite and begun.contents.layout != layout:
         begun = None
@@ -110,56 +115,56 @@ def _earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Begun"]:
 
 
 def _name_missing(found: Cover, earlier: list["_Begun"]) -> None:
-    """Name the parts that are neither there nor merged already."""
+    """Add the parts to the problems that neither exist nor are merged already."""
     assert found.contents is not None
     missing = set(range(1, found.of + 1)) - set(found.paths)
-    for begun in earlier:  # perhaps it deleted parts
+    for begun in earlier:  # that merge may have deleted parts
         if missing and begun.is_of(found.contents, found.numerics):
             grid = found.contents.grid
             missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
             if not missing:
                 found.contents = replace(found.contents, x=begun.contents.x, z=begun.contents.z)
     unfinished = {n for n in missing if _is_begun(found, n)}
-    for numbers, what in ((unfinished, "unfinished"), (missing - unfinished, "missing")):
+    for numbers, state in ((unfinished, "unfinished"), (missing - unfinished, "missing")):
         if numbers:
-            found.problems.append(f"of {found.of} parts {show_indices(numbers)} are {what}")
+            found.problems.append(f"of {found.of} parts {show_indices(numbers)} are {state}")
     found.again |= missing
 
 
 class _Begun(NamedTuple):
-    """What an earlier merge was to make, or has made, and the tiles it has."""
+    """The output of an earlier merge, complete or not, and the tiles that it has."""
 
     contents: Contents
     numerics: int
     done: NDArray[np.bool_]
 
     def is_of(self, contents: Contents, numerics: int) -> bool:
-        """Whether it is of that job, and of the same data as far as both know."""
-        mine = self.contents
-        if (replace(mine, part=contents.part, x=contents.x, z=contents.z), self.numerics) != (
-            contents, numerics
-        ):  # fmt: skip
+        """Return whether it is of this job, and of the same data as far as both know the data."""
+        found = self.contents
+        same_data = replace(found, part=contents.part, x=contents.x, z=contents.z)
+        if (same_data, self.numerics) != (contents, numerics):
             return False
-        if not mine.same_norm(contents):
+        if not found.same_norm(contents):
             return False
-        sides = (mine.x, contents.x), (mine.z, contents.z)
-        return not any(a.difference(b) for a, b in sides if a and b)
+        digests = (found.x, contents.x), (found.z, contents.z)
+        return not any(a.difference(b) for a, b in digests if a and b)
 
 
 def _begun(path: Path) -> _Begun | None:
+    """Return the output of an earlier merge, or None if there is none that can be read."""
     try:
         with open_gram(path, incomplete=True) as file:
-            if file.linked:  # it has no tiles of its own
+            if file.linked:  # the file has no tiles of its own
                 return None
             return _Begun(file.contents, file.numerics, file.done)
     except (OSError, ValueError):
-        return None  # there is none, or its writer will say what is wrong with it
+        return None  # if the file is damaged, its writer will say so
 
 
 def merged(target: Path, part: Contents, numerics: int, policy: Policy) -> Path | None:
-    """The file that has all tiles of a part already, complete or not, though the part is deleted.
+    """Return the output of a merge, complete or not, that has all tiles of a part already.
 
-    A complete one that is to be overwritten does not count.
+    The part itself may be deleted. A complete output that is to be overwritten does not count.
     """
     for path in (partial_of(target), *([] if policy.overwrite else [target])):
         begun = _begun(path)
@@ -171,7 +176,7 @@ def merged(target: Path, part: Contents, numerics: int, policy: Policy) -> Path 
 
 
 def _is_begun(found: Cover, number: int) -> bool:
-    """Whether a missing part's beginning lies beside another part."""
+    """Return whether an unfinished file of a missing part lies beside another part."""
     for path in found.paths.values():
         if match := re.fullmatch(r"(.*)\.part-\d+-of-\d+(.*)", path.name):
             whole = path.with_name(match[1] + match[2])
@@ -180,7 +185,7 @@ def _is_begun(found: Cover, number: int) -> bool:
 
 
 def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
-    """Sort the parts of one job from those of others: that of most of them is the one."""
+    """Separate the parts of the job to which most parts belong from those of other jobs."""
 
     def job(header: Header) -> tuple[object, ...]:
         c = header.contents
@@ -192,10 +197,10 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         )  # fmt: skip
 
     usual = Counter(job(header) for _, header in headers).most_common(1)[0][0]
-    of_it = [header for _, header in headers if job(header) == usual]
-    norms = Counter(n for h in of_it if (n := h.contents.largest_norm) is not None)
+    of_job = [header for _, header in headers if job(header) == usual]
+    norms = Counter(n for h in of_job if (n := h.contents.largest_norm) is not None)
     norm = norms.most_common(1)[0][0] if norms else None
-    reference = next(header for header in of_it if header.contents.largest_norm == norm)
+    reference = next(header for header in of_job if header.contents.largest_norm == norm)
     c = reference.contents
     assert c.part is not None
     found.contents, found.numerics, found.of = replace(c, part=None), reference.numerics, c.part.of
@@ -203,10 +208,10 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
         part = header.contents.part
         assert part is not None
         if job(header) != usual or not header.contents.same_norm(c):
-            mine = replace(header.contents, x=c.x, z=c.z)
+            same_data = replace(header.contents, x=c.x, z=c.z)
             if part.of == c.part.of:
-                mine = replace(mine, part=c.part)
-            differences = c.differences(mine)
+                same_data = replace(same_data, part=c.part)
+            differences = c.differences(same_data)
             if header.numerics != found.numerics:
                 differences.append(f"numerical version is {header.numerics}, not {found.numerics}")
             if header.contents.x.shape != c.x.shape:
@@ -223,25 +228,25 @@ def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
 
 
 def _combine(found: Cover) -> None:
-    """What data all parts together were made of; those that were made of other data are named."""
+    """Combine the digests of all parts, and name the parts that were computed from other data."""
     assert found.contents is not None
     digests: dict[str, Digest | None] = {}
-    for side in ("x", "z"):
-        each = {n: getattr(h.contents, side) for n, h in found.headers.items()}
-        if None in each.values():
-            digests[side] = None
+    for name in ("x", "z"):
+        by_part = {n: getattr(h.contents, name) for n, h in found.headers.items()}
+        if None in by_part.values():
+            digests[name] = None
             continue
-        columns = zip(*([d.evenly, *d.blocks] for d in each.values()), strict=True)
+        columns = zip(*([d.evenly, *d.blocks] for d in by_part.values()), strict=True)
         evenly, *blocks = (
             Counter(b for b in column if b).most_common(1)[0][0] if any(column) else b""
             for column in columns
         )
-        usual = Digest(next(iter(each.values())).shape, evenly, tuple(blocks))
-        digests[side] = usual
-        for number, digest in each.items():
+        usual = Digest(next(iter(by_part.values())).shape, evenly, tuple(blocks))
+        digests[name] = usual
+        for number, digest in by_part.items():
             if where := digest.difference(usual):
                 found.problems.append(
-                    f"{found.paths[number]} was made of other data: {where} of {side.upper()} "
+                    f"{found.paths[number]} was made of other data: {where} of {name.upper()} "
                     f"are not those of the other parts"
                 )
                 found.again.add(number)
@@ -251,10 +256,10 @@ def _combine(found: Cover) -> None:
 
 
 def _refuse(found: Cover, given: list[Path], target: Path) -> None:
-    """Say all that is wrong at once."""
+    """Raise ValueError with all problems, if there are any."""
     if found.contents is None and not found.problems:
         found.problems.append("none of the parts exists")
-        # what is not there, a name or a pattern of the shell, still says how many there should be
+        # the given names, or an unexpanded pattern of the shell, say how many parts to expect
         of = [int(n) for path in given for n in re.findall(r"\.part-.*-of-(\d+)", path.name)]
         found.again |= set(range(1, of[0] + 1)) if of and of[0] <= MOST_PARTS else set()
     if not found.problems:
@@ -263,10 +268,10 @@ def _refuse(found: Cover, given: list[Path], target: Path) -> None:
     if more := len(found.problems) - len(shown):
         shown.append(f"and {more} more")
     delete = "Delete the files of those parts that are damaged, of another job or of other data. "
-    mend = (
+    remedy = (
         f"{delete if found.stale else ''}Compute them again with the same command, as in an array "
         f"of jobs with --array={show_indices(found.again)}, and merge again"
         if found.again
         else "Give the parts of one job, each once"
     )
-    raise InvalidValueError(f"{target} cannot be merged: {'; '.join(shown)}. {mend}")
+    raise InvalidValueError(f"{target} cannot be merged: {'; '.join(shown)}. {remedy}")

@@ -1,9 +1,10 @@
-"""Parts on any executor, and what is done when workers are lost.
+"""Computing parts on any executor, and recovering from lost workers.
 
-What a part is, is on disk: it can be computed anywhere and any number of times, and one that is
-done costs nothing when it is asked for again. So of a scheduler no more is used than all have in
-common (submit, wait, result, shutdown), and all the rest is done here: a part whose worker was lost
-is tried again, a pool that broke is made anew, and what cannot be done is named.
+`write.write_gram` calls `run_parts`. The result of a part is on disk: a part can be computed
+anywhere and any number of times, and costs nothing if it is done already. So only those functions
+of an executor are used that all executors have (submit, wait, result, shutdown), and everything
+else is done here: a part whose worker was lost is tried again, a pool that broke is replaced, and
+parts that could not be done are named in an error.
 """
 
 import time
@@ -31,10 +32,12 @@ from ntk_numba.errors import StoppedError
 
 __all__ = ["Receipt", "run_parts"]
 
-POLL = 0.2  # seconds between two looks whether we are to stop
-PAUSE = 1.0  # seconds before a second try, twice that before a third: what holds a file may end
-SILENCE = 30.0  # seconds without an end of a part, after which Dask is asked whether it is there
-REASONS = 5  # that are told
+POLL = 0.2  # seconds between two checks whether to stop
+# Seconds before the second try of a part, doubled before each further one: another process that
+# holds the file of the part may end in the meantime
+PAUSE = 1.0
+SILENCE = 30.0  # seconds without an end of any part, after which the executor is checked
+REASONS = 5  # that an error message lists
 
 
 def run_parts(
@@ -45,41 +48,42 @@ def run_parts(
     attempts: int = 3,
     progress: bool = False,
 ) -> list[Receipt]:
-    """``task(part)`` for all parts, on the workers of an executor.
+    """Run ``task(part)`` for all parts on the workers of an executor.
 
     Parameters
     ----------
     executor : Executor, or a function without arguments that makes one
-        If a worker dies, pools of the standard library and of loky end with it. A pool that a
-        function made is made anew; so is loky's reusable one, without its initializer.
-    task : picklable
-        Goes on with what an earlier try of the part left.
+        If a worker dies, pools of the standard library and of loky end with it. They are replaced
+        if a function was given that makes them; so is loky's reusable pool, without its
+        initializer.
+    task : picklable function
+        It continues from what an earlier try of the part has done.
     parts : distinct numbers
     attempts : int
-        How often a part is tried that raises an OSError or MemoryError, or whose worker is lost. Of
-        a pool that breaks, nobody knows which part did it; so the same parts are tried again, fewer
-        at a time, and a part is blamed when it was alone. After as many such breaks in a row,
-        without any part done in between, the pool is given up.
+        The number of tries of a part that raises an OSError or MemoryError, or whose worker is
+        lost. If a pool breaks, it is unknown which part broke it. So its parts are tried again,
+        fewer at a time, and a part is blamed once it was alone. After `attempts` such breaks in a
+        row, with no part done in between, the pool is given up.
     progress : bool
         Show parts, rate and remaining time on standard error.
 
     Returns
     -------
     list of Receipt
-        In the order of the parts.
+        One for each part, in the order of the parts.
 
     Raises
     ------
     StoppedError
-        An OSError: parts that could not be done, after all others were. The text names them.
+        An OSError: some parts could not be done, and all others are done. The text names them.
     ValueError, TypeError
-        As the task raises, at once, like all other errors that are no OSError; an executor that is
-        none.
+        `executor` is not an executor; or the task raised such an error. Errors of the task other
+        than OSError and MemoryError are raised at once.
     """
     whole_number("attempts", attempts)
     bar = tqdm(total=len(parts), unit="part", disable=not progress)
     with stopping.gently(), bar, pool_of(executor) as pool:
-        run = _Run(pool, task, parts, attempts)
+        run = _PartRun(pool, task, parts, attempts)
         try:
             while run.waiting or run.running:
                 stopping.check()
@@ -99,14 +103,15 @@ def run_parts(
     return [run.receipts[part] for part in parts]
 
 
-class _Run:
-    """What is waiting, running, done and lost.
+class _PartRun:
+    """The parts that are waiting, running, done and lost.
 
     Attributes
     ----------
-    waiting : a part: not before this time
-    running : a future: its part
-    receipts, lost : a part: what came back, or why it is given up
+    waiting : by part, the time before which it must not start
+    running : by future, its part
+    receipts : by part that is done, its receipt
+    lost : by part that is given up, the reason
     """
 
     def __init__(self, pool: Pool, task: Task, parts: Sequence[int], attempts: int) -> None:
@@ -116,34 +121,35 @@ class _Run:
         self.receipts: dict[int, Receipt] = {}
         self.lost: dict[int, str] = {}
         self._tries = dict.fromkeys(parts, 0)
-        self._window = self._most = max(len(parts), 1)  # that may run at once
+        self._window = self._max_window = max(len(parts), 1)  # parts that may run at once
         self._share = pool.share(len(parts))
-        self._breaks = 0  # of the pool with one part in it, since one was done
-        self._suspects: set[int] = set()
-        self._heard = time.monotonic()  # when a part ended last
+        self._breaks = 0  # times that the pool broke with one part in it, since a part was done
+        self._suspects: set[int] = set()  # parts whose workers were lost
+        self._last_end = time.monotonic()  # when a part ended last
 
     def step(self) -> None:
-        """Submit what may run, wait a little, and take what has ended."""
+        """Submit the parts that may run, wait a little, and collect those that have ended."""
         try:
             self._submit()
             if self.running:
                 ended = wait(self.running, POLL, FIRST_COMPLETED).done
                 for future in ended:
                     self._take(future)
-                self._listen(bool(ended))
+                self._check_pool(bool(ended))
             else:
                 time.sleep(POLL)
         except BrokenExecutor as error:
-            self._mend(f"a worker was lost: {_text(error, 1)}")
+            self._replace_pool(f"a worker was lost: {_text(error, 1)}")
 
     def abandon(self) -> None:
-        """Leave: drop what has not begun, and give the rest a little time to stop."""
-        left = list(self.running)
-        if not self._pool.stop():  # futures that are cancelled upset a standard pool that then ends
-            left = [future for future in left if not future.cancel()]
-        wait(left, stopping.WORKER_PATIENCE)
+        """Cancel the parts that have not begun, and give the others a little time to stop."""
+        remaining = list(self.running)
+        if not self._pool.stop():  # a standard pool that ends does not expect cancelled futures
+            remaining = [future for future in remaining if not future.cancel()]
+        wait(remaining, stopping.WORKER_PATIENCE)
 
     def _submit(self) -> None:
+        """Submit waiting parts, as many as may run at once."""
         now = time.monotonic()
         for part, start in list(self.waiting.items()):
             if len(self.running) >= self._window:
@@ -156,49 +162,52 @@ class _Run:
                 )
             except BrokenExecutor:
                 raise
-            except Exception as error:  # it is shut down, its scheduler is gone, no new process
+            except (
+                Exception
+            ) as error:  # shut down, without its scheduler, or unable to start a process
                 self._give_up(f"the executor takes no more parts: {_text(error)}")
                 break
             self.running[future] = part
             del self.waiting[part]
 
-    def _listen(self, heard: bool) -> None:
-        """Give up when the executor is gone that parts are waited for."""
+    def _check_pool(self, part_ended: bool) -> None:
+        """Give up if no part has ended for a long time and the executor is gone."""
         now = time.monotonic()
-        if heard:
-            self._heard = now
-        elif now - self._heard > SILENCE:
-            self._heard = now
+        if part_ended:
+            self._last_end = now
+        elif now - self._last_end > SILENCE:
+            self._last_end = now
             try:
                 self._pool.check()
             except Exception as error:
                 self._give_up(f"the executor is gone: {_text(error)}")
 
     def _has_to_wait(self, part: int) -> bool:
-        """Whether another part is running that is suspected of its worker's death, as this one is.
+        """Return whether the part has to wait since another suspect is running.
 
-        Dask blames all that a worker had in hand, so a part may be suspected that was next to the
-        one that did it; let it not be there again.
+        Suspects are parts whose workers were lost. Dask blames all parts that a lost worker had, so
+        an innocent part may be among them; it must not run beside the guilty one again.
         """
         return part in self._suspects and not self._suspects.isdisjoint(self.running.values())
 
     def _take(self, future: Future[Receipt]) -> None:
-        if future not in self.running:  # given up meanwhile
+        """Record the result or the error of a part that has ended."""
+        if future not in self.running:  # its part was given up in the meantime
             return
         part = self.running[future]
         try:
             error = future.exception()
-        except CancelledError as cancelled:  # by its scheduler
+        except CancelledError as cancelled:  # the scheduler has cancelled it
             error = cancelled
         if isinstance(error, BrokenExecutor):
             raise error
         del self.running[future]
         if error is None and not future.result().stopped:
             self.receipts[part] = future.result()
-            self._window = min(2 * self._window, self._most)
+            self._window = min(2 * self._window, self._max_window)
             self._breaks = 0
         elif error is None or isinstance(error, (stopping.StopRequested, KeyboardInterrupt)):
-            # it would stop whatever it is given, and is hardly the only one that was asked
+            # the worker would stop any other part too, and is hardly the only one that was asked
             self.waiting[part] = 0.0
             self._give_up("its worker was asked to stop")
         elif isinstance(error, CancelledError):
@@ -212,14 +221,18 @@ class _Run:
             raise error
 
     def _blame(self, part: int, reason: str) -> None:
+        """Count a failed try of a part: let it wait for the next one, or give it up."""
         self._tries[part] += 1
         if self._tries[part] >= self._attempts:
             self.lost[part] = reason
         else:
             self.waiting[part] = time.monotonic() + PAUSE * 2 ** (self._tries[part] - 1)
 
-    def _mend(self, reason: str) -> None:
-        """Make a broken pool anew. All its parts end, though one alone has done it."""
+    def _replace_pool(self, reason: str) -> None:
+        """Replace a broken pool by a new one, and requeue its parts.
+
+        All parts of the pool have ended, though only one of them broke it.
+        """
         ended = wait(self.running, stopping.WORKER_PATIENCE).done
         suspects = []
         for future, part in list(self.running.items()):
@@ -233,7 +246,7 @@ class _Run:
         self.running.clear()
         if len(suspects) > 1:
             self._window = len(suspects) // 2
-            # those that began first, one of which has done it, come last, that others be done
+            # the oldest parts come last: one of them broke the pool, others should finish first
             self.waiting |= dict.fromkeys(reversed(suspects), 0.0)
         else:
             self._breaks += 1
@@ -241,7 +254,7 @@ class _Run:
                 self._blame(part, reason)
         if not self._pool.can_renew:
             self._give_up(
-                f"{reason}, and this pool ended with it: to have it made anew, give a function, as "
+                f"{reason}, and this pool ended with it; to have it replaced, give a function, as "
                 'lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn"))'
             )
         elif self._breaks >= self._attempts:
@@ -253,7 +266,7 @@ class _Run:
                 self._give_up(f"{reason}, and there is no new one: {_text(error)}")
 
     def _give_up(self, reason: str) -> None:
-        """Begin no more parts."""
+        """Give up all parts that have not begun."""
         self.lost |= dict.fromkeys(self.waiting, reason)
         self.waiting.clear()
         for future in list(self.running):
@@ -262,21 +275,21 @@ class _Run:
 
 
 def _text(error: BaseException, sentences: int | None = None) -> str:
-    """What an error says, on one line; some go on for long."""
+    """Return the text of an error on one line, or only its first `sentences` sentences."""
     text = " ".join(str(error).split()) or type(error).__name__
     return ". ".join(text.rstrip(".").split(". ")[:sentences])
 
 
 def _names(lost: dict[int, str], count: int) -> str:
-    """The parts that are lost, and why."""
-    because: dict[str, list[int]] = {}
+    """Return the text of an error that names the lost parts and the reasons."""
+    by_reason: dict[str, list[int]] = {}
     for part, reason in sorted(lost.items()):
-        because.setdefault(reason, []).append(part)
+        by_reason.setdefault(reason, []).append(part)
     reasons = [
         f"{','.join(map(str, parts))}: {reason}"
-        for reason, parts in list(because.items())[:REASONS]
+        for reason, parts in list(by_reason.items())[:REASONS]
     ]
-    if len(because) > REASONS:
+    if len(by_reason) > REASONS:
         reasons.append("and so on")
     return (
         f"{len(lost):,} of {count:,} parts could not be done: {','.join(map(str, sorted(lost)))} "

@@ -1,7 +1,7 @@
-"""Parts of a job put together: copied into one file, or linked by one.
+"""Merging the parts of a job: one file that holds copies of their tiles, or links to them.
 
-A merge believes nothing either: each tile is compared with its checksum on its way, and what was
-merged goes on from where it was, as a job does.
+A merge trusts no file: it compares each tile with its checksum while copying. A merge that was
+stopped continues where it was, like a job.
 """
 
 import os
@@ -30,7 +30,7 @@ from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import GramWriter, output_path
 from ntk_numba.grid import Part
 
-COMMIT_BYTES = 256 << 20  # between two times that what was copied is made durable
+COMMIT_BYTES = 256 << 20  # that are copied between two commits
 
 
 def merge(
@@ -43,39 +43,40 @@ def merge(
     overwrite: bool = False,
     progress: bool = False,
 ) -> GramFile:
-    """Put the parts of a job together: the file is what one job would have written, bit for bit.
+    """Merge the parts of a job into one file, bit for bit what a single job would have written.
 
-    Every tile is compared with its checksum on its way. If it is stopped, the same call goes on.
+    Every tile is compared with its checksum while it is copied. If the merge is stopped, the same
+    call continues it.
 
     Parameters
     ----------
     parts : the files, in any order
     path : the file to write
     layout : str
-        "full", or "lower" for the tiles on and below the diagonal only: half of the bytes, and
-        ``f.ntk[i, j]`` answers everywhere all the same.
+        "full", or "lower" to store only the tiles on and below the diagonal, which take half of
+        the bytes; ``f.ntk[i, j]`` can still be read for all i and j.
     link : bool
-        Write a small file, of the layout "lower", that refers to the parts, which have to stay
-        where they are, seen from it. It refuses to be opened when one is missing or another.
+        Write a small file of the layout "lower" that refers to the parts. They have to stay where
+        they are relative to it; if one is missing or replaced, opening the file raises an error.
     delete_parts : bool
-        Delete each part as soon as its tiles are safe in the new file, which then takes its space
-        bit by bit and not at the start.
+        Delete each part as soon as its tiles are durable in the new file, which then takes its
+        space step by step and not at the start.
     overwrite, progress : see `write_gram`
 
     Returns
     -------
     GramFile
-        Open for reading.
+        The file, open for reading.
 
     Raises
     ------
     ValueError
-        Parts that are missing, unfinished, given twice, damaged, or of different jobs, data or
-        versions; the text names each, and what to compute again. What is merged is kept.
+        Parts are missing, unfinished, given twice, damaged, or of different jobs, data or versions;
+        the text names each of them, and the parts to compute again. Merged tiles are kept.
     OSError
         See `write_gram`.
     StoppedError
-        An OSError: the disk failed. What is merged is kept.
+        An OSError: the disk failed. Merged tiles are kept.
     """
     parse_layout(layout, True)
     target = output_path(path)
@@ -107,7 +108,7 @@ def merge(
             with stopping.gently():
                 _copy_all(found, target, contents, policy, delete=delete_parts)
             file = open_gram(target)
-        except FileExistsError:  # another merge has completed it since we looked
+        except FileExistsError:  # another merge has completed it since the check above
             file = _merged_before(target, contents, found.numerics, link)
     if delete_parts:
         for part in found.paths.values():
@@ -116,22 +117,26 @@ def merge(
 
 
 def _merged_before(target: Path, contents: Contents, numerics: int, link: bool) -> GramFile:
-    """The complete file that is there; its parts are needed no more if it has tiles of its own."""
-    file, what = existing(target, contents), ""
+    """Open a file that is already merged.
+
+    Raise ValueError if it only links the parts although `link` is False, or if the versions of the
+    arithmetic differ.
+    """
+    file, problem = existing(target, contents), ""
     if file.linked and not link:
-        what = "refers to the parts and holds no tiles"
+        problem = "refers to the parts and holds no tiles"
     elif file.numerics != numerics:
-        what = f"is of numerical version {file.numerics}, the parts of {numerics}"
-    if what:
+        problem = f"is of numerical version {file.numerics}, the parts of {numerics}"
+    if problem:
         file.close()
-        raise InvalidValueError(f"{target} {what}. Choose another output, or overwrite it")
+        raise InvalidValueError(f"{target} {problem}. Choose another output, or overwrite it")
     return file
 
 
 def _copy_all(
     found: Cover, target: Path, contents: Contents, policy: Policy, *, delete: bool
 ) -> None:
-    """Copy all tiles that are not there yet, and delete the parts meanwhile."""
+    """Copy all tiles that are not merged yet, and with `delete`, delete each merged part."""
     c = contents
     with GramWriter(
         target, contents, found.numerics, policy, reserve=not delete, direct=False
@@ -144,26 +149,29 @@ def _copy_all(
             gone = set(range(1, found.of + 1)) - set(found.paths)
             if lost := {n for n in gone if (c.grid.mask(Part(n, found.of)) & ~writer.done).any()}:
                 raise InvalidValueError(
-                    f"what was merged of parts that were deleted since is damaged; compute them "
-                    f"again with the same command, as in an array of jobs with "
+                    f"merged tiles of parts that were deleted since are damaged; compute those "
+                    f"parts again with the same command, as in an array of jobs with "
                     f"--array={show_indices(lost)}, and merge again"
                 )
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done
                 if wrong := _copy(path, found.headers[number], todo, writer.tiles, bar.update):
-                    raise InvalidValueError(  # to try again as it is would mend nothing
+                    raise InvalidValueError(  # trying again without that would fail again
                         f"{path}: {wrong}; delete that file, compute it again with the same "
                         f"command, as in an array of jobs with --array={number}, and merge again"
                     )
-                if delete and number != max(found.paths):  # the last one stays until all is done
+                if delete and number != max(
+                    found.paths
+                ):  # the last part stays until the file is complete
                     writer.tiles.sync()
                     _delete(path)
 
 
 def _delete(part: Path) -> None:
+    """Delete a merged part."""
     try:
-        for path in {part.resolve(), part}:  # of a symbolic link, the file and the link
+        for path in {part.resolve(), part}:  # for a symbolic link, both the file and the link
             disk.remove(path)
     except OSError as error:
         raise FileError(f"{part} is merged, but cannot be deleted: {error.strerror}") from None
@@ -176,11 +184,11 @@ def _copy(
     target: TileFile,
     update: Callable[[float], object],
 ) -> str:
-    """Copy some tiles of a part, each compared with its checksum; what is wrong with one."""
+    """Copy the tiles of a part that are to do; return what is wrong with one, or an empty text."""
     with open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.tile_map.contents
         if (c, file.numerics) != (header.contents, header.numerics):
-            raise FileError(f"{path} has been replaced by a file of another job meanwhile")
+            raise FileError(f"{path} has been replaced by a file of another job")
 
         def copy(tile: Tile) -> str:
             if tile.wrong:

@@ -1,7 +1,8 @@
-"""Kinds of executors: what is known of each, and how the command line opens it.
+"""Kinds of executors: how each one behaves, and how the command line opens it.
 
-A new scheduler is one class here, with its place in `KINDS`. What a package provides is imported
-only when it is opened; of an executor that a user has made, its class is recognised by its name.
+To add a scheduler, write one class here and add it to `KINDS`. The package of a scheduler is
+imported only when it is opened; an executor that a user has made is recognised by the name of its
+class.
 """
 
 import contextlib
@@ -21,28 +22,28 @@ from ntk_numba.cluster.workers import AnyExecutor, LocalPool, Share, begin_rank
 from ntk_numba.errors import InvalidTypeError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.machine import threads_to_use
 
-# For a scheduler that is started by the same script, which writes its file when it is ready. Dask's
-# own client would wait for ever.
-SCHEDULER_STARTS = 60.0  # s
+# Seconds to wait for the file of a scheduler that the same script starts, and that writes the file
+# when it is ready. Dask's own client would wait for ever.
+SCHEDULER_STARTS = 60.0
 
 Opened = tuple[AnyExecutor | None, int | None]
 
 
 class Pool:
-    """An executor of any kind; a context that ends it if it was made here.
+    """An executor of any kind; a context that ends the executor if `run_parts` made it.
 
-    This base class serves executors of which nothing else is known.
+    This base class serves executors of an unknown kind.
 
     Parameters
     ----------
     executor : Executor
-    make : function that makes another one, if there is one
-    ours : whether it was made here
+    make : function that makes another executor, or None
+    ours : whether `make` made this executor, so that it has to be ended here
 
     Attributes
     ----------
-    word, forms : how the command line names the kind, and what it may look like there
-    classes : the ends of the full names of the classes of such executors
+    word, forms : the name of the kind on the command line, and examples of its arguments
+    classes : the last parts of the full names of the classes of such executors
     """
 
     word: ClassVar[str] = ""
@@ -56,40 +57,40 @@ class Pool:
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
-        """Whether the command line may give this argument after a colon; None is none."""
+        """Return whether an argument after a colon is valid for this kind; None without a colon."""
         return argument is None
 
     @classmethod
     def open(
         cls, argument: str | None, threads: int | None
     ) -> contextlib.AbstractContextManager[Opened]:
-        """Return a context of an executor, and of the threads of each part."""
+        """Return a context that yields an executor, and the number of threads of each part."""
         raise NotImplementedError
 
     @property
     def can_renew(self) -> bool:
-        """Whether another executor can take the place of one that is broken."""
+        """Whether a broken executor can be replaced by another one."""
         return self._make is not None
 
     def renew(self) -> None:
-        """Make another one; the workers of the broken one are gone before it begins."""
+        """Replace the executor, after all workers of the broken one have ended."""
         assert self._make is not None
         self.executor.shutdown(wait=True)
         self.executor = self._make()
 
     def share(self, parts: int) -> Share:
-        """Return what it computes at once on this machine, if its workers do not know."""
+        """Return the number of parts computed at once here, for workers that do not know it."""
         return Share()
 
     def check(self) -> None:
-        """Raise an error if the executor is gone, where those who wait may not be told."""
+        """Raise an error if the executor is gone but its futures would not show it."""
 
     def is_lost(self, error: BaseException) -> bool:
-        """Whether an error of a part says that the workers that had it were lost."""
+        """Return whether an error of a part says that its workers were lost."""
         return False
 
     def stop(self) -> bool:
-        """Ask the workers to stop; False if they are of a kind that does not listen."""
+        """Ask the workers to stop; return False if this kind of workers cannot be asked."""
         return False
 
     def shutdown(self, *, wait: bool) -> None:
@@ -101,7 +102,7 @@ class Pool:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -119,7 +120,7 @@ class Threads(Pool):
 
 
 class StandardProcesses(Pool):
-    """The standard pool of processes, each of which would use all cores."""
+    """The standard pool of processes, each of which would use all cores if it were not told."""
 
     classes = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
 
@@ -129,7 +130,7 @@ class StandardProcesses(Pool):
 
 
 class Processes(Pool):
-    """Our own pool of processes, which know of one another and listen when they are to stop."""
+    """Our own pool of processes, which know their number and can be asked to stop."""
 
     word, forms = "processes", ("processes", "processes:4")
     classes = (f"{LocalPool.__module__}.LocalPool",)
@@ -154,7 +155,7 @@ class Processes(Pool):
 
 
 class Loky(StandardProcesses):
-    """A pool of loky, or the reusable one, which loky makes again when it is broken."""
+    """A pool of loky, or its reusable pool, which loky itself replaces when it is broken."""
 
     word, forms = "loky", ("loky", "loky:4")
     classes = ("loky.process_executor.ProcessPoolExecutor",)
@@ -180,7 +181,7 @@ class Loky(StandardProcesses):
 
 
 class Dask(Pool):
-    """A client of Dask."""
+    """The executor of a client of Dask."""
 
     word, forms = "dask", ("dask:tcp://HOST:PORT", "dask:SCHEDULER.json")
     classes = ("distributed.cfexecutor.ClientExecutor",)
@@ -197,14 +198,14 @@ class Dask(Pool):
             yield executor, threads
 
     def check(self) -> None:
-        self.executor.submit(os.getpid).cancel()  # raises what a client says that was closed
+        self.executor.submit(os.getpid).cancel()  # raises an error if the client is closed
 
     def is_lost(self, error: BaseException) -> bool:
         return isinstance(error, sys.modules["distributed"].KilledWorker)
 
 
 class Mpi(Pool):
-    """The ranks of MPI."""
+    """The ranks of MPI, of which rank 0 hands out the parts."""
 
     word, forms = "mpi", ("mpi",)
 
@@ -219,12 +220,12 @@ KINDS: tuple[type[Pool], ...] = (Processes, Loky, Dask, Mpi, Threads, StandardPr
 
 
 def pool_of(executor: AnyExecutor) -> Pool:
-    """Return an executor, or one that a function makes, as a pool of its kind.
+    """Return an executor, or the executor that a function makes, as a pool of its kind.
 
     Raises
     ------
     TypeError
-        It is neither.
+        `executor` is neither an executor nor a function that makes one.
     """
     given, make = executor, None
     if not isinstance(executor, Executor) and callable(executor):
@@ -243,18 +244,18 @@ def pool_of(executor: AnyExecutor) -> Pool:
 
 
 def _workers_of(executor: Executor, parts: int) -> int:
-    """Return how many parts of so many a pool computes at once.
+    """Return how many of `parts` parts a pool computes at once.
 
-    How many workers it has, only its private attribute knows.
+    Its number of workers is a private attribute.
     """
     return min(getattr(executor, "_max_workers", 1), parts)
 
 
 def _local_pool(
-    kind: str, argument: str | None, threads: int | None, *, make: Callable[..., Executor] | None
+    word: str, argument: str | None, threads: int | None, *, make: Callable[..., Executor] | None
 ) -> Opened:
-    """Return what makes a pool of our own, and the threads of each of its parts."""
-    workers = whole_number(f"--executor {kind}", int(argument or 1))
+    """Return a function that makes a `LocalPool`, and the number of threads of each part."""
+    workers = whole_number(f"--executor {word}", int(argument or 1))
     return partial(LocalPool, workers, make), max(1, threads_to_use(threads) // workers)
 
 
@@ -265,49 +266,49 @@ def open_executor(text: str, threads: int | None) -> Iterator[Opened]:
     Parameters
     ----------
     text : str
-        ``processes`` or ``processes:4``: new processes on this machine, which share its threads. By
-        default one, since a part keeps all cores busy by itself, writes while it computes, and
-        shares its samples with no other.
-        ``loky``, ``loky:4``: the same by loky.
-        ``dask:tcp://host:8786``, ``dask:scheduler.json``: a cluster of Dask that is there; for the
-        file of one that is only starting we wait up to `SCHEDULER_STARTS`.
+        ``processes`` or ``processes:4``: new processes on this machine, which share its threads.
+        The default is one process, since a part keeps all cores busy by itself, writes while it
+        computes, and shares its samples with no other part.
+        ``loky``, ``loky:4``: the same with processes of loky.
+        ``dask:tcp://host:8786``, ``dask:scheduler.json``: a running cluster of Dask; the file of a
+        cluster that is just starting is waited for, up to `SCHEDULER_STARTS`.
         ``mpi``: the ranks of mpiexec or srun; rank 0 hands out the parts, the others compute.
     threads : int or None
-        At most, of ``processes`` and ``loky`` together, else for each part. None for all: then a
-        part asks `workers.worker_threads`.
+        The largest number of threads, in total for ``processes`` and ``loky``, else for each part.
+        None for all; then a part calls `workers.worker_threads`.
 
     Yields
     ------
     (executor, threads)
-        (None, None) on all ranks of MPI but 0, after they have served.
+        (None, None) on all ranks of MPI except 0, after they have computed their parts.
 
     Raises
     ------
     ValueError
-        A name that is none of these; a package that is not installed; MPI with one rank.
+        The name is none of these; the package is not installed; MPI has only one rank.
     OSError
-        A cluster of Dask that does not answer.
+        The cluster of Dask does not answer.
     """
-    word, colon, rest = text.partition(":")
-    argument = rest if colon else None
+    word, colon, after_colon = text.partition(":")
+    argument = after_colon if colon else None
     for kind in KINDS:
         if kind.word == word and word and kind.understands(argument):
             with kind.open(argument, threads) as opened:
                 yield opened
             return
-    *some, last = [form for kind in KINDS for form in kind.forms]
-    raise InvalidValueError(f"--executor {text!r} is unknown; take {', '.join(some)} or {last}")
+    *forms, last = [form for kind in KINDS for form in kind.forms]
+    raise InvalidValueError(f"--executor {text!r} is unknown; take {', '.join(forms)} or {last}")
 
 
 def _optional(module: str, package: str, extra: str) -> Any:
-    """A module of a package that is needed only here."""
+    """Import a module of an optional package."""
     try:
         return importlib.import_module(module)
     except ImportError:
         raise InvalidValueError(
             f"--executor {extra} needs the package {package}: pip install 'ntk_numba[{extra}]'"
         ) from None
-    except RuntimeError as error:  # as mpi4py says that it finds no library
+    except RuntimeError as error:  # raised by mpi4py if it finds no MPI library
         raise InvalidValueError(f"--executor {extra}: {error}") from None
 
 
@@ -330,7 +331,7 @@ def _dask(address: str) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise file_error(error, f"--executor dask: no scheduler at {address}: {error}") from None
     with client:
-        yield client.get_executor(pure=False)  # else a part that failed would not be tried again
+        yield client.get_executor(pure=False)  # pure: a part that failed would not be tried again
 
 
 @contextlib.contextmanager
@@ -343,12 +344,12 @@ def _mpi() -> Iterator[Executor | None]:
             "--executor mpi needs several ranks, one to hand out the parts: mpiexec -n 4 ntk-numba "
             "…; leave --executor out to compute in this process"
         )
-    # a rank that is bound to cores has them alone; those that are not share what they may use
+    # a rank that is bound to cores has them alone; ranks that are not share the cores they may use
     cores = os.sched_getaffinity(0)
     node = world.Split_type(mpi.COMM_TYPE_SHARED).allgather((world.rank, cores))
-    workers = [theirs for rank, theirs in node if rank != 0]
-    sharing = sum(1 for theirs in workers if theirs & cores)
+    cores_of_workers = [rank_cores for rank, rank_cores in node if rank != 0]
+    sharing = sum(1 for rank_cores in cores_of_workers if rank_cores & cores)
     if world.rank != 0:
-        begin_rank(max(1, len(cores) // sharing), len(workers))
+        begin_rank(max(1, len(cores) // sharing), len(cores_of_workers))
     with futures.MPICommExecutor(world, root=0) as pool:
         yield pool

@@ -1,8 +1,8 @@
 """A script that submits a job to Slurm: an array that computes parts, and a merge after it.
 
-Only text is made here, and all of what decides about a run stands in that text: it can be read,
-changed and kept with the results. What is right about a run is on the disk and not in Slurm, so
-that everything may be submitted again at any time.
+``ntk-numba slurm`` prints it. This module only makes text, and the text contains everything that
+determines a run, so that it can be read, changed and kept with the results. The state of a run is
+on disk and not in Slurm, so everything may be submitted again at any time.
 """
 
 import math
@@ -20,14 +20,15 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.grid import Part
 from ntk_numba.inputs.source import open_sources
 
-PART_SECONDS = 1800  # of an element: 15 to 60 minutes get through queues and lose little
-LEAST_MINUTES = 15  # a slow node, a busy file system, compiling
-MEMORY_STEP = 256 << 20  # that the memory of a part is rounded up to
-MERGE_RATE = 100_000_000  # bytes a second
+# Target time of a part: jobs of 15 to 60 minutes start early, and lose little if they are stopped
+PART_SECONDS = 1800
+LEAST_MINUTES = 15  # of a time limit: allows for a slow node, a busy file system, compiling
+MEMORY_STEP = 256 << 20  # the memory of a part is rounded up to a multiple of it
+MERGE_RATE = 100_000_000  # bytes per second
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
-END = "END_OF_JOB"  # of a job's own script within ours
+END = "END_OF_JOB"  # marks the end of a job's script within the script that submits it
 DEPENDENCIES = "afterany", "afterok"
-GROWS_BY = ".part-*"  # what stays a pattern of the shell
+PATTERN = ".part-*"  # remains a pattern of the shell, unquoted
 
 SCRIPT = """\
 #!/bin/bash
@@ -36,8 +37,8 @@ SCRIPT = """\
 #   bash THIS_FILE          submits all parts and the merge
 #   bash THIS_FILE 3,17     submits parts 3 and 17 again, and the merge
 #
-# Parts that are complete are left alone, and others go on where they were stopped. Run it in the
-# folder that its paths start from. "squeue --me" shows the jobs, {logs} has what they say.
+# Complete parts are left as they are, and others continue where they were stopped. Run this in the
+# folder that its paths are relative to. "squeue --me" lists the jobs; their output is in {logs}.
 set -euo pipefail
 
 # one part: SLURM_ARRAY_TASK_ID says which
@@ -61,7 +62,7 @@ indices=${{1:-1-{parts}}}
 indices=${{indices#--array=}}
 mkdir -p {logs}
 
-# Within a job, as an interactive one, its memory, cores and restarts would be taken for ours
+# Within a job, such as an interactive one, its memory, cores and restarts would apply to these jobs
 for name in ${{!SLURM_@}}; do
   case $name in
     SLURM_CONF | SLURM_CLUSTERS | SLURM_JWT) ;;
@@ -79,15 +80,16 @@ merge=$(merge | sbatch --parsable \\
 echo "job ${{merge%%;*}}: merges them after job $array"
 """
 
-# Before the limit, SIGUSR1 goes to the step alone, which then ends by itself with 3. What ends the
-# job itself, as scancel does, ends this shell, so that what is cancelled is not requeued.
+# Before the limit, SIGUSR1 goes only to the step, which then ends by itself with exit code 3. A
+# signal that ends the whole job, as of scancel, ends this shell, so that a cancelled job is not
+# requeued.
 JOB = """\
 #!/bin/bash
 {setup}echo "{what} on $(hostname), $(date), restarted ${{SLURM_RESTART_COUNT:-0}} times"
 export OMP_NUM_THREADS={cpus}
 code=0
 srun --ntasks=1 --cpus-per-task={cpus} {command} || code=$?
-# 3: stopped before the end, the same command goes on
+# 3: stopped before the end; the same command continues
 if [ "$code" = 3 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ]; then
   echo "stopped before the end, and requeued"
   scontrol requeue "{me}"
@@ -97,43 +99,46 @@ exit "$code\""""
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What is asked of Slurm.
+    """The options of the two jobs of Slurm.
 
     Attributes
     ----------
     parts : int
-        How many there are. It is frozen in the script.
+        The number of parts, which is fixed in the script.
     cpus : int
-        Of an element, on one node.
+        The cores of an array element, on one node.
     memory : int
-        Bytes of an element.
+        The memory of an element in bytes.
     minutes : int
-        An element's limit; a quarter of an hour and more, see `minutes_for`.
+        The time limit of an element, at least a quarter of an hour, see `minutes_for`.
     name : str
+        The name of both jobs.
     partition, account, qos : str or None
     grace : int
         Seconds from SIGUSR1 to the limit, at most half of it. Slurm may be a minute early.
     requeues : int
-        How often an element that was stopped before its end starts again.
+        How often an element that was stopped before its end is started again.
     at_once : int or None
-        Elements that run at the same time, at most.
+        The largest number of elements that run at the same time.
     logs : str
-        The folder for what jobs say.
+        The folder for the output of the jobs.
     dependency : {"afterany", "afterok"}
-        Whether the merge runs whatever became of the elements, and says which are missing, or only
-        if all of them went well, and is cancelled otherwise.
+        With "afterany" the merge always runs after the elements, and names missing parts. With
+        "afterok" it runs only if all elements succeed, and is cancelled otherwise.
     extra : tuple of str
-        More options of sbatch, for both jobs, such as ``"--mail-type=END"``, with the last word.
+        More options of sbatch for both jobs, such as ``"--mail-type=END"``; they override others.
     setup : tuple of str
         Lines of shell before the command, such as ``"module load python"``.
     merge_cpus, merge_memory, merge_minutes : int
+        Like cpus, memory and minutes, for the merge.
     max_array : int
         The cluster's MaxArraySize.
 
     Raises
     ------
     TypeError, ValueError
-        A number is none or too small, more parts than an array may have, or a line break in a text.
+        A number is not a whole number or too small, there are more parts than an array may have, or
+        a text has a line break.
     """  # fmt: skip
 
     parts: int
@@ -190,20 +195,20 @@ class SlurmOptions:
 
 
 def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOptions) -> str:
-    """The text of a script for bash that submits both jobs.
+    """Return the text of a bash script that submits both jobs.
 
     Parameters
     ----------
     gram : words of the command that computes one part, without ``--part`` and ``--threads``
-    merge : words of the command that merges, complete
-        In a word with ``.part-*`` the star stays a pattern of the shell; all else is quoted.
+    merge : words of the complete command that merges
+        In a word with ``.part-*`` the star remains a pattern of the shell; all else is quoted.
 
     Notes
     -----
-    Options are given to sbatch as words and not as ``#SBATCH`` lines, which have rules of their own
-    for quotes. They say what the cluster has to know of memory, in MiB, rounded up.
+    Options are given to sbatch as words and not as ``#SBATCH`` lines, which have their own rules
+    for quotes. Memory is given in MiB, rounded up.
     """
-    # an array's own number is also that of one of its elements, so that both are named
+    # the job ID of an array is also that of one of its elements, so both numbers are given
     part_job = _job(
         f"part $SLURM_ARRAY_TASK_ID of {options.parts}",
         f"{_words(gram)} --threads {options.cpus} --part $SLURM_ARRAY_TASK_ID/{options.parts}",
@@ -235,7 +240,7 @@ def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOption
 
 
 class Wanted(NamedTuple):
-    """What a user asks of an array; None stands for what is to be estimated."""
+    """The values that a user has set for an array; those that are None are estimated."""
 
     parts: int | None = None
     cpus: int | None = None
@@ -245,13 +250,13 @@ class Wanted(NamedTuple):
 
 
 class Design(NamedTuple):
-    """An array that computes a job in parts.
+    """The design of an array that computes a job in parts.
 
-    parts, cpus : elements, and cores of each
+    parts, cpus : the number of elements, and the cores of each
     memory : bytes that the command of a part may take
-    reserved : bytes that Slurm reserves for it: a quarter more, since what is over is killed
-    minutes, merge_minutes : limits of an element and of the merge
-    largest_norm : of all rows, for every part; None where no activation depends on it
+    reserved : bytes that Slurm reserves for it, a quarter more: a job that takes more is killed
+    minutes, merge_minutes : time limits of an element and of the merge
+    largest_norm : the largest norm of all rows, for all parts; None if no activation depends on it
     """
 
     parts: int
@@ -264,25 +269,26 @@ class Design(NamedTuple):
 
 
 def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) -> Design:
-    """Decide how many parts a job has, and what each of them is given.
+    """Choose the number of parts of a job, and the cores, memory and time of each.
 
     Parameters
     ----------
-    stored : the tiles that the result stores, as `storage.parse_layout` says
+    stored : the tiles that the result stores, as `storage.parse_layout` returns it
     folder : where the result is written; its speed is measured if the time has to be estimated
+    wanted : the values that the user has set
 
     Raises
     ------
     ValueError, TypeError, OSError
-        As `write_gram`: what would be refused later is refused now.
+        As `write_gram`, which would raise them later.
     """
     x, z = open_sources(job.x, job.z)
     whole = replace(job, memory=None).plan(x, z, stored)
     cpus = wanted.cpus or whole.threads
     seconds = 0.0
     if wanted.parts is None or wanted.minutes is None:
-        here = estimate(whole, x, folder)
-        seconds = max(here.compute * whole.threads / cpus, here.write)
+        estimated = estimate(whole, x, folder)
+        seconds = max(estimated.compute * whole.threads / cpus, estimated.write)
     parts = wanted.parts or parts_for(seconds, whole.count, wanted.max_array)
     part = replace(job, largest_norm=whole.largest_norm).plan(x, z, Part(1, parts))
     memory = part.memory
@@ -301,28 +307,29 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
 
 
 def parts_for(seconds: float, tiles: int, max_array: int = MAX_ARRAY) -> int:
-    """How many parts a job should have, so that each takes about half an hour.
+    """Return the number of parts of a job for which each takes about half an hour.
 
-    seconds : of the whole job on one node, as estimated
-    tiles : of the job; a part has at least one
+    seconds : the estimated time of the whole job on one node
+    tiles : the number of tiles of the job; a part has at least one
     """
     return max(1, min(round(seconds / PART_SECONDS), tiles, max_array - 1))
 
 
 def minutes_for(seconds: float, parts: int) -> int:
-    """The limit of an element's time: twice what it should take, and a quarter of an hour."""
+    """Return the time limit of an element: twice its estimate, at least a quarter of an hour."""
     return max(LEAST_MINUTES, math.ceil(2 * seconds / parts / 60))
 
 
 def merge_minutes_for(size: int) -> int:
-    """The limit of the merge's time.
+    """Return the time limit of the merge.
 
-    size : bytes of the result, to be read in parts and written at a tenth of what a disk does
+    size : bytes of the result; `MERGE_RATE` is a tenth of the speed of a disk
     """
     return LEAST_MINUTES + size // (60 * MERGE_RATE)
 
 
 def _job(what: str, command: str, cpus: int, me: str, options: SlurmOptions) -> str:
+    """Return the script of one job, which says `what` it is; `me` is its job ID in the shell."""
     return JOB.format(
         setup="".join(f"{line}\n" for line in options.setup),
         what=what,
@@ -334,7 +341,7 @@ def _job(what: str, command: str, cpus: int, me: str, options: SlurmOptions) -> 
 
 
 def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: int) -> list[str]:
-    """The options that both jobs have, quoted."""
+    """Return the options of sbatch for one job, quoted."""
     folder = options.logs.replace("%", "%%")
     words = [
         f"--job-name={options.name}",
@@ -363,7 +370,7 @@ def _lines(words: Sequence[str]) -> str:
 def _words(command: Sequence[str]) -> str:
     quoted = []
     for word in command:
-        before, star, after = _one_line(word).rpartition(GROWS_BY)
+        before, star, after = _one_line(word).rpartition(PATTERN)
         quoted.append(
             shlex.quote(before) + star + shlex.quote(after) if star else shlex.quote(word)
         )

@@ -1,7 +1,7 @@
-"""The workers' side of parts: what goes back, what a worker may use, and how it is asked to stop.
+"""The worker's side of a part: its receipt, its share of the machine, and requests to stop it.
 
-A part that is stopped is whole on disk as far as it went, and `StopRequested` never crosses a
-scheduler, which would not know what to do with it.
+`executors.run_parts` submits `attempt` to the workers. The tiles of a stopped part that are done
+are safe on disk. `StopRequested` never passes through a scheduler, which could not handle it.
 """
 
 import os
@@ -22,17 +22,20 @@ from ntk_numba import machine, stopping
 
 
 class Receipt(NamedTuple):
-    """What comes back of a part, and all that does: a tile never passes through a scheduler.
+    """The record of a part that a worker returns; tiles never pass through a scheduler.
 
     Attributes
     ----------
-    part : int, as it was asked for
-    path : str, its file
-    tiles : int, of the part
+    part : int
+        The number of the part.
+    path : str
+        The file of the part.
+    tiles : int
+        The number of tiles of the part.
     seconds : float
     host : str
     stopped : bool
-        Whether it was asked to stop before its end.
+        Whether the worker was asked to stop before the part was done.
     """
 
     part: int
@@ -44,46 +47,46 @@ class Receipt(NamedTuple):
 
 
 Task = Callable[[int], Receipt]
-AnyExecutor = Executor | Callable[[], Executor]  # or what makes one
+AnyExecutor = Executor | Callable[[], Executor]  # an executor, or a function that makes one
 
 
 @dataclass
 class _Worker:
-    """Keep the state of this process as a worker.
+    """The state of this process as a worker.
 
-    busy : it computes a part
-    replaceable : it ends once it was asked to stop, and its pool starts another one
-    pool_ends : all workers of the pool were asked to stop; some pools kill the rest when one has
-        left, so that none leaves by itself
-    threads : that its parts may use; None if its pool has not said so
-    neighbours : parts that are computed on this machine at once
-    deadline : ends it when it takes too long to stop
+    busy : whether it computes a part
+    replaceable : whether it ends once it was asked to stop, so that its pool starts another one
+    pool_ends : whether all workers of the pool were asked to stop; none then leaves by itself,
+        since some pools kill the others when one has left
+    threads : the number of threads of its parts; None if its pool has not set it
+    parts_on_this_host : the number of parts that are computed on this machine at once
+    deadline : a timer that ends the process if it takes too long to stop
     """
 
     busy: bool = False
     replaceable: bool = False
     pool_ends: bool = False
     threads: int | None = None
-    neighbours: int = 1
+    parts_on_this_host: int = 1
     deadline: threading.Timer | None = None
 
     def stop(self) -> None:
         """React to a signal that asks to stop."""
-        # an idle worker of a pool that ends may have lost the process that would end it
+        # the process that would end an idle worker of a pool that ends may be gone
         if self.busy or self.pool_ends:
             self.deadline = stopping.leave_after(stopping.WORKER_PATIENCE)
         if self.busy:
             stopping.ask()
         elif self.replaceable and not self.pool_ends:
             stopping.leave()
-        else:  # for the next part; what is raised here would end a rank that others wait for
+        else:  # stop the next part; an exception here would end a rank that others wait for
             with stopping.gently():
                 stopping.ask()
 
     def has_stopped(self) -> None:
-        """Leave after a part that was stopped, or stay where the pool does not replace workers."""
+        """End this process after a stopped part, unless its pool would not replace it."""
         if self.replaceable and not self.pool_ends:
-            stopping.leave()  # if it stayed, it would stop all further parts too
+            stopping.leave()  # a worker that stayed would stop all further parts too
         if self.deadline and not self.replaceable:
             self.deadline.cancel()
 
@@ -92,23 +95,24 @@ _worker = _Worker()
 
 
 class Share(NamedTuple):
-    """What a pool computes at once on this machine, its workers knowing nothing of one another.
+    """The number of parts that a pool computes at once here, for workers that do not know it.
 
-    parts : at once
-    processes : whether each is in one of its own, which would use all cores
+    parts : the number of parts at once
+    processes : whether each part has a process of its own, which would use all cores
     """
 
     parts: int = 1
     processes: bool = False
 
 
-_share = ContextVar("share", default=Share())  # noqa: B039 (it cannot be changed)
+_share = ContextVar("share", default=Share())  # noqa: B039 (a Share is immutable)
 
 
 def attempt(task: Task, part: int, number: int, share: Share) -> Receipt:
-    """``task(part)`` in a worker.
+    """Run ``task(part)`` in a worker.
 
-    `number` tells a try from those before it: to some schedulers the same call is the same result.
+    number : the number of the try; some schedulers would return the earlier result of an equal call
+    share : see `Share`
     """
     _worker.busy = True
     token = _share.set(share)
@@ -128,40 +132,44 @@ def attempt(task: Task, part: int, number: int, share: Share) -> Receipt:
 
 
 def worker_threads() -> int | None:
-    """The threads that this worker's part may use; None if that is for the machine to say."""
+    """Return the number of threads that a part may use here; None for all of the machine."""
     share = _share.get()
     if _worker.threads is None and share.processes:
         return max(1, machine.available_threads() // share.parts)
     return _worker.threads
 
 
-def neighbours() -> int:
-    """The parts that this machine computes at once, as far as is known here, sharing its memory.
+def parts_on_this_host() -> int:
+    """Return the number of parts that share this machine's memory, as far as it is known here.
 
-    A worker of Dask computes as many in one process as it has threads. Their kernels take turns
-    (`engine.kernel`), so each uses all of these threads in its turn, but has its own buffers.
+    A worker of Dask computes as many parts in one process as it has threads. Their kernels take
+    turns (`engine.kernel`), so each part uses all of these threads in its turn, but has its own
+    buffers.
     """
-    return max(_worker.neighbours, _share.get().parts, machine.dask_threads() or 1)
+    return max(_worker.parts_on_this_host, _share.get().parts, machine.dask_threads() or 1)
 
 
 class LocalPool(Executor):
-    """Worker processes on this machine that stop when asked to, and when this process is gone.
+    """Worker processes on this machine that stop when asked to, or when this process is gone.
 
-    Each holds the reading end of a pipe whose other end is here alone: it is closed to have them
-    stop, and by the system if this process is killed, so that no worker outlives it for long.
+    Each worker holds the receiving end of a pipe; only this process holds the sending end. Closing
+    it asks the workers to stop. If this process is killed, the system closes it, so that no worker
+    outlives this process for long.
 
     Parameters
     ----------
-    workers : int
+    workers : the number of workers
     make : the class of the pool, by default the standard one
-        Its workers are new processes and no forks: a fork dies in parallel code of GNU OpenMP.
+        The workers are new processes, not forks: a fork dies in parallel code of GNU OpenMP.
     """
 
     def __init__(self, workers: int, make: Callable[..., Executor] | None = None) -> None:
         spawn = get_context("spawn")
-        self._ear, self._line = spawn.Pipe(duplex=False)
+        self._stop_receiver, self._stop_sender = spawn.Pipe(duplex=False)
         self._pool = (make or partial(ProcessPoolExecutor, mp_context=spawn))(
-            max_workers=workers, initializer=_begin_process, initargs=(self._ear, workers)
+            max_workers=workers,
+            initializer=_begin_process,
+            initargs=(self._stop_receiver, workers),
         )
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -169,31 +177,31 @@ class LocalPool(Executor):
 
     def stop(self) -> None:
         """Ask the workers to stop; each ends within `stopping.WORKER_PATIENCE` seconds."""
-        self._line.close()
+        self._stop_sender.close()
 
     def shutdown(self, wait: bool = True, **options: Any) -> None:
         self._pool.shutdown(wait, **options)
         if wait:
-            self._line.close()
-            self._ear.close()
+            self._stop_sender.close()
+            self._stop_receiver.close()
 
 
-def _begin_process(ear: Connection, workers: int) -> None:
-    """A worker of a `LocalPool` begins."""
-    _worker.replaceable, _worker.neighbours = True, workers
+def _begin_process(stop_receiver: Connection, workers: int) -> None:
+    """Set up this process as a worker of a `LocalPool`."""
+    _worker.replaceable, _worker.parts_on_this_host = True, workers
     stopping.on_first_signal(_worker.stop)
 
-    def listen() -> None:
+    def wait_for_stop() -> None:
         with suppress(EOFError, OSError):
-            ear.poll(None)
+            stop_receiver.poll(None)
         _worker.pool_ends = True
-        os.kill(os.getpid(), signal.SIGTERM)  # what stops a part is raised on the main thread
+        os.kill(os.getpid(), signal.SIGTERM)  # StopRequested is raised on the main thread
 
-    threading.Thread(target=listen, name="listen", daemon=True).start()
+    threading.Thread(target=wait_for_stop, name="wait-for-stop", daemon=True).start()
 
 
 def begin_rank(threads: int, ranks: int) -> None:
-    """A rank of MPI begins to serve, one of several on this machine."""
-    _worker.threads, _worker.neighbours = threads, ranks
+    """Set up this process as a rank of MPI, one of `ranks` on this machine."""
+    _worker.threads, _worker.parts_on_this_host = threads, ranks
     machine.share_node(ranks)
     stopping.on_first_signal(_worker.stop)

@@ -1,4 +1,4 @@
-"""`write_gram`: a job to disk, whole, one part of it, or all parts by an executor."""
+"""`write_gram`: computing a job into a file, as a whole, one part, or all parts by an executor."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from ntk_numba.arguments import (
 from ntk_numba.cluster.cover import merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
-from ntk_numba.cluster.workers import Receipt, neighbours, worker_threads
+from ntk_numba.cluster.workers import Receipt, parts_on_this_host, worker_threads
 from ntk_numba.compute.plan import Plan, make_plan
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
@@ -41,7 +41,7 @@ from ntk_numba.network import MLP
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments of `write_gram` that say what is computed, and of what."""
+    """The arguments of `write_gram` that determine what is computed, and from which data."""
 
     net: MLP
     x: Data | Source
@@ -54,7 +54,7 @@ class Job:
     largest_norm: float | None
 
     def plan(self, x: Source, z: Source | None, part: Part | None) -> Plan:
-        """Of the whole job, or of a part."""
+        """Plan the whole job, or a part of it."""
         return make_plan(
             self.net,
             x,
@@ -88,61 +88,64 @@ def write_gram(
     progress: bool = False,
     largest_norm: float | None = None,
 ) -> GramFile:
-    """The kernels of `gram`, bit for bit, written to an HDF5 file, for any N and M.
+    """Write the kernels of `gram`, bit for bit the same, to an HDF5 file, for any N and M.
 
     Parameters
     ----------
     net, X, Z, kernels, layers, dtype, threads : see `gram`
-        Arrays are read in place, maps, .npy and HDF5 files in runs of rows; .npz and .csv files
-        whole.
+        Arrays are read in place; memory maps, .npy and HDF5 files are read in runs of rows; .npz
+        and .csv files are read as a whole.
     path : the file to write
-        One that is complete and of the same contents is left as it is; one of other contents is
-        refused. It appears when it is complete; until then it is ``<path>.partial``, which the same
-        call goes on with, however an earlier one ended.
+        A complete file with the same contents is left as it is; a file with other contents raises
+        an error. The file appears when it is complete. Until then it is called ``<path>.partial``,
+        and the same call continues it, however an earlier call ended.
     memory : int or str
-        Bytes, or "2GiB": what the process may take, see `jobs.plan.make_plan`. By default a quarter
-        of what it may use.
+        The memory that the process may take, in bytes or as "2GiB", see `compute.plan.make_plan`.
+        The default is a quarter of the memory that is available to it.
     part : (i, n) or "i/n"
         Compute the i-th of n parts only, counted from 1, into ``<stem>.part-<i>-of-<n>.h5`` beside
-        `path`, and return that file. Parts have equally many tiles, up to one; each reads the
-        rows of X that it needs, on average about 2/√(2n) of them. `merge` puts them together. A
-        part that was merged and deleted is not computed again; what is returned then is the file
-        that has its tiles, complete or not.
+        `path`, and return that file. The numbers of tiles of the parts differ by at most one; each
+        part reads the rows of X that it needs, on average about 2/√(2n) of them. `merge` combines
+        the parts. A part that was merged and deleted is not computed again; in that case the merged
+        file that contains its tiles is returned, which may still be incomplete.
     parts, executor : int; concurrent.futures.Executor, or a function that makes one
-        Compute so many parts, each by a call that the executor runs, and merge them; X and Z have
-        to be paths that its workers can read, and `path` one that they can write. A part whose
-        worker is lost is tried again, up to three times. Without an executor, here, one part
-        after another.
+        Compute this number of parts on the workers of the executor, and merge them. X and Z have to
+        be paths that the workers can read, and `path` one that they can write. A part is tried up
+        to three times if its worker is lost. Without an executor, the parts are computed in this
+        process, one after another.
     layout : str
-        "full", the matrix, or "lower": of a symmetric one only the tiles on and below the diagonal,
-        half of the bytes; ``f.ntk[i, j]`` answers everywhere all the same.
+        "full" for the whole matrix, or "lower" to store only the tiles of a symmetric matrix on and
+        below the diagonal, which take half of the bytes; ``f.ntk[i, j]`` can still be read for all
+        i and j.
     overwrite : bool
-        Replace what is there when the job is complete, and the beginning of any other job at once.
+        Replace an existing file when the job is complete, and an unfinished file of another job at
+        once.
     progress : bool
         Show tiles, rate and remaining time on standard error.
     largest_norm : float, optional
-        The largest Euclidean norm of all rows of X and Z, where it is known. Activations that are
-        series (tanh, silu, …) or of elu's kind are fitted to it, and without it each part reads all
-        rows to find it; other networks make no use of it. All parts of a job need the same; with
-        `parts` it is found once and handed on. A row of a larger norm is refused; a number that is
-        too large gives a valid result of other bits, whose bound is in the file.
+        The largest Euclidean norm of all rows of X and Z, if it is known. Activations that are
+        computed as series (tanh, silu, …), and elu, selu and celu, are fitted to it; without it,
+        each part reads all rows to find it. Other networks do not use it. It has to be the same for
+        all parts of a job; with `parts` it is measured once and passed on. A row with a larger norm
+        raises an error. A number that is larger than necessary gives a valid result with other
+        bits, whose error bound is in the file.
 
     Returns
     -------
     GramFile
-        Open for reading.
+        The file, open for reading.
 
     Raises
     ------
     ValueError, TypeError
-        As `gram`; an output, or the beginning of one, that exists with other contents; too little
-        memory; a part that there is not.
+        As `gram`; a complete or unfinished file with other contents exists; the memory is too
+        small; there is no such part.
     OSError
-        An output folder that is missing or cannot be written, not enough disk, another process
-        writing the same file.
+        The output folder is missing or cannot be written, the disk has not enough space, or another
+        process writes the same file.
     StoppedError
         An OSError: the disk, a quota or the memory failed later, or parts could not be computed;
-        the text names them. What is done is kept, and the same call goes on.
+        the text names them. Finished tiles are kept, and the same call continues.
     """
     job = Job(
         net=net,
@@ -161,11 +164,11 @@ def write_gram(
     if part is not None:
         if stored:
             raise InvalidValueError(
-                "a part has no layout: say layout='lower' when parts are merged"
+                "a part has no layout: give layout='lower' when parts are merged"
             )
         if parts is not None or executor is not None:
             raise InvalidValueError(
-                "part computes one part, parts and executor all of them: give either"
+                "part computes one part, parts and executor all of them: give one or the other"
             )
         return _write_one(job, target, parse_part(part), policy)
     if parts is not None:
@@ -184,10 +187,11 @@ def _write(
     *,
     whole: Path | None = None,
 ) -> GramFile:
-    """Compute a file here.
+    """Compute a file in this process.
 
-    whole : of a part, the file that it is merged into, and perhaps was, and then deleted. Parts
-        have an owner who deletes what he wants anew: of the same contents they are never replaced.
+    whole : for a part, the file into which it is merged, which may already have its tiles. A part
+        with the same contents is never replaced, even with `overwrite`: to compute it again, the
+        user deletes it.
     """
     x, z = open_sources(job.x, job.z)
     plan = job.plan(x, z, part)
@@ -207,18 +211,18 @@ def _write(
             with GramWriter(target, contents, NUMERICS, policy) as writer:
                 tiles, done, progress = writer.tiles, writer.done, policy.progress
                 stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
-    except FileExistsError:  # another job has completed it since we looked
+    except FileExistsError:  # another job has completed it since the check above
         return existing(target, contents)
     return open_gram(target)
 
 
 def _write_one(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
-    """Compute one part of a file here."""
+    """Compute one part of a file in this process."""
     return _write(job, part_path(target, part), part, policy, whole=target)
 
 
 def _check_target(target: Path, x: Source, z: Source | None, *, overwrite: bool) -> None:
-    """Refuse an output that cannot be written, or that is the data itself."""
+    """Raise an error if an output cannot be written, or is the data itself."""
     check_folder(target, write=overwrite or not target.exists())
     for source in (x, z):
         if source and source.file and target.exists() and target.samefile(source.file):
@@ -234,14 +238,16 @@ def _write_parts(
     executor: Executor | Callable[[], Executor] | None,
     layout: Layout,
 ) -> GramFile:
-    """Compute all parts, here or by an executor, and merge them."""
+    """Compute all parts, in this process or on an executor, and merge them."""
     x, z = open_sources(job.x, job.z)
     plan = job.plan(x, z, parse_layout(layout, z is None))
-    plan.grid.size(Part(1, count))  # refuses more parts than tiles
+    plan.grid.size(Part(1, count))  # raises an error if there are more parts than tiles
     _check_target(target, x, z, overwrite=policy.overwrite)
     job = replace(job, largest_norm=plan.largest_norm)
     if executor is None:
-        job = replace(job, x=x, z=z)  # what one part has read of them, the next one knows
+        job = replace(
+            job, x=x, z=z
+        )  # what a part has measured of the data is kept for the next one
     else:
         job = replace(
             job,
@@ -252,8 +258,10 @@ def _write_parts(
     paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     if target.exists() and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
-        if any(path.exists() for path in paths):  # a kill came between the last two steps
-            with contextlib.suppress(ValueError):  # they are another job's
+        if any(
+            path.exists() for path in paths
+        ):  # an earlier call was killed before it deleted the parts
+            with contextlib.suppress(ValueError):  # the parts are of another job
                 merge(paths, target, layout=layout, delete_parts=True).close()
         return file
     task = partial(compute_part, job, target, count, replace(policy, progress=False))
@@ -285,20 +293,18 @@ def _absolute(name: str, data: Data | Source) -> str:
 
 
 def compute_part(job: Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
-    """Compute one part, wherever this runs; one that is there already costs reading its rows."""
+    """Compute one part in this process; an existing part only costs reading its rows."""
     start, part = time.monotonic(), Part(number, count)
     if job.threads is None:
         job = replace(job, threads=worker_threads())
-    if (sharing := neighbours()) > 1:
-        all_of_it = (
-            available_memory() // 4 if job.memory is None else parse_bytes(job.memory, "memory")
-        )
-        job = replace(job, memory=all_of_it // sharing)
+    if (sharing := parts_on_this_host()) > 1:
+        total = available_memory() // 4 if job.memory is None else parse_bytes(job.memory, "memory")
+        job = replace(job, memory=total // sharing)
     tiles, stopped = 0, False
     try:
         with _write_one(job, target, part, policy) as file:
             tiles = file.contents.grid.size(part)
-    except stopping.StopRequested:  # is nothing that a scheduler can carry
+    except stopping.StopRequested:  # a scheduler could not pass it on
         stopped = True
     seconds, path = time.monotonic() - start, part_path(target, part)
     return Receipt(

@@ -311,7 +311,7 @@ def test_damage_of_what_is_merged_is_named_when_its_part_is_gone(x, begun, tmp_p
     data = bytearray(partial.read_bytes())
     data[at] ^= 1
     partial.write_bytes(data)
-    with pytest.raises(ValueError, match=r"deleted since is damaged; .* --array=1, and merge"):
+    with pytest.raises(ValueError, match=r"deleted since are damaged; .* --array=1, and merge"):
         nk.merge(begun, tmp_path / "g.h5", delete_parts=True)
     with pytest.raises(ValueError, match=r"of 5 parts 1 are missing"):
         nk.merge(begun, tmp_path / "g.h5", delete_parts=True)

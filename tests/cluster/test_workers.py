@@ -18,14 +18,14 @@ from ntk_numba.cluster.workers import (
     Receipt,
     Share,
     attempt,
-    neighbours,
+    parts_on_this_host,
     worker_threads,
 )
 from ntk_numba.machine import available_threads
 
 
 def test_here_there_is_nothing_to_tell():
-    assert worker_threads() is None and neighbours() == 1
+    assert worker_threads() is None and parts_on_this_host() == 1
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_threads_of_a_pool_share_its_memory():
     told = []
 
     def task(part):
-        told.append((worker_threads(), neighbours()))
+        told.append((worker_threads(), parts_on_this_host()))
         return Receipt(part, "", 0, 0.0, "", False)
 
     with ThreadPoolExecutor(3) as pool:
         run_parts(pool, task, range(1, 5))
-    assert told == [(None, 3)] * 4 and (worker_threads(), neighbours()) == (None, 1)
+    assert told == [(None, 3)] * 4 and (worker_threads(), parts_on_this_host()) == (None, 1)
 
 
 @pytest.mark.cluster
