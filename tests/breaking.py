@@ -1,8 +1,9 @@
-"""Experiments that break Gram files in the making, and look whether anything is lost.
+"""Experiments that disturb the writing of Gram files, and check that nothing is lost.
 
-``python tests/breaking.py kills 200`` and so on prints one JSON object. Each job is a process of
-its own, forked from this one so that it starts at once; it dies by a real SIGKILL where the
-experiment says so. What an undisturbed run writes is what all others are compared with.
+``python tests/breaking.py kills 200`` runs one experiment and prints a JSON object; the tests and
+the benchmark of robustness call it. Each job runs in a process of its own, forked from this one so
+that it starts at once; where the experiment says so, the process is killed by a real SIGKILL. All
+files are compared with the file of an undisturbed run.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# What can be forked: of BLAS no threads, of Numba those that a child makes anew
+# Settings that survive a fork: BLAS without threads, Numba with threads that a child creates again
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"}
 
 import h5py
@@ -40,11 +41,11 @@ from ntk_numba.gramfile import disk
 SECTOR = 512  # bytes that a disk writes wholly or not at all
 PATIENCE = 60  # seconds after which a process is said to hang
 
-DONE, BUG, REFUSED, STOPPED = 0, 1, 2, 3  # how a job ended; STOPPED can be gone on with
+DONE, BUG, REFUSED, STOPPED = 0, 1, 2, 3  # how a job ended; a STOPPED one can be continued
 
 
 class Job:
-    """A small job, and what its file has to be."""
+    """A small job, and the bytes that its file must have."""
 
     def __init__(self, folder: Path, samples: int, features: int, depth: int) -> None:
         self.x = np.random.default_rng(0).standard_normal((samples, features))
@@ -57,8 +58,8 @@ class Job:
         nk.write_gram(self.net, self.x, path, kernels=("nngp", "ntk"), **options).close()
 
 
-def in_a_process(work: Callable[[], int | None]) -> int:
-    """Start it; its number."""
+def start_process(work: Callable[[], int | None]) -> int:
+    """Start the work in a forked process, and return its PID."""
     pid = os.fork()
     if pid == 0:
         code = BUG
@@ -76,7 +77,7 @@ def in_a_process(work: Callable[[], int | None]) -> int:
 
 
 def ended(pid: int) -> int:
-    """How a process ends: its code, or minus the signal; SIGALRM stands for one that hangs."""
+    """Return the exit code of a process, or minus its signal; minus SIGALRM if it hangs."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         number, status = os.waitpid(pid, os.WNOHANG)
@@ -89,11 +90,12 @@ def ended(pid: int) -> int:
 
 
 def run(work: Callable[[], int | None]) -> int:
-    return ended(in_a_process(work))
+    """Do the work in a forked process, and return its exit code as `ended` does."""
+    return ended(start_process(work))
 
 
 class Count:
-    """What went wrong, by name, with the first examples."""
+    """Counts of outcomes by name, with the first examples."""
 
     def __init__(self) -> None:
         self.numbers: Counter[str] = Counter()
@@ -105,9 +107,9 @@ class Count:
             self.examples.append(f"{name}: {example}")
 
     def check(self, job: Job, folder: Path, code: int, what: object) -> None:
-        """After a run that had to complete: one file, and its bytes."""
+        """Check a run that had to complete: there is one file, with the right bytes."""
         if code != DONE:
-            self.add("files that do not go on", (what, code))
+            self.add("files that cannot be continued", (what, code))
         elif (folder / "g.h5").read_bytes() != job.bytes:
             self.add("wrong files", what)
         elif (names := sorted(p.name for p in folder.iterdir())) != ["g.h5"]:
@@ -125,18 +127,18 @@ def empty_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# Locks that all forked processes share, and that one killed within them would keep for ever
+# Locks that all forked processes would share: a process killed while holding one would keep it
 parallel._backend_init_process_lock = threading.RLock()
 tqdm.set_lock(threading.RLock())
-tqdm.monitor_interval = 0  # nor a thread that might hold one at a fork
-BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of runs in turn
-plan.BATCH_BYTES = 1 << 18  # little is in flight, as in a job that is larger
+tqdm.monitor_interval = 0  # no thread that might hold a lock at a fork
+BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of successive runs
+plan.BATCH_BYTES = 1 << 18  # few tiles are in flight, as in a larger job
 
 CALLS = ("write_at", "allocate", "sync", "rename", "remove")
 
 
 def break_at(number: int, how: str) -> None:
-    """Let the `number`-th call that changes a file go wrong, in this process."""
+    """Make the `number`-th call that changes a file fail or be killed, in this process."""
     counter = itertools.count(1)
 
     def broken(name: str, original: Callable[..., None], *arguments: Any) -> None:
@@ -159,7 +161,7 @@ def break_at(number: int, how: str) -> None:
 
 
 def faults(rounds: int) -> dict[str, Any]:
-    """Every call that changes a file fails, or is the last, in turn; then the job goes on."""
+    """Let each call that changes a file fail, or be the last, in turn; then run the job again."""
     count, calls = Count(), {}
     with empty_folder() as home:
         job = Job(home, 150, 7, 3)
@@ -186,7 +188,7 @@ def faults(rounds: int) -> dict[str, Any]:
 
 
 def merges(rounds: int) -> dict[str, Any]:
-    """As `faults`, of parts being merged, and deleted meanwhile or not."""
+    """Do the same as `faults` to merges that delete their parts, or do not."""
     count, calls = Count(), {}
     with empty_folder() as home:
         job = Job(home, 130, 7, 3)
@@ -205,20 +207,20 @@ def merges(rounds: int) -> dict[str, Any]:
         for how, delete in itertools.product(
             ("EIO", "kill before", "kill within", "kill after"), (False, True)
         ):
-            merge_so = partial(merge, delete=delete)
+            merge_parts = partial(merge, delete=delete)
             for number in itertools.count(1):
                 with empty_folder() as folder:
                     for part in parts:
                         shutil.copy(part, folder)
 
-                    code = run(partial(disturbed, number, how, partial(merge_so, folder)))
+                    code = run(partial(disturbed, number, how, partial(merge_parts, folder)))
                     expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
                     if code == DONE:
                         calls[f"{how}{', deleting' * delete}"] = number - 1
                         break
                     if code not in expected:
                         count.add("wrong ends", (how, number, code))
-                    code = run(partial(merge_so, folder))
+                    code = run(partial(merge_parts, folder))
                     for part in parts if not delete else ():
                         if (folder / part.name).read_bytes() != part.read_bytes():
                             count.add("parts that changed", (how, number))
@@ -230,7 +232,7 @@ def merges(rounds: int) -> dict[str, Any]:
 
 
 def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
-    """SIGKILL at random times, until the job is complete; then anew."""
+    """Kill a job at random times until it is complete; then start another one."""
     rng, count = random.Random(seed), Count()
     with empty_folder() as home:
         job = Job(home, 700, 50, 100)
@@ -248,24 +250,24 @@ def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
         Kernel.compute = logged  # type: ignore[method-assign]
         start = time.monotonic()
         run(lambda: job(home / "timed.h5"))
-        most = 0.9 * (time.monotonic() - start)
+        longest = 0.9 * (time.monotonic() - start)
         log.write_bytes(b"")
         killed = files = 0
         while killed < rounds:
             files += 1
             with empty_folder() as folder:
                 for memory, threads in itertools.cycle(BUDGETS):
-                    pid = in_a_process(
+                    pid = start_process(
                         lambda f=folder, m=memory, t=threads: job(f / "g.h5", memory=m, threads=t)
                     )
-                    time.sleep(rng.uniform(0, most))
+                    time.sleep(rng.uniform(0, longest))
                     os.kill(pid, signal.SIGKILL)
                     code = ended(pid)
                     if code == DONE:
                         break
                     killed += 1
                     if code != -signal.SIGKILL:
-                        count.add("files that do not go on", (killed, code))
+                        count.add("files that cannot be continued", (killed, code))
                         break
                     for path in folder.glob("g.h5*"):
                         if path.suffix not in (".lock", ".new"):
@@ -286,10 +288,10 @@ def file_of(fd: int) -> Path:
 
 
 class Disk:
-    """A model of what a disk holds: what was synced, and what a crash may keep or lose of the rest.
+    """A model of a disk: the bytes that were synced, and those that a crash may keep or lose.
 
-    Takes the place of the calls of `disk` and makes them as well. Files are known by inode, so that
-    they keep their contents when they are renamed.
+    It replaces the functions of `disk`, and calls them as well. Files are identified by inode, so
+    that they keep their contents when they are renamed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -304,19 +306,19 @@ class Disk:
         def write_at(fd: int, block: Any, at: int) -> None:
             self.before()
             real["write_at"](fd, block, at)
-            self.pending.setdefault(self.know(fd), []).append((at, bytes(disk._bytes(block))))
+            self.pending.setdefault(self.inode(fd), []).append((at, bytes(disk._bytes(block))))
 
         def allocate(fd: int, size: int) -> None:
             self.before()
             real["allocate"](fd, size)
-            self.know(fd)
+            self.inode(fd)
 
         def sync(fd: int) -> None:
             self.before()
-            node = self.know(fd)
+            node = self.inode(fd)
             real["sync"](fd)
             size = os.fstat(fd).st_size
-            if len(self.durable[node]) != size:  # HDF5 wrote it
+            if len(self.durable[node]) != size:  # HDF5 has written it
                 self.durable[node] = bytearray(file_of(fd).read_bytes())
             for at, data in self.pending.pop(node, []):
                 self.durable[node][at : at + len(data)] = data
@@ -345,7 +347,8 @@ class Disk:
         for call in (write_at, allocate, sync, rename, remove):
             setattr(disk, call.__name__, in_turn(call))
 
-    def know(self, fd: int) -> int:
+    def inode(self, fd: int) -> int:
+        """Return the inode of an open file, and add a new file to the model."""
         node = os.fstat(fd).st_ino
         if node not in self.durable:
             self.durable[node] = bytearray()
@@ -354,12 +357,13 @@ class Disk:
         return node
 
     def settle(self) -> None:
+        """Make all names durable."""
         for move in self.moves:
             move(self.names)
         self.moves = []
 
     def crash(self, rng: random.Random, into: Path) -> None:
-        """One of the states that a disk may be in if the power fails now."""
+        """Write one of the states that the disk may be in if the power fails now."""
         keep = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0])
         names = dict(self.names)
         for move in self.moves[: rng.randint(0, len(self.moves))]:  # a journal keeps their order
@@ -380,11 +384,11 @@ class Disk:
 
 
 def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
-    """The power fails between two calls: of what was not synced, the disk keeps what it likes."""
+    """Let the power fail between two calls: the disk keeps any of the bytes not yet synced."""
     count = Count()
     with empty_folder() as home:
         job = Job(home, 200, 7, 3)
-        steps = 90  # its calls, and some more
+        steps = 90  # a few more than the calls of the job
         for number in range(rounds):
             rng = random.Random(f"{seed} {number}")
             with empty_folder() as folder, empty_folder() as after:
@@ -393,10 +397,10 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
                     rng: random.Random = rng, folder: Path = folder, after: Path = after
                 ) -> None:
                     model = Disk(folder)
-                    left = itertools.count(rng.randint(0, steps), -1)
+                    remaining = itertools.count(rng.randint(0, steps), -1)
 
                     def before() -> None:
-                        if next(left) == 0:
+                        if next(remaining) == 0:
                             model.crash(rng, after)
                             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -421,7 +425,7 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
 
 
 def damage(data: bytearray, rng: random.Random, where: range) -> str:
-    """Change some bytes of a file, or cut it; what was done."""
+    """Change bytes of a file or truncate it, and return a text that says how."""
     kind = rng.choice(["bit", "bit", "byte", "byte", "run", "cut"])
     at = rng.choice(where)
     if kind == "bit":
@@ -437,15 +441,13 @@ def damage(data: bytearray, rng: random.Random, where: range) -> str:
 
 
 def values(path: Path) -> list[bytes]:
-    """What HDF5 reads, whatever the package makes of the file."""
+    """Return the entries of a file as HDF5 reads them, without the package."""
     with h5py.File(path, locking=False) as file:
         return [file[name][:].tobytes() for name in ("nngp", "ntk")]
 
 
 def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
-    """Damage of a finished file is reported, or has left its values as they were; of an unfinished
-    one, it is refused or made good.
-    """
+    """Damage a finished file: this must be reported, or leave its entries unchanged."""
     count = Count()
     with empty_folder() as home:
         job = Job(home, 150, 7, 3)
@@ -457,7 +459,7 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
         spots = [range(len(job.bytes)), range(end), range(table, table + 512)]
         found = home / "found"
 
-        def some(first: int, last: int) -> None:
+        def damage_and_verify(first: int, last: int) -> None:
             for number in range(first, last):
                 rng = random.Random(f"{seed} {number}")
                 data = bytearray(job.bytes)
@@ -480,7 +482,7 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
         step = 100
         for first in range(0, rounds, step):
             found.write_text("")
-            code = run(lambda f=first: some(f, min(f + step, rounds)))
+            code = run(lambda f=first: damage_and_verify(f, min(f + step, rounds)))
             lines = found.read_text().split("\n")[1:]
             for line in lines:
                 answer = line.rsplit(" ", 1)[1] if not line.endswith(": ") else "crashed"
@@ -491,7 +493,7 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
 
 
 def unfinished(rounds: int, seed: int = 0) -> dict[str, Any]:
-    """Damage of an unfinished file is refused, or made good by going on."""
+    """Damage an unfinished file: running the job again must refuse the file, or repair it."""
     count = Count()
     with empty_folder() as home, empty_folder() as folder:
         job = Job(home, 200, 7, 3)
@@ -515,7 +517,7 @@ def unfinished(rounds: int, seed: int = 0) -> dict[str, Any]:
             if code == REFUSED:
                 count.add("refused")
             elif code == DONE and values(path) == right:
-                count.add("right")  # perhaps but for bytes that HDF5 does not use
+                count.add("right")  # except perhaps for bytes that HDF5 does not use
             else:
                 count.check(job, folder, code, what)
     return count.result()

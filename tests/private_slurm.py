@@ -1,11 +1,11 @@
-"""A Slurm of one's own: real daemons in a temporary folder, on loopback, for as long as a test.
+"""A private Slurm: real daemons in a temporary folder, on loopback, for the duration of a test.
 
     with Slurm() as slurm:
         job = slurm.sbatch("--wrap=true")
         assert slurm.wait(job)[None].state == "COMPLETED"
 
-Nothing of the machine's own Slurm is touched, and several can run at once: folder, key and ports
-are new each time. The daemons run as root, since jobs are started as their users.
+It does not touch a Slurm of the machine, and several can run at once: the folder, the key and the
+ports are new each time. The daemons run as root, since they start jobs as the jobs' users.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-PATIENCE = 60  # seconds; what takes longer has gone wrong
+PATIENCE = 60  # seconds after which a step counts as failed
 PROGRAMS = "munged", "slurmctld", "slurmd", "sbatch"
 # Slurm lets a requeued job wait for as long as the credential of its first start holds, two minutes
 # by default, since an older start might still be under way
@@ -35,9 +35,10 @@ ENDED = {
     "BOOT_FAIL", "DEADLINE",
 }  # fmt: skip
 
-# Nothing here needs a control group, which a container may not have, and all listens on loopback
-# only. A job's processes are known by their parents (linuxproc): by their group, a helper of srun
-# counts until the system's first process has taken note of its end, some seconds in a container.
+# Nothing here needs a control group, which a container may not have, and all daemons listen on
+# loopback only. The processes of a job are found by their parents (linuxproc). Found by
+# their group, a helper of srun would count until the system's first process has reaped it, which
+# takes seconds in a container.
 CONF = """\
 ClusterName=private
 SlurmctldHost={host}(127.0.0.1)
@@ -79,29 +80,29 @@ class Job(NamedTuple):
 
     state: str
     code: int  # exit code
-    signal: int  # that ended it, or 0
+    signal: int  # the signal that ended it, or 0
     restarts: int
     reason: str
     node: str
 
 
 def free_ports(count: int) -> list[int]:
-    """Of loopback."""
+    """Return free ports of loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 class Slurm:
-    """A controller and nodes of two cores, all on this machine, from `with` to its end.
+    """A context in which a controller and nodes of two cores run, all on this machine.
 
-    nodes : how many, called n1, n2 and so on
+    nodes : the number of nodes, which are called n1, n2 and so on
     more : further lines of slurm.conf
-    environment : of commands, which `run` gives them: SLURM_CONF is this Slurm's, and of a job that
-        the tests may run in nothing is left
-    conf : the path that SLURM_CONF has there
+    environment : the environment of commands that `run` starts: SLURM_CONF is set for this Slurm,
+        and the variables of a job that the tests may run in are removed
+    conf : the path of slurm.conf
     """
 
     def __init__(self, nodes: int = 1, more: str = "") -> None:
@@ -117,7 +118,7 @@ class Slurm:
         self.more = more
 
     def __enter__(self) -> "Slurm":
-        # a short path, since sockets' names have at most 107 bytes
+        # a short path, since the names of sockets have at most 107 bytes
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.conf = self.folder / "slurm.conf"
         self.environment = {
@@ -150,7 +151,7 @@ class Slurm:
         )  # fmt: skip
         for name in ("state", "munge", *(f"spool-{name}" for name in self.names)):
             (self.folder / name).mkdir()
-        # munged wants its socket where everybody can go, and its key where nobody can
+        # munged wants a folder that all users can enter for its socket, and a private key
         self.folder.chmod(0o755)
         key = self.folder / "key"
         key.touch(0o600)
@@ -178,24 +179,24 @@ class Slurm:
             )  # fmt: skip
 
     def lose_node(self, name: str) -> None:
-        """What a failure of its power does: everything on it is killed at once."""
+        """Kill everything on a node at once, as a power failure does."""
         doomed = []
         for process in self._processes():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("SLURMD_NODENAME") == name:
                     doomed += [process, *process.parents()]
-        mine = self._processes()
+        ours = self._processes()
         daemon = self.daemons.pop(name)
         daemon.kill()
         daemon.wait()
-        # whoever would report the end of another goes first: those that Slurm has started before
-        for process in sorted(set(doomed) & set(mine), key=lambda one: one.create_time()):
+        # older processes first, since they would report the end of those that they have started
+        for process in sorted(set(doomed) & set(ours), key=lambda process: process.create_time()):
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
     def _stop(self) -> None:
         if "slurmctld" in self.daemons and self.daemons["slurmctld"].poll() is None:
-            # jobs outlive the daemons, so they are ended before
+            # jobs outlive the daemons, so they are ended first
             with contextlib.suppress(AssertionError, subprocess.SubprocessError):
                 self.cancel_all(10)
         for daemon in reversed(self.daemons.values()):
@@ -210,7 +211,7 @@ class Slurm:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _processes(self) -> list[psutil.Process]:
-        """Daemons, their helpers, which have no environment, and jobs."""
+        """Return the daemons, their helpers, which have no environment, and the jobs."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -220,7 +221,7 @@ class Slurm:
         return found
 
     def run(self, *command: Any, **options: Any) -> str:
-        """A command's output; it has to succeed."""
+        """Run a command, which has to succeed, and return its output."""
         answer = subprocess.run(
             [str(word) for word in command], env=self.environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=PATIENCE, **options,
@@ -229,29 +230,32 @@ class Slurm:
         return answer.stdout
 
     def until(self, holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-        """Wait for something to hold; its value."""
+        """Wait until `holds()` is true, and return its value."""
         end = time.monotonic() + seconds
         problem = ""
         while time.monotonic() < end:
             try:
                 if value := holds():
                     return value
-            except (AssertionError, OSError) as error:  # a command that fails, a file yet to come
+            except (
+                AssertionError,
+                OSError,
+            ) as error:  # a command fails, or a file does not exist yet
                 problem = str(error)
             time.sleep(0.1)
         raise AssertionError(f"not within {seconds} s: {what}\n{problem}\n{self.log}")
 
     def nodes(self) -> dict[str, str]:
-        """The state of each."""
+        """Return the state of each node."""
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()
         return dict(line.split() for line in lines)
 
     def sbatch(self, *words: Any, **options: Any) -> int:
-        """Submit a job; its number."""
+        """Submit a job, and return its ID."""
         return int(self.run("sbatch", "--parsable", *words, **options).split(";")[0])
 
     def state(self, job: int | str) -> dict[int | None, Job]:
-        """The elements of an array by their indices, or under None the job; pending ones count."""
+        """Return the elements of an array by index, pending ones too, or a job under None."""
         found: dict[int | None, Job] = {}
         for line in self.run("scontrol", "show", "job", "--oneliner", job).splitlines():
             facts = dict(re.findall(r"(\S+?)=(\S*)", line))
@@ -265,11 +269,11 @@ class Slurm:
         return found
 
     def wait(self, job: int | str, seconds: float = PATIENCE) -> dict[int | None, Job]:
-        """Until it and all its elements have ended; how."""
+        """Wait until a job and all its elements have ended, and return their states."""
 
         def ended() -> dict[int | None, Job] | None:
             now = self.state(job)
-            return now if all(one.state in ENDED for one in now.values()) else None
+            return now if all(job.state in ENDED for job in now.values()) else None
 
         return self.until(ended, f"{job} ends", seconds)
 
@@ -282,13 +286,13 @@ class Slurm:
         self.run("scancel", f"--signal={signal.Signals(number).name.removeprefix('SIG')}", job)
 
     def cancel_all(self, seconds: float = PATIENCE) -> None:
-        """Leave no job."""
+        """Cancel all jobs and wait until they are gone."""
         self.run("scancel", "--user=root")
         self.until(lambda: not self.run("squeue", "-h").strip(), "no job is left", seconds)
 
     @property
     def log(self) -> str:
-        """What the daemons say, the last of it."""
+        """The last lines of the logs of all daemons."""
         return "\n".join(
             f"{path.name}:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-30:])
             for path in sorted([*self.folder.glob("*.log"), *self.folder.glob("*.out")])
@@ -296,12 +300,12 @@ class Slurm:
 
 
 def _path() -> str:
-    """PATH with the folders of daemons, which some users' lack."""
+    """Return PATH with the folders of daemons, which it may lack."""
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
 def _indices(text: str | None) -> list[int | None]:
-    """The indices of a record: of one element, or of all that have not been started, "2-3,7%2"."""
+    """Return the indices of a record: one element, or all that are not started yet, "2-3,7%2"."""
     if text is None:
         return [None]
     found: list[int | None] = []

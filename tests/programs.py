@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parent
-# a task of Dask is given up when it has killed one worker, and not four
+# Dask gives up a task when it has killed one worker, not four
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
@@ -26,12 +26,12 @@ needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: MPI was not 
 
 
 def ranks(kind: str) -> list[Any]:
-    """What starts a program on the ranks of ``mpi 3``; nothing for other executors."""
+    """Return the words that start a program on the ranks of ``mpi 3``; none for other executors."""
     return [MPIEXEC, "-n", kind.split(" ")[1]] if kind.startswith("mpi") else []
 
 
 def stand_ins(kind: str, folder: Path, count: int, plan: dict[int, str] | str) -> list[Any]:
-    """The command that runs stand-ins for parts on an executor."""
+    """Return the command that runs stand-ins for parts on an executor."""
     return [
         *ranks(kind), sys.executable, TESTS / "stand_ins.py",
         "mpi" if kind.startswith("mpi") else kind,
@@ -42,7 +42,7 @@ def stand_ins(kind: str, folder: Path, count: int, plan: dict[int, str] | str) -
 def run(
     kind: str, folder: Path, count: int, plan: dict[int, str] | str
 ) -> subprocess.CompletedProcess[str]:
-    """Run them to their end."""
+    """Run stand-ins for parts on an executor until they end."""
     return subprocess.run(
         stand_ins(kind, folder, count, plan), env=ENVIRONMENT, capture_output=True, text=True,
         timeout=PATIENCE,
@@ -50,7 +50,7 @@ def run(
 
 
 def start(command: list[Any]) -> subprocess.Popen[str]:
-    """Start a program in a group of its own, which does not outlive the tests."""
+    """Start a program in a process group of its own, which does not outlive the tests."""
     process = subprocess.Popen(
         command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
@@ -60,12 +60,13 @@ def start(command: list[Any]) -> subprocess.Popen[str]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:  # its test has failed
+    """End a program whose test has failed."""
+    if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process is."""
+    """Return whether a process exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -74,9 +75,9 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(happens: Callable[[], Any]) -> Any:
-    """What happens, when it does."""
+    """Wait until `happens()` is true, and return its value."""
     end = time.monotonic() + PATIENCE
-    while not (what := happens()):
+    while not (value := happens()):
         assert time.monotonic() < end
         time.sleep(0.01)
-    return what
+    return value

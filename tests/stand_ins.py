@@ -1,8 +1,8 @@
 """Stand-ins for parts, and a program that runs them on a named executor.
 
-A part writes a file, and does what its plan says: ``die`` kills its worker, ``full`` raises an
-OSError, ``bad`` a ValueError, ``slow`` takes 60 seconds unless it is asked to stop. ``die 1`` does
-so at its first start only; starts are counted on disk, as no other memory outlives a worker.
+A part writes a file and follows its plan: ``die`` kills its worker, ``full`` raises an OSError,
+``bad`` raises a ValueError, ``slow`` takes 60 seconds unless it is asked to stop. ``die 1`` does so
+at the first start only. Starts are counted on disk, since memory does not outlive a worker.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ from ntk_numba.machine import threads_to_use
 
 
 def compute(folder: Path, plan: dict[int, str], part: int) -> Receipt:
-    """One part."""
+    """Do what the plan says for a part, and write its file."""
     with (folder / f"starts-{part}").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    time.sleep(0.2)  # in mid-task
-    what, _, times = plan.get(part, "").partition(" ")
+    time.sleep(0.2)  # so that events happen in the middle of the task
+    action, _, times = plan.get(part, "").partition(" ")
     if not times or starts(folder, part) <= int(times):
-        if what == "die":
+        if action == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == "full":
+        if action == "full":
             raise OSError(f"part {part}: the disk is full")
-        if what == "bad":
+        if action == "bad":
             raise ValueError(f"part {part}: X is bad")
-        if what == "slow":
+        if action == "slow":
             wait_for_a_stop(folder, part)
     path = folder / f"part-{part}"
     path.write_text(f"{part * part}")
@@ -47,7 +47,7 @@ def compute(folder: Path, plan: dict[int, str], part: int) -> Receipt:
 
 
 def wait_for_a_stop(folder: Path, part: int) -> None:
-    """60 seconds of work that looks now and then whether it is to stop, and then tidies up."""
+    """Work for 60 seconds, checking whether to stop; leave a file ``stopped-<part>`` if so."""
     try:
         with stopping.gently():
             (folder / f"slow-{part}").touch()
@@ -59,15 +59,15 @@ def wait_for_a_stop(folder: Path, part: int) -> None:
         raise
 
 
-def deaf(part: int) -> Receipt:
-    """Work that does not look whether it is to stop."""
+def ignore_stop(part: int) -> Receipt:
+    """Work for 60 seconds without checking whether to stop."""
     with stopping.gently():
         time.sleep(60)
     return Receipt(part, "", 0, 60.0, "", False)
 
 
-def tell(folder: Path, part: int) -> Receipt:
-    """How many threads a part has where it runs, and how many parts run there."""
+def write_threads(folder: Path, part: int) -> Receipt:
+    """Write the number of threads of a part, and of the parts on its host, into its file."""
     (folder / f"part-{part}").write_text(
         f"{threads_to_use(worker_threads())} {parts_on_this_host()}"
     )
@@ -75,20 +75,20 @@ def tell(folder: Path, part: int) -> Receipt:
 
 
 def starts(folder: Path, part: int) -> int:
-    """How often a part was begun."""
+    """Return how often a part was started."""
     path = folder / f"starts-{part}"
     return len(path.read_text().split()) if path.exists() else 0
 
 
 def done(folder: Path) -> set[int]:
-    """The parts whose file is there, and right."""
+    """Return the parts whose files exist and are right."""
     parts = {int(path.name.removeprefix("part-")): path for path in folder.glob("part-*")}
     return {part for part, path in parts.items() if path.read_text() == str(part * part)}
 
 
 @contextlib.contextmanager
 def dask_cluster(text: str) -> Iterator[str]:
-    """``2x3``: two workers with three threads each; its address."""
+    """Start a cluster, for ``2x3`` of two workers with three threads, and yield its address."""
     import distributed
 
     workers, threads = map(int, text.split("x"))
@@ -101,10 +101,10 @@ def dask_cluster(text: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def executor_of(kind: str) -> Iterator[Any]:
-    """What `run_parts` is given; None on ranks that have served."""
-    name, _, rest = kind.partition(" ")
+    """Open an executor for `run_parts`; yield None on ranks of MPI that have done their work."""
+    name, _, size = kind.partition(" ")
     if name == "cluster":
-        with dask_cluster(rest) as address, open_executor(f"dask:{address}", None) as (it, _):
+        with dask_cluster(size) as address, open_executor(f"dask:{address}", None) as (it, _):
             yield it
     elif name == "reusable":
         import loky
@@ -119,13 +119,13 @@ def executor_of(kind: str) -> Iterator[Any]:
 
 
 def main() -> int:
-    """``stand_ins.py KIND FOLDER COUNT PLAN``: exit codes as the command line's."""
+    """Run ``stand_ins.py KIND FOLDER COUNT PLAN``, with the exit codes of the command line."""
     kind, folder, count, plan = sys.argv[1:]
     executors.PAUSE, executors.SILENCE = 0.1, 0.0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.ask())
-    if plan == "tell":
-        task: Any = functools.partial(tell, Path(folder))
+    if plan == "threads":
+        task: Any = functools.partial(write_threads, Path(folder))
     else:
         task = functools.partial(
             compute, Path(folder), {int(k): v for k, v in json.loads(plan).items()}

@@ -90,9 +90,9 @@ def test_a_rank_that_is_asked_to_stop_ends_the_job(tmp_path):
 @pytest.mark.cluster
 def test_what_workers_share(tmp_path):
     """A worker of Dask has its own threads, though OMP_NUM_THREADS is 1 there."""
-    assert run("cluster 1x2", tmp_path, 2, "tell").returncode == 0
+    assert run("cluster 1x2", tmp_path, 2, "threads").returncode == 0
     assert (tmp_path / "part-1").read_text() == f"{min(available_threads(), 2)} 2"
-    assert run("processes:2", tmp_path, 2, "tell").returncode == 0
+    assert run("processes:2", tmp_path, 2, "threads").returncode == 0
     assert (tmp_path / "part-1").read_text().endswith(" 2")  # threads come with the task
 
 
@@ -100,23 +100,23 @@ def test_what_workers_share(tmp_path):
 @pytest.mark.parametrize("kind", ["reusable", "process-instance"])
 def test_pools_that_the_user_made_share_the_machine_too(tmp_path, kind):
     """Their workers know nothing of one another."""
-    assert run(kind, tmp_path, 3, "tell").returncode == 0
+    assert run(kind, tmp_path, 3, "threads").returncode == 0
     share = max(available_threads() // 2, 1)
     assert (tmp_path / "part-1").read_text() == f"{share} 2"
-    assert run(kind, tmp_path, 1, "tell").returncode == 0  # one alone has all of it
+    assert run(kind, tmp_path, 1, "threads").returncode == 0  # one alone has all of it
     assert (tmp_path / "part-0").read_text() == f"{available_threads()} 1"
 
 
 def test_threads_of_a_pool_share_its_memory():
-    told = []
+    seen = []
 
     def task(part):
-        told.append((worker_threads(), parts_on_this_host()))
+        seen.append((worker_threads(), parts_on_this_host()))
         return Receipt(part, "", 0, 0.0, "", False)
 
     with ThreadPoolExecutor(3) as pool:
         run_parts(pool, task, range(1, 5))
-    assert told == [(None, 3)] * 4 and (worker_threads(), parts_on_this_host()) == (None, 1)
+    assert seen == [(None, 3)] * 4 and (worker_threads(), parts_on_this_host()) == (None, 1)
 
 
 @pytest.mark.cluster
@@ -124,7 +124,7 @@ def test_threads_of_a_pool_share_its_memory():
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_cores(tmp_path, ranks):
     """But for the first, which only hands out parts."""
-    assert run(f"mpi {ranks}", tmp_path, 2, "tell").returncode == 0
+    assert run(f"mpi {ranks}", tmp_path, 2, "threads").returncode == 0
     share = max(available_threads() // (ranks - 1), 1)
     assert (tmp_path / "part-1").read_text() == f"{share} {ranks - 1}"
 
@@ -147,7 +147,7 @@ def test_an_idle_worker_leaves_at_once(pool):
 @pytest.mark.cluster
 def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
     pool.submit(stand_ins.starts, tmp_path, 0).result()  # it has started, and imported all
-    future = pool.submit(attempt, stand_ins.deaf, 1, 0, Share())
+    future = pool.submit(attempt, stand_ins.ignore_stop, 1, 0, Share())
     pid = pool.submit(os.getpid)
     time.sleep(2)
     begin = time.monotonic()
