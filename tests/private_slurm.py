@@ -36,9 +36,9 @@ ENDED = {
 }  # fmt: skip
 
 # Nothing here needs a control group, which a container may not have, and all daemons listen on
-# loopback only. The processes of a job are found by their parents (linuxproc). Found by
-# their group, a helper of srun would count until the system's first process has reaped it, which
-# takes seconds in a container.
+# loopback only. The processes of a job are found by their parents (linuxproc). Found by their
+# group, a helper of srun would count until the system's first process has reaped it, which takes
+# seconds in a container.
 CONF = """\
 ClusterName=private
 SlurmctldHost={host}(127.0.0.1)

@@ -1,4 +1,4 @@
-"""The command line as a person meets it, in processes of its own or in that of the tests."""
+"""The command line as a user calls it, in processes of its own or in the process of the tests."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ def folder(tmp_path, points):
 
 @pytest.fixture
 def start(folder):
-    """The command in a process of its own, as a person starts it."""
+    """Start the command in a process of its own, as a user does."""
 
     def start(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
         answer = subprocess.run(
@@ -39,7 +39,7 @@ def start(folder):
 
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
-    """The same in this process."""
+    """Run the command in this process."""
     monkeypatch.chdir(folder)
 
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
@@ -55,7 +55,7 @@ def run(folder, monkeypatch, capsys):
 
 @contextlib.contextmanager
 def here():
-    """Take back what the command changes for a process of its own."""
+    """Undo the changes that the command makes to its process."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     handlers = [signal.getsignal(number) for number in numbers]
     with pytest.MonkeyPatch.context() as patch:
@@ -211,7 +211,7 @@ def test_check(run, tmp_path):
 
 
 def test_check_fails_with_its_own_code(run):
-    """A false alarm, which nearly every check is that may have nearly always one."""
+    """The check fails by a false alarm, whose probability is set to nearly 1."""
     answer = run(*CHECK, "--samples", "6", "--false-alarm", "0.9999", code=4)
     assert answer.stdout.splitlines()[-1].startswith("FAIL") and "FAIL\n" in answer.stdout
 
@@ -313,7 +313,7 @@ def test_mistakes_with_parts(run, tmp_path, arguments, text):
 
 
 def test_a_script_for_slurm(run, tmp_path):
-    """What it says is tried in tests/jobs/test_slurm.py; here, that all options arrive in it."""
+    """All options reach the script; tests/cluster/test_slurm.py runs such a script."""
     text = run(
         "slurm", "x.npy", "-o", "a b.h5", "--depth", "3", "--activation", "abs", "--b-std", "0.1",
         "--kernel", "nngp", "--layers", "all", "--dtype", "float32", "--memory", "700MiB",
@@ -333,7 +333,7 @@ def test_a_script_for_slurm(run, tmp_path):
     ):  # fmt: skip
         assert words in text
     assert subprocess.run(["bash", "-n"], input=text, text=True).returncode == 0
-    text = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3").stdout  # all by itself
+    text = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3").stdout  # with all defaults
     assert "--part $SLURM_ARRAY_TASK_ID/1 " in text and "--time=15" in text
     said = run("slurm", "x.npy", "-o", "g.h5", "--depth", "3", "--parts", "2000", code=2).stderr
     assert "2000" in said

@@ -1,4 +1,4 @@
-"""A job's options are repeated in the commands of a script for Slurm, none forgotten."""
+"""All options of a job are repeated in the commands of a script for Slurm."""
 
 import argparse
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from ntk_numba.cli import options
 from ntk_numba.cli import program as cli
 
-# A value other than the default for every option that says what a job is
+# A value other than the default for every option that describes a job
 JOB = {
     "data": "x.npy",
     "output": "a b.h5",
@@ -66,7 +66,9 @@ def test_the_words_of_a_merge_give_its_options_again(way):
 
 def test_every_option_of_a_job_is_in_its_script(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.stopping, "handle", lambda handler: None)  # of this test's process
+    monkeypatch.setattr(
+        cli.stopping, "handle", lambda handler: None
+    )  # the process of this test keeps its handlers
     np.save("x.npy", np.ones((150, 7)))
     np.save("z.npy", np.ones((20, 7)))
     # a matrix of two data sets has no triangle
@@ -78,6 +80,6 @@ def test_every_option_of_a_job_is_in_its_script(tmp_path, monkeypatch, capsys):
     assert end.value.code == 0, said.err
     line = next(line for line in said.out.splitlines() if " ntk-numba gram " in line)
     part = shlex.split(line)
-    part = part[part.index("gram") :][:-2]  # what follows is for the shell
+    part = part[part.index("gram") :][:-2]  # the last two words contain variables of the shell
     found = vars(options.make_parser().parse_args(part))
     assert given.items() <= found.items() and found["part"] == "$SLURM_ARRAY_TASK_ID/2"

@@ -1,5 +1,7 @@
-"""Executors of all kinds, whose workers are really killed. Tests with a program run it anew, as a
-user does: `stand_ins` for what becomes of parts, the command line for their bytes.
+"""Parts on executors of all kinds, whose workers are really killed.
+
+Tests that need a program start a new one, as a user does: `stand_ins` to see which parts are done,
+the command line to compare bytes.
 """
 
 import queue
@@ -61,7 +63,7 @@ def test_not_for_ever_and_what_is_left_is_named(tmp_path):
             run_parts(pool, task_of(tmp_path, plan), range(6), attempts=2)
         assert stand_ins.done(tmp_path) == {0, 2, 4, 5}
         assert [stand_ins.starts(tmp_path, part) for part in (1, 3, 4)] == [2, 2, 2]
-        run_parts(pool, task_of(tmp_path), range(6))  # the same, with room on the disk
+        run_parts(pool, task_of(tmp_path), range(6))  # now the disk has space
     assert stand_ins.done(tmp_path) == set(range(6))
 
 
@@ -72,7 +74,7 @@ def test_few_reasons_are_told():
 
 
 def test_a_second_try_waits(tmp_path, monkeypatch):
-    """What holds a part's file, such as a worker that was thought lost, may need its time."""
+    """A process that holds the file of a part, such as a worker thought lost, may need time."""
     monkeypatch.setattr(executors, "PAUSE", 1.0)
     start = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
@@ -114,7 +116,7 @@ def test_progress_is_of_parts_and_on_standard_error(tmp_path, capsys, progress):
 
 
 class Cancelling(ThreadPoolExecutor):
-    """A scheduler that has cancelled the first task by itself."""
+    """An executor that cancels its first task by itself."""
 
     first = True
 
@@ -135,7 +137,7 @@ def test_what_the_scheduler_cancels_is_tried_again(tmp_path):
 
 
 class Client(Executor):
-    """A client of Dask whose scheduler is gone just after it took a part: no word of that."""
+    """A client of Dask whose scheduler disappears just after it took a part, without an error."""
 
     __module__ = "distributed.cfexecutor"
     closed = False
@@ -156,13 +158,13 @@ def test_a_scheduler_that_is_gone(monkeypatch):
 
 
 def test_silence_alone_is_no_end(tmp_path):
-    """Stand-ins ask Dask at every look."""
+    """Stand-ins set SILENCE to 0, so that Dask is checked at every step."""
     end = run("cluster 1x1", tmp_path, 2, {})
     assert (end.returncode, end.stdout) == (0, "[0, 1]\n"), end.stderr
 
 
 class Fragile(Executor):
-    """A pool of one worker that dies of some parts: then all of its futures fail, as they do."""
+    """A pool of one worker that dies of certain parts; then all of its futures fail."""
 
     made: ClassVar[list["Fragile"]] = []
 
@@ -216,7 +218,7 @@ def easy(part):
 
 
 def test_the_one_that_breaks_pools_is_found(fragile):
-    """It alone is blamed and named, and the others are done, most of them many at a time."""
+    """Only this part is blamed and named; the others are done, most of them many at a time."""
     text = r"1 of 40 parts could not be done: 3 \(3: a worker was lost: worker died\); the others"
     with pytest.raises(StoppedError, match=text):
         run_parts(partial(Fragile, {3}), easy, range(40))
@@ -233,7 +235,7 @@ def test_several_that_break_pools(fragile):
 
 
 def test_a_pool_that_always_breaks_is_given_up(fragile):
-    """After halves of halves, and three of one part: not after three of each of 1,000."""
+    """It is given up after halving and three breaks of one part, not three of each part."""
     with pytest.raises(StoppedError, match=r"1,000 of 1,000 parts could not be done: 0,1,2,"):
         run_parts(partial(Fragile, range(1000)), easy, range(1000))
     assert [pool.most for pool in fragile.made][-3:] == [1, 1, 1] and len(fragile.made) < 15
@@ -291,7 +293,7 @@ def test_mpi(tmp_path, ranks):
     end = run(f"mpi {ranks}", tmp_path, 6, {2: "full 1"})
     assert (end.returncode, end.stdout) == (0, "[0, 1, 2, 3, 4, 5]\n"), end.stderr
     pids = {(tmp_path / f"starts-{part}").read_text() for part in (0, 1, 3, 4, 5)}
-    assert len(pids) == ranks - 1  # all but the first compute
+    assert len(pids) == ranks - 1  # all ranks compute except rank 0
 
 
 @pytest.mark.cluster

@@ -1,4 +1,4 @@
-"""Parts of networks that are fitted to the data: they are told the largest norm of all rows."""
+"""Parts of networks that are fitted to the data, given the largest norm of all rows or not."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ def net(request):
 
 @pytest.fixture
 def x(tmp_path):
-    """Rows of mixed norms, the largest one last."""
+    """A file of rows of different norms, with the largest norm last."""
     x = np.random.default_rng(0).standard_normal((N, 5)) / 4
     x[::3] *= 0.1
     x[-1] *= 4
@@ -42,7 +42,7 @@ def largest(x):
 
 @pytest.fixture
 def blocks_read(monkeypatch):
-    """The blocks of rows that are read; single rows are those that are evenly spaced."""
+    """The blocks of rows that are read; single rows are from the evenly spaced sample."""
     blocks = set()
     read = Source.read
 
@@ -56,7 +56,7 @@ def blocks_read(monkeypatch):
 
 
 def own_blocks(contents):
-    """The blocks that the rows of a part's tiles lie in."""
+    """Return the blocks that contain the rows of the tiles of a part."""
     grid = contents.grid
     sides = [s for p in grid.pieces(contents.part) for s in (p.rows, p.columns)]
     return blocks_of([range(s.start * grid.tile, s.stop * grid.tile) for s in sides], grid.rows)
@@ -74,14 +74,14 @@ def test_a_part_that_is_told_reads_its_own_rows_only(net, x, largest, tmp_path, 
             assert blocks_read == own_blocks(f.contents)
             some_leave_rows_out |= blocks_read < blocks_of([range(N)], N)
     assert some_leave_rows_out
-    # one that is started by hand looks at all of them
+    # a part that is not given the norm reads all blocks
     blocks_read.clear()
     write(net, f"{tmp_path}/x.npy", tmp_path, 1, overwrite=True).close()
     assert blocks_read == blocks_of([range(N)], N)
 
 
 def test_parts_are_the_whole_bit_for_bit(net, x, largest, tmp_path):
-    """Told or not, in one job."""
+    """Some parts are given the norm, and one is not."""
     whole = tmp_path / "whole.h5"
     with nk.write_gram(net, x, whole) as f:
         assert f.contents.largest_norm == largest
@@ -117,7 +117,7 @@ def test_who_starts_all_parts_hands_it_on(net, x, tmp_path, monkeypatch):
 
 
 def test_all_parts_here_read_each_row_once_beside_computing(x, tmp_path, monkeypatch):
-    """Of a source in memory as of a file: what one part has found out, the next one knows."""
+    """What one part has measured of a source, in memory or in a file, is kept for the next one."""
     counts = {}
     find_out = Source._find_out
 
@@ -140,7 +140,7 @@ def test_a_row_of_a_larger_norm_is_refused(net, x, largest, tmp_path):
     with pytest.raises(ValueError, match=f"row {N - 1} has norm"):
         nk.write_gram(net, x, tmp_path / "g.h5", parts=2, largest_norm=0.99 * largest)
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
-    # another processor may add in another order
+    # another processor may add in a different order
     write(net, x, tmp_path, OF, largest_norm=largest * (1 - 1e-15)).close()
 
 
@@ -201,7 +201,7 @@ def test_parts_that_were_told_different_norms_are_not_of_one_job(net, x, largest
         write(net, x, tmp_path, 2, of=3, largest_norm=largest)
     write(net, x, tmp_path, 2, of=3, largest_norm=largest, overwrite=True).close()
     nk.merge(paths, tmp_path / "g.h5", delete_parts=True).close()
-    # what is merged stands for a part of that norm only
+    # the merged file replaces a part only if the part has the same norm
     with write(net, x, tmp_path, 2, of=3, largest_norm=largest) as f:
         assert f.path.name == "g.h5"
     with write(net, x, tmp_path, 2, of=3, largest_norm=1.5 * largest) as f:
@@ -209,7 +209,7 @@ def test_parts_that_were_told_different_norms_are_not_of_one_job(net, x, largest
 
 
 def test_files_that_do_not_say_it_are_read_and_merged(net, x, largest, tmp_path):
-    """As those of earlier versions."""
+    """Earlier versions wrote such files."""
     nk.write_gram(net, x, tmp_path / "whole.h5").close()
     paths = []
     for number in range(1, 4):
@@ -220,7 +220,7 @@ def test_files_that_do_not_say_it_are_read_and_merged(net, x, largest, tmp_path)
                 del f.attrs["largest_norm"]
     with nk.open_gram(paths[0]) as f:
         assert f.contents.largest_norm is None and f.verify()
-    write(net, x, tmp_path, 1, of=3, largest_norm=largest).close()  # it is there
+    write(net, x, tmp_path, 1, of=3, largest_norm=largest).close()  # it exists already
     with nk.merge(paths, tmp_path / "g.h5") as f, nk.open_gram(tmp_path / "whole.h5") as whole:
         assert (f.ntk[:] == whole.ntk[:]).all() and f.contents == whole.contents
         assert f.contents.largest_norm == largest
@@ -242,7 +242,7 @@ def test_repair_of_a_part_reads_its_own_rows_only(x, largest, tmp_path, blocks_r
 
 
 def test_the_command_line(x, largest, tmp_path, monkeypatch, capsys, blocks_read):
-    """A script for Slurm has the number, to the last bit, and its parts take it."""
+    """A script for Slurm contains the norm, to the last bit, and its parts use it."""
     monkeypatch.chdir(tmp_path)
     job = ["x.npy", "-o", "g.h5", "--depth", "3", "--activation", "elu"]
 

@@ -1,4 +1,4 @@
-"""A small file that refers to the parts of a job."""
+"""Small files that link the parts of a job."""
 
 import h5py
 import numpy as np
@@ -77,7 +77,7 @@ class TestLink:
             ValueError, match=rf"g.h5 is made of \S*{paths[3].name}, which does not"
         ):
             nk.open_gram(path)
-        with h5py.File(path) as file:  # nor does a plain program take it for zeros
+        with h5py.File(path) as file:  # other programs do not take it for zeros either
             assert np.isnan(file["ntk"][...].min())
         with nk.write_gram(NET, x + 1, paths[3].parent / "g.h5", part=(4, 5)) as f:
             assert f.path == paths[3]
@@ -102,7 +102,7 @@ class TestLink:
             assert f.verify()
 
     def test_every_damage_of_itself_is_refused(self, linked):
-        """HDF5 has no checksum of its list of files and places, and may crash on what it reads."""
+        """HDF5 has no checksum of its list of files and positions, and damage may crash it."""
         path, _, _ = linked
         whole = path.read_bytes()
         changed = [whole[:n] for n in (0, 4, 15, 16, 4096, 4200, len(whole) - 1)] + [whole + b"\0"]
@@ -137,7 +137,7 @@ class TestLink:
         left = [part for part in parts if part.exists()]
         with pytest.raises(ValueError, match=rf"{partial} is the beginning of a file that is not"):
             nk.merge(left, path, link=True)
-        if delete:  # what was deleted is there and nowhere else
+        if delete:  # only this file has the tiles of the deleted parts
             with pytest.raises(ValueError, match="of 5 parts 1-2 are missing"):
                 nk.merge(left, path, link=True, overwrite=True)
             assert partial.exists() and not path.exists()

@@ -34,7 +34,7 @@ def parts(made, tmp_path):
 
 @pytest.fixture(scope="module")
 def right(x, tmp_path_factory):
-    """What one job writes."""
+    """The bytes that a single job writes."""
     path = tmp_path_factory.mktemp("right") / "g.h5"
     nk.write_gram(NET, x, path).close()
     return path.read_bytes()
@@ -97,7 +97,7 @@ def test_memory_and_threads_change_no_part(x, tmp_path, parts, memory):
 
 
 class TestCover:
-    """What cannot be merged is named, and nothing is written."""
+    """Parts that cannot be merged are named, and nothing is written."""
 
     @pytest.fixture(autouse=True)
     def nothing(self, tmp_path, parts):
@@ -119,7 +119,7 @@ class TestCover:
         text = "none of the parts exists. Compute .* --array=1-5, and merge again"
         self.refuse([tmp_path / "g.part-*-of-5.h5"], text, tmp_path)
         self.refuse([], "none of the parts exists", tmp_path)
-        many = tmp_path / "g.part-1-of-999999999999.h5"  # are not counted up
+        many = tmp_path / "g.part-1-of-999999999999.h5"  # its parts are not enumerated
         self.refuse([many], "none of the parts exists. Give the parts", tmp_path)
 
     def test_unfinished(self, parts, tmp_path):
@@ -150,7 +150,7 @@ class TestCover:
 
     @pytest.mark.parametrize("row", [0, 690])
     def test_of_data_that_has_changed_since(self, x, parts, tmp_path, row):
-        """Whether a part has read those rows or not: its centre was made of some of them."""
+        """Even a part that did not read those rows is affected: its centre depends on some."""
         other = tmp_path / "other"
         other.mkdir()
         changed = x.copy()
@@ -160,7 +160,7 @@ class TestCover:
                 rf"{f.path} was made of other data: .*of X are not those of the other .* --array=1,"
             )
             said = self.refuse([f.path, *parts[1:]], text, tmp_path)
-            # else the same command would refuse to replace it
+            # otherwise the same command would refuse to replace it
             assert "Delete the files of those parts that are damaged, of another job or" in said
 
     def test_of_another_version(self, x, parts, tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_a_merge_goes_on(parts, tmp_path, right, monkeypatch, count, delete):
 
 
 def test_deleting_takes_no_second_copy(parts, tmp_path, monkeypatch):
-    """Of a matrix in the layout of its parts: at no time more than one part's bytes over."""
+    """Merging to the layout of the parts never takes more space than one part in addition."""
     most = []
     remove = disk.remove
 
@@ -274,7 +274,7 @@ def test_deleting_takes_no_second_copy(parts, tmp_path, monkeypatch):
 
 
 def test_deleting_again_what_was_not_deleted(parts, tmp_path, right):
-    """As after a kill between the last two steps."""
+    """A kill between the last two steps leaves such files."""
     nk.merge(parts, tmp_path / "g.h5").close()
     for path in parts[:3]:
         path.unlink()
@@ -286,7 +286,7 @@ def test_deleting_again_what_was_not_deleted(parts, tmp_path, right):
 
 @pytest.fixture
 def begun(parts, tmp_path, monkeypatch):
-    """A merge that was stopped when it had deleted the first three parts."""
+    """A merge that was stopped after it had deleted the first three parts."""
     with monkeypatch.context() as patch:
         stop_after(patch, 40)
         with pytest.raises(Stop):
@@ -350,7 +350,7 @@ def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path,
 
 
 def test_a_part_that_was_replaced_meanwhile(x, parts, tmp_path, monkeypatch):
-    """A merge may take hours: its last part can be another job's by then."""
+    """A merge may take hours, so that its last part may be of another job by then."""
     (tmp_path / "other").mkdir()
     nk.write_gram(nk.MLP(2), x, tmp_path / "other" / "g.h5", part=(5, 5)).close()
     copy = merging._copy
@@ -366,11 +366,11 @@ def test_a_part_that_was_replaced_meanwhile(x, parts, tmp_path, monkeypatch):
 
 
 class TestBeginningOfAnother:
-    """What lies at the output stands for no parts but those of its own job."""
+    """An existing output replaces only parts of its own job."""
 
     @staticmethod
     def begin(path):
-        """As when its writer was killed just before the last step."""
+        """Turn a file into one whose writer was killed just before the last step."""
         path.rename(path.with_name(path.name + ".partial"))
 
     def test_it_does_not_stand_for_parts(self, x, parts, tmp_path):

@@ -1,5 +1,7 @@
-"""`write_gram` and ``ntk-numba gram --executor`` on every kind of executor: the bits of a single
-run, also when a worker is killed in the middle of a part, or the whole job is stopped.
+"""`write_gram` and ``ntk-numba gram --executor`` on every kind of executor.
+
+They write the bits of a single run, even if a worker is killed in the middle of a part or the whole
+job is stopped.
 """
 
 import contextlib
@@ -36,7 +38,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Data that take some seconds, and what a single run makes of them."""
+    """A folder with data that take some seconds, and the file of a single run."""
     folder = tmp_path_factory.mktemp("real")
     np.save(folder / "x.npy", np.random.default_rng(0).standard_normal((2000, 20)))
     nk.write_gram(NET, folder / "x.npy", folder / "one.h5").close()
@@ -52,7 +54,7 @@ def out(folder, tmp_path):
 
 @pytest.fixture
 def cluster(tmp_path_factory):
-    """A cluster of Dask of two workers; its address."""
+    """The address of a cluster of Dask with two workers."""
     program = tmp_path_factory.mktemp("cluster") / "cluster.py"
     program.write_text(CLUSTER)
     with subprocess.Popen(
@@ -78,9 +80,11 @@ def ends_well(job):
 
 
 def writer_of_a_part(folder):
-    """The process that is in the middle of a part, by its lease, and the part's number."""
+    """Return the PID of a process that computes a part, by its lease, and the part's number."""
     for lock in folder.glob("*.part-*.lock"):
-        with contextlib.suppress(OSError, ValueError, TypeError):  # it is being made, or removed
+        with contextlib.suppress(
+            OSError, ValueError, TypeError
+        ):  # the lock file is being created or removed
             return Holder(*json.loads(lock.read_text())).pid, lock.name.split("part-")[1][0]
     return None
 
@@ -200,7 +204,7 @@ def test_a_package_that_is_missing(name, package, monkeypatch):
 @pytest.mark.cluster
 @pytest.mark.parametrize("place", ["tcp://127.0.0.1:9", "late.json"])
 def test_a_cluster_that_does_not_answer(tmp_path, place):
-    """Its file is waited for, as a script starts scheduler and job one after the other."""
+    """Its file is waited for, since a script may start the scheduler just before the job."""
     job = subprocess.run(
         [sys.executable, "-c", "from pathlib import Path\n"
          "from threading import Timer\n"

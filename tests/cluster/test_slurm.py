@@ -1,4 +1,4 @@
-"""The script on a real Slurm: real daemons, the real command, kills and signals by Slurm itself."""
+"""The script on a real Slurm: real daemons, real commands, kills and signals by Slurm itself."""
 
 import contextlib
 import re
@@ -18,12 +18,12 @@ from ntk_numba.cluster.slurm import SlurmOptions, slurm_script
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm")]
 
 COMMAND = [sys.executable, "-m", "ntk_numba"]
-# Little memory, so that there are few tiles in a batch, and some are done soon
+# Little memory, so that a batch has few tiles and the first ones are done soon
 NET = ["--depth", "600", "--b-std", "0.1", "--memory", "48MiB"]
-N = 2000  # 36 tiles of 256 × 256, a tenth of a second each on a core
+N = 2000  # 36 tiles of 256 × 256, each a tenth of a second on one core
 FAST = {"cpus": 1, "memory": 900 << 20, "minutes": 10, "grace": 60, "merge_memory": 900 << 20}
 
-# Jobs of one partition make room for those of the other
+# Jobs of one partition preempt those of the other
 PREEMPTION = """\
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -47,18 +47,18 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def right(data):
-    """The bytes of a run without parts; its kernels are compiled for all others, too."""
+    """The bytes of a run without parts, which also compiles the kernels for all other runs."""
     path = data.with_name("right.h5")
     subprocess.run([*COMMAND, "gram", data, "-o", path, *NET], check=True)
     return path.read_bytes()
 
 
 class Run:
-    """A script in `folder`, and what became of it."""
+    """A script in `folder`, and the jobs that it has submitted."""
 
     def __init__(self, slurm, folder, data, parts, gram=None, **options):
         self.slurm, self.folder, self.parts = slurm, folder, parts
-        self.begun = {}  # the files that have to go on, by their indices
+        self.begun = {}  # by index, the inodes of files that have to be continued
         text = slurm_script(
             gram or [*COMMAND, "gram", str(data), "-o", "a b.h5", *NET],
             [*COMMAND, "merge", f"a b.part-*-of-{parts}.h5", "-o", "a b.h5"],
@@ -81,7 +81,7 @@ class Run:
         return self.folder / f"a b.part-{index}-of-{self.parts}.h5"
 
     def wait_for_tiles(self, index):
-        """Until an element has done some, but not all."""
+        """Wait until an element has done some of its tiles, but not all."""
         partial = self.part(index).with_name(self.part(index).name + ".partial")
 
         def done():
@@ -92,18 +92,18 @@ class Run:
         self.begun[index] = partial.stat().st_ino
 
     def kill_command(self, index):
-        """The process that computes a part, and nothing else of the job."""
+        """Kill the process that computes a part, and nothing else of the job."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 words = process.cmdline()
-                mine = words[:1] == COMMAND[:1] and process.cwd() == str(self.folder)
-                if mine and f"{index}/{self.parts}" in words:
+                ours = words[:1] == COMMAND[:1] and process.cwd() == str(self.folder)
+                if ours and f"{index}/{self.parts}" in words:
                     process.kill()
                     return
         raise AssertionError(f"no process computes part {index}")
 
     def ends_well(self, right):
-        """All of it, in a file that is that of a run without parts."""
+        """Check that all jobs succeed and write the file of a run without parts."""
         merged = self.slurm.wait(self.merge)[None]
         elements = self.slurm.state(self.array)
         logs = [self.log(index) for index in elements]
@@ -111,7 +111,7 @@ class Run:
         assert (merged.state, merged.code) == ("COMPLETED", 0), self.merge_log()
         assert (self.folder / "a b.h5").read_bytes() == right
         for index, node in self.begun.items():
-            assert self.part(index).stat().st_ino == node, f"part {index} was begun anew"
+            assert self.part(index).stat().st_ino == node, f"part {index} was not continued"
 
 
 @pytest.fixture
@@ -129,9 +129,7 @@ def test_an_array_and_its_merge(run, right):
 
 
 def test_elements_that_are_stopped_go_on(run, slurm, right):
-    """By an operator, and by the signal before the limit; the merge waits for their success, and
-    not for their first end.
-    """
+    """An operator and the signal before the limit stop them; the merge waits for their success."""
     job = run(2, dependency="afterok")
     job.wait_for_tiles(1)
     slurm.run("scontrol", "requeue", f"{job.array}_1")
@@ -141,12 +139,12 @@ def test_elements_that_are_stopped_go_on(run, slurm, right):
     for index in (1, 2):
         assert slurm.state(job.array)[index].restarts == 1
         assert "restarted 1 times" in job.log(index)
-    assert "ntk-numba: stopped" in job.log(1)  # perhaps at once: SIGTERM comes twice
+    assert "ntk-numba: stopped" in job.log(1)  # or "stopped at once": SIGTERM comes twice
     assert re.search(r"ntk-numba: stopped; \d+ of \d+ tiles are done", job.log(2))
     assert "stopped before the end, and requeued" in job.log(2)
 
 
-# Stands for a command that takes long and stops when it is asked to; at the second start it is done
+# Stands in for a long command that stops when it is asked to; at its second start it succeeds
 STOPS = """
 echo starts
 test -z "$SLURM_RESTART_COUNT" || exit 0
@@ -191,7 +189,7 @@ def test_the_merge_only_after_success(run, slurm):
 
 
 def test_what_is_cancelled_stays_so(run, slurm):
-    """The command stops with 3, but that is no reason to start it again."""
+    """The command stops with exit code 3, but is not started again."""
     job = run(1)
     job.wait_for_tiles(1)
     slurm.run("scancel", job.array)
@@ -200,7 +198,7 @@ def test_what_is_cancelled_stays_so(run, slurm):
     assert "ntk-numba: stopped" in job.log(1) and "requeued" not in job.log(1)
 
 
-# What an interactive job says of itself
+# The environment of an interactive job
 INTERACTIVE = {
     "SLURM_JOB_ID": "7",
     "SLURM_RESTART_COUNT": "9",
@@ -211,7 +209,7 @@ INTERACTIVE = {
 
 
 def test_requeues_are_counted(run, slurm, monkeypatch):
-    """From their first, also if the script was run within another job."""
+    """The count starts at zero, even if the script is run within another job."""
     for name, value in INTERACTIVE.items():
         monkeypatch.setitem(slurm.environment, name, value)
     job = run(1, gram=["sh", "-c", "exit 3"], requeues=1)
@@ -227,7 +225,7 @@ def test_bad_input_is_not_tried_again(run, slurm):
 
 
 def test_a_lost_node(data, right, tmp_path):
-    """The element is requeued by the controller, and goes on elsewhere."""
+    """The controller requeues the element, which continues on another node."""
     with Slurm(nodes=2, more="SlurmdTimeout=5\nMessageTimeout=3") as slurm:
         job = Run(slurm, tmp_path, data, 1, cpus=2)
         job.wait_for_tiles(1)

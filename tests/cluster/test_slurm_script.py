@@ -1,4 +1,4 @@
-"""The text of the script; that it works is for `test_slurm.py`."""
+"""The text of the script for Slurm; `test_slurm.py` runs it."""
 
 import os
 import re
@@ -17,7 +17,7 @@ GRAM = ["ntk-numba", "gram", "x.npy", "-o", "gram.h5", "--depth", "4"]
 MERGE = ["ntk-numba", "merge", "gram.part-*-of-64.h5", "-o", "gram.h5"]
 LEAST = {"parts": 64, "cpus": 4, "memory": 8 << 30, "minutes": 60}
 
-# Stands in for sbatch: says its words, one a line, keeps the script, and answers with a number
+# Stands in for sbatch: saves its words, one per line, and the script, and prints a job ID
 SBATCH = """#!/bin/bash
 printf '%s\\n' "$@" > "$OUT/words-$$"
 cat > "$OUT/script-$$"
@@ -26,7 +26,7 @@ echo "$$;a-cluster"
 
 
 def submit(folder, text, *words):
-    """Run a script with a stand-in for sbatch; what it says, and of both jobs words and script."""
+    """Run a script with a stand-in for sbatch; return its output and the jobs' words and scripts."""
     out = folder / "out"
     programs = folder / "programs"
     out.mkdir()
@@ -48,7 +48,7 @@ def submit(folder, text, *words):
 
 
 def said_by(folder, script, **variables):
-    """The words of the command that a job's script starts, srun being a stand-in."""
+    """Return the words of the command that a job's script starts with a stand-in for srun."""
     programs = folder / "programs"
     (programs / "srun").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
     (programs / "srun").chmod(0o755)
@@ -76,7 +76,7 @@ def test_two_jobs(tmp_path):
         "--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--mem=4096M", "--time=60",
     ]  # fmt: skip
     assert (tmp_path / "logs").is_dir()
-    # what the jobs run, without the line that says where and when
+    # the scripts of the jobs, without the line that prints where and when they run
     (tmp_path / "gram.part-07-of-64.h5").touch()
     (tmp_path / "gram.part-08-of-64.h5").touch()
     variables = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "1"}
@@ -91,7 +91,7 @@ def test_two_jobs(tmp_path):
 
 @pytest.mark.parametrize("words", ["3,17", "--array=3,17"])
 def test_some_parts_again(tmp_path, words):
-    """As merge names them."""
+    """The text is that of --array in the errors of merge."""
     text = slurm_script(GRAM, MERGE, SlurmOptions(**LEAST, at_once=2))
     said, (array, _), (part, last) = submit(tmp_path, text, words)
     assert said.startswith(f"job {array}: parts 3,17 of 64\n")
@@ -123,7 +123,7 @@ def test_some_parts_again(tmp_path, words):
     ],
 )
 def test_every_option_arrives(tmp_path, options, words, job):
-    """At both jobs (2), or at one and not the other."""
+    """An option reaches both jobs (2), or only job 0 or 1."""
     text = slurm_script(GRAM, MERGE, SlurmOptions(**(LEAST | options)))
     _, (array, _), jobs = submit(tmp_path, text)
     found = [" ".join(given).replace(f":{array}", ":N") for given, _ in jobs]

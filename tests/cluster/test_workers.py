@@ -1,4 +1,4 @@
-"""Workers that are told things, asked to stop, left alone, or whose pool is gone."""
+"""Workers: their threads, requests to stop them, idle ones, and the end of their pool."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def test_here_there_is_nothing_to_tell():
     ],
 )
 def test_stopped_by_a_signal(tmp_path, kind, signum, to_all):
-    """Its workers end too, and their parts in good order, even if it is killed."""
+    """The workers end too, with their parts in a good state, even if the job is killed."""
     job = start(command(kind, tmp_path, 6, {1: "slow", 2: "slow"}))
     pids = [worker_of(tmp_path, part) for part in (1, 2)]
     begin = time.monotonic()
@@ -59,7 +59,7 @@ def test_stopped_by_a_signal(tmp_path, kind, signum, to_all):
 
 
 def worker_of(folder, part):
-    """The process that computes a slow part, once it is at it."""
+    """Wait until a slow part has begun, and return the PID of its worker."""
     wait_until((folder / f"slow-{part}").exists)
     return int((folder / f"starts-{part}").read_text())
 
@@ -77,7 +77,7 @@ def test_a_worker_that_is_asked_to_stop_is_replaced(tmp_path, kind):
 @pytest.mark.cluster
 @needs_mpi
 def test_a_rank_that_is_asked_to_stop_ends_the_job(tmp_path):
-    """It cannot be replaced; what others have begun is done."""
+    """A rank cannot be replaced; parts that others have begun are finished."""
     job = start(command("mpi 3", tmp_path, 40, {1: "slow"}))
     os.kill(worker_of(tmp_path, 1), signal.SIGTERM)
     _, err = job.communicate(timeout=30)
@@ -93,17 +93,17 @@ def test_what_workers_share(tmp_path):
     assert run("cluster 1x2", tmp_path, 2, "threads").returncode == 0
     assert (tmp_path / "part-1").read_text() == f"{min(available_threads(), 2)} 2"
     assert run("processes:2", tmp_path, 2, "threads").returncode == 0
-    assert (tmp_path / "part-1").read_text().endswith(" 2")  # threads come with the task
+    assert (tmp_path / "part-1").read_text().endswith(" 2")  # a task brings its number of threads
 
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("kind", ["reusable", "process-instance"])
 def test_pools_that_the_user_made_share_the_machine_too(tmp_path, kind):
-    """Their workers know nothing of one another."""
+    """The workers of these pools do not know their number."""
     assert run(kind, tmp_path, 3, "threads").returncode == 0
     share = max(available_threads() // 2, 1)
     assert (tmp_path / "part-1").read_text() == f"{share} 2"
-    assert run(kind, tmp_path, 1, "threads").returncode == 0  # one alone has all of it
+    assert run(kind, tmp_path, 1, "threads").returncode == 0  # a single part has all threads
     assert (tmp_path / "part-0").read_text() == f"{available_threads()} 1"
 
 
@@ -123,7 +123,7 @@ def test_threads_of_a_pool_share_its_memory():
 @needs_mpi
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_cores(tmp_path, ranks):
-    """But for the first, which only hands out parts."""
+    """Rank 0 does not count, since it only hands out parts."""
     assert run(f"mpi {ranks}", tmp_path, 2, "threads").returncode == 0
     share = max(available_threads() // (ranks - 1), 1)
     assert (tmp_path / "part-1").read_text() == f"{share} {ranks - 1}"
@@ -146,7 +146,9 @@ def test_an_idle_worker_leaves_at_once(pool):
 
 @pytest.mark.cluster
 def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
-    pool.submit(stand_ins.starts, tmp_path, 0).result()  # it has started, and imported all
+    pool.submit(
+        stand_ins.starts, tmp_path, 0
+    ).result()  # the worker has started and imported everything
     future = pool.submit(attempt, stand_ins.ignore_stop, 1, 0, Share())
     pid = pool.submit(os.getpid)
     time.sleep(2)

@@ -21,7 +21,7 @@ def right(x, tmp_path):
 
 @pytest.fixture
 def computed(monkeypatch, right):
-    """The tiles that are computed from now on."""
+    """Return a list that grows by the tiles that are computed from now on."""
     tiles = []
     compute = Kernel.compute
 
@@ -55,7 +55,7 @@ def test_parts_that_are_done_are_left_alone(x, tmp_path, right, computed):
 
 
 class Stop(BaseException):
-    """As a signal raises it."""
+    """An exception like that of a signal."""
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -79,7 +79,7 @@ def test_what_was_merged_and_deleted_is_not_computed_again(
             nk.write_gram(NET, x, tmp_path / "g.h5", parts=4, overwrite=overwrite)
     assert len(computed) == 28
     assert len(list(tmp_path.glob("g.part-*"))) == 2
-    # by itself, as an array of jobs that is submitted again does it
+    # a single part, as when an array of jobs is submitted again
     with nk.write_gram(NET, x, tmp_path / "g.h5", part=(1, 4), overwrite=overwrite) as f:
         assert f.path.name == "g.h5.partial"
     nk.write_gram(NET, x, tmp_path / "g.h5", parts=4, overwrite=overwrite).close()
@@ -88,7 +88,7 @@ def test_what_was_merged_and_deleted_is_not_computed_again(
         assert f.path.name == "g.h5"
     assert len(computed) == 28
     assert not list(tmp_path.glob("g.part-*"))
-    # of other data it is computed
+    # a part of other data is computed
     with nk.write_gram(NET, x + 1, tmp_path / "g.h5", part=(1, 4)) as f:
         assert f.path.name == "g.part-1-of-4.h5"
     with nk.write_gram(nk.MLP(4), x, tmp_path / "g.h5", part=(2, 4)) as f:
@@ -151,7 +151,9 @@ def test_a_part_that_a_kill_has_left_is_deleted(x, tmp_path, layout):
     nk.write_gram(NET, x, path, layout=layout).close()
     nk.write_gram(NET, x, path, parts=3, layout=layout).close()
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
-    nk.write_gram(NET, 2 * x, path, overwrite=True).close()  # another job's is left alone
+    nk.write_gram(
+        NET, 2 * x, path, overwrite=True
+    ).close()  # the file of another job is left as it is
     left.write_bytes(kept)
     nk.write_gram(NET, 2 * x, path, parts=3).close()
     assert left.read_bytes() == kept

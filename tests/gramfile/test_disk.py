@@ -31,7 +31,7 @@ def is_direct(fd):
 
 
 def can_be_direct(folder):
-    """Whether the file system knows direct writes, asked in another way."""
+    """Return whether the file system supports direct writes, tested independently."""
     try:
         os.close(os.open(folder / "probe", os.O_RDWR | os.O_CREAT | os.O_DIRECT))
     except OSError:
@@ -49,7 +49,7 @@ def test_direct_where_the_file_system_can(file, tmp_path):
 @pytest.mark.parametrize("on", [True, False])
 @pytest.mark.parametrize("at", [0, 2 * PAGE, 100])
 def test_the_same_bytes_whether_direct_or_not(file, block, on, at):
-    """At byte 100 a direct write is refused, and made through the cache."""
+    """The system refuses a direct write at byte 100, which is then made through the cache."""
     set_direct(file, on)
     write_at(file, block, at)
     set_direct(file, False)

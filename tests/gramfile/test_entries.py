@@ -76,7 +76,7 @@ def test_what_is_no_index_is_refused(lower, key, error):
 
 
 def test_the_file_holds_half_and_says_where(lower):
-    """For other programs: tile k is rows and columns 64 (i, j) of ``tiles[k]``."""
+    """Other programs can read it: tile k begins at row 64 i and column 64 j, (i, j) = tiles[k]."""
     f, k = lower
     with h5py.File(f.path) as file:
         assert file.attrs["layout"] == "lower" and file.attrs["part"] == "1/1"

@@ -52,7 +52,7 @@ def test_the_same_contents_give_the_same_bytes(tmp_path, contents):
 
 
 def test_places_are_those_that_hdf5_reads(tmp_path, contents):
-    """Numbers written at them are found by HDF5 where they belong."""
+    """HDF5 finds numbers that were written at the computed positions."""
     path = created(tmp_path / "g.h5", contents)
     with layout.HDF5(path) as file:
         where = layout.read_tile_map(file, path, contents)
@@ -90,7 +90,7 @@ def test_an_incomplete_file_is_read_all_the_same(tmp_path, contents):
 
 
 def test_a_changed_attribute_is_noticed(tmp_path, contents):
-    """HDF5 has no checksum of a string's characters."""
+    """HDF5 has no checksum for the characters of strings."""
     path = created(tmp_path / "g.h5", contents)
     data = path.read_bytes()
     at = data.index(b'"b_std": [0.1')
@@ -115,7 +115,7 @@ def found():
 right = found()
 end = min(right[1].tiles.values())
 heap = path.read_bytes().index(b"GCOL")
-# of all it takes minutes
+# testing all bits would take minutes
 bits = {*range(0, 8 * end, 29), *range(8 * heap, 8 * heap + 4000)}
 with path.open("r+b", buffering=0) as raw:
     for bit in sorted(bits)[:: int(sys.argv[2])]:
@@ -124,7 +124,7 @@ with path.open("r+b", buffering=0) as raw:
         raw.seek(bit // 8)
         raw.write(bytes([byte ^ (1 << bit % 8)]))
         try:
-            assert found() == right, bit  # a bit that means nothing
+            assert found() == right, bit  # a bit without a meaning
         except ValueError as error:
             assert f"{path} " in str(error)
         raw.seek(bit // 8)
@@ -134,7 +134,7 @@ with path.open("r+b", buffering=0) as raw:
 
 @pytest.mark.parametrize("every", marked(pytest.mark.slow, ["8", "1"]))
 def test_bits_that_are_wrong_are_noticed(tmp_path, contents, every):
-    """HDF5 has a checksum of all but the heap of strings, which can hold it up for ever."""
+    """HDF5 has a checksum for all but the heap of strings, which can make it loop for ever."""
     path = created(tmp_path / "g.h5", contents)
     command = [sys.executable, "-c", CHANGE_BITS, path, every]
     subprocess.run(command, check=True, timeout=PATIENCE)
@@ -142,7 +142,7 @@ def test_bits_that_are_wrong_are_noticed(tmp_path, contents, every):
 
 @pytest.mark.parametrize("depth", [1, 30, 3000])
 def test_all_strings_are_looked_at(tmp_path, contents, depth):
-    """Those of deep networks have heaps of their own."""
+    """The strings of deep networks have heaps of their own."""
     net = nk.MLP(depth, ["abs"] * (depth - 1))
     path = created(
         tmp_path / "g.h5", replace(contents, network=json.dumps(net.to_dict()), layers="last")

@@ -20,7 +20,7 @@ from ntk_numba.gramfile.lease import Holder, Lease
 ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
 TIMES = {"BEAT": 0.2, "WATCH": 4.0, "SETTLE": 0.3, "GLANCE": 0.02}
 
-# argument 1 is the file, 2 what is different about the holder, 3 what about the module
+# Arguments: the file; fields of the holder to replace; attributes of the module to replace
 HOLD = """
 import errno, fcntl, json, os, sys
 from pathlib import Path
@@ -60,7 +60,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def start(target):
-    """Starts other processes that want the lease."""
+    """Start other processes that try to take the lease."""
     processes = []
 
     def start(**different):
@@ -84,7 +84,7 @@ def answer(process, question=""):
 
 @pytest.fixture
 def holder(start):
-    """Another process that has the lease."""
+    """Start another process that holds the lease."""
     process = start()
     assert answer(process) == "held"
     return process
@@ -97,7 +97,7 @@ def short(monkeypatch):
 
 
 class Clock:
-    """A clock that goes as fast as a lease waits, and what happens at some of its times."""
+    """A clock that advances whenever a lease waits, with events at given times."""
 
     def __init__(self):
         self.now, self.events = 0.0, []
@@ -122,7 +122,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def no_locks(monkeypatch):
-    """A file system without locks, here and in processes that we start."""
+    """Simulate a file system without locks, here and in processes that are started."""
 
     def refuse(fd, flags):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -151,7 +151,7 @@ def test_a_dead_holder_is_followed(target, holder):
     assert lease.lock_of(target).exists()
     begin = time.monotonic()
     mine = Lease(target)
-    assert time.monotonic() - begin < TIMES["WATCH"]  # the system has told
+    assert time.monotonic() - begin < TIMES["WATCH"]  # the system's lock has told
     assert holder_in(target).pid == os.getpid()
     mine.release()
     assert not mine.path.exists()
@@ -166,7 +166,7 @@ def test_within_a_process_too(target):
 
 
 def test_the_same_machine_has_other_names(target):
-    """As in a container, or after a restart."""
+    """It has other names in a container, or after a restart."""
     path = lease.lock_of(target)
     for other in ({"host": "box"}, {"boot": "before"}):
         path.write_text(json.dumps(Holder.me()._replace(**other)))
@@ -210,7 +210,7 @@ def test_another_machine_that_is_killed_is_followed(target, start, clock):
 
 
 def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(target, start, clock):
-    """Its lock is still there, as one that a server keeps for a machine that has died."""
+    """Its lock is still held, as a server may hold it for a machine that has died."""
     process = start(**ELSEWHERE)
     assert answer(process) == "held"
     process.send_signal(signal.SIGSTOP)
@@ -231,7 +231,7 @@ def test_another_machine_that_ends_while_we_look_is_followed(target, start, cloc
     process = start(**ELSEWHERE, since="then")
     assert answer(process) == "held"
     process.send_signal(signal.SIGSTOP)
-    clock.after(TIMES["WATCH"] / 3, lease.lock_of(target).unlink)  # as when it is released
+    clock.after(TIMES["WATCH"] / 3, lease.lock_of(target).unlink)  # as its release would
     mine = Lease(target)
     assert not clock.events and clock.now < 2 * TIMES["WATCH"] / 3
     assert holder_in(target).pid == os.getpid()
@@ -312,7 +312,7 @@ def test_a_lease_that_says_nothing_is_nobodys(target, text):
 
 
 def test_a_lease_removed_while_it_is_taken_is_taken_anew(target, monkeypatch):
-    """Its holder ends between our opening of the file and our locking it."""
+    """Its holder ends after we have opened the file and before we lock it."""
     path = lease.lock_of(target)
     flock, inodes = fcntl.flock, []
 
@@ -349,7 +349,7 @@ def test_without_locks_a_process_here_is_known_by_its_number(target, start, no_l
 
 @pytest.mark.parametrize("other", [{"started": 1.0}, {"pid": 2**22 + 1}])
 def test_without_locks_a_number_is_not_believed_alone(target, other, no_locks):
-    """Another process has it by now, or none."""
+    """Another process has that PID by now, or none has it."""
     lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**other)))
     begin = time.monotonic()
     Lease(target).release()
@@ -358,14 +358,16 @@ def test_without_locks_a_number_is_not_believed_alone(target, other, no_locks):
 
 @pytest.mark.parametrize("other", [ELSEWHERE, {"boot": "before"}, {"space": "pid:[1]"}])
 def test_without_locks_others_are_known_by_their_heart(target, start, other, no_locks, request):
-    """Another machine, another boot of one of our name, another container's numbers."""
+    """The holder is on another machine, of another boot, or of another PID namespace."""
     process = start(**other)
     assert answer(process) == "held"
     with pytest.raises(BlockingIOError, match=f"by process {process.pid} on"):
         Lease(target)
     process.kill()
     process.wait()
-    clock = request.getfixturevalue("clock")  # not before, since its heart beats in real time
+    clock = request.getfixturevalue(
+        "clock"
+    )  # not earlier, since the holder's beats are in real time
     begin = clock.now
     Lease(target).release()
     assert clock.now - begin >= TIMES["WATCH"]
@@ -403,7 +405,7 @@ def test_without_locks_one_of_many_has_it(target, no_locks):
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_two_that_follow_at_the_same_moment(moment, target, monkeypatch, no_locks):
-    """The other one renames its file just before we look for the last time, or just after us."""
+    """The other process renames its file just before our last look, or just after our rename."""
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(started=1.0)))
     other = Holder.me()._replace(since="this moment")
@@ -423,16 +425,16 @@ def test_two_that_follow_at_the_same_moment(moment, target, monkeypatch, no_lock
 
 
 def test_who_was_followed_in_the_same_file_leaves_it(target):
-    """By another machine, at the same moment, whose locks do not reach us."""
-    mine = Lease(target)
-    mine.check()
+    """A machine that does not share our locks has taken it over at the same moment."""
+    ours = Lease(target)
+    ours.check()
     lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
     time.sleep(2 * TIMES["BEAT"])
-    touched = mine.path.stat().st_mtime_ns
+    touched = ours.path.stat().st_mtime_ns
     with pytest.raises(BlockingIOError, match=r"was taken over by process \d+ on elsewhere since"):
-        mine.check()
+        ours.check()
     time.sleep(2 * TIMES["BEAT"])
-    assert mine.path.stat().st_mtime_ns == touched
+    assert ours.path.stat().st_mtime_ns == touched
     mine.release()
     assert holder_in(target).host == "elsewhere"
 

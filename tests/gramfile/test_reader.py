@@ -118,7 +118,7 @@ def test_verify_finds_a_wrong_entry(written, row, column, text):
 
 
 def test_verify_finds_a_zero_of_the_wrong_sign(tmp_path):
-    """They are equal as numbers."""
+    """Zeros of both signs are equal as numbers."""
     path = tmp_path / "g.h5"
     x = np.ones((100, 2))
     x[70] = 0
@@ -180,7 +180,7 @@ def test_verify_finds_a_lost_checksum_and_other_storage(written, tmp_path):
 
 
 class TestIncomplete:
-    """A file of which all but tiles (2, 0) and (1, 1) are done."""
+    """Reading a file in which all tiles except (2, 0) and (1, 1) are done."""
 
     @pytest.fixture(params=["last", "all"])
     def partial(self, points, tmp_path, request):
@@ -244,7 +244,7 @@ class TestIncomplete:
                 np.asarray(f.ntk)
 
     def test_it_stays_the_file_that_was_opened(self, partial, points, tmp_path):
-        """While the job goes on, ends, and another begins under the same name."""
+        """The job meanwhile continues and ends, and another one begins under the same name."""
         layers = "all" if h5py_layers(partial) else "last"
         with nk.open_gram(partial, incomplete=True) as f:
             nk.write_gram(NET, points, tmp_path / "g.h5", layers=layers).close()

@@ -41,7 +41,7 @@ def test_a_tile_is_done_after_the_commit_that_follows_it(tiles):
 
 
 def test_what_is_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
-    """Its bytes may not have been among those that were made durable."""
+    """Its bytes may not have been durable when the checksums of that commit were written."""
     for i in (1, 2):
         tiles.clear_checksum(("ntk", 0, i, 0))
     block = np.ones((64, 64))
@@ -61,7 +61,7 @@ def test_what_is_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
 
 
 def test_a_sync_that_failed_is_not_tried_again(tiles, monkeypatch):
-    """Nor is anything called done afterwards: the second sync might succeed, with the data gone."""
+    """No tile is done afterwards: a second sync might succeed although data was lost."""
     for i in (1, 2):
         tiles.clear_checksum(("ntk", 0, i, 0))
     block, sync = np.ones((64, 64)), disk.sync

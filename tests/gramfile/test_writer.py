@@ -44,19 +44,19 @@ def writer(path, points, **options):
 
 
 class Stop(BaseException):
-    """As a signal raises it."""
+    """An exception like that of a signal."""
 
 
 @pytest.fixture
 def stopped(points, tmp_path, monkeypatch):
-    """A job that some tiles of were done when it was stopped; the file it leaves."""
+    """The unfinished file of a job that was stopped when some of its tiles were done."""
     monkeypatch.setattr(plan, "BATCH_BYTES", 1)
     compute, turns = kernel.Kernel.compute, []
 
     def stop(self, table, *arguments):
         turns.append(len(table))
         if sum(turns) > 4:
-            time.sleep(0.3)  # what is on its way is written, not dropped
+            time.sleep(0.3)  # tiles in flight are written, not dropped
             raise Stop
         compute(self, table, *arguments)
 
@@ -73,7 +73,7 @@ def stopped(points, tmp_path, monkeypatch):
 
 
 def computed(monkeypatch):
-    """The tiles that are computed from now on."""
+    """Return a list that grows by the tiles that are computed from now on."""
     tiles = []
     sweep = stream.sweep
 
@@ -91,7 +91,7 @@ def test_going_on_computes_the_rest(stopped, points, tmp_path, monkeypatch, caps
     with nk.write_gram(NET, points, tmp_path / "g.h5", progress=True) as f:
         assert f.verify() and (f.ntk[:] == nk.gram(NET, points).ntk).all()
     assert len(tiles) == 2
-    assert "4/6" in capsys.readouterr().err  # progress continues from there
+    assert "4/6" in capsys.readouterr().err  # the progress bar continues from there
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
     nk.write_gram(NET, points, tmp_path / "other.h5").close()
     assert (tmp_path / "g.h5").read_bytes() == (tmp_path / "other.h5").read_bytes()
@@ -130,7 +130,7 @@ def test_another_job_is_refused(stopped, points, change, text):
 
 
 def test_overwriting_goes_on_with_its_own_beginning(stopped, points, monkeypatch):
-    """As a job that is queued again does."""
+    """A requeued job with --overwrite continues its own unfinished file."""
     nk.write_gram(nk.MLP(2), points, stopped.with_suffix("").with_name("other.h5")).close()
     stopped.with_name("other.h5").rename(stopped.with_suffix(""))
     tiles = computed(monkeypatch)
@@ -163,7 +163,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(points, tmp_path, monkeyp
 
 
 def test_another_job_that_is_faster(points, tmp_path, monkeypatch):
-    """It completes the file after we have looked and before we hold the lease."""
+    """The other job completes the file after our check and before we hold the lease."""
     target = tmp_path / "g.h5"
     prepare = write.prepare
 
@@ -197,7 +197,7 @@ def test_a_file_that_vanishes_meanwhile_is_said_to(stopped, points, tmp_path, mo
 
 
 def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, tmp_path):
-    """Its first bytes may already be those of a complete one."""
+    """Its first bytes may already be those of a complete file."""
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
     (tmp_path / "g.h5").rename(stopped)
     with nk.open_gram(stopped) as f, TileFile(stopped, f.tile_map, write=True) as tiles:
@@ -269,7 +269,7 @@ def test_a_failure_before_any_tile_leaves_nothing(tmp_path, points):
 
 
 def test_an_error_of_a_sync_is_not_tried_again(stopped, points, tmp_path, monkeypatch):
-    """The system may say that all is well the second time, although it has dropped what it had."""
+    """The system may report success the second time although it has dropped the data."""
     syncs = []
 
     def fail(fd):
@@ -279,7 +279,7 @@ def test_an_error_of_a_sync_is_not_tried_again(stopped, points, tmp_path, monkey
     monkeypatch.setattr(disk, "sync", fail)
     with pytest.raises(nk.StoppedError, match=r"cannot be written: Input/output error; 4 of 6"):
         nk.write_gram(NET, points, tmp_path / "g.h5")
-    assert len(syncs) == 1  # of the one batch that was left
+    assert len(syncs) == 1  # for the one remaining batch
 
 
 def test_not_enough_disk(tmp_path, points, monkeypatch):
@@ -293,7 +293,7 @@ def test_not_enough_disk(tmp_path, points, monkeypatch):
 
 
 def test_a_limit_that_only_shows_when_space_is_taken(tmp_path):
-    """RLIMIT_FSIZE stands for a quota."""
+    """RLIMIT_FSIZE stands in for a quota."""
     code = (
         "import resource, signal, numpy as np, ntk_numba as nk;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -331,7 +331,7 @@ def test_output_folders(tmp_path, points):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, points, monkeypatch):
-    """Root may write everywhere, so the refusal of the system is played."""
+    """Root may write everywhere, so the error of the system is simulated."""
     monkeypatch.setattr(store.os, "access", lambda path, mode: False)
     with pytest.raises(PermissionError, match="cannot be written; choose another one"):
         writer(tmp_path / "g.h5", points)
@@ -345,7 +345,7 @@ def test_the_space_is_taken_at_the_start(tmp_path, points):
 
 
 def test_a_file_that_was_taken_over_is_left_to_its_new_writer(points, tmp_path, monkeypatch):
-    """As when this machine was cut off for a minute, and another one goes on."""
+    """This machine was cut off for a minute, and another one has taken over."""
     path = tmp_path / "g.h5"
 
     def lost(self):
@@ -354,7 +354,7 @@ def test_a_file_that_was_taken_over_is_left_to_its_new_writer(points, tmp_path, 
     for done, work in ((6, lambda writer: None), (0, lambda writer: 1 / 0)):
         mine = writer(path, points)
         monkeypatch.setattr(store.Lease, "check", lost)
-        monkeypatch.setattr(store, "disk", None)  # nothing is removed or renamed
+        monkeypatch.setattr(store, "disk", None)  # any removal or renaming would fail
         mine.tiles.done = lambda n=done: np.arange(6) < n
         with pytest.raises((nk.StoppedError, ZeroDivisionError)), mine:
             work(mine)

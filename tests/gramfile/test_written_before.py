@@ -1,6 +1,6 @@
 """Gram files that version 0.1.0 wrote, with the first arithmetic, are read, checked and merged.
 
-They stand in tests/golden/written_before and are never written again.
+They are stored in tests/golden/written_before and are never written again.
 """
 
 import shutil
@@ -21,7 +21,7 @@ COMPLETE = ["full.h5", "lower.h5", "g.part-1-of-2.h5", "g.part-2-of-2.h5", "of_t
 
 
 def data(rows, seed=0):
-    """Whole numbers of both signs, which no generator of random numbers can change."""
+    """Return whole numbers of both signs that do not depend on a random number generator."""
     i, k = np.arange(rows)[:, None], np.arange(6)[None, :]
     return ((i + 3 + seed) * (k + 7) ** 3 % 29 - 14) / 8.0
 
@@ -31,13 +31,13 @@ X, Z = data(70), data(40, seed=5)
 
 @pytest.fixture
 def files(tmp_path):
-    """Copies, since some are completed or repaired in place."""
+    """Copies of the files, since some are completed or repaired in place."""
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 def expected(name, f):
-    """What today's code computes of the data that the file was made of."""
+    """Return what the present code computes from the data of a file."""
     if name == "of_two.h5":
         return nk.gram(NET, X, Z)
     if name == "full.h5":
@@ -110,7 +110,7 @@ def test_its_parts_are_merged(files, layout):
 
 
 def test_what_it_began_is_not_ended_with_another_arithmetic(files, capsys):
-    """The message names both versions and what to do; nothing is lost of what was begun."""
+    """The message names both versions and the remedy; the unfinished file is kept."""
     partial = files / "begun.h5.partial"
     before = partial.read_bytes()
     text = (
