@@ -26,7 +26,7 @@ echo "$$;a-cluster"
 
 
 def submit(folder, text, *words):
-    """Run a script with a stand-in for sbatch; return its output and the jobs' words and scripts."""
+    """Run a script with a stand-in for sbatch; return the output, and each job's words and script."""
     out = folder / "out"
     programs = folder / "programs"
     out.mkdir()

@@ -435,7 +435,7 @@ def test_who_was_followed_in_the_same_file_leaves_it(target):
         ours.check()
     time.sleep(2 * TIMES["BEAT"])
     assert ours.path.stat().st_mtime_ns == touched
-    mine.release()
+    ours.release()
     assert holder_in(target).host == "elsewhere"
 
 
