@@ -26,7 +26,7 @@ echo "$$;a-cluster"
 
 
 def submit(folder, text, *words):
-    """Run a script with a stand-in for sbatch; return the output, and each job's words and script."""
+    """Run a script with a stand-in for sbatch; return the output, and the words and scripts."""
     out = folder / "out"
     programs = folder / "programs"
     out.mkdir()
