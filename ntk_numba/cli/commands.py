@@ -105,7 +105,7 @@ def _progress(options: argparse.Namespace) -> bool:
 
 
 def _print_result(file: "GramFile") -> bool:
-    """Print what was written; return True even if that fails, since the file is written."""
+    """Print the name and contents of a written file; return True even if printing fails."""
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
@@ -331,7 +331,7 @@ def _print_report(report: "Report") -> bool:
 
 
 def activations(options: argparse.Namespace) -> bool:
-    """Print the table of activations, and draw them."""
+    """Print the table of activations, and draw them with --plot."""
     from ntk_numba.activations.table import describe, names
 
     facts = [describe(name) for name in options.names or names()]

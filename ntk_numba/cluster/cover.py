@@ -47,7 +47,7 @@ def show_indices(numbers: Iterable[int]) -> str:
 
 @dataclass
 class Cover:
-    """The parts that were found, and what is wrong with them.
+    """The parts that were found, and their problems.
 
     contents : the contents of the whole job, in the layout "full"
     numerics : the version of the arithmetic
@@ -115,7 +115,7 @@ def _earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Begun"]:
 
 
 def _name_missing(found: Cover, earlier: list["_Begun"]) -> None:
-    """Add the parts to the problems that neither exist nor are merged already."""
+    """Add to the problems all parts that neither exist nor are merged already."""
     assert found.contents is not None
     missing = set(range(1, found.of + 1)) - set(found.paths)
     for begun in earlier:  # that merge may have deleted parts

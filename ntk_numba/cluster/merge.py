@@ -43,7 +43,7 @@ def merge(
     overwrite: bool = False,
     progress: bool = False,
 ) -> GramFile:
-    """Merge the parts of a job into one file, bit for bit what a single job would have written.
+    """Merge the parts of a job into one file, bit for bit the file of a single job.
 
     Every tile is compared with its checksum while it is copied. If the merge is stopped, the same
     call continues it.
@@ -184,7 +184,7 @@ def _copy(
     target: TileFile,
     update: Callable[[float], object],
 ) -> str:
-    """Copy the tiles of a part that are to do; return what is wrong with one, or an empty text."""
+    """Copy the tiles of a part in `todo`; return the problem with a bad tile, or an empty text."""
     with open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.tile_map.contents
         if (c, file.numerics) != (header.contents, header.numerics):

@@ -120,7 +120,7 @@ class Threads(Pool):
 
 
 class StandardProcesses(Pool):
-    """The standard pool of processes, each of which would use all cores if it were not told."""
+    """The standard pool of processes, each of which would use all cores by default."""
 
     classes = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
 
@@ -261,7 +261,7 @@ def _local_pool(
 
 @contextlib.contextmanager
 def open_executor(text: str, threads: int | None) -> Iterator[Opened]:
-    """Open the executor that the command line names, and say how many threads each part has.
+    """Open the executor that the command line names, and yield it with the threads of a part.
 
     Parameters
     ----------

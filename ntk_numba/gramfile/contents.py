@@ -26,7 +26,7 @@ SAME_NORM = 1e-9
 
 @dataclass(frozen=True)
 class Output:
-    """Which matrices are computed, and how a file stores them.
+    """The matrices that are computed, and the way a file stores them.
 
     part : see `storage.Storage`
     """
@@ -44,7 +44,7 @@ class Output:
 
     @cached_property
     def storage(self) -> Storage:
-        """How the tiles of each matrix are stored."""
+        """The way the tiles of each matrix are stored."""
         return Storage(self.grid, self.part)
 
     @property
@@ -189,7 +189,7 @@ def _shown(text: str) -> str:
 
 
 class Header(NamedTuple):
-    """The header of a Gram file: its contents, and what wrote it.
+    """The header of a Gram file: its contents, and the versions that wrote it.
 
     numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
     linked : the names and seals of the parts that its virtual datasets refer to; empty if the file

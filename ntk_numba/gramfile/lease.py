@@ -160,7 +160,7 @@ class Lease:
                 return
 
     def _take(self) -> int:
-        """Wait until this process holds the lease, and return the descriptor of its lock file."""
+        """Take the lease, and return the descriptor of its lock file."""
         while True:
             fd, new = _open(self.path)
             kept = None
@@ -310,7 +310,7 @@ def _state_at(path: Path) -> tuple[int, int] | None:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Return whether an open file still has the name `path`, by its `_state_at`."""
+    """Return whether an open file still has the name `path`, also on NFS (see `_state_at`)."""
     state = _state_at(path)
     return state is not None and state[0] == os.fstat(fd).st_ino
 

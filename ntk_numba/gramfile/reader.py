@@ -118,7 +118,7 @@ class GramFile:
         return read_tile_map(self._file, self.path, self.contents)
 
     def tiles(self) -> TileFile:
-        """Open the tiles, read past HDF5; of this file, even if another has taken its name."""
+        """Open the tiles of this file, past HDF5, even if another file has taken its name."""
         return TileFile(f"/dev/fd/{self._file.descriptor}", self.tile_map)
 
     def verify(self, *, progress: bool = False) -> Report:
@@ -177,7 +177,7 @@ class GramFile:
     def _verify(
         self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
     ) -> Iterator[tuple[Place, list[str]]]:
-        """Yield each tile of a matrix that is done, and a list of what is wrong with it."""
+        """Yield the tiles of a matrix, or those that are done, each with a list of its problems."""
         grid, limits = self.contents.grid, np.finfo(self.dtype)
         slack = 1 + 64 * limits.eps * max(1, self.contents.depth / 8)
         smallest = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow

@@ -35,7 +35,7 @@ def parse_layout(layout: str, symmetric: bool) -> Part | None:
 
 @dataclass(frozen=True)
 class Storage:
-    """The storage of the tiles of a grid.
+    """The way the tiles of a grid are stored in a file.
 
     part : the part whose tiles are stored one after another; None for the whole matrix as it is
     """

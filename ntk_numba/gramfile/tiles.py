@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 class Tile(NamedTuple):
-    """A tile as it is on disk; its arrays are valid until the next tile is read.
+    """A tile as it is on disk; its arrays are valid until its thread reads another.
 
     block : (T, T), the entries, padding included
     mirror : (T, T), the mirror image, transposed; None if there is none

@@ -189,7 +189,7 @@ class GramWriter:
         ]
         bar = tqdm(
             tiles.scan(places, lambda tile: tile.place if tile.wrong else None),
-            "checking what is done", len(places), unit="tile", disable=not progress, leave=False,
+            "checking tiles", len(places), unit="tile", disable=not progress, leave=False,
         )  # fmt: skip
         for place in bar:
             stopping.check()
