@@ -42,7 +42,7 @@ class Pool:
     Attributes
     ----------
     word, forms : how the command line names the kind, and what it may look like there
-    classes : the ends of the full names of the classes of such executors
+    classes : the beginnings of the full names of the classes of such executors
     """
 
     word: ClassVar[str] = ""
@@ -157,7 +157,7 @@ class Loky(StandardProcesses):
     """A pool of loky, or the reusable one, which loky makes again when it is broken."""
 
     word, forms = "loky", ("loky", "loky:4")
-    classes = ("loky.process_executor.ProcessPoolExecutor",)
+    classes = ("loky.", "joblib.externals.loky.")
 
     def __init__(
         self, executor: Executor, make: Callable[[], Executor] | None, *, ours: bool
@@ -183,7 +183,7 @@ class Dask(Pool):
     """A client of Dask."""
 
     word, forms = "dask", ("dask:tcp://HOST:PORT", "dask:SCHEDULER.json")
-    classes = ("distributed.cfexecutor.ClientExecutor",)
+    classes = ("distributed.",)
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
@@ -237,7 +237,7 @@ def pool_of(executor: AnyExecutor) -> Pool:
         )
     names = [f"{c.__module__}.{c.__qualname__}" for c in type(executor).__mro__]
     for kind in KINDS:
-        if any(name.endswith(kind.classes) for name in names):
+        if any(name.startswith(kind.classes) for name in names):
             return kind(executor, make, ours=make is not None)
     return Pool(executor, make, ours=make is not None)
 
