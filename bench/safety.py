@@ -27,7 +27,7 @@ from ntk_numba.digest import Digest
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.gramfile.layout import HDF5, create, read_layout
+from ntk_numba.gramfile.layout import HDF5, create, read_tile_map
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.inputs.source import open_source
 
@@ -46,7 +46,7 @@ class Careless(TileFile):
         """Write a tile and its mirror image."""
         for block, (a, b) in zip(blocks, ((i, j), (j, i)), strict=True):
             if block is not None:
-                disk.write_at(self._fd, block, self.layout.tile_at(kernel, layer, a, b))
+                disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, a, b))
 
     def commit(self) -> None:
         """Do nothing."""
@@ -68,8 +68,8 @@ def without(data: Path, output: Path) -> None:
     )
     create(output, Header(contents, NUMERICS, ""))
     with HDF5(output) as file:
-        layout = read_layout(file, output, contents)
-    with Careless(output, layout, write=True) as tiles:
+        tile_map = read_tile_map(file, output, contents)
+    with Careless(output, tile_map, write=True) as tiles:
         disk.allocate(tiles._fd, output.stat().st_size)
         stream_tiles(plan, make_kernel(plan, x), x, None, tiles)
         tiles.sync()

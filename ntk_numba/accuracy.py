@@ -1,16 +1,15 @@
-"""The accuracy that entries have, stated once.
+"""The accuracy of entries, stated once for the engine, the checks and the tests.
 
 The error of an entry of Σ or Θ, relative to √(K(x,x)·K(x',x')), is at most `promise` for
 activations that are linear but for one kink at 0. For other closed forms it is that times the
-condition number which the family's file states; for series, the bounds of the fitted network are
-added.
+condition number in the family's file; for series, the bounds of the fitted network are added.
 """
 
 import numpy as np
 
-DOUBLE, SINGLE = 1e-14, 1e-6  # SINGLE up to 8 layers, and in proportion to them beyond
+DOUBLE, SINGLE = 1e-14, 1e-6  # SINGLE is for up to 8 layers; for more it grows in proportion
 CONDITION_DOUBLE, CONDITION_SINGLE = 100, 30  # the largest condition numbers that tests have met
-SLACK = 64  # roundings by which an entry may exceed the bound of Cauchy and Schwarz
+SLACK = 64  # the roundings by which an entry may exceed the bound of Cauchy and Schwarz
 
 
 def promise(depth: int, dtype: np.dtype) -> float:

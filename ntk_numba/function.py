@@ -1,4 +1,4 @@
-"""What a network knows of an activation: the function itself, and nothing of kernels.
+"""The function of an activation, without anything on kernels.
 
 Networks of finite width take a `Function`; the kernels take an `Activation`
 (`ntk_numba.duals.base`), which is a `Function` that also has a dual.
@@ -22,9 +22,9 @@ class Function(ABC):
     name : str
         The name that `ntk_numba.activations.get` takes, parameters included: ``leaky_relu:0.1``.
     kinks : tuple of float
-        Where σ or a derivative jumps.
+        The x at which σ or a derivative of it jumps.
     smooth_beyond : float
-        The |x| from which on σ is smooth on the scale of |x|, and not on that of 1.
+        For larger |x|, σ is smooth on the scale of |x|; for smaller ones, on the scale of 1.
     """
 
     name: str
@@ -51,5 +51,5 @@ class Function(ABC):
 
 
 def spelled(name: str, *parameters: float) -> str:
-    """Return a name with its parameters, as `ntk_numba.activations.get` takes it."""
+    """Return a name with its parameters in the form that `ntk_numba.activations.get` takes."""
     return name + (":" + ",".join(repr(float(p)) for p in parameters) if parameters else "")

@@ -55,7 +55,7 @@ class Part(NamedTuple):
         return f"{self.number}/{self.of}"
 
 
-def check_part(value: Any) -> Part:
+def parse_part(value: Any) -> Part:
     """Return the part that ``(3, 8)`` or ``"3/8"`` stands for.
 
     Raises
@@ -128,12 +128,6 @@ class Grid:
     def count(self) -> int:
         """The number of tiles to compute."""
         return self.down * (self.down + 1) // 2 if self.symmetric else self.down * self.across
-
-    def layout(self, part: Part | None) -> str:
-        """Return how a file stores a part: "lower" or "part"; "full" if `part` is None."""
-        if part is None:
-            return "full"
-        return "lower" if part.of == 1 and self.symmetric else "part"
 
     def size(self, part: Part | None) -> int:
         """Return the number of tiles that a part computes; without a part, of all tiles."""

@@ -1,4 +1,4 @@
-"""Networks: frozen descriptions, the same for the engine and for the finite-width check."""
+"""Immutable descriptions of networks, for the engine and for networks of finite width alike."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from ntk_numba.function import Function
 
 
 class Variance(NamedTuple):
-    """A variance behind a layer, and the part of it that the weights contribute.
+    """The variance behind a layer, and the part of it that the weights contribute.
 
     weights : a = σ_w² E[σ²]
     total : a + β²
@@ -30,12 +30,12 @@ class Variance(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of weights, with the activation that is applied to what enters it.
+    """One layer of weights, with the activation that is applied to its input.
 
     Attributes
     ----------
     activation : Activation or None
-        None for the first layer, which the data enters.
+        None for the first layer, whose input is the data.
     w_std, b_std : float
         σ_w and β.
     """
@@ -47,8 +47,8 @@ class Layer:
     def variance(self, moment: NDArray[np.floating]) -> Variance:
         """Return Σ(x,x) behind this layer (eq. 10 and 12), in the precision of `moment`.
 
-        moment : the mean square of what enters the weights: |x|²/n0 in the first layer, then
-            E[σ(√q t)²], q being Σ(x,x) before; of a pair, its covariance likewise
+        moment : the mean square of the input of the weights: |x|²/n0 in the first layer, then
+            E[σ(√q t)²], where q is Σ(x,x) before the layer; for a pair of samples, the mean product
         """
         real = moment.dtype.type
         weights = real(self.w_std) ** 2 * moment
@@ -68,11 +68,12 @@ class MLP:
     depth : int
         L ≥ 1, the number of weight layers: L − 1 hidden layers. Depth 1 is linear.
     activation : str, Activation or sequence of them
-        One for all hidden layers, or one for each of the L − 1. Names: `activations.names`.
+        One for all hidden layers, or one for each of the L − 1. `activations.names` lists the
+        names.
     w_std : float or sequence of float
         σ_w ≥ 0, one for all layers or one for each of the L.
     b_std : float or sequence of float
-        The note's β ≥ 0, likewise.
+        The note's β ≥ 0, one for all layers or one for each of the L.
 
     Attributes
     ----------
@@ -81,7 +82,7 @@ class MLP:
     depth : int
         L.
     activation, w_std, b_std : tuple
-        As given, written out for every layer: L − 1 activations, L standard deviations.
+        The arguments, written out for each layer: L − 1 activations, L standard deviations.
     functions : tuple of Function
         The activations as networks of finite width see them.
 
@@ -108,7 +109,7 @@ class MLP:
         layers = int(depth)
         if isinstance(activation, str | Activation):
             specs: Sequence[str | Activation] = [activation] * (layers - 1)
-            activations.get(activation)  # a wrong name is wrong at depth 1 too
+            activations.get(activation)  # raises for a wrong name at depth 1 too
         else:
             specs = list(activation)
         if len(specs) != layers - 1:
@@ -145,7 +146,7 @@ class MLP:
         return MLP(count, self.activation[: count - 1], self.w_std[:count], self.b_std[:count])
 
     def to_dict(self) -> dict[str, Any]:
-        """A description made of JSON's types only; `from_dict` gives back an equal network."""
+        """Return a description of JSON's types only, which `from_dict` reads."""
         return {
             "depth": self.depth,
             "activation": [a.name for a in self.activation],
@@ -155,7 +156,7 @@ class MLP:
 
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> "MLP":
-        """The network that `to_dict` described."""
+        """Return the network of a description by `to_dict`."""
         known = dict(description)
         specs = known.get("activation")
         if isinstance(specs, str):
@@ -166,7 +167,7 @@ class MLP:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the description, in hexadecimal: equal if and only if the networks are."""
+        """The hexadecimal SHA-256 of the description, which is equal for equal networks only."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -187,13 +188,13 @@ class MLP:
 
 
 def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
-    """`value` for every layer, as floats; refuse what is no standard deviation."""
+    """Return one float per layer, or raise if `value` has other things than standard deviations."""
     if isinstance(value, str):
-        raise InvalidTypeError(f"{name} must be a number or one number a layer, not {value!r}")
+        raise InvalidTypeError(f"{name} must be a number or one number per layer, not {value!r}")
     values = [value] * layers if isinstance(value, numbers.Real) else list(value)
     if len(values) != layers:
         raise InvalidValueError(
-            f"{name}: depth {layers} wants 1 or {layers} numbers, not {len(values)}"
+            f"{name}: depth {layers} takes 1 or {layers} numbers, not {len(values)}"
         )
     for layer, v in enumerate(values, start=1):
         if isinstance(v, bool) or not isinstance(v, numbers.Real):
@@ -206,7 +207,7 @@ def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
 
 
 def check_network(net: Any) -> MLP:
-    """`net`, if it is one."""
+    """Return `net`, or raise if it is not an `MLP`."""
     if not isinstance(net, MLP):
         raise InvalidTypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
     return net

@@ -451,7 +451,7 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
         job = Job(home, 150, 7, 3)
         right = values(job.right)
         with nk.open_gram(job.right) as file:
-            layout = file.layout
+            layout = file.tile_map
         end = min(layout.tiles.values())
         table = min(layout.checksums.values())
         spots = [range(len(job.bytes)), range(end), range(table, table + 512)]

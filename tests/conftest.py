@@ -21,10 +21,17 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 MARKS = ("slow", "system", "cluster")
+# each family of activations compiles its own loop over pairs
 WARM = """
 import sys, numpy as np, ntk_numba as nk
+from ntk_numba.activations.table import example
 x = np.eye(3, dtype=sys.argv[1])
-nk.gram(nk.MLP(2), x), nk.diagonal(nk.MLP(2), x)
+nk.diagonal(nk.MLP(2), x)
+examples = map(example, nk.activations.names())
+for name in {type(nk.activations.get(name)): name for name in examples}.values():
+    nk.gram(nk.MLP(2, name), x)
+    if sys.argv[1] == "float64":
+        nk.dual(name, 0.5, 0.5, 0.5)
 """
 left_out: Counter[str] = Counter()
 
@@ -65,7 +72,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if left_out:
         counts = ", ".join(f"{left_out[name]} {name}" for name in MARKS if left_out[name])
         terminalreporter.write_line(
-            f"Left out by their marks: {counts}. "
+            f"Left out: {counts}. "
             "`make test-all` runs all tests, `python -m pytest -m slow` those of one mark."
         )
 

@@ -1,11 +1,11 @@
-"""Checks that every activation with a dual of its own has to pass, against 60-digit formulae.
+"""Checks that all activations with a closed form must pass, against formulas in 60 digits.
 
-A dual here is (q1, q2, s) → (K, K̇) in mpmath, written by a test from the definition; `agrees_with`
-compares that with a quadrature of σ and σ' themselves, which knows no formula.
+A dual here is (q1, q2, s) → (K, K̇) in mpmath, written in a test from the definition.
+`agrees_with_quadrature` compares it with a quadrature of σ and σ', which uses no formula.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import recorded
 from gauss import normal_with_ends
 from gauss import panels as gauss_panels
+from marks import marked
 from mpmath import mp, mpf
 from numpy.typing import NDArray
 
@@ -30,8 +31,10 @@ def relu(q1: mpf, q2: mpf, s: mpf) -> tuple[mpf, mpf]:
 
 
 def mean(f: Callable, q1: float, q2: float, s: float, kinks: Sequence[float] = ()) -> float:
-    """E[f(u)f(v)]: by the trapezoidal rule, exact to rounding for what is entire; with kinks, by
-    Gauss-Legendre panels that end at them.
+    """Return E[f(u)f(v)] by quadrature.
+
+    Without kinks it is the trapezoidal rule, which is exact to rounding for entire functions; with
+    kinks, Gauss-Legendre panels end at them.
     """
     root = np.linalg.cholesky([[q1, s], [s, q2]])
     t = np.linspace(-13, 13, 1041)
@@ -49,38 +52,39 @@ def mean(f: Callable, q1: float, q2: float, s: float, kinks: Sequence[float] = (
 
 
 def _panels(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A rule for N(0, 1) with panels that end there."""
+    """Return a rule for N(0, 1) whose panels end at the given points too."""
     return normal_with_ends(np.linspace(-9.5, 9.5, 20), ends, 16)
 
 
 def panels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights between edges, in extended precision."""
+    """Return nodes and weights between edges, in extended precision."""
     return gauss_panels(edges, 14, np.longdouble)
 
 
 def polar(right: Callable, left: Callable, slope_right: Callable, slope_left: Callable) -> Dual:
-    """The dual of a function that is smooth on either side of 0, from its definition: in polar
-    coordinates, sector by sector of the signs of u and v, in extended precision.
+    """Return the dual of a function that is smooth on either side of 0, from its definition.
 
-    right(x) is σ(x) and left(x) is σ(−x), for x ≥ 0. With 19 digits, angles behind it below 1e-9
-    are not known.
+    The integral is in polar coordinates, one sector for each pair of signs of u and v, in extended
+    precision. Its 19 digits do not resolve angles behind the layer below 1e-9.
+
+    right, left : σ(x) and σ(−x) for x ≥ 0; slope_right, slope_left : their derivatives
     """
 
     @cache
     def dual(q1: mpf, q2: mpf, s: mpf) -> tuple[mpf, mpf]:
         a, b = (np.longdouble(mp.nstr(mp.sqrt(q), 25)) for q in (q1, q2))
         p = mp.sqrt(q1 * q2)
-        turn = 2 * mp.asin(mp.sqrt(max(p - abs(s), mpf(0)) / (2 * p)))
-        small = np.longdouble(mp.nstr(turn, 25))
-        straight = np.longdouble(mp.nstr(mp.pi - turn, 25))
-        theta, rest = (small, straight) if s >= 0 else (straight, small)
+        smaller_angle = 2 * mp.asin(mp.sqrt(max(p - abs(s), mpf(0)) / (2 * p)))
+        small = np.longdouble(mp.nstr(smaller_angle, 25))
+        large = np.longdouble(mp.nstr(mp.pi - smaller_angle, 25))
+        theta, supplement = (small, large) if s >= 0 else (large, small)
         finest = 1 / (8 * max(a, b, np.longdouble(1)))
         grades = finest * 2.0 ** np.arange(40)
         r, r_weights = panels([0, *grades[grades < 0.4], *np.arange(0.5, 11)])
         r_weights = r_weights * r * np.exp(-r * r / 2)
         total = [np.longdouble(0)] * 2
         # |u|/r and |v|/r at an angle χ from the edge v = 0 of a sector of width ω: sinχ' and sinχ
-        for width, sides in ((rest, (0, 1)), (theta, (2, 3))):
+        for width, sides in ((supplement, (0, 1)), (theta, (2, 3))):
             if width == 0:
                 continue
             ends = grades[grades < width / 2] if finest < width / 2 else []
@@ -98,8 +102,16 @@ def polar(right: Callable, left: Callable, slope_right: Callable, slope_left: Ca
     return dual
 
 
+def angles(smaller_halves: Iterable[float]) -> Iterator[tuple[float, float, mpf]]:
+    """Yield (z, w, θ in 60 digits) with min(z, w) as given, near θ = 0 and near θ = π."""
+    for m in smaller_halves:
+        half = mp.asin(mp.sqrt(mpf(float(m))))
+        yield m, 1 - m, 2 * half
+        yield 1 - m, m, mp.pi - 2 * half
+
+
 def agrees_with_quadrature(spec: str, dual: Dual, moment: float) -> None:
-    """The oracle, and σ' and E[σ²] of the activation, hold for its σ."""
+    """Check the oracle, σ' and E[σ²] of an activation against quadratures of σ."""
     activation = activations.get(spec)
     kinks = activation.kinks
     for q1, q2, s in [(1, 1, 0.3), (0.9, 0.5, -0.6), (0.1, 1.2, 0.3), (0.6, 1.1, 0)]:
@@ -125,7 +137,7 @@ def agrees_with_quadrature(spec: str, dual: Dual, moment: float) -> None:
 
 
 def single_pairs(largest: float = 1e4) -> NDArray:
-    """(q1, q2, z, w) of pairs at all angles, (4, pairs)."""
+    """Return q1, q2, z and w of pairs at all angles, (4, pairs)."""
     q = [v for v in (1e-6, 1e-3, 0.2, 1.0, 3.0, 50.0, 1e4) if v <= largest]
     angles = (0.0, 1e-12, 1e-6, 1e-3, 0.25, 0.5)
     halves = [(z, 1 - z) for z in angles] + [(1 - z, z) for z in angles[:-1]]
@@ -133,19 +145,23 @@ def single_pairs(largest: float = 1e4) -> NDArray:
 
 
 def exact_pairs(dual: Dual, pairs: NDArray) -> NDArray[np.longdouble]:
-    """cosθ_K, and what a rate and K̇ are multiples of, relative to what they are at most."""
+    """Return what the pairs should give, (3, pairs).
+
+    The rows are cosθ_K; the factor that turns a rate into K̇ relative to √(K̇(x,x)K̇(x',x')); and K̇
+    relative to the same.
+    """
     alone = {v: dual(*[mpf(v)] * 3) for v in set(pairs[:2].ravel())}
     out = []
     for a, b, z, w in pairs.T:
         p = mp.sqrt(mpf(a) * mpf(b))
         k, k_dot = dual(mpf(a), mpf(b), p * (1 - 2 * mpf(z) if z < w else 2 * mpf(w) - 1))
-        norm, most = (mp.sqrt(x * y) for x, y in zip(alone[a], alone[b], strict=True))
-        out.append((k / norm, norm / p / most, k_dot / most))
+        norm, slope_norm = (mp.sqrt(x * y) for x, y in zip(alone[a], alone[b], strict=True))
+        out.append((k / norm, norm / p / slope_norm, k_dot / slope_norm))
     return recorded.digits(out).T
 
 
 def pair_error(spec: str, pairs: NDArray, exact: NDArray[np.longdouble]) -> tuple[float, float]:
-    """Worst errors of cosθ_K and of the rate of single pairs, relative to what they are at most."""
+    """Return the largest errors of cosθ_K and of the rate, relative to their values at ρ = 1."""
     values = pair_dual(activations.get(spec).dual(np.inf), *pairs)
     z_k, w_k, rate = (v.astype(np.longdouble) for v in values)
     cosine, scale, slope = exact
@@ -157,7 +173,10 @@ Layers = list[tuple[mpf, mpf]]
 
 def _kernels(x: np.ndarray, y: np.ndarray, duals: Sequence[Dual], beta: float,
              own: tuple[Layers, Layers] | None = None) -> Layers:  # fmt: skip
-    """(Σ, Θ) of all layers; own are those of x and of y with themselves."""
+    """Return (Σ, Θ) of all layers.
+
+    own : the same of x and of y with themselves; None if x is y
+    """
     u, v = ([mpf(float(t)) for t in row] for row in (x, y))
     b2 = mpf(beta) ** 2
     q1, q2, s = (mp.fdot(*p) / len(u) + b2 for p in ((u, u), (v, v), (u, v)))
@@ -173,7 +192,7 @@ def _kernels(x: np.ndarray, y: np.ndarray, duals: Sequence[Dual], beta: float,
 
 
 def network_rows(dtype: type, scales: Sequence[float]) -> NDArray:
-    """Rows of some scales, near and far, equal, opposite and parallel."""
+    """Return rows of the given scales: near and far, equal, opposite and parallel."""
     rng = np.random.default_rng(1)
     rows = []
     for scale in scales:
@@ -185,8 +204,10 @@ def network_rows(dtype: type, scales: Sequence[float]) -> NDArray:
 
 
 def exact_network(dual: Dual, x: NDArray, beta: float) -> tuple[NDArray, NDArray]:
-    """Of both layers, √K(x,x) of each row, (rows, layer, kernel), and K(x,x')/√(K(x,x)K(x',x')) of
-    each pair, (pairs, layer, kernel).
+    """Return the kernels behind the activation and behind a ReLU.
+
+    They are √K(x,x) of each row, (rows, layer, kernel), and K(x,x')/√(K(x,x)K(x',x')) of each pair,
+    (pairs, layer, kernel).
     """
     own = [_kernels(row, row, [dual, relu], beta) for row in x]
     alone = [[[mp.sqrt(k) for k in layer] for layer in layers] for layers in own]
@@ -200,15 +221,16 @@ def exact_network(dual: Dual, x: NDArray, beta: float) -> tuple[NDArray, NDArray
 
 
 def pairs_of(rows: int) -> list[tuple[int, int]]:
-    """Each pair of rows once."""
+    """Return each pair of rows once."""
     return [(i, j) for i in range(rows) for j in range(i + 1)]
 
 
 def network_error(
     spec: str, x: NDArray, beta: float, exact: tuple[NDArray, NDArray]
 ) -> tuple[float, float]:
-    """Worst errors of Σ and Θ relative to √(K(x,x)K(x',x')), of the activation and, since that
-    shows whether small angles are right, of a ReLU behind it.
+    """Return the largest errors of Σ and Θ behind the activation and behind a ReLU after it.
+
+    They are relative to √(K(x,x)K(x',x')). The ReLU shows whether small angles are right.
     """
     got = nk.gram(nk.MLP(3, [spec, "relu"], 1.0, beta), x, layers="all", dtype=x.dtype)
     alone, cosines = exact
@@ -228,13 +250,13 @@ BETAS, DTYPES = (0.0, 0.1), (np.float64, np.float32)
 
 
 def golden_points(scales: Sequence[float]) -> dict[str, NDArray]:
-    """What the recorded answers are asked for."""
+    """Return the points of the recorded answers."""
     rows = {np.dtype(dtype).name: network_rows(dtype, scales) for dtype in DTYPES}
     return {"pairs": single_pairs(), "betas": np.array(BETAS)} | rows
 
 
 def golden_answers(dual: Dual, scales: Sequence[float]) -> recorded.Answers:
-    """The answers, from the oracle."""
+    """Return the answers of the oracle."""
     answers = {"pairs": exact_pairs(dual, single_pairs())}
     for beta, dtype in itertools.product(BETAS, DTYPES):
         alone, cosines = exact_network(dual, network_rows(dtype, scales), beta)
@@ -244,7 +266,7 @@ def golden_answers(dual: Dual, scales: Sequence[float]) -> recorded.Answers:
 
 
 def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
-    """At no variance and no angle NaN or infinite, in either dtype; a zero input included."""
+    """Check that nothing is NaN or infinite, for all variances, angles and dtypes."""
     fitted = activations.get(spec).dual(np.inf)
     q = np.array([v for v in (0, 1e-300, 1e-30, 1e-6, 1, 1e4, 1e30) if v <= largest])
     halves = np.array([0, 1e-30, 1e-6, 0.25, 0.5])
@@ -268,7 +290,7 @@ def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
 
 
 def parity_and_signs_are_true(spec: str, dual: Dual) -> None:
-    """What an activation says of its parity holds of σ; never_obtuse is the truth about K."""
+    """Check that σ has the parity of its dual, and that `never_obtuse` is true of K."""
     activation = activations.get(spec)
     x = np.linspace(0.01, 5, 50)
     mirrored = activation(-x)
@@ -294,11 +316,13 @@ def checks(
     moment: float = 1e-15,
     golden: bool = False,
 ) -> Any:
-    """A class with the tests of some activations, to be called Test… where it is wanted.
+    """Return a class with the tests of the given activations. Test files name it Test….
 
     pair, double, single : the largest errors of single pairs, and of networks in either dtype
-    behind : the same of Θ of a ReLU behind it, 50·double;  moment : of E[σ²], up to q = 100
-    scales : of the networks' data;  largest : variances, of those that cannot have any
+    behind : the largest error of a ReLU behind the activation in float64; by default 50·double
+    moment : the largest relative error of E[σ²], up to q = 100
+    scales : the scales of the networks' data
+    largest : the largest variance of an activation that does not support all of them
     golden : whether the oracle is so slow that its answers are kept, see recorded.py
     """
     ends = largest or {}
@@ -321,10 +345,11 @@ def checks(
             assert value < pair
             assert rate < pair
 
-        @pytest.mark.parametrize("beta", BETAS)
+        @pytest.mark.parametrize("beta", marked(pytest.mark.slow, BETAS, [0.1]))
         @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, double), (np.float32, single)])
         def test_near_duplicates_stay_apart(self, spec, dtype, bound, beta):
-            """Behind a ReLU, whose K̇ shows them, angles are right to some 1e-13, see `NEAR`."""
+            """The ReLU behind has a K̇ that shows errors of angles; they are about 1e-13, see
+            `NEAR`."""
             x = network_rows(dtype, scales)
             if golden:
                 answers = recorded.load(spec, golden_points(scales))

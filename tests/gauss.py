@@ -12,7 +12,7 @@ Rule = tuple[NDArray, NDArray]
 
 @cache
 def points(order: int, real: type = np.float64) -> Rule:
-    """Nodes and weights on [-1, 1], exact to the digits of float64 or longdouble."""
+    """Return nodes and weights on [-1, 1], to the precision of float64 or longdouble."""
     x, w = legendre.leggauss(order)
     if real == np.float64:
         return x, w
@@ -25,7 +25,7 @@ def points(order: int, real: type = np.float64) -> Rule:
 
 
 def panels(edges: Sequence[float] | NDArray, order: int = 20, real: type = np.float64) -> Rule:
-    """Nodes and weights of a rule of that order between each two neighbouring edges."""
+    """Return nodes and weights of a rule of that order between successive edges."""
     x, w = points(order, real)
     edges = np.asarray(edges, real)
     half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
@@ -33,19 +33,19 @@ def panels(edges: Sequence[float] | NDArray, order: int = 20, real: type = np.fl
 
 
 def normal(edges: Sequence[float] | NDArray, order: int = 20) -> Rule:
-    """Nodes and weights of a mean over N(0, 1), cut off at the first and the last edge."""
+    """Return nodes and weights of a mean over N(0, 1) between the first and the last edge."""
     t, weights = panels(edges, order)
     return t, weights * np.exp(-t * t / 2) / np.sqrt(2 * np.pi)
 
 
 def normal_with_ends(grid: NDArray, ends: Sequence[float] | NDArray, order: int) -> Rule:
-    """The same over an even grid, whose panels also end at some more points."""
+    """Return nodes and weights of such a mean, whose panels end at a grid and at further points."""
     inside = np.clip(np.asarray(ends, float), grid[0], grid[-1])
     return normal(np.unique(np.concatenate([grid, inside])), order)
 
 
 def mean_of_pair(f: Callable, q1: float, q2: float, rho: float, rule: Rule) -> float:
-    """E[f(u)f(v)] of two Gaussian variables with variances q1 and q2 and correlation rho."""
+    """Return E[f(u)f(v)] of Gaussians with variances q1 and q2 and correlation rho."""
     t, weights = rule
     v = np.sqrt(q2) * (rho * t[:, None] + np.sqrt(max(0.0, 1 - rho * rho)) * t)
     return (weights * f(np.sqrt(q1) * t)) @ (f(v) @ weights)

@@ -1,31 +1,30 @@
-"""The kernels in 60-digit arithmetic, straight from the note; shares no code with the package.
+"""The kernels in 60-digit arithmetic, straight from the note, sharing no code with the package.
 
-Equation numbers are those of the note. Two of its misprints do not matter here but are easy to trip
-over: eq. 16 means β² on its left-hand side's right, not β; eq. 6 and 20 write R^{n_L} where
-n_{L+1} is meant.
+Equation numbers are those of the note. Two misprints there do not matter here: eq. 16 means β² and
+not β on the right of its left-hand side; eq. 6 and 20 write R^{n_L} and mean R^{n_{L+1}}.
 """
 
 from collections.abc import Sequence
 
 from mpmath import mp, mpf
 
-mp.dps = 60  # θ = 1e-15 costs 30 of them
+mp.dps = 60  # an angle θ = 1e-15 loses 30 of these digits
 
 Pair = tuple[float, float]
 
 
 def expectations(slopes: Pair, q1: mpf, q2: mpf, s: mpf) -> tuple[mpf, mpf]:
-    """E[σ(u)σ(v)] and E[σ'(u)σ'(v)] for σ(x) = a·min(x, 0) + b·max(x, 0), (u, v) ~ N(0, Σ).
+    """Return E[σ(u)σ(v)] and E[σ'(u)σ'(v)] for σ(x) = a·min(x, 0) + b·max(x, 0), (u, v) ~ N(0, Σ).
 
     By quadrants: with ρ = cosθ, E[uv; u>0, v>0] = P(sinθ + (π − θ)cosθ)/2π, and
     E[uv; u>0, v<0] = −P(sinθ − θcosθ)/2π; P[u>0, v>0] = (π − θ)/2π, P[u>0, v<0] = θ/2π.
     """
     a, b = mpf(slopes[0]), mpf(slopes[1])
     if q1 == 0 or q2 == 0:
-        # σ(0) = 0; σ'(0) is anybody's guess, and multiplied by Θ = 0 in every network
+        # σ(0) = 0; σ'(0) is not defined, and multiplied by Θ = 0 in all networks
         return mpf(0), mpf(0)
     p = mp.sqrt(q1 * q2)
-    # atan2 keeps θ where acos would lose half the digits
+    # atan2 keeps the digits of θ, half of which acos would lose
     theta = mp.atan2(mp.sqrt(max(p * p - s * s, mpf(0))), s)
     same = p * (mp.sin(theta) + (mp.pi - theta) * mp.cos(theta)) / (2 * mp.pi)
     opposite = -p * (mp.sin(theta) - theta * mp.cos(theta)) / (2 * mp.pi)
@@ -41,7 +40,7 @@ def kernels(
     w_std: Sequence[float],
     b_std: Sequence[float],
 ) -> list[tuple[mpf, mpf]]:
-    """[(Σ⁽ˡ⁾(x1, x2), Θ⁽ˡ⁾(x1, x2)) for l = 1 … L], L = len(w_std)."""
+    """Return [(Σ⁽ˡ⁾(x1, x2), Θ⁽ˡ⁾(x1, x2)) for l = 1 … L], L = len(w_std)."""
     n0 = len(x1)
     u, v = [mpf(float(t)) for t in x1], [mpf(float(t)) for t in x2]
     w2, b2 = mpf(w_std[0]) ** 2, mpf(b_std[0]) ** 2

@@ -1,67 +1,59 @@
-"""Plain NumPy from the note, sharing no code with the package: networks by loops, Jacobians by
-complex steps, and the kernels of ReLU networks with errors planted where asked.
+"""Networks, Jacobians and kernels from the note in plain NumPy, sharing no code with the package.
+
+Networks are loops, Jacobians complex steps, and the kernels of ReLU networks can have planted
+errors.
 """
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
-from scipy.special import erf
+
+HERE = Path(__file__).parent
 
 
-def cases(x, *values):
-    """Return the last value, or the first one whose bound the real part of x is not above.
+def families():
+    """Yield the modules tests/activations/test_*.py, each under a name of its own.
 
-    Values and bounds alternate: ``cases(x, left, 0, right)`` is left up to 0 and right above.
+    pytest imports these files as modules of its own, with rewritten assertions. These copies are
+    only read, so the order of the imports does not matter.
     """
-    out = values[-1]
-    for value, bound in zip(values[-3::-2], values[-2::-2], strict=True):
-        out = np.where(np.real(x) > bound, out, value)
-    return out[()]  # a number of a number
+    if str(HERE) not in sys.path:  # a script may load this file by its path
+        sys.path.append(str(HERE))
+    for path in sorted((HERE / "activations").glob("test_*.py")):
+        spec = importlib.util.spec_from_file_location(f"{path.stem}_for_plain", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
 
 
-# of arrays of real or complex numbers
-SIGMA = {
-    "identity": lambda x: x,
-    "relu": lambda x: cases(x, 0 * x, 0, x),
-    "abs": lambda x: cases(x, -x, 0, x),
-    "leaky_relu:0.2": lambda x: cases(x, 0.2 * x, 0, x),
-    "ab_relu:-0.5,1.5": lambda x: cases(x, -0.5 * x, 0, 1.5 * x),
-    "hard_tanh": lambda x: cases(x, 0 * x - 1, -1, x, 1, 0 * x + 1),
-    "relu6": lambda x: cases(x, 0 * x, 0, x, 6, 0 * x + 6),
-    "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": lambda x: (
-        0.5 + cases(x, 0.2 * x - 0.8, -1, x, 0.5, 0.65 - 0.3 * x)
-    ),
-    "elu:0.7": lambda x: cases(x, 0.7 * (np.exp(x) - 1), 0, x),
-    "selu": lambda x: 1.0507009873554805 * cases(x, 1.6732632423543772 * (np.exp(x) - 1), 0, x),
-    "celu:1.5": lambda x: cases(x, 1.5 * (np.exp(x / 1.5) - 1), 0, x),
-    "rectified_monomial:3": lambda x: cases(x, 0 * x, 0, x**3),
-    "sign": lambda x: np.sign(np.real(x)) + 0 * x,
-    "heaviside": lambda x: (np.real(x) > 0) + 0 * x,
-    "erf:1.5,0.7,0.2": lambda x: 1.5 * erf(0.7 * x) + 0.2,
-    "normal_cdf": lambda x: (1 + erf(x / np.sqrt(2))) / 2,
-    "sigmoid_like": lambda x: (1 + erf(x / 2.4020563531719796)) / 2,
-    "gelu": lambda x: x * (1 + erf(x / np.sqrt(2))) / 2,
-    "sin:2,1.5,0.3": lambda x: 2 * np.sin(1.5 * x + 0.3),
-    "cos:1,2,0": lambda x: np.cos(2 * x),
-    "rbf:0.7": lambda x: np.sqrt(2) * np.sin(np.sqrt(1.4) * x + np.pi / 4),
-    "exp:0.5,0.3": lambda x: 0.5 * np.exp(0.3 * x),
-    "gaussian:2,-0.4": lambda x: 2 * np.exp(-0.4 * x * x),
-    "gabor": lambda x: np.exp(-x * x) * np.sin(x),
-    "monomial:3": lambda x: x**3,
-    "polynomial:0.5,-1,0,0.25": lambda x: 0.5 - x + 0.25 * x**3,
-    "hermite:2": lambda x: (x * x - 1) / np.sqrt(2),
-    "tanh": np.tanh,
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "silu": lambda x: x / (1 + np.exp(-x)),
-    "swish": lambda x: x / (1 + np.exp(-x)),
-    "softplus": lambda x: np.log(1 + np.exp(x)),
-    "mish": lambda x: x * np.tanh(np.log(1 + np.exp(x))),
-    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
-    "softsign": lambda x: x / (1 + cases(x, -x, 0, x)),
-    "arctan": np.arctan,
-}
+def collected():
+    """Return the dictionaries SIGMA and KINKS of all families, each as one dictionary.
+
+    Raises
+    ------
+    ValueError
+        Two families have the same key.
+    """
+    sigma, kinks = {}, {}
+    for module in families():
+        for whole, attribute in ((sigma, "SIGMA"), (kinks, "KINKS")):
+            own = getattr(module, attribute, {})
+            if whole.keys() & own.keys():
+                raise ValueError(f"{module.__file__}: {attribute} has keys of another family")
+            whole.update(own)
+    return sigma, kinks
+
+
+# By name with parameters: σ of arrays of real or complex numbers, which the file of each family in
+# tests/activations/ gives; and the x at which σ or a derivative jumps, for those that are not
+# smooth
+SIGMA, KINKS = collected()
 
 
 def forward(x, weights, biases, sigma, w_std, b_std):
-    """f(x), eq. 1-4, sample by sample and unit by unit."""
+    """Return f(x), eq. 1-4, sample by sample and unit by unit."""
     outputs = []
     for row in x:
         alpha = list(row)
@@ -80,7 +72,7 @@ def forward(x, weights, biases, sigma, w_std, b_std):
 
 
 def jacobian(x, weights, biases, sigma, w_std, b_std):
-    """∂f_k(x)/∂θ_p, (N, n_L, P), each by a complex step, which has no error of truncation."""
+    """Return ∂f_k(x)/∂θ_p, (N, n_L, P), by complex steps, which have no truncation error."""
     step, columns = 1e-30, []
     for arrays in (weights, biases):
         for layer, array in enumerate(arrays):
@@ -93,10 +85,10 @@ def jacobian(x, weights, biases, sigma, w_std, b_std):
 
 
 def relu_kernels(x, w_std, b_std, factor=1.0, last_bias=1.0, derivative=1.0, rho=1.0):
-    """(L, N, N) Σ and Θ of a ReLU network, eq. 10-12 and 24-26; 1.0 is right everywhere.
+    """Return Σ and Θ of a ReLU network, eq. 10-12 and 24-26, (L, N, N) each.
 
-    factor multiplies E[σσ]; last_bias the last layer's β²; derivative Σ̇; rho the correlation of
-    different samples.
+    Arguments other than 1.0 plant errors: factor multiplies E[σσ]; last_bias the last layer's β²;
+    derivative Σ̇; rho the correlation of different samples.
     """
     nngp = [w_std[0] ** 2 * x @ x.T / x.shape[1] + b_std[0] ** 2]
     ntk = [nngp[0]]

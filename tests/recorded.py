@@ -1,4 +1,4 @@
-"""Answers of slow oracles, kept in tests/golden/ and derived again by tests marked slow.
+"""Answers of slow oracles, kept in tests/golden/; tests marked slow derive them again.
 
     python -m pytest tests/activations -m slow -k derived_again --write-golden
 

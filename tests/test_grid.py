@@ -10,7 +10,7 @@ from ntk_numba.arguments import (
 from ntk_numba.grid import (
     Grid,
     Part,
-    check_part,
+    parse_part,
     tile_size,
 )
 
@@ -129,7 +129,7 @@ def test_more_parts_than_tiles_are_refused():
 
 @pytest.mark.parametrize("value", [(3, 8), "3/8", " 3 / 8 ", [3, 8], np.array([3, 8])])
 def test_a_part_is_a_pair(value):
-    assert check_part(value) == Part(3, 8) and str(check_part(value)) == "3/8"
+    assert parse_part(value) == Part(3, 8) and str(parse_part(value)) == "3/8"
 
 
 @pytest.mark.parametrize(
@@ -143,4 +143,4 @@ def test_a_part_is_a_pair(value):
 )  # fmt: skip
 def test_what_is_no_part_is_refused(value, error, text):
     with pytest.raises(error, match=text):
-        check_part(value)
+        parse_part(value)

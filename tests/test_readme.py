@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import marked
 from private_slurm import Slurm
 
 import ntk_numba as nk
@@ -27,10 +28,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_python(folder):
-    """All snippets, one after the other, as a reader would."""
-    code = "\n".join(blocks("python"))
-    assert code.count("nk.") > 6
+@pytest.mark.parametrize("count", marked(pytest.mark.slow, [1, None]))
+def test_python(folder, count):
+    """The first snippet, or all, one after the other, as a reader would."""
+    code = "\n".join(blocks("python")[:count])
+    assert code.count("nk.") > (6 if count is None else 0)
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 

@@ -1,4 +1,8 @@
-"""Activations: one family a file, each with σ, σ' and the dual of its formula's source."""
+"""Activations: one file per family, which has σ, σ', the dual, and the source of its formula.
+
+`ntk_numba.activations` is public; users get activations from `get` and make their own by
+`Numerical`.
+"""
 
 from ntk_numba.activations.numerical import Numerical
 from ntk_numba.activations.scaled import normalised

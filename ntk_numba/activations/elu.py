@@ -1,9 +1,9 @@
-"""ELU and its kin: elu, selu, celu; a line for x > 0, and an exponential that ends in a constant.
+"""ELU, SELU and CELU: linear for x > 0, an exponential that tends to a constant for x < 0.
 
     σ(x) = p x for x > 0,  pλτ(exp(x/τ) − 1) for x ≤ 0
 
-With a = √q/τ, b of q', Ω = π − θ and e(y) = √(π/2) exp(y²/2) erfc(y/√2), the quadrant u, v < 0 has
-in polar coordinates, the integral over the radius done,
+With a = √q/τ, b = √q'/τ, Ω = π − θ and e(y) = √(π/2) exp(y²/2) erfc(y/√2), the integrals over the
+quadrant u, v < 0 are, in polar coordinates and with the integral over the radius done,
 
     N(a, b) = E[exp(aX + bY); X, Y < 0] = (1/2π) ∫_0^Ω (1 − y e(y)) dχ,  y = α + β,
               α = a sinχ,  β = b sin(Ω − χ)
@@ -16,11 +16,11 @@ With g(a) = E[exp(aX); X < 0 < Y] = e(a)/√(2π) − N(a, 0) and Stein's identi
                  + λ [cosθ (g(a) + g(b)) − (sinθ/2π)(ε(a sinθ) + ε(b sinθ))]
     K̇/p² = Ω/2π + λ² N(a, b) + λ (g(a) + g(b)),   ε(y) = (e(0) − e(y))/y
 
-Where variances are small the integrals come from a table (`elu_table`), else from Gauss-Legendre
-rules over the angle (`elu_integral`).
+For small variances the integrals come from a table (`elu_table`), for larger ones from
+Gauss-Legendre rules over the angle (`elu_integral`).
 
 Source: Tsuchida, Pearce, van der Heide, Roosta & Gallagher 2021, *Avoiding kernel fixed points*,
-with the bivariate normal distribution; the integral over the angle is ours. Condition: 1.
+by the bivariate normal distribution; the integral over the angle is derived here. Condition: 1.
 """
 
 import math
@@ -36,7 +36,7 @@ from ntk_numba.duals.curve import curve_of
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats, spelled
 
-TAYLOR, TERMS = 2.0, 90  # of E[σ²] for a below that
+TAYLOR, TERMS = 2.0, 90  # for a < TAYLOR, E[σ²] is a Taylor series of TERMS terms
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Elu(Activation):
     """σ(x) = p x for x > 0, pλτ(exp(x/τ) − 1) for x ≤ 0."""
 
     p: float
-    share: float  # λ
+    lam: float  # λ
     tau: float
 
     @property
@@ -60,43 +60,43 @@ class Elu(Activation):
         small = q_max <= elu_table.LARGEST * self.tau**2
         return Dual(
             elu_table.loop if small else elu_integral.loop,
-            never_obtuse=self.share <= 0,  # σ ≥ 0
+            never_obtuse=self.lam <= 0,  # σ ≥ 0
             parameters=(
-                elu_table.parameters(self.share)
+                elu_table.parameters(self.lam)
                 if small
-                else elu_integral.parameters(self.share, largest)
+                else elu_integral.parameters(self.lam, largest)
             ),
             coefficients=self._table_coefficients if small else self._coefficients,
             curve=self._curve,
         )
 
     def __call__(self, x: Floats) -> Floats:
-        low = self.share * self.tau * np.expm1(np.minimum(x, 0) / self.tau)
+        low = self.lam * self.tau * np.expm1(np.minimum(x, 0) / self.tau)
         return np.asarray(self.p * np.where(x > 0, x, low), x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
-        low = self.share * np.exp(np.minimum(x, 0) / self.tau)
+        low = self.lam * np.exp(np.minimum(x, 0) / self.tau)
         return np.asarray(self.p * np.where(x > 0, 1, low), x.dtype)
 
     def _curve(self, q: Floats) -> Floats:
-        return curve_of(Elu("", 1.0, self.share, 1.0))(q / q.dtype.type(self.tau) ** 2)
+        return curve_of(Elu("", 1.0, self.lam, 1.0))(q / q.dtype.type(self.tau) ** 2)
 
     def _ratio(self, q: Floats) -> Floats:
         """E[σ²]/(p²q) = ½ + λ² E[(1 − exp(−a|X|))²/a²; X < 0]."""
         a = np.sqrt(q) / q.dtype.type(self.tau)
-        few = np.minimum(a, TAYLOR)
-        # E[|X|^k; X < 0], of which there are k − 1 times those of k − 2
+        small_a = np.minimum(a, TAYLOR)
+        # E[|X|^k; X < 0] = (k − 1) E[|X|^(k−2); X < 0]
         real = q.dtype.type
         moments = [real(0.5), 1 / np.sqrt(8 * np.arctan(real(1)))]
-        small, power, factorial = np.zeros_like(q), np.ones_like(q), real(1)
+        series, power, factorial = np.zeros_like(q), np.ones_like(q), real(1)
         for k in range(2, TERMS):
             moments.append((k - 1) * moments[k - 2])
             factorial *= k
-            small = small + (real(2) ** k - 2) * power * moments[k] / factorial
-            power = power * -few
+            series = series + (real(2) ** k - 2) * power * moments[k] / factorial
+            power = power * -small_a
         safe = np.maximum(a, TAYLOR).astype(float)
         tails = special.erfcx(safe * math.sqrt(2)) - 2 * special.erfcx(safe / math.sqrt(2)) + 1
-        return np.asarray(0.5 + self.share**2 * np.where(a < TAYLOR, small, tails / 2 / safe**2))
+        return np.asarray(0.5 + self.lam**2 * np.where(a < TAYLOR, series, tails / 2 / safe**2))
 
     def second_moment(self, q: Floats) -> Floats:
         return np.asarray(q.dtype.type(self.p) ** 2 * q * self._ratio(q))
@@ -108,7 +108,7 @@ class Elu(Activation):
 
     def _table_coefficients(self, q: Floats) -> Floats:
         own = self._coefficients(q)
-        return np.concatenate([own, elu_table.coefficients(self.share, own[0], own[1])])
+        return np.concatenate([own, elu_table.coefficients(self.lam, own[0], own[1])])
 
 
 @named()

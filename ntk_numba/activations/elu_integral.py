@@ -2,9 +2,9 @@
 
 The formulas are in `ntk_numba.activations.elu`. The integrals are Gauss-Legendre rules in a
 variable that clusters nodes at both ends; clustering and node count grow with the variance (see
-`RULES`). The integrands are entire, and the sums are exact to rounding as far as `RULES` goes. e is
-a polynomial in u = 2c/(y + c) − 1, and its differences come from divided differences of that: none
-cancels.
+`RULES`). The integrands are entire, and the sums are exact to rounding up to the limits in `RULES`.
+e is a polynomial in u = 2c/(y + c) − 1, and differences of e are computed from divided differences
+of that polynomial, so that none cancels.
 """
 
 import math
@@ -27,8 +27,9 @@ from ntk_numba.duals.special import supplement
 from ntk_numba.function import Floats
 
 CENTRE = 5.0  # c
-# Of e(y) in u, highest power first, mpmath.chebyfit's: to 4e-19 and 2e-10, their slopes to 3e-16
-# and 3e-8. The test makes them and the following anew.
+# The coefficients of e(y) in u, highest power first, by mpmath.chebyfit. The errors are 4e-19 and
+# 2e-10, those of the slopes 3e-16 and 3e-8. tests/activations/test_elu.py derives these
+# coefficients and the following ones again.
 TAIL_DOUBLE = (
     2.1846272247543302e-11,
     6.225310842755151e-11,
@@ -101,15 +102,15 @@ SINE_SINGLE = (
 def _tail(real: Any) -> Callable[..., tuple[float, float, float]]:
     differences = divided_differences(TAIL_SINGLE if real is np.float32 else TAIL_DOUBLE)
 
-    def tail(u: float, first: float, second: float) -> tuple[float, float, float]:
-        value: tuple[float, float, float] = differences(u, first, second)
+    def tail(u: float, u_1: float, u_2: float) -> tuple[float, float, float]:
+        value: tuple[float, float, float] = differences(u, u_1, u_2)
         return value
 
     return tail
 
 
 tail = per_dtype("tail", _tail)
-"""e at u, and its divided differences of u with two of_column."""
+"""(u, u₁, u₂) → e at u, and the divided differences of e between u and u₁, and u and u₂."""
 
 
 def _sine(real: Any) -> Callable[[float], float]:
@@ -123,102 +124,120 @@ def _sine(real: Any) -> Callable[[float], float]:
 
 
 sine = per_dtype("sine", _sine)
-"""sin x, 0 ≤ x ≤ π, to an ulp of 1."""
+"""sin x for 0 ≤ x ≤ π, with an error of an ulp of 1."""
 
-# Up to which a² the integrals are exact with how many nodes; they are Gauss-Legendre's t of [−1, 1]
-# taken to χ/Ω by the Gudermannian function of crowding·t.
+# Up to the largest a² of a rule, the integrals are exact to rounding with its number of nodes:
+# (largest a², crowding, nodes). The nodes are those t of Gauss-Legendre in [−1, 1], mapped to χ/Ω
+# by the Gudermannian function of crowding·t.
 RULES = ((0.1, 0.0, 14), (0.5, 0.0, 16), (2.25, 0.0, 18), (4.0, 0.0, 20), (16.0, 1.5, 24),
          (100.0, 1.5, 28), (1e3, 2.5, 40), (math.inf, 4.0, 56))  # fmt: skip
 
-A, AXIS, SCALE = range(3)  # of a sample: a, e(a)/√(2π), p√q/√K
+A, AXIS, SCALE = range(3)  # rows of a sample's coefficients: a, e(a)/√(2π), p√q/√K
 BLOCK = 64  # columns at a time
-OMEGA, SINE, BOTH, ROW, COLUMN, LESS = range(6)
+# Rows of the working memory: Ω, sinθ, and the integrals of 1 − y e(y), 1 − α e(α), 1 − β e(β) and
+# of α(e(α) − e(y)) + β(e(β) − e(y)), the last divided by ab
+OMEGA, SINE, BOTH, ROW, COLUMN, DIFFERENCE = range(6)
 _working = stack_array(6, BLOCK)
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
     z, w, zk, wk, rate = angles
     real = z.dtype.type
-    one, two, half, none = real(1), real(2), real(0.5), real(0)
-    turn, c = real(0.5 / math.pi), real(CENTRE)
-    twice = two * c
+    one, two, half, zero = real(1), real(2), real(0.5), real(0)
+    per_two_pi, c = real(0.5 / math.pi), real(CENTRE)
+    two_c = two * c
     working = _working(one)
-    omega, sines, both = working[OMEGA], working[SINE], working[BOTH]
-    of_row, of_column, lesses = working[ROW], working[COLUMN], working[LESS]
-    pairs, share = int(parameters[0]), parameters[1]
+    omega, sines, n_both = working[OMEGA], working[SINE], working[BOTH]
+    n_row, n_column, d_over_ab = working[ROW], working[COLUMN], working[DIFFERENCE]
+    pairs, lam = int(parameters[0]), parameters[1]
     a, axis, scale = row[A, 0], row[AXIS, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
-        n = end - begin
-        # of a slice it is known that no index is negative
+        count = end - begin
+        # Numba knows that no index into these slices is negative
         z_n, w_n = z[begin:end], w[begin:end]
-        bs, axes, scales = (
+        bs, axis_columns, scales = (
             columns[A, begin:end],
             columns[AXIS, begin:end],
             columns[SCALE, begin:end],
         )
-        for j in range(n):
+        for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
-            both[j], of_row[j], of_column[j], lesses[j] = none, none, none, none
+            n_both[j], n_row[j], n_column[j], d_over_ab[j] = zero, zero, zero, zero
         for pair in range(pairs):
-            at, weight = parameters[2 + 2 * pair], parameters[3 + 2 * pair]
-            for j in range(n):
+            chi_over_omega, weight = parameters[2 + 2 * pair], parameters[3 + 2 * pair]
+            for j in range(count):
                 b = bs[j]
-                first, second = sine(omega[j] * at), sine(omega[j] * (one - at))
-                for turned in range(2):
-                    s_row, s_column = (second, first) if turned else (first, second)
+                sine_chi, sine_rest = (
+                    sine(omega[j] * chi_over_omega),
+                    sine(omega[j] * (one - chi_over_omega)),
+                )
+                for mirrored in range(2):
+                    s_row, s_column = (sine_rest, sine_chi) if mirrored else (sine_chi, sine_rest)
                     alpha, beta = a * s_row, b * s_column
                     y_a, y_b = alpha + c, beta + c
                     y = y_a + beta
-                    per = one / (y * y_a * y_b)
-                    per_y, per_a, per_b = per * (y_a * y_b), per * (y * y_b), per * (y * y_a)
-                    e, slope_a, slope_b = tail(
-                        fma(twice, per_y, -one), fma(twice, per_a, -one), fma(twice, per_b, -one)
+                    per_product = one / (y * y_a * y_b)
+                    per_y, per_a, per_b = (
+                        per_product * (y_a * y_b),
+                        per_product * (y * y_b),
+                        per_product * (y * y_a),
                     )
-                    # e(α) and e(β) are e(y) and these
-                    over = twice * per_y
-                    more_a, more_b = per_a * slope_a, per_b * slope_b
-                    e_a, e_b = fma(over * beta, more_a, e), fma(over * alpha, more_b, e)
-                    both[j] += weight * fma(-(alpha + beta), e, one)
-                    of_row[j] += weight * fma(-alpha, e_a, one)
-                    of_column[j] += weight * fma(-beta, e_b, one)
-                    lesses[j] += weight * ((s_row * s_column) * (over * (more_a + more_b)))
+                    e, slope_a, slope_b = tail(
+                        fma(two_c, per_y, -one), fma(two_c, per_a, -one), fma(two_c, per_b, -one)
+                    )
+                    # e(α) = e(y) + 2cβ/y·step_a and e(β) = e(y) + 2cα/y·step_b, with y + c for y
+                    two_c_per_y = two_c * per_y
+                    step_a, step_b = per_a * slope_a, per_b * slope_b
+                    e_a, e_b = (
+                        fma(two_c_per_y * beta, step_a, e),
+                        fma(two_c_per_y * alpha, step_b, e),
+                    )
+                    n_both[j] += weight * fma(-(alpha + beta), e, one)
+                    n_row[j] += weight * fma(-alpha, e_a, one)
+                    n_column[j] += weight * fma(-beta, e_b, one)
+                    d_over_ab[j] += weight * (
+                        (s_row * s_column) * (two_c_per_y * (step_a + step_b))
+                    )
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
-        for j in range(n):
+        for j in range(count):
             cosine = w_n[j] - z_n[j]
-            around = turn * omega[j]
+            angle_over_two_pi = per_two_pi * omega[j]
             s = sines[j]
             per_a, per_b = one / fma(a, s, c), one / fma(bs[j], s, c)
-            _, slope_a, _ = tail(fma(twice, per_a, -one), one, one)
-            _, slope_b, _ = tail(fma(twice, per_b, -one), one, one)
-            edges = two * fma(per_a, slope_a, per_b * slope_b)
-            sides = (axis + axes[j]) - around * (of_row[j] + of_column[j])
-            less = share * (around * lesses[j])
-            value = fma(turn, s, around * cosine)
-            value = fma(share, fma(cosine, sides, -(turn * s) * edges) + less, value)
-            slope = fma(share, fma(share, around * both[j], sides), around)
-            size = scale * scales[j]
-            k = size * value
-            z_out[j], w_out[j] = fma(-half, k, half), fma(half, k, half)
-            rate_out[j] = size * slope
+            _, slope_a, _ = tail(fma(two_c, per_a, -one), one, one)
+            _, slope_b, _ = tail(fma(two_c, per_b, -one), one, one)
+            epsilons = two * fma(per_a, slope_a, per_b * slope_b)
+            g_sum = (axis + axis_columns[j]) - angle_over_two_pi * (n_row[j] + n_column[j])
+            d_term = lam * (angle_over_two_pi * d_over_ab[j])
+            kernel = fma(per_two_pi, s, angle_over_two_pi * cosine)
+            kernel = fma(lam, fma(cosine, g_sum, -(per_two_pi * s) * epsilons) + d_term, kernel)
+            rate_value = fma(lam, fma(lam, angle_over_two_pi * n_both[j], g_sum), angle_over_two_pi)
+            scales_product = scale * scales[j]
+            cosine_k = scales_product * kernel
+            z_out[j], w_out[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
+            rate_out[j] = scales_product * rate_value
 
 
-loop = DualLoop(_row)
-"""Its parameters are those of `parameters`; a sample's coefficients those of `A`, `AXIS`, `SCALE`.
-"""
+loop = DualLoop(_fill_row)
+"""The loop takes what `parameters` returns, and the coefficients `A`, `AXIS` and `SCALE` of
+samples."""
 
 
-def parameters(share: float, largest: float) -> tuple[float, ...]:
-    """Return the number of pairs of nodes, λ, then of each pair one χ/Ω and the weight of either.
+def parameters(lam: float, largest: float) -> tuple[float, ...]:
+    """Return the number of pairs of nodes, λ, and for each pair χ/Ω of one node and its weight.
 
+    The other node of a pair has 1 − χ/Ω and the same weight.
+
+    lam : λ
     largest : the largest a² = q/τ²
     """
     _, crowding, count = next(r for r in RULES if largest <= r[0])
     t, weights = (v.astype(float) for v in gauss_legendre(count))
     if crowding:
-        all_of_it = np.arctan(np.sinh(crowding))
-        weights = weights * crowding / np.cosh(crowding * t) / all_of_it
-        t = np.arctan(np.sinh(crowding * t)) / all_of_it
-    some = zip((1 + t[: count // 2]) / 2, weights[: count // 2] / 2, strict=True)
-    return (count / 2, share, *(float(v) for pair in some for v in pair))
+        gudermannian = np.arctan(np.sinh(crowding))
+        weights = weights * crowding / np.cosh(crowding * t) / gudermannian
+        t = np.arctan(np.sinh(crowding * t)) / gudermannian
+    half = zip((1 + t[: count // 2]) / 2, weights[: count // 2] / 2, strict=True)
+    return (count / 2, lam, *(float(v) for pair in half for v in pair))

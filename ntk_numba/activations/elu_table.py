@@ -1,8 +1,8 @@
 """The dual of ELU from a table of the integrals of `elu_integral`, for variances of a few τ².
 
-For a, b up to √`LARGEST`, D(a, b)/ab is a polynomial in u(a), u(b) and Ω, u = a/(a + c), to
-rounding, and so are the terms that belong to one sample. A row of a tile contracts the table with
-its a once; what is left for a pair is a polynomial in Ω for each power of u(b), and no integral.
+For a, b up to √`LARGEST`, D(a, b)/ab is, to rounding, a polynomial in u(a), u(b) and Ω, where
+u = a/(a + c), and so are the terms that belong to one sample. A row of a tile contracts the table
+with its a once; a pair then takes a polynomial in Ω for each power of u(b), and no integral.
 """
 
 from functools import cache
@@ -26,40 +26,42 @@ from ntk_numba.function import Floats
 
 Exact = NDArray[np.longdouble]
 
-LARGEST = 2.25  # of a²
+LARGEST = 2.25  # the largest a² that the table is for
 CENTRE = 5.0  # c
-POWERS = 26  # of Ω
-BASIS = 12  # Chebyshev polynomials of u
-WIDTH = 16  # of a row of the table, for the sake of vectors
+POWERS = 26  # the number of powers of Ω
+BASIS = 12  # the number of Chebyshev polynomials of u
+WIDTH = 16  # numbers in a row of the table: BASIS, padded to whole vectors
 SIZE = POWERS * WIDTH
-REACH, NODES = 9, 20  # of the integral over the radius, and of that over the angle
+REACH = 9  # the integral over the radius ends here, where its integrand is below 1e-16
+NODES = 20  # nodes of the integral over the angle
 
-# The rows of a sample's coefficients after those of `elu_integral`: the polynomials of u, and
-# powers of Ω in the terms that belong to one sample
-UPON, VALUE, SLOPE = 3, 3 + BASIS, 3 + BASIS + POWERS
+# The first rows of a sample's coefficients after those of `elu_integral`: the Chebyshev polynomials
+# of u, and the coefficients, by powers of Ω, of the terms of K and of K̇ that belong to one sample
+BASIS_ROW, VALUE_ROW, SLOPE_ROW = 3, 3 + BASIS, 3 + BASIS + POWERS
 
 BLOCK = 128  # columns at a time
-OMEGA, SINE, PLACE, TOGETHER = range(4)
+# Rows of the working memory: Ω; sinθ, later K; 2Ω/π − 1; λ²D/ab, later K̇
+OMEGA, SINE, VARIABLE, PAIR = range(4)
 _working, _contracted = stack_array(4, BLOCK), stack_array(POWERS, WIDTH)
 _of_angle = sample_polynomial(POWERS, POWERS, 2)
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
     z, w, zk, wk, rate = angles
     real = z.dtype.type
-    one, half, none = real(1), real(0.5), real(0)
-    two_over_pi, turn = real(2) / real(np.pi), real(0.5 / np.pi)
+    one, half, zero = real(1), real(0.5), real(0)
+    two_over_pi, per_two_pi = real(2) / real(np.pi), real(0.5 / np.pi)
     working, contracted = _working(one), _contracted(one)
-    omega, sines, place, together = working[OMEGA], working[SINE], working[PLACE], working[TOGETHER]
-    share, line = parameters[0], parameters[1]
+    omega, sines, variable, pair = working[OMEGA], working[SINE], working[VARIABLE], working[PAIR]
+    lam_squared, one_minus_lam_squared = parameters[0], parameters[1]
     flat = contracted.reshape(SIZE)
-    flat[:] = none
+    flat[:] = zero
     for m in range(BASIS):
-        upon = share * row[UPON + m, 0]
+        weight = lam_squared * row[BASIS_ROW + m, 0]
         table = parameters[2 + m * SIZE : 2 + (m + 1) * SIZE]
         for k in range(SIZE):
-            flat[k] = fma(upon, table[k], flat[k])
+            flat[k] = fma(weight, table[k], flat[k])
     a, scale = row[A, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
@@ -68,64 +70,67 @@ def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> No
         bs, scales = columns[A, begin:end], columns[SCALE, begin:end]
         for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
-            place[j] = fma(two_over_pi, omega[j], -one)
-            together[j] = none
+            variable[j] = fma(two_over_pi, omega[j], -one)
+            pair[j] = zero
         for n in range(BASIS):
-            upons = columns[UPON + n, begin:end]
+            basis_values = columns[BASIS_ROW + n, begin:end]
             for j in range(count):
-                together[j] = fma(upons[j], _of_angle(place[j], contracted, 0, n), together[j])
+                pair[j] = fma(basis_values[j], _of_angle(variable[j], contracted, 0, n), pair[j])
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
-            omega[j] *= turn
-            sines[j] = fma(turn, sines[j], omega[j] * (w_n[j] - z_n[j])) + together[j]
-            together[j] = fma(a * bs[j], together[j], line * omega[j])
-            sines[j] += _of_angle(place[j], row, VALUE, 0)
-            together[j] += _of_angle(place[j], row, SLOPE, 0)
+            omega[j] *= per_two_pi
+            sines[j] = fma(per_two_pi, sines[j], omega[j] * (w_n[j] - z_n[j])) + pair[j]
+            pair[j] = fma(a * bs[j], pair[j], one_minus_lam_squared * omega[j])
+            sines[j] += _of_angle(variable[j], row, VALUE_ROW, 0)
+            pair[j] += _of_angle(variable[j], row, SLOPE_ROW, 0)
         for j in range(count):
-            sines[j] += _of_angle(place[j], columns, VALUE, begin + j)
-            together[j] += _of_angle(place[j], columns, SLOPE, begin + j)
+            sines[j] += _of_angle(variable[j], columns, VALUE_ROW, begin + j)
+            pair[j] += _of_angle(variable[j], columns, SLOPE_ROW, begin + j)
         for j in range(count):
-            size = scale * scales[j]
-            k = size * sines[j]
-            z_out[j], w_out[j] = fma(-half, k, half), fma(half, k, half)
-            rate_out[j] = size * together[j]
+            scales_product = scale * scales[j]
+            cosine_k = scales_product * sines[j]
+            z_out[j], w_out[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
+            rate_out[j] = scales_product * pair[j]
 
 
-loop = DualLoop(_row)
-"""Its parameters are those of `parameters`; a sample's coefficients are those of
-`elu_integral` and those of `coefficients`."""
+loop = DualLoop(_fill_row)
+"""The loop takes what `parameters` returns; samples have the coefficients of `elu_integral` and
+then those of `coefficients`."""
 
 
-def parameters(share: float) -> tuple[float, ...]:
+def parameters(lam: float) -> tuple[float, ...]:
     """Return λ², 1 − λ² and the table."""
-    return (share**2, 1 - share**2, *_flat_table())
+    return (lam**2, 1 - lam**2, *_flat_table())
 
 
-def coefficients(share: float, a: Floats, axis: Floats) -> Floats:
-    """Return what samples have besides a, e(a)/√(2π) and their scale, see `UPON`, `VALUE`, `SLOPE`.
+def coefficients(lam: float, a: Floats, axis: Floats) -> Floats:
+    """Return the rows of coefficients from `BASIS_ROW` on, (BASIS + 2·POWERS, N).
 
-    a, axis : (N,) the first two of these
+    lam : λ
+    a, axis : (N,) a and e(a)/√(2π) of the samples
     """
     u = _variable(a)
     alone = chebyshev.chebval(u, _tables()[1])  # N and H, in powers
-    value, line = share * alone[1], (share**2 - share) * alone[0]
-    line[0] += share * axis
-    return np.concatenate([chebyshev.chebvander(u, BASIS - 1).T, value, line])
+    value, slope = lam * alone[1], (lam**2 - lam) * alone[0]
+    slope[0] += lam * axis
+    return np.concatenate([chebyshev.chebvander(u, BASIS - 1).T, value, slope])
 
 
 def _variable(a: Floats) -> Floats:
-    """2u(a)/u(√LARGEST) − 1."""
+    """Return 2u(a)/u(√LARGEST) − 1."""
     top = np.sqrt(a.dtype.type(LARGEST))
     return np.asarray(2 * (a / (a + CENTRE)) * ((top + CENTRE) / top) - 1)
 
 
 @cache
 def _tables() -> tuple[Exact, Exact]:
-    """D/ab, (BASIS, BASIS, POWERS), and of one sample N(a, 0) and
+    """Return the tables of pairs, (BASIS, BASIS, POWERS), and of one sample, (BASIS, 2, POWERS).
 
-        H(a) = cosθ g(a) − (sinθ/2π) ε(a sinθ),
+    That of pairs is of D/ab, that of one sample of N(a, 0) and of
 
-    (BASIS, 2, POWERS): Chebyshev coefficients in u, powers of 2Ω/π − 1.
+        H(a) = cosθ g(a) − (sinθ/2π) ε(a sinθ).
+
+    They have the Chebyshev coefficients in u of the coefficients of powers of 2Ω/π − 1.
     """
     real = np.longdouble
     pi = 4 * np.arctan(real(1))
@@ -140,20 +145,20 @@ def _tables() -> tuple[Exact, Exact]:
     chi, weights = (1 + x) / 2, weights / 2
     pairs, alone = np.empty((BASIS, BASIS, POWERS), real), np.empty((BASIS, 2, POWERS), real)
     for k, angle in enumerate(omega):
-        # 1 − exp(−α r), α = a sinχ; turned round it is that of β
-        less = -np.expm1(-np.sin(angle * chi)[:, None] * a[:, None, None] * r)
-        weighted = (less * (weights[:, None] * density * r)).reshape(BASIS, -1)
-        pairs[:, :, k] = weighted @ less[:, ::-1].reshape(BASIS, -1).T / np.outer(a, a)
+        # 1 − exp(−α r) with α = a sinχ; with its columns reversed, 1 − exp(−β r)
+        one_minus_exp = -np.expm1(-np.sin(angle * chi)[:, None] * a[:, None, None] * r)
+        weighted = (one_minus_exp * (weights[:, None] * density * r)).reshape(BASIS, -1)
+        pairs[:, :, k] = weighted @ one_minus_exp[:, ::-1].reshape(BASIS, -1).T / np.outer(a, a)
         pairs[:, :, k] *= angle / (2 * pi)
         alone[:, 0, k] = angle / (2 * pi) * (1 - weighted.sum(axis=1))
         s = np.sin(angle)
         axis = np.exp(-a[:, None] * r) @ density / np.sqrt(2 * pi)
-        bulge = -np.expm1(-s * a[:, None] * r) @ density / (s * a)
-        alone[:, 1, k] = -np.cos(angle) * (axis - alone[:, 0, k]) - s / (2 * pi) * bulge
+        epsilon = -np.expm1(-s * a[:, None] * r) @ density / (s * a)
+        alone[:, 1, k] = -np.cos(angle) * (axis - alone[:, 0, k]) - s / (2 * pi) * epsilon
     to_powers = np.zeros((POWERS, POWERS), real)
     for k in range(POWERS):
         to_powers[: k + 1, k] = chebyshev.cheb2poly(np.eye(POWERS)[k])[: k + 1]
-    # one after the other: the product of the two matrices would have lost digits
+    # in two steps: a product of these matrices would lose digits
     in_angle, in_u = to_coefficients(POWERS, real), to_coefficients(BASIS, real)
     pairs = np.einsum("im,jn,kl,mnl->ijk", in_u, in_u, in_angle, pairs, optimize=True)
     alone = np.einsum("im,kl,mnl->ink", in_u, in_angle, alone, optimize=True)
@@ -162,7 +167,7 @@ def _tables() -> tuple[Exact, Exact]:
 
 @cache
 def _flat_table() -> tuple[float, ...]:
-    """In the order in which a row reads it, rows of WIDTH."""
+    """Return the table of pairs in the order in which a row reads it, in rows of WIDTH."""
     table = np.zeros((BASIS, POWERS, WIDTH))
     table[:, :, :BASIS] = _tables()[0].transpose(0, 2, 1)
     return tuple(table.ravel().tolist())

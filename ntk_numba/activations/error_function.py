@@ -1,6 +1,6 @@
-"""σ(x) = a·erf(bx) + c: erf, the normal CDF, sigmoid_like.
+"""The activations σ(x) = a·erf(bx) + c: erf, normal_cdf and sigmoid_like.
 
-With A = 1 + 2b²q, κ = 2b²q/A, the same of q', and sinφ = √(κκ') cosθ,
+With A = 1 + 2b²q, κ = 2b²q/A, A' and κ' likewise of q', and sinφ = √(κκ') cosθ,
 
     K  = (2a²/π) φ + c²,   K̇ = (4a²b²/π) / (√(AA') cosφ)
 
@@ -23,22 +23,24 @@ from ntk_numba.duals.special import angle_per_sine
 from ntk_numba.function import Floats, spelled
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     four, half = z.dtype.type(4), z.dtype.type(0.5)
-    root, rest, share, mean = row[0, 0], row[1, 0], row[2, 0], row[3, 0]
-    roots, rests, shares, means = columns[0], columns[1], columns[2], columns[3]
+    root_kappa, one_minus_kappa, scale, mean = row[0, 0], row[1, 0], row[2, 0], row[3, 0]
+    root_kappas, one_minus_kappas, scales, means = columns[0], columns[1], columns[2], columns[3]
     for j in range(z.size):
         cosine = w[j] - z[j]
-        x, g = root * roots[j], share * shares[j]
-        left = fma(-rest, rests[j], rest + rests[j])
-        c = np.sqrt(fma(four * (x * x), z[j] * w[j], left))
-        k = fma(g * cosine, angle_per_sine(x * cosine, c), mean * means[j])
-        zk[j], wk[j] = fma(-half, k, half), fma(half, k, half)
-        rate[j] = g / c
+        root_product, g = root_kappa * root_kappas[j], scale * scales[j]
+        one_minus_product = fma(
+            -one_minus_kappa, one_minus_kappas[j], one_minus_kappa + one_minus_kappas[j]
+        )
+        cos_phi = np.sqrt(fma(four * (root_product * root_product), z[j] * w[j], one_minus_product))
+        cosine_k = fma(g * cosine, angle_per_sine(root_product * cosine, cos_phi), mean * means[j])
+        zk[j], wk[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
+        rate[j] = g / cos_phi
 
 
-_loop = DualLoop(_row)
+_loop = DualLoop(_fill_row)
 
 
 @dataclass(frozen=True)
@@ -69,24 +71,28 @@ class ErrorFunction(Activation):
         return curve_of(replace(self, name="", b=1.0))(q.dtype.type(self.b) ** 2 * q)
 
     def _kappa(self, q: Floats) -> tuple[Floats, Floats]:
-        """κ and 1 − κ."""
+        """Return κ and 1 − κ."""
         ratio = 2 * q.dtype.type(self.b) ** 2 * q
         return ratio / (1 + ratio), 1 / (1 + ratio)
 
     def second_moment(self, q: Floats) -> Floats:
-        """(2a²/π) asin κ + c²."""
+        """Return (2a²/π) asin κ + c²."""
         a, c = q.dtype.type(self.a), q.dtype.type(self.c)
         kappa, _ = self._kappa(q)
         return np.asarray(2 * a**2 / (4 * np.arctan(q.dtype.type(1))) * np.arcsin(kappa) + c**2)
 
     def _coefficients(self, q: Floats) -> Floats:
-        """√κ, 1 − κ, a√(2κ/πK) and c/√K."""
-        kappa, rest = self._kappa(q)
+        """Return √κ, 1 − κ, a√(2κ/πK) and c/√K, (4, N)."""
+        kappa, one_minus_kappa = self._kappa(q)
         moment = self.second_moment(q)
         safe = np.where(moment > 0, moment, 1)
-        share = 2 * q.dtype.type(self.a) ** 2 / (4 * np.arctan(q.dtype.type(1))) * kappa / safe
-        share = np.where(moment > 0, share, 1)  # the limit for q → 0
-        return np.stack([np.sqrt(kappa), rest, np.sqrt(share), self.c / np.sqrt(safe)])
+        squared_scale = (
+            2 * q.dtype.type(self.a) ** 2 / (4 * np.arctan(q.dtype.type(1))) * kappa / safe
+        )
+        squared_scale = np.where(moment > 0, squared_scale, 1)  # the limit for q → 0
+        return np.stack(
+            [np.sqrt(kappa), one_minus_kappa, np.sqrt(squared_scale), self.c / np.sqrt(safe)]
+        )
 
 
 @named()

@@ -1,18 +1,18 @@
-"""Exponentials: a·exp(bx), and a·exp(bx²) with b < 0, a Gaussian.
+"""Exponentials: a·exp(bx), and the Gaussian a·exp(bx²) with b < 0.
 
-Of a·exp(bx), with P = √(qq') and K(q) = a² exp(2b²q),
+For a·exp(bx), with P = √(qq') and K(q) = a² exp(2b²q),
 
     K/√(K(q)K(q')) = exp(−b²[(√q − √q')² + 4Pz]/2),   K̇ = b²K
 
-Of a·exp(−βx²), with A = 1 + 4βq, the same of q', and K(q) = a²/√A,
+For a·exp(−βx²), with A = 1 + 4βq, A' = 1 + 4βq' and K(q) = a²/√A,
 
     K = a²/√M,  M = (1 + 2βq)(1 + 2βq') − 4β²s²,   K̇ = 4β²sK/M
     M/√(AA') = 1 + (√A − √A')²/(2√(AA')) + 16β²P²zw/√(AA')
 
-Sources: for a product of two exponentials E[exp(l)] = exp(Var(l)/2) of a linear form l; the
-Gaussian after Williams 1997, *Computing with infinite networks*. Neither forgets a small angle: z_K
-comes without cancellation. Condition: 1 for the Gaussian; 1 + b²q for exp, since a relative error
-δ of q makes one of 2b²qδ of K(q).
+Sources: for exp, E[exp(l)] = exp(Var(l)/2) of a linear form l; for the Gaussian, Williams 1997,
+*Computing with infinite networks*. Small angles keep their digits in both, since z_K is computed
+without cancellation. Condition: 1 for the Gaussian; 1 + b²q for exp, since a relative error δ of q
+makes a relative error 2b²qδ of K(q).
 """
 
 from dataclasses import dataclass
@@ -27,18 +27,21 @@ from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats, spelled
 
-BITS = 24  # of the first part of a root: a float32 holds it
-LARGEST_ROOT = 1e38  # of |b|√q; what is larger counts as that, so that float32 does not overflow
+BITS = 24  # the bits of the first part of a root, as many as a float32 holds
+LARGEST_ROOT = 1e38  # larger |b|√q are replaced by this, so that float32 does not overflow
 
 
 def split_root(root: Floats) -> Floats:
-    """(2, N), a number of `BITS` bits and what that leaves: differences lose nothing in float32."""
+    """Return each root as a sum of two numbers, (2, N), the first of which has `BITS` bits.
+
+    Differences of two roots that are split so keep their digits in float32.
+    """
     mantissa, exponent = np.frexp(np.minimum(root, LARGEST_ROOT))
     high = np.ldexp(np.rint(np.ldexp(mantissa, BITS)), exponent - BITS)
     return np.stack([high, np.minimum(root, LARGEST_ROOT) - high])
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, _, zk, wk, rate = angles
     real = z.dtype.type
     one, half, two = real(1), real(0.5), real(2)
@@ -46,17 +49,20 @@ def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> No
     highs, lows = columns[0], columns[1]
     root = high + low
     for j in range(z.size):
-        apart = (high - highs[j]) + (low - lows[j])
-        other = highs[j] + lows[j]
-        k, less = exponentials(-fma(two * root, other * z[j], half * (apart * apart)))
-        zk[j] = -half * less
-        wk[j] = fma(half, less, one)
-        rate[j] = (root * k) * other
+        difference = (high - highs[j]) + (low - lows[j])
+        column_root = highs[j] + lows[j]
+        k, k_minus_one = exponentials(
+            -fma(two * root, column_root * z[j], half * (difference * difference))
+        )
+        zk[j] = -half * k_minus_one
+        wk[j] = fma(half, k_minus_one, one)
+        rate[j] = (root * k) * column_root
 
 
-loop = DualLoop(_row)
-"""Of K/√(K(q)K(q')) = exp(−[(r − r')² + 4rr'z]/2) and the rate rr' times that; the coefficients are
-`split_root` of r."""
+loop = DualLoop(_fill_row)
+"""The loop of cosθ_K = exp(−[(r − r')² + 4rr'z]/2), whose rate is rr' cosθ_K. A sample's
+coefficients are `split_root` of r; the activation `exp` has r = |b|√q. `trigonometric.Rbf` takes
+this loop too."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class Exponential(Activation):
         return np.asarray(self.a * self.b * np.exp(self.b * x), x.dtype)
 
     def second_moment(self, q: Floats) -> Floats:
-        """a² exp(2b²q)."""
+        """Return a² exp(2b²q)."""
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray(a**2 * np.exp(2 * b**2 * q))
 
@@ -88,27 +94,29 @@ class Exponential(Activation):
         return split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
 
 
-def _gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, half, quarter = real(1), real(0.5), real(0.25)
-    size, above, per_root = row[0, 0], row[1, 0], row[2, 0]
-    sizes, aboves, per_roots = columns[0], columns[1], columns[2]
+    x, root_a_minus_one, per_fourth_root = row[0, 0], row[1, 0], row[2, 0]
+    xs, root_a_minus_ones, per_fourth_roots = columns[0], columns[1], columns[2]
     for j in range(z.size):
-        apart = (above - aboves[j]) * per_root * per_roots[j]
-        sides = size * sizes[j]
-        more = fma(sides, z[j] * w[j], half * (apart * apart))
-        ratio = one + more  # M/√(AA')
+        difference = (
+            (root_a_minus_one - root_a_minus_ones[j]) * per_fourth_root * per_fourth_roots[j]
+        )
+        x_product = x * xs[j]
+        ratio_minus_one = fma(x_product, z[j] * w[j], half * (difference * difference))
+        ratio = one + ratio_minus_one  # M/√(AA')
         root = np.sqrt(ratio)
-        share = one / (root + ratio)
+        per_sum = one / (root + ratio)
         # (1 − 1/√ratio)/2 without cancellation
-        part = half * (more * share)
-        zk[j], wk[j] = part, one - part
-        k = share + share * root  # 1/√ratio
-        rate[j] = quarter * (sides * k * k) * (k * (w[j] - z[j]))
+        half_one_minus_k = half * (ratio_minus_one * per_sum)
+        zk[j], wk[j] = half_one_minus_k, one - half_one_minus_k
+        k = per_sum + per_sum * root  # 1/√ratio
+        rate[j] = quarter * (x_product * k * k) * (k * (w[j] - z[j]))
 
 
-_gaussian_loop = DualLoop(_gaussian_row)
+_gaussian_loop = DualLoop(_fill_gaussian_row)
 
 
 @dataclass(frozen=True)
@@ -128,15 +136,15 @@ class Gaussian(Activation):
         return np.asarray(2 * self.a * self.b * x * np.exp(self.b * x * x), x.dtype)
 
     def second_moment(self, q: Floats) -> Floats:
-        """a²/√A."""
+        """Return a²/√A."""
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray(a**2 / np.sqrt(1 - 4 * b * q))
 
     def _coefficients(self, q: Floats) -> Floats:
-        """4βq/√A, √A − 1 and A^-¼."""
-        more = -4 * q.dtype.type(self.b) * q
-        root = np.sqrt(1 + more)
-        return np.stack([more / root, more / (1 + root), 1 / np.sqrt(root)])
+        """Return x = 4βq/√A, √A − 1 and A^-¼, (3, N)."""
+        a_minus_one = -4 * q.dtype.type(self.b) * q
+        root = np.sqrt(1 + a_minus_one)
+        return np.stack([a_minus_one / root, a_minus_one / (1 + root), 1 / np.sqrt(root)])
 
 
 @named()

@@ -1,4 +1,4 @@
-"""σ(x) = exp(−x²) sin x, a Gabor function.
+"""The Gabor function σ(x) = exp(−x²) sin x.
 
 With S = q + q', d = 4(P² − s²), E = 1 + 2S + d, h = 1 + 2S + 4(s² + P²), t = 4s(d + 3S + 2),
 
@@ -6,7 +6,8 @@ With S = q + q', d = 4(P² − s²), E = 1 + 2S + d, h = 1 + 2S + 4(s² + P²), 
     K̇ = exp(−(S + d)/2E) [h cosh(s/E) + t sinh(s/E)]/E^(5/2)
 
 which are E[exp(−u² − v²) sin u sin v] and its derivative by s. Nothing in K̇ cancels, and |s|/E is
-at most ¼. With A = 1 + 4q, x = 4q/√A, y = √(q/A), the same of q', and R = E/√(AA'), the row has
+at most ¼. With A = 1 + 4q, x = 4q/√A, y = √(q/A), A', x' and y' likewise of q', and R = E/√(AA'),
+the loop computes
 
     R₀ = 1 + (√A − √A')²/(2√(AA')),  R = R₀ + xx'zw,  s/E = yy' cosθ/R
     S/√(AA') = (R₀ − 1/√(AA'))/2,    d/√(AA') = xx'zw,  4P²/√(AA') = xx'/4
@@ -27,44 +28,49 @@ from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import exponentials
 from ntk_numba.function import Floats
 
-# Of t² ≤ 1/16, Taylor's, to 1e-17: sinh(t)/t and cosh t
+# sinh(t)/t and cosh t as Taylor polynomials in t² ≤ 1/16, to 1e-17
 sinh_per = polynomial(tuple(1 / math.factorial(2 * k + 1) for k in range(5, -1, -1)))
 cosh = polynomial(tuple(1 / math.factorial(2 * k) for k in range(6, -1, -1)))
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     real = z.dtype.type
-    one, half, quarter, sesqui = real(1), real(0.5), real(0.25), real(1.5)
-    size, above, per_root, side, share = row[0, 0], row[1, 0], row[2, 0], row[3, 0], row[4, 0]
-    sizes, aboves, per_roots = columns[0], columns[1], columns[2]
-    sides, shares = columns[3], columns[4]
+    one, half, quarter, three_halves = real(1), real(0.5), real(0.25), real(1.5)
+    x_row, root_a_minus_one, per_fourth_root = row[0, 0], row[1, 0], row[2, 0]
+    y_row, scale = row[3, 0], row[4, 0]
+    x_columns, root_a_minus_ones, per_fourth_roots = columns[0], columns[1], columns[2]
+    y_columns, scales = columns[3], columns[4]
     for j in range(z.size):
         cosine = w[j] - z[j]
-        square = cosine * cosine
-        per_both = per_root * per_roots[j]
-        apart = (above - aboves[j]) * per_both
-        alike = fma(half * apart, apart, one)  # R₀
-        x = size * sizes[j]
-        d = x * (z[j] * w[j])
-        ratio = alike + d
-        per_ratio = one / ratio
-        root = per_ratio * np.sqrt(ratio)  # 1/√R
-        small = side * sides[j] * (cosine * per_ratio)
-        small *= small
-        s = fma(half, fma(-per_both, per_both, alike), d)
-        k, _ = exponentials(-half * (s * per_ratio))
-        k *= (share * shares[j]) * (root * per_ratio)
-        odd = sinh_per(small)
-        value = k * (odd * cosine)
-        zk[j], wk[j] = fma(-half, value, half), fma(half, value, half)
-        part = quarter * x * per_ratio
-        h = fma(part, one + square, alike * per_ratio)
-        t = part * square * (fma(sesqui, alike, fma(half * per_both, per_both, d)) * per_ratio)
-        rate[j] = k * fma(h, cosh(small), t * odd)
+        cosine_squared = cosine * cosine
+        per_root_aa = per_fourth_root * per_fourth_roots[j]
+        difference = (root_a_minus_one - root_a_minus_ones[j]) * per_root_aa
+        r_0 = fma(half * difference, difference, one)  # R₀
+        x_product = x_row * x_columns[j]
+        d = x_product * (z[j] * w[j])
+        r = r_0 + d
+        per_r = one / r
+        per_root_r = per_r * np.sqrt(r)  # 1/√R
+        s_over_e = y_row * y_columns[j] * (cosine * per_r)
+        s_over_e *= s_over_e  # (s/E)²
+        s_scaled = fma(half, fma(-per_root_aa, per_root_aa, r_0), d)
+        k, _ = exponentials(-half * (s_scaled * per_r))
+        k *= (scale * scales[j]) * (per_root_r * per_r)
+        sinh_ratio = sinh_per(s_over_e)
+        cosine_k = k * (sinh_ratio * cosine)
+        zk[j], wk[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
+        quarter_x_per_r = quarter * x_product * per_r
+        h = fma(quarter_x_per_r, one + cosine_squared, r_0 * per_r)
+        t = (
+            quarter_x_per_r
+            * cosine_squared
+            * (fma(three_halves, r_0, fma(half * per_root_aa, per_root_aa, d)) * per_r)
+        )
+        rate[j] = k * fma(h, cosh(s_over_e), t * sinh_ratio)
 
 
-_loop = DualLoop(_row)
+_loop = DualLoop(_fill_row)
 
 
 @dataclass(frozen=True)
@@ -87,19 +93,27 @@ class Gabor(Activation):
         return np.asarray(np.exp(-x * x) * (np.cos(x) - 2 * x * np.sin(x)))
 
     def second_moment(self, q: Floats) -> Floats:
-        """exp(−q/A) sinh(q/A)/√A."""
+        """Return exp(−q/A) sinh(q/A)/√A."""
         a = 1 + 4 * q
         return np.asarray(-np.expm1(-2 * q / a) / (2 * np.sqrt(a)))
 
     def _coefficients(self, q: Floats) -> Floats:
-        """x, √A − 1, A^-¼, y and √(q/√A K)."""
+        """Return x, √A − 1, A^-¼, y and √(q/√A K), (5, N)."""
         a = 1 + 4 * q
         root = np.sqrt(a)
-        small = q / a
-        safe = np.where(small > 0, small, 1)
-        share = np.where(small > 0, -2 * safe / np.expm1(-2 * safe), 1)  # the limit for q → 0
+        q_over_a = q / a
+        safe = np.where(q_over_a > 0, q_over_a, 1)
+        squared_scale = np.where(
+            q_over_a > 0, -2 * safe / np.expm1(-2 * safe), 1
+        )  # the limit for q → 0
         return np.stack(
-            [4 * q / root, 4 * q / (1 + root), 1 / np.sqrt(root), np.sqrt(small), np.sqrt(share)]
+            [
+                4 * q / root,
+                4 * q / (1 + root),
+                1 / np.sqrt(root),
+                np.sqrt(q_over_a),
+                np.sqrt(squared_scale),
+            ]
         )
 
 

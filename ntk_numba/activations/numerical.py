@@ -1,7 +1,8 @@
-"""Any function of Python as an activation, by the series of its values; and names of such.
+"""Any Python function as an activation, by a series computed from its values.
 
-What is known of the function are its values. Its derivative, where none is given, is that of
-Chebyshev interpolants on pieces between the kinks, halved until the last coefficients vanish.
+If no derivative is given, it is that of Chebyshev interpolants on pieces between the kinks, which
+are halved until the last coefficients vanish. `Recorded` stands for a function that a file names
+and that is not registered here.
 """
 
 import hashlib
@@ -31,10 +32,11 @@ Function = Callable[[Array], Any]
 WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
                          -np.geomspace(8, 200, 40)[1:], np.geomspace(1e-6, 0.01, 20)])  # fmt: skip
-DEGREE = 24  # of a piece
-SHORTEST = 2.0**-12  # of a piece
+DEGREE = 24  # the degree of a piece
+SHORTEST = 2.0**-12  # a piece that is shorter is not halved again
 SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `smooth_beyond`
-EDGE = 1e-13  # share of E[σ²] and E[σ'²] beyond the outer tenth of the quadrature
+# the largest fraction of E[σ²] and of E[σ'²] from the outer fifth of the quadrature's range
+EDGE = 1e-13
 
 
 class Numerical(Series):
@@ -44,24 +46,26 @@ class Numerical(Series):
     ----------
     fn : callable
     name : str, optional
-        A plain word; fn's own name if that is one, else "numerical".
+        A word of letters, digits and _; by default ``fn.__name__`` if that is one, else
+        "numerical".
     tolerance : float
-        See `series`; 1e-13 to 1e-2.
+        The largest error of the series, 1e-13 to 1e-2, see `duals.series`.
     derivative : callable, optional
-        σ'; else that of an interpolant.
+        σ'; by default that of an interpolant.
     kinks : sequence of float
-        Where fn or a derivative jumps; fn itself has to be continuous.
+        Where fn or a derivative of it is not smooth; fn itself must be continuous.
 
     Attributes
     ----------
     name : str
         label@digest, of 12 hexadecimal digits of the SHA-256 of fn's values at fixed points and of
-        the kinks, and the tolerance unless it is the default. It decides what is equal.
+        the kinks, and the tolerance unless it is the default. Activations with equal names are
+        equal.
 
     Raises
     ------
     ValueError, TypeError
-        fn is no elementwise real finite function, or grows too fast for its mean square.
+        fn is not an elementwise, real and finite function, or grows too fast for its mean square.
 
     Notes
     -----
@@ -126,7 +130,7 @@ class Numerical(Series):
         return self._within
 
     @property
-    def cheaper(self) -> str:
+    def tolerance_format(self) -> str:
         return "tolerance={:.0e}"
 
     @property
@@ -150,7 +154,7 @@ class Numerical(Series):
 
     @property
     def never_negative(self) -> bool:
-        return False  # nothing is known but values
+        return False  # only values are known
 
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(np.asarray(self._fn(np.asarray(x, float))), x.dtype)
@@ -160,7 +164,7 @@ class Numerical(Series):
             return np.asarray(np.asarray(self._given(np.asarray(x, float))), x.dtype)
         flat = np.asarray(x, float).ravel()
         out = np.empty(flat.shape)
-        # [−2^n, 2^n] by one table for each n, the pieces of which end at the kinks
+        # for each n, one table of pieces of [−2^n, 2^n], which end at the kinks
         reach = np.maximum(np.ceil(np.log2(np.maximum(abs(flat), 1))), 0).astype(int)
         for n in np.unique(reach):
             here = reach == n
@@ -178,7 +182,7 @@ class Numerical(Series):
         return np.asarray(chebyshev.chebval(u, slopes[:, piece], tensor=False))
 
     def _scale(self) -> float:
-        """The least of `SCALES` for which coarse panels and fine ones agree out to there."""
+        """Return the least of `SCALES` for which coarse panels agree with finer ones."""
         for scale in SCALES:
             if self._agrees(scale, 4 * scale):
                 return scale
@@ -187,12 +191,13 @@ class Numerical(Series):
     def _agrees(self, scale: float, beyond: float) -> bool:
         for q in ((beyond / 6) ** 2, (beyond / 2) ** 2):
             means = []
-            for beyond_which in (scale, np.inf if beyond < 100 else 8 * scale):
-                t, weights = nodes(q, self._kinks, min(beyond_which, REACH * np.sqrt(q)))
+            for smooth_beyond in (scale, np.inf if beyond < 100 else 8 * scale):
+                t, weights = nodes(q, self._kinks, min(smooth_beyond, REACH * np.sqrt(q)))
                 s = np.asarray(self._fn(np.sqrt(q) * t), float)
-                with np.errstate(over="ignore", invalid="ignore"):  # dual says so, of what is used
-                    of = weights @ s**2, weights @ (s * np.exp(-t)), weights @ (s * s * t)
-                means.append(of)
+                # `dual` raises if the q in use overflow
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mean = weights @ s**2, weights @ (s * np.exp(-t)), weights @ (s * s * t)
+                means.append(mean)
             if not np.isfinite(means).all():
                 return True
             top = max(abs(means[1][0]), 1e-300)
@@ -221,7 +226,7 @@ class Numerical(Series):
         return super().dual(q_max)
 
     def _check_derivative(self, q: float) -> None:
-        """σ' is that of σ: E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)]."""
+        """Check that σ' belongs to σ: E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)]."""
         t, weights = nodes(q, self._kinks, self._smooth_beyond)
         x = np.sqrt(q) * t
         values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
@@ -238,7 +243,7 @@ class Numerical(Series):
 
 
 class Recorded(Activation):
-    """The name of a `Numerical` that is not known here: it describes, and computes nothing."""
+    """A `Numerical` that is not registered here: it has the name, and computes nothing."""
 
     name: str
 
@@ -248,8 +253,8 @@ class Recorded(Activation):
     def _refuse(self, *arguments: Any) -> NoReturn:
         label = self.name.partition("@")[0]
         raise InvalidValueError(
-            f"activation {self.name!r} is a function of Python that is not known here; make it by "
-            f"Numerical(fn, name={label!r}, …) and activations.register it first"
+            f"activation {self.name!r} is a Python function that is not registered here; create it "
+            f"by Numerical(fn, name={label!r}, …) and register it by activations.register first"
         )
 
     __call__: Any = _refuse
@@ -259,7 +264,7 @@ class Recorded(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="not known here", needs_largest=True)
+        return Facts(method="not registered here", needs_largest=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recorded) and other.name == self.name
@@ -269,16 +274,18 @@ class Recorded(Activation):
 
 
 def _checked(fn: Function, label: str, x: Array) -> Array:
-    """fn(x), if that is an array of finite real numbers of x's shape."""
-    got = np.asarray(fn(x.copy()))
-    if got.shape != x.shape:
+    """Return fn(x), or raise if that is not an array of finite real numbers of x's shape."""
+    returned = np.asarray(fn(x.copy()))
+    if returned.shape != x.shape:
         raise InvalidValueError(
             f"activation {label}: the function must return an array of its argument's shape "
-            f"{x.shape}, not {got.shape}"
+            f"{x.shape}, not {returned.shape}"
         )
-    if not (np.issubdtype(got.dtype, np.floating) or np.issubdtype(got.dtype, np.integer)):
+    if not (
+        np.issubdtype(returned.dtype, np.floating) or np.issubdtype(returned.dtype, np.integer)
+    ):
         raise InvalidValueError(f"activation {label}: the function must return real numbers")
-    values = got.astype(float)
+    values = returned.astype(float)
     if not np.isfinite(values[abs(x) <= 8]).all():
         raise InvalidValueError(f"activation {label}: the function must be finite")
     return values
@@ -287,7 +294,7 @@ def _checked(fn: Function, label: str, x: Array) -> Array:
 def _pieces(
     fn: Function, low: float, high: float, kinks: Sequence[float], label: str
 ) -> tuple[Array, Array]:
-    """(ends, coefficients of the derivative (DEGREE, pieces)) of Chebyshev interpolants."""
+    """Return the ends of the interpolants' pieces, and the coefficients of their derivatives."""
     points = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
     inverse = np.linalg.inv(chebyshev.chebvander(points, DEGREE))
     known = np.abs(np.asarray(fn(POINTS.copy()), float))
@@ -297,8 +304,8 @@ def _pieces(
         a, b = todo.pop()
         values = np.asarray(fn((a + b) / 2 + (b - a) / 2 * points), float)
         c = inverse @ values
-        # the derivative's last terms, against its size and the rounding of the values, or of larger
-        # ones nearer to 0, which weigh more in every mean
+        # the derivative's last terms are compared with its size and with the rounding of the
+        # values, or of larger values nearer to 0, which weigh more in all means
         slope = chebyshev.chebder(c) * 2 / (b - a)
         nearer = known[abs(POINTS) <= max(abs(a), abs(b))].max(initial=0.0)
         rounding = 1e-14 * max(abs(values).max(), nearer) * 2 / (b - a)

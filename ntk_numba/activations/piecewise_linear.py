@@ -1,8 +1,8 @@
-"""σ(x) = a·min(x, 0) + b·max(x, 0): identity, relu, leaky_relu, ab_relu, abs.
+"""The activations σ(x) = a·min(x, 0) + b·max(x, 0): identity, relu, leaky_relu, ab_relu and abs.
 
-The function is (a + b)/2·x + (b − a)/2·|x|, an odd part and an even one. Of its second moment
-E[σ(u)²] = gq, g = (a² + b²)/2, they have the shares odd = (a + b)²/4g and even = (b − a)²/4g, which
-add to 1: identity (1, 0), relu (½, ½), abs (0, 1). With (u, v) ~ N(0, [[q, s], [s, q']]) and
+The function is (a + b)/2·x + (b − a)/2·|x|, the sum of an odd part and an even one. Their fractions
+of the second moment E[σ(u)²] = gq, g = (a² + b²)/2, are odd = (a + b)²/4g and even = (b − a)²/4g,
+which add to 1: identity (1, 0), relu (½, ½), abs (0, 1). With (u, v) ~ N(0, [[q, s], [s, q']]) and
 s = √(qq') cosθ,
 
     K  = E[σ(u)σ(v)]   = g√(qq') · [cosθ + 2·even·(sinθ − θ cosθ)/π]
@@ -11,12 +11,12 @@ s = √(qq') cosθ,
 Source: Cho & Saul 2009, the arc-cosine kernels of degree 1 and 0, for a = 0, b = 1; the general
 form follows by E[u|v|] = 0 and is checked against quadrature in the tests.
 
-The kernels never meet cosθ: near θ = 0 and π it has forgotten θ (an error ε in cosθ is √ε in θ).
-What is carried from layer to layer instead is the pair
+The kernels do not use cosθ, which determines θ poorly near 0 and π: an error ε of cosθ is an error
+√ε of θ there. Instead they carry from layer to layer the pair
 
     z = sin²(θ/2) = (1 − cosθ)/2,   w = cos²(θ/2) = (1 + cosθ)/2,
 
-the smaller of the two to full relative accuracy. In it the dual reads, with K normalised,
+the smaller of the two to full relative accuracy. In these variables the dual is, with K normalised,
 
     z_K = z − even·h,   w_K = w + even·h,   h = (sinθ − θ cosθ)/π.
 """
@@ -52,8 +52,8 @@ class PiecewiseLinear(Activation):
         return Facts(well_conditioned=True)
 
     @property
-    def shares(self) -> tuple[float, float]:
-        """The shares of the odd and the even part in E[σ²]; (1, 0) for the function 0."""
+    def fractions(self) -> tuple[float, float]:
+        """The fractions of E[σ²] of the odd and the even part; (1, 0) for the function 0."""
         scale = max(abs(self.a), abs(self.b))
         if scale == 0:
             return 1.0, 0.0
@@ -62,7 +62,7 @@ class PiecewiseLinear(Activation):
         return (a + b) ** 2 / squares, (a - b) ** 2 / squares
 
     def dual(self, q_max: float) -> Dual:
-        odd, even = self.shares
+        odd, even = self.fractions
         # K falls to (even − odd)·P at θ = π, or to something positive before
         return Dual(None, never_obtuse=even >= odd, parameters=(odd, even))
 
@@ -73,13 +73,16 @@ class PiecewiseLinear(Activation):
         return np.where(x > 0, self.b, self.a).astype(x.dtype)
 
     def second_moment(self, q: Floats) -> Floats:
-        """(a² + b²)/2 · q."""
+        """Return (a² + b²)/2 · q."""
         a, b = q.dtype.type(self.a), q.dtype.type(self.b)
         return np.asarray((a * a + b * b) / 2 * q)
 
 
 def _dual(obtuse_too: bool) -> Callable[..., Any]:
-    """The dual for any pair, or for one that is known to be acute, which is a third faster."""
+    """Return the factory of the dual.
+
+    obtuse_too : False for a dual of acute pairs only, which is a third faster
+    """
 
     def factory(real: Any) -> Callable[..., tuple[float, float, float]]:
         one, two, zero = real(1), real(2), real(0)
@@ -92,12 +95,12 @@ def _dual(obtuse_too: bool) -> Callable[..., Any]:
             excess = m * angle_excess(m, c)
             rise = fma(-excess, c, two * m)
             scale = (even * two_over_pi) * math.sqrt(fma(-m, m, m))
-            turn = scale + scale
-            # h = scale·rise/even, and cosφ more where θ = π − φ and z, w are 1 − m, m
+            slope = scale + scale
+            # h = scale·rise/even; if θ = π − φ, z = 1 − m and w = m, it is cosφ more
             at_right_angle = odd if obtuse else zero
-            share = even - odd if obtuse else one
-            part = fma(-scale, rise, share * m)
-            rate = fma(turn if obtuse else -turn, one + excess, odd - even if obtuse else one)
+            factor = even - odd if obtuse else one
+            part = fma(-scale, rise, factor * m)
+            rate = fma(slope if obtuse else -slope, one + excess, odd - even if obtuse else one)
             if not obtuse_too:
                 return part, one - part, rate
             return at_right_angle + part, (one - at_right_angle) - part, rate
@@ -109,14 +112,14 @@ def _dual(obtuse_too: bool) -> Callable[..., Any]:
 
 dual = per_dtype("dual", _dual(True))
 acute_dual = per_dtype("acute_dual", _dual(False))
-"""(z, w, odd, even) → (z_K, w_K, K̇/g), each to a few ulp of itself (w_K only if θ > π/2).
+"""(z, w, odd, even) → (z_K, w_K, K̇/g), each to a few ulp of its value (w_K only if θ > π/2).
 
 With φ = θ or π − θ, whichever is at most π/2, and m = sin²(φ/2):
 
     sinφ = 2√(m(1−m)),  φ = sinφ (1 + e),  e = m · angle_excess(m, cosφ)
     (sinφ − φ cosφ)/sinφ = 1 − (1 + e)(1 − 2m) = 2m − e(1 − 2m)
 
-which is 4m/3 and more: nothing cancels.
+which is at least 4m/3: nothing cancels.
 """
 
 

@@ -1,11 +1,11 @@
-"""Polynomials: monomial, polynomial, hermite. Their series in ρ is finite.
+"""Polynomials: monomial, polynomial and hermite. Their series in ρ is finite.
 
 For σ(x) = Σ_n c_n x^n, with orthonormal Hermite polynomials h_l of t ~ N(0, 1),
 
     σ(√q t) = Σ_l r_l(q) h_l(t),   r_l(q) = Σ_i c_{l+2i} (l+2i)!/(2^i i! √l!) q^(l/2+i)
 
 and K = Σ_l r_l(q) r_l(q') ρ^l. Source: Mehler 1866; the expansion of x^n is that of
-Abramowitz & Stegun 22.3.11 turned round. For the normalised Hermite polynomial He_n/√n! itself the
+Abramowitz & Stegun 22.3.11 inverted. For the normalised Hermite polynomial He_n/√n! itself the
 sum over i, which cancels near q = 1, is
 
     r_l(q) = √(n!/l!) (q − 1)^i q^(l/2)/(2^i i!),   l = n − 2i
@@ -46,8 +46,8 @@ class Polynomial(Activation):
 
     @property
     def _parity(self) -> int:
-        kinds = {n % 2 for n in self._powers}
-        return 0 if len(kinds) > 1 else 1 - 2 * kinds.pop()
+        parities = {n % 2 for n in self._powers}
+        return 0 if len(parities) > 1 else 1 - 2 * parities.pop()
 
     @property
     def _chain(self) -> Chain:
@@ -56,7 +56,7 @@ class Polynomial(Activation):
     def dual(self, q_max: float) -> Dual:
         return Dual(
             series_loop,
-            # even powers with coefficients that are not negative, so that σ ≥ 0
+            # σ ≥ 0 if there are only even powers, with coefficients that are not negative
             never_obtuse=self._parity == 1 and min(self.coefficients) >= 0,
             parameters=self._chain.parameters(len(self.coefficients)),
             coefficients=self._of_samples,
@@ -73,21 +73,24 @@ class Polynomial(Activation):
         )
 
     def _scaled(self, q: Floats) -> Floats:
-        """(degree + 1, N), the r_l divided by q^(lowest power/2), or the highest where q > 1."""
+        """Return the r_l divided by q^(n/2), (degree + 1, N).
+
+        n is the lowest power of x where q ≤ 1, and the highest elsewhere.
+        """
         scale = np.where(q <= 1, self._powers[0], self._powers[-1])
         out = np.zeros((len(self.coefficients), q.size), q.dtype)
         for n in self._powers:
             c = q.dtype.type(self.coefficients[n])
             power = _power(q, n - scale)
             for i in range(n // 2 + 1):
-                rest = n - 2 * i
+                degree = n - 2 * i
                 # n!/(2^i i! √l!), the integers exactly
-                share = q.dtype.type(math.factorial(n) // (2**i * math.factorial(i)))
-                out[rest] += c * power * share / np.sqrt(q.dtype.type(math.factorial(rest)))
+                factor = q.dtype.type(math.factorial(n) // (2**i * math.factorial(i)))
+                out[degree] += c * power * factor / np.sqrt(q.dtype.type(math.factorial(degree)))
         return out
 
     def second_moment(self, q: Floats) -> Floats:
-        """Σ_l r_l²."""
+        """Return Σ_l r_l²."""
         scale = np.where(q <= 1, self._powers[0], self._powers[-1])
         with np.errstate(over="ignore"):
             return np.asarray(np.sum(self._scaled(q) ** 2, axis=0) * _power(q, 2 * scale))
@@ -98,33 +101,36 @@ class Polynomial(Activation):
         return self._chain.coefficients(r / np.where(norm > 0, norm, 1))
 
     def _curve(self, q: Floats) -> Floats:
-        # as far as squares of σ and its terms neither overflow nor vanish; beyond, one power rules
+        # the range of q in which squares of σ and of its terms neither overflow nor vanish; outside
+        # of it, one power dominates
         low, high = max(self._powers[0], 1), max(self._powers[-1], 1)
         within = np.clip(q, 10.0 ** (-250 / low), 10.0 ** (250 / high) / 1e4)
         return curve_of(self)(within)
 
 
 class Hermite(Polynomial):
-    """σ = He_n/√n!; as `Polynomial`, but its r_l have one term each."""
+    """σ(x) = He_n(x)/√n!; its r_l have one term each, unlike those of a `Polynomial`."""
 
     def _scaled(self, q: Floats) -> Floats:
         n = len(self.coefficients) - 1
         scale = np.where(q <= 1, self._powers[0], self._powers[-1])
         out = np.zeros((n + 1, q.size), q.dtype)
         for i in range(n // 2 + 1):
-            rest = n - 2 * i
-            share = np.sqrt(q.dtype.type(math.factorial(n) // math.factorial(rest)))
-            share /= q.dtype.type(2**i * math.factorial(i))
-            # (q − 1)^i q^((l − scale)/2), as a power of 1 − 1/q where that is scaled by q^(n/2)
-            small = (q - 1) ** i * _power(np.minimum(q, 1), rest - self._powers[0])
+            degree = n - 2 * i
+            factor = np.sqrt(q.dtype.type(math.factorial(n) // math.factorial(degree)))
+            factor /= q.dtype.type(2**i * math.factorial(i))
+            # (q − 1)^i q^((l − scale)/2), which is a power of 1 − 1/q if the scale is n
+            small = (q - 1) ** i * _power(np.minimum(q, 1), degree - self._powers[0])
             large = (1 - 1 / np.maximum(q, 1)) ** i
-            out[rest] = share * np.where(scale == self._powers[0], small, large) if n > 1 else share
+            out[degree] = (
+                factor * np.where(scale == self._powers[0], small, large) if n > 1 else factor
+            )
         return out
 
 
-def _power(q: Floats, twice: Any) -> Floats:
-    """q^(twice/2), 1 at 0^0."""
-    return np.asarray(np.sqrt(q) ** np.asarray(twice))
+def _power(q: Floats, exponent: Any) -> Floats:
+    """Return q^(exponent/2), with 0^0 = 1."""
+    return np.asarray(np.sqrt(q) ** np.asarray(exponent))
 
 
 def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
@@ -134,10 +140,10 @@ def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
     return value
 
 
-def _degree(name: str, n: float, least: int) -> int:
-    if n != int(n) or not least <= n <= HIGHEST:
+def _degree(name: str, n: float, lowest: int) -> int:
+    if n != int(n) or not lowest <= n <= HIGHEST:
         raise InvalidValueError(
-            f"activation {name}: the degree must be {least} to {HIGHEST}, not {n:g}"
+            f"activation {name}: the degree must be {lowest} to {HIGHEST}, not {n:g}"
         )
     return int(n)
 
@@ -165,7 +171,8 @@ def hermite(n: float = 2) -> Activation:
     degree = _degree("hermite", n, 0)
     exact = [[1], [0, 1]]
     for k in range(1, degree):
-        up, down = [0, *exact[k]], [*exact[k - 1], 0, 0]
-        exact.append([a - k * b for a, b in zip(up, down, strict=True)])
+        # He_{k+1} = x He_k − k He_{k−1}
+        times_x, before = [0, *exact[k]], [*exact[k - 1], 0, 0]
+        exact.append([a - k * b for a, b in zip(times_x, before, strict=True)])
     root = math.sqrt(math.factorial(degree))
     return Hermite(spelled("hermite", n), tuple(c / root for c in exact[degree]))

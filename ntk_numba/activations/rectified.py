@@ -1,10 +1,10 @@
-"""σ(x) = max(x, 0)ⁿ: rectified_monomial, the arc-cosine kernels of degree n.
+"""The activation σ(x) = max(x, 0)ⁿ, rectified_monomial, with the arc-cosine kernels of degree n.
 
     K = Pⁿ Jₙ(θ)/2π,   K̇ = n² Pⁿ⁻¹ Jₙ₋₁(θ)/2π,   Jₙ(0) = (2n − 1)!! π
     J₀ = π − θ,   J₁ = sinθ + (π − θ) cosθ
 
-The function is homogeneous, so cosθ_K = κₙ = Jₙ(θ)/Jₙ(0) is one of θ alone, and the rate is
-n²/(2n − 1) κₙ₋₁. J's recurrence Jₙ₊₁ = (2n + 1) cosθ Jₙ + n² sin²θ Jₙ₋₁ becomes one of
+The function is homogeneous, so cosθ_K = κₙ = Jₙ(θ)/Jₙ(0) depends on θ alone, and the rate is
+n²/(2n − 1) κₙ₋₁. The recurrence Jₙ₊₁ = (2n + 1) cosθ Jₙ + n² sin²θ Jₙ₋₁ becomes a recurrence of
 zₙ = (1 − κₙ)/2 in which, up to a right angle, nothing cancels: with a = n²/(4n² − 1),
 
     z₀ = θ/2π,   z₁ = z − h/2 (h of `piecewise_linear`)
@@ -29,36 +29,38 @@ from ntk_numba.duals.special import angle_excess
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats, spelled
 
-HIGHEST = 20  # degree
+HIGHEST = 20  # the largest degree
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     real = z.dtype.type
     one, two, half, per_pi = real(1), real(2), real(0.5), real(1 / math.pi)
     degree = int(parameters[0])
-    # zk and rate hold zₙ of two successive degrees, here 1 and 0
+    # zk and rate hold zₙ of two successive degrees, at first 1 and 0
     for j in range(z.size):
         m = smaller(z[j], w[j])
-        # of θ or of π − θ, over 2π
-        small = per_pi * np.sqrt(fma(-m, m, m)) * fma(m, angle_excess(m, fma(-two, m, one)), one)
-        rate[j] = half - small if z[j] > w[j] else small
+        # θ/2π or (π − θ)/2π, whichever is smaller
+        small_angle = (
+            per_pi * np.sqrt(fma(-m, m, m)) * fma(m, angle_excess(m, fma(-two, m, one)), one)
+        )
+        rate[j] = half - small_angle if z[j] > w[j] else small_angle
         zk[j], _, _ = dual(z[j], w[j], half, half)
     for n in range(1, degree):
-        square = real(n * n)
-        a = two * (square / (real(4) * square - one))  # 2a
+        n_squared = real(n * n)
+        two_a = two * (n_squared / (real(4) * n_squared - one))
         for j in range(z.size):
-            below = rate[j]
+            z_before = rate[j]
             rate[j] = zk[j]
-            rest = fma(two * (a * z[j]) * w[j], below, fma(-a, w[j], one) * z[j])
-            zk[j] = fma(w[j] - z[j], zk[j], rest)
+            sum_of_two = fma(two * (two_a * z[j]) * w[j], z_before, fma(-two_a, w[j], one) * z[j])
+            zk[j] = fma(w[j] - z[j], zk[j], sum_of_two)
     slope = real(degree * degree) / real(2 * degree - 1)
     for j in range(z.size):
         wk[j] = one - zk[j]
         rate[j] = slope * fma(-two, rate[j], one)
 
 
-_loop = DualLoop(_row)
+_loop = DualLoop(_fill_row)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class RectifiedMonomial(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(domain="any q of which qⁿ is in the range of the dtype")
+        return Facts(domain="any q for which qⁿ is in the range of the dtype")
 
     @property
     def kinks(self) -> tuple[float, ...]:
@@ -86,7 +88,7 @@ class RectifiedMonomial(Activation):
         return np.asarray(np.where(x > 0, slope, 0), x.dtype)
 
     def second_moment(self, q: Floats) -> Floats:
-        """(2n − 1)!!/2 · qⁿ."""
+        """Return (2n − 1)!!/2 · qⁿ."""
         odds = math.prod(range(1, 2 * self.degree, 2))
         return np.asarray(q.dtype.type(odds) / 2 * q**self.degree, q.dtype)
 

@@ -1,4 +1,4 @@
-"""The constructors of activations by name, entered by the families themselves."""
+"""The constructors of activations by name. Each family enters its own, by the decorator `named`."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,7 +11,7 @@ CONSTRUCTORS: dict[str, Callable[..., Activation]] = {}
 
 
 def named(*others: str) -> Callable[[Constructor], Constructor]:
-    """Enter a constructor under its own name, and under other ones.
+    """Return a decorator that enters a constructor under its own name and under others.
 
     The constructor takes the numbers after the colon of ``"name:number,number"``, and the first
     line of its docstring is the formula of σ, as ``σ(x) = max(x, 0).``

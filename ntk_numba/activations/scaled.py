@@ -1,4 +1,4 @@
-"""factor·σ for any σ: what it takes to make E[σ(z)²] = 1."""
+"""Multiples factor·σ of activations, such as the one with E[σ(z)²] = 1."""
 
 import math
 from dataclasses import dataclass
@@ -12,58 +12,60 @@ from ntk_numba.function import Floats
 
 @dataclass(frozen=True)
 class Scaled(Activation):
-    """A multiple of another activation, with the other one's dual."""
+    """A multiple of another activation, which has the same dual."""
 
     factor: float
-    of: Activation
+    unscaled: Activation
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        return self.of.kinks
+        return self.unscaled.kinks
 
     @property
     def smooth_beyond(self) -> float:
-        return self.of.smooth_beyond
+        return self.unscaled.smooth_beyond
 
     @property
     def facts(self) -> Facts:
-        return self.of.facts
+        return self.unscaled.facts
 
     def dual(self, q_max: float) -> Dual:
-        return self.of.dual(q_max)
+        return self.unscaled.dual(q_max)
 
     def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.factor * self.of(x), x.dtype)
+        return np.asarray(self.factor * self.unscaled(x), x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
-        return np.asarray(self.factor * self.of.derivative(x), x.dtype)
+        return np.asarray(self.factor * self.unscaled.derivative(x), x.dtype)
 
     def second_moment(self, q: Floats) -> Floats:
-        return np.asarray(q.dtype.type(self.factor) ** 2 * self.of.second_moment(q))
+        return np.asarray(q.dtype.type(self.factor) ** 2 * self.unscaled.second_moment(q))
 
 
-def scaled(factor: float, of: Activation) -> Activation:
-    """The activation factor·σ, whose name is ``"factor*name"``.
+def scaled(factor: float, activation: Activation) -> Activation:
+    """Return the activation factor·σ, whose name is ``"factor*name"``.
 
     Raises
     ------
     ValueError
-        A factor that is 0 or not finite.
+        The factor is 0 or not finite.
     """
     if not math.isfinite(factor) or factor == 0:
         raise InvalidValueError(f"activation: the factor {factor!r} must be finite and not 0")
-    if isinstance(of, Scaled):
-        factor, of = factor * of.factor, of.of
-    return of if factor == 1 else Scaled(f"{float(factor)!r}*{of.name}", float(factor), of)
+    if isinstance(activation, Scaled):
+        factor, activation = factor * activation.factor, activation.unscaled
+    if factor == 1:
+        return activation
+    return Scaled(f"{float(factor)!r}*{activation.name}", float(factor), activation)
 
 
 def normalised(activation: Activation, q: float = 1.0) -> Activation:
-    """The multiple of σ with E[σ(z)²] = 1 for z ~ N(0, q).
+    """Return the multiple of σ with E[σ(z)²] = 1 for z ~ N(0, q).
 
     Raises
     ------
     ValueError
-        A q that is no positive number; an activation whose second moment is 0 or infinite there.
+        q is not a positive number, or the second moment at q is 0 or infinite.
     """
     if not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")

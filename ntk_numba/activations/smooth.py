@@ -1,7 +1,7 @@
-"""Named activations without a closed form: tanh, sigmoid, silu, softplus, mish, gelu_tanh,
-softsign, arctan. See `series`.
+"""Named activations without a closed form, whose dual is a series, see `duals.series`.
 
-σ and σ' are written so that nothing overflows or cancels, with e = exp(−|x|) or the like.
+They are tanh, sigmoid, silu, softplus, mish, gelu_tanh, softsign and arctan. σ and σ' are written
+such that nothing overflows or cancels, mostly in terms of e = exp(−|x|).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Function = Callable[[Any], Any]
 
 
 def _bell(x: Floats) -> Floats:
-    """The derivative of the logistic function."""
+    """Return the derivative of the logistic function."""
     e = np.exp(-abs(x))
     return np.asarray(e / (1 + e) ** 2)
 
@@ -34,11 +34,11 @@ def _softplus(x: Floats) -> Floats:
 
 
 def _mish_parts(x: Floats) -> tuple[Floats, Floats]:
-    """tanh(softplus(x)) and the derivative of that, by e = exp(−|x|)."""
-    e, right = np.exp(-abs(x)), x > 0
-    bottom = np.where(right, 1 + 2 * e + 2 * e**2, e**2 + 2 * e + 2)
-    top = np.where(right, 1 + 2 * e, e * (e + 2))
-    return top / bottom, 4 * np.where(right, e**2, e) * (1 + e) / bottom**2
+    """Return tanh(softplus(x)) and its derivative, in terms of e = exp(−|x|)."""
+    e, positive = np.exp(-abs(x)), x > 0
+    bottom = np.where(positive, 1 + 2 * e + 2 * e**2, e**2 + 2 * e + 2)
+    top = np.where(positive, 1 + 2 * e, e * (e + 2))
+    return top / bottom, 4 * np.where(positive, e**2, e) * (1 + e) / bottom**2
 
 
 def _mish(x: Floats) -> Floats:
@@ -50,13 +50,13 @@ def _mish_slope(x: Floats) -> Floats:
     return np.asarray(value + x * slope)
 
 
-_ROOT, _CUBE = np.sqrt(8 / np.pi), 0.044715
+_ROOT, _CUBE = np.sqrt(8 / np.pi), 0.044715  # the constants of gelu_tanh
 
 
 def _gelu_slope(x: Floats) -> Floats:
     inner = _ROOT * (x + _CUBE * x**3)
-    turn = x * _ROOT * (1 + 3 * _CUBE * x**2)
-    return np.asarray(special.expit(inner) + _bell(inner) * turn)
+    slope = x * _ROOT * (1 + 3 * _CUBE * x**2)
+    return np.asarray(special.expit(inner) + _bell(inner) * slope)
 
 
 # σ, σ', parity, whether σ ≥ 0, kinks
@@ -76,14 +76,14 @@ FUNCTIONS: dict[str, tuple[Function, Function, int, bool, tuple[float, ...]]] = 
 
 @dataclass(frozen=True)
 class Named(Series):
-    """One of `FUNCTIONS`."""
+    """An activation from `FUNCTIONS`."""
 
     function: str
-    within: float
+    largest_error: float
 
     @property
     def tolerance(self) -> float:
-        return self.within
+        return self.largest_error
 
     @property
     def parity(self) -> int:
@@ -105,9 +105,9 @@ class Named(Series):
 
 
 def _named(function: str, tolerance: float, default: float = TOLERANCE) -> Activation:
-    within = checked_tolerance(function, tolerance)
-    name = function if within == default else spelled(function, within)
-    return Named(name, function, within)
+    checked = checked_tolerance(function, tolerance)
+    name = function if checked == default else spelled(function, checked)
+    return Named(name, function, checked)
 
 
 @named()
@@ -146,14 +146,15 @@ def gelu_tanh(tolerance: float = TOLERANCE) -> Activation:
     return _named("gelu_tanh", tolerance)
 
 
-SOFTSIGN = 3e-3  # can be had up to q = 4
+SOFTSIGN = 3e-3  # a tolerance that the series reaches up to q = 4
 
 
 @named()
 def softsign(tolerance: float = SOFTSIGN) -> Activation:
     """σ(x) = x/(1 + |x|), by a series to a tolerance.
 
-    Its jump in σ'' lets the series converge slowly: if none is given, it is 3e-3, up to q = 4.
+    The series converges slowly, since σ'' jumps at 0. The default tolerance, 3e-3, is reached up to
+    q = 4.
     """
     return _named("softsign", tolerance, SOFTSIGN)
 

@@ -1,21 +1,22 @@
-"""σ with a jump at 0 and constant elsewhere: sign, heaviside; σ(0) = 0.
+"""Functions that jump at 0 and are constant elsewhere: sign and heaviside. σ(0) = 0.
 
     sign       K = 1 − 2θ/π
     heaviside  K = (π − θ)/2π
 
-With odd = 1 and ½, the share of the odd part of σ in E[σ²],
+With odd, the fraction of E[σ²] of the odd part of σ, which is 1 for sign and ½ for heaviside,
 
     z_K = odd·θ/π,   w_K = (1 − odd) + odd·(π − θ)/π
 
-Source: Sheppard 1899 (the orthant probability); Cho & Saul 2009, degree 0. Condition: 1 for
-Σ and Θ of the layer itself. A jump makes a small angle θ one of θ_K ~ 2√(θ/π): an error ε of θ,
-which unit vectors of nearly equal samples have, is some ε/√θ in the Θ of a kink behind it.
+Source: Sheppard 1899 (the orthant probability); Cho & Saul 2009, degree 0. Condition: 1 for Σ and Θ
+of the layer itself. A jump maps a small angle θ to θ_K ~ 2√(θ/π): an error ε of θ, which the unit
+vectors of nearly equal samples have, becomes an error of about ε/√θ in the Θ of a later layer with
+a kink.
 
-σ' is 0 but at the jump, where a gradient never sees it: K̇ = 0 and Θ⁽ˡ⁺¹⁾ = Σ⁽ˡ⁺¹⁾, what the last
-layer's weights and bias alone contribute; that is the limit of the empirical kernel of networks
-trained by σ'. It is not ∂K/∂s, the K̇ of functions that are integrals of their derivative:
-odd·2/(π·P·sinθ) of cosθ_K, which diverges at ρ = ±1, so that the Θ of smooth functions that
-approach a step has no limit on the diagonal.
+σ' is 0 except at the jump, which no gradient meets. So K̇ = 0 and Θ⁽ˡ⁺¹⁾ = Σ⁽ˡ⁺¹⁾, the contribution
+of the last layer's weights and bias alone; this is the limit of the empirical kernel of networks
+that are trained with σ'. It differs from ∂K/∂s, which is K̇ for functions that are integrals of
+their derivative: ∂cosθ_K/∂s = odd·2/(π·P·sinθ) diverges at ρ = ±1, so that the Θ of smooth
+functions that approach a step has no limit on the diagonal.
 """
 
 import math
@@ -31,14 +32,14 @@ from ntk_numba.duals.special import angle_excess
 from ntk_numba.function import Floats
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     zero, one, two = z.dtype.type(0), z.dtype.type(1), z.dtype.type(2)
     odd = parameters[0]
     scale = odd * z.dtype.type(2 / math.pi)
     for j in range(z.size):
         m = smaller(z[j], w[j])
-        # odd/π of the angle, or of what it lacks of π
+        # odd·θ/π or odd·(π − θ)/π, whichever is smaller
         small = scale * np.sqrt(fma(-m, m, m)) * fma(m, angle_excess(m, fma(-two, m, one)), one)
         opposite = z[j] > w[j]
         zk[j] = odd - small if opposite else small
@@ -46,7 +47,7 @@ def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> No
         rate[j] = zero
 
 
-_loop = DualLoop(_row)
+_loop = DualLoop(_fill_row)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Step(Activation):
         return Dual(
             _loop,
             never_obtuse=self.low >= 0,  # σ ≥ 0
-            parameters=(1.0 if odd else 0.5,),  # the odd part's share of E[σ²]
+            parameters=(1.0 if odd else 0.5,),  # the odd part's fraction of E[σ²]
             parity=-1 if odd else 0,
         )
 
@@ -81,7 +82,7 @@ class Step(Activation):
         return np.zeros_like(x)
 
     def second_moment(self, q: Floats) -> Floats:
-        """(1 + low²)/2, and 0 at q = 0."""
+        """Return (1 + low²)/2, and 0 at q = 0."""
         return np.asarray(np.where(q > 0, (1 + self.low**2) / 2, 0), q.dtype)
 
 

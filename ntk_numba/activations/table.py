@@ -1,4 +1,7 @@
-"""Activations by name."""
+"""The table of activations by name, which `ntk_numba.MLP` and the command line use.
+
+It imports all files of this folder, which enter their constructors in `registry`.
+"""
 
 import difflib
 import importlib
@@ -18,28 +21,28 @@ for _family in pkgutil.iter_modules(families.__path__):
     if _family.name != "table":
         importlib.import_module(f"{families.__name__}.{_family.name}")
 
-# name: constructor, of all families in this folder
+# The constructors of all families by name
 TABLE: dict[str, Callable[..., Activation]] = dict(sorted(CONSTRUCTORS.items()))
 
-EXAMPLE = "2", "1", "3", "0.5"  # parameters that all take which need some
+EXAMPLE = "2", "1", "3", "0.5"  # valid parameters for all activations that require some
 
 _registered: dict[str, Numerical] = {}  # by label and by full name
 
 
 def names() -> list[str]:
-    """Every name that `get`, `ntk_numba.MLP` and the command line take."""
+    """Return all names that `get`, `ntk_numba.MLP` and the command line accept."""
     return [*TABLE, *(name for name in _registered if "@" not in name)]
 
 
 def register(activation: Numerical) -> Numerical:
-    """Let `get` find a function of Python by its label, and by its full name; returns it.
+    """Let `get` find a Python function by its label and by its full name, and return it.
 
     Raises
     ------
     ValueError
-        The label is a built-in activation's.
+        The label is the name of a built-in activation.
     TypeError
-        It is no `Numerical`.
+        The activation is not a `Numerical`.
     """
     if not isinstance(activation, Numerical):
         raise InvalidTypeError(f"only a Numerical is registered, not {type(activation).__name__}")
@@ -50,9 +53,10 @@ def register(activation: Numerical) -> Numerical:
 
 
 def recall(name: str | Activation) -> Activation:
-    """As `get`, for a name that was written down: of a function that is not known, `Recorded`.
+    """Return the activation of a name in a file: `Recorded` if it is of an unregistered function.
 
-    Without it a file could not even be read where the function is not at hand.
+    So a file can be read where the Python function is not available. Other names are those of
+    `get`.
     """
     if isinstance(name, str) and "@" in name and name.partition("*")[2] not in _registered:
         return _registered.get(name) or Recorded(name)
@@ -60,24 +64,24 @@ def recall(name: str | Activation) -> Activation:
 
 
 def arity(constructor: Callable[..., Activation]) -> tuple[int, float]:
-    """The fewest and the most parameters of an activation."""
+    """Return the least and the largest number of parameters of an activation."""
     parameters = inspect.signature(constructor).parameters.values()
     fewest = sum(p.default is p.empty and p.kind is not p.VAR_POSITIONAL for p in parameters)
-    endless = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return fewest, float("inf") if endless else len(parameters)
+    any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return fewest, float("inf") if any_number else len(parameters)
 
 
 def example(name: str) -> str:
-    """A name with parameters if it needs any."""
+    """Return a name with valid parameters, if it requires any."""
     if name not in TABLE:
         return name
-    fewest, most = arity(TABLE[name])
-    count = fewest if most < float("inf") else len(EXAMPLE)
+    fewest, largest = arity(TABLE[name])
+    count = fewest if largest < float("inf") else len(EXAMPLE)
     return name + (":" + ",".join(EXAMPLE[:count]) if count else "")
 
 
 def describe(spec: str) -> dict[str, Any]:
-    """What `ntk-numba activations` says of a name, with or without parameters."""
+    """Return the columns of `ntk-numba activations` for a name, with or without parameters."""
     name = spec.partition("*")[2] or spec
     name = name.partition(":")[0].strip()
     constructor = TABLE.get(name)
@@ -96,13 +100,13 @@ def describe(spec: str) -> dict[str, Any]:
 
 
 def get(spec: str | Activation) -> Activation:
-    """The activation of ``"name"``, ``"name:parameter,parameter"`` or ``"factor*name"``.
+    """Return the activation of ``"name"``, ``"name:parameter,parameter"`` or ``"factor*name"``.
 
     Raises
     ------
     ValueError
-        An unknown name (the nearest known one is suggested), or parameters that are not the finite
-        numbers the activation takes.
+        The name is unknown (the message suggests the nearest known one), or the parameters are not
+        as many finite numbers as the activation takes.
     TypeError
         `spec` is neither a string nor an `Activation`.
     """
@@ -112,10 +116,10 @@ def get(spec: str | Activation) -> Activation:
         raise InvalidTypeError(
             f"activation must be a name or an Activation, not {type(spec).__name__}"
         )
-    factor, star, rest = spec.partition("*")
+    factor, star, name = spec.partition("*")
     if star:
         try:
-            return scaled(float(factor), get(rest.strip()))
+            return scaled(float(factor), get(name.strip()))
         except ValueError as error:
             if "could not convert" not in str(error):
                 raise
@@ -124,7 +128,7 @@ def get(spec: str | Activation) -> Activation:
         return _registered[spec]
     if "@" in spec:
         raise InvalidValueError(
-            f"activation {spec!r} is a function of Python; it has to be registered first, by "
+            f"activation {spec!r} is a Python function; it must be registered first, by "
             f"activations.register(Numerical(fn, …))"
         )
     name, _, tail = spec.partition(":")
@@ -139,10 +143,10 @@ def get(spec: str | Activation) -> Activation:
         raise InvalidValueError(
             f"activation {spec!r}: {tail!r} is not a list of numbers; write {name}:0.1 or the like"
         ) from None
-    fewest, most = arity(constructor)
-    if not fewest <= len(parameters) <= most:
-        takes = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        takes = takes if most < float("inf") else f"at least {fewest}"
+    fewest, largest = arity(constructor)
+    if not fewest <= len(parameters) <= largest:
+        takes = f"{fewest}" if fewest == largest else f"{fewest} to {largest}"
+        takes = takes if largest < float("inf") else f"at least {fewest}"
         raise InvalidValueError(
             f"activation {name!r} takes {takes} parameters, not {len(parameters)}"
         )

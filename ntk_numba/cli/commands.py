@@ -135,8 +135,9 @@ def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.arguments import parse_bytes, whole_number
     from ntk_numba.cli.options import gram_words, merge_words
-    from ntk_numba.cluster.cover import PARTS_OF, check_layout
+    from ntk_numba.cluster.cover import PARTS_OF
     from ntk_numba.cluster.slurm import SlurmOptions, Wanted, design_array, slurm_script
+    from ntk_numba.gramfile.storage import parse_layout
     from ntk_numba.gramfile.writer import check_folder
 
     for name in ("parts", "cpus", "time", "merge_time"):
@@ -145,7 +146,7 @@ def slurm(options: argparse.Namespace) -> bool:
     job = _job(options)
     target = Path(options.output)
     check_folder(target)
-    stored = check_layout(options.layout, options.against is None)
+    stored = parse_layout(options.layout, options.against is None)
     array = design_array(
         job,
         stored,
@@ -196,15 +197,15 @@ def plan(options: argparse.Namespace) -> bool:
     import shutil
 
     from ntk_numba.arguments import show_bytes
-    from ntk_numba.cluster.cover import check_layout
     from ntk_numba.cluster.slurm import MAX_ARRAY, parts_for
     from ntk_numba.compute.estimate import estimate
+    from ntk_numba.gramfile.storage import parse_layout
     from ntk_numba.gramfile.writer import check_folder, check_space
     from ntk_numba.inputs.source import open_sources
 
     job = _job(options)
     x, z = open_sources(options.data, options.against)
-    plan = job.plan(x, z, check_layout(options.layout, z is None))
+    plan = job.plan(x, z, parse_layout(options.layout, z is None))
     target = Path(options.output)
     check_folder(target)
     check_space(target, plan.output_bytes)
@@ -221,8 +222,11 @@ def plan(options: argparse.Namespace) -> bool:
         }
         print(json.dumps(facts, indent=2))
         return True
-    lines = plan.describe() | {
+    lines = plan.describe()
+    memory = lines.pop("memory")
+    lines |= {
         "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
+        "memory": memory,
         "time": f"{_duration(seconds.total)} on {plan.threads} threads "
         f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
         "parts": "one: shorter than those worth an array of jobs",

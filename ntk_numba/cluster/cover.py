@@ -33,15 +33,6 @@ def part_path(path: Path, part: Part) -> Path:
     return path.with_name(PARTS_OF.format(path.stem, number, part.of, path.suffix))
 
 
-def check_layout(layout: str, symmetric: bool) -> Part | None:
-    """The part whose tiles a whole file has in a row: all for "lower", none for "full"."""
-    if layout not in ("full", "lower"):
-        raise InvalidValueError(f"layout must be 'full' or 'lower', not {layout!r}")
-    if layout == "lower" and not symmetric:
-        raise InvalidValueError("a matrix of two data sets has no triangle: layout must be 'full'")
-    return Part(1, 1) if layout == "lower" else None
-
-
 def show_indices(numbers: Iterable[int]) -> str:
     """``3,17-19``, as schedulers take them."""
     runs: list[list[int]] = []

@@ -17,7 +17,6 @@ from ntk_numba import stopping
 from ntk_numba.arguments import Layout, Policy
 from ntk_numba.cluster.cover import (
     Cover,
-    check_layout,
     find_parts,
     show_indices,
 )
@@ -26,6 +25,7 @@ from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.link import refuse_beginning, write_link
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
+from ntk_numba.gramfile.storage import parse_layout
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import GramWriter, output_path
 from ntk_numba.grid import Part
@@ -77,7 +77,7 @@ def merge(
     StoppedError
         An OSError: the disk failed. What is merged is kept.
     """
-    check_layout(layout, True)
+    parse_layout(layout, True)
     target = output_path(path)
     if link and delete_parts:
         raise InvalidValueError(
@@ -94,8 +94,8 @@ def merge(
     found = find_parts(given, target, layout=layout, link=link, overwrite=overwrite)
     assert found.contents is not None
     contents = found.contents
-    kind = check_layout("lower" if link else layout, contents.grid.symmetric)
-    contents = replace(contents, part=kind)
+    stored = parse_layout("lower" if link else layout, contents.grid.symmetric)
+    contents = replace(contents, part=stored)
     if target.exists() and not overwrite:
         file = _merged_before(target, contents, found.numerics, link)
     elif link:
@@ -178,7 +178,7 @@ def _copy(
 ) -> str:
     """Copy some tiles of a part, each compared with its checksum; what is wrong with one."""
     with open_gram(path) as file, file.tiles() as tiles:
-        c, whole = file.contents, target.layout.contents
+        c, whole = file.contents, target.tile_map.contents
         if (c, file.numerics) != (header.contents, header.numerics):
             raise FileError(f"{path} has been replaced by a file of another job meanwhile")
 
@@ -187,7 +187,7 @@ def _copy(
                 return f"tile {tile.place[2:]} {next(iter(tile.wrong.values()))}"
             _, _, i, j = tile.place
             mirror = None
-            if whole.mirrored and i != j:
+            if whole.storage.images == 2 and i != j:
                 np.copyto(tile.scratch, tile.block.T)
                 mirror = tile.scratch
             target.write(*tile.place, tile.block, mirror)

@@ -268,7 +268,7 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
 
     Parameters
     ----------
-    stored : the tiles that the result stores, as `cover.parse_layout` says
+    stored : the tiles that the result stores, as `storage.parse_layout` says
     folder : where the result is written; its speed is measured if the time has to be estimated
 
     Raises

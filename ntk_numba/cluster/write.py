@@ -22,7 +22,7 @@ from ntk_numba.arguments import (
     parse_bytes,
     whole_number,
 )
-from ntk_numba.cluster.cover import check_layout, merged, part_path
+from ntk_numba.cluster.cover import merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
 from ntk_numba.cluster.workers import Receipt, neighbours, worker_threads
@@ -31,8 +31,9 @@ from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
+from ntk_numba.gramfile.storage import parse_layout
 from ntk_numba.gramfile.writer import GramWriter, check_folder, output_path
-from ntk_numba.grid import Part, check_part
+from ntk_numba.grid import Part, parse_part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory
 from ntk_numba.network import MLP
@@ -155,10 +156,10 @@ def write_gram(
         largest_norm=largest_norm,
     )
     policy = Policy(overwrite, progress)
-    kind = check_layout(layout, Z is None)
+    stored = parse_layout(layout, Z is None)
     target = output_path(path)
     if part is not None:
-        if kind:
+        if stored:
             raise InvalidValueError(
                 "a part has no layout: say layout='lower' when parts are merged"
             )
@@ -166,13 +167,13 @@ def write_gram(
             raise InvalidValueError(
                 "part computes one part, parts and executor all of them: give either"
             )
-        return _write_one(job, target, check_part(part), policy)
+        return _write_one(job, target, parse_part(part), policy)
     if parts is not None:
         count = whole_number("parts", parts)
         return _write_parts(job, target, count, policy, executor=executor, layout=layout)
     if executor is not None:
         raise InvalidValueError("an executor computes parts: say how many, as parts=16")
-    return _write(job, target, kind, policy)
+    return _write(job, target, stored, policy)
 
 
 def _write(
@@ -235,7 +236,7 @@ def _write_parts(
 ) -> GramFile:
     """Compute all parts, here or by an executor, and merge them."""
     x, z = open_sources(job.x, job.z)
-    plan = job.plan(x, z, check_layout(layout, z is None))
+    plan = job.plan(x, z, parse_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # refuses more parts than tiles
     _check_target(target, x, z, overwrite=policy.overwrite)
     job = replace(job, largest_norm=plan.largest_norm)

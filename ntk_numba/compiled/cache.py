@@ -18,40 +18,86 @@ from numba.core.serialize import dumps
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code, of one version of Python
 
 
+PACKAGE = Path(__file__).parent.parent
+# Wings whose files neither compile anything nor have constants that compiled code reads, so that an
+# edit of them compiles nothing again. A wing that is not in this list counts.
+NOT_COMPILED = frozenset(
+    {
+        "cli", "cluster", "compute", "gramfile", "inputs", "plots", "predict", "theory",
+        "validation",
+    }
+)  # fmt: skip
+
+
 @cache
-def source_digest() -> str:
-    """SHA-256 of the sources that end up in compiled code."""
-    package = Path(__file__).parent.parent
+def source_digest(package: Path = PACKAGE) -> str:
+    """Return the SHA-256 of all sources that may end up in compiled code, and of their names."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        digest.update(path.read_bytes())
+        name = path.relative_to(package)
+        if name.parts[0] not in NOT_COMPILED:
+            content = path.read_bytes()
+            digest.update(f"{name.as_posix()} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
 
 class PackageCache(FunctionCache):
     """Numba's cache on disk, valid for one state of all our compiled sources.
 
-    Numba itself looks only at the file of the compiled function. A mended formula in another file
-    would go unnoticed, and the old one would go on being used.
+    Numba itself looks only at the file of the compiled function. A corrected formula in another
+    file would go unnoticed, and the old one would go on being used.
 
     Notes
     -----
-    A folder that cannot be written, or is full, costs the time to compile and stops nothing.
+    The methods here are hooks that Numba does not promise to keep. Whatever goes wrong in them, as
+    when a folder cannot be written or when another Numba calls them differently, costs the time to
+    compile and stops nothing.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         # now, and not when something is compiled: by then another version may be installed
-        self._state = source_digest()
+        self._state, self._function = source_digest(), _identity(function)
         name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
         self._cache_file: Any = _Entries(Path(self.cache_path), name, self._state)
 
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return (*super()._index_key(sig, codegen), self._state)
+    def _index_key(self, sig: Any, codegen: Any, *_: Any, **__: Any) -> Any:
+        return sig, codegen.magic_tuple(), self._function, self._state
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        with contextlib.suppress(OSError):
-            super().save_overload(sig, data)
+    def load_overload(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.suppress(Exception):
+            return super().load_overload(*args, **kwargs)
+        return None
+
+    def save_overload(self, *args: Any, **kwargs: Any) -> None:
+        with contextlib.suppress(Exception):
+            super().save_overload(*args, **kwargs)
+
+
+def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
+    """Let a dispatcher or `CFunc` of a function keep its code on disk, if there is a folder."""
+    with contextlib.suppress(Exception):
+        compiler._cache = PackageCache(function)
+
+
+def _identity(function: Callable[..., Any]) -> Any:
+    """Return what tells a function from others of the same sources, in any process.
+
+    A jitted function in a closure is told by its name: pickled, it has another number in each
+    process, so that no process would find the code that another one kept.
+    """
+    code, cells = function.__code__, function.__closure__ or ()
+    closure = [cell.cell_contents for cell in cells]
+    return (
+        f"{function.__module__}.{function.__qualname__}",
+        hashlib.sha256(code.co_code).hexdigest(),
+        *(
+            _identity(value.py_func)
+            if hasattr(value, "py_func")
+            else hashlib.sha256(dumps(value)).hexdigest()
+            for value in closure
+        ),
+    )
 
 
 class _Entries:
@@ -77,7 +123,7 @@ class _Entries:
         digest = hashlib.sha256(repr((key, numba.__version__)).encode()).hexdigest()[:32]
         return self._folder / f"{self._name}-{self._state}-{digest}{ENDING}"
 
-    def load(self, key: Any) -> Any:
+    def load(self, key: Any, *_: Any, **__: Any) -> Any:
         """What was saved with the key; None if that is nothing, or damaged."""
         try:
             content = self._path(key).read_bytes()
@@ -88,7 +134,7 @@ class _Entries:
         found, data = pickle.loads(content[32:])
         return data if found == key else None
 
-    def save(self, key: Any, data: Any) -> None:
+    def save(self, key: Any, data: Any, *_: Any, **__: Any) -> None:
         """Keep compiled code, in place of what has the same key."""
         content = dumps((key, data))
         path = self._path(key)

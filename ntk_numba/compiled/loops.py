@@ -1,6 +1,5 @@
 """A loop over a row of a tile that is compiled by itself and called by its address."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from ntk_numba.compiled.cache import PackageCache
+from ntk_numba.compiled.cache import keep_on_disk
 from ntk_numba.compiled.intrinsics import as_arrays
 from ntk_numba.compiled.policy import njit
 
@@ -24,8 +23,7 @@ def compile_by_address(
 ) -> Any:
     """Compile a function for a signature; its `address` is that of the machine code."""
     compiled: Any = CFunc(function, signature, {}, {"error_model": "numpy", **options})
-    with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
-        compiled._cache = PackageCache(function)
+    keep_on_disk(compiled, function)
     compiled.compile()
     return compiled
 

@@ -49,7 +49,7 @@ class ParallelLoop:
     def _address(self, form: Any, arguments: tuple[Any, ...]) -> int:
         """The machine code for arguments of a form, compiled when it is first needed."""
         if form not in self._addresses:
-            kind = numba.typeof(arguments)  # type: ignore[attr-defined]
+            kind = numba.typeof(arguments)
             if kind not in self._compiled:
                 signature = (types.CPointer(kind), types.int64, types.int64), types.void
                 self._compiled[kind] = compile_by_address(self._body, signature, _nrt=False)
@@ -86,7 +86,7 @@ def _arguments_at(typingctx: Any, pointer: Any) -> Any:
             return builder.load(builder.gep(words, [word(read - 1)]))
 
         def value(kind: Any) -> ir.Value:
-            if isinstance(kind, types.BaseTuple):
+            if hasattr(kind, "types"):
                 return context.make_tuple(builder, kind, [value(item) for item in kind.types])
             if not isinstance(kind, types.Array):
                 return builder.trunc(take(), context.get_value_type(kind))

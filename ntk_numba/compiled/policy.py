@@ -9,7 +9,6 @@ Functions called from compiled code count no references to arrays: each view wou
 operations on a counter that all threads share, 4 to 7 % of a job. They cannot allocate.
 """
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
-from ntk_numba.compiled.cache import PackageCache
+from ntk_numba.compiled.cache import keep_on_disk
 
 njit: Any = partial(numba.njit, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 
@@ -29,8 +28,7 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def compile(function: Callable[..., Any]) -> Any:
         dispatcher = njit(_nrt=True, forceinline=False, **options)(function)
-        with contextlib.suppress(RuntimeError):  # there is no folder to keep it in
-            dispatcher._cache = PackageCache(function)
+        keep_on_disk(dispatcher, function)
         return dispatcher
 
     return compile

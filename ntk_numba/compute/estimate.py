@@ -43,7 +43,7 @@ def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
     column = tile if head.shape[0] == 2 * tile else 0
     nngp, ntk = kernel.outputs(2 * tile * count, tile)
     to = np.array([(2 * k * tile, 0) for k in range(count)])
-    mirrors = to + [tile, 0] if plan.grid.symmetric else (-1, -1)
+    mirrors = to + np.array([tile, 0]) if plan.grid.symmetric else (-1, -1)
     tiles = tile_table([(0, column, tile, tile)] * count, to, mirrors)
     seconds = []
     for _ in range(3):  # the first may compile

@@ -162,7 +162,9 @@ def diagonal(
     wanted, every = parse_kernels(kernels), parse_layers(layers) == "all"
     real = result_dtype(dtype, x)
     fitted = fit_network(check_network(net), find_largest_norm(net, x, None), x.shape[1])
-    kernel = Kernel(fitted, x, wanted, every, real, 1, threads_to_use(None))
+    kernel = Kernel(
+        fitted, x, kernels=wanted, every=every, dtype=real, tile=1, threads=threads_to_use(None)
+    )
     parts = [
         kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()
     ]

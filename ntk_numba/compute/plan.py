@@ -21,6 +21,7 @@ from ntk_numba.engine.samples import STATISTICS_ROWS
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Output
+from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
 from ntk_numba.inputs.source import (
     BLOCK_BYTES,
@@ -189,7 +190,7 @@ def make_plan(
     outputs = matrices * (2 if z is None else 1)
     tile = tile_size(n, m, features, real.itemsize, outputs)
     grid = Grid(n, m, z is None, tile)
-    images = 2 if z is None and part is None else 1  # of a tile in the file
+    storage = Storage(grid, part)
 
     # of a sample: panel, spread and norm, std, weight and bias of every layer, traits
     largest_norm = find_largest_norm(net, x, z, largest_norm, digest=not in_memory)
@@ -204,7 +205,7 @@ def make_plan(
     # in extended precision, and as an activation makes them
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
-    slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * images
+    slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * storage.images
     budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
     if in_memory:
         batch, buffers = IN_MEMORY_BATCH * count, 0
@@ -214,7 +215,7 @@ def make_plan(
         feature, layer, itself = ENTRY
         seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
         soon = max(count, int(count * BATCH_SECONDS / seconds))
-        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), grid.size(part), soon)
+        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), storage.count, soon)
         batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
         buffers = BATCHES * batch * slot
     # all samples at once if they fit, else two bands at a time

@@ -96,7 +96,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
         if source and survey:
             samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1)
-    kernel.compute(tile_table([], []), samples, samples, *kernel.outputs(1, 1))
+    kernel.compute(tile_table([], (0, 0)), samples, samples, *kernel.outputs(1, 1))
     return kernel
 
 
@@ -114,7 +114,7 @@ def stream_tiles(
     grid = plan.grid
     height, width = grid.chunk
     # slots of one tile each below one another, two to a tile where there is a mirror image
-    slots = 2 if plan.mirrored else 1
+    slots = plan.storage.images
     buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
 
     def write(k: int, i: int, j: int, outputs: tuple[NDArray[Any], ...]) -> None:
@@ -148,7 +148,7 @@ def stream_tiles(
                 to = [(k * slots * height, 0) for k in range(len(work.indices))]
                 mirrors = [
                     (row if i == j else row + height, 0)
-                    if grid.symmetric and (plan.mirrored or i == j)
+                    if grid.symmetric and (slots == 2 or i == j)
                     else (-1, -1)
                     for (row, _), (i, j) in zip(to, work.indices, strict=True)
                 ]

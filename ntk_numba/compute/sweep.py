@@ -31,11 +31,11 @@ def make_kernel(plan: Plan, x: Source) -> Kernel:
     return Kernel(
         plan.fitted,
         x,
-        plan.kernels,
-        plan.all_layers,
-        plan.dtype,
-        plan.grid.tile,
-        plan.threads,
+        kernels=plan.kernels,
+        every=plan.all_layers,
+        dtype=plan.dtype,
+        tile=plan.grid.tile,
+        threads=plan.threads,
     )
 
 

@@ -164,7 +164,7 @@ def repair(
         )
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
-        layout = file.layout
+        tile_map = file.tile_map
         bad = file.verify(progress=progress).bad if bad is None else bad
     kernel = prepare(plan, x, z)
     done = np.ones((plan.grid.down, plan.grid.across), bool)
@@ -172,7 +172,7 @@ def repair(
         done[i, j] = False
     lease = Lease(path)
     try:
-        with TileFile(path, layout, write=True) as tiles:
+        with TileFile(path, tile_map, write=True) as tiles:
             stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
             tiles.commit()
             tiles.sync()

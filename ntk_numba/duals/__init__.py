@@ -1,1 +1,1 @@
-"""What a dual is, and the mathematics that the families of activations share."""
+"""The base class of duals, and the mathematics that the families of activations share."""

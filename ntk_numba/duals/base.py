@@ -1,11 +1,13 @@
 """The dual of an activation, and the class of functions that have one.
 
-For a pair with variances q, q' and angle θ, z = sin²(θ/2) and w = cos²(θ/2), a dual gives the same
-for the next layer, where cosθ_K = K(q, q', θ)/√(K(q)K(q')), K(q) = E[σ(√q t)²], and
+For a pair with variances q, q' and angle θ, let z = sin²(θ/2) and w = cos²(θ/2). A dual computes
+z_K and w_K, the same of the angle θ_K behind the activation, cosθ_K = K(q, q', θ)/√(K(q)K(q')),
+K(q) = E[σ(√q t)²], and
 
     rate = dcosθ_K/dcosθ = √(qq') K̇(q, q', θ)/√(K(q)K(q'))
 
-All of it is unchanged when σ is multiplied by a constant.
+None of these changes when σ is multiplied by a constant. The families in `activations` make duals,
+and `engine` evaluates them.
 """
 
 from abc import abstractmethod
@@ -19,51 +21,55 @@ import numpy as np
 from ntk_numba.compiled.loops import DualLoop
 from ntk_numba.function import Floats, Function
 
-# Where z = sin²(θ/2) is more than this, θ counts as obtuse, and w = cos²(θ/2) is what is known to
-# full relative accuracy. Somewhat over ½, so that no rounding makes a right angle obtuse.
+# If z = sin²(θ/2) is larger than this, θ counts as obtuse, and w = cos²(θ/2) is the one of the two
+# that has full relative accuracy. It is a little more than ½, so that no rounding makes a right
+# angle obtuse.
 OBTUSE = 0.5 + 2.0**-16
 
-# Below this z_K is composed of differences, see `Dual.curve`; sines of half the angle, by dtype. A
-# kernel's rounding error ε is an error ε/√z of the angle; the differences are good to some 1e-13 of
-# the angle at the limit, and better below.
+# A z_K below this, by dtype, is computed from differences, see `Dual.curve`. A kernel's rounding
+# error ε is an error ε/√z of the angle; the relative error of the differences is about 1e-13 of the
+# angle at this limit, and smaller below.
 NEAR = {np.dtype(np.float64): 2e-6, np.dtype(np.float32): 2e-3}
-# The same where kinks off 0 make the rate change with the angle as soon as that is no smaller than
-# the distance of the kinks
+# The same limit for functions with kinks off 0: their rate changes with the angle as soon as the
+# angle is about as large as the distance of the kinks.
 NEAR_KINKS = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 2e-4}
 
 
 def no_coefficients(q: Floats) -> Floats:
-    """Return the coefficients of a loop that needs none of its samples, (0, N)."""
+    """Return the coefficients of samples for a loop that takes none, (0, N)."""
     return np.empty((0, q.size), q.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Dual:
-    """What the kernels take of an activation for variances up to some largest one.
+    """What the kernels use of an activation, for variances up to a largest one.
 
     Attributes
     ----------
     loop : DualLoop or None
-        Fills z_K, w_K and the rate of a row of pairs; None for functions that are linear but for
-        one kink at 0, which the engine's own loop computes.
+        The compiled loop that computes z_K, w_K and the rate of a row of pairs; None for functions
+        that are linear but for one kink at 0, for which the engine has a loop of its own.
     never_obtuse : bool
-        Whether E[σ(u)σ(v)] ≥ 0 for any (u, v), which later layers rely on.
+        Whether E[σ(u)σ(v)] ≥ 0 for all (u, v). Later layers then skip the formulas for obtuse
+        angles.
     parameters : tuple of float
-        What the loop takes besides pairs and samples, as data: it is compiled once for all of them.
+        The constants of the loop. They are passed as data, so that the loop is compiled once.
     coefficients : q → (count, N)
-        What the loop takes of samples of variances q, in the precision of q.
+        A function that returns the loop's coefficients of samples with variances q, in the
+        precision of q.
     curve : q → (2, N), or None
-        If the loop computes z_K as (1 − cosθ_K)/2, which cancels for small angles, the engine
-        computes those from the rate and from this: the length of the curve that σ(√q t) traces on
-        the unit sphere up to q, and its curvature divided by √12 (see `duals.curve`).
+        Given if the loop computes z_K as (1 − cosθ_K)/2, which cancels for small angles. The engine
+        then computes small z_K from the rate and from what this function returns: the length of the
+        curve that σ(√q t) traces on the unit sphere up to q, and its curvature divided by √12 (see
+        `duals.curve`).
     kinks_move : bool
-        Whether there are kinks off 0, which move with √q. The curve then has, in place of its
-        curvature, c of a chord Δ²(1 − c|Δ| + …).
+        Whether there are kinks off 0, whose positions in t change with √q. Instead of the
+        curvature, `curve` then returns the c of a squared chord Δ²(1 − c|Δ| + …).
     parity : int
         1 if σ is even, −1 if it is odd, else 0.
     bounds : (float, float)
-        Bounds of the errors of cosθ_K, and of the rate divided by √(rate rate') at x = x, x';
-        0 if K and K̇ are exact to rounding.
+        Bounds of the errors of cosθ_K and of the rate, the latter relative to √(rate(x,x)
+        rate(x',x')). (0, 0) if K and K̇ are exact to rounding.
     """
 
     loop: DualLoop | None
@@ -76,38 +82,38 @@ class Dual:
     bounds: tuple[float, float] = (0.0, 0.0)
 
     def of_samples(self, q: Floats) -> Floats:
-        """Return the two rows of the curve, if there is one, and the loop's own coefficients."""
+        """Return the rows of the curve, if any, then the loop's coefficients, (`count`, N)."""
         own = self.coefficients(q)
         return own if self.curve is None else np.concatenate([self.curve(q), own])
 
     @cached_property
     def count(self) -> int:
-        """The number of coefficients that a sample has, those of the curve included."""
+        """The number of coefficients of a sample, including the two of a curve."""
         return (0 if self.curve is None else 2) + len(self.coefficients(np.ones(1)))
 
     def near(self, dtype: np.dtype) -> float:
-        """Return the z_K below which the engine computes it from the curve, 0 if never."""
+        """Return the z_K below which the engine uses the curve, or 0 if it never does."""
         if self.curve is None:
             return 0.0
         return (NEAR_KINKS if self.kinks_move else NEAR)[dtype]
 
 
 class Facts(NamedTuple):
-    """What the documentation says of an activation, and what a job has to know beforehand.
+    """Facts on an activation, for the documentation and for the planning of a job.
 
     Attributes
     ----------
     method : str
-        How its dual is computed: "closed form" or another way.
+        How the dual is computed: "closed form" or a kind of series.
     domain : str
-        The variances q that it is meant for.
+        The variances q that are supported.
     ntk : str
-        "yes", or a restriction on its Θ.
+        "yes", or a restriction on Θ.
     needs_largest : bool
-        Whether its dual depends on the largest variance in the data.
+        Whether the dual depends on the largest variance in the data.
     well_conditioned : bool
-        Whether entries have the accuracy of `engine.accuracy` whatever the data; that of other
-        closed forms is multiplied by the condition number that the family's file states.
+        Whether entries have the accuracy in `ntk_numba.accuracy` for all data; for other closed
+        forms, errors are larger by the condition number that the family's file states.
     """
 
     method: str = "closed form"
@@ -123,7 +129,7 @@ class Activation(Function):
 
     @property
     def facts(self) -> Facts:
-        """What the documentation says of it."""
+        """The facts for the documentation and for the planning of a job."""
         return Facts()
 
     @abstractmethod

@@ -1,19 +1,19 @@
-"""The row of an activation whose dual is a series in ρ = cosθ: Horner's rule in registers.
+"""The loop of activations whose dual is a series in ρ = cosθ, by Horner's rule in registers.
 
 With the samples' unit coefficients â_k = a_k/√E[σ²] of orthonormal Hermite polynomials,
 
     cosθ_K = Σ_k â_k â_k' ρ^k,   rate = Σ_k k â_k â_k' ρ^(k−1)
 
-Most activations are even or odd but for a constant or a linear term, so the series is
+Most activations are even or odd except for a constant or a linear term, so the series is
 
-    lone + Σ_m c_m ρ^(first + step·m),   step = 2, of degree 1 − first the lone term
+    lone + Σ_m c_m ρ^(first + step·m),   step = 2, the lone term of degree 1 − first
 
-and p = Σ c_m x^m, d = dp/dx of x = ρ^step come together by synthetic division from the top: one
-product and two fused multiply-adds a term. What a term needs of a block of columns is loaded once
-and the sums stay in registers, which LLVM does not make of a loop over columns of a loop over
-terms.
+and p = Σ c_m x^m and d = dp/dx, x = ρ^step, are computed together by synthetic division from the
+highest power down: one product and two fused multiply-adds per term. The coefficients of a block of
+columns are loaded once per term and the sums stay in registers, which LLVM does not achieve for a
+loop over columns that contains a loop over terms.
 
-Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K and as much, of rates, for the rate.
+Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K; for the rate, the same with its terms.
 """
 
 from typing import Any, NamedTuple
@@ -31,20 +31,21 @@ from ntk_numba.function import Floats
 
 MOST_TERMS = 1040
 
-# A sample's coefficients after the last one of this size are 0, as they are to rounding: in between
-# they would be noise, whose products leave a dtype's normal range, where processors are slow.
+# A sample's coefficients after its last one of at least this size are set to 0. They are rounding
+# noise, whose products would leave the normal range of the dtype, where processors are slow.
 NOISE = 1e-16
 
-# Bytes of columns whose sums are in registers at once: two of them, x and a product a column.
+# The bytes of a block of columns; x, two sums and a product of each column are in registers at once
 BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
 
 LONE, CHAIN = 0, 1  # the rows of a sample's coefficients
 
 
 def _horner(size: int) -> Any:
-    """P and d of all columns from x, by blocks of `size` bytes; there is at least one block.
+    """Return a function that computes p and d of all columns from x, by blocks of `size` bytes.
 
-    The last block ends with the last column: it repeats what the one before it did.
+    There must be at least one block. The last one ends with the last column; it computes again the
+    columns that it shares with the block before.
     """
 
     @intrinsic
@@ -63,7 +64,7 @@ def _horner(size: int) -> Any:
                 ir.FunctionType(vector, [vector] * 3),
                 f"llvm.fma.v{width}f{8 * item}",
             )
-            every = ir.Constant(ir.VectorType(lane, width), [0] * width)
+            all_lanes_0 = ir.Constant(ir.VectorType(lane, width), [0] * width)
             zero = ir.Constant(vector, [0.0] * width)
             n = cgutils.unpack_tuple(builder, x.shape)[0]
             stride = cgutils.unpack_tuple(builder, columns.shape)[1]
@@ -72,7 +73,7 @@ def _horner(size: int) -> Any:
             def block(data: ir.Value, at: ir.Value) -> ir.Value:
                 return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
 
-            # the coefficients of the row's sample side by side
+            # the coefficients of the row's sample, contiguous
             own = cgutils.alloca_once(builder, real, size=index(MOST_TERMS))
             with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (m, _):
                 at_row = builder.add(m, index(CHAIN))
@@ -89,7 +90,7 @@ def _horner(size: int) -> Any:
                     m = builder.sub(builder.sub(terms, index(1)), k)
                     row_m = builder.load(builder.gep(own, [m]))
                     row_m = builder.insert_element(vector(ir.Undefined), row_m, lane(0))
-                    row_m = builder.shuffle_vector(row_m, vector(ir.Undefined), every)
+                    row_m = builder.shuffle_vector(row_m, vector(ir.Undefined), all_lanes_0)
                     at_row = builder.add(m, index(CHAIN))
                     at = builder.add(builder.mul(at_row, stride), j)
                     column_m = builder.load(block(columns.data, at), align=item)
@@ -110,10 +111,10 @@ def _horner(size: int) -> Any:
 _by_blocks, _by_lines, _one_by_one = _horner(BLOCK_BYTES), _horner(32), _horner(1)
 
 
-def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
+def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     real = z.dtype.type
-    one, two, half, none = real(1), real(2), real(0.5), real(0)
+    one, two, half, zero = real(1), real(2), real(0.5), real(0)
     terms, first, step = int(parameters[0]), parameters[1], parameters[2]
     for j in range(z.size):
         cosine = w[j] - z[j]
@@ -125,34 +126,36 @@ def _row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> No
     else:
         _one_by_one(wk, zk, rate, row, columns, terms)
     lone, lones = row[LONE, 0], columns[LONE]
-    plain = step == one
-    odd = first == one
+    step_is_one = step == one
+    first_is_one = first == one
     for j in range(z.size):
         cosine = w[j] - z[j]
         p, d, square = zk[j], rate[j], wk[j]
-        extra = lone * lones[j]
-        if plain:
-            k, slope = p, d
-        elif odd:
-            k, slope = fma(cosine, p, extra), fma(two * square, d, p)
+        lone_product = lone * lones[j]
+        if step_is_one:
+            cosine_k, slope = p, d
+        elif first_is_one:
+            cosine_k, slope = fma(cosine, p, lone_product), fma(two * square, d, p)
         else:
-            k, slope = fma(cosine, extra, p), fma(two * cosine, d, extra)
-        k = k if abs(k) <= one else (one if k > none else -one)
-        zk[j], wk[j] = fma(-half, k, half), fma(half, k, half)
+            cosine_k, slope = fma(cosine, lone_product, p), fma(two * cosine, d, lone_product)
+        cosine_k = cosine_k if abs(cosine_k) <= one else (one if cosine_k > zero else -one)
+        zk[j], wk[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
         rate[j] = slope
 
 
-series_loop = DualLoop(_row)
-"""The loop of a series. Its parameters are those of `Chain.parameters`; a sample's coefficients are
-those of `Chain.coefficients`."""
+series_loop = DualLoop(_fill_row)
+"""The loop of a series. It takes what `Chain.parameters` returns, and a sample has what
+`Chain.coefficients` returns."""
 
 
 class Chain(NamedTuple):
-    """The degrees of a series that are summed by Horner's rule: first, first + step, …
+    """The degrees of a series that are summed by Horner's rule.
+
+    They are first, first + step, first + 2 step and so on.
 
     first : 0 or 1
-    step : 1, or 2 for functions that are even or odd but for a linear or a constant term, which is
-        then the lone term, of degree 1 − first
+    step : 1, or 2 for functions that are even or odd except for a linear or a constant term, which
+        is then the lone term, of degree 1 − first
     """
 
     first: int
@@ -163,7 +166,7 @@ class Chain(NamedTuple):
         return float(len(range(self.first, count, self.step))), float(self.first), float(self.step)
 
     def mask(self, count: int) -> NDArray[np.bool_]:
-        """Return which of the degrees 0, 1, …, count − 1 the loop has."""
+        """Return whether the loop sums each of the degrees 0, 1, …, count − 1."""
         k = np.arange(count)
         return (k % self.step == self.first) | (k <= 1)
 

@@ -1,17 +1,18 @@
-"""Probabilities of quadrants: the bivariate normal distribution, by one table.
+"""Probabilities of quadrants under the bivariate normal distribution, by one table.
 
-With h, k and (X, Y) ~ N(0, [[1, ρ], [ρ, 1]]), s = sinθ, d_h = (k − ρh)/s, d_k = (h − ρk)/s,
+`activations.kinked` uses them. With h, k and (X, Y) ~ N(0, [[1, ρ], [ρ, 1]]), s = sinθ, d_h = (k −
+ρh)/s, d_k = (h − ρk)/s,
 
     E sgn(X − h) sgn(Y − k) = 1 − 2θ/π + 4F(h, d_h) + 4F(k, d_k)
     F(h, d) = (h/2π) ∫_0^d (1 − exp(−(h² + y²)/2))/(h² + y²) dy = atan(d/h)/2π − T(h, d/h)
 
-Source: Owen 1956, *Tables for computing bivariate normal probabilities*, whose T this is without
-what is not smooth in it: F is entire, and odd in both arguments. Where R² = h² + d_h² = k² + d_k²
-is beyond `FAR`, nothing is left of the quadrant at (h, k) that is farthest from 0, and the
-expectation is one of the three others.
+F is Owen's T function with its non-smooth part removed; it is entire, and odd in both arguments.
+Source: Owen 1956, *Tables for computing bivariate normal probabilities*. If R² = h² + d_h² = k² +
+d_k² is larger than `FAR`, the probability of the quadrant at (h, k) that is farthest from 0 is
+negligible, and the expectation is that of the other three quadrants.
 
 F/hd and G(d)/d, G = Φ − ½, are polynomials in u = (2 + 2c/FAR) d²/(d² + c) − 1 to 2e-17, and so is
-F in the u of h: a sample has the coefficients of F(h, ·), and a pair two polynomials to evaluate.
+F in the u of h: the coefficients of F(h, ·) belong to a sample, and a pair takes two polynomials.
 """
 
 from collections.abc import Callable
@@ -34,9 +35,10 @@ CENTRE = 48.0  # c
 SLOPE = 2 + 2 * CENTRE / FAR
 TERMS, TERMS_SINGLE = 26, 18
 
-STEPS = 12  # of the integral, each by a rule of 16 points
+STEPS = 12  # the pieces of the integral, each by a rule of 16 points
 
-# Of G(d)/d, highest power of u first, mpmath.chebyfit's; the test makes them anew.
+# The coefficients of G(d)/d, highest power of u first, by mpmath.chebyfit;
+# tests/activations/test_kinked.py derives them again.
 GAUSS_SINGLE = (
     1.0479202402612998e-05,
     -8.704293166598073e-05,
@@ -93,19 +95,22 @@ def _gauss(real: Any) -> Callable[[float], float]:
 
 
 gauss = per_dtype("gauss", _gauss)
-"""G(d)/d of the u of d, see above."""
+"""u → G(d)/d, where u is that of d, see above."""
 
 
 def variable(d: NDArray[np.floating]) -> NDArray[np.floating]:
-    """U of |d| ≤ √FAR, from −1 to 1."""
+    """Return the u of each |d| ≤ √FAR, from −1 to 1."""
     return np.asarray(SLOPE * (d**2 / (d**2 + CENTRE)) - 1)
 
 
 @cache
 def _table() -> NDArray[np.longdouble]:
-    """(TERMS, TERMS), of 4F/hd: Chebyshev coefficients in the u of h, of powers of the u of d."""
-    share = (points(TERMS, np.longdouble) + 1) / SLOPE
-    square = CENTRE * share / (1 - share)
+    """Return the table of 4F/hd, (TERMS, TERMS).
+
+    It has the Chebyshev coefficients, in the u of h, of the coefficients of powers of the u of d.
+    """
+    fraction = (points(TERMS, np.longdouble) + 1) / SLOPE
+    square = CENTRE * fraction / (1 - fraction)
     nodes, weights = gauss_legendre()
     total = np.zeros((TERMS, TERMS), np.longdouble)
     for step in range(STEPS):
@@ -122,9 +127,11 @@ def _table() -> NDArray[np.longdouble]:
 
 
 def coefficients(h: Array) -> NDArray[np.longdouble]:
-    """(TERMS, N), of u⁰, u¹, … of the u of d, in 4F(h, d)/d, 0 ≤ h ≤ √FAR.
+    """Return the coefficients of 4F(h, d)/d by powers u⁰, u¹, … of the u of d, (TERMS, N).
 
-    In extended precision: for large h they are small against those for small ones.
+    They are in extended precision, since those for large h are small against those for small h.
+
+    h : (N,) 0 ≤ h ≤ √FAR
     """
     exact = h.astype(np.longdouble)
     return np.asarray(exact * chebyshev.chebval(variable(exact), _table()))

@@ -1,7 +1,7 @@
 """Means over one Gaussian variable, E[f(√q t)], by Gauss-Legendre panel by panel.
 
-The panels are narrow enough for the Gaussian and Hermite functions of it, and for f as far as it is
-smooth on the scale of 1, and on the scale of |x| beyond some |x|. At kinks that are named they end.
+The panels are narrow enough for the Gaussian, for Hermite functions, and for any f that is smooth
+on the scale of 1, and on the scale of |x| beyond a given |x|. Panels end at the given kinks.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,20 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-REACH = 14.0  # standard deviations: what is beyond weighs e^-98
-WIDEST = 0.5  # of a panel, in t
-POINTS = 16  # of a panel
-FINEST = 0.5  # of a panel, in x = √q t, up to where f is smooth on the scale of |x|
-MOST = 50_000  # of panels of that width; a function that wants more is not resolved
-GROWTH = 1.25  # of panels from there on
+REACH = 14.0  # the range of t in standard deviations; the density at its ends is e^-98
+WIDEST = 0.5  # the largest width of a panel, in t
+POINTS = 16  # the nodes of a panel
+FINEST = 0.5  # the width of panels in x = √q t, up to where f is smooth on the scale of |x|
+MOST = 50_000  # the largest number of such panels; functions that need more are not resolved
+GROWTH = 1.25  # the ratio of the ends of successive panels from there on
 
 
 @cache
 def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
-    """NumPy's Gauss-Legendre rule, its last digits made right in extended precision."""
+    """Return the Gauss-Legendre rule on [−1, 1] in extended precision.
+
+    Newton steps refine NumPy's nodes.
+    """
     x = np.polynomial.legendre.leggauss(count)[0].astype(np.longdouble)
     p = np.zeros(count + 1, np.longdouble)
     p[-1] = 1
@@ -34,26 +37,26 @@ def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray
 def nodes(
     q: float, kinks: Sequence[float] = (), smooth_beyond: float = 8.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
+    """Return (t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
 
     Parameters
     ----------
-    kinks : values of x = √q t at which the function or a derivative jumps
-    smooth_beyond : the |x| from which on the function is smooth on the scale of |x|
+    kinks : the x = √q t at which the function or a derivative of it jumps
+    smooth_beyond : the |x| beyond which the function is smooth on the scale of |x|
     """
     root = np.sqrt(q)
     edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / WIDEST))]
     if root > 0:
         if FINEST / root < WIDEST:
-            # as fine as x wants around 0, then ever wider
+            # of width FINEST in x around 0, then growing
             last = min(smooth_beyond, REACH * root, FINEST * MOST / 2)
             inner = np.arange(0, last + FINEST / 2, FINEST)
             outer = last * GROWTH ** np.arange(
                 1, 1 + max(0, np.log(REACH * root / last) // np.log(GROWTH))
             )
-            some = np.concatenate([inner, outer]) / root
-            some = some[some < REACH]
-            edges += [some, -some]
+            right = np.concatenate([inner, outer]) / root
+            right = right[right < REACH]
+            edges += [right, -right]
         edges.append(np.array([k / root for k in kinks if abs(k / root) < REACH]))
     ends = np.unique(np.concatenate(edges))
     ends = ends[np.concatenate([[True], np.diff(ends) > 1e-15])]
@@ -61,5 +64,5 @@ def nodes(
     half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
     t = (middle + half * x).ravel()
     weighted = (half * weights).ravel() * np.exp(-t * t / 2)
-    # √2π, less what rounding errors add up to
+    # the sum is √2π up to rounding errors, which the division removes too
     return t, np.asarray(weighted / weighted.sum(dtype=np.longdouble), float)

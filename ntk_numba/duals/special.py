@@ -1,6 +1,6 @@
-"""Elementary functions without branches or library calls, so that LLVM vectorises their loops.
+"""Elementary functions without branches or library calls, so that LLVM vectorises loops over them.
 
-Numba's own ``math.acos`` is a scalar call to libm (5 to 6 ns); this takes a fraction of that.
+Numba's ``math.acos`` is a scalar call to libm of 5 to 6 ns; these take a fraction of that.
 """
 
 import math
@@ -20,13 +20,14 @@ from ntk_numba.compiled.intrinsics import (
 )
 from ntk_numba.compiled.policy import per_dtype
 
-LARGEST_M = 0.5001  # right angles, and what roundings make of them
+LARGEST_M = 0.5001  # a right angle has ½, which rounding may exceed
 
-# Coefficients, highest power first, for (φ/sinφ − 1)/m with m = sin²(φ/2) ≤ LARGEST_M; the test of
-# this file makes them anew. In float32 a polynomial in m, mpmath.chebyfit's. In float64, where that
-# would need 20, a quotient of two in c = cosφ, equal to the function at 13 Chebyshev points: the
-# division waits for the same unit as the square root of a layer, which is idle half of the time.
-# In c all terms are positive, so nothing cancels.
+# Coefficients, highest power first, for (φ/sinφ − 1)/m with m = sin²(φ/2) ≤ LARGEST_M;
+# tests/duals/test_special.py derives them again. In float32 they are of a polynomial in m, by
+# mpmath.chebyfit. In float64, where a polynomial would need 20 terms, they are of a quotient of two
+# polynomials in c = cosφ, which equals the function at 13 Chebyshev points: the division uses the
+# same unit as the square root of a layer, which is idle half of the time. In c all terms are
+# positive, so nothing cancels.
 SINGLE = (
     4.22768740082691,
     -5.111669020699577,
@@ -74,10 +75,10 @@ def _angle_excess(real: Any) -> Callable[[float, float], float]:
 
 
 angle_excess = per_dtype("angle_excess", _angle_excess)
-"""(φ/sinφ − 1)/m of m = sin²(φ/2) and c = cosφ = 1 − 2m, for m ≤ LARGEST_M; from 2/3 to 1.15.
+"""(m, c) → (φ/sinφ − 1)/m, m = sin²(φ/2) ≤ LARGEST_M, c = cosφ = 1 − 2m; from 2/3 to 1.15.
 
-Error of the fits 3.7e-17 in float64 and 1.2e-7 in float32, with roundings below 7e-16 and 3e-7. A
-fifth of it at most is left in a kernel of the next layer.
+The error of the fits is 3.7e-17 in float64 and 1.2e-7 in float32, with rounding below 7e-16 and
+3e-7. At most a fifth of it enters a kernel of the next layer.
 """
 
 
@@ -92,7 +93,7 @@ def _angle_per_sine(real: Any) -> Callable[[float, float], float]:
 
 
 angle_per_sine = per_dtype("angle_per_sine", _angle_per_sine)
-"""φ/sinφ of φ's sine and cosine, |φ| ≤ π/2; 1 at φ = 0, to some ulp."""
+"""(sinφ, cosφ) → φ/sinφ for |φ| ≤ π/2, to a few ulp; 1 at φ = 0."""
 
 
 def _supplement(real: Any) -> Callable[[float, float], tuple[float, float]]:
@@ -108,11 +109,11 @@ def _supplement(real: Any) -> Callable[[float, float], tuple[float, float]]:
 
 
 supplement = per_dtype("supplement", _supplement)
-"""(π − θ, sinθ) of z = sin²(θ/2) and w = cos²(θ/2)."""
+"""(z, w) → (π − θ, sinθ), z = sin²(θ/2) and w = cos²(θ/2)."""
 
 
-# Coefficients, highest power first, for (e^r − 1 − r)/r² with |r| ≤ ½ ln 2, mpmath.chebyfit's; the
-# test makes them anew.
+# Coefficients, highest power first, for (e^r − 1 − r)/r² with |r| ≤ ½ ln 2, by mpmath.chebyfit;
+# tests/duals/test_special.py derives them again.
 EXPONENTIAL_SINGLE = (
     0.0013926176191150312,
     0.00836317313152351,
@@ -132,16 +133,16 @@ EXPONENTIAL_DOUBLE = (
     0.16666666666666669,
     0.5000000000000001,
 )
-# ln 2 as a number of the dtype and what that leaves
+# ln 2 as a sum of two numbers, the first of which is ln 2 rounded to the dtype
 LN2_SINGLE = (0.6931471824645996, -1.904654299957768e-09)
 LN2_DOUBLE = (0.6931471805599453, 2.3190468138462996e-17)
-# Of x: e^x is 0 below the first, and what it is at the second above that
+# For x below the first, e^x is 0; for x above the second, it is e^x at the second
 EXPONENT_SINGLE = (-87.0, 88.0)
 EXPONENT_DOUBLE = (-708.0, 709.0)
 
 
 def _power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """2^n of a float n + 1.5·2^(bits of the mantissa), by the last bits of which n is written."""
+    """Return 2^n of the float n + 1.5·2^(bits of the mantissa), whose last bits are n."""
     bits = 23 if shifted == types.float32 else 52
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
@@ -158,27 +159,27 @@ power_of_two: Any = intrinsic(_power_of_two)
 
 def _exponentials(real: Any) -> Callable[[float], tuple[float, float]]:
     single = real is np.float32
-    rest = polynomial(EXPONENTIAL_SINGLE if single else EXPONENTIAL_DOUBLE)
+    series = polynomial(EXPONENTIAL_SINGLE if single else EXPONENTIAL_DOUBLE)
     high, low = (real(v) for v in (LN2_SINGLE if single else LN2_DOUBLE))
-    least, most = (real(v) for v in (EXPONENT_SINGLE if single else EXPONENT_DOUBLE))
+    smallest, largest = (real(v) for v in (EXPONENT_SINGLE if single else EXPONENT_DOUBLE))
     to_binary, shift = real(1 / math.log(2)), real(1.5 * 2.0 ** (23 if single else 52))
-    one, none = real(1), real(0)
+    one, zero = real(1), real(0)
 
     def exponentials(x: float) -> tuple[float, float]:
-        inside = smaller(larger(x, least), most)
+        inside = smaller(larger(x, smallest), largest)
         shifted = fma(inside, to_binary, shift)  # rounds to the nearest n
         n = shifted - shift
         r = fma(-n, low, fma(-n, high, inside))
-        rise = fma(r * r, rest(r), r)  # e^r − 1
+        e_r_minus_one = fma(r * r, series(r), r)
         scale = power_of_two(shifted)
-        value = fma(scale, rise, scale)
-        return (none if x < least else value), fma(scale, rise, scale - one)
+        value = fma(scale, e_r_minus_one, scale)
+        return (zero if x < smallest else value), fma(scale, e_r_minus_one, scale - one)
 
     return exponentials
 
 
 exponentials = per_dtype("exponentials", _exponentials)
-"""(e^x, e^x − 1), each to 1.5 ulp of itself; x may be infinite but not NaN.
+"""x → (e^x, e^x − 1), each to 1.5 ulp of its value; x may be infinite but not NaN.
 
 Below −708 (float32: −87) e^x is 0, above 709 (88) it stays finite. With n = round(x/ln 2) and
 r = x − n ln 2 ∈ [−½ ln 2, ½ ln 2], e^x = 2^n e^r.

@@ -152,7 +152,7 @@ class Kernel:
         ones = np.ones_like(first)
         reads = np.column_stack([first, -ones, np.minimum(count - first, STRIP), ones])
         tiles = tile_table(reads, np.column_stack([first, 0 * first]))
-        self.compute(tiles, samples, samples, *outputs)
+        self._run(tiles, Bands(samples, samples), Results(*outputs, self.every))
         return outputs
 
     def compute(
@@ -164,10 +164,11 @@ class Kernel:
         ntk: NDArray[np.floating],
     ) -> None:
         """Compute a table of tiles (`tile.tile_table`) into the outputs."""
-        work = Work(
-            tiles, Bands(rows, columns), self._twice_centre, self._duals,
-            Results(nngp, ntk, self.every), self._scratch,
-        )  # fmt: skip
+        self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self.every))
+
+    def _run(self, tiles: Tiles, bands: Bands, results: Results) -> None:
+        """Compute a table of tiles, of a job or of the diagonal."""
+        work = Work(tiles, bands, self._twice_centre, self._duals, results, self._scratch)
         self._parallel(compute_tile, work, len(tiles))
 
     def _parallel(self, function: Callable[..., Any], *arguments: Any) -> Any:

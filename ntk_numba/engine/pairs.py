@@ -7,7 +7,7 @@ from ntk_numba.engine.samples import Samples
 
 
 class Bands(NamedTuple):
-    """The samples that a matrix's rows and columns are of; the same ones twice if it is symmetric."""
+    """The samples of a matrix's rows and of its columns; the same ones twice on its diagonal."""
 
     rows: Samples
     columns: Samples

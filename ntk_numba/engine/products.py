@@ -145,10 +145,9 @@ _square_distances = _sums(_square_difference, one_vector=True)
 
 
 @njit
-def _part(k: int, parts: int, begin: int, end: int) -> tuple[int, int]:
-    """Where part k of some equal parts of begin … end begins and ends."""
-    length = end - begin
-    return begin + k * length // parts, begin + (k + 1) * length // parts
+def _part(k: int, parts: int, length: int) -> tuple[int, int]:
+    """Where part k of some equal parts of a length begins and ends."""
+    return k * length // parts, (k + 1) * length // parts
 
 
 @njit
@@ -163,16 +162,16 @@ def inner_products(
     flat = rows.reshape(-1)
     resident = -(-features * rows.itemsize // RESIDENT_BYTES)
     for part in range(resident):
-        begin, end = _part(part, resident, 0, features)
+        begin, end = _part(part, resident, features)
         blocks = -(-(end - begin) // BLOCK)
         for c in range(0, width, panel):
             right = columns[(j0 + c) // panel]
             for block in range(blocks):
-                k0, k1 = _part(block, blocks, begin, end)
+                k0, k1 = _part(block, blocks, end - begin)
                 for r in range(0, count, ROWS):
                     row = i0 + r
                     start = row // panel * features * panel + row % panel
-                    _inner_products(product, r, c, flat, start, right, k0, k1)
+                    _inner_products(product, r, c, flat, start, right, begin + k0, begin + k1)
 
 
 @njit
@@ -181,5 +180,5 @@ def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
     features = panel.shape[0]
     blocks = -(-features // BLOCK)
     for block in range(blocks):
-        k0, k1 = _part(block, blocks, 0, features)
+        k0, k1 = _part(block, blocks, features)
         _square_distances(out, 0, 0, vector, 0, panel, k0, k1)

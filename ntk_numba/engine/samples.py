@@ -71,7 +71,10 @@ def _largest(v: Floats) -> float:
 
 
 class _Rows(NamedTuple):
-    """What `_normalise` works on: the arguments of `normalise`, and a row of scratch a thread."""
+    """What `_normalise` works on: the arguments of `normalise`, and scratch of each thread.
+
+    row : (threads, n0);  some : (threads, samples in a line of the cache, n0)
+    """
 
     x: Floats
     first: int
@@ -116,7 +119,9 @@ def _normalise(rows_at: Any, thread: int, k: int) -> None:
             some[i - low, f] = v
             row[f] = v
         rows.spread[i] = _sum_of_squares(row) / 4
-    transpose(panels[low // width], 0, low % width, some, high - low, features, features)
+    # a plain 0 is of a type of its own in Numba, for which all would be compiled a second time
+    top: Any = np.int64(0)
+    transpose(panels[low // width], top, low % width, some, high - low, features, features)
 
 
 def normalise(

@@ -25,20 +25,12 @@ STRIP = 64  # rows
 
 Tiles = NDArray[np.void]  # a table, one `TILE` a tile
 
-# An entry of a table of tiles: where a tile takes its samples from and where its entries go.
-TILE = np.dtype(
-    [
-        (field, np.int64)
-        for field in (
-            # its first sample in the bands of rows and of columns; −1: each row with itself only
-            *("row", "column"),
-            *("height", "width"),  # entries
-            *("to_row", "to_column"),  # its first entry in the output arrays
-            # the first entry of its transpose; −1 if there is none; on the diagonal to_row, to_column
-            *("mirror_row", "mirror_column"),
-        )
-    ]
-)
+# An entry of a table of tiles, see `tile_table`: where a tile takes its samples from, how many
+# entries it has, and where its first entry and that of its transpose go.
+FIELDS = (
+    "row", "column", "height", "width", "to_row", "to_column", "mirror_row", "mirror_column",
+)  # fmt: skip
+TILE = np.dtype([(field, np.int64) for field in FIELDS])
 
 # A product z is exact to about ε|v||v'|, an error of that over sinθ in the angle. Below
 # z = |v|²|v'|²/16 (θ = 0.5 for unit length) the difference of the vectors is taken instead, and
@@ -62,8 +54,8 @@ def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -
         which the lower half is computed.
     """
     reads = np.asarray(reads, np.int64).reshape(-1, 4)
-    fields = np.empty((len(reads), len(TILE)), np.int64)
-    fields[:, :4], fields[:, 4:6], fields[:, 6:] = reads, np.reshape(to, (-1, 2)), mirrors
+    fields = np.empty((len(reads), len(FIELDS)), np.int64)
+    fields[:, :4], fields[:, 4:6], fields[:, 6:] = reads, to, mirrors
     return fields.view(TILE)[:, 0]
 
 

@@ -1,8 +1,4 @@
-"""What a Gram file is to hold.
-
-Three layouts: "full", the matrix; "lower", of a symmetric one the tiles on and below the diagonal,
-one after another; and "part", those of a part of a job.
-"""
+"""What a Gram file is to hold."""
 
 import json
 import math
@@ -14,6 +10,7 @@ import numpy as np
 
 from ntk_numba.arguments import KernelName, Layers
 from ntk_numba.digest import Digest
+from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ SAME_NORM = 1e-9
 class Output:
     """Which matrices are computed, and how a file stores them.
 
-    part : of the tiles, stored one after another; None for the whole matrix as it is
+    part : see `storage.Storage`
     """
 
     kernels: tuple[KernelName, ...]
@@ -41,20 +38,20 @@ class Output:
         """The depth L of the network."""
         raise NotImplementedError
 
+    @cached_property
+    def storage(self) -> Storage:
+        """How the tiles of each matrix are stored."""
+        return Storage(self.grid, self.part)
+
     @property
     def layout(self) -> str:
         """One of "full", "lower" and "part"."""
-        return self.grid.layout(self.part)
-
-    @property
-    def mirrored(self) -> bool:
-        """Whether a tile's mirror image is stored too."""
-        return self.grid.symmetric and self.part is None
+        return self.storage.layout
 
     @property
     def count(self) -> int:
-        """Tiles to compute."""
-        return self.grid.size(self.part)
+        """The number of tiles to compute."""
+        return self.storage.count
 
     @property
     def all_layers(self) -> bool:
@@ -75,9 +72,7 @@ class Output:
     @property
     def stored(self) -> tuple[int, ...]:
         """Shape of each dataset."""
-        if self.part is None:
-            return self.shape
-        return (*self.tiles, *self.grid.chunk)
+        return (*self.tiles, *self.grid.chunk) if self.storage.packed else self.shape
 
     @property
     def chunk(self) -> tuple[int, ...]:
@@ -87,8 +82,8 @@ class Output:
     @property
     def tiles(self) -> tuple[int, ...]:
         """Of each dataset of checksums: a tile an entry."""
-        some = (self.grid.down, self.grid.across) if self.part is None else (self.count,)
-        return (self.matrices, *some) if self.all_layers else some
+        axes = self.storage.axes
+        return (self.matrices, *axes) if self.all_layers else axes
 
     @property
     def tile_bytes(self) -> int:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.contents import Contents
-from ntk_numba.gramfile.layout import slots_of
 
 CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows of a column of tiles read them once
 CACHE_SLOTS = 1009
@@ -50,7 +49,7 @@ class Entries:
         done: Callable[[], NDArray[np.bool_]],
     ) -> None:
         self._path, self._contents, self._done, self._file = path, contents, done, file
-        self._slots = None if contents.part is None else slots_of(contents)
+        self._slots = contents.storage.slots if contents.storage.packed else None
         cache = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
         cache.set_chunk_cache(CACHE_SLOTS, CACHE_BYTES, 1.0)
         self._dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), cache))

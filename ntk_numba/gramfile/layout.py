@@ -14,21 +14,19 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.grid import Grid, check_part
+from ntk_numba.grid import Grid, parse_part
 
 FORMAT = "ntk_numba gram"
 FORMAT_VERSION = 4
@@ -50,8 +48,8 @@ LARGEST_NORM = "largest_norm"  # an attribute that not all files have, see `Cont
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where tiles and checksums stand, in bytes from the start of the file.
+class TileMap:
+    """Says where tiles and checksums stand, in bytes from the start of the file.
 
     tiles, checksums : of each kernel, the first one
     """
@@ -62,38 +60,14 @@ class Layout:
 
     def tile_at(self, kernel: str, layer: int, i: int, j: int) -> int:
         """Where tile (i, j) of a kernel and layer begins."""
-        return self.tiles[kernel] + self._number(layer, i, j) * self.contents.tile_bytes
+        return (
+            self.tiles[kernel]
+            + self.contents.storage.number(layer, i, j) * self.contents.tile_bytes
+        )
 
     def checksum_at(self, kernel: str, layer: int, i: int, j: int) -> int:
         """Where its checksum stands, 8 bytes; those of a symmetric matrix have j ≤ i."""
-        return self.checksums[kernel] + self._number(layer, i, j) * 8
-
-    def _number(self, layer: int, i: int, j: int) -> int:
-        grid = self.contents.grid
-        if self.contents.part is None:
-            return (layer * grid.down + i) * grid.across + j
-        return layer * self.contents.count + int(self.slots[i, j])
-
-    @cached_property
-    def slots(self) -> NDArray[np.int64]:
-        """(tiles down, tiles across), the places of tiles one after another, -1 for none."""
-        return slots_of(self.contents)
-
-    def spread(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """(layers, tiles down, tiles across), 0 for none, of what is stored once a tile."""
-        c = self.contents
-        if c.part is None:
-            matrix = values.reshape(c.matrices, c.grid.down, c.grid.across)
-            return np.tril(matrix) if c.grid.symmetric else matrix
-        found = np.zeros((c.matrices, c.grid.down, c.grid.across), values.dtype)
-        found[:, self.slots >= 0] = values.reshape(c.matrices, -1)
-        return found
-
-
-def slots_of(contents: Contents) -> NDArray[np.int64]:
-    """Of tiles stored one after another, row by row, the places; -1 for those that are not."""
-    mask = contents.grid.mask(contents.part)
-    return np.where(mask, np.cumsum(mask).reshape(mask.shape) - 1, -1)
+        return self.checksums[kernel] + self.contents.storage.number(layer, i, j) * 8
 
 
 def checksum(block: Any) -> int:
@@ -136,14 +110,9 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
         for name, digest in (("X", c.x), ("Z", c.z)):
             if digest:
                 group.create_dataset(name, data=digest.table, track_times=False)
-        if c.part is not None:
-            file.create_dataset(TILES, data=_places(c), track_times=False)
+        if c.storage.packed:
+            file.create_dataset(TILES, data=c.storage.places, track_times=False)
         yield file
-
-
-def _places(contents: Contents) -> NDArray[np.uint32]:
-    """(tiles, 2), the (i, j) of tiles stored one after another."""
-    return np.argwhere(contents.grid.mask(contents.part)).astype("<u4")
 
 
 def _create_dataset(
@@ -315,7 +284,7 @@ def read_header(file: HDF5, path: Path) -> Header:
             layers=parse_layers(attributes["layers"]),
             dtype=file[names[0]].dtype,
             grid=Grid(rows, columns, symmetric, int(attributes["tile"])),
-            part=check_part(part) if part else None,
+            part=parse_part(part) if part else None,
             x=_read_digest(file, "X", (rows, features), attributes["input_digest"]),
             z=None
             if symmetric
@@ -343,7 +312,7 @@ def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> D
     return digest
 
 
-def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
+def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
     """Where an open Gram file has its tiles.
 
     Raises
@@ -355,7 +324,8 @@ def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
     tiles: dict[str, int] = {}
     checksums: dict[str, int] = {}
     with _errors(path):
-        if contents.part is not None and not np.array_equal(file[TILES][:], _places(contents)):
+        stored = contents.storage
+        if stored.packed and not np.array_equal(file[TILES][:], stored.places):
             raise InvalidValueError(f"the list of its {TILES} has changed")
         for name in contents.kernels:
             dataset, sums = file[name], file[CHECKSUMS][name]
@@ -379,4 +349,4 @@ def read_layout(file: HDF5, path: Path, contents: Contents) -> Layout:
             if max(end + contents.tile_bytes, at + 8 * count) > size:
                 raise InvalidValueError("it is truncated")
             tiles[name], checksums[name] = start, at
-    return Layout(contents, tiles, checksums)
+    return TileMap(contents, tiles, checksums)

@@ -16,7 +16,6 @@ from ntk_numba.gramfile.layout import (
     link_mark,
     new_file,
     read_header,
-    slots_of,
 )
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.writer import check_folder, partial_of
@@ -44,14 +43,14 @@ def write_link(
         if not overwrite:
             refuse_beginning(path)
         linked = []
-        slots = slots_of(contents)
+        slots = contents.storage.slots
         spaces = {}
         for part in parts:
             name = os.path.relpath(part.resolve(), path.parent.resolve())
             with HDF5(part) as file:
                 header = read_header(file, part)
                 linked.append((name, int(file.attrs["seal"])))
-            spaces[name] = np.sort(slots[contents.grid.mask(header.contents.part)])
+            spaces[name] = np.sort(slots[header.contents.storage.mask])
         disk.remove(new)
         with new_file(new, Header(contents, numerics, version("ntk_numba"), tuple(linked))) as file:
             for kernel in contents.kernels:

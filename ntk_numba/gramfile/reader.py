@@ -17,10 +17,10 @@ from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries
 from ntk_numba.gramfile.layout import (
     HDF5,
-    Layout,
+    TileMap,
     is_incomplete,
     read_header,
-    read_layout,
+    read_tile_map,
 )
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, tidy
@@ -67,9 +67,9 @@ class GramFile:
         )
 
     def _entries(self, name: str) -> "Entries | h5py.Dataset":
-        if self.complete and self.contents.part is None:
+        if self.complete and not self.contents.storage.packed:
             return self._file[name]
-        mask = self.contents.grid.mask(self.contents.part)
+        mask = self.contents.storage.mask
         done = (lambda: mask) if self.complete else (lambda: self.done)
         return Entries(self.path, self._file, name, self.contents, done)
 
@@ -104,7 +104,7 @@ class GramFile:
             return tiles.done()
 
     @property
-    def layout(self) -> Layout:
+    def tile_map(self) -> TileMap:
         """Where its tiles stand.
 
         Raises
@@ -112,11 +112,11 @@ class GramFile:
         ValueError
             A file that was stored in another way since it was written.
         """
-        return read_layout(self._file, self.path, self.contents)
+        return read_tile_map(self._file, self.path, self.contents)
 
     def tiles(self) -> TileFile:
         """Its tiles, read past HDF5: of this file, even if its name is another's by now."""
-        return TileFile(f"/dev/fd/{self._file.descriptor}", self.layout)
+        return TileFile(f"/dev/fd/{self._file.descriptor}", self.tile_map)
 
     def verify(self, *, progress: bool = False) -> Report:
         """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
@@ -212,7 +212,7 @@ class GramFile:
                 f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
             ]
 
-        mine = grid.mask(self.contents.part)
+        mine = self.contents.storage.mask
         places = (
             (name, layer, i, j)
             for i, j in grid.tiles(range(grid.down), range(grid.across))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.layout import CHECKSUM, Layout, checksum
+from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
 
 READERS = 4  # threads that read and compare: more than cores, since they wait for the disk
 TOGETHER = 256  # tiles they are given at a time
@@ -58,16 +58,16 @@ class TileFile:
     """
 
     def __init__(
-        self, path: Path | str, layout: Layout, *, write: bool = False, direct: bool = True
+        self, path: Path | str, tile_map: TileMap, *, write: bool = False, direct: bool = True
     ) -> None:
-        self.layout = layout
+        self.tile_map = tile_map
         mode = os.O_RDWR if write else os.O_RDONLY
         self._lock = threading.Lock()
         self._written: list[tuple[int, int]] = []
         self._failed: OSError | None = None
         self._fd = os.open(path, mode)  # for tiles
         self._small = os.open(path, mode)  # for checksums
-        disk.set_direct(self._fd, direct and layout.contents.tile_bytes % PAGE == 0)
+        disk.set_direct(self._fd, direct and tile_map.contents.tile_bytes % PAGE == 0)
         self._buffers = threading.local()
 
     def is_at(self, path: Path) -> bool:
@@ -88,10 +88,11 @@ class TileFile:
     def checksums(self) -> dict[str, NDArray[np.uint64]]:
         """Those of each kernel as they are on disk now, (layers, tiles down, tiles across)."""
         found: dict[str, NDArray[np.uint64]] = {}
-        for name in self.layout.contents.kernels:
-            sums = np.empty(self.layout.contents.tiles, CHECKSUM)
-            disk.read_at(self._small, sums, self.layout.checksums[name])
-            found[name] = self.layout.spread(sums)
+        c = self.tile_map.contents
+        for name in c.kernels:
+            sums = np.empty(c.tiles, CHECKSUM)
+            disk.read_at(self._small, sums, self.tile_map.checksums[name])
+            found[name] = c.storage.spread(sums, c.matrices)
         return found
 
     def done(self) -> NDArray[np.bool_]:
@@ -111,10 +112,10 @@ class TileFile:
 
         It is done after the next `commit`.
         """
-        disk.write_at(self._fd, block, self.layout.tile_at(kernel, layer, i, j))
+        disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         if mirror is not None:
-            disk.write_at(self._fd, mirror, self.layout.tile_at(kernel, layer, j, i))
-        record = self.layout.checksum_at(kernel, layer, i, j), checksum(block)
+            disk.write_at(self._fd, mirror, self.tile_map.tile_at(kernel, layer, j, i))
+        record = self.tile_map.checksum_at(kernel, layer, i, j), checksum(block)
         with self._lock:
             self._written.append(record)
 
@@ -143,7 +144,7 @@ class TileFile:
 
     def forget(self, place: Place) -> None:
         """Take a tile's checksum away: it is not done."""
-        disk.write_at(self._small, bytes(8), self.layout.checksum_at(*place))
+        disk.write_at(self._small, bytes(8), self.tile_map.checksum_at(*place))
 
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
         """What `look` finds, in several threads, in the given tiles, in their order."""
@@ -155,7 +156,7 @@ class TileFile:
 
     def _read(self, place: Place, sums: dict[str, NDArray[np.uint64]]) -> Tile:
         kernel, layer, i, j = place
-        c, own = self.layout.contents, self._buffers
+        c, own = self.tile_map.contents, self._buffers
         if not hasattr(own, "block"):
             own.block, own.mirror, own.scratch = (aligned(c.grid.chunk, c.dtype) for _ in range(3))
             own.equal = np.empty(c.grid.chunk, bool)
@@ -165,7 +166,7 @@ class TileFile:
         why = self._fill(own.block, kernel, layer, i, j)
         if why or checksum(own.block) != value:
             wrong[i, j] = why or "does not match its checksum"
-        if i == j or not c.mirrored:
+        if i == j or c.storage.images == 1:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
         own.apart[:] = own.mirror
@@ -183,7 +184,7 @@ class TileFile:
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read one stored tile; why it cannot be."""
         try:
-            disk.read_at(self._fd, block, self.layout.tile_at(kernel, layer, i, j))
+            disk.read_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         return ""

@@ -40,7 +40,7 @@ from ntk_numba.gramfile.layout import (
     create,
     is_incomplete,
     read_header,
-    read_layout,
+    read_tile_map,
 )
 from ntk_numba.gramfile.lease import Lease, lock_of
 from ntk_numba.gramfile.tiles import TileFile
@@ -99,8 +99,8 @@ class GramWriter:
             if not self._can_go_on():
                 self._begin()
             with HDF5(self._partial) as file:
-                layout = read_layout(file, self._partial, contents)
-            self.tiles = TileFile(self._partial, layout, write=True, direct=direct)
+                tile_map = read_tile_map(file, self._partial, contents)
+            self.tiles = TileFile(self._partial, tile_map, write=True, direct=direct)
             try:
                 self.done = self._check_tiles(policy.progress)
             except BaseException:

@@ -6,54 +6,63 @@ import numpy as np
 import pytest
 from dual_checks import checks, polar
 from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
+from piecewise import cases
 
 from ntk_numba import activations
 from ntk_numba.activations import elu, elu_integral, elu_table
 from ntk_numba.engine.dual import pair_dual
 
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {
+    "elu:0.7": lambda x: cases(x, 0.7 * (np.exp(x) - 1), 0, x),
+    "selu": lambda x: 1.0507009873554805 * cases(x, 1.6732632423543772 * (np.exp(x) - 1), 0, x),
+    "celu:1.5": lambda x: cases(x, 1.5 * (np.exp(x / 1.5) - 1), 0, x),
+}
+KINKS = dict.fromkeys(SIGMA, (0.0,))
 
-def of(p, share, tau):
-    """(right, left) of the function and of its derivative."""
+
+def elu_dual(p, lam, tau):
+    """Return the dual of σ(x) = p x for x > 0, p·lam·tau·(exp(x/tau) − 1) for x ≤ 0."""
     return polar(
         lambda x: p * x,
-        lambda x: p * share * tau * np.expm1(-x / tau),
+        lambda x: p * lam * tau * np.expm1(-x / tau),
         lambda x: p + 0 * x,
-        lambda x: p * share * np.exp(-x / tau),
+        lambda x: p * lam * np.exp(-x / tau),
     )
 
 
 SELU = (np.longdouble(1.0507009873554804934), np.longdouble(1.6732632423543772848))
 DUALS = {
-    "elu": of(1, 1, 1),
-    "elu:0.5": of(1, np.longdouble(0.5), 1),
-    "selu": of(np.longdouble(float(SELU[0])), np.longdouble(float(SELU[1])), 1),
-    "celu:2": of(1, 1, np.longdouble(2)),
+    "elu": elu_dual(1, 1, 1),
+    "elu:0.5": elu_dual(1, np.longdouble(0.5), 1),
+    "selu": elu_dual(np.longdouble(float(SELU[0])), np.longdouble(float(SELU[1])), 1),
+    "celu:2": elu_dual(1, 1, np.longdouble(2)),
 }
 
 TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10, golden=True)
 
 
-def differences(some, most, q):
-    """The largest of cosθ_K/2 and of the rate, of random pairs of variances up to q."""
+def differences(dual, reference, q):
+    """Return the largest differences of cosθ_K/2 and of the rate, for random variances up to q."""
     rng = np.random.default_rng(0)
     q1, q2 = q * rng.random((2, 500)) ** 4
     q1[:100], q2[:50], q1[100:110] = q, q, 1e-12
     z = np.sin(np.pi / 2 * rng.random(500)) ** 2
     z[:10], z[110:120], z[120:130] = 0, 0, 1
-    pairs = zip(pair_dual(some, q1, q2, z), pair_dual(most, q1, q2, z), strict=True)
-    return [abs(got - exact).max() for got, exact in pairs]
+    pairs = zip(pair_dual(dual, q1, q2, z), pair_dual(reference, q1, q2, z), strict=True)
+    return [abs(found - expected).max() for found, expected in pairs]
 
 
 @pytest.mark.parametrize("q", [0.1, 0.5, 2.25, 4, 16, 100, 1000])
 def test_every_rule_is_exact_up_to_its_limit(q):
-    """As exact as the one with the most nodes."""
+    """Compare each rule with the one that has the most nodes."""
     function = elu.Elu("", 1.0, 1.0, 1.0)
-    some, most = (
+    rule, longest_rule = (
         replace(function.dual(np.inf), parameters=elu_integral.parameters(1.0, largest))
         for largest in (q, 1e4)
     )
-    assert some.parameters[0] < most.parameters[0]
-    assert max(differences(some, most, q)) < 3e-15
+    assert rule.parameters[0] < longest_rule.parameters[0]
+    assert max(differences(rule, longest_rule, q)) < 3e-15
 
 
 @pytest.mark.parametrize("spec", [*DUALS, "elu:-0.3"])
@@ -77,10 +86,10 @@ def test_coefficients():
     def sine(v):
         return sin(sqrt(v)) / sqrt(v) if v > 0 else mpf(1)
 
-    for got, function, ends in (
+    for coefficients, function, ends in (
         (elu_integral.TAIL_DOUBLE, tail, [-1, 1]), (elu_integral.TAIL_SINGLE, tail, [-1, 1]),
         (elu_integral.SINE_DOUBLE, sine, [0, pi**2]), (elu_integral.SINE_SINGLE, sine, [0, pi**2]),
     ):  # fmt: skip
         with mp.workdps(40):
-            fitted = chebyfit(function, ends, len(got), asc=True)[::-1]
-            assert tuple(float(c) for c in fitted) == got
+            fitted = chebyfit(function, ends, len(coefficients), asc=True)[::-1]
+            assert tuple(float(c) for c in fitted) == coefficients

@@ -1,9 +1,16 @@
+import numpy as np
 from dual_checks import checks
 from mpmath import mp
 
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {"gabor": lambda x: np.exp(-x * x) * np.sin(x)}
+
 
 def gabor(q1, q2, s):
-    """E[exp(−u² − v²) sin u sin v] by the covariance M = (Σ⁻¹ + 2)⁻¹ of the tilted Gaussian."""
+    """Return K = E[exp(−u² − v²) sin u sin v] and K̇.
+
+    Under the tilted Gaussian the covariance is M = (Σ⁻¹ + 2)⁻¹.
+    """
 
     def k(s):
         det = (1 + 2 * q1) * (1 + 2 * q2) - 4 * s * s  # of 1 + 2Σ

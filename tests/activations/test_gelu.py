@@ -1,8 +1,12 @@
 import numpy as np
 from dual_checks import checks
 from mpmath import mp, mpf
+from scipy import special
 
 from ntk_numba import activations
+
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {"gelu": lambda x: x * (1 + special.erf(x / np.sqrt(2))) / 2}
 
 
 def gelu(q1, q2, s):

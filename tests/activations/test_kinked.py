@@ -6,22 +6,41 @@ import numpy as np
 import pytest
 from dual_checks import checks, panels
 from mpmath import chebyfit, mp, mpf
+from piecewise import cases
 
 import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.duals import owen
 
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {
+    "hard_tanh": lambda x: cases(x, 0 * x - 1, -1, x, 1, 0 * x + 1),
+    "relu6": lambda x: cases(x, 0 * x, 0, x, 6, 0 * x + 6),
+    "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": lambda x: (
+        0.5 + cases(x, 0.2 * x - 0.8, -1, x, 0.5, 0.65 - 0.3 * x)
+    ),
+}
+KINKS = {
+    "hard_tanh": (-1.0, 1.0),
+    "relu6": (0.0, 6.0),
+    "piecewise_linear:0.5,0.2,-1,1,0.5,-0.3": (-1.0, 0.5),
+}
+
 
 def quadrant(h, k, theta):
-    """P(X > h, Y > k), ρ = cosθ ≥ 0, by Plackett's ∂P/∂ρ, the density at (h, k), from θ = 0 on."""
-    apart, product, top = (np.longdouble(mp.nstr(v, 25)) for v in (abs(h - k), h * k, theta))
+    """Return P(X > h, Y > k) for ρ = cosθ ≥ 0.
+
+    It is the integral, from θ = 0 on, of Plackett's ∂P/∂ρ, the density at (h, k).
+    """
+    difference, product, top = (np.longdouble(mp.nstr(v, 25)) for v in (abs(h - k), h * k, theta))
     if top > 0:
-        # below apart/40 nothing is left of exp(−apart²/2t²); without it, the density is smooth
+        # for t < difference/40, exp(−difference²/2t²) is negligible; without this factor, the
+        # density is smooth
         powers = top * np.longdouble(2) ** (np.arange(-120, 1) / np.longdouble(2))
-        t, weights = panels([0, *powers[powers > (apart / 40 if apart else top / 64)]])
+        t, weights = panels([0, *powers[powers > (difference / 40 if difference else top / 64)]])
         square = np.sin(t) ** 2
         with np.errstate(over="ignore", under="ignore"):
-            density = np.exp(-(apart**2 + 4 * product * np.sin(t / 2) ** 2) / (2 * square))
+            density = np.exp(-(difference**2 + 4 * product * np.sin(t / 2) ** 2) / (2 * square))
         integral = mpf(str(weights @ density)) / (2 * mp.pi)
     else:
         integral = mpf(0)
@@ -29,7 +48,7 @@ def quadrant(h, k, theta):
 
 
 def kinked(value, slopes, kinks):
-    """(K, K̇) from the expectations of ramps."""
+    """Return the dual of a continuous piecewise-linear function, from expectations of ramps."""
     g = [(b - a) / 2 for a, b in pairwise(slopes)]
     line = (slopes[0] + slopes[-1]) / 2
     lift = value - sum(a * abs(t) for a, t in zip(g, kinks, strict=True))
@@ -62,7 +81,10 @@ def kinked(value, slopes, kinks):
 
 
 def pair(h, k, theta, acute):
-    """E sgn(X − h) sgn(Y − k) and E|X − h||Y − k|; θ or, if it is not acute, π − θ."""
+    """Return E sgn(X − h) sgn(Y − k) and E|X − h||Y − k|.
+
+    theta : θ if acute, else π − θ
+    """
     if not acute:  # of −Y
         signs, product = pair(h, -k, theta, True)
         return -signs, product
@@ -120,7 +142,7 @@ def test_what_has_a_form_of_its_own_takes_it():
 
 @pytest.mark.parametrize("spec", ["piecewise_linear:1,0.5", "piecewise_linear:3,0"])
 def test_without_a_kink(spec):
-    """a + bx: K = a² + b²s and K̇ = b²."""
+    """For σ(x) = a + bx, K = a² + b²s and K̇ = b²."""
     a, b = activations.get(spec).value, activations.get(spec).slopes[0]
     q1, q2, rho = np.array([1e-6, 0.3, 1e4]), np.array([2, 0.5, 1e3]), np.array([0.3, -1, 1])
     k, k_dot = nk.dual(spec, q1, q2, rho)
@@ -132,7 +154,7 @@ def test_without_a_kink(spec):
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1, 100, 1e6])
 @pytest.mark.parametrize("spec", [*DUALS, *SATURATING, "piecewise_linear:0,1,-1,0,1,1"])
 def test_kernels_are_semidefinite_whatever_the_scale(spec, scale, beta):
-    """Also where the function vanishes around 0, and K with it."""
+    """The scales include those where the function, and so K, vanishes around 0."""
     x = np.random.default_rng(0).standard_normal((20, 5))
     x[3], x[4], x[6] = 0, -x[5], x[7] * (1 + 1e-6)
     for kernel in nk.gram(nk.MLP(3, spec, 1.0, beta), x * scale, layers="all"):
@@ -141,11 +163,11 @@ def test_kernels_are_semidefinite_whatever_the_scale(spec, scale, beta):
 
 
 def test_coefficients_and_the_table():
-    """G(d)/d, and F(h, d) by its integral."""
+    """Compare the fits with G(d)/d, and the table with the integral F(h, d)."""
 
     def gauss(u):
-        share = (u + 1) / mpf(owen.SLOPE)
-        d = mp.sqrt(owen.CENTRE * share / (1 - share))
+        fraction = (u + 1) / mpf(owen.SLOPE)
+        d = mp.sqrt(owen.CENTRE * fraction / (1 - fraction))
         return mp.erf(d / mp.sqrt(2)) / 2 / d if d > 0 else 1 / mp.sqrt(2 * mp.pi)
 
     for got in (owen.GAUSS_DOUBLE, owen.GAUSS_SINGLE):

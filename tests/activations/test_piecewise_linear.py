@@ -6,15 +6,27 @@ import oracle
 import pytest
 from mpmath import mp, mpf
 from numpy.polynomial.hermite_e import hermegauss
+from piecewise import cases
 
 from ntk_numba import activations
 from ntk_numba.activations.piecewise_linear import dual
+
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {
+    "identity": lambda x: x,
+    "relu": lambda x: cases(x, 0 * x, 0, x),
+    "abs": lambda x: cases(x, -x, 0, x),
+    "leaky_relu:0.2": lambda x: cases(x, 0.2 * x, 0, x),
+    "ab_relu:-0.5,1.5": lambda x: cases(x, -0.5 * x, 0, 1.5 * x),
+}
+KINKS = {spec: (0.0,) for spec in SIGMA if spec != "identity"}
 
 SPECS = ["identity", "relu", "leaky_relu", "leaky_relu:0.3", "ab_relu:-0.5,2", "abs"]
 
 
 def expectation(f, q1, q2, s):
-    """E[f(u)f(v)] by polar quadrature: exact in the radius, split at the kinks in the angle."""
+    """Return E[f(u)f(v)] over the angle; panels end at the kinks, and the radius is done
+    exactly."""
     root = np.linalg.cholesky([[q1, s], [s, q2]])
     # u and v change sign where a row of the root is orthogonal to the direction
     kinks = sorted(np.arctan2(-row[0], row[1]) % np.pi for row in root)
@@ -57,9 +69,9 @@ def call_dual(z, w, odd, even):
 @pytest.mark.parametrize("real", [np.float64, np.float32])
 @pytest.mark.parametrize("spec", SPECS)
 def test_dual_is_accurate_at_every_angle(spec, real):
-    """Relative to each of its values, from parallel to opposite."""
+    """Errors are relative to each of the values, at all angles from parallel to opposite."""
     activation = activations.get(spec)
-    odd, even = (real(p) for p in activation.parameters)
+    odd, even = (real(p) for p in activation.dual(np.inf).parameters)
     assert odd + even == pytest.approx(1)
     eps = float(np.finfo(real).eps)
     small = np.logspace(-30, np.log10(0.5), 40).astype(real)

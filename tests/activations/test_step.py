@@ -1,23 +1,20 @@
 import numpy as np
 import pytest
-from mpmath import mp, mpf
+from dual_checks import angles
+from mpmath import mp
 
 import ntk_numba as nk
 from ntk_numba import activations
-from ntk_numba.activations.rectified import HIGHEST
 from ntk_numba.engine.dual import pair_dual
 
-mp.dps = 50
+# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+SIGMA = {
+    "sign": lambda x: np.sign(np.real(x)) + 0 * x,
+    "heaviside": lambda x: (np.real(x) > 0) + 0 * x,
+}
+KINKS = dict.fromkeys(SIGMA, (0.0,))
 
 M = np.concatenate([[0], np.logspace(-30, np.log10(0.5), 40)])
-
-
-def angles(m):
-    """(z, w, θ in 50 digits) near 0 and near π."""
-    for v in m:
-        half = mp.asin(mp.sqrt(mpf(float(v))))
-        yield v, 1 - v, 2 * half
-        yield 1 - v, v, mp.pi - 2 * half
 
 
 @pytest.mark.parametrize(("spec", "odd"), [("sign", 1.0), ("heaviside", 0.5)])
@@ -67,32 +64,3 @@ def test_sigma():
     assert activations.get("heaviside")(x).tolist() == [0, 0, 1]
     assert activations.get("heaviside").dual(1.0).never_obtuse
     assert not activations.get("sign").dual(1.0).never_obtuse
-    assert activations.get("rectified_monomial:2")(x).tolist() == [0, 0, 9]
-    assert activations.get("rectified_monomial:1") == activations.get("relu")
-    assert activations.get("rectified_monomial:0") == activations.get("heaviside")
-    for wrong in (-1, 1.5, HIGHEST + 1):
-        with pytest.raises(ValueError, match="whole number"):
-            activations.get(f"rectified_monomial:{wrong}")
-
-
-def moment(n, theta):
-    """E[max(u, 0)ⁿ max(v, 0)ⁿ] by the angle: E[r²ⁿ] = 2ⁿ n!, and u, v > 0 between two angles."""
-    f = lambda t: (mp.cos(t) * mp.cos(t - theta)) ** n  # noqa: E731
-    return 2**n * mp.factorial(n) * mp.quad(f, [theta - mp.pi / 2, mp.pi / 2]) / (2 * mp.pi)
-
-
-@pytest.mark.parametrize("n", [2, 3, 8, 20])
-def test_monomials_are_integrals_over_the_angle(n):
-    sigma = activations.get(f"rectified_monomial:{n}")
-    one = np.ones(1)
-    norm = moment(n, mpf(0))
-    assert float(sigma.second_moment(one)[0]) == pytest.approx(float(norm), rel=1e-14)
-    for z, w, theta in angles([0, 1e-20, 1e-7, 1e-3, 0.2, 0.4999]):
-        zk, _, rate = pair_dual(sigma.dual(np.inf), one, 5 * one, z * one, w * one)
-        assert abs(1 - 2 * zk[0] - moment(n, theta) / norm) < n * 1e-15
-        assert abs(rate[0] - n * n * moment(n - 1, theta) / norm) < n * n * 1e-15
-        if theta < 1e-3:  # z_K ~ z times the rate
-            assert zk[0] == pytest.approx(z * n * n / (2 * n - 1), rel=1e-2)
-    x = np.linspace(-1, 1, 9) + 0.01
-    difference = (sigma(x + 1e-6) - sigma(x - 1e-6)) / 2e-6
-    np.testing.assert_allclose(sigma.derivative(x), difference, rtol=1e-6, atol=1e-9)

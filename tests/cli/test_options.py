@@ -23,6 +23,7 @@ JOB = {
     "dtype": "float32",
     "layout": "lower",
     "memory": "700MiB",
+    "largest_norm": 12.5,
 }
 
 
@@ -69,7 +70,7 @@ def test_every_option_of_a_job_is_in_its_script(tmp_path, monkeypatch, capsys):
     np.save("x.npy", np.ones((150, 7)))
     np.save("z.npy", np.ones((20, 7)))
     # a matrix of two data sets has no triangle
-    given = JOB | {"layout": "full", "activation": ["abs", "relu"]}
+    given = JOB | {"layout": "full", "activation": ["abs", "elu"]}
     words = options.gram_words(argparse.Namespace(**given))[2:]
     with pytest.raises(SystemExit) as end:
         cli.main(["slurm", *words, "--parts", "2", "--time", "20"])

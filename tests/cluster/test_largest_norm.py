@@ -136,7 +136,7 @@ def test_a_row_of_a_larger_norm_is_refused(net, x, largest, tmp_path):
     with pytest.raises(ValueError, match=rf"X: row {N - 1} has norm .*, more than largest_norm="):
         write(net, x, tmp_path, OF, largest_norm=0.99 * largest)
     with pytest.raises(ValueError, match=r"Z: row 3 has norm .*; give the largest norm of all"):
-        nk.write_gram(net, x[:5], tmp_path / "z.h5", 2 * x[-4:], largest_norm=largest)
+        nk.write_gram(net, x[:5], tmp_path / "z.h5", Z=2 * x[-4:], largest_norm=largest)
     with pytest.raises(ValueError, match=f"row {N - 1} has norm"):
         nk.write_gram(net, x, tmp_path / "g.h5", parts=2, largest_norm=0.99 * largest)
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
@@ -229,7 +229,7 @@ def test_files_that_do_not_say_it_are_read_and_merged(net, x, largest, tmp_path)
 def test_repair_of_a_part_reads_its_own_rows_only(x, largest, tmp_path, blocks_read):
     net = NETS["elu"]
     with write(net, x, tmp_path, 1) as f:
-        path, at = f.path, f.layout.tile_at("ntk", 0, 0, 0)
+        path, at = f.path, f.tile_map.tile_at("ntk", 0, 0, 0)
     right = path.read_bytes()
     broken = bytearray(right)
     broken[at] ^= 1

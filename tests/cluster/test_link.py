@@ -88,7 +88,7 @@ class TestLink:
         path, paths, _ = linked
         with nk.open_gram(paths[1]) as f:
             i, j = (int(k) for k in np.argwhere(f.contents.grid.mask(f.contents.part))[0])
-            at = f.layout.tile_at("ntk", 0, i, j)
+            at = f.tile_map.tile_at("ntk", 0, i, j)
         data = bytearray(paths[1].read_bytes())
         data[at] ^= 1
         paths[1].write_bytes(data)

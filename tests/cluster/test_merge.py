@@ -216,7 +216,7 @@ def test_what_is_merged_is_left_alone(parts, tmp_path, right):
 def test_a_damaged_tile_is_not_merged(x, parts, tmp_path, right):
     with nk.open_gram(parts[2]) as f:
         i, j = (int(k) for k in np.argwhere(f.contents.grid.mask(f.contents.part))[3])
-        at = f.layout.tile_at("ntk", 0, i, j)
+        at = f.tile_map.tile_at("ntk", 0, i, j)
     data = bytearray(parts[2].read_bytes())
     data[at + 1000] ^= 4
     parts[2].write_bytes(data)
@@ -307,7 +307,7 @@ def test_the_only_copy_of_deleted_parts_is_kept(begun, tmp_path, right, options)
 def test_damage_of_what_is_merged_is_named_when_its_part_is_gone(x, begun, tmp_path, right):
     partial = tmp_path / "g.h5.partial"
     with nk.open_gram(partial, incomplete=True) as f:
-        at = f.layout.tile_at("ntk", 0, 0, 0)
+        at = f.tile_map.tile_at("ntk", 0, 0, 0)
     data = bytearray(partial.read_bytes())
     data[at] ^= 1
     partial.write_bytes(data)

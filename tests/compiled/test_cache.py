@@ -1,17 +1,21 @@
+import ast
 import errno
+import importlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import types
 
 import numba
 import numpy as np
 import pytest
-from marks import marked
 
 from ntk_numba.compiled import cache as package_cache
 from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.loops import compile_by_address
 from ntk_numba.compiled.policy import kernel
 
 
@@ -29,11 +33,11 @@ def test_fma_rounds_once():
 
 def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
     """Numba's own cache would go on using an old formula from another file."""
-    from ntk_numba.engine.tile import compute_diagonal
+    from ntk_numba.engine.dual import _pairs
 
     def key():
-        cache = package_cache.PackageCache(compute_diagonal.py_func)
-        return cache._index_key((), compute_diagonal.targetctx.codegen())
+        cache = package_cache.PackageCache(_pairs.py_func)
+        return cache._index_key((), _pairs.targetctx.codegen())
 
     before = key()
     assert before == key()
@@ -41,24 +45,97 @@ def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
     assert key() != before
 
 
+def sources(package):
+    """The sources of a package that has its wings, and which of them may be compiled."""
+    files = sorted(package.rglob("*.py"))
+    wings = {path: path.relative_to(package).parts[0] for path in files}
+    return files, {path: wings[path] not in package_cache.NOT_COMPILED for path in files}
+
+
+def imports(path):
+    """(module, name) of all that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def test_every_edit_of_a_source_that_is_compiled_changes_the_digest(tmp_path):
+    package = tmp_path / "package"
+    shutil.copytree(package_cache.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def digest():
+        return package_cache.source_digest.__wrapped__(package)
+
+    before = digest()
+    assert before == package_cache.source_digest()
+    files, compiled = sources(package)
+    wings = {path.relative_to(package).parts[0] for path in files if compiled[path]}
+    assert wings >= {"activations", "compiled", "duals", "engine", "finite_width", "grid.py"}
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content + b"CONSTANT = 1e-10\n")
+        assert (digest() != before) == compiled[path], path
+        path.write_bytes(content)
+    (package / "engine" / "deeper").mkdir()
+    for new in (package / "new" / "file.py", package / "engine" / "deeper" / "file.py"):
+        new.parent.mkdir(exist_ok=True)
+        new.write_text("")
+        assert digest() != before
+        new.unlink()
+    assert digest() == before
+    (package / "grid.py").rename(package / "lattice.py")
+    assert digest() != before
+
+
+def test_what_the_digest_leaves_out_is_not_compiled():
+    """Neither the functions of such a file nor a constant that a compiled function may read."""
+    package = package_cache.PACKAGE
+    compilers = {
+        f"ntk_numba.compiled.{name}" for name in ("policy", "intrinsics", "loops", "parallel")
+    }
+    assert all((package / name).is_dir() for name in package_cache.NOT_COMPILED)
+    files, compiled = sources(package)
+    for path in files:
+        for module, name in imports(path):
+            full = f"{module}.{name}"
+            if not compiled[path]:
+                assert module.partition(".")[0] not in ("numba", "llvmlite"), path
+                assert not compilers & {module, full}, path
+                assert name != "per_dtype", path
+            elif any(module.startswith(f"ntk_numba.{w}.") for w in package_cache.NOT_COMPILED):
+                value = getattr(importlib.import_module(module), name)
+                assert isinstance(value, type | types.FunctionType), f"{path} reads {full}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "first", marked(pytest.mark.slow, ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0"])
+    "first", ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0", "3, ['erf', 'tanh']"]
 )
 def test_a_second_process_compiles_nothing(first, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     code = (
-        "import ntk_numba as nk, numpy as np; from ntk_numba.engine import tile;"
+        "import ntk_numba as nk, numpy as np; from numba.core import event;"
+        "event.register('numba:compile', heard := event.RecordingListener());"
         f"nk.gram(nk.MLP({first}), np.ones((3, 2)));"
-        "print(sum(tile.compute_tiles.stats.cache_misses.values()))"
+        "print(len(heard.buffer) > 0)"
     )
     run = [sys.executable, "-c", code]
-    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "1\n"
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "True\n"
+    kept = files(tmp_path)
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "False\n"
     run[2] = code.replace(first, "3, 'leaky_relu:0.2', 1, 2")
-    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "0\n"
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == "False\n"
+    assert files(tmp_path) == kept
 
 
 def identity(x):
     return x
+
+
+def do_nothing(x):
+    pass
 
 
 @pytest.fixture
@@ -180,6 +257,51 @@ def test_a_full_disk_stops_nothing(call, folder, monkeypatch):
     function = kernel()(identity)
     assert function(3) == 3
     assert files(folder) == []
+
+
+def changed_arguments(method):
+    """Numba's method, as if it handed other arguments on."""
+    return lambda self, *args: method(self, *args, "new", flag=True)
+
+
+def refused(*_, **__):
+    raise TypeError("unexpected argument")
+
+
+@pytest.mark.parametrize("hook", ["save", "load"])
+def test_new_arguments_of_hooks_are_ignored(hook, folder, monkeypatch):
+    entries = package_cache._Entries
+    monkeypatch.setattr(entries, hook, changed_arguments(getattr(entries, hook)))
+    for hits in (0, 1):
+        function = kernel()(identity)
+        assert function(3) == 3
+        assert sum(function.stats.cache_hits.values()) == hits
+    assert len(files(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (package_cache._Entries, "save"),
+        (package_cache._Entries, "load"),
+        (package_cache.PackageCache, "_index_key"),
+        (package_cache.FunctionCache, "load_overload"),
+        (package_cache.FunctionCache, "save_overload"),
+        (package_cache.FunctionCache, "__init__"),
+    ],
+)
+@pytest.mark.parametrize("change", ["raises", "is gone"])
+def test_hooks_of_another_numba_cost_time_only(owner, name, change, folder, monkeypatch):
+    if change == "raises":
+        monkeypatch.setattr(owner, name, refused)
+    elif name == "__init__":
+        monkeypatch.delattr(package_cache.FunctionCache.__base__, "cache_path")
+    elif name in vars(owner):
+        monkeypatch.delattr(owner, name)
+    for _ in range(2):
+        assert kernel()(identity)(3) == 3
+    compiled = compile_by_address(do_nothing, ((numba.types.intp,), numba.types.void))
+    assert compiled.address != 0
 
 
 def test_no_folder_at_all_stops_nothing(folder, monkeypatch):

@@ -7,7 +7,7 @@ from marks import marked
 from ntk_numba import activations
 from ntk_numba.duals.curve import Curve, curve_of
 
-# of σ: λ(q) up to a constant, κ/√12
+# By activation: λ(q) up to a constant, and κ/√12
 KNOWN = {
     "exp": (np.sqrt, 0.5),
     "exp:2,-0.5": (lambda q: np.sqrt(q) / 2, 0.5),
@@ -20,7 +20,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("spec", marked(pytest.mark.slow, KNOWN, KNOWN.keys() - {"rbf", "rbf:0.1"}))
 def test_curves_that_are_known(spec):
-    """Of exp(bx) and its square a quadrature sees nothing beyond REACH standard deviations."""
+    """For exp the variances are small: its quadrature ends at REACH standard deviations."""
     length, bend = KNOWN[spec]
     q = np.array([1e-3, 0.01, 0.3, 1, 3, 9] + ([100, 1e3] if "exp" not in spec else []))
     got = Curve(activations.get(spec))(q)

@@ -31,7 +31,7 @@ def test_functions_of_scale_one(f, mean, q):
 
 @pytest.mark.parametrize("q", [1e-6, 1.0, 1e4])
 def test_functions_that_never_settle(q):
-    t, weights = nodes(q, settled=np.inf)
+    t, weights = nodes(q, smooth_beyond=np.inf)
     mean = weights @ np.sin(np.sqrt(q) * t) ** 2
     assert mean == pytest.approx(-np.expm1(-2 * q) / 2, rel=1e-12)
 
@@ -46,7 +46,7 @@ def test_kinks(q):
 
 
 def test_nodes_are_bounded():
-    """What cannot be resolved is done as well as it can: the Gaussian itself stays right."""
+    """If the nodes do not resolve the function, the mean of 1 is still right."""
     t, weights = nodes(1e12, (3.0,), np.inf)
     assert len(t) < 20 * MOST
     assert weights.sum() == pytest.approx(1, rel=1e-13)

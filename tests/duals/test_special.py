@@ -30,7 +30,7 @@ def test_polynomial_is_the_fit_it_is_said_to_be():
 
 
 def test_quotient_is_the_fit_it_is_said_to_be():
-    """P(c) = excess·Q(c) at as many Chebyshev points of [1 − 2·LARGEST_M, 1] as unknowns."""
+    """P(c) = excess·Q(c) holds at Chebyshev points of [1 − 2·LARGEST_M, 1], one per unknown."""
     up, down = len(NUMERATOR), len(DENOMINATOR) - 1  # Q(0) = 1
     with mp.workdps(60):
         low = 1 - 2 * mpf(repr(LARGEST_M))

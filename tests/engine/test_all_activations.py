@@ -1,7 +1,7 @@
 """Every activation in a network against quadrature of σ and σ' alone, layer by layer.
 
 The oracle knows no dual: E[f(u)f(v)] is a Gauss-Legendre rule in two dimensions, panel by panel, of
-the functions of tests/plain.py and of their derivatives by complex steps.
+the functions that tests/plain.py collects and of their derivatives by complex steps.
 """
 
 import itertools
@@ -10,14 +10,24 @@ import numpy as np
 import pytest
 from gauss import mean_of_pair, normal_with_ends
 from marks import marked
-from plain import SIGMA
+from plain import KINKS, SIGMA
 
 import ntk_numba as nk
+from ntk_numba.activations import table
 
-# where they are, of all but the smooth ones
-KINKS = dict.fromkeys(("relu", "abs", "leaky_relu", "ab_relu", "rectified_monomial", "sign",
-                       "heaviside", "softsign", "elu", "selu", "celu"), (0.0,))  # fmt: skip
-KINKS |= {"hard_tanh": (-1.0, 1.0), "relu6": (0.0, 6.0), "piecewise_linear": (-1.0, 0.5)}
+
+def test_every_name_has_a_plain_function():
+    missing = table.TABLE.keys() - {spec.partition(":")[0] for spec in SIGMA}
+    assert not missing, (
+        f"add {', '.join(sorted(missing))} to the dictionary SIGMA of its family's file "
+        "tests/activations/test_*.py, and its kinks, if it has any, to KINKS beside it"
+    )
+    assert SIGMA.keys() >= KINKS.keys()
+
+
+@pytest.mark.parametrize("name", SIGMA)
+def test_kinks_are_those_of_the_activation(name):
+    assert KINKS.get(name, ()) == nk.activations.get(name).kinks
 
 
 def rule(*kinks):
@@ -65,7 +75,7 @@ def test_gram_of_every_activation(name):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, 4))
     x[2] = -0.5 * x[0] + 0.3 * x[2]
-    kinks = KINKS.get(name.split(":")[0], ())
+    kinks = KINKS.get(name, ())
     net = nk.MLP(3, name, 0.9, 0.3)
     got = nk.gram(net, x, layers="all")
     diagonal = nk.diagonal(net, x, layers="all")

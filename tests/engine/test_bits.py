@@ -149,9 +149,10 @@ def test_bits_are_those_of_the_numerical_version(dtype, threads):
     )
     found = compute(dtype, threads)
     names = set(next(iter(fixture["digests"].values()))[dtype])
-    assert set(found) == names, (
-        f"the fixture has not the activations of the table; write it again: {COMMAND}"
-    )
+    # A name that the fixture lacks is new: no file was begun with other bits of it, and so it has
+    # nothing to be compared with until the fixture is written again.
+    gone = sorted(names - set(found))
+    assert not gone, f"nothing is called {', '.join(gone)} any more; write again: {COMMAND}"
     wanted = recorded(fixture["digests"], dtype)
     changed = [name for name in wanted if wanted[name] != found[name]]
     assert not changed, (

@@ -73,7 +73,7 @@ print(forked(lambda: forked(lambda: job(3) == right)))
     assert (code_child, codes) == ("0", ["0", "0"])
     for text in (answer, grandchild):
         if layer == "omp":
-            assert text.startswith("RuntimeError a process that was forked from one that had comp")
+            assert text.startswith("ProcessError a process that was forked from one that had comp")
             assert 'get_context("spawn")' in text and "THREADING_LAYER=workqueue" in text
         else:
             assert text == "True"

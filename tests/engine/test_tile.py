@@ -3,6 +3,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.engine.products import panel_width
+from ntk_numba.engine.tile import TILE, tile_table
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -36,3 +37,14 @@ def test_opposite_and_equal_samples_anywhere_in_a_panel(dtype):
     relu = nk.gram(nk.MLP(2, w_std=2**0.5), x)
     scale = np.abs(relu.ntk).max()
     assert np.abs(relu.ntk[half, half + width]).max() < 4 * np.finfo(dtype).eps * scale
+
+
+def test_the_table_of_tiles():
+    reads, to = [(0, 5, 7, 9), (64, 0, 3, 2)], [(1, 2), (3, 4)]
+    table = tile_table(reads, to, [(10, 20), (-1, -1)])
+    assert table.dtype == TILE and table.tolist() == [
+        (0, 5, 7, 9, 1, 2, 10, 20),
+        (64, 0, 3, 2, 3, 4, -1, -1),
+    ]
+    assert tile_table(reads, (0, 0)).tolist() == [(*r, 0, 0, -1, -1) for r in reads]
+    assert len(tile_table([], (0, 0))) == 0

@@ -81,6 +81,7 @@ def test_float32(data):
     assert history.outputs[-1] == pytest.approx(exact.outputs[-1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_how_far_the_kernel_moves_as_networks_widen():
     """Θ(θ₀) − Θ∞ ~ n^(−1/2). Training moves Θ less: n^(−3/4) with kinks, n^(−1) without.
 

@@ -135,7 +135,7 @@ def forge(path, row, column, value):
     with h5py.File(path, "r+") as file:
         for at in {(row, column), (column, row)}:
             file["ntk"][at] = value
-    with nk.open_gram(path) as f, TileFile(path, f.layout, write=True) as tiles:
+    with nk.open_gram(path) as f, TileFile(path, f.tile_map, write=True) as tiles:
         i, j = max(row, column) // 64, min(row, column) // 64
         (block,) = tiles.scan([("ntk", 0, i, j)], lambda tile: tile.block.copy())
         tiles.write("ntk", 0, i, j, block)
@@ -186,7 +186,10 @@ class TestIncomplete:
     def partial(self, points, tmp_path, request):
         path = tmp_path / "g.h5.partial"
         nk.write_gram(NET, points, tmp_path / "g.h5", layers=request.param).close()
-        with nk.open_gram(tmp_path / "g.h5") as f, TileFile(f.path, f.layout, write=True) as tiles:
+        with (
+            nk.open_gram(tmp_path / "g.h5") as f,
+            TileFile(f.path, f.tile_map, write=True) as tiles,
+        ):
             tiles.forget(("ntk", 0, 2, 0))
             tiles.forget(("ntk", 2 if request.param == "all" else 0, 1, 1))
             tiles.begin_with(INCOMPLETE)

@@ -11,7 +11,7 @@ NET = nk.MLP(3, "relu", b_std=0.1)
 @pytest.fixture
 def tiles(tmp_path, points):
     with nk.write_gram(NET, points, tmp_path / "g.h5", kernels=("nngp", "ntk")) as f:
-        file = TileFile(f.path, f.layout, write=True)
+        file = TileFile(f.path, f.tile_map, write=True)
     yield file
     file.close()
 
@@ -81,7 +81,7 @@ def test_a_sync_that_failed_is_not_tried_again(tiles, monkeypatch):
 
 
 def test_each_of_a_tile_and_its_mirror_is_named(tiles, tmp_path):
-    where = tiles.layout
+    where = tiles.tile_map
     good = (tmp_path / "g.h5").read_bytes()
 
     def wrong_after(*changed):
@@ -101,7 +101,7 @@ def test_each_of_a_tile_and_its_mirror_is_named(tiles, tmp_path):
 
 def test_a_tile_that_cannot_be_read_is_wrong(tiles, tmp_path):
     with (tmp_path / "g.h5").open("r+b") as file:
-        file.truncate(tiles.layout.tile_at("ntk", 0, 2, 2) + 100)
+        file.truncate(tiles.tile_map.tile_at("ntk", 0, 2, 2) + 100)
     (wrong,) = tiles.scan([("ntk", 0, 2, 2)], lambda tile: tile.wrong)
     assert wrong == {(2, 2): "cannot be read: the file is too short"}
 

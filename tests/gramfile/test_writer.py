@@ -99,7 +99,7 @@ def test_going_on_computes_the_rest(stopped, points, tmp_path, monkeypatch, caps
 
 def test_a_tile_that_changed_meanwhile_is_computed_again(stopped, points, tmp_path, monkeypatch):
     with nk.open_gram(stopped, incomplete=True) as f:
-        at = f.layout.tile_at("ntk", 0, 1, 0)
+        at = f.tile_map.tile_at("ntk", 0, 1, 0)
     with stopped.open("r+b") as file:
         file.seek(at + 100)
         file.write(b"\x55")
@@ -195,7 +195,7 @@ def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, t
     """Its first bytes may already be those of a complete one."""
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
     (tmp_path / "g.h5").rename(stopped)
-    with nk.open_gram(stopped) as f, TileFile(stopped, f.layout, write=True) as tiles:
+    with nk.open_gram(stopped) as f, TileFile(stopped, f.tile_map, write=True) as tiles:
         tiles.forget(("ntk", 0, 2, 1))
     first = writer_of(NET, points, tmp_path / "g.h5")
     assert layout.is_incomplete(stopped) and first.done.sum() == 5
