@@ -121,7 +121,7 @@ class Threads(Pool):
 class StandardProcesses(Pool):
     """The standard pool of processes, each of which would use all cores."""
 
-    classes = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
+    classes: ClassVar[tuple[str, ...]] = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
 
     def share(self, parts: int) -> Share:
         workers = _workers_of(self.executor, parts)
