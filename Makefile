@@ -1,13 +1,13 @@
-# make demo      both kernels of the digits, verified, as a file and a picture in demo/
-# make test      the tests, but for those marked slow, system or cluster
-# make test-all  all tests
-# make lint      ruff and mypy
-# make bench     the tables and figures of bench/RESULTS.md
-# make soak      some minutes of kills, power failures and damage; a table of bench/RESULTS.md
-# Each sets up what it needs in a folder of its own, once.
+# make demo      compute, verify and draw both kernels of the digits, in demo/
+# make test      run the tests except those marked slow, system or cluster
+# make test-all  run all tests
+# make lint      run ruff and mypy
+# make bench     make the tables and figures of bench/RESULTS.md
+# make soak      try kills, power failures and damage for some minutes; a table of bench/RESULTS.md
+# Each target installs the package once, in an environment of its own.
 
 PYTHON ?= python3
-# Of the tests, which wait a good deal: for schedulers, for signals, for disks
+# Processes that run tests: more than cores, since tests wait for schedulers, signals and disks
 WORKERS ?= 3
 PYTEST = $(TEST)/python -m pytest -n $(WORKERS) --durations=10
 DEMO := .venv-demo/bin

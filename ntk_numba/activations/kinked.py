@@ -62,16 +62,14 @@ CHORD_RANGE = 1e-12, 1e9  # J/6 is clipped to this, see `Kinked._curve`
 LARGEST_ROOT = 1e8  # larger √q/max|t| are replaced by this: errors are √q/|t| times 1e-16
 LARGEST_D = 8.3067  # larger |d| are replaced by this: R² is then beyond `owen.FAR`, and G(d) is ½
 
-# The rows of a sample's coefficients: m/√K, p√(q/K), √(q/K); Σg, Σg·G(h) and
-# Σg·(exp(−h²/2) − 1) of the kinks within reach
+# The rows of a sample's coefficients; the last three are sums over the kinks within reach:
+# m/√K, p√(q/K), √(q/K), Σg, Σg·G(h), Σg·(exp(−h²/2) − 1)
 MEAN, SLOPE, SCALE, SUM_G, SUM_GG, SUM_EXP = range(6)
 FIRST = 6
-# and for each |t|: h, G(h), 4φ(h), whether it is within reach; unless t = 0, the coefficients of
-# F(h, ·)
+# and for each |t|: h, G(h), 4φ(h), whether it is within reach, and F's coefficients unless t = 0
 H, G, DENSITY, WITHIN, COEFFICIENTS = range(5)
 
-# The numbers of a term: the first row of |t_i| and of |t_j|, their signs, whether they are not 0,
-# and the weight
+# A term: the first row of |t_i| and of |t_j|, their signs, whether they are not 0, the weight
 TERM = 7
 
 BLOCK = 128  # columns at a time: all of their working memory is in the first cache
@@ -363,10 +361,7 @@ class Kinked(Activation):
         return self._sum(within), self._sum(g_h * within), self._sum(exp_minus_one * within)
 
     def _sum(self, values: Floats) -> Floats:
-        """Return Σ g·value over the kinks.
-
-        A matrix product would round differently for different numbers of samples.
-        """
+        """Return Σ g·value; a matrix product would round depending on the number of samples."""
         total = np.zeros(values.shape[1])
         for g, value in zip(self._bends, values, strict=True):
             total += g * value

@@ -162,9 +162,7 @@ class _PartRun:
                 )
             except BrokenExecutor:
                 raise
-            except (
-                Exception
-            ) as error:  # shut down, without its scheduler, or unable to start a process
+            except Exception as error:  # shut down, without a scheduler, or no new process
                 self._give_up(f"the executor takes no more parts: {_text(error)}")
                 break
             self.running[future] = part

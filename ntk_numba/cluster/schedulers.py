@@ -43,7 +43,7 @@ class Pool:
     Attributes
     ----------
     word, forms : the name of the kind on the command line, and examples of its arguments
-    classes : the last parts of the full names of the classes of such executors
+    classes : the beginnings of the full names of the classes of such executors
     """
 
     word: ClassVar[str] = ""
@@ -122,7 +122,7 @@ class Threads(Pool):
 class StandardProcesses(Pool):
     """The standard pool of processes, each of which would use all cores by default."""
 
-    classes = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
+    classes: ClassVar[tuple[str, ...]] = (f"{ProcessPoolExecutor.__module__}.ProcessPoolExecutor",)
 
     def share(self, parts: int) -> Share:
         workers = _workers_of(self.executor, parts)
@@ -158,7 +158,7 @@ class Loky(StandardProcesses):
     """A pool of loky, or its reusable pool, which loky itself replaces when it is broken."""
 
     word, forms = "loky", ("loky", "loky:4")
-    classes = ("loky.process_executor.ProcessPoolExecutor",)
+    classes = ("loky.", "joblib.externals.loky.")
 
     def __init__(
         self, executor: Executor, make: Callable[[], Executor] | None, *, ours: bool
@@ -184,7 +184,7 @@ class Dask(Pool):
     """The executor of a client of Dask."""
 
     word, forms = "dask", ("dask:tcp://HOST:PORT", "dask:SCHEDULER.json")
-    classes = ("distributed.cfexecutor.ClientExecutor",)
+    classes = ("distributed.",)
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
@@ -238,7 +238,7 @@ def pool_of(executor: AnyExecutor) -> Pool:
         )
     names = [f"{c.__module__}.{c.__qualname__}" for c in type(executor).__mro__]
     for kind in KINDS:
-        if any(name.endswith(kind.classes) for name in names):
+        if any(name.startswith(kind.classes) for name in names):
             return kind(executor, make, ours=make is not None)
     return Pool(executor, make, ours=make is not None)
 

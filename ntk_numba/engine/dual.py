@@ -1,9 +1,7 @@
 """The dual of one activation for given pairs: what a layer of a tile does, without a network."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation, piecewise_linear
@@ -29,7 +27,7 @@ SMALLEST = 1e-200  # a variance that stands for 0
 
 
 def dual(
-    activation: str | Activation, q1: Any, q2: Any, rho: Any
+    activation: str | Activation, q1: ArrayLike, q2: ArrayLike, rho: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """K = E[σ(u)σ(v)] and K̇ = E[σ'(u)σ'(v)], (u, v) ~ N(0, [[q1, s], [s, q2]]), s = ρ√(q1 q2).
 

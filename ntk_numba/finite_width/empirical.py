@@ -8,10 +8,11 @@ network has parameters. With α⁽ˡ⁾ the activations and B⁽ˡ⁾ₖ = ∂f_
     Θ_kk'(x, x') = Σ_l (σ_w² α⁽ˡ⁾(x)·α⁽ˡ⁾(x')/n_l + β²) (B⁽ˡ⁺¹⁾ₖ(x)·B⁽ˡ⁺¹⁾ₖ'(x'))
 """
 
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from ntk_numba.arguments import Data
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.networks import (
@@ -31,7 +32,13 @@ from ntk_numba.finite_width.pool import fitting_threads, in_order
 from ntk_numba.machine import threads_to_use
 
 
-def empirical_nngp(params: Parameters, X: Any, Z: Any = None, by: str = "features") -> Floats:
+def empirical_nngp(
+    params: Parameters,
+    X: Data,
+    Z: Data | None = None,
+    *,
+    by: Literal["features", "outputs"] = "features",
+) -> Floats:
     """Compute the empirical Σ of one network, eq. 11, whose mean over networks tends to Σ⁽ᴸ⁾.
 
     Parameters
@@ -93,7 +100,9 @@ def nngp_by_outputs(left: Floats, right: Floats) -> Floats:
     return np.asarray(left @ right.T / left.shape[1])
 
 
-def empirical_ntk(params: Parameters, X: Any, Z: Any = None, threads: int | None = None) -> Floats:
+def empirical_ntk(
+    params: Parameters, X: Data, Z: Data | None = None, *, threads: int | None = None
+) -> Floats:
     """Compute the empirical Θ of one network between all samples and all outputs, eq. 5 and 6.
 
     Θ_kk'(x, x') = Σ_p ∂f_k(x)/∂θ_p ∂f_k'(x')/∂θ_p over all parameters. It is computed layer by

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from ntk_numba.arguments import whole_number
+from ntk_numba.arguments import Data, whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.pool import fitting_threads, in_order
 from ntk_numba.inputs.source import Source, open_source, result_dtype
@@ -91,7 +91,8 @@ def sample(
     width: int | Sequence[int],
     n_out: int = 1,
     seed: int | np.random.SeedSequence = 0,
-    dtype: Any = "float64",
+    *,
+    dtype: DTypeLike = "float64",
 ) -> Parameters:
     """Draw a network whose weights and biases are independent and from N(0, 1).
 
@@ -165,7 +166,7 @@ def check_parameters(params: Any) -> Parameters:
     return params
 
 
-def read_samples(X: Any, name: str, n_in: int | None, dtype: np.dtype) -> Floats:
+def read_samples(X: Data, name: str, n_in: int | None, dtype: np.dtype) -> Floats:
     """Read all rows of X; they must be real, finite, and of `n_in` features."""
     source = open_source(X, name)
     if n_in is not None and source.shape[1] != n_in:
@@ -242,7 +243,7 @@ def run_pass(params: Parameters, x: Floats) -> Pass:
     return Pass(z, alphas, betas[::-1])
 
 
-def forward(params: Parameters, X: Any, threads: int | None = None) -> Floats:
+def forward(params: Parameters, X: Data, *, threads: int | None = None) -> Floats:
     """Compute the outputs f(x) = α̃⁽ᴸ⁾(x) of a network, eq. 1-4.
 
     Parameters

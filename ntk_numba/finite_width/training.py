@@ -4,10 +4,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import get_blas_funcs
 
-from ntk_numba.arguments import number_between, whole_number
+from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.networks import (
     Floats,
@@ -40,11 +40,12 @@ class History(NamedTuple):
 
 def train(
     params: Parameters,
-    X: Any,
-    y: Any,
+    X: Data,
+    y: ArrayLike,
     learning_rate: float,
     steps: int,
-    test: Any = None,
+    *,
+    test: Data | None = None,
     record: int | None = None,
 ) -> History:
     """Train all layers by full-batch gradient descent on C = Σ_i |f(x_i) − y_i|²/2N.

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
 from ntk_numba.digest import Digest
@@ -164,7 +164,7 @@ class Source:
         )
 
 
-def result_dtype(dtype: Any, *sources: Source) -> np.dtype:
+def result_dtype(dtype: DTypeLike | None, *sources: Source) -> np.dtype:
     """Return the dtype of a result; by default float64 unless all data is float32."""
     if dtype is None:
         return np.dtype(np.result_type(*(s.dtype for s in sources)))
