@@ -245,9 +245,8 @@ def _write_parts(
     _check_target(target, x, z, overwrite=policy.overwrite)
     job = replace(job, largest_norm=plan.largest_norm)
     if executor is None:
-        job = replace(
-            job, x=x, z=z
-        )  # what a part has measured of the data is kept for the next one
+        # what a part has measured of the data is kept for the next one
+        job = replace(job, x=x, z=z)
     else:
         job = replace(
             job,
