@@ -21,7 +21,7 @@ def test_a_good_file_passes(points, tmp_path, layers, dtype, cross):
     ) as f:
         report = verify_sample(f, points, z)
         assert report, report.problems
-        assert report.checks[-1] == f"64 × {30 if cross else 64} entries computed anew"
+        assert report.checks[-1] == f"64 × {30 if cross else 64} entries recomputed"
 
 
 def test_other_data_and_wrong_entries_are_found(points, tmp_path):

@@ -4,7 +4,7 @@ from mpmath import mp, mpf
 import ntk_numba as nk
 from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.samples import centre_of, layer_statistics, normalise
-from ntk_numba.inputs.source import EVENLY_ROWS, open_source
+from ntk_numba.inputs.source import CENTRE_ROWS, open_source
 
 
 def normalised(x, centre):
@@ -42,7 +42,7 @@ def test_the_centre_shrinks_what_is_multiplied(digits):
     _, far, _ = normalised(x, np.zeros(64))
     _, near, _ = normalised(x, centre)
     assert near.mean() < 0.4 * far.mean()
-    few = x[:EVENLY_ROWS]
+    few = x[:CENTRE_ROWS]
     shuffled = np.random.default_rng(0).permutation(few)
     one, other = (centre_of(open_source(rows, "X"), real) for rows in (few, shuffled))
     assert (one == other).all()
