@@ -146,8 +146,12 @@ def gram(
     --------
     >>> net = ntk_numba.MLP(4, "relu", b_std=0.1)
     >>> k = ntk_numba.gram(net, [[1.0, 0.0], [0.0, 1.0]])
+    >>> k.nngp.round(4)
+    array([[0.0813, 0.0558],
+           [0.0558, 0.0813]])
     >>> k.ntk.round(4)
-    EXAMPLE
+    array([[0.2825, 0.0927],
+           [0.0927, 0.2825]])
     """
     x, z = open_sources(X, Z)
     plan = make_plan(

@@ -10,7 +10,7 @@ from ntk_numba.inputs.source import CENTRE_ROWS, open_source
 def normalised(x, centre):
     panels = empty_panels(len(x), x.shape[1], float)
     spread, norm = np.empty(len(x)), np.empty(len(x))
-    for first in range(0, len(x), 7):  # in pieces that are no whole panels
+    for first in range(0, len(x), 7):  # in pieces that are not whole panels
         at = slice(first, first + 7)
         normalise(x[at], first, centre, panels, spread, norm)
     return panels.transpose(0, 2, 1).reshape(-1, x.shape[1])[: len(x)], spread, norm
@@ -35,7 +35,7 @@ def test_zero_and_subnormal_rows():
 
 
 def test_the_centre_shrinks_what_is_multiplied(digits):
-    """Images lie in a cone: less to multiply is less to lose."""
+    """Images lie in a cone; smaller products have smaller rounding errors."""
     x = digits.astype(float)
     real = np.dtype(float)
     centre = centre_of(open_source(x, "X"), real)
