@@ -101,7 +101,7 @@ def gram(
         holds one array.
     Z : (M, n0), as X, optional
         The samples of the columns. Without it the matrix is that of X with itself, of which only
-        the half below the diagonal is computed.
+        the half at and below the diagonal is computed.
     kernels : "nngp", "ntk" or both
         The kernels to compute.
     layers : "last" or "all"
@@ -122,7 +122,7 @@ def gram(
     Gram
         Two arrays of shape (N, M), or (L, N, M) with ``layers="all"``, where index l − 1 is layer
         l. Without Z, M = N and the arrays are exactly symmetric. Equal samples have exactly equal
-        rows. An entry has the units of the squared output of the netbatch.
+        rows. An entry has the units of the squared output of the network.
 
     Raises
     ------
@@ -134,10 +134,12 @@ def gram(
     OSError
         If a file cannot be read.
 
-    Notes ----- `ntk_numba.accuracy` states the error of an entry relative to √(K(x,x)·K(x',x')),
-    which includes nearly equal and nearly opposite samples. If an activation is given by a series,
-    `Gram.error` is added. Θ of a network with a kink behind a smooth layer has errors of up to
-    1e-12 in float64, and of up to 1e-9 behind kinks off 0.
+    Notes
+    -----
+    `ntk_numba.accuracy` states the errors of entries relative to √(K(x,x)·K(x',x')). They hold for
+    all pairs, including nearly equal and nearly opposite samples. If an activation is given by a
+    series, `Gram.error` is added. Errors of Θ are larger if a kink follows a smooth layer, up to
+    1e-12 in float64, or kinks off 0, up to 1e-9.
 
     In addition to the result, the function needs memory for one copy of X and Z and for a few tiles
     per thread. If these samples do not fit, they are read in bands.
