@@ -75,10 +75,8 @@ class DualLoop:
     def address(self, dtype: np.dtype) -> int:
         """Return the address of the machine code for a dtype."""
         if dtype not in self._compiled:
-            inner, many = (
-                njit(self._function),
-                1 << 20,
-            )  # `many` stands for lengths that are never read
+            # `many` stands for lengths that are never read.
+            inner, many = njit(self._function), 1 << 20
 
             def loop(
                 z: Any, w: Any, zk: Any, wk: Any, rate: Any, n: int,

@@ -88,7 +88,7 @@ class ErrorBound:
     They are computed for samples with themselves. For a pair each step is a sum of terms √(t t'),
     at most √(Σt Σt') by Cauchy and Schwarz, so a bound that holds for all samples, relative to the
     diagonal, holds for all pairs. With the rate r, v = a/Σ, τ = Θ/Σ and the bounds e of cosθ and E
-    of τ, relative to Σ,
+    of τ,
 
         e_K = r e + t,   e' = v e_K
         E' = v (r E + τ (r t₁ + D(e))) + e'

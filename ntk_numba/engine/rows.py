@@ -137,10 +137,8 @@ def _recompute_small_angles(working: Floats, pairs: Pairs, duals: Duals, layer: 
     own = duals.own[layer]
     coefficients = Coefficients(rows.coefficients, i, columns.coefficients, j0, own)
     first, near, parity = duals.curve[layer], duals.near[layer], duals.parity[layer]
-    chord_error, moving = (
-        z.dtype.type(CHORD_ERROR if z.itemsize == 8 else CHORD_ERROR_SINGLE),
-        duals.kinks_move[layer],
-    )
+    chord_error = z.dtype.type(CHORD_ERROR if z.itemsize == 8 else CHORD_ERROR_SINGLE)
+    kinks_move = duals.kinks_move[layer]
     rounding = z.dtype.type(ROUNDING if z.itemsize == 8 else ROUNDING_SINGLE)
     for node in range(len(NODES)):
         node_square, gauss_weight = z.dtype.type(NODES[node]), z.dtype.type(GAUSS_WEIGHTS[node])
@@ -156,7 +154,7 @@ def _recompute_small_angles(working: Floats, pairs: Pairs, duals: Duals, layer: 
     for j in range(z.size):
         difference = length - lengths[j0 + j]
         square = difference * difference
-        if moving:
+        if kinks_move:
             bending = half * (bend + bends[j0 + j]) * abs(difference)
         else:
             bending = bend * bends[j0 + j] * square

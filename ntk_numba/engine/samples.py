@@ -42,8 +42,8 @@ class Samples(NamedTuple):
 
     panels : v = û − m in the result's dtype, see `products`; zeros where R exceeds the data
     spread : (R,) |v|²/4 in float64
-    std : (L, R) √Σ⁽ˡ⁾(x,x);  half_weight, half_bias : (L, R) half of weight and bias, see
-    `recursion`
+    std : (L, R) √Σ⁽ˡ⁾(x,x)
+    half_weight, half_bias : (L, R) half of weight and bias, see `recursion`
     coefficients : (sum of `Dual.count`, R and padding), see `duals.base.Dual.of_samples`
     """
 
