@@ -32,7 +32,9 @@ def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], objec
     """Return a call that takes `PAIRS` pairs of the 2T samples x through a network."""
     source = open_source(x, "X")
     fitted = fit_network(net, find_largest_norm(net, source, None), FEATURES)
-    kernel = Kernel(fitted, source, ("ntk",), False, x.dtype, T, threads)
+    kernel = Kernel(
+        fitted, source, kernels=("ntk",), all_layers=False, dtype=x.dtype, tile=T, threads=threads
+    )
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)
     table = tile_table([(0, T, T, T)] * TILES, (0, 0))

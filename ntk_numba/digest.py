@@ -24,7 +24,7 @@ class Digest:
     They do not depend on the kind of file or the dtype that X is stored in.
 
     shape : (N, n0)
-    evenly : the digest of the evenly spaced rows that `source.Source.evenly` returns
+    evenly : the digest of the evenly spaced rows that `Source.centre_sample` returns
     blocks : the digests of blocks of `ROWS` rows; empty for blocks that were not read
     """
 

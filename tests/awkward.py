@@ -1,4 +1,4 @@
-"""Data on which kernels go wrong: every relation of two samples that formulas dislike."""
+"""Samples in all relations to each other in which a formula for kernels may lose accuracy."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,10 @@ DISTANCES = (0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-3, 0.1, 0.3, 0.5, 1)
 
 
 def awkward_rows(n0: int, dtype: type, positive: bool, seed: int = 0) -> NDArray[np.floating]:
-    """(32, n0) samples exactly representable in dtype, all related to the first one.
+    """Return samples exact in dtype, (32, n0), most of them related to the first.
 
-    At relative distances from 0 to 1; parallel with other norms; opposite and nearly opposite;
-    unrelated; and some of them again with norms of 1e±100 (1e±15 in float32).
+    Their relative distances from it are 0 to 1; others are parallel with other norms, opposite,
+    nearly opposite or unrelated. Some are repeated with norms of 1e±100 (1e±15 in float32).
     """
     rng = np.random.default_rng(seed)
 

@@ -1,5 +1,7 @@
-"""What many tests share: the real data, a small data set with every awkward pair in it; one
-compilation for all workers of pytest; and a line that says which tests were left out.
+"""Fixtures and hooks for all tests.
+
+The fixtures are the digits and a small data set with all awkward relations of samples. The hooks
+compile once for all workers of pytest, and print how many tests were left out.
 """
 
 import os
@@ -16,12 +18,13 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parent.parent
 
 
-# Threads that wait for others to compute do so asleep: most tests compute little, several at once,
-# and would spend most of the time of the processors waiting. Read when OpenMP is loaded.
+# Threads that wait for others sleep. Most tests compute little, and several run at once, so that
+# spinning threads would take most of the time of the processors. OpenMP reads this when it is
+# loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 MARKS = ("slow", "system", "cluster")
-# each family of activations compiles its own loop over pairs
+# Each family of activations compiles a loop of its own over pairs.
 WARM = """
 import sys, numpy as np, ntk_numba as nk
 from ntk_numba.activations.table import example
@@ -43,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile into the cache before workers start, or each of them would compile the same."""
+    """Compile into the cache before workers start; otherwise each would compile the same code."""
     if getattr(session.config.option, "tx", None):  # this process distributes tests
         commands = [[sys.executable, "-c", WARM, dtype] for dtype in ("float64", "float32")]
         compilers = [subprocess.Popen(command, cwd=ROOT) for command in commands]
@@ -64,7 +67,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    """Workers collect the same tests, so any of them knows what all have left out."""
+    """Take the counts of the first worker; all workers collect the same tests."""
     left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}) if not left_out else {})
 
 
@@ -79,19 +82,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def write_golden(request: pytest.FixtureRequest) -> bool:
-    """Tell whether to write the answers of slow oracles, see recorded.py."""
+    """Return whether to write the answers of slow oracles, see recorded.py."""
     return request.config.getoption("write_golden")
 
 
 @pytest.fixture(scope="session")
 def digits() -> NDArray[np.uint8]:
+    """Return the images of digits in data/, one per row."""
     with np.load(ROOT / "data" / "digits.npz") as archive:
         return archive["x"]
 
 
 @pytest.fixture
 def points() -> NDArray[np.float64]:
-    """150 × 7: random, duplicate, nearly equal, parallel, opposite and zero rows, mixed norms."""
+    """Return random, duplicate, nearly equal, parallel, opposite and zero rows, (150, 7)."""
     rng = np.random.default_rng(7)
     x = rng.standard_normal((150, 7))
     x[10] = x[140] = x[71]

@@ -1,4 +1,4 @@
-"""Gauss-Legendre rules in panels, and means of Gaussian variables by them."""
+"""Gauss-Legendre rules in panels, and means of Gaussian variables computed with them."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -25,7 +25,7 @@ def points(order: int, real: type = np.float64) -> Rule:
 
 
 def panels(edges: Sequence[float] | NDArray, order: int = 20, real: type = np.float64) -> Rule:
-    """Return nodes and weights of a rule of that order between successive edges."""
+    """Return nodes and weights of rules of the given order between successive edges."""
     x, w = points(order, real)
     edges = np.asarray(edges, real)
     half, middle = np.diff(edges)[:, None] / 2, (edges[1:] + edges[:-1])[:, None] / 2
@@ -39,7 +39,7 @@ def normal(edges: Sequence[float] | NDArray, order: int = 20) -> Rule:
 
 
 def normal_with_ends(grid: NDArray, ends: Sequence[float] | NDArray, order: int) -> Rule:
-    """Return nodes and weights of such a mean, whose panels end at a grid and at further points."""
+    """Return a rule as `normal` does, whose panels end at the points of a grid and at `ends`."""
     inside = np.clip(np.asarray(ends, float), grid[0], grid[-1])
     return normal(np.unique(np.concatenate([grid, inside])), order)
 

@@ -1,4 +1,4 @@
-"""Marks parameters of a test so that ``make test`` runs only some of them."""
+"""Marks for parameters of a test, so that ``make test`` runs only a few of them."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 
 def marked(mark: pytest.MarkDecorator, values: Iterable[Any], but: Collection[Any] = ()) -> list:
-    """Mark all parameters but the first, or all but those that are named."""
+    """Mark all parameters except the first one or, if `but` is given, except those in it."""
     values = list(values)
     but = but or values[:1]
     return [value if value in but else _with(mark, value) for value in values]

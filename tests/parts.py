@@ -1,4 +1,4 @@
-"""Parts of a job, and merges that are stopped."""
+"""Helpers that write the parts of a job, and that stop a merge."""
 
 import ntk_numba as nk
 from ntk_numba.cluster import merge as merging
@@ -8,6 +8,7 @@ OF = 5
 
 
 def parts_of(x, folder, of=OF, z=None, **options):
+    """Write all parts of a job, and return their paths."""
     paths = []
     for number in range(1, of + 1):
         with nk.write_gram(NET, x, folder / "g.h5", Z=z, part=(number, of), **options) as f:
@@ -16,11 +17,11 @@ def parts_of(x, folder, of=OF, z=None, **options):
 
 
 class Stop(BaseException):
-    """As a signal raises it."""
+    """The exception that a stopped merge raises here, in place of that of a signal."""
 
 
 def stop_after(monkeypatch, count):
-    """Let a merge be stopped when so many tiles are copied."""
+    """Stop a merge after `count` tiles are copied."""
     monkeypatch.setattr(merging, "COMMIT_BYTES", 1)
     monkeypatch.setattr("ntk_numba.gramfile.tiles.BATCH", 1)
     left = [count]

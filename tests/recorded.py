@@ -1,9 +1,9 @@
-"""Answers of slow oracles, kept in tests/golden/; tests marked slow derive them again.
+"""Answers of slow oracles, stored in tests/golden/; tests marked slow compute them again.
 
     python -m pytest tests/activations -m slow -k derived_again --write-golden
 
-rewrites the files. An answer is kept as the sum of a float64 and a float32, which has more digits
-than longdouble. A digest of the points at which it was computed is kept with it.
+rewrites the files. An answer is stored as the sum of a float64 and a float32, which has more digits
+than longdouble, with a digest of the points at which it was computed.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def digits(answers: ArrayLike) -> NDArray[np.longdouble]:
 
 
 def path_of(name: str) -> Path:
-    """Return the file of the answers of that name."""
+    """Return the file of the answers of a given name."""
     return FOLDER / (re.sub(r"[^\w.-]", "_", name) + ".npz")
 
 
@@ -43,7 +43,7 @@ def digest(name: str, points: dict[str, NDArray]) -> str:
 
 
 def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
-    """Write the answers at these points; the same answers make the same bytes."""
+    """Write the answers at the given points; equal answers give files of equal bytes."""
     arrays = {"digest": np.array(digest(name, points))}
     for key, exact in answers.items():
         high = exact.astype(float)
@@ -58,12 +58,12 @@ def save(name: str, points: dict[str, NDArray], answers: Answers) -> None:
 
 
 def load(name: str, points: dict[str, NDArray]) -> Answers:
-    """Read the answers at these points.
+    """Read the answers at the given points.
 
     Raises
     ------
     LookupError
-        The file is missing, or holds the answers at other points.
+        If the file is missing, or holds the answers at other points.
     """
     path = path_of(name)
     if not path.exists():

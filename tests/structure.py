@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "ntk_numba"
 
 
 def module_name(path: Path) -> str:
-    """The name of a file's module within the package; of the package itself, nothing."""
+    """Return the name of a file's module within the package, "" for the package itself."""
     parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -18,7 +18,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imported(path: Path) -> set[str]:
-    """The package's modules that a file imports, anywhere in it."""
+    """Return the modules of the package that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -33,13 +33,13 @@ def imported(path: Path) -> set[str]:
 
 
 def docstring(module: str) -> str:
-    """The first sentence of a module's docstring."""
+    """Return the first paragraph of a module's docstring."""
     text = ast.get_docstring(ast.parse(MODULES[module].read_text())) or ""
     return " ".join(text.partition("\n\n")[0].split())
 
 
-# The wings, from the ground up: a file imports from wings below its own, and from its own wing what
-# does not import it. ARCHITECTURE.md says what each is for.
+# The wings, from the lowest up. A file imports only from wings below its own, and from files of its
+# own wing that do not import it. ARCHITECTURE.md states the purpose of each wing.
 ORDER = [
     "ground", "compiled", "duals", "activations", "network", "inputs", "gramfile", "engine",
     "finite_width", "compute", "cluster", "predict", "theory", "validation", "plots", "cli",
@@ -47,13 +47,13 @@ ORDER = [
 
 
 def wing_of(module: str) -> str:
-    """The wing of a module: its folder, or for files beside the folders "ground"."""
+    """Return the wing of a module: its folder, or "ground" for files outside the folders."""
     head = module.split(".")[0]
     return head if head in ORDER or head in ("", "__main__") else "ground"
 
 
 def _from_left_to_right(wing: str) -> list[str]:
-    """The files of a wing, each after those that it imports; refuses imports in a circle."""
+    """Return the files of a wing, each after those that it imports; cyclic imports raise."""
     own = [m for m in MODULES if wing_of(m) == wing and m != wing]
     graph = {m: sorted(n for n in imported(MODULES[m]) if n in own) for m in sorted(own)}
     return [m.removeprefix(f"{wing}.") for m in TopologicalSorter(graph).static_order()]

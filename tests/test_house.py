@@ -1,4 +1,4 @@
-"""The picture of the wings is the one that the sources give."""
+"""Tests that docs/house.svg shows the wings and imports of the sources."""
 
 import importlib.util
 
@@ -6,6 +6,7 @@ from conftest import ROOT
 
 
 def drawing():
+    """Import docs/draw_house.py."""
     spec = importlib.util.spec_from_file_location("draw_house", ROOT / "docs" / "draw_house.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PAGE = 4096  # bytes; enough for every disk in use
+PAGE = 4096  # bytes; direct writes to all common disks need no more
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """A new array that begins at a page: a cache line for loads, what direct writes ask for."""
+    """Return a new array that begins at a page, as whole cache lines and direct writes require."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + PAGE, np.uint8)
     start = -raw.ctypes.data % PAGE

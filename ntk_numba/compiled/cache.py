@@ -1,4 +1,7 @@
-"""Numba's cache on disk, valid for one state of all sources of the package."""
+"""Numba's cache on disk, valid for one state of all sources of the package.
+
+`compiled.policy` and `compiled.loops` call `keep_on_disk` for the functions that they compile.
+"""
 
 import contextlib
 import glob
@@ -15,12 +18,12 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
-ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code, of one version of Python
+ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
 
 
 PACKAGE = Path(__file__).parent.parent
-# Wings whose files neither compile anything nor have constants that compiled code reads, so that an
-# edit of them compiles nothing again. A wing that is not in this list counts.
+# The folders whose files neither compile anything nor have constants that compiled code reads.
+# Editing these files leaves the cache valid; files of all other folders enter the digest.
 NOT_COMPILED = frozenset(
     {
         "cli", "cluster", "compute", "gramfile", "inputs", "plots", "predict", "theory",
@@ -31,7 +34,7 @@ NOT_COMPILED = frozenset(
 
 @cache
 def source_digest(package: Path = PACKAGE) -> str:
-    """Return the SHA-256 of all sources that may end up in compiled code, and of their names."""
+    """Return the SHA-256 of the names and contents of all sources that may affect compiled code."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
@@ -42,21 +45,22 @@ def source_digest(package: Path = PACKAGE) -> str:
 
 
 class PackageCache(FunctionCache):
-    """Numba's cache on disk, valid for one state of all our compiled sources.
+    """Numba's cache on disk, valid for one state of all compiled sources of the package.
 
-    Numba itself looks only at the file of the compiled function. A corrected formula in another
-    file would go unnoticed, and the old one would go on being used.
+    Numba itself checks only the file of the compiled function. If a formula in another file were
+    corrected, the cached code with the old formula would still be used.
 
     Notes
     -----
-    The methods here are hooks that Numba does not promise to keep. Whatever goes wrong in them, as
-    when a folder cannot be written or when another Numba calls them differently, costs the time to
-    compile and stops nothing.
+    These methods are hooks that Numba does not promise to keep. If one of them fails, for example
+    because the folder cannot be written or because another version of Numba calls it differently,
+    the function is compiled again and the job continues.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        # now, and not when something is compiled: by then another version may be installed
+        # The digest is computed now, since another version may be installed before the first
+        # compilation.
         self._state, self._function = source_digest(), _identity(function)
         name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
         self._cache_file: Any = _Entries(Path(self.cache_path), name, self._state)
@@ -75,16 +79,16 @@ class PackageCache(FunctionCache):
 
 
 def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
-    """Let a dispatcher or `CFunc` of a function keep its code on disk, if there is a folder."""
+    """Make a dispatcher or `CFunc` of a function keep its code on disk, if possible."""
     with contextlib.suppress(Exception):
         compiler._cache = PackageCache(function)
 
 
 def _identity(function: Callable[..., Any]) -> Any:
-    """Return what tells a function from others of the same sources, in any process.
+    """Return a key of a function that is unique among the same sources and equal in all processes.
 
-    A jitted function in a closure is told by its name: pickled, it has another number in each
-    process, so that no process would find the code that another one kept.
+    A jitted function in a closure is identified by its name, since its pickle contains a number
+    that differs between processes, and no process would find code that another has kept.
     """
     code, cells = function.__code__, function.__closure__ or ()
     closure = [cell.cell_contents for cell in cells]
@@ -101,30 +105,31 @@ def _identity(function: Callable[..., Any]) -> Any:
 
 
 class _Entries:
-    """What is kept of one function: a file for each key, named by it, whole or not at all.
+    """The cached code of one function: a file for each key, which is written whole or not at all.
 
     Numba numbers its files, in an index. Two processes that compile for two dtypes, or on two kinds
-    of processors that share a home, may take the same number at the same time: from then on the
-    index leads one of them to the other's code. Here no two keys share a file, and there is no
-    index. A file begins with the SHA-256 of the rest, since a crash may leave it cut.
+    of processors that share a home directory, may take the same number at the same time. From then
+    on the index leads one of them to the code of the other. Here no two keys share a file, and
+    there is no index. A file begins with the SHA-256 of its content, since a crash may leave it
+    truncated.
 
     Parameters
     ----------
-    folder : where they are
-    name : the function's
-    state : of our sources; when one of this state is kept, those of others go
+    folder : the folder of the files
+    name : the name of the function
+    state : the digest of the sources; saving a file removes those of other states
     """
 
     def __init__(self, folder: Path, name: str, state: str) -> None:
         self._folder, self._name, self._state = folder, name, state[:16]
 
     def _path(self, key: Any) -> Path:
-        """The file of a key: signature, processor, bytecode, sources; and of this Numba."""
+        """Return the file of a key (signature, processor, bytecode, sources) and this Numba."""
         digest = hashlib.sha256(repr((key, numba.__version__)).encode()).hexdigest()[:32]
         return self._folder / f"{self._name}-{self._state}-{digest}{ENDING}"
 
     def load(self, key: Any, *_: Any, **__: Any) -> Any:
-        """What was saved with the key; None if that is nothing, or damaged."""
+        """Return the code that was saved with the key; None if there is none or it is damaged."""
         try:
             content = self._path(key).read_bytes()
         except OSError:
@@ -135,7 +140,7 @@ class _Entries:
         return data if found == key else None
 
     def save(self, key: Any, data: Any, *_: Any, **__: Any) -> None:
-        """Keep compiled code, in place of what has the same key."""
+        """Save compiled code; it replaces the code that was saved with the same key."""
         content = dumps((key, data))
         path = self._path(key)
         new = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -144,7 +149,7 @@ class _Entries:
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
-        mine = f"{self._name}-{self._state}-"
+        current = f"{self._name}-{self._state}-"
         for old in self._folder.glob(f"{glob.escape(self._name)}-*{ENDING}*"):
-            if not old.name.startswith(mine):
+            if not old.name.startswith(current):
                 old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Operations that Numba does not offer, written in LLVM's terms."""
+"""Operations that Numba does not offer, as intrinsics that write LLVM code."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 
-def as_arrays(context: Any, builder: ir.IRBuilder, kinds: Any, values: Any) -> list[Any]:
-    """Return values of these types in code being generated, arrays with their fields."""
+def as_arrays(context: Any, builder: ir.IRBuilder, value_types: Any, values: Any) -> list[Any]:
+    """Return values of code being generated, with arrays as structures that have fields."""
     return [
         context.make_array(t)(context, builder, v) if isinstance(t, types.Array) else v
-        for t, v in zip(kinds, values, strict=True)
+        for t, v in zip(value_types, values, strict=True)
     ]
 
 
 def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
-    """Return the arguments of an intrinsic, arrays with their fields."""
+    """Return the arguments of an intrinsic, with arrays as structures that have fields."""
     return as_arrays(context, builder, signature.args, args)
 
 
 def _fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a·b + c with one rounding, the same on every machine (``llvm.fma``, which vectorises)."""
+    """Return a·b + c with one rounding, the same on all machines (``llvm.fma`` vectorises)."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         return builder.fma(*args)
@@ -35,7 +35,7 @@ fma: Any = intrinsic(_fma)
 
 
 def _take_number(typingctx: Any, counter: Any) -> Any:
-    """counter[0] before it is raised by one, for one thread alone: whose turn it is."""
+    """Increase counter[0] by one atomically, and return its value before."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         first = context.make_array(signature.args[0])(context, builder, args[0]).data
@@ -48,7 +48,10 @@ take_number: Any = intrinsic(_take_number)
 
 
 def _extreme(comparison: str) -> Any:
-    """Of a and b the smaller or the larger; they may not be NaN, so that a loop vectorises."""
+    """Make an intrinsic that returns the smaller or the larger of two numbers.
+
+    They may not be NaN, so that a loop vectorises.
+    """
 
     def extreme(typingctx: Any, a: Any, b: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
@@ -68,10 +71,13 @@ larger: Any = _extreme(">")
 
 
 def polynomial(coefficients: tuple[float, ...], chains: int = 1) -> Any:
-    """Horner's rule in the dtype of the argument, highest power first, written out in full.
+    """Make an intrinsic that evaluates a polynomial by Horner's rule, in the dtype of its argument.
 
-    A loop over the coefficients would do the same, but LLVM leaves a long one rolled, and then does
-    not vectorise the loop around it. By several chains, see `_horner`.
+    The operations are written out one by one. A loop over the coefficients would give the same, but
+    LLVM does not unroll a long one, and then does not vectorise the loop around it.
+
+    coefficients : highest power first
+    chains : see `_horner`
     """
 
     @intrinsic
@@ -88,9 +94,11 @@ def polynomial(coefficients: tuple[float, ...], chains: int = 1) -> Any:
 
 
 def sample_polynomial(double: int, single: int, chains: int) -> Any:
-    """As `polynomial`, with samples' coefficients: that of x^m is coefficients[first + m, j].
+    """Make an intrinsic as `polynomial` does, whose coefficients are those of a sample.
 
-    double, single : the number of terms in float64 and in float32
+    The coefficient of x^m is coefficients[first + m, j].
+
+    double, single : the numbers of terms in float64 and in float32
     """
 
     @intrinsic
@@ -113,10 +121,10 @@ def sample_polynomial(double: int, single: int, chains: int) -> Any:
 def _horner(
     builder: ir.IRBuilder, x: ir.Value, coefficients: list[ir.Value], chains: int
 ) -> ir.Value:
-    """Σ c_m x^m by Horner's rule in x^chains, of so many parts.
+    """Return Σ c_m x^m by Horner's rule in x^chains, for each of `chains` parts of the sum.
 
-    One chain is a sequence of operations that wait for one another; in a long one, a processor
-    waits, as it cannot look far enough ahead to work at other columns meanwhile.
+    Each operation of a chain waits for the one before it. In a long chain the processor waits too,
+    since it cannot look far enough ahead to work on other columns meanwhile.
     """
     power = x
     for _ in range(chains - 1):
@@ -135,11 +143,14 @@ def _horner(
 
 
 def stack_array(rows: int, columns: int) -> Any:
-    """Working memory of a function that cannot allocate: an array of the dtype of its argument."""
+    """Make an intrinsic that returns an array on the stack, for functions that cannot allocate.
+
+    The dtype of the array is that of the argument of the intrinsic.
+    """
 
     @intrinsic
     def on_stack(typingctx: Any, like: Any) -> Any:
-        kind = types.Array(like, 2, "C")
+        array_type = types.Array(like, 2, "C")
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             number, size = args[0].type, context.get_abi_sizeof(args[0].type)
@@ -147,7 +158,7 @@ def stack_array(rows: int, columns: int) -> Any:
                 builder, number, size=context.get_constant(types.intp, rows * columns)
             )
             data.align = 64
-            array = context.make_array(kind)(context, builder)
+            array = context.make_array(array_type)(context, builder)
             index = context.get_constant
             populate_array(
                 array, data, [index(types.intp, n) for n in (rows, columns)],
@@ -156,19 +167,21 @@ def stack_array(rows: int, columns: int) -> Any:
             )  # fmt: skip
             return array._getvalue()
 
-        return kind(like), codegen
+        return array_type(like), codegen
 
     return on_stack
 
 
 def _wide_vectors(typingctx: Any) -> Any:
-    """The loops of this function are to use the widest vectors that there are.
+    """Let the loops of the calling function use the widest vectors of the processor.
 
-    LLVM keeps to 256 bits on processors whose first ones with 512 slowed down when they were used.
+    By default LLVM uses 256 bits at most on some processors with AVX-512, since early ones lowered
+    their clock rate for 512.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        # llvmlite knows attributes without values only
+        # llvmlite checks names against a list that has no attributes with values, so it is
+        # bypassed.
         set.add(builder.function.attributes, '"prefer-vector-width"="512"')
         return context.get_dummy_value()
 
@@ -179,8 +192,11 @@ wide_vectors: Any = intrinsic(_wide_vectors)
 
 
 def divided_differences(coefficients: tuple[float, ...]) -> Any:
-    """p(x) of a polynomial, highest power first, and its divided differences (p(x) − p(y))/(x − y)
-    with two y, which may be x.
+    """Make an intrinsic that returns p(x) of a polynomial and two of its divided differences.
+
+    These are (p(x) − p(y))/(x − y) for two numbers y, which may equal x.
+
+    coefficients : highest power first
     """
 
     @intrinsic

@@ -1,4 +1,4 @@
-"""A loop over a row of a tile that is compiled by itself and called by its address."""
+"""Loops over a row of a tile that are compiled separately and called by their addresses."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ carray: Any = numba.carray  # type: ignore[attr-defined]
 def compile_by_address(
     function: Callable[..., None], signature: tuple[Any, Any], **options: Any
 ) -> Any:
-    """Compile a function for a signature; its `address` is that of the machine code."""
+    """Compile a function for a signature; `address` of the result is that of the machine code."""
     compiled: Any = CFunc(function, signature, {}, {"error_model": "numpy", **options})
     keep_on_disk(compiled, function)
     compiled.compile()
@@ -29,10 +29,10 @@ def compile_by_address(
 
 
 class Angles(NamedTuple):
-    """A row of pairs as a `DualLoop` sees it: arrays (n,) of one dtype.
+    """The angles of a row of pairs, before and behind an activation: arrays (n,) of one dtype.
 
-    z, w : sin² and cos² of half the angle
-    zk, wk, rate : what the loop fills in
+    z, w : sin²(θ/2) and cos²(θ/2)
+    zk, wk, rate : z_K, w_K and the rate, which a `DualLoop` fills in
     """
 
     z: Any
@@ -43,10 +43,10 @@ class Angles(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of the samples of a row of pairs: of sample i, and of samples j, j + 1, …
+    """The coefficients of the samples of a row of pairs: of sample i, and of samples j, j + 1, ….
 
     rows, columns : (coefficients, samples)
-    first : the row of both from which on the loop's own coefficients stand
+    first : the first row of both that belongs to the loop
     """
 
     rows: Any
@@ -57,15 +57,15 @@ class Coefficients(NamedTuple):
 
 
 class DualLoop:
-    """A loop over a row of pairs, compiled by itself on first use and called by its address.
+    """A loop over a row of pairs, compiled separately on first use and called by its address.
 
-    The address is data to whoever calls it, so that nothing else is compiled for another loop.
+    The address is data for the calling code, so that this is not compiled again for another loop.
 
     Parameters
     ----------
     function : (angles, row, columns, parameters) → None
-        Fills the last three arrays of `Angles`. row[:, 0] are the coefficients of the row's sample,
-        columns[:, :n] those of the others, from the loop's own first one on; parameters is (·,).
+        Fills the last three arrays of `Angles`. row[:, 0] are the loop's coefficients of sample i,
+        columns[:, :n] those of samples j, j + 1, …; parameters is (·,).
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -75,7 +75,8 @@ class DualLoop:
     def address(self, dtype: np.dtype) -> int:
         """Return the address of the machine code for a dtype."""
         if dtype not in self._compiled:
-            inner, many = njit(self._function), 1 << 20  # the shapes are never looked at
+            # `many` stands for lengths that are never read.
+            inner, many = njit(self._function), 1 << 20
 
             def loop(
                 z: Any, w: Any, zk: Any, wk: Any, rate: Any, n: int,
@@ -110,17 +111,18 @@ def _call_loop(
         rows, i, columns, j, first = unpacked(2)
         (numbers,) = as_arrays(context, builder, [parameters], [args[3]])
 
-        def own(of: Any, sample: ir.Value) -> tuple[ir.Value, ir.Value]:
-            stride = cgutils.unpack_tuple(builder, of.shape)[1]
+        def first_of(coefficients: Any, sample: ir.Value) -> tuple[ir.Value, ir.Value]:
+            stride = cgutils.unpack_tuple(builder, coefficients.shape)[1]
             at = builder.add(builder.mul(first, stride), sample)
-            return builder.gep(of.data, [at]), stride
+            return builder.gep(coefficients.data, [at]), stride
 
         n = cgutils.unpack_tuple(builder, five[0].shape)[0]
         passed = [
-            *(array.data for array in five), n, *own(rows, i), *own(columns, j), numbers.data
+            *(array.data for array in five), n, *first_of(rows, i), *first_of(columns, j),
+            numbers.data,
         ]  # fmt: skip
-        kind = ir.FunctionType(ir.VoidType(), [p.type for p in passed])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), passed)
+        function = ir.FunctionType(ir.VoidType(), [p.type for p in passed])
+        builder.call(builder.inttoptr(args[0], function.as_pointer()), passed)
         return context.get_dummy_value()
 
     return types.void(types.intp, angles, coefficients, parameters), codegen

@@ -1,8 +1,8 @@
-"""Parallel loops whose body is compiled by itself and called by its address.
+"""Parallel loops whose body is compiled separately and called by its address.
 
-Numba's own loop optimises its body five times: as a function, as the body of the loop, in two
-wrappers of that, and in the caller. Here the loop knows of its body and the arguments nothing but
-two addresses. It is compiled once, for all bodies and dtypes, and a body once for each dtype.
+Numba's own parallel loop optimises its body five times: as a function, as the body of the loop, in
+two wrappers of it, and in the caller. The loop here receives two addresses, of its body and of the
+arguments. It is compiled once for all bodies and dtypes, and a body once for each dtype.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from ntk_numba.compiled.policy import kernel
 
 
 class ParallelLoop:
-    """A body of a parallel loop, compiled by itself for each type of its arguments.
+    """A parallel loop, whose body is compiled separately for each type of its arguments.
 
     Parameters
     ----------
     body : (pointer, thread, k) → None
-        Called once for each k = 0 … count − 1, with the number of the thread that does so. It gets
-        what it works on from `arguments_at(pointer)`, and allocates nothing.
+        The body, which is called once for each k = 0 … count − 1 with the number of the calling
+        thread. It gets its arguments from `arguments_at(pointer)`, and it must not allocate.
     """
 
     def __init__(self, body: Callable[[Any, int, int], None]) -> None:
@@ -47,20 +47,21 @@ class ParallelLoop:
         _in_parallel(address, flat.ctypes.data, counter, count, numba.get_num_threads())
 
     def _address(self, form: Any, arguments: tuple[Any, ...]) -> int:
-        """The machine code for arguments of a form, compiled when it is first needed."""
+        """Return the address of the machine code for arguments of a form; compile it if needed."""
         if form not in self._addresses:
-            kind = numba.typeof(arguments)
-            if kind not in self._compiled:
-                signature = (types.CPointer(kind), types.int64, types.int64), types.void
-                self._compiled[kind] = compile_by_address(self._body, signature, _nrt=False)
-            self._addresses[form] = int(self._compiled[kind].address)
+            numba_type = numba.typeof(arguments)
+            if numba_type not in self._compiled:
+                signature = (types.CPointer(numba_type), types.int64, types.int64), types.void
+                self._compiled[numba_type] = compile_by_address(self._body, signature, _nrt=False)
+            self._addresses[form] = int(self._compiled[numba_type].address)
         return self._addresses[form]
 
 
 def _flatten(value: Any, words: list[int]) -> Any:
-    """Append the numbers that a value is made of, as `arguments_at` reads them; return its form.
+    """Append the numbers that a value consists of, as `arguments_at` reads them; return its form.
 
-    Values of one form have one type in Numba, which takes several times as long to find.
+    Values of the same form have the same type in Numba. Finding that type takes several times as
+    long as finding the form.
     """
     if isinstance(value, np.ndarray):
         words.append(value.ctypes.data)
@@ -74,7 +75,7 @@ def _flatten(value: Any, words: list[int]) -> Any:
 
 
 def _arguments_at(typingctx: Any, pointer: Any) -> Any:
-    """The arguments of a `ParallelLoop`, from the pointer that its body is given."""
+    """Return the arguments of a `ParallelLoop` from the pointer that its body receives."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         word = ir.IntType(64)
@@ -85,16 +86,18 @@ def _arguments_at(typingctx: Any, pointer: Any) -> Any:
             read += 1
             return builder.load(builder.gep(words, [word(read - 1)]))
 
-        def value(kind: Any) -> ir.Value:
-            if hasattr(kind, "types"):
-                return context.make_tuple(builder, kind, [value(item) for item in kind.types])
-            if not isinstance(kind, types.Array):
-                return builder.trunc(take(), context.get_value_type(kind))
-            array = context.make_array(kind)(context, builder)
-            size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+        def value(numba_type: Any) -> ir.Value:
+            if hasattr(numba_type, "types"):
+                return context.make_tuple(
+                    builder, numba_type, [value(item) for item in numba_type.types]
+                )
+            if not isinstance(numba_type, types.Array):
+                return builder.trunc(take(), context.get_value_type(numba_type))
+            array = context.make_array(numba_type)(context, builder)
+            size = context.get_abi_sizeof(context.get_data_type(numba_type.dtype))
             populate_array(
                 array, builder.inttoptr(take(), array.data.type),
-                [take() for _ in range(kind.ndim)], [take() for _ in range(kind.ndim)],
+                [take() for _ in range(numba_type.ndim)], [take() for _ in range(numba_type.ndim)],
                 context.get_constant(types.intp, size), None,
             )  # fmt: skip
             return array._getvalue()
@@ -113,8 +116,8 @@ def _call_body(typingctx: Any, address: Any, arguments: Any, thread: Any, k: Any
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         address, arguments, thread, k = args
         pointer = builder.inttoptr(arguments, cgutils.voidptr_t)
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, thread.type, k.type])
-        builder.call(builder.inttoptr(address, kind.as_pointer()), [pointer, thread, k])
+        function = ir.FunctionType(ir.VoidType(), [pointer.type, thread.type, k.type])
+        builder.call(builder.inttoptr(address, function.as_pointer()), [pointer, thread, k])
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.int64, types.int64), codegen
@@ -127,13 +130,14 @@ call_body: Any = intrinsic(_call_body)
 def _in_parallel(
     address: int, arguments: int, counter: NDArray[np.int64], count: int, threads: int
 ) -> None:
-    """Call the body at an address for 0 … count − 1; a thread that is done takes the next.
+    """Call the body at an address for 0 … count − 1; a thread that is free takes the next number.
 
-    counter : (1,) zero
+    counter : (1,), zero
     """
-    # Numba's own loop deals tiles out beforehand: 5 to 10 % lost, since they differ in cost
+    # Numba's own loop assigns tiles to threads in advance, which loses 5 to 10 %, since tiles
+    # differ in cost.
     for index in numba.prange(threads):
-        thread = np.int64(index)  # prange's is unsigned
+        thread = np.int64(index)  # the index of prange is unsigned
         k = take_number(counter)
         while k < count:
             call_body(address, arguments, thread, k)

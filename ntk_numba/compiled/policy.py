@@ -1,12 +1,12 @@
-"""How everything in this package is compiled: one policy, stated once.
+"""The options with which all functions of this package are compiled, stated once.
 
 ``error_model="numpy"`` lets a division by zero give inf, as NumPy does; the checks of Python's
 model would keep LLVM from vectorising. No ``fastmath`` by default: the compiler may neither
 reassociate nor contract, so an entry's bits depend neither on where in a vector it stands nor on
 the vector's length.
 
-Functions called from compiled code count no references to arrays: each view would cost two atomic
-operations on a counter that all threads share, 4 to 7 % of a job. They cannot allocate.
+Functions that compiled code calls do not count references to arrays: each view would cost two
+atomic operations on a counter that all threads share, 4 to 7 % of a job. So they cannot allocate.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ njit: Any = partial(numba.njit, nogil=True, error_model="numpy", _nrt=False, for
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function that Python calls: as `njit`, and kept on disk for other processes."""
+    """Compile a function that Python calls, as `njit` does, and keep its code on disk."""
 
     def compile(function: Callable[..., Any]) -> Any:
         dispatcher = njit(_nrt=True, forceinline=False, **options)(function)
@@ -35,11 +35,11 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def per_dtype(name: str, factory: Callable[[type], Callable[..., Any]]) -> Callable[..., Any]:
-    """Make a jitted scalar function of ``factory(real)``, compiled for float32 and float64 alike.
+    """Make a jitted scalar function from ``factory(real)``, for float32 and for float64.
 
     ``real`` is ``np.float32`` or ``np.float64``, the type of the first argument. Numba turns
-    ``x * 0.5`` into float64 whatever x is, so a formula that is to stay in float32 has to write its
-    constants as ``real(0.5)``; this gives it ``real``.
+    ``x * 0.5`` into float64 whatever x is, so a formula that must stay in float32 has to write its
+    constants as ``real(0.5)``.
     """
 
     def scalar(*args: Any) -> Any:

@@ -1,4 +1,7 @@
-"""How long a job will take, from a short calibration on this machine."""
+"""Estimates of how long a job takes, from a short calibration on this machine.
+
+The command line calls `estimate` when only the plan of a job is asked for.
+"""
 
 import os
 import shutil
@@ -21,25 +24,29 @@ PROBE_BYTES = 64 << 20
 
 
 class Estimate(NamedTuple):
-    """Seconds: of computing on all threads, of writing, and of the job, which does both at once."""
+    """Estimated seconds of a job, which computes and writes at the same time.
+
+    compute : seconds of computing on all threads
+    write : seconds of writing
+    """
 
     compute: float
     write: float
 
     @property
     def total(self) -> float:
-        """The slower of the two sets the pace."""
+        """The seconds of the job, which are those of the slower of the two."""
         return max(self.compute, self.write)
 
 
 def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
-    """Time a few tiles of the data itself, and writing some tens of megabytes to `folder`."""
+    """Time the computation of a few tiles of the data, and a write of up to 64 MiB to `folder`."""
     head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile))).check()
     kernel = make_kernel(plan, head)
     samples = kernel.samples(head, 0, head.shape[0])
     tile = min(plan.grid.tile, head.shape[0])
     count = TILES_PER_THREAD * plan.threads
-    # off the diagonal, as nearly all are, with a mirror image
+    # The tiles are off the diagonal, as nearly all are, and have a mirror image.
     column = tile if head.shape[0] == 2 * tile else 0
     nngp, ntk = kernel.outputs(2 * tile * count, tile)
     to = np.array([(2 * k * tile, 0) for k in range(count)])
@@ -57,7 +64,7 @@ def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
 
 
 def _write_speed(folder: Path, size: int) -> float:
-    """Bytes a second, to the disk itself, written as a job's tiles are."""
+    """Return the bytes per second that reach the disk if written as the tiles of a job are."""
     block = aligned((min(size, 1 << 20),), np.uint8)
     block[:] = np.random.default_rng(0).integers(256, size=block.size)
     with tempfile.TemporaryFile(dir=folder) as file:

@@ -1,4 +1,4 @@
-"""Kernels in memory: gram() and diagonal()."""
+"""Kernels in memory: the public functions `gram` and `diagonal`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,17 +31,17 @@ Matrix = NDArray[np.floating]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gram:
-    """The kernels of a data set; a pair that unpacks as ``nngp, ntk = k``.
+    """The two kernels of a data set, as a pair that unpacks as ``nngp, ntk = k``.
 
     Attributes
     ----------
     nngp : array or None
-        Σ⁽ᴸ⁾, the covariance of the Gaussian process (eq. 10-12); None where it was not asked for.
+        Σ⁽ᴸ⁾, the covariance of the Gaussian process (eq. 10-12); None if it was not requested.
     ntk : array or None
-        Θ∞⁽ᴸ⁾, the neural tangent kernel (eq. 18 and 27); None where it was not asked for.
+        Θ∞⁽ᴸ⁾, the neural tangent kernel (eq. 18 and 27); None if it was not requested.
     error : (float, float)
-        Bounds of the errors of Σ and of Θ relative to √(K(x,x)·K(x',x')), beyond rounding; 0 where
-        all activations have closed forms.
+        Bounds of the errors of Σ and of Θ relative to √(K(x,x)·K(x',x')), in addition to rounding;
+        (0, 0) if all activations have closed forms.
     """
 
     nngp: Matrix | None
@@ -81,50 +81,79 @@ def gram(
     threads: int | None = None,
     out: Gram | None = None,
 ) -> Gram:
-    """The exact kernels of an infinitely wide network between all pairs of samples, in memory.
+    """Compute the exact kernels of an infinitely wide network for all pairs of samples.
 
-    Σ⁽¹⁾ = σ_w² x·x'/n0 + β², Σ⁽ˡ⁺¹⁾ = σ_w² E[σ(u)σ(v)] + β² (eq. 10, 12) and
-    Θ⁽¹⁾ = Σ⁽¹⁾, Θ⁽ˡ⁺¹⁾ = σ_w² E[σ'(u)σ'(v)] Θ⁽ˡ⁾ + Σ⁽ˡ⁺¹⁾ (eq. 18, 26), (u, v) ~ N(0, Σ⁽ˡ⁾).
+    The covariance Σ of the Gaussian process (NNGP) and the neural tangent kernel Θ (NTK) are, with
+    (u, v) ~ N(0, Σ⁽ˡ⁾) on the pair x, x',
+
+        Σ⁽¹⁾ = σ_w² x·x'/n0 + β²,    Σ⁽ˡ⁺¹⁾ = σ_w² E[σ(u)σ(v)] + β²                 (eq. 10, 12)
+        Θ⁽¹⁾ = Σ⁽¹⁾,                 Θ⁽ˡ⁺¹⁾ = σ_w² E[σ'(u)σ'(v)] Θ⁽ˡ⁾ + Σ⁽ˡ⁺¹⁾     (eq. 18, 26)
+
+    The result is in memory; `write_gram` writes it to a file.
 
     Parameters
     ----------
     net : MLP
+        The network of depth L.
     X : (N, n0) real array, memory map, h5py dataset or path
-        Bool, integers and float16 are converted to float64. Paths: ``x.npy``, ``x.npz:key``,
-        ``x.h5:dataset``, ``x.csv``; ``:key`` may be left out where the file holds one array.
-    Z : (M, n0), likewise, optional
-        Without it the matrix is that of X with itself, computed once below the diagonal.
+        The samples of the rows. Bool, integers and float16 are converted to float64. A path is
+        ``x.npy``, ``x.npz:key``, ``x.h5:dataset`` or ``x.csv``; ``:key`` may be omitted if the file
+        holds one array.
+    Z : (M, n0), as X, optional
+        The samples of the columns. Without it the matrix is that of X with itself, of which only
+        the half at and below the diagonal is computed.
     kernels : "nngp", "ntk" or both
+        The kernels to compute.
     layers : "last" or "all"
-    dtype : float64 or float32
-        Of the result and of the arithmetic; by default float64 unless the data is float32.
+        The layers to return.
+    dtype : float64 or float32, optional
+        The dtype of the result and of the arithmetic. By default it is float64, unless all data is
+        float32.
     threads : int, optional
-        At most so many; by default all that this process may use. They do not change a bit.
+        The largest number of threads; by default all that this process may use. The result does not
+        depend on it.
     out : Gram, optional
-        C-contiguous arrays of the right shape and dtype to be filled and returned. Those that an
-        earlier call returned are filled some per cent faster than any others, whose rows may begin
-        anywhere in a line of the cache.
+        C-contiguous arrays of the right shape and dtype, which are filled and returned. Arrays that
+        an earlier call has returned are a few per cent faster than others, since their rows begin
+        at lines of the cache.
 
     Returns
     -------
     Gram
-        Of (N, M) arrays; with ``layers="all"`` (L, N, M), entry l − 1 being layer l. Without Z
-        M = N and the arrays are exactly symmetric. Equal samples have exactly equal rows.
+        Two arrays of shape (N, M), or (L, N, M) with ``layers="all"``, where index l − 1 is layer
+        l. Without Z, M = N and the arrays are exactly symmetric. Equal samples have exactly equal
+        rows. An entry has the units of the squared output of the network.
 
     Raises
     ------
-    ValueError, TypeError, OSError
-        Bad arguments, NaN or infinity in the data, samples too large for the dtype, files that
-        cannot be read; the text names the argument, file or row.
+    ValueError
+        If an argument is out of range, the data contains NaN or infinity, or a sample is so large
+        that a kernel overflows in the dtype. The message names the argument, file or row.
+    TypeError
+        If an argument has the wrong type, or the data is not a matrix of real numbers.
+    OSError
+        If a file cannot be read.
 
     Notes
     -----
-    The error of an entry, relative to √(K(x,x)·K(x',x')), is at most 1e-14 in float64 and
-    1e-6·max(1, L/8) in float32, near duplicates and opposite samples included, for functions that
-    are linear but for one kink at 0, as relu, abs and leaky_relu; for other closed forms it is that
-    times the condition that the family's file states, and up to 1e-12 for Θ of a kink behind a
-    smooth layer, 1e-9 behind kinks off 0; for series, `Gram.error` is added.
-    Beside the result, memory is taken for one copy of X and Z and a few tiles per thread.
+    `ntk_numba.accuracy` states the errors of entries relative to √(K(x,x)·K(x',x')). They hold for
+    all pairs, including nearly equal and nearly opposite samples. If an activation is given by a
+    series, `Gram.error` is added. Errors of Θ are larger if a kink follows a smooth layer, up to
+    1e-12 in float64, or kinks off 0, up to 1e-9.
+
+    In addition to the result, the function needs memory for one copy of X and Z and for a few tiles
+    per thread. If these samples do not fit, they are read in bands.
+
+    Examples
+    --------
+    >>> net = ntk_numba.MLP(4, "relu", b_std=0.1)
+    >>> k = ntk_numba.gram(net, [[1.0, 0.0], [0.0, 1.0]])
+    >>> k.nngp.round(4)
+    array([[0.0813, 0.0558],
+           [0.0558, 0.0813]])
+    >>> k.ntk.round(4)
+    array([[0.2825, 0.0927],
+           [0.0927, 0.2825]])
     """
     x, z = open_sources(X, Z)
     plan = make_plan(
@@ -138,11 +167,12 @@ def gram(
     shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile
-    for work in sweep(plan, kernel, x, z):
-        to = np.array(work.indices) * tile
-        tiles = tile_table(work.reads, to, to[:, ::-1]) if z is None else tile_table(work.reads, to)
-        kernel.compute(tiles, work.rows, work.columns, nngp, ntk)
-        del work
+    for batch in sweep(plan, kernel, x, z):
+        to = np.array(batch.indices) * tile
+        mirrors = to[:, ::-1] if z is None else (-1, -1)
+        tiles = tile_table(batch.reads, to, mirrors)
+        kernel.compute(tiles, batch.rows, batch.columns, nngp, ntk)
+        del batch  # so that no more than two bands are in memory
     return replace(arrays, error=plan.fitted.error)
 
 
@@ -154,38 +184,64 @@ def diagonal(
     layers: Layers = "last",
     dtype: DTypeLike | None = None,
 ) -> Gram:
-    """Σ(x,x) and Θ(x,x) of every sample, equal to the diagonal of `gram` bit for bit, in O(N·n0).
+    """Compute Σ(x,x) and Θ(x,x) of all samples, without the matrix.
 
-    Parameters are those of `gram`. Returns a `Gram` of (N,) arrays, (L, N) with ``layers="all"``.
+    The result equals the diagonal of `gram` bit for bit and takes O(N·n0) operations:
+
+        Σ⁽¹⁾ = σ_w² |x|²/n0 + β²,    Σ⁽ˡ⁺¹⁾ = σ_w² E[σ(u)²] + β²                (eq. 10, 12)
+        Θ⁽¹⁾ = Σ⁽¹⁾,                 Θ⁽ˡ⁺¹⁾ = σ_w² E[σ'(u)²] Θ⁽ˡ⁾ + Σ⁽ˡ⁺¹⁾     (eq. 18, 26)
+
+    with u ~ N(0, Σ⁽ˡ⁾(x,x)).
+
+    Parameters
+    ----------
+    net, X, kernels, layers, dtype
+        See `gram`.
+
+    Returns
+    -------
+    Gram
+        Two arrays of shape (N,), or (L, N) with ``layers="all"``. The accuracy is that of `gram`.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        See `gram`.
     """
     x = open_source(X, "X").check()
-    wanted, every = parse_kernels(kernels), parse_layers(layers) == "all"
+    wanted, all_layers = parse_kernels(kernels), parse_layers(layers) == "all"
     real = result_dtype(dtype, x)
     fitted = fit_network(check_network(net), find_largest_norm(net, x, None), x.shape[1])
     kernel = Kernel(
-        fitted, x, kernels=wanted, every=every, dtype=real, tile=1, threads=threads_to_use(None)
+        fitted,
+        x,
+        kernels=wanted,
+        all_layers=all_layers,
+        dtype=real,
+        tile=1,
+        threads=threads_to_use(None),
     )
     parts = [
         kernel.diagonal(kernel.samples(x, start, stop), stop - start) for start, stop in x.blocks()
     ]
     joined = (np.concatenate(p, axis=1)[:, :, 0] for p in zip(*parts, strict=True))
-    sums, thetas = (
-        (d if every else d[0]) if name in wanted else None
+    nngp, ntk = (
+        (d if all_layers else d[0]) if name in wanted else None
         for name, d in zip(KERNELS, joined, strict=True)
     )
-    return Gram(sums, thetas, fitted.error)
+    return Gram(nngp, ntk, fitted.error)
 
 
 def _outputs(
     out: Gram | None, kernels: tuple[KernelName, ...], shape: tuple[int, ...], dtype: np.dtype
 ) -> Gram:
-    """New arrays, or the caller's if they fit."""
+    """Return new arrays, or those of `out` if their shapes and dtypes are right."""
     if out is None:
         nngp, ntk = (aligned(shape, dtype) if name in kernels else None for name in KERNELS)
         return Gram(nngp, ntk)
     if not isinstance(out, Gram):
         raise InvalidTypeError(
-            "out must be an ntk_numba.Gram of arrays, with None for what is not wanted"
+            "out must be an ntk_numba.Gram of arrays, with None for a kernel that is not computed"
         )
     for name, array in zip(KERNELS, out, strict=True):
         if name not in kernels:

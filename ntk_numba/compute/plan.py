@@ -1,4 +1,4 @@
-"""What a job takes, before it starts: tiles, bands, bytes of memory and of disk."""
+"""The plan of a job, made before it starts: tiles, bands, bytes of memory and of disk."""
 
 import math
 from dataclasses import dataclass
@@ -25,28 +25,28 @@ from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
 from ntk_numba.inputs.source import (
     BLOCK_BYTES,
-    EVENLY_LEAST,
+    CENTRE_MIN_ROWS,
     Source,
     result_dtype,
 )
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 
-# Python, Numba and LLVM: 250 to 335 MiB resident, the most while compiling
+# Python, Numba and LLVM take 250 to 335 MiB of resident memory, most of it while compiling.
 INTERPRETER = 320 << 20
-BATCH_BYTES = 64 << 20  # of finished tiles on their way to the disk
+BATCH_BYTES = 64 << 20  # of finished tiles that wait to be written
 BATCHES = 2  # one is computed while the other is written
-# Seconds of computing after which a job sees that it is to stop, whatever its features and layers
+# Seconds of computing between two checks whether the job should stop, for any features and layers.
 BATCH_SECONDS = 1.0
-# Nanoseconds of an entry on one core: for each feature, each layer, and itself, twice what
-# `bench growth` shows
+# Nanoseconds that an entry takes on one core: for each feature, for each layer, and in addition.
+# They are twice those that `bench growth` shows.
 ENTRY = 0.05, 1.2, 3.0
-IN_MEMORY_BATCH = 128  # tiles a thread between two chances to be interrupted
+IN_MEMORY_BATCH = 128  # tiles per thread between two checks whether to stop
 
 
 @dataclass(frozen=True)
 class Plan(Output):
-    """A job, fully determined except for what its rows hold.
+    """A job, fully determined except for the contents of its rows.
 
     Attributes
     ----------
@@ -54,12 +54,17 @@ class Plan(Output):
     fitted : the network, fitted to the data
     features : n0
     threads : int
-    memory : bytes that the job may take
-    band : tile rows that are held in memory at a time, of rows and of columns
-    batch : tiles computed at a time
-    working : bytes that it will take, Python and libraries aside
+    memory : int
+        The largest number of bytes of the job.
+    band : int
+        The number of tile rows, and of tile columns, whose samples are in memory at a time.
+    batch : int
+        The number of tiles computed at a time.
+    working : int
+        The bytes that the job takes, without Python and its libraries.
     largest_norm : float or None
-        Of all rows of X and Z, as measured or told; None where no activation depends on it.
+        The largest norm of all rows of X and Z, computed or given by the caller; None if no
+        activation depends on it.
     """
 
     net: MLP
@@ -79,13 +84,13 @@ class Plan(Output):
 
     @property
     def pairs(self) -> int:
-        """Entries that are computed, per kernel and layer; of a part, about."""
+        """The number of entries computed per kernel and layer; approximate for a part."""
         n, m = self.grid.rows, self.grid.columns
         pairs = n * (n + 1) // 2 if self.grid.symmetric else n * m
         return pairs * self.count // self.grid.count
 
     def describe(self) -> dict[str, str]:
-        """Say for people what is computed and what that takes."""
+        """Describe for people what is computed and how much memory it takes."""
         grid, band = self.grid, self.band * self.grid.tile
         whole = band >= max(grid.rows, grid.columns)
         where = "all at once" if whole else f"two bands of {band:,}"
@@ -100,7 +105,7 @@ class Plan(Output):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """For people and scripts, sizes in bytes."""
+        """Return the plan as a dictionary for scripts, with sizes in bytes."""
         return {
             "rows": self.grid.rows,
             "columns": self.grid.columns,
@@ -124,23 +129,24 @@ class Plan(Output):
 
 
 def find_largest_norm(
-    net: MLP, x: Source, z: Source | None, told: float | None = None, *, digest: bool = False
+    net: MLP, x: Source, z: Source | None, given: float | None = None, *, digest: bool = False
 ) -> float | None:
-    """Return the largest norm of all rows, if an activation depends on it; else None.
+    """Return the largest norm of all rows if an activation depends on it, else None.
 
     Parameters
     ----------
-    told : float, optional
-        What the caller knows it to be. Without it all rows are read.
+    given : float, optional
+        The largest norm, if the caller knows it. Without it all rows are read.
     digest : bool
-        Whether a digest of the rows is wanted afterwards, so that it is made on the way.
+        Whether the caller needs a digest of the rows later, which is then computed in the same
+        pass.
     """
-    if told:
-        told = number_between("largest_norm", told, 0, math.inf)
+    if given:
+        given = number_between("largest_norm", given, 0, math.inf)
     if not needs_largest_norm(net):
         return None
-    if told is not None:
-        return told
+    if given is not None:
+        return given
     return max(s.survey(digest=digest).largest_norm for s in (x, z) if s is not None)
 
 
@@ -162,19 +168,21 @@ def make_plan(
 
     Parameters
     ----------
-    part : of the tiles, to be stored one after another
-    memory : bytes or "2GiB"
-        The job's bands, buffers and scratch stay below it, and so does the whole process as long as
-        it is at least twice what Python and the libraries take (about 320 MiB). By default a
-        quarter of what the process may use.
+    part : Part, optional
+        The part of the tiles to compute, which are stored one after another.
+    memory : int or str such as "2GiB", optional
+        A limit for the bands, buffers and scratch memory of the job. The whole process stays below
+        it too if it is at least twice the memory of Python and the libraries (about 320 MiB). The
+        default is a quarter of the memory that the process may use.
     in_memory : bool
-        The result goes into arrays that the caller has: it takes no buffers and is not counted.
+        Whether the result is written to arrays of the caller. It then takes no buffers and is not
+        counted.
     largest_norm : see `find_largest_norm`
 
     Raises
     ------
     ValueError
-        Data of different widths, or a job that cannot be done in that memory.
+        If X and Z have different numbers of features, or the memory is too small for the job.
     """
     check_network(net)
     if z is not None and z.shape[1] != x.shape[1]:
@@ -192,17 +200,17 @@ def make_plan(
     grid = Grid(n, m, z is None, tile)
     storage = Storage(grid, part)
 
-    # of a sample: panel, spread and norm, std, weight and bias of every layer, traits
+    # bytes of a sample: panel, std, weight and bias of each layer, coefficients; spread and norm
     largest_norm = find_largest_norm(net, x, z, largest_norm, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
     row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
-    # of a thread: `tile.Scratch`
+    # bytes of the `tile.Scratch` of all threads
     scratch = count * (
         STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
     )
-    reading = 3 * max(BLOCK_BYTES, EVENLY_LEAST * features * 8)
+    reading = 3 * max(BLOCK_BYTES, CENTRE_MIN_ROWS * features * 8)
     held = x.held + (z.held if z else 0)
-    # in extended precision, and as an activation makes them
+    # in extended precision, including the temporary arrays of the activations
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * storage.images
@@ -210,21 +218,22 @@ def make_plan(
     if in_memory:
         batch, buffers = IN_MEMORY_BATCH * count, 0
     else:
-        # a quarter of it for tiles on their way, or what else it takes to keep all threads busy
+        # A quarter of the memory is for tiles that wait to be written, or more if all threads need
+        # it.
         room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
         feature, layer, itself = ENTRY
         seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
-        soon = max(count, int(count * BATCH_SECONDS / seconds))
-        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), storage.count, soon)
+        stoppable = max(count, int(count * BATCH_SECONDS / seconds))
+        wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), storage.count, stoppable)
         batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
         buffers = BATCHES * batch * slot
-    # all samples at once if they fit, else two bands at a time
-    left = budget - fixed - buffers
+    # All samples are in memory if they fit, else two bands at a time.
+    available = budget - fixed - buffers
     whole = max(
         len(piece.rows) + (0 if z is None and piece.rows == piece.columns else len(piece.columns))
         for piece in grid.pieces(part)
     )
-    held_rows = whole if left >= whole * tile * row else 2 * (left // (2 * tile * row))
+    held_rows = whole if available >= whole * tile * row else 2 * (available // (2 * tile * row))
     if held_rows < min(2, whole):
         least = fixed + buffers + 2 * tile * row
         raise InvalidValueError(

@@ -1,4 +1,7 @@
-"""Kernels to disk: tiles are computed in one buffer while those of the other are written."""
+"""Kernels written to disk: tiles are computed in one buffer while those in another are written.
+
+`write_gram` and `repair` call these functions.
+"""
 
 import json
 from collections import deque
@@ -23,20 +26,21 @@ from ntk_numba.grid import Grid, Part
 from ntk_numba.inputs.source import Source
 from ntk_numba.inputs.survey import Survey
 
-# Threads that wait for the disk, so that it has several tiles in hand: file systems across a
-# network need that, and it is twice as fast on a local disk where tiles are small
+# The number of threads that write, so that several tiles are on their way to the disk at once.
+# Network file systems need that, and it is twice as fast on a local disk if tiles are small.
 WRITERS = 4
-# Batches that may be written and not yet durable: to wait for each took 10 % where the disk is busy
+# The number of batches that may be written and not yet durable. Waiting for each of them took 10 %
+# of the time on a busy disk.
 COMMITS = 4
 
 
 def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
-    """Return what the file of a plan holds. Reads all of the rows that it is made of.
+    """Return the contents of the file of a plan; this reads all rows that the plan needs.
 
     Raises
     ------
     ValueError
-        A row with NaN or infinity, or a larger norm than the plan was told.
+        If a row contains NaN or infinity, or has a norm above the `largest_norm` of the plan.
     """
     of_x, of_z = surveys_of(plan.grid, plan.part, x, z)
     for source, survey in ((x, of_x), (z, of_z)):
@@ -59,11 +63,11 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
 def surveys_of(
     grid: Grid, part: Part | None, x: Source, z: Source | None
 ) -> tuple[Survey, Survey | None]:
-    """Return what there is to know of the rows of X, and of Z, that a part reads."""
+    """Survey the rows of X and of Z that a part reads, with digests; None without Z."""
     pieces, tile = grid.pieces(part), grid.tile
     rows, columns = (
-        [range(side.start * tile, min(side.stop * tile, length)) for side in sides]
-        for sides, length in (
+        [range(band.start * tile, min(band.stop * tile, length)) for band in bands]
+        for bands, length in (
             ([piece.rows for piece in pieces], grid.rows),
             ([piece.columns for piece in pieces], grid.columns),
         )
@@ -74,8 +78,8 @@ def surveys_of(
 
 
 def _refuse_larger(source: Source, survey: Survey, largest_norm: float | None) -> None:
-    """Refuse rows that the activations are not fitted to."""
-    # a sum in another order, as other processors have it, is no other norm
+    """Raise an error if a row is longer than the largest norm that activations are fitted to."""
+    # Other processors may sum in another order, so norms may differ in the last bits.
     if largest_norm is not None and survey.largest_norm > largest_norm * (1 + SAME_NORM):
         raise InvalidValueError(
             f"{source.name}: row {survey.longest_row} has norm {survey.largest_norm!r}, more than "
@@ -85,12 +89,12 @@ def _refuse_larger(source: Source, survey: Survey, largest_norm: float | None) -
 
 
 def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
-    """The kernel of a plan, compiled and tried on the longest samples.
+    """Return the compiled kernel of a plan, after a test on the longest samples.
 
     Raises
     ------
     ValueError
-        A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
+        If Σ(x,x) or Θ(x,x) of a sample is too large for the dtype.
     """
     kernel = make_kernel(plan, x)
     for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
@@ -110,10 +114,11 @@ def stream_tiles(
     done: NDArray[np.bool_] | None = None,
     progress: bool = False,
 ) -> None:
-    """Compute the tiles of a plan that are not done, and write them meanwhile."""
+    """Compute the tiles of a plan that are not done, and write them at the same time."""
     grid = plan.grid
     height, width = grid.chunk
-    # slots of one tile each below one another, two to a tile where there is a mirror image
+    # A buffer holds slots of one tile below each other: two for each tile if the file stores mirror
+    # images, else one.
     slots = plan.storage.images
     buffers = [kernel.outputs(plan.batch * slots * height, width) for _ in range(BATCHES)]
 
@@ -139,32 +144,33 @@ def stream_tiles(
         committing: deque[Future[None]] = deque()
         turn = 0
         try:
-            for work in sweep(plan, kernel, x, z, done):  # not enumerate: it would keep the last
+            # enumerate would keep a reference to the last batch
+            for batch in sweep(plan, kernel, x, z, done):
                 stopping.check()
                 for task in writing[turn]:
                     task.result()
                 if len(committing) == COMMITS:
                     committing.popleft().result()
-                to = [(k * slots * height, 0) for k in range(len(work.indices))]
+                to = [(k * slots * height, 0) for k in range(len(batch.indices))]
                 mirrors = [
                     (row if i == j else row + height, 0)
                     if grid.symmetric and (slots == 2 or i == j)
                     else (-1, -1)
-                    for (row, _), (i, j) in zip(to, work.indices, strict=True)
+                    for (row, _), (i, j) in zip(to, batch.indices, strict=True)
                 ]
-                tiles = tile_table(work.reads, to, mirrors)
-                kernel.compute(tiles, work.rows, work.columns, *buffers[turn])
+                tiles = tile_table(batch.reads, to, mirrors)
+                kernel.compute(tiles, batch.rows, batch.columns, *buffers[turn])
                 writing[turn] = [
                     pool.submit(write, k, i, j, buffers[turn])
-                    for k, (i, j) in enumerate(work.indices)
+                    for k, (i, j) in enumerate(batch.indices)
                 ]
                 committing.append(pool.submit(writer.commit))
                 turn = (turn + 1) % BATCHES
-                bar.update(len(work.indices))
-                del work
+                bar.update(len(batch.indices))
+                del batch  # so that no more than two bands are in memory
             for task in chain(*writing, committing):
                 task.result()
         except BaseException:
             for task in chain(*writing, committing):
-                task.cancel()  # what is not yet being written is dropped, to leave soon
+                task.cancel()  # writes that have not begun are dropped, to stop soon
             raise

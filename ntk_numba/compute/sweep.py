@@ -1,4 +1,7 @@
-"""The order of a job: bands of samples are read, and all tiles between two of them computed."""
+"""The order of a job: bands of samples are read, and all tiles between two of them are computed.
+
+`gram` and `compute.stream` iterate over `sweep`.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -13,11 +16,12 @@ from ntk_numba.engine.samples import Samples
 from ntk_numba.inputs.source import Source
 
 
-class Work(NamedTuple):
-    """Some tiles whose samples are in memory.
+class Batch(NamedTuple):
+    """A batch of tiles whose samples are in memory.
 
-    indices : the tiles' (i, j) in the grid
-    reads : where they read, as `tile_table` takes it; where they write is for the caller to say
+    indices : the (i, j) of the tiles in the grid
+    reads : the samples that the tiles read, see `tile_table`
+    rows, columns : the bands of samples that `reads` refers to
     """
 
     indices: list[tuple[int, int]]
@@ -27,12 +31,12 @@ class Work(NamedTuple):
 
 
 def make_kernel(plan: Plan, x: Source) -> Kernel:
-    """The compiled kernel of a plan."""
+    """Return the compiled kernel of a plan."""
     return Kernel(
         plan.fitted,
         x,
         kernels=plan.kernels,
-        every=plan.all_layers,
+        all_layers=plan.all_layers,
         dtype=plan.dtype,
         tile=plan.grid.tile,
         threads=plan.threads,
@@ -45,21 +49,22 @@ def sweep(
     x: Source,
     z: Source | None,
     done: NDArray[np.bool_] | None = None,
-) -> Iterator[Work]:
-    """The tiles of a plan, `plan.batch` at a time: bands of rows, for each the bands of columns.
+) -> Iterator[Batch]:
+    """Yield the tiles of a plan, at most `plan.batch` at a time.
 
-    Two bands are in memory at most, if the caller lets go of each `Work` before it asks for more.
+    The outer loop is over bands of rows, the inner one over bands of columns. At most two bands are
+    in memory, if the caller deletes each `Batch` before it asks for the next one.
 
     Parameters
     ----------
-    done : (tiles down, tiles across), those to leave out; of their samples no more are read than
-        the others need.
+    done : (tiles down, tiles across), optional
+        True for tiles to skip. Bands that only these tiles need are not read.
     """
     grid, tile = plan.grid, plan.grid.tile
 
     def load(source: Source, band: range, length: int) -> Samples:
         samples = kernel.samples(source, band.start * tile, min(band.stop * tile, length))
-        source.refuse_changed()  # before any tile is made of it
+        source.refuse_changed()  # before any tile is computed from it
         return samples
 
     todo = grid.mask(plan.part)
@@ -72,27 +77,27 @@ def sweep(
             rows: Samples | None = None
             for across in grid.bands(piece.columns, plan.band):
                 tiles = (t for t in grid.tiles(down, across) if todo[t])
-                some = list(islice(tiles, plan.batch))
-                if not some:
-                    continue  # above the diagonal, another part's, or done
+                indices = list(islice(tiles, plan.batch))
+                if not indices:
+                    continue  # all are above the diagonal, of another part, or done
                 if rows is None:
                     rows = load(x, down, grid.rows)
                 if z is None and across == down:
                     columns, held = rows, across
                 elif held != across:
-                    columns = None  # before the next is made
+                    columns = None  # freed before the next band is read
                     columns, held = load(x if z is None else z, across, grid.columns), across
                 assert columns is not None
-                while some:
+                while indices:
                     reads = [
                         (
                             (i - down.start) * tile, (j - across.start) * tile,
                             grid.height(i), grid.width(j),
                         )
-                        for i, j in some
+                        for i, j in indices
                     ]  # fmt: skip
-                    yield Work(some, reads, rows, columns)
-                    some = list(islice(tiles, plan.batch))
+                    yield Batch(indices, reads, rows, columns)
+                    indices = list(islice(tiles, plan.batch))
             if z is None:
-                columns = held = None  # the band of rows, which goes now
+                columns = held = None  # this may be the band of rows, which is freed now
             del rows

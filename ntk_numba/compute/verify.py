@@ -1,4 +1,7 @@
-"""A file and its data: a sample of its entries computed anew, or the tiles that are bad."""
+"""Comparison of a Gram file with its data, and repair of damaged tiles.
+
+`verify_sample` recomputes a sample of the entries, `repair` recomputes the bad tiles.
+"""
 
 import os
 from collections.abc import Sequence
@@ -29,19 +32,31 @@ SAMPLE = 64  # rows and columns
 
 
 def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int = 0) -> Report:
-    """Compare a Gram file with its data: the digests, and 64 × 64 entries computed anew.
+    """Compare a Gram file with the data: check its digests and recompute 64 × 64 entries.
+
+    An entry K(x,x') is wrong if it differs from the recomputed one by more than
+    d·√(K(x,x)·K(x',x')), where d is the `difference` of `ntk_numba.accuracy` plus twice the bound
+    of errors of series that the file states.
 
     Parameters
     ----------
     file : GramFile
-    X, Z : the data it was made of, see `ntk_numba.gram`
-    seed : which entries
+        An open file.
+    X, Z : see `ntk_numba.gram`
+        The data that the file was computed from.
+    seed : int
+        The seed of the random choice of rows and columns. Of a part, they are of one tile.
 
     Returns
     -------
     Report
-        A problem for data that is not the file's (nothing is computed then), and for each kernel
-        and layer with an entry off by more than the stated accuracy of `gram` allows.
+        True if no problem was found. There is a problem if the data is not that of the file, in
+        which case nothing is computed, and one for each kernel with wrong entries.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If X or Z cannot be read, see `ntk_numba.gram`.
     """
     contents, grid = file.contents, file.contents.grid
     x, z = open_sources(X, Z)
@@ -52,30 +67,30 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
 
     rng = np.random.default_rng(seed)
     down, across = range(grid.rows), range(grid.columns)
-    if contents.storage.is_part:  # sample one of its tiles
+    if contents.storage.is_part:  # the rows and columns of one tile
         i, j = (int(k) for k in rng.choice(np.argwhere(grid.mask(contents.part))))
         down, across = (
             range(k * grid.tile, k * grid.tile + size)
             for k, size in ((i, grid.height(i)), (j, grid.width(j)))
         )
     rows, columns = (
-        np.sort(rng.choice(side, min(SAMPLE, len(side)), replace=False)) for side in (down, across)
+        np.sort(rng.choice(run, min(SAMPLE, len(run)), replace=False)) for run in (down, across)
     )
     left, right = x.take(rows), (x if z is None else z).take(columns)
     kernels, layers, dtype = contents.kernels, contents.layers, contents.dtype
-    anew = gram(file.net, left, right, kernels=kernels, layers=layers, dtype=dtype)
+    recomputed = gram(file.net, left, right, kernels=kernels, layers=layers, dtype=dtype)
     scales = [
-        diagonal(file.net, side, kernels=kernels, layers=layers, dtype=dtype)
-        for side in (left, right)
+        diagonal(file.net, samples, kernels=kernels, layers=layers, dtype=dtype)
+        for samples in (left, right)
     ]
     well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
     rounding = difference(contents.depth, file.dtype, well_conditioned)
     for name in file.kernels:
-        # a series has another degree where the largest of the samples is another
+        # The degree of a series depends on the largest norm, which may be another in the sample.
         limit = rounding + 2 * contents.error[KERNELS.index(name)]
         stored = _entries(getattr(file, name), rows, columns)
         a, b = (np.sqrt(getattr(s, name).astype(float)) for s in scales)
-        error = np.abs(stored.astype(float) - getattr(anew, name))
+        error = np.abs(stored.astype(float) - getattr(recomputed, name))
         wrong = error > limit * a[..., :, None] * b[..., None, :]
         if wrong.any():
             *layer, row, column = np.argwhere(wrong)[0]
@@ -84,12 +99,12 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
                 f"{label}: row {rows[row]}, column {columns[column]} is not what the data gives; "
                 f"{np.count_nonzero(wrong)} of {wrong.size} sampled entries are wrong"
             )
-    report.checks.append(f"{len(rows)} × {len(columns)} entries computed anew")
+    report.checks.append(f"{len(rows)} × {len(columns)} entries recomputed")
     return report
 
 
 def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
-    """In what the data is not that of a file."""
+    """Describe in what the data differs from that of a file; empty if it does not."""
     if (z is None) != contents.grid.symmetric:
         return [
             "the file is a matrix of one data set with itself, but Z is given"
@@ -115,27 +130,33 @@ def repair(
     threads: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """Compute the bad tiles of a complete Gram file again, in place.
+    """Recompute the bad tiles of a complete Gram file, in place.
+
+    A tile is bad if its checksum does not match its contents. The recomputed tiles have the bits
+    that they had when the file was written.
 
     Parameters
     ----------
-    path : the file
+    path : str or path
+        The file.
     X, Z, memory, threads, progress : see `write_gram`
+        X and Z are the data that the file was computed from.
     bad : sequence, optional
-        `Report.bad` of ``f.verify()``, if that was done just now.
+        The tiles to recompute: `Report.bad` of ``f.verify()``. By default the file is verified
+        first.
 
     Returns
     -------
     Report
-        True if all tiles that were bad are now as they should be.
+        True if the checksums of all recomputed tiles match now.
 
     Raises
     ------
     ValueError
-        Data that is not the file's, a file of another version of the arithmetic, or damaged beyond
-        its tiles.
+        If the data is not that of the file, the file has another version of the arithmetic, or it
+        is damaged outside its tiles.
     OSError
-        A file that cannot be written, or that another process writes.
+        If the file cannot be written, or another process is writing it.
     """
     path = Path(path).resolve()
     x, z = open_sources(X, Z)
@@ -188,6 +209,6 @@ def repair(
 
 
 def _entries(dataset: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """dataset[..., rows, columns], a row at a time: HDF5 is slow with lists of points."""
+    """Return dataset[..., rows, columns], read by rows: HDF5 is slow with lists of points."""
     low, high = int(columns.min()), int(columns.max()) + 1
     return np.stack([dataset[..., int(i), low:high][..., columns - low] for i in rows], axis=-2)

@@ -1,4 +1,7 @@
-"""The dual of one activation for given pairs: what a layer of a tile does, without a network."""
+"""The dual of one activation for given pairs, computed with the loops that a tile uses.
+
+`dual` is public; `engine.fitted` and the tests call `pair_dual`.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,31 +26,50 @@ from ntk_numba.engine.rows import (
 from ntk_numba.engine.samples import Samples
 from ntk_numba.errors import InvalidValueError
 
-SMALLEST = 1e-200  # a variance that stands for 0
+SMALLEST_VARIANCE = 1e-200  # used in place of a variance of 0
 
 
 def dual(
     activation: str | Activation, q1: ArrayLike, q2: ArrayLike, rho: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """K = E[σ(u)σ(v)] and K̇ = E[σ'(u)σ'(v)], (u, v) ~ N(0, [[q1, s], [s, q2]]), s = ρ√(q1 q2).
+    """Compute the dual of an activation and of its derivative for pairs of Gaussian variables.
+
+    For (u, v) ~ N(0, [[q1, s], [s, q2]]) with s = ρ√(q1 q2), these are the two expectations of the
+    recursion (eq. 12 and 26):
+
+        K = E[σ(u)σ(v)],    K̇ = E[σ'(u)σ'(v)]
 
     Parameters
     ----------
-    activation : a name, or an `Activation`
+    activation : str or Activation
+        A name such as ``"relu"`` or ``"leaky_relu:0.2"``, or an activation.
     q1, q2 : array_like
-        Variances, 0 and more.
+        The variances of u and v, which must be finite and not negative.
     rho : array_like
-        Correlations, −1 to 1; all three are broadcast.
+        The correlations, from −1 to 1. q1, q2 and rho are broadcast against each other.
 
     Returns
     -------
-    k, k_dot : arrays of the broadcast shape
-        To the accuracy of `gram`; of an activation by series, to its tolerance.
+    k, k_dot : arrays of float64 of the broadcast shape
+        K and K̇. Where a variance is 0, K̇ is the limit as it goes to 0.
 
     Raises
     ------
     ValueError
-        What is out of range, or an unknown activation.
+        If a variance or a correlation is out of range, or the activation is unknown.
+
+    Notes
+    -----
+    The accuracy is that of `gram`, which `ntk_numba.accuracy` states. The tolerance of an
+    activation that is given by a series is added.
+
+    Examples
+    --------
+    >>> k, k_dot = ntk_numba.dual("relu", 1.0, 1.0, [-1.0, 0.0, 1.0])
+    >>> k.round(4)
+    array([0.    , 0.1592, 0.5   ])
+    >>> k_dot
+    array([0.  , 0.25, 0.5 ])
     """
     q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
     if not (np.isfinite(q1) & np.isfinite(q2) & (q1 >= 0) & (q2 >= 0)).all():
@@ -59,13 +81,13 @@ def dual(
     function = activations.get(activation)
     fitted = function.dual(float(max(q1.max(), q2.max(), 0)) if q1.size else 0.0)
     halves = (1 - rho) / 2, (1 + rho) / 2
-    # where a variance is 0, K̇ is a limit: what the rate is relative to is 0 there
-    small = [np.maximum(q, SMALLEST).astype(np.longdouble) for q in (q1, q2)]
-    z, _, rate = pair_dual(fitted, small[0], small[1], *halves)
+    # K̇ is the rate times √(K K'/(q q')), which is 0/0 where a variance is 0; there it is a limit.
+    positive = [np.maximum(q, SMALLEST_VARIANCE).astype(np.longdouble) for q in (q1, q2)]
+    z, _, rate = pair_dual(fitted, positive[0], positive[1], *halves)
     with np.errstate(over="ignore"):
         roots = [np.sqrt(function.second_moment(q.astype(np.longdouble))) for q in (q1, q2)]
         k = roots[0] * roots[1] * (1 - 2 * z.astype(np.longdouble))
-        slopes = [np.sqrt(function.second_moment(q) / q) for q in small]
+        slopes = [np.sqrt(function.second_moment(q) / q) for q in positive]
         k_dot = rate * slopes[0] * slopes[1]
     return k.astype(float).reshape(shape), k_dot.astype(float).reshape(shape)
 
@@ -77,12 +99,15 @@ def pair_dual(
     z: Floats,
     w: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
-    """Return (z_K, w_K, rate) of pairs of variances q1, q2 and z = sin²(θ/2), w = cos²(θ/2)."""
-    of = [
+    """Return (z_K, w_K, rate) of pairs of variances q1, q2 and z = sin²(θ/2), w = cos²(θ/2).
+
+    q1, q2, z, w : (n,); w is 1 − z by default, and is given where it is small
+    """
+    samples = [
         Samples(*_NOTHING, dual.of_samples(q.astype(np.longdouble)).astype(float)) for q in (q1, q2)
     ]
     out = np.empty((3, z.size))
-    _pairs(z, 1 - z if w is None else w, *of, as_data([dual], np.dtype(float)), out)
+    _pairs(z, 1 - z if w is None else w, *samples, as_data([dual], np.dtype(float)), out)
     return out[0], out[1], out[2]
 
 
@@ -93,6 +118,7 @@ _NOTHING = (np.zeros((0, 1, 1)), np.zeros(0), *(np.zeros((0, 0)),) * 3)
 def _pairs(
     z: Floats, w: Floats, first: Samples, second: Samples, duals: Duals, out: Floats
 ) -> None:
+    """Fill out, (3, n), with z_K, w_K and the rate of sample i of `first` and of `second`."""
     working, bands = np.empty((WORKING, 1)), Bands(first, second)
     for i in range(z.size):
         working[Z, 0], working[W, 0] = z[i], w[i]

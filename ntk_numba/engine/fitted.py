@@ -1,4 +1,7 @@
-"""A network fitted to its data: the dual of every layer, and the error that they leave."""
+"""A network fitted to its data: the dual of every layer, and bounds of the errors of these duals.
+
+`compute.plan` and `compute.memory` call `fit_network` before any kernel is made.
+"""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,19 +13,20 @@ from ntk_numba.duals.base import Dual
 from ntk_numba.engine.dual import pair_dual
 from ntk_numba.network import MLP, Variance
 
-# Norms that stand for all below the largest: spaced by √2 and down to where nothing changes
-STEPS = 160
-# Between two of them a variance may be larger than at both
-MARGIN = 1.02
+# The number of norms at which variances and error bounds are evaluated. They fall from the largest
+# by factors of √2, down to norms so small that the bounds no longer change.
+NORM_STEPS = 160
+# A factor on the largest variance found, since between two of these norms it may be larger.
+VARIANCE_MARGIN = 1.02
 
 
 class FittedNetwork(NamedTuple):
     """A network with the duals of its hidden layers, fitted to the variances in the data.
 
     net : MLP
-    duals : (L-1,) those of the hidden layers
-    error : bounds of the errors of Σ and Θ of every layer, relative to √(K(x,x)·K(x',x')), beyond
-        rounding; 0 where all duals are exact
+    duals : (L-1,) the duals of the hidden layers
+    error : bounds of the errors of Σ and Θ of every layer, relative to √(K(x,x)·K(x',x')), in
+        addition to rounding; (0, 0) if all duals are exact
     """
 
     net: MLP
@@ -31,12 +35,12 @@ class FittedNetwork(NamedTuple):
 
     @property
     def coefficients(self) -> int:
-        """How many numbers a sample has besides those of every network."""
+        """The number of coefficients of a sample that the duals of all layers take."""
         return sum(d.count for d in self.duals)
 
 
 def needs_largest_norm(net: MLP) -> bool:
-    """Return whether an activation has to be fitted to the variances in the data."""
+    """Return whether the dual of an activation depends on the largest variance in the data."""
     return any(a.facts.needs_largest for a in net.activation)
 
 
@@ -46,12 +50,12 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
     Parameters
     ----------
     largest_norm : float or None
-        None if `needs_largest_norm` says that no activation depends on it.
+        None if `needs_largest_norm` is false.
 
     Raises
     ------
     InvalidValueError
-        An activation whose tolerance cannot be reached for such data.
+        If the tolerance of an activation cannot be reached for such data.
     """
     if largest_norm is None:
         assert not needs_largest_norm(net)
@@ -61,15 +65,15 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
 
 @lru_cache(maxsize=16)
 def _fit(net: MLP, largest: float, features: int) -> FittedNetwork:
-    norms = largest * 2.0 ** (-np.arange(STEPS) / 2)
+    norms = largest * 2.0 ** (-np.arange(NORM_STEPS) / 2)
     moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
     before = net.layers[0].variance(moment)
     duals: list[Dual] = []
     error = ErrorBound(before.total.size)
     for number, layer in enumerate(net.layers[1:], start=1):
         assert layer.activation
-        # the first layer's variances grow with the norm, later ones mostly do
-        margin = 1 if number == 1 else MARGIN
+        # The variances of the first layer grow with the norm, so their largest one is exact.
+        margin = 1 if number == 1 else VARIANCE_MARGIN
         dual = layer.activation.dual(float(before.total.max() * margin))
         duals.append(dual)
         after = layer.variance(layer.activation.second_moment(before.total))
@@ -79,17 +83,21 @@ def _fit(net: MLP, largest: float, features: int) -> FittedNetwork:
 
 
 class ErrorBound:
-    """A bound of how errors of the duals grow from layer to layer, for a sample with itself.
+    """Bounds of the errors of Σ and Θ that errors of the duals cause, layer after layer.
 
-    For a pair each step is a sum of terms √(t t'), at most √(Σt Σt') by Cauchy and Schwarz: what
-    holds of samples, relative to their diagonals, holds of pairs. With the rate r, v = a/Σ and
-    τ = Θ/Σ,
+    They are computed for samples with themselves. For a pair each step is a sum of terms √(t t'),
+    at most √(Σt Σt') by Cauchy and Schwarz, so a bound that holds for all samples, relative to the
+    diagonal, holds for all pairs. With the rate r, v = a/Σ, τ = Θ/Σ and the bounds e of cosθ and E
+    of τ,
 
         e_K = r e + t,   e' = v e_K
         E' = v (r E + τ (r t₁ + D(e))) + e'
 
-    where t, t₁ are the dual's own bounds (`Dual.bounds`) and D(e) = r(1) − r(1 − e) is the
-    most that an error e of the cosine changes a rate: it is a power series of coefficients ≥ 0.
+    where t, t₁ are the bounds of the dual itself (`Dual.bounds`) and D(e) = r(1) − r(1 − e) is the
+    largest change of a rate by an error e of the cosine, since the rate is a power series in the
+    cosine with coefficients ≥ 0.
+
+    samples : the number of samples, each with a variance of its own
     """
 
     def __init__(self, samples: int) -> None:
@@ -99,21 +107,21 @@ class ErrorBound:
         self._worst = [0.0, 0.0]
 
     def advance(self, dual: Dual, q: NDArray[np.floating], after: Variance) -> None:
-        """Propagate the bounds through one layer: Σ(x,x) is q before it."""
+        """Propagate the bounds through one layer, from variances q to the variances `after`."""
         e = min(1.0, float(self._cosine.max()))
         _, _, rate = pair_dual(dual, q, q, np.zeros(q.size))
         _, _, changed = pair_dual(dual, q, q, np.full(q.size, e / 2))
-        own, own_rate = dual.bounds
+        t, t1 = dual.bounds
         with np.errstate(invalid="ignore"):
             v = np.where(after.total > 0, after.weights / after.total, 0).astype(float)
-        self._cosine = v * (rate * self._cosine + own)
-        lost = np.maximum(rate - changed, 0) if e > 0 else 0.0
-        self._tau = v * (rate * self._tau + self._ratio * (rate * own_rate + lost)) + self._cosine
+        self._cosine = v * (rate * self._cosine + t)
+        rate_error = np.maximum(rate - changed, 0) if e > 0 else 0.0
+        self._tau = v * (rate * self._tau + self._ratio * (rate * t1 + rate_error)) + self._cosine
         self._ratio = v * rate * self._ratio + 1
         self._worst[0] = max(self._worst[0], float(self._cosine.max()))
         self._worst[1] = max(self._worst[1], float((self._tau / self._ratio).max()))
 
     @property
     def largest(self) -> tuple[float, float]:
-        """The bounds of Σ and Θ over all layers and samples so far."""
+        """The largest bounds of Σ and Θ over the samples and the layers so far."""
         return self._worst[0], self._worst[1]

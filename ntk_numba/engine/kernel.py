@@ -1,4 +1,7 @@
-"""The compiled kernels of one fitted network, with their scratch memory."""
+"""The compiled kernels of one fitted network, with their scratch memory.
+
+`compute` calls them; everything that runs on several threads passes through `Kernel`.
+"""
 
 import contextlib
 import os
@@ -23,12 +26,12 @@ from ntk_numba.engine.samples import (
     layer_statistics,
     normalise,
 )
-from ntk_numba.engine.tile import STRIP, Scratch, Tiles, Work, compute_tile, tile_table
+from ntk_numba.engine.tile import STRIP, Scratch, TileArguments, Tiles, compute_tile, tile_table
 from ntk_numba.errors import InvalidValueError, ProcessError
 from ntk_numba.inputs.source import Source
 
-# The version of the arithmetic: one more whenever an entry's bits change, so that no file is begun
-# with one and ended with another.
+# The version of the arithmetic. It goes up whenever a bit of an entry changes, so that no file is
+# begun with one version and finished with another.
 NUMERICS = 2
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
@@ -37,14 +40,15 @@ _without_openmp = False
 
 
 def _after_fork() -> None:
-    """Make a forked child able to compute, or to say that it is not.
+    """Make a forked child able to compute, or let it raise an error that says why it cannot.
 
-    A thread of its parent's that held the lock does not exist here; nor do those of GNU OpenMP,
-    which would end the process. The other layers start theirs anew.
+    A thread of the parent that held the lock does not exist in the child, so the lock is replaced.
+    The threads of GNU OpenMP do not exist either, and using them would end the process. The other
+    threading layers start new threads.
     """
     global _one_at_a_time, _without_openmp
     _one_at_a_time = threading.Lock()
-    with contextlib.suppress(ValueError):  # the parent had not started any
+    with contextlib.suppress(ValueError):  # the parent had not started any threads
         if numba.threading_layer() == "omp":  # type: ignore[attr-defined]
             from numba.np.ufunc import omppool  # type: ignore[attr-defined]
 
@@ -63,13 +67,14 @@ class Kernel:
     fitted : FittedNetwork
         The network, fitted to all data.
     x : Source
-        The data; its middle becomes the centre of the unit vectors (see `samples`).
-    kernels : those of "nngp", "ntk" that are wanted
-    every : bool
-        All layers, 1 to L, or the last only.
+        The data. The mean of its unit vectors becomes their centre (see `samples`).
+    kernels : sequence of str
+        "nngp", "ntk" or both.
+    all_layers : bool
+        Whether to compute all layers, 1 to L, or only the last.
     dtype : float32 or float64
     tile : int
-        T.
+        The size T of a tile.
     threads : int
     """
 
@@ -77,15 +82,16 @@ class Kernel:
         self,
         fitted: FittedNetwork,
         x: Source,
+        *,
         kernels: Sequence[str],
-        every: bool,
+        all_layers: bool,
         dtype: np.dtype,
         tile: int,
         threads: int,
     ) -> None:
-        self.kernels, self.every = tuple(kernels), every
+        self.kernels, self.all_layers = tuple(kernels), all_layers
         self.dtype, self.tile, self.threads = dtype, tile, threads
-        self.layers = fitted.net.depth if every else 1
+        self.layers = fitted.net.depth if all_layers else 1
         self.features = x.shape[1]
         self._fitted = fitted
         self._duals = as_data(fitted.duals, dtype)
@@ -102,7 +108,7 @@ class Kernel:
         )
 
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """New arrays for (nngp, ntk), (layers, rows, columns) where wanted."""
+        """Return new arrays for (nngp, ntk): (layers, rows, columns), or empty if not wanted."""
         nngp, ntk = (aligned(shape, self.dtype) for shape in self._shapes(rows, columns))
         return nngp, ntk
 
@@ -112,12 +118,12 @@ class Kernel:
         ]
 
     def samples(self, source: Source, start: int, stop: int) -> Samples:
-        """The samples start to stop of a source, with empty rows up to a whole number of tiles.
+        """Return samples start to stop of a source, padded with zeros to a whole number of tiles.
 
         Raises
         ------
         ValueError
-            A sample whose Σ(x,x) or Θ(x,x) is too large for the dtype.
+            If Σ(x,x) or Θ(x,x) of a sample is too large for the dtype.
         """
         count = stop - start
         padded = -(-count // self.tile) * self.tile
@@ -126,7 +132,7 @@ class Kernel:
         for first, last in source.blocks(start, stop):
             rows = source.read(first, last)
             self._parallel(normalise, rows, first - start, self._centre, panels, spread, norm)
-        # what overflows is found below, where the row can be named
+        # The check below finds overflow and names the row.
         with np.errstate(over="ignore", invalid="ignore"):
             statistics = layer_statistics(
                 self._fitted.net.layers, self._fitted.duals, norm, self.features, self.dtype
@@ -146,13 +152,13 @@ class Kernel:
     def diagonal(
         self, samples: Samples, count: int
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Σ(x,x) and Θ(x,x) of the first `count` samples, (layers, count, 1) where wanted."""
+        """Return Σ(x,x) and Θ(x,x) of the first `count` samples: (layers, count, 1), or empty."""
         outputs = self.outputs(count, 1)
         first = np.arange(0, count, STRIP)
         ones = np.ones_like(first)
         reads = np.column_stack([first, -ones, np.minimum(count - first, STRIP), ones])
         tiles = tile_table(reads, np.column_stack([first, 0 * first]))
-        self._run(tiles, Bands(samples, samples), Results(*outputs, self.every))
+        self._run(tiles, Bands(samples, samples), Results(*outputs, self.all_layers))
         return outputs
 
     def compute(
@@ -163,21 +169,26 @@ class Kernel:
         nngp: NDArray[np.floating],
         ntk: NDArray[np.floating],
     ) -> None:
-        """Compute a table of tiles (`tile.tile_table`) into the outputs."""
-        self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self.every))
+        """Compute a table of tiles (`tile.tile_table`) into arrays that `outputs` has made.
+
+        rows, columns : the samples of the rows and of the columns
+        """
+        self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self.all_layers))
 
     def _run(self, tiles: Tiles, bands: Bands, results: Results) -> None:
-        """Compute a table of tiles, of a job or of the diagonal."""
-        work = Work(tiles, bands, self._twice_centre, self._duals, results, self._scratch)
-        self._parallel(compute_tile, work, len(tiles))
+        """Compute a table of tiles or the entries of a diagonal."""
+        arguments = TileArguments(
+            tiles, bands, self._twice_centre, self._duals, results, self._scratch
+        )
+        self._parallel(compute_tile, arguments, len(tiles))
 
     def _parallel(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run compiled parallel code on our number of threads; all of it goes through here.
+        """Run a function that is parallel and compiled on `self.threads` threads.
 
         Raises
         ------
         RuntimeError
-            In a child of fork whose parent has computed with GNU OpenMP.
+            If the process was forked from one that had computed with GNU OpenMP.
         """
         if _without_openmp:
             raise ProcessError(

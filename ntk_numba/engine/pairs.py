@@ -1,4 +1,4 @@
-"""What the functions of a row of pairs have in common, for the compiled code to hand on."""
+"""Tuples that describe a row of pairs, which the compiled functions of the engine pass on."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from ntk_numba.engine.samples import Samples
 
 
 class Bands(NamedTuple):
-    """The samples of a matrix's rows and of its columns; the same ones twice on its diagonal."""
+    """The samples of a matrix's rows and those of its columns."""
 
     rows: Samples
     columns: Samples
@@ -22,11 +22,11 @@ class Pairs(NamedTuple):
     n: int
 
 
-class Shares(NamedTuple):
+class MixingWeights(NamedTuple):
     """Half the weight and half the bias (see `recursion`) of the samples of a row of pairs.
 
-    weight, bias : of sample i
-    weights, biases : (n,) of samples j0 … j0 + n − 1
+    weight, bias : the two halves for sample i
+    weights, biases : (n,) the halves for samples j0 … j0 + n − 1
     """
 
     weight: float

@@ -1,14 +1,14 @@
-"""Inner products and distances of all vectors of one set with those of another, in registers.
+"""Inner products and distances of all vectors of one set with all vectors of another.
 
 Vectors lie in panels, (panels, n0, P): P = 16 of them in float64, 32 in float32, side by side in
-128 bytes. One layout serves as rows and as columns, is made once for all tiles, and is loaded by
-whole aligned vectors.
+128 bytes. The same layout serves rows and columns, is made once for all tiles, and is loaded in
+whole aligned vectors. The sums stay in registers.
 
 A sum runs over the features in order, each term by one fused multiply-add, in runs of at most
-`BLOCK` terms, which are added in float64. So an entry's bits depend on its two vectors and on
-nothing else: not on its place, nor on how wide the processor's vectors are.
-Libraries promise neither (OpenBLAS's float32 product has other bits at the edges of its blocks),
-and lose several bits more in float32, where they sum hundreds of terms.
+`BLOCK` terms, which are added in float64. So the bits of an entry depend on its two vectors alone,
+and neither on its place nor on how wide the processor's vectors are. Libraries promise neither
+(the float32 product of OpenBLAS has other bits at the edges of its blocks), and they lose several
+more bits in float32, where they sum hundreds of terms.
 """
 
 from collections.abc import Callable
@@ -29,27 +29,30 @@ Floats = NDArray[np.floating]
 
 PANEL_BYTES = 128
 
-# Features that are multiplied while the sums are in registers, and the longest sum in float32: as
-# many as keep the promised accuracy. 128 take 5 % longer, 400 are 1 % faster (Zen 4).
+# The number of features that are multiplied while the sums are in registers, which is also the
+# longest sum in float32. It is the largest with the promised accuracy: 128 features take 5 %
+# longer, 400 are 1 % faster (Zen 4).
 BLOCK = 200
 
-# Bytes of a row whose features are multiplied with a whole strip of columns before others are: as
-# many as leave the rows of a tile's strip in the second-level cache (twice as many: 3 % slower).
+# The bytes of a row whose features are multiplied with a whole strip of columns before the next
+# features are. With so many, the rows of a strip stay in the second-level cache (twice as many are
+# 3 % slower).
 RESIDENT_BYTES = 6400
 
-# Rows whose sums are in registers at once, 128 bytes each: two thirds of what registers there are.
+# The number of rows whose sums are in registers at once, 128 bytes each: two thirds of all
+# registers.
 ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 2
 
 Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
 def panel_width(dtype: Any) -> int:
-    """P, the vectors in a panel."""
+    """Return P, the number of vectors in a panel."""
     return PANEL_BYTES // np.dtype(dtype).itemsize
 
 
 def empty_panels(count: int, features: int, dtype: Any, room: int = 0) -> Floats:
-    """Panels for `count` vectors, and zeros beyond them up to `room` vectors: (panels, n0, P)."""
+    """Return panels for `count` vectors, with zeros after them up to `room`: (panels, n0, P)."""
     width = panel_width(dtype)
     panels = aligned((-(-max(count, room) // width), features, width), dtype)
     panels[count // width :] = 0
@@ -57,24 +60,29 @@ def empty_panels(count: int, features: int, dtype: Any, room: int = 0) -> Floats
 
 
 def _multiply(b: ir.IRBuilder, fma: ir.Value, x: ir.Value, y: ir.Value, s: ir.Value) -> ir.Value:
+    """Write the code of s + x·y."""
     return b.call(fma, [x, y, s])
 
 
 def _square_difference(
     b: ir.IRBuilder, fma: ir.Value, x: ir.Value, y: ir.Value, s: ir.Value
 ) -> ir.Value:
+    """Write the code of s + (x − y)²."""
     d = b.fsub(x, y)
     return b.call(fma, [d, d, s])
 
 
 def _sums(emit: Emit, one_vector: bool) -> Any:
-    """Sums over features k0 to k1 of a term of some vectors with each of a panel.
+    """Make a function that sums a term over features k0 to k1, for vectors with those of a panel.
 
-    The jitted function returned takes (out, i, j, left, start, panel, k0, k1). Its sums go to
-    out[i + r, j : j + P], and are added to what is there unless k0 = 0. Element k of vector r is
+    The jitted function that is returned takes (out, i, j, left, start, panel, k0, k1). Its sums go
+    to out[i + r, j : j + P], and are added to what is there unless k0 = 0. Element k of vector r is
     left[start + k·P + r], left being flat; of a single vector left[start + k]. panel: (n0, P).
 
-    LLVM is given vectors of 128 bytes and splits them into what registers the machine has.
+    LLVM is given vectors of 128 bytes and splits them into the registers that the machine has.
+
+    emit : writes the code of one term, as `_multiply` does
+    one_vector : whether there is one vector on the left, or `ROWS` of them
     """
 
     @intrinsic
@@ -105,8 +113,8 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
                 f"llvm.fma.v{width}f{8 * size}",
             )
 
-            every = ir.Constant(ir.VectorType(lane, width), [0] * width)
-            zero, wide_zero = (ir.Constant(kind, [0.0] * width) for kind in (vector, wide))
+            all_lanes = ir.Constant(ir.VectorType(lane, width), [0] * width)
+            zero, wide_zero = (ir.Constant(t, [0.0] * width) for t in (vector, wide))
             totals = [cgutils.alloca_once(builder, vector) for _ in range(rows)]
             for total in totals:
                 builder.store(zero, total)
@@ -118,7 +126,7 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
                 for r, total in enumerate(totals):
                     x = builder.load(builder.gep(left.data, [builder.add(first, index(r))]))
                     x = builder.insert_element(vector(ir.Undefined), x, lane(0))
-                    x = builder.shuffle_vector(x, vector(ir.Undefined), every)
+                    x = builder.shuffle_vector(x, vector(ir.Undefined), all_lanes)
                     builder.store(emit(builder, fma, x, y, builder.load(total)), total)
             begun = builder.icmp_signed("!=", k0, index(0))
             length = cgutils.unpack_tuple(builder, out.shape)[1]
@@ -146,7 +154,7 @@ _square_distances = _sums(_square_difference, one_vector=True)
 
 @njit
 def _part(k: int, parts: int, length: int) -> tuple[int, int]:
-    """Where part k of some equal parts of a length begins and ends."""
+    """Return where part k of `parts` equal parts of a length begins and ends."""
     return k * length // parts, (k + 1) * length // parts
 
 
@@ -154,9 +162,10 @@ def _part(k: int, parts: int, length: int) -> tuple[int, int]:
 def inner_products(
     product: Floats, rows: Floats, i0: int, count: int, columns: Floats, j0: int, width: int
 ) -> None:
-    """product[r, c] = vector i0 + r of `rows` · vector j0 + c of `columns`, r < count, c < width.
+    """Compute product[r, c] = vector i0 + r of `rows` · vector j0 + c of `columns`.
 
-    product : (·, ·) float64, C-contiguous; rows, columns : panels. All numbers are whole panels.
+    This is done for r < count and c < width. All four numbers are multiples of P.
+    product : (·, ·) float64, C-contiguous; rows, columns : panels
     """
     panel, features = rows.shape[2], rows.shape[1]
     flat = rows.reshape(-1)
@@ -176,7 +185,7 @@ def inner_products(
 
 @njit
 def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
-    """out[0, c] = |vector − vector c of the panel|²; out : (1, P) float64."""
+    """Compute out[0, c] = |vector − vector c of the panel|²; out : (1, P) float64."""
     features = panel.shape[0]
     blocks = -(-features // BLOCK)
     for block in range(blocks):

@@ -1,17 +1,20 @@
-"""The note's recursion, eq. 10-12 and 24-27: the only place where Σ and Θ advance by a layer.
+"""The recursion of the note, eq. 10-12 and 24-27: the only place where Σ and Θ advance by a layer.
 
-Everything is carried normalised, so that nothing overflows, underflows or cancels on the way.
-For a pair (x, x') with P = √(Σ(x,x) Σ(x',x')) and Σ(x,x') = P cosθ:
+`tile` calls `all_layers` for each row of pairs. All quantities are normalised, so that none of them
+overflows, underflows or cancels on the way. For a pair (x, x') with P = √(Σ(x,x) Σ(x',x')) and
+Σ(x,x') = P cosθ:
 
     z = sin²(θ/2),  w = cos²(θ/2)        the smaller one to full relative accuracy
     τ = Θ(x,x') / P
 
-and for a sample x, with a = σ_w² E[σ(g(x))²] what the weights add to Σ(x,x) = a + β²:
+and for a sample x, with a = σ_w² E[σ(g(x))²] the part of Σ(x,x) = a + β² that the weights
+contribute:
 
     std = √Σ(x,x),  weight = √a/std,  bias = β/std        weight² + bias² = 1
 
-The dual of the activation takes (z, w) to (z_K, w_K) and gives K̇; then the layer's weights and bias
-mix K with β². A step in cosθ' = weight weight' cosθ_K + bias bias' becomes, without cancellation,
+The dual of the activation maps (z, w) to (z_K, w_K) and gives K̇; then the weights and the bias of
+the layer mix K with β². The step cosθ' = weight weight' cosθ_K + bias bias' is, without
+cancellation,
 
     D  = [(weight − weight')² + (bias − bias')²]/4
     z' = weight weight' z_K + D
@@ -21,9 +24,9 @@ mix K with β². A step in cosθ' = weight weight' cosθ_K + bias bias' becomes,
 since (weight, bias) is a unit vector and D = sin² of half the angle between two of them.
 At the first layer K is the inner product of x/|x| and x'/|x'|, and τ' = cosθ' (eq. 10 and 18).
 
-The arrays hold half of weight and bias, which saves the division of D. Most rows of a tile have no
-obtuse pair, or none any more after a ReLU (β β' ≥ 0 makes none): for them w is left alone, and each
-loop over a row comes in a form for that, of the same bits in a third less time.
+The arrays hold half of weight and bias, which saves the division in D. Most rows of a tile have no
+obtuse pair, or none after a ReLU (β β' ≥ 0 adds none). For them w is not computed: each loop over a
+row has a second form without w, which gives the same bits in a third less time.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,7 @@ from ntk_numba.activations import piecewise_linear
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit, per_dtype
 from ntk_numba.duals.base import OBTUSE
-from ntk_numba.engine.pairs import Pairs, Shares
+from ntk_numba.engine.pairs import MixingWeights, Pairs
 from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
@@ -48,6 +51,7 @@ from ntk_numba.engine.rows import (
 
 
 def _cosine(real: Any) -> Callable[[float, float], float]:
+    """Make `cosine` for a dtype."""
     one, two, obtuse_from = real(1), real(2), real(OBTUSE)
 
     def cosine(z: float, w: float) -> float:
@@ -57,10 +61,12 @@ def _cosine(real: Any) -> Callable[[float, float], float]:
 
 
 cosine = per_dtype("cosine", _cosine)
-"""cosθ of (z, w), from the one that is small; exactly 1 at z = 0."""
+"""Return cosθ of (z, w), computed from the smaller of the two; exactly 1 at z = 0."""
 
 
 def _mix(obtuse_too: bool) -> Callable[..., Any]:
+    """Make the factory of `mix`; w is right only if `obtuse_too`, and not needed otherwise."""
+
     def factory(real: Any) -> Callable[..., tuple[float, float, float]]:
         one, two, four = real(1), real(2), real(4)
 
@@ -68,13 +74,14 @@ def _mix(obtuse_too: bool) -> Callable[..., Any]:
             z: float, w: float, carried: float, half_weight: float, half_bias: float,
             half_weight2: float, half_bias2: float,
         ) -> tuple[float, float, float]:  # fmt: skip
-            both = (four * half_weight) * half_weight2
-            apart_w, apart_b = half_weight - half_weight2, half_bias - half_bias2
-            d = fma(apart_w, apart_w, apart_b * apart_b)
-            z_next = fma(both, z, d)
-            w_next = fma(both, w, fma(four * half_bias, half_bias2, d))
+            product = (four * half_weight) * half_weight2
+            weight_difference = half_weight - half_weight2
+            bias_difference = half_bias - half_bias2
+            d = fma(weight_difference, weight_difference, bias_difference * bias_difference)
+            z_next = fma(product, z, d)
+            w_next = fma(product, w, fma(four * half_bias, half_bias2, d))
             c = cosine(z_next, w_next) if obtuse_too else fma(-two, z_next, one)
-            return z_next, w_next, fma(both, carried, c)
+            return z_next, w_next, fma(product, carried, c)
 
         return mix
 
@@ -83,16 +90,17 @@ def _mix(obtuse_too: bool) -> Callable[..., Any]:
 
 mix = per_dtype("mix", _mix(True))
 acute_mix = per_dtype("acute_mix", _mix(False))
-"""(z_K, w_K, (K̇/g)τ) and halves of the samples' (weight, bias) → (z', w', τ'), see above."""
+"""Map (z_K, w_K, (K̇/g)τ) and half of weight and bias of both samples to (z', w', τ')."""
 
 
 def _first_layer(obtuse: bool) -> Callable[..., None]:
+    """Make the loop of the first layer, for rows with or without obtuse pairs."""
     step = mix if obtuse else acute_mix
 
     @njit
-    def first_layer(z: Floats, w: Floats, tau: Floats, shares: Shares) -> None:
+    def first_layer(z: Floats, w: Floats, tau: Floats, mixing: MixingWeights) -> None:
         none = z.dtype.type(0)
-        weight, bias, weights, biases = shares
+        weight, bias, weights, biases = mixing
         for j in range(z.size):
             z[j], w_next, tau[j] = step(z[j], w[j], none, weight, bias, weights[j], biases[j])
             if obtuse:
@@ -101,51 +109,56 @@ def _first_layer(obtuse: bool) -> Callable[..., None]:
     return first_layer
 
 
-def _next_layer(before: bool, after: bool) -> Callable[..., None]:
-    dual = piecewise_linear.dual if before else piecewise_linear.acute_dual
-    step = mix if after else acute_mix
+def _next_layer(obtuse_before: bool, obtuse_after: bool) -> Callable[..., None]:
+    """Make the loop of a later layer, for rows that may have obtuse pairs before and after it."""
+    dual = piecewise_linear.dual if obtuse_before else piecewise_linear.acute_dual
+    step = mix if obtuse_after else acute_mix
 
     @njit
-    def next_layer(z: Floats, w: Floats, tau: Floats, shares: Shares, parameters: Floats) -> None:
+    def next_layer(
+        z: Floats, w: Floats, tau: Floats, mixing: MixingWeights, parameters: Floats
+    ) -> None:
         odd, even = parameters[0], parameters[1]
-        weight, bias, weights, biases = shares
+        weight, bias, weights, biases = mixing
         for j in range(z.size):
             zk, wk, rate = dual(z[j], w[j], odd, even)
             z[j], w_next, tau[j] = step(zk, wk, rate * tau[j], weight, bias, weights[j], biases[j])
-            if after:
+            if obtuse_after:
                 w[j] = w_next
 
     return next_layer
 
 
-# Σ⁽¹⁾ = Θ⁽¹⁾ (eq. 10, 18), and Σ⁽ˡ⁺¹⁾, Θ⁽ˡ⁺¹⁾ (eq. 12, 26), of one sample with those of a row, in
-# place; for rows with obtuse pairs, with none, and with none any more after the layer.
+# These compute Σ⁽¹⁾ = Θ⁽¹⁾ (eq. 10, 18), and Σ⁽ˡ⁺¹⁾, Θ⁽ˡ⁺¹⁾ (eq. 12, 26), of a row of pairs, in
+# place. There is one for rows with obtuse pairs, one for rows without (`acute`), and one for rows
+# that have none after the layer (`to_acute`).
 first_layer, first_layer_acute = _first_layer(True), _first_layer(False)
 next_layer, next_layer_acute = _next_layer(True, True), _next_layer(False, False)
 next_layer_to_acute = _next_layer(True, False)
 
 
 class Results(NamedTuple):
-    """Where Σ and Θ of rows of pairs go: (kept, ·, ·), or (0, ·, ·) if not wanted.
+    """The arrays that Σ and Θ of rows of pairs are written to.
 
-    every : whether all layers are kept, or the last one only
+    nngp, ntk : (kept layers, ·, ·), or (0, ·, ·) if not wanted
+    all_layers : whether all layers are kept, or only the last one
     """
 
     nngp: Floats
     ntk: Floats
-    every: bool
+    all_layers: bool
 
 
 @njit
 def next_layer_by_row(
-    working: Floats, pairs: Pairs, duals: Duals, layer: int, shares: Shares
+    working: Floats, pairs: Pairs, duals: Duals, layer: int, mixing: MixingWeights
 ) -> None:
-    """`next_layer` for an activation with a loop of its own."""
+    """Compute a later layer of a row of pairs, for an activation that has a loop of its own."""
     n = pairs.n
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     dual_of_row(working, pairs, duals, layer)
     zk, wk, rate = working[Z_K, :n], working[W_K, :n], working[RATE, :n]
-    weight, bias, weights, biases = shares
+    weight, bias, weights, biases = mixing
     for j in range(n):
         z[j], w[j], tau[j] = mix(
             zk[j], wk[j], rate[j] * tau[j], weight, bias, weights[j], biases[j]
@@ -158,15 +171,16 @@ def all_layers(
 ) -> None:
     """Take a row of pairs through the network, layer after layer.
 
-    working : (WORKING, ·), see `rows`, n of them used; Z and W hold sin² and cos² of θ/2
-    obtuse : whether there is an obtuse pair in the row; if not, w is not looked at
-    row : Σ and Θ go to results[·, row, :n]
+    working : (WORKING, ·), see `rows`; the first n columns are used, and the rows Z and W hold
+        sin²(θ/2) and cos²(θ/2)
+    obtuse : whether there is an obtuse pair in the row; if not, w is not read
+    row : Σ and Θ are written to results[·, row, :n]
     """
     (rows, columns), i, j0, n = pairs
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     depth = rows.std.shape[0]
     for layer in range(depth):
-        shares = Shares(
+        mixing = MixingWeights(
             rows.half_weight[layer, i],
             rows.half_bias[layer, i],
             columns.half_weight[layer, j0 : j0 + n],
@@ -174,30 +188,31 @@ def all_layers(
         )
         if layer == 0:
             if obtuse:
-                first_layer(z, w, tau, shares)
+                first_layer(z, w, tau, mixing)
             else:
-                first_layer_acute(z, w, tau, shares)
+                first_layer_acute(z, w, tau, mixing)
         else:
             parameters = duals.parameters[layer - 1]
             if duals.loops[layer - 1] != 0:
-                # The larger one is what the smaller lacks of 1, not what it was rounded to: else an
-                # entry would depend on whether another one of its row is obtuse.
+                # The larger of z and w is computed as 1 minus the smaller. Its rounded value
+                # differs in rows without obtuse pairs, so an entry would depend on the others of
+                # its row.
                 for j in range(n):
                     if obtuse and z[j] > w[j]:
                         z[j] = z.dtype.type(1) - w[j]
                     else:
                         w[j] = z.dtype.type(1) - z[j]
-                next_layer_by_row(working, pairs, duals, layer - 1, shares)
+                next_layer_by_row(working, pairs, duals, layer - 1, mixing)
                 obtuse = not duals.never_obtuse[layer - 1]
             elif not obtuse:
-                next_layer_acute(z, w, tau, shares, parameters)
+                next_layer_acute(z, w, tau, mixing, parameters)
             elif duals.never_obtuse[layer - 1]:
-                next_layer_to_acute(z, w, tau, shares, parameters)
+                next_layer_to_acute(z, w, tau, mixing, parameters)
                 obtuse = False
             else:
-                next_layer(z, w, tau, shares, parameters)
-        if results.every or layer == depth - 1:
-            kept = layer if results.every else 0
+                next_layer(z, w, tau, mixing, parameters)
+        if results.all_layers or layer == depth - 1:
+            kept = layer if results.all_layers else 0
             std, stds = rows.std[layer, i], columns.std[layer, j0 : j0 + n]
             if results.nngp.shape[0] > 0:
                 out = results.nngp[kept, row, :n]

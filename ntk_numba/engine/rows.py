@@ -1,14 +1,15 @@
-"""A layer's dual over a row of pairs, by an activation's own `Row`, and what it forgets made anew.
+"""The dual of a layer for a row of pairs, by a `DualLoop`, with small angles recomputed.
 
-A `Row` mostly gives cosθ_K, whose rounding error ε is one of ε/sinθ_K in the angle: where θ_K is
-small, no digit is left. There the angle is put together from its two parts, neither of which
-cancels: what the norms make of it, a chord of the activation's curve (see `activations.curve`), and
-what the angle of the samples makes,
+Most loops give cosθ_K, whose rounding error ε is an error ε/sinθ_K of the angle: where θ_K is
+small, no digit is left. There the angle is computed from two parts, neither of which cancels. The
+first comes from the difference of the norms and is a chord of the activation's curve (see
+`duals.curve`), the second comes from the angle of the samples:
 
     z_K = |f_q − f_q'|²/4 + ∫_0^z rate dz = |f_q − f_q'|²/4 + z Σ_g w_g rate(z s_g²)
 
-by a Gauss rule in √z, which the powers of the angle that a kink brings in do not disturb. For odd
-functions the same holds of w_K and w, and even ones take opposite samples for equal ones.
+by a Gauss rule in √z, which is as good for the odd powers of the angle that a kink causes. For odd
+functions the same holds for w_K and w; even functions do not distinguish opposite samples from
+equal ones.
 """
 
 from collections.abc import Sequence
@@ -26,31 +27,31 @@ from ntk_numba.engine.products import Floats
 
 # s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
-SHARES = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
+GAUSS_WEIGHTS = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
-# Share of z_K that the next term of a chord's series may have, in float64 and float32; if it has
-# more, z_K is better as it is. Curves of functions that near one with a kink as q grows become
-# short and bent.
-BENT, BENT_SINGLE = 1e-10, 1e-4
-# Below this z_K has no digit of its own, and the arc is better in any case
+# The largest next term of a chord's series, relative to z_K, in float64 and float32. If it is
+# larger, z_K of the loop is more accurate and is kept. This happens for functions that approach one
+# with a kink as q grows: their curves become short and bent.
+CHORD_ERROR, CHORD_ERROR_SINGLE = 1e-10, 1e-4
+# Below this, z_K of the loop has no correct digit, and the chord is used in any case.
 ROUNDING, ROUNDING_SINGLE = 1e-16, 6e-8
 
-# The rows of a thread's working memory
+# The rows of the working memory of a thread. TOTAL is the sum of the Gauss rule.
 Z, W, TAU, Z_K, W_K, RATE = range(6)
 NODE_Z, NODE_W, NODE_Z_K, NODE_W_K, NODE_RATE, TOTAL = range(6, 12)
 WORKING = 12
 
 
 class Duals(NamedTuple):
-    """The activations of the hidden layers, as data: nothing is compiled anew for another network.
+    """The duals of the hidden layers, as data, so that nothing is compiled for another network.
 
-    loops : (L-1,) the addresses of their loops; 0 for the engine's own loop
-    parameters : (L-1, k)
+    loops : (L-1,) the addresses of the loops; 0 for the loop of the engine, see `recursion`
+    parameters : (L-1, k) the constants of the loops
     own : (L-1,) the first row of `Samples.coefficients` that the loop takes
-    curve : (L-1,) the first row of the curve's two, see `duals.base.Dual`
-    near : (L-1,) z_K below which it is computed from the curve, 0 if never
-    kinks_move : (L-1,) whether kinks off 0 are what bends the curve
-    parity : (L-1,)
+    curve : (L-1,) the first of the two rows of the curve, see `duals.base.Dual`
+    near : (L-1,) the z_K below which it is computed from the curve, 0 if never
+    kinks_move : (L-1,) whether the function has kinks off 0, which bend the curve
+    parity : (L-1,) 1 for even functions, −1 for odd ones, else 0
     never_obtuse : (L-1,) whether an activation leaves no pair obtuse
     """
 
@@ -65,7 +66,7 @@ class Duals(NamedTuple):
 
 
 def as_data(duals: Sequence[Dual], dtype: np.dtype) -> Duals:
-    """Return the duals of a network's hidden layers as data, their loops compiled."""
+    """Compile the loops of a network's duals, and return the duals as data."""
     width = max([1, *(len(d.parameters) for d in duals)])
     parameters = np.zeros((len(duals), width), dtype)
     for values, d in zip(parameters, duals, strict=True):
@@ -88,8 +89,9 @@ def as_data(duals: Sequence[Dual], dtype: np.dtype) -> Duals:
 def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
     """Fill z_K, w_K and the rate of a row of pairs from its z and w.
 
-    working : (WORKING, ·), of which n are used; rows of it, since a part of all would not be
-        contiguous for the compiler, and its loops not vectorised
+    working : (WORKING, ·), of which the first n columns are used. The function takes its rows one
+        by one: a two-dimensional slice is not contiguous for the compiler, which would then not
+        vectorise the loops.
     """
     (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
@@ -114,17 +116,17 @@ def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None
         return
     nearest = one
     for j in range(n):
-        same = z[j] == 0 and lengths[j] == length  # as on the diagonal; exactly so afterwards
+        same = z[j] == 0 and lengths[j] == length  # as on the diagonal: z_K is exactly 0
         zk[j] = none if same else zk[j]
         wk[j] = one if same else wk[j]
         nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
     if nearest < near:
-        _angles_anew(working, pairs, duals, layer)
+        _recompute_small_angles(working, pairs, duals, layer)
 
 
 @njit
-def _angles_anew(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
-    """Compute z_K and w_K again where the angle, or its distance from π, is small."""
+def _recompute_small_angles(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None:
+    """Recompute z_K and w_K where the angle, or its distance from π, is small."""
     (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
     node_z, node_w, total = working[NODE_Z, :n], working[NODE_W, :n], working[TOTAL, :n]
@@ -135,38 +137,39 @@ def _angles_anew(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> Non
     own = duals.own[layer]
     coefficients = Coefficients(rows.coefficients, i, columns.coefficients, j0, own)
     first, near, parity = duals.curve[layer], duals.near[layer], duals.parity[layer]
-    bent, moving = z.dtype.type(BENT if z.itemsize == 8 else BENT_SINGLE), duals.kinks_move[layer]
+    chord_error = z.dtype.type(CHORD_ERROR if z.itemsize == 8 else CHORD_ERROR_SINGLE)
+    kinks_move = duals.kinks_move[layer]
     rounding = z.dtype.type(ROUNDING if z.itemsize == 8 else ROUNDING_SINGLE)
     for node in range(len(NODES)):
-        square, share = z.dtype.type(NODES[node]), z.dtype.type(SHARES[node])
+        node_square, gauss_weight = z.dtype.type(NODES[node]), z.dtype.type(GAUSS_WEIGHTS[node])
         for j in range(z.size):
             opposite = z[j] > w[j]
-            m = square * (w[j] if opposite else z[j])
+            m = node_square * (w[j] if opposite else z[j])
             node_z[j], node_w[j] = (one - m, m) if opposite else (m, one - m)
         call_loop(duals.loops[layer], nodes, coefficients, duals.parameters[layer])
         for j in range(z.size):
-            total[j] += share * node_rate[j]
+            total[j] += gauss_weight * node_rate[j]
     length, bend = rows.coefficients[first, i], rows.coefficients[first + 1, i]
     lengths, bends = columns.coefficients[first], columns.coefficients[first + 1]
     for j in range(z.size):
-        apart = length - lengths[j0 + j]
-        square = apart * apart
-        if moving:
-            turned = half * (bend + bends[j0 + j]) * abs(apart)
+        difference = length - lengths[j0 + j]
+        square = difference * difference
+        if kinks_move:
+            bending = half * (bend + bends[j0 + j]) * abs(difference)
         else:
-            turned = bend * bends[j0 + j] * square
+            bending = bend * bends[j0 + j] * square
         arc = quarter * square
-        chord = arc / (one + turned)
-        rest = smaller(z[j], w[j]) * total[j]
-        if arc > rounding and arc * turned * turned > bent * (arc + abs(rest)):
+        chord = arc / (one + bending)
+        angle_part = smaller(z[j], w[j]) * total[j]
+        if arc > rounding and arc * bending * bending > chord_error * (arc + abs(angle_part)):
             continue
         if z[j] <= w[j]:
             if zk[j] < near:
-                zk[j] = chord + rest
+                zk[j] = chord + angle_part
                 wk[j] = one - zk[j]
         elif parity < 0 and wk[j] < near:
-            wk[j] = chord + rest
+            wk[j] = chord + angle_part
             zk[j] = one - wk[j]
         elif parity > 0 and zk[j] < near:
-            zk[j] = chord - rest
+            zk[j] = chord - angle_part
             wk[j] = one - zk[j]

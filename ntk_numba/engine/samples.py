@@ -1,9 +1,11 @@
-"""What is computed once a sample: its unit vector and, layer by layer, its variance.
+"""The quantities of each sample: its unit vector and, layer by layer, its variance.
+
+`Kernel.samples` computes them once for each band.
 
 The angle θ of x and x' enters the kernels as z = sin²(θ/2) = |û − û'|²/4 of the unit vectors. Inner
 products give it as (|v|² + |v'|² − 2 v·v')/4 for v = û − m with any m; the rounding errors scale
-with |v||v'|, so m is chosen near the middle of the data: for images, whose unit vectors all lie in
-one small cone, most of the error is gone, and few pairs are left that need `tile`'s repair.
+with |v||v'|, so m is chosen near the mean of the unit vectors. For images, which all lie in a small
+cone, this removes most of the error and leaves few pairs for `tile.repair`.
 """
 
 import math
@@ -24,24 +26,25 @@ from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.inputs.source import Source
 from ntk_numba.network import Layer
 
-# The grid that the centre m is rounded to, which makes it independent of the order of the rows that
-# it is made of. A free choice: m changes roundings only.
+# The centre m is rounded to a grid of this many points per unit, so that it does not depend on the
+# order of the rows. The number is a free choice, since m changes roundings only.
 CENTRE_GRID = 4096.0
 
-# Between a coefficient of all samples and the next: whole tiles are multiples of 4 KB, and what is
-# that far apart shares a place in the cache
+# The rows of the coefficients are padded by so many bytes. Without this they would be multiples of
+# 4 KB apart, as tiles are, and would share their places in the cache.
 PADDING_BYTES = 320
 
-STATISTICS_ROWS = 1024  # samples whose variances and coefficients are computed at once
+STATISTICS_ROWS = 1024  # number of samples whose variances and coefficients are computed at once
 
 
 class Samples(NamedTuple):
-    """A band of R samples, ready for the tiles.
+    """The quantities of a band of R samples that the tiles use.
 
     panels : v = û − m in the result's dtype, see `products`; zeros where R exceeds the data
     spread : (R,) |v|²/4 in float64
-    std : (L, R) √Σ⁽ˡ⁾(x,x);  half_weight, half_bias : (L, R) half the shares of `recursion`
-    coefficients : (those of all duals, R and some), see `duals.base.Dual.of_samples`
+    std : (L, R) √Σ⁽ˡ⁾(x,x)
+    half_weight, half_bias : (L, R) half of weight and bias, see `recursion`
+    coefficients : (sum of `Dual.count`, R and padding), see `duals.base.Dual.of_samples`
     """
 
     panels: Floats
@@ -54,7 +57,7 @@ class Samples(NamedTuple):
 
 @njit(fastmath={"reassoc", "contract"})
 def _sum_of_squares(v: Floats) -> float:
-    """Σ v², reassociated into the lanes of a vector, which is faster and more exact."""
+    """Return Σ v², reassociated into the lanes of a vector, which is faster and more exact."""
     total = 0.0
     for k in range(v.size):
         total += v[k] * v[k]
@@ -63,7 +66,7 @@ def _sum_of_squares(v: Floats) -> float:
 
 @njit
 def _largest(v: Floats) -> float:
-    """The largest |v|."""
+    """Return the largest |v|."""
     largest = 0.0
     for k in range(v.size):
         largest = larger(largest, abs(v[k]))
@@ -71,9 +74,9 @@ def _largest(v: Floats) -> float:
 
 
 class _Rows(NamedTuple):
-    """What `_normalise` works on: the arguments of `normalise`, and scratch of each thread.
+    """The arguments of `_normalise`: those of `normalise`, and scratch memory of each thread.
 
-    row : (threads, n0);  some : (threads, samples in a line of the cache, n0)
+    row : (threads, n0);  block : (threads, samples in a line of the cache, n0)
     """
 
     x: Floats
@@ -83,19 +86,19 @@ class _Rows(NamedTuple):
     spread: NDArray[np.float64]
     norm: NDArray[np.float64]
     row: NDArray[np.float64]
-    some: Floats
+    block: Floats
 
 
 @ParallelLoop
 def _normalise(rows_at: Any, thread: int, k: int) -> None:
-    """Normalise the samples of line k of those that the first one is in."""
+    """Normalise the samples of the k-th line of the cache, counted from that of sample `first`."""
     rows: _Rows = arguments_at(rows_at)
-    x, first, panels, row, some = (
+    x, first, panels, row, block = (
         rows.x,
         rows.first,
         rows.panels,
         rows.row[thread],
-        rows.some[thread],
+        rows.block[thread],
     )
     features, width = x.shape[1], panels.shape[2]
     real = panels.dtype.type
@@ -116,12 +119,12 @@ def _normalise(rows_at: Any, thread: int, k: int) -> None:
         divisor = length if largest > 0 else 1.0
         for f in range(features):
             v = real(row[f] / divisor - rows.centre[f])
-            some[i - low, f] = v
+            block[i - low, f] = v
             row[f] = v
         rows.spread[i] = _sum_of_squares(row) / 4
-    # a plain 0 is of a type of its own in Numba, for which all would be compiled a second time
+    # Numba gives a literal 0 a type of its own, for which `transpose` would be compiled again.
     top: Any = np.int64(0)
-    transpose(panels[low // width], top, low % width, some, high - low, features, features)
+    transpose(panels[low // width], top, low % width, block, high - low, features, features)
 
 
 def normalise(
@@ -132,30 +135,37 @@ def normalise(
     spread: NDArray[np.float64],
     norm: NDArray[np.float64],
 ) -> None:
-    """Fill panels = x/|x| − centre, spread = |panels|²/4, norm = |x| of samples first, first + 1, …
+    """Fill panels = x/|x| − centre, spread = |panels|²/4 and norm = |x|, from sample `first` on.
+
+    x : (rows, n0), the samples first, first + 1, …
 
     A row of very large or small entries is scaled by a power of two, so that no square overflows
     or underflows.
     """
     features, threads = x.shape[1], numba.get_num_threads()
-    # by lines of the cache: with fewer rows, threads would wait for each other's
+    # Threads take whole lines of the cache, since they would wait for each other if they shared
+    # one.
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
-    row, some = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
-    _normalise(_Rows(x, first, centre, panels, spread, norm, row, some), end - begin)
+    row, block = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
+    _normalise(_Rows(x, first, centre, panels, spread, norm, row, block), end - begin)
 
 
 def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
-    """The point m to subtract from all unit vectors, (n0,), of a result in `dtype`."""
-    rows = x.evenly()
+    """Return the centre m that is subtracted from all unit vectors of data, (n0,).
+
+    dtype : of the result
+    """
+    rows = x.centre_sample()
     unit = empty_panels(len(rows), rows.shape[1], dtype)
     spread, norm = np.empty(len(rows)), np.empty(len(rows))
     normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
     unit = unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)]
     mean = unit.mean(axis=0, dtype=float)
     # Where all terms of an inner product are equal (rows of ±1), its rounding errors have one sign
-    # and add up, past 1e-14 from 363 terms on. Coordinates shifted at random make them cancel, if
-    # the shifts have random last bits; their size is a power of two near the data's radius.
+    # and add up to more than 1e-14 from 363 terms on. They cancel if the coordinates are shifted at
+    # random, by shifts with random last bits. The size of the shifts is a power of two near the
+    # radius of the data.
     radius = np.sqrt(np.mean(np.sum((unit - mean) ** 2, axis=1)))
     size = 2.0 ** np.round(np.log2(max(radius, 1 / CENTRE_GRID))) / np.sqrt(mean.size)
     shift = np.random.default_rng(0).uniform(-0.5, 0.5, mean.shape) * size
@@ -171,28 +181,29 @@ def layer_statistics(
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Return std, half_weight, half_bias and coefficients (see `Samples`); eq. 10, 12 at x = x'.
 
-    In extended precision where the machine has it (x86): 32 layers then add no error of their own,
-    and a variance may leave float64's range on the way as long as its root stays inside.
+    They are computed in extended precision where the machine has it (x86): 32 layers then add no
+    error to that of the result, and a variance may leave the range of float64 as long as its root
+    stays inside.
     """
     shape = (len(layers), len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
     padding = PADDING_BYTES // dtype.itemsize
     coefficients = aligned((sum(d.count for d in duals), len(norm) + padding), dtype)
     for start in range(0, len(norm), STATISTICS_ROWS):
-        some = slice(start, min(start + STATISTICS_ROWS, len(norm)))
-        moment = norm[some].astype(np.longdouble) ** 2 / n0
+        block = slice(start, min(start + STATISTICS_ROWS, len(norm)))
+        moment = norm[block].astype(np.longdouble) ** 2 / n0
         q, first = moment, 0
         for k, layer in enumerate(layers):
             if layer.activation:
                 dual = duals[k - 1]
                 moment = layer.activation.second_moment(q)
-                coefficients[first : first + dual.count, some] = dual.of_samples(q)
+                coefficients[first : first + dual.count, block] = dual.of_samples(q)
                 first += dual.count
             variance = layer.variance(moment)
             q = variance.total
             root = np.sqrt(q)
             half = np.longdouble(0.5) / np.where(root > 0, root, 1)
-            std[k, some] = root
-            weight[k, some] = np.sqrt(variance.weights) * half
-            bias[k, some] = np.longdouble(layer.b_std) * half
+            std[k, block] = root
+            weight[k, block] = np.sqrt(variance.weights) * half
+            bias[k, block] = np.longdouble(layer.b_std) * half
     return std, weight, bias, coefficients

@@ -1,9 +1,9 @@
-"""A tile, strip by strip: inner products, repair of nearly parallel pairs, recursion, mirror.
+"""A tile, strip by strip: inner products, repair of nearly parallel pairs, recursion, mirror image.
 
-Assumptions, stated once. A tile is T × T entries, a strip STRIP × T; T is a multiple of STRIP and
-STRIP of a panel (see `products`). Samples are held with zeros up to whole tiles. A strip's scratch
-stays in the second-level cache, a row's in the first. Tiles are independent: nothing is summed
-across threads, so their number cannot change a bit.
+These are the assumptions, stated once. A tile is T × T entries, a strip STRIP × T; T is a multiple
+of STRIP and STRIP of the width P of a panel (see `products`). Samples are padded with zeros to
+whole tiles. A strip's scratch stays in the second-level cache, a row's in the first. Tiles are
+independent: nothing is summed across threads, so their number cannot change a bit.
 """
 
 from typing import Any, NamedTuple
@@ -23,20 +23,21 @@ from ntk_numba.engine.transpose import copy, transpose
 
 STRIP = 64  # rows
 
-Tiles = NDArray[np.void]  # a table, one `TILE` a tile
+Tiles = NDArray[np.void]  # a table with one `TILE` per tile
 
-# An entry of a table of tiles, see `tile_table`: where a tile takes its samples from, how many
-# entries it has, and where its first entry and that of its transpose go.
+# The fields of a table of tiles, see `tile_table`: the first sample of the rows and of the columns,
+# the size, and the places in the output of the first entry and of that of the transpose.
 FIELDS = (
     "row", "column", "height", "width", "to_row", "to_column", "mirror_row", "mirror_column",
 )  # fmt: skip
 TILE = np.dtype([(field, np.int64) for field in FIELDS])
 
-# A product z is exact to about ε|v||v'|, an error of that over sinθ in the angle. Below
-# z = |v|²|v'|²/16 (θ = 0.5 for unit length) the difference of the vectors is taken instead, and
-# their sum where w < 1/16; the small constant catches equal vectors that lie close to the centre.
-NEARLY_OPPOSITE = 1 / 16
-CERTAINLY_NEAR = 2.0**-30
+# z of an inner product has an error of about ε|v||v'|, and so the angle one of ε|v||v'|/sinθ. Below
+# z = |v|²|v'|²/16 (θ = 0.5 for unit length) z is computed from the difference of the vectors, and
+# where w < 1/16, w is computed from their sum. The small constant ensures that this is done for
+# equal vectors that are close to the centre.
+OPPOSITE_W = 1 / 16
+ALWAYS_NEAR_Z = 2.0**-30
 
 
 def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -> Tiles:
@@ -45,13 +46,13 @@ def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -
     Parameters
     ----------
     reads : (tiles, 4)
-        The first sample among the rows and among the columns, height, and width of each. With −1
-        among the columns, each row is paired with itself only, and the width is 1.
+        The first sample among the rows, the first among the columns, the height and the width. If
+        the second is −1, each row is paired with itself only, and the width is 1.
     to : (tiles, 2)
-        Row and column of the output where the first entry goes.
+        The row and the column of the output that the first entry is written to.
     mirrors : (tiles, 2), optional
-        The same for its transpose: −1 for none, and what `to` is for a tile on the diagonal, of
-        which the lower half is computed.
+        The same for the transpose; −1 if it is not written. For a tile on the diagonal, of which
+        only the lower half is computed, it equals `to`.
     """
     reads = np.asarray(reads, np.int64).reshape(-1, 4)
     fields = np.empty((len(reads), len(FIELDS)), np.int64)
@@ -60,7 +61,7 @@ def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -
 
 
 class Scratch(NamedTuple):
-    """Of each thread.
+    """The scratch memory of each thread.
 
     product : (threads, STRIP, T) float64
     working : (threads, WORKING, T), see `rows`
@@ -77,21 +78,21 @@ class Scratch(NamedTuple):
 
 
 @njit
-def sine(spread: float, spread2: float, product: float) -> float:
-    """The z = sin²(θ/2) of an inner product."""
+def sin2_of_product(spread: float, spread2: float, product: float) -> float:
+    """Return z = sin²(θ/2) from an inner product v·v' and the two |v|²/4."""
     return (spread + spread2) - 0.5 * product
 
 
 @njit
 def nearness(z: float, spread: float, spread2: float) -> float:
-    """At most 0 where the product has lost too much of z."""
-    return z - fma(spread, spread2, CERTAINLY_NEAR)
+    """Return a number that is at most 0 if z of an inner product is too inexact, else above 0."""
+    return z - fma(spread, spread2, ALWAYS_NEAR_Z)
 
 
 @njit
 def too_opposite(z: float) -> bool:
-    """Whether the product has lost too much of w."""
-    return z >= 1 - NEARLY_OPPOSITE
+    """Return whether w = 1 − z of an inner product is too inexact."""
+    return z >= 1 - OPPOSITE_W
 
 
 @njit
@@ -104,11 +105,11 @@ def half_angles(
 ) -> tuple[bool, bool]:
     """Fill z and w of a row from its inner products.
 
-    Returns whether an angle is obtuse, and whether one is to be repaired.
+    Return whether an angle is obtuse, and whether an angle has to be repaired.
     """
     largest, nearest = 0.0, 1.0
     for j in range(z.size):
-        s = sine(spread, spreads[j], product[j])
+        s = sin2_of_product(spread, spreads[j], product[j])
         largest = larger(largest, s)
         nearest = smaller(nearest, nearness(s, spread, spreads[j]))
         z[j] = s
@@ -126,41 +127,43 @@ def repair(
     z: Floats,
     w: Floats,
 ) -> None:
-    """Replace z and w of a row, where too much is lost, by |û − û'|²/4 or |û + û'|²/4.
+    """Replace inexact z of a row by |û − û'|²/4, and inexact w by |û + û'|²/4.
 
-    A panel at once; `pairs` are those of `product`, z and w.
-    vector : (n0,), distance : (1, P), scratch
+    The distances are computed for a panel at a time.
+
+    product, z, w : (n,), of the row of pairs `pairs`
+    vector, distance : (n0,) and (1, P), scratch memory
     """
     (rows, columns), i, j0, n = pairs
     features, width = rows.panels.shape[1], rows.panels.shape[2]
     spread = rows.spread[i]
     for opposite in (False, True):
-        made = False
+        vector_filled = False
         for c in range(0, n, width):
-            wanted = 0
+            inexact = 0
             for j in range(c, min(c + width, n)):
-                s = sine(spread, columns.spread[j0 + j], product[j])
+                s = sin2_of_product(spread, columns.spread[j0 + j], product[j])
                 near = nearness(s, spread, columns.spread[j0 + j]) <= 0
-                wanted += too_opposite(s) if opposite else near
-            if wanted == 0:
+                inexact += too_opposite(s) if opposite else near
+            if inexact == 0:
                 continue
-            if not made:
-                made = True
+            if not vector_filled:
+                vector_filled = True
                 for k in range(features):
                     v = rows.panels[i // width, k, i % width]
                     vector[k] = -(v + twice_centre[k]) if opposite else v
             square_distances(distance, vector, columns.panels[(j0 + c) // width])
             for j in range(c, min(c + width, n)):
-                s = sine(spread, columns.spread[j0 + j], product[j])
-                small = z.dtype.type(distance[0, j - c] / 4)
+                s = sin2_of_product(spread, columns.spread[j0 + j], product[j])
+                quarter = z.dtype.type(distance[0, j - c] / 4)
                 if opposite and too_opposite(s):
-                    w[j], z[j] = small, 1 - small
+                    w[j], z[j] = quarter, 1 - quarter
                 elif not opposite and nearness(s, spread, columns.spread[j0 + j]) <= 0:
-                    z[j], w[j] = small, 1 - small
+                    z[j], w[j] = quarter, 1 - quarter
 
 
-class Work(NamedTuple):
-    """What the tiles of a call have in common.
+class TileArguments(NamedTuple):
+    """The arguments of `compute_tile`, which are the same for all tiles of a call.
 
     twice_centre : (n0,) 2m
     outputs : C-contiguous arrays, (0, 1, 1) where not wanted
@@ -175,32 +178,32 @@ class Work(NamedTuple):
 
 
 @ParallelLoop
-def compute_tile(work_at: Any, thread: int, k: int) -> None:
-    """Compute tile k of a `Work` with a thread's scratch."""
-    work: Work = arguments_at(work_at)
-    t, bands, scratch = work.tiles[k], work.bands, work.scratch
+def compute_tile(arguments_address: Any, thread: int, k: int) -> None:
+    """Compute tile k of `TileArguments` with the scratch memory of a thread."""
+    arguments: TileArguments = arguments_at(arguments_address)
+    t, bands, scratch = arguments.tiles[k], arguments.bands, arguments.scratch
     i0, j0, height, width = t.row, t.column, t.height, t.width
-    mirrored, alone = t.mirror_row >= 0, j0 < 0
+    mirrored, with_itself = t.mirror_row >= 0, j0 < 0
     on_diagonal = t.mirror_row == t.to_row and t.mirror_column == t.to_column
     product = scratch.product[thread]
     working = scratch.working[thread]
-    strips = Results(scratch.nngp[thread], scratch.ntk[thread], work.outputs.every)
+    strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.all_layers)
     vector, distance = scratch.vector[thread], scratch.distance[thread]
     panel = bands.rows.panels.shape[2]
     for first in range(0, height, STRIP):
         count = min(STRIP, height - first)
         across = min(width, first + count) if on_diagonal else width
-        whole = -(-count // panel) * panel, -(-across // panel) * panel
-        if not alone:
+        padded = -(-count // panel) * panel, -(-across // panel) * panel
+        if not with_itself:
             inner_products(
-                product, bands.rows.panels, i0 + first, whole[0],
-                bands.columns.panels, j0, whole[1],
+                product, bands.rows.panels, i0 + first, padded[0],
+                bands.columns.panels, j0, padded[1],
             )  # fmt: skip
         for r in range(count):
             i = first + r
-            begin = i0 + i if alone else j0
-            others = 0 if alone else i if on_diagonal else width
-            n = others + 1 if alone or on_diagonal else width
+            begin = i0 + i if with_itself else j0
+            others = 0 if with_itself else i if on_diagonal else width
+            n = others + 1 if with_itself or on_diagonal else width
             z, w = working[Z, :n], working[W, :n]
             z_others, w_others, products = z[:others], w[:others], product[r, :others]
             spread = bands.rows.spread[i0 + i]
@@ -208,14 +211,16 @@ def compute_tile(work_at: Any, thread: int, k: int) -> None:
             obtuse, repairs = half_angles(products, spread, spreads, z_others, w_others)
             if repairs:
                 pairs = Pairs(bands, i0 + i, begin, others)
-                repair(products, pairs, work.twice_centre, vector, distance, z_others, w_others)
+                repair(
+                    products, pairs, arguments.twice_centre, vector, distance, z_others, w_others
+                )
             if others < n:
                 z[others], w[others] = 0, 1
-            all_layers(working, Pairs(bands, i0 + i, begin, n), obtuse, work.duals, strips, r)
-        # of a row on the diagonal, as far as it was computed
+            all_layers(working, Pairs(bands, i0 + i, begin, n), obtuse, arguments.duals, strips, r)
+        # Rows of a tile on the diagonal are written up to the diagonal.
         lead = first + 1 if on_diagonal else width
         for out, strip in (
-            (work.outputs.nngp, strips.nngp), (work.outputs.ntk, strips.ntk)
+            (arguments.outputs.nngp, strips.nngp), (arguments.outputs.ntk, strips.ntk)
         ):  # fmt: skip
             for layer in range(out.shape[0]):
                 copy(out[layer], t.to_row + first, t.to_column, strip[layer], count, across, lead)

@@ -1,10 +1,11 @@
-"""Blocks on their way to where they stay, as they are or transposed, by lines of the cache.
+"""Copy blocks of results to the output, or write their transposes, by lines of the cache.
 
-Element by element, writing a tile's mirror image took as long as two layers of the recursion.
+Writing the mirror image of a tile element by element took as long as two layers of the recursion.
 
-Whole lines go past the cache where they can. A matrix is larger than it, and the processor reads a
-line before it writes it otherwise, which is half of all traffic. Lines are whole if the output
-begins at one, as `products.aligned` sees to, and its rows are a number of lines long.
+Whole lines are written past the cache where possible. A matrix is larger than the cache, and the
+processor otherwise reads a line before it writes it, which is half of all traffic. Lines are whole
+if the output begins at one, which `compiled.arrays.aligned` ensures, and its rows are a whole
+number of lines long.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ LINE_BYTES = 64  # 8 entries of float64 or 16 of float32
 
 
 class _Lines:
-    """Loads and stores of lines in arrays of one dtype, in the making of an intrinsic."""
+    """Writer of the code that loads and stores lines in arrays of one dtype."""
 
     def __init__(self, builder: ir.IRBuilder, array: types.Array) -> None:
         self._builder = builder
@@ -32,14 +33,14 @@ class _Lines:
         self._vector = ir.VectorType(real, self.length)
 
     def _address(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
-        """Where array[i, j] stands; the array is C-contiguous."""
+        """Return the address of array[i, j]; the array is C-contiguous."""
         b = self._builder
         width = cgutils.unpack_tuple(b, array.shape)[1]
         at = b.gep(array.data, [b.add(b.mul(i, width), j)])
         return b.bitcast(at, self._vector.as_pointer())
 
     def load(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
-        """array[i, j : j + length], as a vector."""
+        """Return array[i, j : j + length] as a vector."""
         value = self._builder.load(self._address(array, i, j))
         value.align = self._size
         return value
@@ -47,7 +48,7 @@ class _Lines:
     def store(
         self, values: list[ir.Value], array: Any, i: ir.Value, j: ir.Value, whole: ir.Value
     ) -> None:
-        """array[i + k, j : j + length] = values[k]; past the cache, if those are whole lines."""
+        """Store array[i + k, j : j + length] = values[k], past the cache if lines are whole."""
         one = ir.Constant(ir.IntType(32), 1)
         past_cache = self._builder.module.add_metadata([one])
         with self._builder.if_else(whole) as branches:
@@ -61,17 +62,17 @@ class _Lines:
                             store.set_metadata("nontemporal", past_cache)
 
     def are_whole(self, array: Any, i: ir.Value, j: ir.Value) -> ir.Value:
-        """Whether array[i, j] begins a line of the cache, and so array[i + 1, j] and all others."""
+        """Return whether array[i, j] and the entries below it begin lines of the cache."""
         b = self._builder
         at = b.ptrtoint(self._address(array, i, j), i.type)
         stride = cgutils.unpack_tuple(b, array.strides)[0]
-        rest = b.and_(b.or_(at, stride), i.type(LINE_BYTES - 1))
-        return b.icmp_unsigned("==", rest, i.type(0))
+        remainder = b.and_(b.or_(at, stride), i.type(LINE_BYTES - 1))
+        return b.icmp_unsigned("==", remainder, i.type(0))
 
 
 @intrinsic
 def _are_whole(typingctx: Any, out: Any, i: Any, j: Any) -> Any:
-    """Whether the lines of the cache are whole in a block that begins at out[i, j]."""
+    """Return whether the lines of the cache are whole in a block that begins at out[i, j]."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         out, i, j = arrays_of(context, builder, signature, args)
@@ -84,7 +85,7 @@ def _are_whole(typingctx: Any, out: Any, i: Any, j: Any) -> Any:
 def _copy_line(
     typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any, whole: Any
 ) -> Any:
-    """out[i, j : j + S] = block[r, c : c + S], S = 8 or 16 for the dtype."""
+    """Copy out[i, j : j + S] = block[r, c : c + S], S = 8 or 16 for the dtype."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         out, i, j, block, r, c, whole = arrays_of(context, builder, signature, args)
@@ -99,25 +100,26 @@ def _copy_line(
 def _transpose_square(
     typingctx: Any, out: Any, i: Any, j: Any, block: Any, r: Any, c: Any, whole: Any
 ) -> Any:
-    """out[i : i + S, j : j + S] = block[r : r + S, c : c + S].T, S = 8 or 16 for the dtype.
+    """Write out[i : i + S, j : j + S] = block[r : r + S, c : c + S].T, S = 8 or 16 for the dtype.
 
-    log₂S times, each row of the upper half is interleaved with the one S/2 below: with the rows as
-    the digits of a number and the columns as the rest of it, each time moves a digit across.
+    log₂S times, each row of the upper half is interleaved with the row S/2 below it. If the number
+    of the row and that of the column are written as binary digits one after the other, each of
+    these steps moves one digit from the row to the column.
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         out, i, j, block, r, c, whole = arrays_of(context, builder, signature, args)
         lines = _Lines(builder, signature.args[0])
-        side = lines.length
-        rows = [lines.load(block, builder.add(r, r.type(k)), c) for k in range(side)]
-        lanes = ir.VectorType(ir.IntType(32), side)
-        low = [k // 2 + side * (k % 2) for k in range(side)]
-        for _ in range(side.bit_length() - 1):
-            pairs = list(zip(rows[: side // 2], rows[side // 2 :], strict=True))
+        size = lines.length
+        rows = [lines.load(block, builder.add(r, r.type(k)), c) for k in range(size)]
+        lanes = ir.VectorType(ir.IntType(32), size)
+        low = [k // 2 + size * (k % 2) for k in range(size)]
+        for _ in range(size.bit_length() - 1):
+            pairs = list(zip(rows[: size // 2], rows[size // 2 :], strict=True))
             rows = [
                 builder.shuffle_vector(a, b, ir.Constant(lanes, [k + shift for k in low]))
                 for a, b in pairs
-                for shift in (0, side // 2)
+                for shift in (0, size // 2)
             ]
         lines.store(rows, out, i, j, whole)
         return context.get_dummy_value()
@@ -131,14 +133,14 @@ def copy(
 ) -> None:  # fmt: skip
     """Write block[:height, :width] to out[to_row:, to_col:].
 
-    lead : of row i the first i + lead entries only; `width` or more for all
+    lead : only the first i + lead entries of row i are written; `width` or more for all
     """
     line = LINE_BYTES // out.itemsize
     whole: bool = _are_whole(out, to_row, to_col)  # type: ignore[call-arg]
     for i in range(height):
         length = min(width, i + lead)
         lines = length // line * line
-        if whole:  # decided here: a branch within the loop takes 5 % of a job of few features
+        if whole:  # outside the loop: a branch in it takes 5 % of a job of few features
             for j in range(0, lines, line):
                 _copy_line(out, to_row + i, to_col + j, block, i, j, True)
         else:
@@ -152,7 +154,10 @@ def copy(
 def transpose(
     out: Floats, to_row: int, to_col: int, block: Floats, height: int, width: int, lead: int,
 ) -> None:  # fmt: skip
-    """Write the transpose of block[:height, :width] to out[to_row:, to_col:]; `lead` as above."""
+    """Write the transpose of block[:height, :width] to out[to_row:, to_col:].
+
+    lead : see `copy`
+    """
     square = LINE_BYTES // out.itemsize
     whole: bool = _are_whole(out, to_row, to_col)  # type: ignore[call-arg]
     for j0 in range(0, width, square):

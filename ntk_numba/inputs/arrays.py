@@ -1,4 +1,4 @@
-"""Rows of arrays, memory maps and HDF5 datasets, read a run at a time; what an open file holds."""
+"""Readers of rows of arrays, memory maps and HDF5 datasets, and the contents of an open file."""
 
 import mmap
 import os
@@ -11,11 +11,11 @@ import numpy as np
 
 from ntk_numba.errors import InvalidValueError
 
-Reader = Callable[[int, int], Any]  # of rows start to stop, for any array that NumPy understands
+Reader = Callable[[int, int], Any]  # (start, stop) → these rows, as any array that NumPy takes
 
 
 class Opened(NamedTuple):
-    """What a data file gives.
+    """The contents of an open data file.
 
     Attributes
     ----------
@@ -23,7 +23,8 @@ class Opened(NamedTuple):
     key : str
         The name of the array in a file that holds several, else "".
     held : int
-        Bytes that stay in memory as long as `rows` does; 0 for what is read in runs of rows.
+        The bytes that stay in memory as long as `rows` does; 0 if runs of rows are read when
+        needed.
     """
 
     rows: Any
@@ -32,7 +33,13 @@ class Opened(NamedTuple):
 
 
 def pick(path: Path, key: str, keys: list[str]) -> str:
-    """Return the key asked for, or the only one that a file has."""
+    """Return `key` if the file has it or, without a key, the only one of its keys.
+
+    Raises
+    ------
+    InvalidValueError
+        If the file lacks the key, or no key is given and it has several.
+    """
     known = ", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")
     if key:
         if key not in keys:
@@ -46,7 +53,7 @@ def pick(path: Path, key: str, keys: list[str]) -> str:
 
 
 def file_of(rows: Any) -> Path | None:
-    """Return the file behind a memory map or an HDF5 dataset."""
+    """Return the file of a memory map or an HDF5 dataset; None for other arrays."""
     if isinstance(rows, h5py.Dataset):
         return Path(rows.file.filename)
     if isinstance(rows, np.memmap) and isinstance(rows.filename, str | os.PathLike):
@@ -55,13 +62,13 @@ def file_of(rows: Any) -> Path | None:
 
 
 def reader_of(rows: Any, opened_here: bool) -> Reader:
-    """Return what reads runs of rows.
+    """Return a function that reads runs of rows.
 
     Parameters
     ----------
     rows : see `Opened`
     opened_here : bool
-        Whether we have opened the file that the rows are in, and nobody else changes its map.
+        Whether this package has opened the file of the rows, so that nobody else changes its map.
     """
     if opened_here and isinstance(rows, np.memmap) and rows.flags.c_contiguous:
         return _through_its_file(rows)
@@ -69,9 +76,9 @@ def reader_of(rows: Any, opened_here: bool) -> Reader:
 
 
 def _through_its_file(rows: np.memmap) -> Reader:
-    """Read a .npy file, mapped in row order, without the map.
+    """Return a reader of a .npy file in row order that does not use the map.
 
-    If the file is cut short meanwhile, a map ends the process; a read only fails.
+    If the file is truncated while it is read, a map ends the process; a read only fails.
     """
     path, dtype, width, offset = str(rows.filename), rows.dtype, rows.shape[1:], rows.offset
     values = int(np.prod(width))
@@ -84,17 +91,20 @@ def _through_its_file(rows: np.memmap) -> Reader:
 
 
 def _through_its_map(rows: Any) -> Reader:
-    """Read rows of an array; of a memory map, give back the pages, which count as our memory."""
+    """Return a reader of an array that frees the pages of a memory map after each read.
+
+    These pages would count as memory of the process.
+    """
     owner = rows
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
-    private = getattr(rows, "mode", "c") == "c"  # its changed pages exist nowhere else
+    private = getattr(rows, "mode", "c") == "c"  # pages changed in such a map exist nowhere else
 
     def read(start: int, stop: int) -> Any:
         if not isinstance(owner, mmap.mmap) or private or not hasattr(mmap, "MADV_DONTNEED"):
             return rows[start:stop]
         copy = np.empty((stop - start, *rows.shape[1:]), rows.dtype)
-        # each column of a map in column order brings in pages of its own, up to 64 KiB of them
+        # In column order each column is on pages of its own, up to 64 KiB of them.
         step = rows.shape[1] if rows.flags.c_contiguous else 64
         for first in range(0, rows.shape[1], step):
             copy[:, first : first + step] = rows[start:stop, first : first + step]

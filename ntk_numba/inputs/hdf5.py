@@ -1,4 +1,4 @@
-"""Data in HDF5 files."""
+"""Reader of data in HDF5 files."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ntk_numba.inputs.arrays import Opened, pick
 
 
 def open_hdf5(path: Path, key: str) -> Opened:
-    """Open a dataset of an HDF5 file, of which runs of rows are read."""
+    """Open a dataset of an HDF5 file; its rows are read when needed."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:

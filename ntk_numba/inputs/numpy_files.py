@@ -1,4 +1,4 @@
-"""Data in .npy and .npz files. What they pickle is never loaded."""
+"""Readers of data in .npy and .npz files, which never load pickled objects."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from ntk_numba.inputs.arrays import Opened, pick
 
 
 def open_npy(path: Path, _: str) -> Opened:
-    """Map a .npy file, of which runs of rows are read."""
+    """Map a .npy file; its rows are read when needed."""
     try:
         try:
             array = np.load(path, mmap_mode="r")
@@ -21,12 +21,12 @@ def open_npy(path: Path, _: str) -> Opened:
             array.close()
             raise InvalidValueError("it is an .npz archive")
         return Opened(array)
-    except Exception as error:  # NumPy raises nearly anything for a file that is not its own
+    except Exception as error:  # NumPy raises many classes of errors for damaged files
         raise _refusal(path, error) from None
 
 
 def open_npz(path: Path, key: str) -> Opened:
-    """Load an array of an .npz archive, whole: it may be compressed."""
+    """Load a whole array of an .npz archive, since it may be compressed."""
     with path.open("rb") as file:
         try:
             archive = np.load(file)
@@ -47,13 +47,13 @@ def open_npz(path: Path, key: str) -> Opened:
 
 
 def _refusal(path: Path, error: Exception) -> InvalidValueError:
-    """Put NumPy's complaint about a .npy or .npz file in words for its owner."""
+    """Return the error for a .npy or .npz file that NumPy cannot read."""
     reason = str(error)
     if "Object arrays" in reason or "Python objects" in reason:
         return InvalidValueError(
             f"{path} holds pickled Python objects, which are never loaded; save a plain array of "
             f"numbers"
         )
-    if "pickle" in reason:  # NumPy's guess about a file that does not begin like one of its own
+    if "pickle" in reason:  # NumPy's message for any file that does not begin as a .npy file does
         reason = "or pickled Python objects, which are never loaded"
     return InvalidValueError(f"{path} is no valid {path.suffix} file, perhaps truncated ({reason})")

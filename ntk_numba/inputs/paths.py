@@ -1,4 +1,4 @@
-"""Data files by their paths, ``file.npy`` or ``file.h5:dataset``: the table of all kinds."""
+"""Opening of data files by paths, ``file.npy`` or ``file.h5:dataset``: the table of formats."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,61 +11,64 @@ from ntk_numba.inputs.numpy_files import open_npy, open_npz
 from ntk_numba.inputs.tables import open_csv
 
 
-class Kind(NamedTuple):
-    """A kind of data file.
+class Format(NamedTuple):
+    """A format of data files.
 
     Attributes
     ----------
-    open : function of the path and the key ("" if none is given)
+    open : (path, key) → Opened
+        Opens a file; the key is "" if none is given.
     keys : bool
-        Whether such a file may hold several arrays, of which a key names one.
+        Whether a file may hold several arrays, one of which a key names.
     """
 
     open: Callable[[Path, str], Opened]
     keys: bool
 
 
-KINDS = {
-    ".npy": Kind(open_npy, False),
-    ".npz": Kind(open_npz, True),
-    ".csv": Kind(open_csv, False),
-    ".h5": Kind(open_hdf5, True),
-    ".hdf5": Kind(open_hdf5, True),
-    ".hdf": Kind(open_hdf5, True),
+FORMATS = {
+    ".npy": Format(open_npy, False),
+    ".npz": Format(open_npz, True),
+    ".csv": Format(open_csv, False),
+    ".h5": Format(open_hdf5, True),
+    ".hdf5": Format(open_hdf5, True),
+    ".hdf": Format(open_hdf5, True),
 }
 
 
 def open_path(spec: str) -> tuple[str, Path, Opened]:
-    """Return what errors call the data, its file, and what that gives.
+    """Open a data file; return the name of the data for errors, the path, and the contents.
 
     Raises
     ------
     OSError
-        A file that is missing, a folder, or cannot be read.
+        If the file is missing, is a folder, or cannot be read.
     ValueError
-        A file of another kind, truncated, pickled, or without the key.
+        If the format is unknown, or the file is truncated, pickled, or lacks the key.
     """
     path, key = Path(spec), ""
     if not path.exists() and ":" in spec:
         head, _, tail = spec.rpartition(":")
-        if Path(head).suffix.lower() in KINDS:
+        if Path(head).suffix.lower() in FORMATS:
             path, key = Path(head), tail
     if path.is_dir():
-        raise FolderError(f"{spec} is a folder; name a file in it ({', '.join(KINDS)})")
+        raise FolderError(f"{spec} is a folder; name a file in it ({', '.join(FORMATS)})")
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     if not path.is_file():
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     ending = path.suffix.lower()
-    if ending not in KINDS:
-        raise InvalidValueError(f"{path}: unknown ending {ending!r}; known are {', '.join(KINDS)}")
-    kind = KINDS[ending]
-    if key and not kind.keys:
+    if ending not in FORMATS:
+        raise InvalidValueError(
+            f"{path}: unknown ending {ending!r}; known are {', '.join(FORMATS)}"
+        )
+    file_format = FORMATS[ending]
+    if key and not file_format.keys:
         raise InvalidValueError(f"{spec}: a {ending} file holds one array; leave out :{key}")
     try:
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
-    opened = kind.open(path, key)
-    return f"{path}:{opened.key}" if kind.keys else spec, path, opened
+    opened = file_format.open(path, key)
+    return f"{path}:{opened.key}" if file_format.keys else spec, path, opened

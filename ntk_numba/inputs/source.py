@@ -1,4 +1,4 @@
-"""Read X: a matrix of samples in runs of rows, whatever it comes from."""
+"""The samples X as a matrix that is read in runs of rows, from an array or from a file."""
 
 import hashlib
 import os
@@ -19,11 +19,12 @@ from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
 
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
-BLOCK_ROWS = 64  # a multiple of it, so that threads can share a block evenly
-# Rows that are evenly spaced: so many at most, of so many bytes, but never only one
-EVENLY_ROWS = 256
-EVENLY_BYTES = 1 << 20
-EVENLY_LEAST = 8
+BLOCK_ROWS = 64  # blocks have a multiple of so many rows, so that threads share them evenly
+# The number of evenly spaced rows that the centre is computed from: at most CENTRE_ROWS, fewer if
+# they have more than CENTRE_BYTES, and at least CENTRE_MIN_ROWS.
+CENTRE_ROWS = 256
+CENTRE_BYTES = 1 << 20
+CENTRE_MIN_ROWS = 8
 
 
 class Source:
@@ -32,11 +33,11 @@ class Source:
     Attributes
     ----------
     name : str
-        How errors call it: an argument or a file.
+        The name of the argument or file, for errors.
     shape : (N, n0)
-    dtype : float32 if that is what the data is, else float64
+    dtype : float32 if the data is float32, else float64
     file : Path or None
-        The file the data is in, if it is in one.
+        The file of the data, if there is one.
     held : int
         Bytes that stay in memory as long as this source does, because its file cannot be read in
         runs of rows (.npz, .csv).
@@ -51,9 +52,9 @@ class Source:
             )
         shape = tuple(int(n) for n in rows.shape)
         if len(shape) != 2:
-            mend = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
+            remedy = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
             raise InvalidValueError(
-                f"{name} must have two dimensions (samples, features), not {shape}{mend}"
+                f"{name} must have two dimensions (samples, features), not {shape}{remedy}"
             )
         if shape[0] == 0:
             raise InvalidValueError(f"{name} is empty: it has no rows")
@@ -66,7 +67,7 @@ class Source:
         self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
         self._rows = reader_of(rows, file is not None)
         self._findings = Findings(shape[0])
-        # of what is in memory, or open elsewhere, changes are its owner's
+        # Changes are detected only in files that this package reads; arrays belong to the caller.
         self._path = None if held else file
         self._stamp = _stamp(self._path)
 
@@ -81,7 +82,7 @@ class Source:
             ) from None
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield the runs of rows that are read at a time, from start to stop."""
+        """Yield (first, last) of runs of rows of about BLOCK_BYTES, from start to stop."""
         end = self.shape[0] if stop is None else stop
         step = max(1, BLOCK_BYTES // (self.shape[1] * 8))
         step = step // BLOCK_ROWS * BLOCK_ROWS or step
@@ -94,45 +95,54 @@ class Source:
         return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
 
     def sample(self, count: int) -> NDArray[np.floating]:
-        """Return at most `count` rows, evenly spaced; NaN and infinity are refused."""
+        """Return at most `count` evenly spaced rows; refuse NaN and infinity in them."""
         index = np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int)
         rows = self.take(index)
         self._refuse_not_finite(index, rows)
         return rows
 
-    def evenly(self) -> NDArray[np.floating]:
-        """Return the rows that stand for all: EVENLY_ROWS of them, fewer where they are long."""
+    def centre_sample(self) -> NDArray[np.floating]:
+        """Return the evenly spaced rows that the centre of the unit vectors is computed from."""
         size = self.shape[1] * 8
-        return self.sample(min(EVENLY_ROWS, max(EVENLY_LEAST, EVENLY_BYTES // size)))
+        return self.sample(min(CENTRE_ROWS, max(CENTRE_MIN_ROWS, CENTRE_BYTES // size)))
 
     def check(self) -> "Source":
-        """Refuse NaN and infinity in any row, and return this source; faster than a survey."""
-        self._find_out(None, Depth.FINITE)
+        """Raise an error if a row holds NaN or infinity, and return this source.
+
+        This is faster than a survey.
+        """
+        self._read_unknown(None, Depth.FINITE)
         return self
 
     def survey(self, rows: Sequence[range] | None = None, *, digest: bool = False) -> Survey:
-        """Read runs of rows, by default all, refuse NaN and infinity, and return what they hold.
+        """Read runs of rows, by default all, and return their largest norm and their digest.
 
-        Rows are read and known by blocks of `digest.ROWS`. A block is read a second time only if
-        this call asks for a digest and earlier ones did not.
+        Rows are read in blocks of `digest.ROWS`, and the findings are kept. A block is read a
+        second time only if this call asks for more than earlier ones did, as for a digest.
 
         Parameters
         ----------
         digest : bool
-            Whether to hash the rows too, which takes longer than all the rest.
+            Whether to compute the digest too, which takes longer than everything else.
+
+        Raises
+        ------
+        ValueError
+            If a row holds NaN or infinity.
         """
-        self._find_out(rows, Depth.HASHES if digest else Depth.NORMS)
+        self._read_unknown(rows, Depth.HASHES if digest else Depth.NORMS)
         blocks = self._findings.blocks(rows)
-        evenly = self._evenly_hash if digest else b""
+        sample_hash = self._sample_hash if digest else b""
         hashes = self._findings.hashes(blocks if digest else [])
-        return Survey(*self._findings.largest(blocks), Digest(self.shape, evenly, hashes))
+        return Survey(*self._findings.largest(blocks), Digest(self.shape, sample_hash, hashes))
 
     @cached_property
-    def _evenly_hash(self) -> bytes:
-        return hashlib.sha256((self.evenly().astype("<f8") + 0.0).data).digest()
+    def _sample_hash(self) -> bytes:
+        """The SHA-256 of the rows of `centre_sample`, as float64 with 0 for −0."""
+        return hashlib.sha256((self.centre_sample().astype("<f8") + 0.0).data).digest()
 
-    def _find_out(self, rows: Sequence[range] | None, depth: Depth) -> None:
-        """Read the blocks of some rows that are not known so deeply yet."""
+    def _read_unknown(self, rows: Sequence[range] | None, depth: Depth) -> None:
+        """Read the blocks of the given rows about which less than `depth` is known."""
         for first, last in self._findings.unknown(rows, depth):
             reading = Reading(self._findings, depth)
             for start, stop in self.blocks(first, last):
@@ -141,12 +151,12 @@ class Source:
                 reading.add(start, block)
 
     def refuse_changed(self) -> None:
-        """Make sure that what was read was the file that was opened.
+        """Check that the file has not changed since it was opened.
 
         Raises
         ------
         OSError
-            The file has been written to, or is another one.
+            If the file has been written to or replaced.
         """
         if self._stamp != _stamp(self._path):
             raise FileError(f"{self.name} has changed since it was opened")
@@ -154,7 +164,10 @@ class Source:
     def _refuse_not_finite(
         self, numbers: range | NDArray[np.integer], block: NDArray[np.floating]
     ) -> None:
-        """Refuse rows with NaN or infinity, and name the first one by its number."""
+        """Raise an error that names the first row with NaN or infinity, if there is one.
+
+        numbers : the numbers of the rows of the block
+        """
         if np.isfinite(largest_entry(block)):
             return
         row, column = np.argwhere(~np.isfinite(block))[0]
@@ -178,23 +191,23 @@ def result_dtype(dtype: DTypeLike | None, *sources: Source) -> np.dtype:
 
 
 def open_source(x: Any, name: str) -> Source:
-    """Open what an argument stands for.
+    """Open the data that an argument stands for.
 
     Parameters
     ----------
     x : array, numpy.memmap, h5py.Dataset, path or Source
-        Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``; ``:key`` may be left out where
+        Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``; ``:key`` may be omitted if
         the file holds one array.
     name : str
-        The argument's name, for errors.
+        The name of the argument, for errors.
 
     Raises
     ------
     OSError
-        A file that is missing, a folder, or cannot be read.
+        If the file is missing, is a folder, or cannot be read.
     ValueError, TypeError
-        A file of another kind, truncated, pickled, or without the key; data that is not a real
-        matrix with at least one row and one column.
+        If the format is unknown, the file is truncated, pickled, or lacks the key, or the data is
+        not a matrix of real numbers with at least one row and one column.
     """
     if isinstance(x, Source):
         return x
@@ -220,7 +233,7 @@ def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
 
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
-    """Read one label for each sample from a file, given as for `open_source`."""
+    """Read one label per sample from a file whose path is as for `open_source`."""
     name, _, opened = open_path(os.fspath(path))
     labels = np.asarray(opened.rows[()]).ravel()
     if labels.dtype.kind == "O":
@@ -231,7 +244,7 @@ def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
 
 
 def _stamp(path: Path | None) -> tuple[int, ...]:
-    """Return what tells one state of a file from another."""
+    """Return numbers that change when a file is written to or replaced; () without a file."""
     if path is None or not path.exists():
         return ()
     status = path.stat()

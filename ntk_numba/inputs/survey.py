@@ -1,7 +1,7 @@
-"""Survey the rows of X before a kernel is computed: NaN, norms and digests in one loop.
+"""The survey of the rows of X before a kernel is computed: NaN, norms and digests in one loop.
 
-X may be larger than memory and slow to read. What one call has found out is kept for each block of
-`digest.ROWS` rows, so that no other call reads these rows for it again.
+X may be larger than memory and slow to read. The findings of a call are kept for each block of
+`digest.ROWS` rows, so that no other call reads these rows for the same purpose again.
 """
 
 import hashlib
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from ntk_numba.digest import ROWS, Digest, blocks_of
 
-FAINT = 2.0**-900  # of a sum of squares, below which some of them may have underflowed
+UNDERFLOW_SQUARES = 2.0**-900  # in a smaller sum of squares, some may have underflowed
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Say what some rows hold; none of them holds NaN or infinity.
+    """The largest norm and the digest of rows that hold neither NaN nor infinity.
 
     Attributes
     ----------
     largest_norm : float
     longest_row : int
-        The first row that has it.
+        The first row with this norm.
     digest : Digest
-        Of these rows, if it was asked for, else one without blocks.
+        The digest of these rows if it was requested, else one without blocks.
     """
 
     largest_norm: float
@@ -36,7 +36,7 @@ class Survey:
 
 
 class Depth(IntEnum):
-    """How much is found out about a block; each takes longer and includes those before it."""
+    """How much is known about a block; each level includes those before it and takes longer."""
 
     NOTHING = 0
     FINITE = 1
@@ -45,24 +45,24 @@ class Depth(IntEnum):
 
 
 class Findings:
-    """Keep what is known of X so far, block by block.
+    """The findings about X so far, block by block.
 
     Attributes
     ----------
     length : int
-        Rows of X.
+        The number of rows of X.
     """
 
     def __init__(self, length: int) -> None:
         self.length = length
         count = -(-length // ROWS)
         self._known = [Depth.NOTHING] * count
-        self._norms = np.zeros(count)  # the largest of each block
-        self._rows = np.zeros(count, np.int64)  # that have them
+        self._norms = np.zeros(count)  # the largest norm of each block
+        self._rows = np.zeros(count, np.int64)  # the first row with this norm
         self._hashes = [b""] * count
 
     def unknown(self, rows: Sequence[range] | None, depth: Depth) -> Iterator[tuple[int, int]]:
-        """Yield runs of rows, in order, that have to be read to know the blocks of `rows`."""
+        """Yield the runs of rows, in order, that must be read to know the blocks of `rows`."""
         blocks = [k for k in self.blocks(rows) if self._known[k] < depth]
         while blocks:
             count = next((i for i, k in enumerate(blocks) if k > blocks[0] + i), len(blocks))
@@ -70,51 +70,51 @@ class Findings:
             blocks = blocks[count:]
 
     def blocks(self, rows: Sequence[range] | None) -> list[int]:
-        """Return the blocks that runs of rows lie in, by default all, in order."""
+        """Return the sorted numbers of the blocks that runs of rows lie in, by default all."""
         return sorted(blocks_of([range(self.length)] if rows is None else rows, self.length))
 
     def largest(self, blocks: list[int]) -> tuple[float, int]:
-        """Return the largest norm of some blocks, and the first row that has it."""
+        """Return the largest norm of the given blocks, and the first row with this norm."""
         k = blocks[int(np.argmax(self._norms[blocks]))]
         return float(self._norms[k]), int(self._rows[k])
 
     def hashes(self, blocks: list[int]) -> tuple[bytes, ...]:
-        """Return the hashes of some blocks in the places that a `Digest` has for them."""
+        """Return the hashes of the given blocks as `Digest.blocks`, with b"" for all others."""
         chosen = set(blocks)
         return tuple(h if k in chosen else b"" for k, h in enumerate(self._hashes))
 
     def keep_finite(self, start: int, stop: int) -> None:
-        """Keep that the blocks that rows `start` to `stop` complete are finite."""
+        """Record that the blocks that end in rows `start` to `stop` are finite."""
         end = len(self._known) if stop == self.length else stop // ROWS
         for k in range(start // ROWS, end):
             self._known[k] = Depth.FINITE
 
     def keep(self, k: int, depth: Depth, norm: float, row: int, digest: bytes) -> None:
-        """Keep what is known of a block, all of which has been read."""
-        if self._known[k] < Depth.NORMS:  # or the last bit might change
+        """Record the findings about block k, all rows of which have been read."""
+        if self._known[k] < Depth.NORMS:  # a second sum might change the last bit
             self._norms[k], self._rows[k] = norm, row
         self._known[k], self._hashes[k] = depth, digest
 
 
 class Reading:
-    """Find out about blocks whose rows are read one piece after another."""
+    """The survey of blocks whose rows are read in pieces, one after another."""
 
     def __init__(self, findings: Findings, depth: Depth) -> None:
         self._findings, self._depth = findings, depth
         self._begin()
 
     def _begin(self) -> None:
-        """Begin a block."""
+        """Reset the findings for the next block."""
         self._norm, self._row, self._hash = -1.0, 0, hashlib.sha256()
 
     def add(self, start: int, block: NDArray[np.floating]) -> None:
-        """Take in finite rows, from `start` on, that follow those of the last call."""
+        """Add finite rows, from row `start` on, which follow those of the last call."""
         stop = start + len(block)
         if self._depth == Depth.FINITE:
             self._findings.keep_finite(start, stop)
             return
         values = block.astype("<f8")
-        values += 0.0  # −0.0 and 0.0 are the same value
+        values += 0.0  # turns −0.0 into 0.0, which has the same value
         norms = row_norms(values)
         for k in range(start // ROWS, -(-stop // ROWS)):
             end = min((k + 1) * ROWS, self._findings.length)
@@ -133,8 +133,8 @@ class Reading:
 def row_norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the Euclidean norms of finite rows.
 
-    No square overflows, and none that matters underflows. Which rows come together decides the last
-    bits of a norm, so `Source.blocks` has to stay as it is for results to stay as they are.
+    No square overflows, and none that affects the norm underflows. The last bits of a norm depend
+    on which rows are passed together, so a change of `Source.blocks` would change results.
     """
     scale = largest_entry(rows)
     if scale == 0:
@@ -143,15 +143,15 @@ def row_norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     squares = np.einsum("ij,ij->i", scaled, scaled)
     with np.errstate(over="ignore"):
         norms = np.asarray(scale * np.sqrt(squares))
-        faint = np.flatnonzero(squares < FAINT)
-        if faint.size:
-            own = np.abs(rows[faint]).max(axis=1)
-            own[own == 0] = 1
-            scaled = rows[faint] / own[:, None]
-            norms[faint] = own * np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+        small = np.flatnonzero(squares < UNDERFLOW_SQUARES)
+        if small.size:
+            scales = np.abs(rows[small]).max(axis=1)
+            scales[scales == 0] = 1
+            scaled = rows[small] / scales[:, None]
+            norms[small] = scales * np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
     return norms
 
 
 def largest_entry(rows: NDArray[np.floating]) -> float:
-    """Return the largest absolute value; NaN or infinity if there is one."""
+    """Return the largest absolute value, or NaN or infinity if the rows hold them."""
     return max(float(rows.max()), -float(rows.min()))

@@ -1,4 +1,4 @@
-"""Data in text files: numbers separated by commas, one sample a line."""
+"""Reader of text files with numbers separated by commas, one sample per line."""
 
 import warnings
 from pathlib import Path
@@ -8,11 +8,12 @@ import numpy as np
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.arrays import Opened
 
-MISSING = ("", "na", "n/a", "null", "none")  # words of a row of data, not of a header
+# The words that stand for a missing number in a row of data. They are not names of columns.
+MISSING = ("", "na", "n/a", "null", "none")
 
 
 def open_csv(path: Path, _: str) -> Opened:
-    """Read a .csv file, whole; a first line of names is passed over."""
+    """Read a whole .csv file; a first line of names is skipped."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             first = file.readline()
@@ -24,7 +25,7 @@ def open_csv(path: Path, _: str) -> Opened:
     data = any(_is_number(word) or word.lower() in MISSING for word in words)
     try:
         with path.open(encoding="utf-8-sig") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # no data: refused with the shape
+            warnings.simplefilter("ignore", UserWarning)  # no rows, which `Source` refuses
             table = np.loadtxt(file, delimiter=",", ndmin=2, skiprows=0 if data else 1)
     except ValueError as error:
         raise InvalidValueError(f"{path}: {error}") from None
@@ -32,6 +33,7 @@ def open_csv(path: Path, _: str) -> Opened:
 
 
 def _is_number(word: str) -> bool:
+    """Return whether a word is a number."""
     try:
         float(word)
     except ValueError:

@@ -119,15 +119,15 @@ def test_who_starts_all_parts_hands_it_on(net, x, tmp_path, monkeypatch):
 def test_all_parts_here_read_each_row_once_beside_computing(x, tmp_path, monkeypatch):
     """What one part has measured of a source, in memory or in a file, is kept for the next one."""
     counts = {}
-    find_out = Source._find_out
+    read_unknown = Source._read_unknown
 
     def watched(self, rows, depth):
         for first, last in self._findings.unknown(rows, depth):
             for k in blocks_of([range(first, last)], N):
                 counts[k] = counts.get(k, 0) + 1
-        find_out(self, rows, depth)
+        read_unknown(self, rows, depth)
 
-    monkeypatch.setattr(Source, "_find_out", watched)
+    monkeypatch.setattr(Source, "_read_unknown", watched)
     nk.write_gram(NETS["elu"], x, tmp_path / "g.h5", parts=3).close()
     assert set(counts.values()) == {1} and len(counts) == 4
 

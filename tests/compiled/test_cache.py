@@ -32,7 +32,7 @@ def test_fma_rounds_once():
 
 
 def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
-    """Numba's own cache would go on using an old formula from another file."""
+    """Numba's own cache would still use an old formula from another file."""
     from ntk_numba.engine.dual import _pairs
 
     def key():
@@ -46,14 +46,14 @@ def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
 
 
 def sources(package):
-    """The sources of a package that has its wings, and which of them may be compiled."""
+    """Return the sources of a package, and for each whether it may be compiled."""
     files = sorted(package.rglob("*.py"))
     wings = {path: path.relative_to(package).parts[0] for path in files}
     return files, {path: wings[path] not in package_cache.NOT_COMPILED for path in files}
 
 
 def imports(path):
-    """(module, name) of all that a file imports."""
+    """Yield (module, name) of everything that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -90,7 +90,7 @@ def test_every_edit_of_a_source_that_is_compiled_changes_the_digest(tmp_path):
 
 
 def test_what_the_digest_leaves_out_is_not_compiled():
-    """Neither the functions of such a file nor a constant that a compiled function may read."""
+    """Such a file has no compiled function, and no constant that a compiled function may read."""
     package = package_cache.PACKAGE
     compilers = {
         f"ntk_numba.compiled.{name}" for name in ("policy", "intrinsics", "loops", "parallel")
@@ -140,7 +140,7 @@ def do_nothing(x):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where compiled code is kept."""
+    """Return the folder of the compiled code."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     return tmp_path
 
@@ -150,9 +150,9 @@ def files(folder):
 
 
 def saved_in_turns(order):
-    """Two processes that keep code at once, step by step; what each of their keys leads to then.
+    """Let two caches save code at once, step by step; return what each of their keys leads to.
 
-    A step ends where a file gets its name: all that others see of a process happens there.
+    A step ends when a file gets its name, the only moment that other processes can observe.
     """
     caches = [package_cache.PackageCache(identity)._cache_file for _ in range(2)]
     turns = [threading.Semaphore(0) for _ in caches]
@@ -260,7 +260,7 @@ def test_a_full_disk_stops_nothing(call, folder, monkeypatch):
 
 
 def changed_arguments(method):
-    """Numba's method, as if it handed other arguments on."""
+    """Return a method that is called with additional arguments, as by another version of Numba."""
     return lambda self, *args: method(self, *args, "new", flag=True)
 
 

@@ -1,4 +1,4 @@
-"""Loops whose body is called by its address."""
+"""Tests of parallel loops whose body is called by its address."""
 
 from typing import Any, NamedTuple
 

@@ -43,11 +43,11 @@ def test_duplicates_have_exactly_equal_rows(dtype, n0):
 
 
 def test_the_last_of_all_layers_is_the_last(points):
-    every = nk.gram(NET, points, layers="all")
+    all_layers = nk.gram(NET, points, layers="all")
     last = nk.gram(NET, points)
-    assert same(last, nk.Gram(every.nngp[-1], every.ntk[-1]))
+    assert same(last, nk.Gram(all_layers.nngp[-1], all_layers.ntk[-1]))
     shallow = nk.MLP(2, "relu", [1, 1.2], [0, 0.1])
-    assert same(nk.gram(shallow, points), nk.Gram(every.nngp[1], every.ntk[1]))
+    assert same(nk.gram(shallow, points), nk.Gram(all_layers.nngp[1], all_layers.ntk[1]))
 
 
 def test_one_kernel_is_one_of_both(points):
@@ -96,7 +96,7 @@ def test_any_number_of_samples(n):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_positive_semidefinite_to_rounding(digits, dtype):
-    """With duplicates and near duplicates in the data."""
+    """The data contains duplicates and near duplicates."""
     rng = np.random.default_rng(0)
     x = digits[:300] / 16
     x = np.concatenate([x, x[:30], x[:30] + 1e-9 * rng.standard_normal((30, 64)), x[30:60] * 2])
@@ -125,8 +125,8 @@ def test_out_is_filled_and_returned(points):
     out = nk.Gram(None, np.full((150, 150), np.nan))
     k = nk.gram(NET, points, kernels="ntk", out=out)
     assert k.ntk is out.ntk and (k.ntk == nk.gram(NET, points).ntk).all()
-    every = nk.Gram(np.empty((4, 150, 150)), np.empty((4, 150, 150)))
-    assert nk.gram(NET, points, layers="all", out=every).nngp is every.nngp
+    filled = nk.Gram(np.empty((4, 150, 150)), np.empty((4, 150, 150)))
+    assert nk.gram(NET, points, layers="all", out=filled).nngp is filled.nngp
 
 
 def test_a_gram_is_a_pair(points):
@@ -215,7 +215,7 @@ def test_overflow_of_the_norms_names_the_row(dtype, size, text):
 
 
 def test_tiny_norms_do_not_underflow_on_the_way():
-    """A variance of 1e-320 has no digits, but its root has."""
+    """A variance of 1e-320 has almost no digits in float64, but its root has all of them."""
     x = np.array([[1e-160, 0], [1e150, 1e150]])
     k = nk.gram(nk.MLP(1), x)
     assert k.nngp[0, 1] == pytest.approx(1e-10 / 2, rel=1e-14)
@@ -237,7 +237,7 @@ def test_from_several_threads_at_once(points):
 
 
 def test_data_larger_than_memory_is_read_in_bands(monkeypatch):
-    """Few samples of many features: their matrix is small, they are not."""
+    """The matrix of a few samples with many features is small, but the samples are large."""
     x = np.random.default_rng(0).standard_normal((300, 5000))
     reference = nk.gram(NET, x), nk.gram(NET, x, x[:200])
     monkeypatch.setattr(plan, "available_memory", lambda: 4 * 16 << 20)

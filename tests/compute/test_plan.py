@@ -7,7 +7,7 @@ from ntk_numba.inputs.source import Source
 
 
 class Shape:
-    """An array of any size that nobody reads."""
+    """An array of any size, whose entries are never read."""
 
     def __init__(self, *shape, dtype=np.float64):
         self.shape, self.dtype = shape, np.dtype(dtype)

@@ -36,7 +36,7 @@ def test_the_same_bits_as_in_memory(points, tmp_path, dtype, layers, other):
 
 
 def bands_loaded(monkeypatch):
-    """The runs of rows that were made into samples."""
+    """Return a list that will hold the runs of rows that samples are computed from."""
     loaded = []
     original = Kernel.samples
 
@@ -78,7 +78,7 @@ import sys, numpy as np, ntk_numba as nk
 path, memory, rows = sys.argv[1:]
 x = np.load(path, mmap_mode="r")[: int(rows)]
 nk.write_gram(nk.MLP(2), x, path + ".h5", memory=memory).close()
-# not ru_maxrss, which a new program inherits from the process that started it
+# ru_maxrss is inherited from the process that started this one
 status = dict(line.split(":") for line in open("/proc/self/status").read().splitlines())
 print(int(status["VmHWM"].split()[0]) * 1024)
 """
@@ -86,11 +86,11 @@ print(int(status["VmHWM"].split()[0]) * 1024)
 
 @pytest.mark.parametrize("order", marked(pytest.mark.slow, ["C", "F"]))
 def test_peak_memory_stays_below_the_budget(tmp_path, order):
-    """A file of 512 MB from a map of 320 MB, in 400 MiB altogether."""
+    """The job writes a file of 512 MB from a map of 320 MB, and takes at most 400 MiB."""
     x = np.random.default_rng(0).standard_normal((8000, 5000))
     np.save(tmp_path / "x.npy", np.asarray(x, order=order))
     command = [sys.executable, "-c", PEAK, str(tmp_path / "x.npy"), "400MiB"]
-    subprocess.run([*command, "300"], check=True)  # compiles, if nothing has yet
+    subprocess.run([*command, "300"], check=True)  # compiles if the cache is empty
     (tmp_path / "x.npy.h5").unlink()
     answer = subprocess.run([*command, "8000"], check=True, capture_output=True, text=True)
     assert int(answer.stdout) < 400 << 20
@@ -176,7 +176,8 @@ def test_bad_input_leaves_nothing(points, tmp_path):
 @pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EIO"])
 def test_a_full_disk_in_the_middle_stops_the_job(points, tmp_path, monkeypatch, number):
     monkeypatch.setattr(plan, "BATCH_BYTES", 1)
-    points = np.tile(points, (3, 1))  # tiles enough that some are written after a checksum was
+    # With so many tiles, some are written after the first checksums.
+    points = np.tile(points, (3, 1))
     checksums = []
 
     def write_at(fd, block, at):
@@ -184,7 +185,7 @@ def test_a_full_disk_in_the_middle_stops_the_job(points, tmp_path, monkeypatch, 
             checksums.append(at)
         elif len(checksums) > 1:  # the file's first bytes, and some tile's
             raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
-        time.sleep(0.01)  # so that not all is written before
+        time.sleep(0.01)  # so that tiles are left to write
         original(fd, block, at)
 
     original = disk.write_at
@@ -270,7 +271,7 @@ def test_going_on_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
 
 
 def test_a_job_stops_soon_whatever_its_size():
-    """A batch of tiles, which is not interrupted, takes about a second on a core."""
+    """A batch of tiles cannot be interrupted, so it must not take much more than a second."""
     for features, depth in [(3, 2), (50_000, 2), (3, 1000), (5000, 500)]:
         x = np.lib.stride_tricks.as_strided(np.zeros(1), (30_000, features), (0, 0))
         source = Source("X", x)

@@ -21,7 +21,7 @@ def test_a_good_file_passes(points, tmp_path, layers, dtype, cross):
     ) as f:
         report = verify_sample(f, points, z)
         assert report, report.problems
-        assert report.checks[-1] == f"64 × {30 if cross else 64} entries computed anew"
+        assert report.checks[-1] == f"64 × {30 if cross else 64} entries recomputed"
 
 
 def test_other_data_and_wrong_entries_are_found(points, tmp_path):
@@ -42,7 +42,7 @@ def test_other_data_and_wrong_entries_are_found(points, tmp_path):
 
 @pytest.fixture(params=[False, True], ids=["symmetric", "cross"])
 def damaged(points, tmp_path, request):
-    """A file with wrong entries, wrong checksums, and its data; what it was before."""
+    """Return a file with wrong entries and wrong checksums, its Z, and its bytes before."""
     z = points[:100] if request.param else None
     path = tmp_path / "g.h5"
     nk.write_gram(NET, points, path, Z=z, kernels=("nngp", "ntk"), layers="all").close()
@@ -92,7 +92,7 @@ def test_repair_refuses(damaged, points, monkeypatch):
 @pytest.mark.parametrize("name", ["tanh:1e-5", "gelu"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_sample_of_other_activations_agrees(name, dtype, tmp_path):
-    """The largest sample is not drawn, most likely: a series has another degree without it."""
+    """The longest row is most likely not in the sample, so a series has another degree there."""
     x = np.random.default_rng(0).standard_normal((2000, 6)) / 2
     x[77] *= 4
     net = nk.MLP(3, [name, "relu"], 1.2, 0.1)

@@ -1,7 +1,7 @@
-"""Every activation in a network against quadrature of σ and σ' alone, layer by layer.
+"""Tests of all activations in networks against quadrature of σ and σ', layer by layer.
 
-The oracle knows no dual: E[f(u)f(v)] is a Gauss-Legendre rule in two dimensions, panel by panel, of
-the functions that tests/plain.py collects and of their derivatives by complex steps.
+The oracle uses no dual: it computes E[f(u)f(v)] by a Gauss-Legendre rule in two dimensions, from
+the functions that tests/plain.py collects and from their derivatives by complex steps.
 """
 
 import itertools
@@ -31,12 +31,12 @@ def test_kinks_are_those_of_the_activation(name):
 
 
 def rule(*kinks):
-    """Nodes and weights of a Gaussian mean, panels ending at 0 and the kinks, (panels·12,)."""
+    """Return nodes and weights of a Gaussian mean, whose panels end at 0 and the kinks."""
     return normal_with_ends(np.linspace(-9, 9, 37), [0, *kinks], 12)
 
 
 def pairs(f, q1, q2, rho, kinks):
-    """E[f(u)f(v)]."""
+    """Return E[f(u)f(v)] for variances q1 and q2 and correlation rho."""
     kinks = np.array(kinks)
     s = np.sqrt(max(0.0, 1 - rho * rho))
     if s == 0:
@@ -46,14 +46,14 @@ def pairs(f, q1, q2, rho, kinks):
         return mean_of_pair(f, q1, q2, rho, rule())
     t, weights = rule(*(kinks / np.sqrt(q1)))
     means = []
-    for at in t:  # v is at a kink where y is one of these
+    for at in t:  # v is at a kink where y is an end of a panel
         y, inner = rule(*((kinks / np.sqrt(q2) - rho * at) / s))
         means.append(inner @ f(np.sqrt(q2) * (rho * at + s * y)))
     return weights @ (f(np.sqrt(q1) * t) * np.array(means))
 
 
 def kernels(sigma, x1, x2, w_std, b_std, depth, kinks):
-    """[(Σ, Θ)] of all layers, eq. 10, 12, 18 and 26."""
+    """Return [(Σ, Θ)] of all layers, eq. 10, 12, 18 and 26."""
     vector = lambda h: sigma(h + 0j).real  # noqa: E731
     slope = lambda h: sigma(h + 1e-30j).imag / 1e-30  # noqa: E731
     a, b, s = (w_std**2 * p @ q / len(p) + b_std**2 for p, q in ((x1, x1), (x2, x2), (x1, x2)))
@@ -97,12 +97,12 @@ def test_gram_of_every_activation(name):
     )
 
 
-# one of each way to compute a dual
-KINDS = ("relu", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "erf:1.5,0.7,0.2", "gelu",
+# One activation for each way to compute a dual.
+EXAMPLES = ("relu", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "erf:1.5,0.7,0.2", "gelu",
          "sin:2,1.5,0.3", "gaussian:2,-0.4", "gabor", "monomial:3", "tanh")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", marked(pytest.mark.slow, SIGMA, KINDS))
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, SIGMA, EXAMPLES))
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
     x = np.random.default_rng(1).standard_normal((40, 5)).astype(dtype)
@@ -141,14 +141,14 @@ def test_an_entry_does_not_depend_on_whether_its_neighbours_are_obtuse(name):
 
 @pytest.mark.parametrize("name", ["gelu", "tanh", "sin", "erf", "silu", "polynomial:1,1,0.5"])
 def test_small_angles_survive_smooth_layers(name):
-    """A kink after a smooth layer sees angles of 1e-9: a cosine would have forgotten them."""
+    """A kink after a smooth layer depends on angles of 1e-9, which a cosine cannot represent."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 6))
     direction = rng.standard_normal(6)
     steps = 10.0 ** -np.arange(3.0, 10.0)
     rows = np.concatenate([x, x + steps[:, None] * direction])
     k = nk.gram(nk.MLP(3, [name, "relu"], 1.0, 0.1), rows, layers="all").ntk[2]
-    # Θ falls from the diagonal by a multiple of the distance, behind a ReLU
+    # Behind a ReLU, the difference of Θ from its diagonal is proportional to the distance.
     fall = 1 - k[0, 1:] / np.sqrt(k[0, 0] * np.diag(k)[1:])
     ratio = fall / steps
     assert (fall > 0).all()

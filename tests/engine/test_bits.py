@@ -1,8 +1,8 @@
-"""The bits of every activation's kernels, compared with a fixture.
+"""Tests that the bits of the kernels of all activations are those of a fixture.
 
 ``python tests/engine/test_bits.py`` writes the fixture, tests/golden/bits.json. It belongs to one
-`NUMERICS`, the version of the arithmetic, which goes up whenever a digest in it changes: otherwise
-a file that was begun with one arithmetic would be ended with another.
+`NUMERICS`, the version of the arithmetic, which goes up whenever a digest changes. Otherwise a file
+that was begun with one arithmetic would be finished with another.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ DTYPES = "float64", "float32"
 AVX2 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt",
         "sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "cx16", "fxsr", "xsave")  # fmt: skip
 
-# What lets a processor with AVX-512 run the code of one without: ours, NumPy's and BLAS's
+# Environment variables that make this package, NumPy and BLAS run on a processor with AVX-512 as
+# they run on one without.
 AVX512_OFF = {
     "NUMBA_CPU_NAME": "haswell",
     "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in AVX2),
@@ -36,7 +37,7 @@ AVX512_OFF = {
     "OPENBLAS_CORETYPE": "Haswell",
 }
 
-# Networks that take a path of their own, beside the one that every activation gets
+# Networks with code paths that the network of each activation does not reach.
 SPECIAL = {
     "relu, b_std 0.1": {"depth": 4, "b_std": 0.1},
     "abs and leaky_relu": {
@@ -46,7 +47,7 @@ SPECIAL = {
     "celu of another scale": {"depth": 3, "activation": "celu:0.5"},
     "tanh to 1e-5": {"depth": 4, "activation": "tanh:1e-5"},
 }  # fmt: skip
-# These two are of 300 rows of the digits as they are, which is several tiles
+# The data of these two networks is 300 unchanged rows of the digits, which are several tiles.
 OF_DIGITS = "relu, b_std 0.1", "abs and leaky_relu"
 
 
@@ -56,9 +57,9 @@ def all_digits():
 
 
 def rows():
-    """(70, 8): rows of the digits about their mean, and pairs of rows that formulas dislike.
+    """Return rows of centred digits, with awkward pairs among them, (70, 8).
 
-    All numbers are exact in float64 and of few digits, so that their means are exact too.
+    All numbers are exact in float64 and have few digits, so that their means are exact too.
     """
     x = all_digits()
     x = x[:70, np.argsort(-x[:1000].var(axis=0), kind="stable")[:8]]
@@ -72,7 +73,7 @@ def rows():
 
 
 def near_rows():
-    """`rows`, of which some are nearly equal or nearly opposite."""
+    """Return `rows` with pairs of nearly equal and nearly opposite rows."""
     x = rows()
     x[20] = x[21] * (1 + 2.0**-40)
     x[30] = x[31] + 2.0**-30
@@ -81,7 +82,7 @@ def near_rows():
 
 
 def digest(nets, x, dtype, threads):
-    """The first 16 hexadecimal digits of the SHA-256 of both kernels at all layers."""
+    """Return 16 hexadecimal digits of the SHA-256 of both kernels of all layers and networks."""
     import ntk_numba as nk
 
     found = hashlib.sha256()
@@ -92,7 +93,7 @@ def digest(nets, x, dtype, threads):
 
 
 def compute(dtype, threads):
-    """Every digest of a dtype by the name of its activation or network."""
+    """Return all digests of a dtype by the name of the activation or network."""
     import ntk_numba as nk
     from ntk_numba.activations import names, table
 
@@ -112,24 +113,25 @@ def compute(dtype, threads):
 
 
 def libraries():
-    """The version of Numba, and a digest of what NumPy's and SciPy's functions give here.
+    """Return the version of Numba, and a digest of results of NumPy and SciPy on this machine.
 
-    Their last bits depend on the processor and on their version, and with them the coefficients
-    of a series and of a table, and so the last bits of some activations in float64. The order of
-    the sums in a distance is the compiler's.
+    The last bits of these results depend on the processor and on the versions. So do coefficients
+    of series and tables, and with them the last bits of some activations in float64. The compiler
+    determines the order of the sums in a distance.
     """
     x = np.linspace(-3, 3, 1001)
-    some = [f(x) for f in (np.exp, np.expm1, np.tanh, np.sin, np.cos, np.arctan, np.sinh, np.cosh)]
-    some += [np.log(x + 4), np.log1p(x + 3), special.expit(x), special.erf(x), special.erfcx(x)]
-    some += [special.ndtr(x), x[:1000] @ some[0][:1000]]
-    some.append(np.reshape(x[:1000], (20, 50)) @ np.reshape(some[0][:1000], (50, 20)))
-    some.append(np.reshape(x[:1000], (20, 50)) @ some[0][:50])
-    found = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in some)).hexdigest()
+    functions = np.exp, np.expm1, np.tanh, np.sin, np.cos, np.arctan, np.sinh, np.cosh
+    values = [f(x) for f in functions]
+    values += [np.log(x + 4), np.log1p(x + 3), special.expit(x), special.erf(x), special.erfcx(x)]
+    values += [special.ndtr(x), x[:1000] @ values[0][:1000]]
+    values.append(np.reshape(x[:1000], (20, 50)) @ np.reshape(values[0][:1000], (50, 20)))
+    values.append(np.reshape(x[:1000], (20, 50)) @ values[0][:50])
+    found = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in values)).hexdigest()
     return f"numba {numba.__version__}, functions {found[:16]}"
 
 
 def recorded(digests, dtype):
-    """The digests that hold here by name: those of these libraries, or those that all share."""
+    """Return the digests for these libraries by name, or else those equal for all libraries."""
     if libraries() in digests:
         return digests[libraries()][dtype]
     first, *others = (of[dtype] for of in digests.values())
@@ -149,8 +151,8 @@ def test_bits_are_those_of_the_numerical_version(dtype, threads):
     )
     found = compute(dtype, threads)
     names = set(next(iter(fixture["digests"].values()))[dtype])
-    # A name that the fixture lacks is new: no file was begun with other bits of it, and so it has
-    # nothing to be compared with until the fixture is written again.
+    # A name that the fixture lacks is new. No file was begun with other bits, and there is nothing
+    # to compare with until the fixture is written again.
     gone = sorted(names - set(found))
     assert not gone, f"nothing is called {', '.join(gone)} any more; write again: {COMMAND}"
     wanted = recorded(fixture["digests"], dtype)
@@ -175,9 +177,9 @@ def test_data_have_obtuse_angles_and_awkward_pairs():
 
 
 def write():
-    """Write the digests of this processor and its libraries, and of those without AVX-512.
+    """Write the digests of this processor and its libraries, with and without AVX-512.
 
-    What the fixture has of other libraries stays if it is of the same version of the arithmetic.
+    Digests of other libraries are kept if they have the same version of the arithmetic.
     """
     from ntk_numba.engine.kernel import NUMERICS
 

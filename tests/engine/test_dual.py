@@ -33,7 +33,7 @@ def test_refusals(arguments, text):
 
 @pytest.mark.parametrize("name", nk.activations.names())
 def test_what_is_so_of_every_dual(name):
-    """Symmetric, |K| ≤ √(KK'), K̇ likewise, and finite at variances of 0 and of any size."""
+    """K and K̇ are symmetric, bounded by Cauchy and Schwarz, and finite for all variances."""
     name = nk.activations.table.example(name)
     rng = np.random.default_rng(0)
     q1, q2 = 10 ** rng.uniform(-6, 0, (2, 200))

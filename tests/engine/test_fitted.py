@@ -11,7 +11,7 @@ from ntk_numba.inputs.source import open_source
 def test_closed_forms_leave_no_error_and_need_no_data():
     net = nk.MLP(3, ["relu", "gelu"])
     source = open_source(np.ones((2, 2)), "X")
-    source.read = None  # its rows are not looked at
+    source.read = None  # its rows must not be read
     fitted = fit_network(net, find_largest_norm(net, source, None), 2)
     assert fitted.net is net and fitted.error == (0.0, 0.0)
     assert [dual.bounds for dual in fitted.duals] == [(0.0, 0.0)] * 2
@@ -20,7 +20,7 @@ def test_closed_forms_leave_no_error_and_need_no_data():
 @pytest.mark.parametrize("name", ["tanh:1e-4", "silu:1e-6", "sigmoid:1e-3"])
 @pytest.mark.parametrize("after", marked(pytest.mark.slow, ["relu", "tanh:1e-12", "erf"]))
 def test_the_bound_of_a_network_holds(name, after):
-    """Against the same network at the tightest tolerance."""
+    """The reference is the same network at the tightest tolerance."""
     x = np.random.default_rng(0).standard_normal((60, 8))
     net = nk.MLP(3, [name, after], 1.2, 0.1)
     got = nk.gram(net, x, layers="all")
@@ -33,7 +33,7 @@ def test_the_bound_of_a_network_holds(name, after):
 
 
 def test_the_degree_follows_from_all_of_the_data():
-    """So that parts of a job, which read some rows only, have one."""
+    """Parts of a job read only some of the rows, but must use the same degree."""
     x = np.random.default_rng(0).standard_normal((50, 8))
     x[49] *= 2
     net = nk.MLP(2, "tanh:1e-6")

@@ -101,7 +101,7 @@ with kernel._one_at_a_time:
 
 @pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_threads_of_python_compute_at_once(layer, tmp_path):
-    """As those of a Dask worker."""
+    """The threads of a Dask worker call the kernels like this."""
     code = """
 depths = [2, 3, 4, 5] * 10
 right = {depth: job(depth) for depth in set(depths)}
@@ -115,7 +115,7 @@ print([f == right[depth] for f, depth in zip(found, depths)].count(True))
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell of single threads")
 @pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_one_thread_is_one_thread(layer, tmp_path):
-    """Neither BLAS nor Numba keeps another one busy, whoever of them is told nothing."""
+    """Neither BLAS nor Numba keeps a second thread busy, whatever their variables allow."""
     code = """
 def ticks():
     found = {}
@@ -139,5 +139,5 @@ for write in (False, True):
 """
     for line in run(code, layer, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2"):
         most, next_most, threads = map(int, line.split())
-        assert most > 20 and next_most < most / 3  # writers take a little
+        assert most > 20 and next_most < most / 3  # the threads that write take a little time
         assert threads < 12

@@ -20,7 +20,7 @@ def panels_of(x):
 
 
 def all_products(x, y):
-    """Products of all vectors, in blocks of 64 × 128."""
+    """Return the products of all vectors, computed in blocks of 64 × 128."""
     out = np.zeros((len(x), len(y)))
     block = aligned((64, 128), float)
     left, right = panels_of(x), panels_of(y)
@@ -49,7 +49,7 @@ def test_inner_products(dtype, n0):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("n0", [1, 3, 64, 385, 784])
 def test_an_inner_product_does_not_depend_on_its_place(dtype, n0):
-    """What equal rows for equal samples rest on."""
+    """Equal rows for equal samples depend on this."""
     a, b = np.random.default_rng(0).standard_normal((2, 128, n0)).astype(dtype)
     a[::3], b[::5], b[1::5] = a[0], b[0], a[0]
     a[1::3] = b[0]

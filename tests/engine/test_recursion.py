@@ -1,4 +1,4 @@
-"""The kernels against 60-digit arithmetic: the accuracy that the project promises."""
+"""Tests of the promised accuracy of the kernels, against 60-digit arithmetic."""
 
 import numpy as np
 import oracle
@@ -20,7 +20,7 @@ def slopes(net: nk.MLP) -> list[tuple[float, float]]:
 
 
 def worst_error(net: nk.MLP, x: np.ndarray, dtype: type, pairs: list[tuple[int, int]]) -> float:
-    """Largest error of Σ and Θ of every layer, relative to √(K(x,x)K(x',x'))."""
+    """Return the largest error of Σ and Θ over all layers, relative to √(K(x,x)K(x',x'))."""
     got = nk.gram(net, x, layers="all", dtype=dtype)
     limits = np.finfo(dtype)
     exact = {}
@@ -34,7 +34,7 @@ def worst_error(net: nk.MLP, x: np.ndarray, dtype: type, pairs: list[tuple[int, 
                 value = matrix[layer, i, j]
                 assert matrix[layer, j, i] == value
                 if scale < float(limits.tiny) / float(limits.eps):
-                    # below this the dtype has no digits left to be right in
+                    # such a number has lost digits to underflow in the dtype
                     assert abs(value) <= 2 * scale + float(limits.tiny)
                     continue
                 worst = max(worst, abs(mpf(float(value)) - exact[i, j][layer][kernel]) / scale)
@@ -42,7 +42,7 @@ def worst_error(net: nk.MLP, x: np.ndarray, dtype: type, pairs: list[tuple[int, 
 
 
 NETWORKS = [
-    # every depth from 1 to 32 is a layer of these
+    # their layers are all depths from 1 to 32
     nk.MLP(32, "relu", w_std=2**0.5),
     nk.MLP(32, "relu", w_std=0.5, b_std=0.3),
     nk.MLP(32, "relu", w_std=1.7, b_std=2),
@@ -73,7 +73,7 @@ def test_every_layer_is_exact_on_awkward_pairs(net, n0, positive, dtype):
     rng = np.random.default_rng(net.depth + n0)
     x = awkward_rows(n0, dtype, positive, seed=n0)
     if 2 * net.w_std[-1] ** 2 > 3.9 and dtype == np.float32:
-        x = x[:23]  # 32 layers of that leave float32's range for norms of 1e±15
+        x = x[:23]  # for norms of 1e±15, 32 such layers leave the range of float32
     everything = [(i, j) for i in range(len(x)) for j in range(i + 1)]
     chosen = rng.choice(len(everything), 60, replace=False)
     assert worst_error(net, x, dtype, [everything[k] for k in chosen]) <= bound(net, dtype)
@@ -95,7 +95,7 @@ def test_exact_with_many_features(positive, dtype):
     ("n0", "flipped"), marked(pytest.mark.slow, [(442, 0.93), (363, 0.6), (1107, 0.93), (883, 0.1)])
 )
 def test_exact_where_all_terms_of_a_product_are_equal(net, n0, flipped, dtype):
-    """Rows of ±1: rounding errors of one sign add up in a plain product."""
+    """For rows of ±1, rounding errors of one sign add up in a plain product."""
     rng = np.random.default_rng(0)
     x = np.ones((12, n0), dtype)
     x[1, : round(n0 * flipped)] = -1
@@ -108,9 +108,9 @@ def test_exact_where_all_terms_of_a_product_are_equal(net, n0, flipped, dtype):
 
 @pytest.mark.parametrize("dtype", marked(pytest.mark.slow, [np.float64, np.float32]))
 def test_exact_with_very_many_features(dtype):
-    """Rows of ±1 again, whose Σ is a fraction that a product of integers gives.
+    """For rows of ±1, Σ is a fraction whose exact value a product of integers gives.
 
-    Half of the promise; a centre made of one row would miss that.
+    The bound is half of the promise, which a centre computed from one row would exceed.
     """
     n0, net = 1_200_000, nk.MLP(1)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], (9, n0))
@@ -129,7 +129,7 @@ def test_exact_on_real_data(digits, dtype):
 
 
 def test_by_hand():
-    """Jacot et al. 2018, section 6.1: L = 4, β = 0.1, n0 = 2, |x| = 1."""
+    """The network is that of Jacot et al. 2018, section 6.1: L = 4, β = 0.1, n0 = 2, |x| = 1."""
     net = nk.MLP(4, "relu", b_std=0.1)
     x = np.array([[np.cos(t), np.sin(t)] for t in (0, 0.3, 2)])
     k = nk.gram(net, x, layers="all")
@@ -138,7 +138,7 @@ def test_by_hand():
 
 
 def test_the_formula_of_cho_and_saul():
-    """In plain NumPy, from the note: a check that a reader can follow."""
+    """The formulas of the note in plain NumPy, as a check that a reader can follow."""
     rng = np.random.default_rng(3)
     x = rng.standard_normal((40, 5))
     w2, b2, depth = 1.3**2, 0.2**2, 5

@@ -4,13 +4,13 @@ from mpmath import mp, mpf
 import ntk_numba as nk
 from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.samples import centre_of, layer_statistics, normalise
-from ntk_numba.inputs.source import EVENLY_ROWS, open_source
+from ntk_numba.inputs.source import CENTRE_ROWS, open_source
 
 
 def normalised(x, centre):
     panels = empty_panels(len(x), x.shape[1], float)
     spread, norm = np.empty(len(x)), np.empty(len(x))
-    for first in range(0, len(x), 7):  # in pieces that are no whole panels
+    for first in range(0, len(x), 7):  # in pieces that are not whole panels
         at = slice(first, first + 7)
         normalise(x[at], first, centre, panels, spread, norm)
     return panels.transpose(0, 2, 1).reshape(-1, x.shape[1])[: len(x)], spread, norm
@@ -35,14 +35,14 @@ def test_zero_and_subnormal_rows():
 
 
 def test_the_centre_shrinks_what_is_multiplied(digits):
-    """Images lie in a cone: less to multiply is less to lose."""
+    """Images lie in a cone; smaller products have smaller rounding errors."""
     x = digits.astype(float)
     real = np.dtype(float)
     centre = centre_of(open_source(x, "X"), real)
     _, far, _ = normalised(x, np.zeros(64))
     _, near, _ = normalised(x, centre)
     assert near.mean() < 0.4 * far.mean()
-    few = x[:EVENLY_ROWS]
+    few = x[:CENTRE_ROWS]
     shuffled = np.random.default_rng(0).permutation(few)
     one, other = (centre_of(open_source(rows, "X"), real) for rows in (few, shuffled))
     assert (one == other).all()

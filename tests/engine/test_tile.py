@@ -8,7 +8,7 @@ from ntk_numba.engine.tile import TILE, tile_table
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_bits_do_not_depend_on_the_other_samples_of_a_row(dtype):
-    """Rows with obtuse pairs, without, and with pairs to repair take different forms of a loop."""
+    """Rows with obtuse pairs, without them, and with pairs to repair use different loops."""
     rng = np.random.default_rng(0)
     x = np.abs(rng.standard_normal((70, 40))).astype(dtype)  # all acute
     z = np.concatenate([x, -x[:9], x[:5] * 2, -x[3:8] + dtype(1e-5)])

@@ -4,7 +4,7 @@ import pytest
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.transpose import copy, transpose
 
-# of the output: rows that begin and end with lines of the cache, and rows that do not
+# Widths of outputs whose rows begin and end at lines of the cache, and of one whose rows do not.
 WIDTHS = (208, 200 + 1)
 
 

@@ -199,7 +199,7 @@ def test_bad_files(folder):
 
 
 def test_an_unreadable_file(folder, monkeypatch):
-    """Root reads everything, so the refusal of the system is played."""
+    """The root user can read all files, so for it the error of the system is simulated."""
     (folder / "x.npy").chmod(stat.S_IWUSR)
     if os.access(folder / "x.npy", os.R_OK):
         original = source.Path.open

@@ -11,7 +11,7 @@ X = np.random.default_rng(0).standard_normal((COUNT, 4))
 
 
 class Watched(Source):
-    """A source that keeps the runs of rows that are read; of one row each are the spaced ones."""
+    """A source that records the runs of rows it reads, except the single rows of `sample`."""
 
     def __init__(self, rows):
         super().__init__("X", rows)
@@ -33,16 +33,16 @@ def mixed(scales, rows=COUNT, columns=7, seed=0):
 
 
 def largest_by_blocks(x):
-    """The largest norm as it has been computed since the first activations that depend on it."""
-    most = 0.0
+    """Return the largest norm, computed as when activations that depend on it were introduced."""
+    largest = 0.0
     s = open_source(x, "X")
     for start, stop in s.blocks():
         rows = s.read(start, stop).astype(float)
         scale = np.abs(rows).max()
         if scale > 0:
             rows /= scale
-            most = max(most, float(scale * np.sqrt(np.einsum("ij,ij->i", rows, rows).max())))
-    return most
+            largest = max(largest, float(scale * np.sqrt(np.einsum("ij,ij->i", rows, rows).max())))
+    return largest
 
 
 @pytest.mark.parametrize("block", [2 << 20, 20_000, 1000])
@@ -64,15 +64,15 @@ def largest_by_blocks(x):
     ids=lambda x: f"{x.dtype}-{x.shape[1]}-{np.abs(x).max():.0e}",
 )
 def test_the_largest_norm_keeps_its_last_bit(x, block, monkeypatch):
-    """Activations are fitted to it, and the results' bits follow from them."""
+    """Activations are fitted to the largest norm, so the bits of results depend on it."""
     monkeypatch.setattr(source, "BLOCK_BYTES", block)
     for digest in (False, True):
         s = open_source(x, "X")
         found = s.survey(digest=digest)
         assert found.largest_norm == largest_by_blocks(x)
-        # whatever else is asked for, before or after
-        some = s.survey([range(ROWS, ROWS + 1)], digest=True)
-        assert some.largest_norm <= found.largest_norm
+        # independently of what is requested before or after
+        partial = s.survey([range(ROWS, ROWS + 1)], digest=True)
+        assert partial.largest_norm <= found.largest_norm
         assert s.survey(digest=True).largest_norm == found.largest_norm
     s = open_source(x, "X").check()
     assert s.survey().largest_norm == found.largest_norm
@@ -120,7 +120,7 @@ def test_of_no_rows_nothing_is_read_twice():
     assert s.survey(digest=True).largest_norm == whole.largest_norm
     assert s.read_lately() == [(0, ROWS)]
     assert s.survey(digest=True).digest == open_source(X, "X").survey(digest=True).digest
-    # of some rows a digest has the same blocks, whatever is known of others
+    # a digest of these rows has the same blocks when more is known of the others
     assert s.survey([range(ROWS, COUNT)], digest=True).digest == digest
     assert s.read_lately() == []
 
