@@ -1,4 +1,4 @@
-"""Write digits.npz from the copy of the data set that scikit-learn ships: python make_digits.py"""
+"""Write digits.npz from the data set that ships with scikit-learn: ``python make_digits.py``."""
 
 from pathlib import Path
 
