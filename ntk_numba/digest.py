@@ -24,12 +24,12 @@ class Digest:
     They do not depend on the kind of file or the dtype that X is stored in.
 
     shape : (N, n0)
-    evenly : the digest of the evenly spaced rows that `Source.centre_sample` returns
+    centre_sample : the digest of the evenly spaced rows that `Source.centre_sample` returns
     blocks : the digests of blocks of `ROWS` rows; empty for blocks that were not read
     """
 
     shape: tuple[int, int]
-    evenly: bytes
+    centre_sample: bytes
     blocks: tuple[bytes, ...]
 
     @property
@@ -42,14 +42,14 @@ class Digest:
     @property
     def table(self) -> NDArray[np.uint8]:
         """The digests as they are stored, (1 + blocks, 32), with zeros for rows not read."""
-        rows = (block or bytes(SIZE) for block in (self.evenly, *self.blocks))
+        rows = (block or bytes(SIZE) for block in (self.centre_sample, *self.blocks))
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, SIZE)
 
     @classmethod
     def from_table(cls, shape: tuple[int, int], table: NDArray[np.uint8]) -> "Digest":
         """Return the digest that is stored as `table`."""
-        evenly, *blocks = (row.tobytes() if row.any() else b"" for row in table)
-        return cls(shape, evenly, tuple(blocks))
+        centre_sample, *blocks = (row.tobytes() if row.any() else b"" for row in table)
+        return cls(shape, centre_sample, tuple(blocks))
 
     def difference(self, other: "Digest") -> str:
         """Describe where the data differs from that of `other`, in rows that both have read.
@@ -61,7 +61,7 @@ class Digest:
         for k, (own, expected) in enumerate(zip(self.blocks, other.blocks, strict=True)):
             if own and expected and own != expected:
                 return f"rows {k * ROWS} to {min((k + 1) * ROWS, self.shape[0]) - 1}"
-        return "other rows" if self.evenly != other.evenly else ""
+        return "other rows" if self.centre_sample != other.centre_sample else ""
 
 
 def blocks_of(rows: Iterable[range], length: int) -> set[int]:

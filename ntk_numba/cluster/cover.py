@@ -236,12 +236,12 @@ def _combine(found: Cover) -> None:
         if None in by_part.values():
             digests[name] = None
             continue
-        columns = zip(*([d.evenly, *d.blocks] for d in by_part.values()), strict=True)
-        evenly, *blocks = (
+        columns = zip(*([d.centre_sample, *d.blocks] for d in by_part.values()), strict=True)
+        centre_sample, *blocks = (
             Counter(b for b in column if b).most_common(1)[0][0] if any(column) else b""
             for column in columns
         )
-        usual = Digest(next(iter(by_part.values())).shape, evenly, tuple(blocks))
+        usual = Digest(next(iter(by_part.values())).shape, centre_sample, tuple(blocks))
         digests[name] = usual
         for number, digest in by_part.items():
             if where := digest.difference(usual):

@@ -138,12 +138,12 @@ def test_a_rank_is_killed_in_the_middle_of_a_part(folder, out):
     ends_well(gram(folder, out, "mpi 3"))
 
 
-@pytest.mark.parametrize("kind", marked(pytest.mark.cluster, ["threads", "processes", "made anew"]))
+@pytest.mark.parametrize("kind", marked(pytest.mark.cluster, ["threads", "processes", "renewed"]))
 def test_executors_of_the_standard_library(folder, out, kind):
     spawn = partial(ProcessPoolExecutor, 1, get_context("spawn"))
     executor = ThreadPoolExecutor(2) if kind == "threads" else spawn()
     with executor as pool:
-        given = spawn if kind == "made anew" else pool
+        given = spawn if kind == "renewed" else pool
         with nk.write_gram(NET, folder / "x.npy", out, parts=3, executor=given) as file:
             assert file.complete
 

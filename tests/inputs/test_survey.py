@@ -147,7 +147,7 @@ def test_what_was_not_read_to_its_end_is_not_known(monkeypatch):
 def test_a_digest_is_made_where_it_is_asked_for_only():
     s = open_source(X, "X")
     found = s.survey().digest
-    assert found.shape == X.shape and found.evenly == b"" and not any(found.blocks)
+    assert found.shape == X.shape and found.centre_sample == b"" and not any(found.blocks)
 
 
 def test_the_largest_entry():
