@@ -16,6 +16,7 @@ from mpmath import mp, mpf
 
 import ntk_numba as nk
 from bench.report import section, table
+from ntk_numba.accuracy import promise
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import oracle
@@ -84,7 +85,7 @@ def main() -> str:
     for dtype in (np.float64, np.float32):
         found = [errors(dtype, w, b, n0) for w, b in NETWORKS for n0 in FEATURES]
         for row, depth in zip(rows, DEPTHS, strict=True):
-            bound = 1e-14 if dtype == np.float64 else 1e-6 * max(1, depth / 8)
+            bound = promise(depth, np.dtype(dtype))
             row += [f"{max(f[k][:depth].max() for f in found):.1e}" for k in (0, 1)]
             row.insert(-1, f"{bound:.0e}")
     pairs = PAIRS * len(NETWORKS) * len(FEATURES)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ntk_numba.accuracy import schwarz_slack
 from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.gramfile.contents import Contents, Header
@@ -179,7 +180,7 @@ class GramFile:
     ) -> Iterator[tuple[Place, list[str]]]:
         """Yield the tiles of a matrix, or those that are done, each with a list of its problems."""
         grid, limits = self.contents.grid, np.finfo(self.dtype)
-        slack = 1 + 64 * limits.eps * max(1, self.contents.depth / 8)
+        slack = 1 + schwarz_slack(self.contents.depth, self.dtype)
         smallest = limits.tiny / limits.eps  # below it the diagonal has lost digits to underflow
         # 1/√K(x,x), with slack for rounding; 0 where a part does not have that diagonal tile
         scale = np.zeros((grid.down, grid.chunk[0]), self.dtype)

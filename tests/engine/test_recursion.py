@@ -8,6 +8,7 @@ from marks import marked
 from mpmath import mp, mpf
 
 import ntk_numba as nk
+from ntk_numba.accuracy import promise
 from ntk_numba.activations.piecewise_linear import PiecewiseLinear
 
 
@@ -61,7 +62,7 @@ NETWORKS = [
 
 
 def bound(net: nk.MLP, dtype: type) -> float:
-    return 1e-14 if dtype == np.float64 else 1e-6 * max(1, net.depth / 8)
+    return promise(net.depth, np.dtype(dtype))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
