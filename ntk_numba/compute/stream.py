@@ -133,7 +133,8 @@ def stream_tiles(
                     block[grid.height(a) :] = 0
                     block[:, grid.width(b) :] = 0
                     blocks.append(block)
-                writer.write(name, layer, i, j, blocks[0], blocks[1] if blocks[1:] else None)
+                mirror = blocks[1] if blocks[1:] else None
+                writer.write(name, layer, i, j, blocks[0], mirror=mirror)
 
     before = 0 if done is None else int(np.count_nonzero(done))
     bar = tqdm(

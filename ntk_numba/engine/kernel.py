@@ -99,12 +99,12 @@ class Kernel:
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(
-            aligned((threads, STRIP, tile), float),
-            aligned((threads, WORKING, tile), dtype),
-            nngp,
-            ntk,
-            aligned((threads, self.features), dtype),
-            aligned((threads, 1, panel_width(dtype)), float),
+            product=aligned((threads, STRIP, tile), float),
+            working=aligned((threads, WORKING, tile), dtype),
+            nngp=nngp,
+            ntk=ntk,
+            vector=aligned((threads, self.features), dtype),
+            distance=aligned((threads, 1, panel_width(dtype)), float),
         )
 
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -178,7 +178,12 @@ class Kernel:
     def _run(self, tiles: Tiles, bands: Bands, results: Results) -> None:
         """Compute a table of tiles or the entries of a diagonal."""
         arguments = TileArguments(
-            tiles, bands, self._twice_centre, self._duals, results, self._scratch
+            tiles=tiles,
+            bands=bands,
+            twice_centre=self._twice_centre,
+            duals=self._duals,
+            outputs=results,
+            scratch=self._scratch,
         )
         self._parallel(compute_tile, arguments, len(tiles))
 

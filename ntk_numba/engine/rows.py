@@ -74,14 +74,14 @@ def as_data(duals: Sequence[Dual], dtype: np.dtype) -> Duals:
     counts = [d.count for d in duals]
     first = np.array([sum(counts[:k]) for k in range(len(counts))], np.int64)
     return Duals(
-        np.array([d.loop.address(dtype) if d.loop else 0 for d in duals], np.int64),
-        parameters,
-        first + np.array([2 if d.curve else 0 for d in duals], np.int64),
-        first,
-        np.array([d.near(dtype) for d in duals], dtype),
-        np.array([d.kinks_move for d in duals], np.bool_),
-        np.array([d.parity for d in duals], np.int64),
-        np.array([d.never_obtuse for d in duals], np.bool_),
+        loops=np.array([d.loop.address(dtype) if d.loop else 0 for d in duals], np.int64),
+        parameters=parameters,
+        own=first + np.array([2 if d.curve else 0 for d in duals], np.int64),
+        curve=first,
+        near=np.array([d.near(dtype) for d in duals], dtype),
+        kinks_move=np.array([d.kinks_move for d in duals], np.bool_),
+        parity=np.array([d.parity for d in duals], np.int64),
+        never_obtuse=np.array([d.never_obtuse for d in duals], np.bool_),
     )
 
 

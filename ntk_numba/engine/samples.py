@@ -148,7 +148,19 @@ def normalise(
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
     row, block = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
-    _normalise(_Rows(x, first, centre, panels, spread, norm, row, block), end - begin)
+    _normalise(
+        _Rows(
+            x=x,
+            first=first,
+            centre=centre,
+            panels=panels,
+            spread=spread,
+            norm=norm,
+            row=row,
+            block=block,
+        ),
+        end - begin,
+    )
 
 
 def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:

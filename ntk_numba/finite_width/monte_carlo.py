@@ -148,9 +148,15 @@ def monte_carlo(
             break
     seen.close()
     return MonteCarlo(
-        nngp.mean, nngp.standard_error(), ntk.mean, ntk.standard_error(),
-        outputs.mean, outputs.standard_error(), nngp.count, widths,
-    )  # fmt: skip
+        nngp=nngp.mean,
+        nngp_sem=nngp.standard_error(),
+        ntk=ntk.mean,
+        ntk_sem=ntk.standard_error(),
+        nngp_outputs=outputs.mean,
+        nngp_outputs_sem=outputs.standard_error(),
+        draws=nngp.count,
+        widths=widths,
+    )
 
 
 def extrapolate(

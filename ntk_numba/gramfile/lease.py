@@ -70,7 +70,14 @@ class Holder(NamedTuple):
         space = str(SPACE.readlink()) if SPACE.exists() else ""
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         started = psutil.Process().create_time()
-        return cls(platform.node(), boot, space, os.getpid(), now, started)
+        return cls(
+            host=platform.node(),
+            boot=boot,
+            space=space,
+            pid=os.getpid(),
+            since=now,
+            started=started,
+        )
 
     def is_here(self) -> bool:
         """Return whether the holder is, or was, a process of this machine."""

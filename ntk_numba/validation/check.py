@@ -179,10 +179,16 @@ def check(
     wrong = malformed(exact.nngp, exact.ntk)
     rows = [
         Finding(
-            "Σ, Θ finite, symmetric, bounded", "", 2 * exact.nngp.size, "count", float(wrong),
-            math.nan, math.nan, 0.0,
+            claim="Σ, Θ finite, symmetric, bounded",
+            equation="",
+            entries=2 * exact.nngp.size,
+            statistic="count",
+            largest=float(wrong),
+            low=math.nan,
+            high=math.nan,
+            limit=0.0,
         )
-    ]  # fmt: skip
+    ]
     report = CheckReport(
         net=net,
         widths=hidden,
@@ -214,7 +220,7 @@ def check(
     alarm = -math.expm1(math.log1p(-false_alarm) / tests)
     rng = np.random.default_rng(seed_sequence(seed, (len(hidden),)))
     rows += [
-        judge(claim, [s[name] for s in seen], hidden, net.depth, alarm, rng)
+        judge(claim, [s[name] for s in seen], widths=hidden, depth=net.depth, alarm=alarm, rng=rng)
         for name, claim in claims.items()
     ]
     rows.append(judge_gaussian(exact.nngp[-1], seen[-1]["raw"], width, net.depth, alarm))

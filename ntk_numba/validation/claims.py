@@ -83,7 +83,16 @@ def _claim(
 ) -> Claim:
     shape = expected.shape
     noise, units = np.broadcast_to(noise, shape), np.broadcast_to(units, shape)
-    return Claim(text, equation, expected, scale, noise, units, shifted, narrowing)
+    return Claim(
+        text=text,
+        equation=equation,
+        expected=expected,
+        scale=scale,
+        noise=noise,
+        units=units,
+        shifted=shifted,
+        narrowing=narrowing,
+    )
 
 
 def malformed(nngp: Floats, ntk: Floats) -> int:
@@ -134,22 +143,42 @@ def make_claims(net: MLP, nngp: Floats, ntk: Floats, n_out: int) -> dict[str, Cl
     flat = scale.ravel()
     claims = {
         "mean": _claim(
-            "E f = 0, every layer", "8", 0 * roots.ravel(), roots.ravel(), 1.0, per_sample
+            "E f = 0, every layer",
+            "8",
+            expected=0 * roots.ravel(),
+            scale=roots.ravel(),
+            noise=1.0,
+            units=per_sample,
         ),
         "units": _claim(
-            "units uncorrelated", "9", 0 * flat, flat, neighbours.ravel() > 0, neighbours.ravel()
+            "units uncorrelated",
+            "9",
+            expected=0 * flat,
+            scale=flat,
+            noise=neighbours.ravel() > 0,
+            units=neighbours.ravel(),
         ),
         "first": _claim(
-            "Σ¹ by units", "10", lower(nngp[0]), lower(scale[0]), lower(pairs_noise[0]), units[0]
+            "Σ¹ by units",
+            "10",
+            expected=lower(nngp[0]),
+            scale=lower(scale[0]),
+            noise=lower(pairs_noise[0]),
+            units=units[0],
         ),
         "theta1": _claim("Θ¹ = Σ¹ ⊗ I, exactly", "18", *_per_output(nngp[0], scale[0], n_out)),
-    }  # fmt: skip
+    }
     if depth == 1:
         return claims
     claims["outputs"] = _claim(
-        "Σ of every layer, by units", "12", lower(nngp), lower(scale), lower(pairs_noise),
-        lower(per_pair), shifted=deep,
-    )  # fmt: skip
+        "Σ of every layer, by units",
+        "12",
+        expected=lower(nngp),
+        scale=lower(scale),
+        noise=lower(pairs_noise),
+        units=lower(per_pair),
+        shifted=deep,
+    )
     weight2 = np.array(net.w_std[1:])[:, None, None] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (ntk[1:] - nngp[1:]) / (weight2 * ntk[:-1])

@@ -94,8 +94,15 @@ def judge(
 
     def without_noise(error: float) -> Finding:
         return Finding(
-            claim.text, claim.equation, count, "error", error, math.nan, math.nan, ROUNDING
-        )  # fmt: skip
+            claim=claim.text,
+            equation=claim.equation,
+            entries=count,
+            statistic="error",
+            largest=error,
+            low=math.nan,
+            high=math.nan,
+            limit=ROUNDING,
+        )
 
     if not all(np.isfinite(s).all() for s in seen):
         return without_noise(math.inf)
@@ -133,9 +140,17 @@ def judge(
         skew = (np.abs(factors) ** 3).sum() / (factors**2).sum() ** 1.5
         freedom = draws * min(float(u[noisy][gaussian].min()) for u in units) / skew**2
     finding = Finding(
-        claim.text, claim.equation, count, "z", float(z.max()), float(low), float(high),
-        _limit(float(high), alarm, draws, freedom), float(np.mean(z > 2)), float(np.mean(z > 3)),
-    )  # fmt: skip
+        claim=claim.text,
+        equation=claim.equation,
+        entries=count,
+        statistic="z",
+        largest=float(z.max()),
+        low=float(low),
+        high=float(high),
+        limit=_limit(float(high), alarm, draws, freedom),
+        over2=float(np.mean(z > 2)),
+        over3=float(np.mean(z > 3)),
+    )
     return _with_exponent(finding, seen, widths, depth, alarm) if claim.narrowing else finding
 
 
@@ -223,13 +238,28 @@ def judge_gaussian(
     values, vectors = np.linalg.eigh(nngp[np.ix_(points, points)])
     kept = values > 1e-6 * max(values.max(), np.finfo(float).tiny)
     if not kept.any():
-        return Finding("outputs Gaussian", "Prop. 1", 0, "KS", 0.0, math.nan, math.nan, math.inf)
+        return Finding(
+            claim="outputs Gaussian",
+            equation="Prop. 1",
+            entries=0,
+            statistic="KS",
+            largest=0.0,
+            low=math.nan,
+            high=math.nan,
+            limit=math.inf,
+        )
     white = np.einsum("dnk,nv->dkv", outputs[:, points], vectors[:, kept] / np.sqrt(values[kept]))
     distance = stats.kstest(white.ravel(), stats.norm.cdf).statistic
     low, high, limit = stats.kstwo(white.size).isf([0.95, 0.05, alarm])
     limit += GAUSSIAN_SHIFT * (depth - 1) / width
     root = math.sqrt(white.size)
     return Finding(
-        "outputs Gaussian", "Prop. 1", white.size, "KS",
-        float(distance * root), float(low * root), float(high * root), float(limit * root),
-    )  # fmt: skip
+        claim="outputs Gaussian",
+        equation="Prop. 1",
+        entries=white.size,
+        statistic="KS",
+        largest=float(distance * root),
+        low=float(low * root),
+        high=float(high * root),
+        limit=float(limit * root),
+    )
