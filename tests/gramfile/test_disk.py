@@ -82,8 +82,8 @@ def test_a_job_writes_directly_where_its_tiles_are_whole_pages(
     seen = []
     write = TileFile.write
 
-    def look(self, *arguments):
-        write(self, *arguments)
+    def look(self, *arguments, **options):
+        write(self, *arguments, **options)
         seen.append(is_direct(self._fd))
 
     monkeypatch.setattr(TileFile, "write", look)
