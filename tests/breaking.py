@@ -261,11 +261,13 @@ def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
         while killed < rounds:
             files += 1
             with empty_folder() as folder:
-                for memory, threads in itertools.cycle(BUDGETS):
+                for attempt, (memory, threads) in enumerate(itertools.cycle(BUDGETS)):
                     pid = start_process(
                         lambda f=folder, m=memory, t=threads: job(f / "g.h5", memory=m, threads=t)
                     )
-                    time.sleep(rng.uniform(0, longest))
+                    # twice as long after each five kills, so that a job ends on a machine that
+                    # has become slower since the job was timed
+                    time.sleep(rng.uniform(0, longest * 2 ** (attempt / 5)))
                     os.kill(pid, signal.SIGKILL)
                     code = ended(pid)
                     if code == DONE:
