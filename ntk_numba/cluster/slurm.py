@@ -28,7 +28,7 @@ MERGE_RATE = 100_000_000  # bytes per second
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
 END = "END_OF_JOB"  # marks the end of a job's script within the script that submits it
 DEPENDENCIES = "afterany", "afterok"
-PATTERN = ".part-*"  # remains a pattern of the shell, unquoted
+PATTERN = ".part-*"  # the names of all parts; the shell expands the star, which is not quoted
 
 SCRIPT = """\
 #!/bin/bash
@@ -92,7 +92,7 @@ srun --ntasks=1 --cpus-per-task={cpus} {command} || code=$?
 # 3: stopped before the end; the same command continues
 if [ "$code" = 3 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ]; then
   echo "stopped before the end, and requeued"
-  scontrol requeue "{me}"
+  scontrol requeue "{job_id}"
 fi
 exit "$code\""""
 
@@ -117,7 +117,7 @@ class SlurmOptions:
     grace : int
         Seconds from SIGUSR1 to the limit, at most half of it. Slurm may be a minute early.
     requeues : int
-        How often an element that was stopped before its end is started again.
+        The largest number of times that an element that was stopped is started again.
     at_once : int or None
         The largest number of elements that run at the same time.
     logs : str
@@ -137,9 +137,9 @@ class SlurmOptions:
     Raises
     ------
     TypeError, ValueError
-        A number is not a whole number or too small, there are more parts than an array may have, or
-        a text has a line break.
-    """  # fmt: skip
+        A number is not a whole number or too small, there are more parts than an array may have,
+        the grace is more than half of a time limit, or a text has a line break.
+    """
 
     parts: int
     cpus: int
@@ -328,15 +328,19 @@ def merge_minutes_for(size: int) -> int:
     return LEAST_MINUTES + size // (60 * MERGE_RATE)
 
 
-def _job(what: str, command: str, cpus: int, me: str, options: SlurmOptions) -> str:
-    """Return the script of one job, which says `what` it is; `me` is its job ID in the shell."""
+def _job(what: str, command: str, cpus: int, job_id: str, options: SlurmOptions) -> str:
+    """Return the script of one job.
+
+    what : the name of the job in its log
+    job_id : its number, in terms of the shell
+    """
     return JOB.format(
         setup="".join(f"{line}\n" for line in options.setup),
         what=what,
         cpus=cpus,
         command=command,
         requeues=options.requeues,
-        me=me,
+        job_id=job_id,
     )
 
 
@@ -364,10 +368,12 @@ def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: in
 
 
 def _lines(words: Sequence[str]) -> str:
+    """Return words of a command of the shell, one on a line."""
     return " \\\n".join(f"  {word}" for word in words)
 
 
 def _words(command: Sequence[str]) -> str:
+    """Return a command of the shell with its words quoted, except the star of `PATTERN`."""
     quoted = []
     for word in command:
         before, star, after = _one_line(word).rpartition(PATTERN)
@@ -378,6 +384,7 @@ def _words(command: Sequence[str]) -> str:
 
 
 def _one_line(text: str) -> str:
+    """Return a text, or raise ValueError if it cannot be within a line of a job's script."""
     if "\n" in text or "\r" in text or "\0" in text:
         raise InvalidValueError(f"{text!r} has a line break, which a job's script cannot have")
     if text == END:
