@@ -151,7 +151,7 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     ------
     ValueError
         If w_std or b_std is negative or not finite, or if the activation's dual cannot be computed
-        at a variance of 1.
+        at the variances between 1 and q*.
     """
     which = activations.get(activation)
     if not all(0 <= v < math.inf for v in (w_std, b_std)):
@@ -166,12 +166,18 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     if abs(at_one) < 1e-14:
         return 1.0
     # V is continuous: the first crossing is above 1 if V(1) > 1, and below 1 otherwise
-    path = _computable_variances(which)
-    path = path[path >= 1] if at_one > 0 else path[path <= 1][::-1]
+    computable = _computable_variances(which)
+    path = computable[computable >= 1] if at_one > 0 else computable[computable <= 1][::-1]
     values = excess(path)
     crossed = np.flatnonzero(np.sign(values) != np.sign(at_one))
     if not len(crossed):
-        return math.inf if at_one > 0 else 0.0
+        if at_one < 0:
+            return 0.0
+        if len(computable) < len(VARIANCES):
+            # raises an error if the dual cannot be computed there; returns infinity if V overflows
+            with np.errstate(over="ignore", invalid="ignore"):
+                _moments(which, VARIANCES[[len(computable)]])
+        return math.inf
     low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1])
     return math.exp(
         brentq(lambda log_q: float(excess(np.exp(np.array([log_q])))[0]), low, high, xtol=1e-14)
