@@ -352,8 +352,10 @@ def activations(options: argparse.Namespace) -> bool:
 
 def plot(options: argparse.Namespace) -> bool:
     """Draw the matrix of a file and its eigenvalues."""
+    from ntk_numba.plots.figure import new_figure
     from ntk_numba.plots.gram import plot_gram
 
+    new_figure(options.output)  # an error at once if the picture cannot be saved
     with ntk_numba.open_gram(options.file) as file:
         plot_gram(
             file,
