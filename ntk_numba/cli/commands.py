@@ -166,6 +166,9 @@ def slurm(options: argparse.Namespace) -> bool:
         cpus=array.cpus,
         memory=array.reserved,
         minutes=array.minutes,
+        merge_cpus=options.merge_cpus,
+        merge_memory=parse_bytes(options.merge_memory, "--merge-memory"),
+        merge_minutes=array.merge_minutes,
         name=options.name,
         partition=options.partition,
         account=options.account,
@@ -177,9 +180,6 @@ def slurm(options: argparse.Namespace) -> bool:
         dependency=options.dependency,
         extra=tuple(options.sbatch),
         setup=tuple(options.setup),
-        merge_cpus=options.merge_cpus,
-        merge_memory=parse_bytes(options.merge_memory, "--merge-memory"),
-        merge_minutes=array.merge_minutes,
         max_array=options.max_array,
     )
     # the layout is that of the merge, since parts have none; the norm is measured once for all

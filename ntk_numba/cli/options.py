@@ -321,14 +321,17 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def gram_words(options: argparse.Namespace, **changed: Any) -> list[str]:
-    """Return the command that computes the job of these options, some of them changed."""
+    """Return the words of the command that computes a job.
+
+    changed : values that replace those of the options
+    """
     parser = argparse.ArgumentParser(add_help=False)
     _job_options(parser, threads=False)
     return ["ntk-numba", "gram", *_words(parser, vars(options) | changed)]
 
 
 def merge_words(options: argparse.Namespace, parts: str) -> list[str]:
-    """Return the command that merges the parts of the job of these options."""
+    """Return the words of the command that merges the parts of a job."""
     parser = argparse.ArgumentParser(add_help=False)
     for add in (_output_option, _layout_option, _merge_options):
         add(parser)

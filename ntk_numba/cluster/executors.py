@@ -44,7 +44,7 @@ def run_parts(
         if a function was given that makes them; so is loky's reusable pool, without its
         initializer.
     task : picklable function
-        It continues from what an earlier try of the part has done.
+        It continues where an earlier try of the part stopped.
     parts : distinct numbers
     attempts : int
         The number of tries of a part that raises an OSError or MemoryError, or whose worker is

@@ -110,7 +110,9 @@ class SlurmOptions:
     memory : int
         The memory of an element in bytes.
     minutes : int
-        The time limit of an element, at least a quarter of an hour, see `minutes_for`.
+        The time limit of an element.
+    merge_cpus, merge_memory, merge_minutes : int
+        Like cpus, memory and minutes, for the merge.
     name : str
         The name of both jobs.
     partition, account, qos : str or None
@@ -129,8 +131,6 @@ class SlurmOptions:
         More options of sbatch for both jobs, such as ``"--mail-type=END"``; they override others.
     setup : tuple of str
         Lines of shell before the command, such as ``"module load python"``.
-    merge_cpus, merge_memory, merge_minutes : int
-        Like cpus, memory and minutes, for the merge.
     max_array : int
         The cluster's MaxArraySize.
 
@@ -145,6 +145,9 @@ class SlurmOptions:
     cpus: int
     memory: int
     minutes: int
+    merge_cpus: int
+    merge_memory: int
+    merge_minutes: int
     name: str = "gram"
     partition: str | None = None
     account: str | None = None
@@ -156,9 +159,6 @@ class SlurmOptions:
     dependency: str = "afterany"
     extra: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
-    merge_cpus: int = 1
-    merge_memory: int = 4 << 30
-    merge_minutes: int = 60
     max_array: int = MAX_ARRAY
 
     def __post_init__(self) -> None:

@@ -245,7 +245,7 @@ def _write_parts(
     _check_target(target, x, z, overwrite=policy.overwrite)
     job = replace(job, largest_norm=plan.largest_norm)
     if executor is None:
-        # the sources keep what they know of their rows for the next part
+        # an open source keeps the survey of its rows for the next part
         job = replace(job, x=x, z=z)
     else:
         job = replace(

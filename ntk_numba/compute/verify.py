@@ -99,7 +99,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
 
 
 def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
-    """Describe in what the data differs from that of a file; empty if it does not."""
+    """List, for people, the differences between the data and that of a file."""
     if (z is None) != contents.grid.symmetric:
         return [
             "the file is a matrix of one data set with itself, but Z is given"

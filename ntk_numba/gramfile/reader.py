@@ -214,14 +214,14 @@ class GramFile:
             if np.isfinite(largest) and not (grid.symmetric and largest > 1):
                 if not grid.symmetric or i != j or np.array_equal(block, block.T):
                     return tile.place, []
-                wrong, what = block != block.T, "not that of its mirror"
+                wrong, problem = block != block.T, "differs from its mirror image"
             elif np.isfinite(block).all():
-                wrong, what = ~(size <= 1), "larger than its diagonal allows"
+                wrong, problem = ~(size <= 1), "is larger than its diagonal allows"
             else:
-                wrong, what = ~np.isfinite(block), "not finite"
+                wrong, problem = ~np.isfinite(block), "is not finite"
             row, column = np.argwhere(wrong)[0]
             return tile.place, [
-                f"tile ({i}, {j}) has an entry that is {what}: row {i * grid.tile + row}, "
+                f"tile ({i}, {j}) has an entry that {problem}: row {i * grid.tile + row}, "
                 f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
             ]
 
