@@ -58,7 +58,7 @@ class Pool:
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
-        """Return whether this kind takes an argument, the text after a colon; None without one."""
+        """Return whether this kind accepts the text after a colon; None stands for no colon."""
         return argument is None
 
     @classmethod

@@ -4,8 +4,6 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,7 @@ from ntk_numba.arguments import (
 from ntk_numba.cluster.cover import find_merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
-from ntk_numba.cluster.workers import Receipt, parts_on_this_host, worker_threads
+from ntk_numba.cluster.workers import AnyExecutor, Receipt, parts_on_this_host, worker_threads
 from ntk_numba.compute.plan import Plan, make_plan
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
@@ -82,7 +80,7 @@ def write_gram(
     threads: int | None = None,
     part: tuple[int, int] | str | None = None,
     parts: int | None = None,
-    executor: Executor | Callable[[], Executor] | None = None,
+    executor: AnyExecutor | None = None,
     layout: Layout = "full",
     overwrite: bool = False,
     progress: bool = False,
@@ -235,7 +233,7 @@ def _write_parts(
     count: int,
     policy: Policy,
     *,
-    executor: Executor | Callable[[], Executor] | None,
+    executor: AnyExecutor | None,
     layout: Layout,
 ) -> GramFile:
     """Compute all parts, in this process or on an executor, and merge them."""
