@@ -166,6 +166,9 @@ def slurm(options: argparse.Namespace) -> bool:
         cpus=array.cpus,
         memory=array.reserved,
         minutes=array.minutes,
+        merge_cpus=options.merge_cpus,
+        merge_memory=parse_bytes(options.merge_memory, "--merge-memory"),
+        merge_minutes=array.merge_minutes,
         name=options.name,
         partition=options.partition,
         account=options.account,
@@ -177,20 +180,17 @@ def slurm(options: argparse.Namespace) -> bool:
         dependency=options.dependency,
         extra=tuple(options.sbatch),
         setup=tuple(options.setup),
-        merge_cpus=options.merge_cpus,
-        merge_memory=parse_bytes(options.merge_memory, "--merge-memory"),
-        merge_minutes=array.merge_minutes,
         max_array=options.max_array,
     )
-    # a part has no layout, only its merge; the norm is measured here once for all parts
-    gram = gram_words(
+    # the layout is that of the merge, since parts have none; the norm is measured once for all
+    command = gram_words(
         options,
         layout="full",
         memory=f"{array.memory >> 20}MiB",
         largest_norm=array.largest_norm,
     )
     parts = target.with_name(PARTS_OF.format(target.stem, "*", array.parts, target.suffix))
-    print(slurm_script(gram, merge_words(options, str(parts)), slurm_options), end="")
+    print(slurm_script(command, merge_words(options, str(parts)), slurm_options), end="")
     return True
 
 
@@ -212,15 +212,15 @@ def plan(options: argparse.Namespace) -> bool:
     check_folder(target)
     check_space(target, plan.output_bytes)
     free = shutil.disk_usage(target.parent).free
-    seconds = estimate(plan, x, target.parent)
-    parts = parts_for(seconds.total, plan.count)
+    estimated = estimate(plan, x, target.parent)
+    parts = parts_for(estimated.total, plan.count)
     if options.json:
         facts = plan.to_dict() | {
             "parts": parts,
             "disk_free_bytes": free,
-            "seconds_compute": seconds.compute,
-            "seconds_write": seconds.write,
-            "seconds": seconds.total,
+            "seconds_compute": estimated.compute,
+            "seconds_write": estimated.write,
+            "seconds": estimated.total,
         }
         print(json.dumps(facts, indent=2))
         return True
@@ -229,13 +229,13 @@ def plan(options: argparse.Namespace) -> bool:
     lines |= {
         "disk": f"{show_bytes(plan.output_bytes)} of {show_bytes(free)} free",
         "memory": memory,
-        "time": f"{_duration(seconds.total)} on {plan.threads} threads "
-        f"(computing {_duration(seconds.compute)}, writing {_duration(seconds.write)})",
+        "time": f"{_duration(estimated.total)} on {plan.threads} threads "
+        f"(computing {_duration(estimated.compute)}, writing {_duration(estimated.write)})",
         "parts": "one: the job is too short for an array of jobs",
     }
     if parts > 1:
         limit = ", the largest number that arrays have by default" if parts == MAX_ARRAY - 1 else ""
-        each = _duration(seconds.total / parts)
+        each = _duration(estimated.total / parts)
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     for key, value in lines.items():
         print(f"{key:8} {value}")
@@ -355,7 +355,7 @@ def plot(options: argparse.Namespace) -> bool:
     from ntk_numba.plots.figure import new_figure
     from ntk_numba.plots.gram import plot_gram
 
-    new_figure(options.output)  # raises an error before the work if the format cannot be saved
+    new_figure(options.output)  # an error at once if the picture cannot be saved
     with ntk_numba.open_gram(options.file) as file:
         plot_gram(
             file,
@@ -375,7 +375,7 @@ def check(options: argparse.Namespace) -> bool:
 
     net = _network(options)
     if options.plot:
-        new_figure(options.plot)  # raises an error before the work if the format cannot be saved
+        new_figure(options.plot)  # an error at once if the picture cannot be saved
     report = ntk_numba.check(
         net,
         options.data,

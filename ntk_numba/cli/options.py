@@ -48,7 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
     cluster.add_argument("--parts", type=int, metavar="n", help="compute n parts and merge them")
     cluster.add_argument(
         "--executor", metavar="NAME",
-        help="the workers that compute the parts: processes:2, loky:2, dask:ADDRESS, or mpi",
+        help="the workers that compute the parts: processes:2, loky:2, dask:ADDRESS, "
+        "dask:SCHEDULER.json or mpi",
     )  # fmt: skip
     _writing_options(gram)
     gram.set_defaults(run="gram")
@@ -73,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     slurm = parsers.add_parser(
         "slurm", help="print a script for Slurm: an array of parts, and a merge after it"
     )
-    _job_options(slurm, threads=False)  # --cpus sets it
+    _job_options(slurm, threads=False)  # --cpus says how many
     _slurm_options(slurm)
     slurm.set_defaults(run="slurm")
 
@@ -143,8 +144,12 @@ def make_parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _job_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
-    """Add the options that describe a job."""
+def _job_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> None:
+    """Add the options that describe a job.
+
+    threads : whether the job runs on this machine, so that its threads are an option
+    """
+    default_memory = "a quarter of the free memory" if threads else "estimated"
     parser.add_argument("data", metavar="X", help=f"the samples, one per row: {DATA_HELP}")
     _output_option(parser)
     parser.add_argument("--against", metavar="Z", help="compute K(X, Z) instead of K(X, X)")
@@ -173,7 +178,9 @@ def _job_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
     _layout_option(result)
     machine = parser.add_argument_group("machine")
     machine.add_argument(
-        "--memory", metavar="SIZE", help="most memory to use, as 2GiB [a quarter of it]"
+        "--memory",
+        metavar="SIZE",
+        help=f"largest memory to use, such as 2GiB [{default_memory}]",
     )
     if threads:
         machine.add_argument(
@@ -182,12 +189,14 @@ def _job_options(parser: argparse.ArgumentParser, threads: bool = True) -> None:
 
 
 def _output_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the file to write."""
     parser.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="the HDF5 file to write"
     )
 
 
 def _merge_options(parser: Any) -> None:
+    """Add the options of a merge that concern its parts."""
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--link",
@@ -200,6 +209,7 @@ def _merge_options(parser: Any) -> None:
 
 
 def _slurm_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the two jobs of Slurm."""
     array = parser.add_argument_group(
         "array", "options that are left out are estimated on this machine"
     )
@@ -213,22 +223,30 @@ def _slurm_options(parser: argparse.ArgumentParser) -> None:
         "--time", type=int, metavar="MINUTES", help="time limit of an element [estimated]"
     )
     array.add_argument("--name", default="gram", help="name of both jobs [%(default)s]")
-    for name in ("partition", "account", "qos"):
-        array.add_argument(f"--{name}", help=f"the {name} of both jobs")
+    for name in ("partition", "account", "QOS"):
+        array.add_argument(f"--{name.lower()}", help=f"the {name} of both jobs")
     array.add_argument(
         "--grace", type=int, default=180, metavar="SECONDS",
-        help="time before the limit for an element to stop and be requeued [%(default)s]",
+        help="time before its limit at which an element stops, to be requeued [%(default)s]",
     )  # fmt: skip
     array.add_argument(
         "--requeues",
         type=int,
         default=20,
         metavar="N",
-        help="how often a stopped element is requeued [%(default)s]",
+        help="largest number of times that a stopped element is requeued [%(default)s]",
     )
-    array.add_argument("--at-once", type=int, metavar="N", help="elements that run at a time [all]")
     array.add_argument(
-        "--logs", default="logs", metavar="FOLDER", help="folder for the output [%(default)s]"
+        "--at-once",
+        type=int,
+        metavar="N",
+        help="largest number of elements that run at a time [all]",
+    )
+    array.add_argument(
+        "--logs",
+        default="logs",
+        metavar="FOLDER",
+        help="folder for the logs of the jobs [%(default)s]",
     )
     array.add_argument(
         "--max-array", type=int, default=1001, metavar="N",
@@ -243,7 +261,7 @@ def _slurm_options(parser: argparse.ArgumentParser) -> None:
     )
     array.add_argument(
         "--setup", action="append", default=[], metavar="LINE",
-        help="a shell line before the command, as 'module load python'; may be repeated",
+        help="a shell line before the command, such as 'module load python'; may be repeated",
     )  # fmt: skip
     merge = parser.add_argument_group("merge")
     _merge_options(merge)
@@ -265,13 +283,16 @@ def _slurm_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _layout_option(parser: Any) -> None:
+    """Add the option that says which tiles the result stores."""
     parser.add_argument(
         "--layout", choices=["full", "lower"], default="full",
-        help="lower stores only the lower triangle, in half of the bytes [%(default)s]",
+        help="lower stores only the tiles on and below the diagonal, half of the bytes "
+        "[%(default)s]",
     )  # fmt: skip
 
 
 def _writing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that write a file: overwriting and progress."""
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument("--quiet", action="store_true", help="show no progress bar")
@@ -281,6 +302,7 @@ def _writing_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a network."""
     net = parser.add_argument_group(
         "network", "give one value for all layers, or repeat the option"
     )
@@ -299,14 +321,17 @@ def _network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def gram_words(options: argparse.Namespace, **changed: Any) -> list[str]:
-    """Return the command that computes the job of these options, some of them changed."""
+    """Return the words of the command that computes a job.
+
+    changed : values that replace those of the options
+    """
     parser = argparse.ArgumentParser(add_help=False)
     _job_options(parser, threads=False)
     return ["ntk-numba", "gram", *_words(parser, vars(options) | changed)]
 
 
 def merge_words(options: argparse.Namespace, parts: str) -> list[str]:
-    """Return the command that merges the parts of the job of these options."""
+    """Return the words of the command that merges the parts of a job."""
     parser = argparse.ArgumentParser(add_help=False)
     for add in (_output_option, _layout_option, _merge_options):
         add(parser)

@@ -94,7 +94,7 @@ def find_parts(
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
             found.stale = True
-    earlier = [] if link else _earlier(target, layout, overwrite)
+    earlier = [] if link else _find_earlier(target, layout, overwrite)
     if headers:
         _compare(found, headers)
         _combine(found)
@@ -106,32 +106,33 @@ def find_parts(
     return found
 
 
-def _earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Begun"]:
-    """Return the files that may have the tiles of deleted parts and will not be replaced."""
-    begun, done = _begun(partial_of(target)), None if overwrite else _begun(target)
-    if begun and overwrite and begun.contents.layout != layout:
-        begun = None
-    return [file for file in (begun, done) if file]
+def _find_earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Earlier"]:
+    """Return the outputs that may have the tiles of deleted parts and will not be replaced."""
+    unfinished = _read_earlier(partial_of(target))
+    complete = None if overwrite else _read_earlier(target)
+    if unfinished and overwrite and unfinished.contents.layout != layout:
+        unfinished = None
+    return [output for output in (unfinished, complete) if output]
 
 
-def _name_missing(found: Cover, earlier: list["_Begun"]) -> None:
+def _name_missing(found: Cover, earlier: list["_Earlier"]) -> None:
     """Add to the problems all parts that neither exist nor are merged already."""
     assert found.contents is not None
     missing = set(range(1, found.of + 1)) - set(found.paths)
-    for begun in earlier:  # that merge may have deleted parts
-        if missing and begun.is_of(found.contents, found.numerics):
+    for output in earlier:  # that merge may have deleted parts
+        if missing and output.is_of(found.contents, found.numerics):
             grid = found.contents.grid
-            missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~begun.done).any()}
+            missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~output.done).any()}
             if not missing:
-                found.contents = replace(found.contents, x=begun.contents.x, z=begun.contents.z)
-    unfinished = {n for n in missing if _is_begun(found, n)}
+                found.contents = replace(found.contents, x=output.contents.x, z=output.contents.z)
+    unfinished = {n for n in missing if _is_unfinished(found, n)}
     for numbers, state in ((unfinished, "unfinished"), (missing - unfinished, "missing")):
         if numbers:
             found.problems.append(f"of {found.of} parts {show_indices(numbers)} are {state}")
     found.again |= missing
 
 
-class _Begun(NamedTuple):
+class _Earlier(NamedTuple):
     """The output of an earlier merge, complete or not, and the tiles that it has."""
 
     contents: Contents
@@ -139,7 +140,7 @@ class _Begun(NamedTuple):
     done: NDArray[np.bool_]
 
     def is_of(self, contents: Contents, numerics: int) -> bool:
-        """Return whether it is of this job, and of the same data as far as both know the data."""
+        """Return whether it is of the same job, and of the same data where both know the data."""
         found = self.contents
         same_data = replace(found, part=contents.part, x=contents.x, z=contents.z)
         if (same_data, self.numerics) != (contents, numerics):
@@ -150,32 +151,32 @@ class _Begun(NamedTuple):
         return not any(a.difference(b) for a, b in digests if a and b)
 
 
-def _begun(path: Path) -> _Begun | None:
+def _read_earlier(path: Path) -> _Earlier | None:
     """Return the output of an earlier merge, or None if there is none that can be read."""
     try:
         with open_gram(path, incomplete=True) as file:
             if file.linked:  # the file has no tiles of its own
                 return None
-            return _Begun(file.contents, file.numerics, file.done)
+            return _Earlier(file.contents, file.numerics, file.done)
     except (OSError, ValueError):
         return None  # if the file is damaged, its writer will say so
 
 
-def merged(target: Path, part: Contents, numerics: int, policy: Policy) -> Path | None:
+def find_merged(target: Path, part: Contents, numerics: int, policy: Policy) -> Path | None:
     """Return the output of a merge, complete or not, that has all tiles of a part already.
 
     The part itself may be deleted. A complete output that is to be overwritten does not count.
     """
     for path in (partial_of(target), *([] if policy.overwrite else [target])):
-        begun = _begun(path)
-        if begun is None or not begun.is_of(part, numerics):
+        output = _read_earlier(path)
+        if output is None or not output.is_of(part, numerics):
             continue
-        if not (part.grid.mask(part.part) & ~begun.done).any():
+        if not (part.grid.mask(part.part) & ~output.done).any():
             return path
     return None
 
 
-def _is_begun(found: Cover, number: int) -> bool:
+def _is_unfinished(found: Cover, number: int) -> bool:
     """Return whether an unfinished file of a missing part lies beside another part."""
     for path in found.paths.values():
         if match := re.fullmatch(r"(.*)\.part-\d+-of-\d+(.*)", path.name):
@@ -187,7 +188,7 @@ def _is_begun(found: Cover, number: int) -> bool:
 def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
     """Separate the parts of the job to which most parts belong from those of other jobs."""
 
-    def job(header: Header) -> tuple[object, ...]:
+    def job(header: Header) -> tuple[object, ...]:  # equal for the parts of one job
         c = header.contents
         assert c.part is not None
         shapes = c.x.shape, c.z and c.z.shape

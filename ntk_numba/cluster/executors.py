@@ -1,7 +1,7 @@
 """Computing parts on any executor, and recovering from lost workers.
 
 `write.write_gram` calls `run_parts`. The result of a part is on disk: a part can be computed
-anywhere and any number of times, and costs nothing if it is done already. So only those functions
+anywhere and any number of times, and costs little if it is done already. So only those functions
 of an executor are used that all executors have (submit, wait, result, shutdown), and everything
 else is done here: a part whose worker was lost is tried again, a pool that broke is replaced, and
 parts that could not be done are named in an error.
@@ -9,35 +9,22 @@ parts that could not be done are named in an error.
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Future,
-    wait,
-)
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 
 from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.schedulers import Pool, pool_of
-from ntk_numba.cluster.workers import (
-    AnyExecutor,
-    Receipt,
-    Task,
-    attempt,
-)
+from ntk_numba.cluster.workers import AnyExecutor, Receipt, Task, attempt
 from ntk_numba.errors import StoppedError
-
-__all__ = ["Receipt", "run_parts"]
 
 POLL = 0.2  # seconds between two checks whether to stop
 # Seconds before the second try of a part, doubled before each further one: another process that
 # holds the file of the part may end in the meantime
 PAUSE = 1.0
 SILENCE = 30.0  # seconds without an end of any part, after which the executor is checked
-REASONS = 5  # that an error message lists
+REASONS = 5  # reasons that an error message lists
 
 
 def run_parts(
@@ -57,7 +44,7 @@ def run_parts(
         if a function was given that makes them; so is loky's reusable pool, without its
         initializer.
     task : picklable function
-        It continues from what an earlier try of the part has done.
+        It continues where an earlier try of the part stopped.
     parts : distinct numbers
     attempts : int
         The number of tries of a part that raises an OSError or MemoryError, or whose worker is
@@ -65,7 +52,7 @@ def run_parts(
         fewer at a time, and a part is blamed once it was alone. After `attempts` such breaks in a
         row, with no part done in between, the pool is given up.
     progress : bool
-        Show parts, rate and remaining time on standard error.
+        Whether to show parts, rate and remaining time on standard error.
 
     Returns
     -------
@@ -99,7 +86,7 @@ def run_parts(
                 )
             raise
     if run.lost:
-        raise StoppedError(_names(run.lost, len(parts)))
+        raise StoppedError(_loss_text(run.lost, len(parts)))
     return [run.receipts[part] for part in parts]
 
 
@@ -278,7 +265,7 @@ def _text(error: BaseException, sentences: int | None = None) -> str:
     return ". ".join(text.rstrip(".").split(". ")[:sentences])
 
 
-def _names(lost: dict[int, str], count: int) -> str:
+def _loss_text(lost: dict[int, str], count: int) -> str:
     """Return the text of an error that names the lost parts and the reasons."""
     by_reason: dict[str, list[int]] = {}
     for part, reason in sorted(lost.items()):

@@ -15,22 +15,18 @@ from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.arguments import Layout, Policy
-from ntk_numba.cluster.cover import (
-    Cover,
-    find_parts,
-    show_indices,
-)
+from ntk_numba.cluster.cover import Cover, find_parts, show_indices
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.gramfile.link import refuse_beginning, write_link
+from ntk_numba.gramfile.link import refuse_unfinished, write_link
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import GramWriter, output_path
 from ntk_numba.grid import Part
 
-COMMIT_BYTES = 256 << 20  # that are copied between two commits
+COMMIT_BYTES = 256 << 20  # bytes that are copied between two commits
 
 
 def merge(
@@ -50,8 +46,10 @@ def merge(
 
     Parameters
     ----------
-    parts : the files, in any order
-    path : the file to write
+    parts : sequence of paths
+        The files, in any order.
+    path : str or path
+        The file to write.
     layout : str
         "full", or "lower" to store only the tiles on and below the diagonal, which take half of
         the bytes; ``f.ntk[i, j]`` can still be read for all i and j.
@@ -91,7 +89,7 @@ def merge(
         raise InvalidValueError(f"{target} is one of the parts; choose another output")
     policy = Policy(overwrite, progress)
     if link and not overwrite:
-        refuse_beginning(target)
+        refuse_unfinished(target)
     found = find_parts(given, target, layout=layout, link=link, overwrite=overwrite)
     assert found.contents is not None
     contents = found.contents
@@ -157,13 +155,13 @@ def _copy_all(
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done
                 if wrong := _copy(path, found.headers[number], todo, writer.tiles, bar.update):
-                    raise InvalidValueError(  # trying again without that would fail again
+                    # a part that exists is not computed again, so it has to be deleted
+                    raise InvalidValueError(
                         f"{path}: {wrong}; delete that file, compute it again with the same "
                         f"command, as in an array of jobs with --array={number}, and merge again"
                     )
-                if delete and number != max(
-                    found.paths
-                ):  # the last part stays until the file is complete
+                # the last part stays until the file is complete
+                if delete and number != max(found.paths):
                     writer.tiles.sync()
                     _delete(path)
 

@@ -26,11 +26,12 @@ from ntk_numba.machine import threads_to_use
 # when it is ready. Dask's own client would wait for ever.
 SCHEDULER_STARTS = 60.0
 
-Opened = tuple[AnyExecutor | None, int | None]
+# An executor, and the number of threads of a part; see `open_executor`
+ExecutorAndThreads = tuple[AnyExecutor | None, int | None]
 
 
 class Pool:
-    """An executor of any kind; a context that ends the executor if `run_parts` made it.
+    """An executor of any kind; a context that ends the executor if `pool_of` made it.
 
     This base class serves executors of an unknown kind.
 
@@ -38,7 +39,7 @@ class Pool:
     ----------
     executor : Executor
     make : function that makes another executor, or None
-    ours : whether `make` made this executor, so that it has to be ended here
+    ours : whether the executor was made here, so that it has to be ended here
 
     Attributes
     ----------
@@ -57,13 +58,13 @@ class Pool:
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
-        """Return whether an argument after a colon is valid for this kind; None without a colon."""
+        """Return whether this kind accepts the text after a colon; None stands for no colon."""
         return argument is None
 
     @classmethod
     def open(
         cls, argument: str | None, threads: int | None
-    ) -> contextlib.AbstractContextManager[Opened]:
+    ) -> contextlib.AbstractContextManager[ExecutorAndThreads]:
         """Return a context that yields an executor, and the number of threads of each part."""
         raise NotImplementedError
 
@@ -143,7 +144,7 @@ class Processes(Pool):
     @classmethod
     def open(
         cls, argument: str | None, threads: int | None
-    ) -> contextlib.AbstractContextManager[Opened]:
+    ) -> contextlib.AbstractContextManager[ExecutorAndThreads]:
         return contextlib.nullcontext(_local_pool(cls.word, argument, threads, make=None))
 
     def stop(self) -> bool:
@@ -175,7 +176,7 @@ class Loky(StandardProcesses):
     @classmethod
     def open(
         cls, argument: str | None, threads: int | None
-    ) -> contextlib.AbstractContextManager[Opened]:
+    ) -> contextlib.AbstractContextManager[ExecutorAndThreads]:
         make = _optional("loky", "loky", "loky").ProcessPoolExecutor
         return contextlib.nullcontext(_local_pool(cls.word, argument, threads, make=make))
 
@@ -192,7 +193,7 @@ class Dask(Pool):
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, argument: str | None, threads: int | None) -> Iterator[Opened]:
+    def open(cls, argument: str | None, threads: int | None) -> Iterator[ExecutorAndThreads]:
         assert argument
         with _dask(argument) as executor:
             yield executor, threads
@@ -211,7 +212,7 @@ class Mpi(Pool):
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, argument: str | None, threads: int | None) -> Iterator[Opened]:
+    def open(cls, argument: str | None, threads: int | None) -> Iterator[ExecutorAndThreads]:
         with _mpi() as executor:
             yield executor, threads if executor else None
 
@@ -253,14 +254,14 @@ def _workers_of(executor: Executor, parts: int) -> int:
 
 def _local_pool(
     word: str, argument: str | None, threads: int | None, *, make: Callable[..., Executor] | None
-) -> Opened:
+) -> ExecutorAndThreads:
     """Return a function that makes a `LocalPool`, and the number of threads of each part."""
     workers = whole_number(f"--executor {word}", int(argument or 1))
     return partial(LocalPool, workers, make), max(1, threads_to_use(threads) // workers)
 
 
 @contextlib.contextmanager
-def open_executor(text: str, threads: int | None) -> Iterator[Opened]:
+def open_executor(text: str, threads: int | None) -> Iterator[ExecutorAndThreads]:
     """Open the executor that the command line names, and yield it with the threads of a part.
 
     Parameters
@@ -314,6 +315,7 @@ def _optional(module: str, package: str, extra: str) -> Any:
 
 @contextlib.contextmanager
 def _dask(address: str) -> Iterator[Executor]:
+    """Connect to a cluster of Dask, by its address or its file, and yield its executor."""
     distributed = _optional("distributed", "distributed", "dask")
     place = {"address": address}
     if address.endswith(".json"):
@@ -336,6 +338,7 @@ def _dask(address: str) -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def _mpi() -> Iterator[Executor | None]:
+    """Yield an executor on rank 0 of MPI; on the others compute parts first, and yield None."""
     mpi = _optional("mpi4py.MPI", "mpi4py", "mpi")
     futures = _optional("mpi4py.futures", "mpi4py", "mpi")
     world = mpi.COMM_WORLD

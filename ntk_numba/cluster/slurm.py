@@ -28,7 +28,7 @@ MERGE_RATE = 100_000_000  # bytes per second
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
 END = "END_OF_JOB"  # marks the end of a job's script within the script that submits it
 DEPENDENCIES = "afterany", "afterok"
-PATTERN = ".part-*"  # remains a pattern of the shell, unquoted
+PATTERN = ".part-*"  # the names of all parts; the shell expands the star, which is not quoted
 
 SCRIPT = """\
 #!/bin/bash
@@ -92,7 +92,7 @@ srun --ntasks=1 --cpus-per-task={cpus} {command} || code=$?
 # 3: stopped before the end; the same command continues
 if [ "$code" = 3 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {requeues} ]; then
   echo "stopped before the end, and requeued"
-  scontrol requeue "{me}"
+  scontrol requeue "{job_id}"
 fi
 exit "$code\""""
 
@@ -110,14 +110,16 @@ class SlurmOptions:
     memory : int
         The memory of an element in bytes.
     minutes : int
-        The time limit of an element, at least a quarter of an hour, see `minutes_for`.
+        The time limit of an element.
+    merge_cpus, merge_memory, merge_minutes : int
+        Like cpus, memory and minutes, for the merge.
     name : str
         The name of both jobs.
     partition, account, qos : str or None
     grace : int
         Seconds from SIGUSR1 to the limit, at most half of it. Slurm may be a minute early.
     requeues : int
-        How often an element that was stopped before its end is started again.
+        The largest number of times that an element that was stopped is started again.
     at_once : int or None
         The largest number of elements that run at the same time.
     logs : str
@@ -129,22 +131,23 @@ class SlurmOptions:
         More options of sbatch for both jobs, such as ``"--mail-type=END"``; they override others.
     setup : tuple of str
         Lines of shell before the command, such as ``"module load python"``.
-    merge_cpus, merge_memory, merge_minutes : int
-        Like cpus, memory and minutes, for the merge.
     max_array : int
         The cluster's MaxArraySize.
 
     Raises
     ------
     TypeError, ValueError
-        A number is not a whole number or too small, there are more parts than an array may have, or
-        a text has a line break.
-    """  # fmt: skip
+        A number is not a whole number or too small, there are more parts than an array may have,
+        the grace is more than half of a time limit, or a text has a line break.
+    """
 
     parts: int
     cpus: int
     memory: int
     minutes: int
+    merge_cpus: int
+    merge_memory: int
+    merge_minutes: int
     name: str = "gram"
     partition: str | None = None
     account: str | None = None
@@ -156,9 +159,6 @@ class SlurmOptions:
     dependency: str = "afterany"
     extra: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
-    merge_cpus: int = 1
-    merge_memory: int = 4 << 30
-    merge_minutes: int = 60
     max_array: int = MAX_ARRAY
 
     def __post_init__(self) -> None:
@@ -328,15 +328,19 @@ def merge_minutes_for(size: int) -> int:
     return LEAST_MINUTES + size // (60 * MERGE_RATE)
 
 
-def _job(what: str, command: str, cpus: int, me: str, options: SlurmOptions) -> str:
-    """Return the script of one job, which says `what` it is; `me` is its job ID in the shell."""
+def _job(what: str, command: str, cpus: int, job_id: str, options: SlurmOptions) -> str:
+    """Return the script of one job.
+
+    what : the name of the job in its log
+    job_id : its number, in terms of the shell
+    """
     return JOB.format(
         setup="".join(f"{line}\n" for line in options.setup),
         what=what,
         cpus=cpus,
         command=command,
         requeues=options.requeues,
-        me=me,
+        job_id=job_id,
     )
 
 
@@ -364,10 +368,12 @@ def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: in
 
 
 def _lines(words: Sequence[str]) -> str:
+    """Return words of a command of the shell, one on a line."""
     return " \\\n".join(f"  {word}" for word in words)
 
 
 def _words(command: Sequence[str]) -> str:
+    """Return a command of the shell with its words quoted, except the star of `PATTERN`."""
     quoted = []
     for word in command:
         before, star, after = _one_line(word).rpartition(PATTERN)
@@ -378,6 +384,7 @@ def _words(command: Sequence[str]) -> str:
 
 
 def _one_line(text: str) -> str:
+    """Return a text, or raise ValueError if it cannot be within a line of a job's script."""
     if "\n" in text or "\r" in text or "\0" in text:
         raise InvalidValueError(f"{text!r} has a line break, which a job's script cannot have")
     if text == END:

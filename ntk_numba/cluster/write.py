@@ -4,8 +4,6 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +20,10 @@ from ntk_numba.arguments import (
     parse_bytes,
     whole_number,
 )
-from ntk_numba.cluster.cover import merged, part_path
+from ntk_numba.cluster.cover import find_merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
-from ntk_numba.cluster.workers import Receipt, parts_on_this_host, worker_threads
+from ntk_numba.cluster.workers import AnyExecutor, Receipt, parts_on_this_host, worker_threads
 from ntk_numba.compute.plan import Plan, make_plan
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
@@ -82,7 +80,7 @@ def write_gram(
     threads: int | None = None,
     part: tuple[int, int] | str | None = None,
     parts: int | None = None,
-    executor: Executor | Callable[[], Executor] | None = None,
+    executor: AnyExecutor | None = None,
     layout: Layout = "full",
     overwrite: bool = False,
     progress: bool = False,
@@ -93,12 +91,12 @@ def write_gram(
     Parameters
     ----------
     net, X, Z, kernels, layers, dtype, threads : see `gram`
-        Arrays are read in place; memory maps, .npy and HDF5 files are read in runs of rows; .npz
-        and .csv files are read as a whole.
-    path : the file to write
-        A complete file with the same contents is left as it is; a file with other contents raises
-        an error. The file appears when it is complete. Until then it is called ``<path>.partial``,
-        and the same call continues it, however an earlier call ended.
+        By default only Θ is computed. Arrays are read in place; memory maps, .npy and HDF5 files
+        are read in runs of rows; .npz and .csv files are read as a whole.
+    path : str or path
+        The file to write. A complete file with the same contents is left as it is; a file with
+        other contents raises an error. The file appears when it is complete. Until then it is
+        called ``<path>.partial``, and the same call continues it, however an earlier call ended.
     memory : int or str
         The memory that the process may take, in bytes or as "2GiB", see `compute.plan.make_plan`.
         The default is a quarter of the memory that is available to it.
@@ -170,7 +168,7 @@ def write_gram(
             raise InvalidValueError(
                 "part computes one part, parts and executor all of them: give one or the other"
             )
-        return _write_one(job, target, parse_part(part), policy)
+        return _write_part(job, target, parse_part(part), policy)
     if parts is not None:
         count = whole_number("parts", parts)
         return _write_parts(job, target, count, policy, executor=executor, layout=layout)
@@ -203,7 +201,7 @@ def _write(
         if whole is not None:
             with contextlib.suppress(ValueError):
                 return existing(target, contents)
-    elif whole is not None and (found := merged(whole, contents, NUMERICS, policy)):
+    elif whole is not None and (found := find_merged(whole, contents, NUMERICS, policy)):
         return open_gram(found, incomplete=True)
     try:
         with stopping.gently():
@@ -216,7 +214,7 @@ def _write(
     return open_gram(target)
 
 
-def _write_one(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
+def _write_part(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
     """Compute one part of a file in this process."""
     return _write(job, part_path(target, part), part, policy, whole=target)
 
@@ -235,7 +233,7 @@ def _write_parts(
     count: int,
     policy: Policy,
     *,
-    executor: Executor | Callable[[], Executor] | None,
+    executor: AnyExecutor | None,
     layout: Layout,
 ) -> GramFile:
     """Compute all parts, in this process or on an executor, and merge them."""
@@ -245,7 +243,7 @@ def _write_parts(
     _check_target(target, x, z, overwrite=policy.overwrite)
     job = replace(job, largest_norm=plan.largest_norm)
     if executor is None:
-        # what a part has measured of the data is kept for the next one
+        # an open source keeps the survey of its rows for the next part
         job = replace(job, x=x, z=z)
     else:
         job = replace(
@@ -257,9 +255,8 @@ def _write_parts(
     paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
     if target.exists() and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
-        if any(
-            path.exists() for path in paths
-        ):  # an earlier call was killed before it deleted the parts
+        # parts are left if an earlier call was killed before it deleted them
+        if any(path.exists() for path in paths):
             with contextlib.suppress(ValueError):  # the parts are of another job
                 merge(paths, target, layout=layout, delete_parts=True).close()
         return file
@@ -292,7 +289,7 @@ def _absolute(name: str, data: Data | Source) -> str:
 
 
 def compute_part(job: Job, target: Path, count: int, policy: Policy, number: int) -> Receipt:
-    """Compute one part in this process; an existing part only costs reading its rows."""
+    """Compute one part in this process; of a part that exists, only the rows are read."""
     start, part = time.monotonic(), Part(number, count)
     if job.threads is None:
         job = replace(job, threads=worker_threads())
@@ -301,7 +298,7 @@ def compute_part(job: Job, target: Path, count: int, policy: Policy, number: int
         job = replace(job, memory=total // sharing)
     tiles, stopped = 0, False
     try:
-        with _write_one(job, target, part, policy) as file:
+        with _write_part(job, target, part, policy) as file:
             tiles = file.contents.grid.size(part)
     except stopping.StopRequested:  # a scheduler could not pass it on
         stopped = True

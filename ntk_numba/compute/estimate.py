@@ -40,13 +40,23 @@ class Estimate(NamedTuple):
 
 
 def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
-    """Time the computation of a few tiles of the data, and a write of up to 64 MiB to `folder`."""
+    """Estimate the time of a job from a few tiles of its data, and from a write to `folder`.
+
+    The write takes up to `PROBE_BYTES`. It bypasses the page cache as the job does.
+
+    Raises
+    ------
+    ValueError
+        If the rows of these tiles hold NaN or infinity, or are too large for the dtype.
+    OSError
+        If the rows cannot be read, or the folder cannot be written.
+    """
     head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile))).check()
     kernel = make_kernel(plan, head)
     samples = kernel.samples(head, 0, head.shape[0])
     tile = min(plan.grid.tile, head.shape[0])
     count = TILES_PER_THREAD * plan.threads
-    # The tiles are off the diagonal, as nearly all are, and have a mirror image.
+    # The tiles are off the diagonal, as nearly all tiles of a job are.
     column = tile if head.shape[0] == 2 * tile else 0
     nngp, ntk = kernel.outputs(2 * tile * count, tile)
     to = np.array([(2 * k * tile, 0) for k in range(count)])
@@ -64,7 +74,7 @@ def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
 
 
 def _write_speed(folder: Path, size: int) -> float:
-    """Return the bytes per second that reach the disk if written as the tiles of a job are."""
+    """Return the bytes per second that a disk takes, if they are written as tiles are."""
     block = aligned((min(size, 1 << 20),), np.uint8)
     block[:] = np.random.default_rng(0).integers(256, size=block.size)
     with tempfile.TemporaryFile(dir=folder) as file:

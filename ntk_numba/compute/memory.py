@@ -138,8 +138,8 @@ def gram(
     -----
     `ntk_numba.accuracy` states the errors of entries relative to √(K(x,x)·K(x',x')). They hold for
     all pairs, including nearly equal and nearly opposite samples. If an activation is given by a
-    series, `Gram.error` is added. Errors of Θ are larger if a kink follows a smooth layer, up to
-    1e-12 in float64, or kinks off 0, up to 1e-9.
+    series, `Gram.error` is added. Errors of Θ are larger if an activation with a kink follows a
+    smooth one (up to 1e-12 in float64), or one with kinks that are not at 0 (up to 1e-9).
 
     In addition to the result, the function needs memory for one copy of X and Z and for a few tiles
     per thread. If these samples do not fit, they are read in bands.

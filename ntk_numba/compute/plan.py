@@ -23,12 +23,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Output
 from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
-from ntk_numba.inputs.source import (
-    BLOCK_BYTES,
-    CENTRE_MIN_ROWS,
-    Source,
-    result_dtype,
-)
+from ntk_numba.inputs.source import BLOCK_BYTES, CENTRE_MIN_ROWS, Source, result_dtype
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -55,13 +50,13 @@ class Plan(Output):
     features : n0
     threads : int
     memory : int
-        The largest number of bytes of the job.
+        The limit of the job's memory in bytes, see `make_plan`.
     band : int
         The number of tile rows, and of tile columns, whose samples are in memory at a time.
     batch : int
         The number of tiles computed at a time.
     working : int
-        The bytes that the job takes, without Python and its libraries.
+        The bytes of memory that the job takes, without Python and its libraries.
     largest_norm : float or None
         The largest norm of all rows of X and Z, computed or given by the caller; None if no
         activation depends on it.
@@ -141,7 +136,7 @@ def find_largest_norm(
         Whether the caller needs a digest of the rows later, which is then computed in the same
         pass.
     """
-    if given:
+    if given:  # 0 is valid too, if all entries are 0
         given = number_between("largest_norm", given, 0, math.inf)
     if not needs_largest_norm(net):
         return None
@@ -164,10 +159,12 @@ def make_plan(
     part: Part | None = None,
     largest_norm: float | None = None,
 ) -> Plan:
-    """Lay out a job.
+    """Plan a job: its tiles, bands and batches, its threads and its memory.
 
     Parameters
     ----------
+    net, kernels, layers, dtype, threads : see `ntk_numba.gram`
+    x, z : the data; without z, the matrix is that of x with itself
     part : Part, optional
         The part of the tiles to compute, which are stored one after another.
     memory : int or str such as "2GiB", optional
@@ -182,7 +179,8 @@ def make_plan(
     Raises
     ------
     ValueError
-        If X and Z have different numbers of features, or the memory is too small for the job.
+        If X and Z have different numbers of features, the memory is too small for the job, there
+        are more parts than tiles, or another argument is out of range.
     """
     check_network(net)
     if z is not None and z.shape[1] != x.shape[1]:
@@ -200,9 +198,9 @@ def make_plan(
     grid = Grid(n, m, z is None, tile)
     storage = Storage(grid, part)
 
-    # bytes of a sample: panel, std, weight and bias of each layer, coefficients; spread and norm
     largest_norm = find_largest_norm(net, x, z, largest_norm, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
+    # bytes of a sample: panel, std, weight and bias of each layer, coefficients; spread and norm
     row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
     # bytes of the `tile.Scratch` of all threads
     scratch = count * (

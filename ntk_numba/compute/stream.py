@@ -100,6 +100,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
         if source and survey:
             samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1)
+    # without tiles, this only compiles, before a file is begun
     kernel.compute(tile_table([], (0, 0)), samples, samples, *kernel.outputs(1, 1))
     return kernel
 
@@ -109,12 +110,17 @@ def stream_tiles(
     kernel: Kernel,
     x: Source,
     z: Source | None,
-    writer: TileFile,
+    target: TileFile,
     *,
     done: NDArray[np.bool_] | None = None,
     progress: bool = False,
 ) -> None:
-    """Compute the tiles of a plan that are not done, and write them at the same time."""
+    """Compute the tiles of a plan that are not done, and write them to `target` meanwhile.
+
+    The last tiles are done after a further `commit` by the caller.
+
+    done : (tiles down, tiles across), True for tiles to skip
+    """
     grid = plan.grid
     height, width = grid.chunk
     # A buffer holds slots of one tile below each other: two for each tile if the file stores mirror
@@ -134,12 +140,10 @@ def stream_tiles(
                     block[:, grid.width(b) :] = 0
                     blocks.append(block)
                 mirror = blocks[1] if blocks[1:] else None
-                writer.write(name, layer, i, j, blocks[0], mirror=mirror)
+                target.write(name, layer, i, j, blocks[0], mirror=mirror)
 
     before = 0 if done is None else int(np.count_nonzero(done))
-    bar = tqdm(
-        total=plan.count, initial=before, unit="tile", disable=not progress, smoothing=0.1
-    )  # fmt: skip
+    bar = tqdm(total=plan.count, initial=before, unit="tile", disable=not progress, smoothing=0.1)
     with bar, ThreadPoolExecutor(WRITERS + 1, "writer") as pool:
         writing: list[list[Future[None]]] = [[] for _ in range(BATCHES)]
         committing: deque[Future[None]] = deque()
@@ -165,7 +169,7 @@ def stream_tiles(
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(batch.indices)
                 ]
-                committing.append(pool.submit(writer.commit))
+                committing.append(pool.submit(target.commit))
                 turn = (turn + 1) % BATCHES
                 bar.update(len(batch.indices))
                 del batch  # so that no more than two bands are in memory

@@ -14,12 +14,7 @@ from ntk_numba.accuracy import difference
 from ntk_numba.arguments import KERNELS, Data
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import make_plan
-from ntk_numba.compute.stream import (
-    contents_of,
-    prepare,
-    stream_tiles,
-    surveys_of,
-)
+from ntk_numba.compute.stream import contents_of, prepare, stream_tiles, surveys_of
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
@@ -28,7 +23,7 @@ from ntk_numba.gramfile.reader import GramFile, Report, open_gram
 from ntk_numba.gramfile.tiles import Place, TileFile
 from ntk_numba.inputs.source import Source, open_sources
 
-SAMPLE = 64  # rows and columns
+SAMPLE = 64  # rows, and as many columns, that are recomputed
 
 
 def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int = 0) -> Report:
@@ -45,7 +40,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
     X, Z : see `ntk_numba.gram`
         The data that the file was computed from.
     seed : int
-        The seed of the random choice of rows and columns. Of a part, they are of one tile.
+        The seed of the random choice of rows and columns. For a part, they are from one tile.
 
     Returns
     -------
@@ -63,7 +58,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
     report = Report(problems=_other_data(contents, x, z))
     if not report:
         return report
-    report.checks.append("the data is what the file was made of")
+    report.checks.append("the data is that of the file")
 
     rng = np.random.default_rng(seed)
     down, across = range(grid.rows), range(grid.columns)
@@ -86,7 +81,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
     well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
     rounding = difference(contents.depth, file.dtype, well_conditioned)
     for name in file.kernels:
-        # The degree of a series depends on the largest norm, which may be another in the sample.
+        # The degree of a series depends on the largest norm, which may be less in the sample.
         limit = rounding + 2 * contents.error[KERNELS.index(name)]
         stored = _entries(getattr(file, name), rows, columns)
         a, b = (np.sqrt(getattr(s, name).astype(float)) for s in scales)
@@ -94,9 +89,9 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
         wrong = error > limit * a[..., :, None] * b[..., None, :]
         if wrong.any():
             *layer, row, column = np.argwhere(wrong)[0]
-            label = f"{name} layer {layer[0] + 1}" if layer else name
+            label = contents.matrix_name(name, layer[0] if layer else 0)
             report.problems.append(
-                f"{label}: row {rows[row]}, column {columns[column]} is not what the data gives; "
+                f"{label}: row {rows[row]}, column {columns[column]} does not match the data; "
                 f"{np.count_nonzero(wrong)} of {wrong.size} sampled entries are wrong"
             )
     report.checks.append(f"{len(rows)} × {len(columns)} entries recomputed")
@@ -104,7 +99,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
 
 
 def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
-    """Describe in what the data differs from that of a file; empty if it does not."""
+    """List, for people, the differences between the data and that of a file."""
     if (z is None) != contents.grid.symmetric:
         return [
             "the file is a matrix of one data set with itself, but Z is given"
@@ -114,7 +109,11 @@ def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
     surveys = surveys_of(contents.grid, contents.part, x, z)
     return [
         f"{source.name} is not the data that the file was made of: "
-        f"{survey.digest.difference(digest)} differ"
+        + (
+            f"{survey.digest.difference(digest)} differ"
+            if source.shape == digest.shape
+            else f"its shape is {source.shape}, not {digest.shape}"
+        )
         for source, survey, digest in zip((x, z), surveys, (contents.x, contents.z), strict=True)
         if source and survey and digest and survey.digest != digest
     ]
@@ -153,8 +152,8 @@ def repair(
     Raises
     ------
     ValueError
-        If the data is not that of the file, the file has another version of the arithmetic, or it
-        is damaged outside its tiles.
+        If the data is not that of the file, the file is incomplete, links parts, has another
+        version of the arithmetic, or is damaged outside its tiles.
     OSError
         If the file cannot be written, or another process is writing it.
     """
@@ -202,9 +201,8 @@ def repair(
         lease.release()
     report = Report([f"{np.count_nonzero(~done)} tiles computed again"])
     for (name, layer, _, _), why in wrong:
-        report.problems += [
-            f"{name} layer {layer + 1}: tile {at} {text}" for at, text in why.items()
-        ]
+        label = contents.matrix_name(name, layer)
+        report.problems += [f"{label}: tile {at} {text}" for at, text in why.items()]
     return report
 
 

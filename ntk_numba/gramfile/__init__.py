@@ -1,4 +1,4 @@
 """Gram files: contents, storage, layout, tiles, lease, writer and reader.
 
-Nothing here computes a kernel: `compute` and `cluster` call it with finished tiles.
+No file here computes a kernel: `compute` and `cluster` pass finished tiles to the writer.
 """

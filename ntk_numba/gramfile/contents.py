@@ -74,18 +74,18 @@ class Output:
         return (self.matrices, *matrix) if self.all_layers else matrix
 
     @property
-    def stored(self) -> tuple[int, ...]:
-        """The shape of each dataset in the file."""
-        return (*self.tiles, *self.grid.chunk) if self.storage.packed else self.shape
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of each kernel's dataset in the file."""
+        return (*self.tiles_shape, *self.grid.chunk) if self.storage.packed else self.shape
 
     @property
     def chunk(self) -> tuple[int, ...]:
         """The shape of a chunk of each dataset, which is a tile."""
-        return (1,) * (len(self.stored) - 2) + self.grid.chunk
+        return (1,) * (len(self.stored_shape) - 2) + self.grid.chunk
 
     @property
-    def tiles(self) -> tuple[int, ...]:
-        """The shape of each dataset of checksums, which has one entry for each tile."""
+    def tiles_shape(self) -> tuple[int, ...]:
+        """The shape of an array with one entry for each stored tile of a kernel."""
         axes = self.storage.axes
         return (self.matrices, *axes) if self.all_layers else axes
 
@@ -97,7 +97,14 @@ class Output:
     @property
     def output_bytes(self) -> int:
         """The size of all tiles in bytes."""
-        return len(self.kernels) * int(np.prod(self.tiles)) * self.tile_bytes
+        return len(self.kernels) * int(np.prod(self.tiles_shape)) * self.tile_bytes
+
+    def matrix_name(self, kernel: str, layer: int) -> str:
+        """Return the name of a matrix for people, such as "ntk" or, with all layers, "ntk layer 2".
+
+        layer : the number of the matrix of this kernel, counted from 0
+        """
+        return f"{kernel} layer {layer + 1}" if self.all_layers else kernel
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,7 @@ class Contents(Output):
         return differences
 
     def _readable(self) -> dict[str, str]:
+        """Return the fields that are compared one by one, as texts for people."""
         return {
             "shape": f"{self.grid.rows} × {self.grid.columns}",
             **{key: str(value) for key, value in self.description.items()},
@@ -178,9 +186,9 @@ class Contents(Output):
         }
 
     @property
-    def bytes(self) -> int:
+    def allocated_bytes(self) -> int:
         """The size of all tiles and their checksums in bytes."""
-        return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles))
+        return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles_shape))
 
 
 def _shown(text: str) -> str:

@@ -59,10 +59,12 @@ def read_at(fd: int, block: NDArray[Any], at: int) -> None:
 
 
 def _bytes(block: Any) -> memoryview:
+    """Return a C-contiguous array, or bytes, as a view of its bytes."""
     return memoryview(block).cast("B")
 
 
 def _transfer(call: Any, fd: int, view: memoryview, at: int) -> int:
+    """Read or write once by `call`, through the page cache if a direct transfer is refused."""
     try:
         return call(fd, view, at)
     except OSError as error:

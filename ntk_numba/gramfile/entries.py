@@ -35,6 +35,12 @@ class _TileRun(NamedTuple):
 class Entries:
     """A kernel of a Gram file, read through the tiles that the file has.
 
+    Parameters
+    ----------
+    path, contents : the path of the file, for errors, and its contents
+    file, name : the open file, and the name of the kernel
+    done : a function that returns which tiles are done now, (tiles down, tiles across)
+
     Attributes
     ----------
     shape : (N, M), or (L, N, M) with all layers
@@ -76,7 +82,7 @@ class Entries:
         keys = self._whole_key(key)
         indices = [np.arange(n)[k] for n, k in zip(self.shape, keys, strict=True)]
         if sum(isinstance(k, list | np.ndarray) and np.ndim(k) > 0 for k in keys) > 1:
-            raise InvalidTypeError("one index at most may be a list or a mask")
+            raise InvalidTypeError("at most one index may be a list or a mask")
         if any(index.ndim > 1 for index in indices):
             raise InvalidTypeError(
                 "an index must be a number, a slice, a list of numbers or a mask"
@@ -90,9 +96,8 @@ class Entries:
         found = np.empty((len(layers), *(np.atleast_1d(i).size for i in indices[-2:])), self.dtype)
         for out, layer in zip(found, layers, strict=True):
             self._assemble(out, int(layer), *runs)
-        if (
-            self._dataset.is_virtual and np.isnan(found).any()
-        ):  # HDF5 returns NaN for a missing file
+        # HDF5 returns NaN for the entries of a part that is missing
+        if self._dataset.is_virtual and np.isnan(found).any():
             raise InvalidValueError(
                 f"{self._path} has entries that are NaN: one of its parts is gone"
             )
@@ -115,6 +120,7 @@ class Entries:
         return keys + [slice(None)] * (len(self.shape) - len(keys))
 
     def _refuse_missing(self, down: list[_TileRun], across: list[_TileRun]) -> None:
+        """Raise an error that names the first tile of these rows and columns that is missing."""
         grid = self._contents.grid
         done = self._done()
         if grid.symmetric:
@@ -126,7 +132,7 @@ class Entries:
             i, j = rows[row], columns[column]
             raise InvalidValueError(
                 f"{self._path}: tile ({i}, {j}), rows from {i * grid.tile}, columns from "
-                f"{j * grid.tile}, is not done yet or in another part"
+                f"{j * grid.tile}, is not done yet or belongs to another part"
             )
 
     def _assemble(

@@ -77,18 +77,18 @@ def checksum(block: Any) -> int:
 
 
 def create(path: Path, header: Header) -> None:
-    """Create a file that has everything except its tiles."""
+    """Create a file that has everything except its tiles, none of which is done."""
     c = header.contents
     with new_file(path, header) as file:
         group = file.create_group(CHECKSUMS)
         for name in c.kernels:
-            _create_dataset(file, name, c.dtype, c.stored, c.chunk)
-            _create_dataset(group, name, CHECKSUM, c.tiles)
+            _create_dataset(file, name, c.dtype, c.stored_shape, c.chunk)
+            _create_dataset(group, name, CHECKSUM, c.tiles_shape)
 
 
 @contextlib.contextmanager
 def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
-    """Open a new file that has everything except tiles and checksums, in a context."""
+    """Open, as a context, a new file that has everything except tiles and checksums."""
     c = header.contents
     with h5py.File(
         path, "w", libver=("v110", "v110"), locking=False,
@@ -119,6 +119,7 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
 def _create_dataset(
     group: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], chunk: Any = None
 ) -> None:
+    """Create a dataset whose space is allocated now and reads as zeros, without writing them."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     if chunk:
         properties.set_chunk(chunk)
@@ -130,12 +131,13 @@ def _create_dataset(
 
 
 def _seal(attributes: Mapping[str, Any]) -> np.uint64:
-    """Return a checksum of the attributes, since HDF5 has none for its strings."""
+    """Return the checksum of the attributes, since HDF5 has none for its strings."""
     text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
 
 def _first_bytes(path: Path) -> bytes:
+    """Return the bytes of a file that tell whether it is complete, incomplete or a link."""
     with path.open("rb") as file:
         return file.read(MARK)
 
@@ -184,6 +186,7 @@ def _check_heaps(path: Path) -> None:
 
 
 def _size(head: bytes) -> int:
+    """Return the size that the first 16 bytes of a heap or of one of its objects state."""
     return int.from_bytes(head[8:], "little")
 
 
@@ -211,14 +214,14 @@ def _errors(path: Path) -> Iterator[None]:
 
 
 class HDF5(h5py.File):  # type: ignore[misc]
-    """A Gram file, complete or not, open for reading.
+    """The HDF5 file below a Gram file, complete or not, open for reading.
 
     Attributes
     ----------
     complete : bool
         Whether the file was complete when it was opened.
-    refers : bool
-        Whether its tiles are in other files.
+    links_parts : bool
+        Whether its tiles are in other files, the parts of a job.
     descriptor : int
         The file descriptor; it stays with this file even if another file takes its name.
 
@@ -230,8 +233,8 @@ class HDF5(h5py.File):  # type: ignore[misc]
 
     def __init__(self, path: Path) -> None:
         first = _first_bytes(path)
-        self.refers = first.startswith(LINKED)
-        if self.refers and first != link_mark(path):
+        self.links_parts = first.startswith(LINKED)
+        if self.links_parts and first != link_mark(path):
             raise InvalidValueError(f"{path} is damaged: it does not match its checksum")
         _check_heaps(path)
         raw = _Unmasked(path) if first.startswith(INCOMPLETE) else None
@@ -250,6 +253,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
             raise
 
     def _check(self, path: Path) -> None:
+        """Raise ValueError if this is not a Gram file of a format that this package reads."""
         with _errors(path):
             form, version = self.attrs.get("format"), self.attrs.get("format_version", 0)
         if form != FORMAT:
@@ -298,17 +302,18 @@ def read_header(file: HDF5, path: Path) -> Header:
         if contents.depth < 1:
             raise InvalidValueError(f"its network has depth {contents.depth}")
         for name in names:
-            if file[name].shape != contents.stored or file[name].dtype != contents.dtype:
+            if file[name].shape != contents.stored_shape or file[name].dtype != contents.dtype:
                 raise InvalidValueError(
-                    f"{name} is not {contents.dtype} of shape {contents.stored}"
+                    f"{name} is not {contents.dtype} of shape {contents.stored_shape}"
                 )
         linked = tuple((str(name), int(seal)) for name, seal in json.loads(attributes["linked"]))
-        if bool(linked) != file.refers:
+        if bool(linked) != file.links_parts:
             raise InvalidValueError("its first bytes have changed")
         return Header(contents, int(attributes["numerics"]), attributes["package_version"], linked)
 
 
 def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> Digest:
+    """Return the stored digest of X or Z, if it is the one that the attributes state."""
     digest = Digest.from_table(shape, file[DIGESTS][name][:])
     if digest.hex != hexes:
         raise InvalidValueError(f"the digests of {name} have changed")
@@ -335,17 +340,17 @@ def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
             if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
                 raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
             last = tuple(
-                (n - 1) // k * k for n, k in zip(contents.stored, contents.chunk, strict=True)
+                (n - 1) // k * k for n, k in zip(contents.stored_shape, contents.chunk, strict=True)
             )
             start, end = (
                 dataset.id.get_chunk_info_by_coord(at).byte_offset
                 for at in ((0,) * len(last), last)
             )
-            count = int(np.prod(contents.tiles))
+            count = int(np.prod(contents.tiles_shape))
             if None in (start, end) or end - start != (count - 1) * contents.tile_bytes:
                 raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
             at = sums.id.get_offset()
-            if sums.shape != contents.tiles or sums.dtype != CHECKSUM or at is None:
+            if sums.shape != contents.tiles_shape or sums.dtype != CHECKSUM or at is None:
                 raise InvalidValueError(
                     f"the checksums of {name} are not stored as they were written"
                 )

@@ -37,7 +37,7 @@ from ntk_numba.gramfile import disk
 BEAT = 15.0  # seconds between touches
 WATCH = 50.0  # seconds without a touch after which a writer counts as dead: a little over 3 beats
 SETTLE = 5.0  # seconds within which all who saw the same dead writer have replaced its lock file
-GLANCE = 0.2  # seconds between looks at the file and for signals
+GLANCE = 0.2  # seconds between two looks at the file, and two checks for signals
 
 # The clock by which a process watches and waits; tests replace it by a faster one
 _clock, _sleep = time.monotonic, time.sleep
@@ -194,7 +194,7 @@ class Lease:
             self._write(fd, self.path)
             return fd
         alive = None
-        if locked is not None:
+        if locked is not None:  # which tells only of holders on this machine
             alive = True if here else None
         elif holder:
             alive = holder.is_alive()

@@ -14,12 +14,7 @@ import numpy as np
 from ntk_numba.errors import FileError, InvalidValueError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.gramfile.layout import (
-    HDF5,
-    link_mark,
-    new_file,
-    read_header,
-)
+from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.writer import check_folder, partial_of
 
@@ -44,20 +39,19 @@ def write_link(
     new = partial.with_name(f"{partial.name}.new")
     try:
         if not overwrite:
-            refuse_beginning(path)
+            refuse_unfinished(path)
         linked = []
-        slots = contents.storage.slots
-        spaces = {}
+        slots, slots_of_parts = contents.storage.slots, {}
         for part in parts:
             name = os.path.relpath(part.resolve(), path.parent.resolve())
             with HDF5(part) as file:
                 header = read_header(file, part)
                 linked.append((name, int(file.attrs["seal"])))
-            spaces[name] = np.sort(slots[header.contents.storage.mask])
+            slots_of_parts[name] = np.sort(slots[header.contents.storage.mask])
         disk.remove(new)
         with new_file(new, Header(contents, numerics, version("ntk_numba"), tuple(linked))) as file:
             for kernel in contents.kernels:
-                _link(file, kernel, contents, spaces)
+                _link(file, kernel, contents, slots_of_parts)
         fd = os.open(new, os.O_RDWR)
         try:
             disk.write_at(fd, link_mark(new), 0)
@@ -68,17 +62,16 @@ def write_link(
         disk.rename(new, path)
     except BaseException as error:
         disk.remove(new)
-        if reason := re.search(
-            "error message = '(.*?)'", str(error)
-        ):  # part of the message from HDF5
+        # HDF5's message contains that of the system
+        if reason := re.search("error message = '(.*?)'", str(error)):
             raise FileError(f"{path} cannot be written: {reason[1]}") from None
         raise
     finally:
         lease.release()
 
 
-def refuse_beginning(path: Path) -> None:
-    """Raise ValueError if an output was begun: it may hold the only tiles of deleted parts."""
+def refuse_unfinished(path: Path) -> None:
+    """Raise ValueError if an unfinished output exists: it may hold the tiles of deleted parts."""
     partial = partial_of(path)
     if partial.exists():
         raise InvalidValueError(
@@ -87,16 +80,21 @@ def refuse_beginning(path: Path) -> None:
         )
 
 
-def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np.ndarray]) -> None:
-    """Create a virtual dataset, from runs of tiles that are adjacent in a part and in the whole."""
+def _link(
+    file: h5py.File, kernel: str, contents: Contents, slots_of_parts: dict[str, np.ndarray]
+) -> None:
+    """Create a virtual dataset, from runs of tiles that are adjacent in a part and in the whole.
+
+    slots_of_parts : by file name, the slots in the whole of the tiles of a part, sorted
+    """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_fill_value(np.array(np.nan, contents.dtype))
     chunk = contents.grid.chunk
     layers = (contents.matrices,) if contents.all_layers else ()
-    for name, slots in spaces.items():
+    for name, slots in slots_of_parts.items():
         file_name = os.fsencode(name).replace(b"%", b"%%")  # HDF5 takes a single % for a pattern
         source = h5py.h5s.create_simple((*layers, len(slots), *chunk))
-        target = h5py.h5s.create_simple(contents.stored)
+        target = h5py.h5s.create_simple(contents.stored_shape)
         target.select_none()
         starts = np.flatnonzero(np.diff(slots, prepend=-2) != 1)
         for a, b in zip(starts, [*starts[1:], len(slots)], strict=True):
@@ -105,6 +103,6 @@ def _link(file: h5py.File, kernel: str, contents: Contents, spaces: dict[str, np
             target.select_hyperslab(first + origin, layers + size, op=h5py.h5s.SELECT_OR)
         source.select_all()
         properties.set_virtual(target, file_name, kernel.encode(), source)
-    space = h5py.h5s.create_simple(contents.stored)
+    space = h5py.h5s.create_simple(contents.stored_shape)
     hdf5_type = h5py.h5t.py_create(contents.dtype, logical=True)
     h5py.h5d.create(file.id, kernel.encode(), hdf5_type, space, properties)

@@ -16,13 +16,7 @@ from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries
-from ntk_numba.gramfile.layout import (
-    HDF5,
-    TileMap,
-    is_incomplete,
-    read_header,
-    read_tile_map,
-)
+from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
 
@@ -32,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """The result of a verification: true if nothing is wrong.
+    """The result of a verification, which is true if nothing is wrong.
 
     checks : what was checked
     problems : what is wrong
@@ -58,8 +52,14 @@ class GramFile:
         which are read in the same way and raise an error for entries that the file does not have.
     path : Path
     complete : bool
+        Whether all tiles were done when the file was opened.
     contents : Contents
+    numerics : int
+        The version of the arithmetic that computed the file.
     package_version : str
+        The version of the package that wrote the file.
+    linked : tuple of (str, int)
+        The names and seals of the parts that the file refers to; empty if it holds its own tiles.
     """
 
     def __init__(self, path: Path, file: HDF5, header: Header) -> None:
@@ -70,6 +70,7 @@ class GramFile:
         )
 
     def _entries(self, name: str) -> "Entries | h5py.Dataset":
+        """Return the dataset of a kernel, or `Entries` if the file does not hold all of it."""
         if self.complete and not self.contents.storage.packed:
             return self._file[name]
         mask = self.contents.storage.mask
@@ -123,13 +124,21 @@ class GramFile:
         return TileFile(f"/dev/fd/{self._file.descriptor}", self.tile_map)
 
     def verify(self, *, progress: bool = False) -> Report:
-        """Read every byte: checksums, exact symmetry, finiteness, |K(x,x')| ≤ √(K(x,x)K(x',x')).
+        """Read every byte, and check checksums and entries.
+
+        All entries have to be finite. A symmetric matrix has to be exactly symmetric, and all of
+        its entries have to satisfy |K(x,x')| ≤ √(K(x,x)·K(x',x')), up to rounding.
+
+        Parameters
+        ----------
+        progress : bool
+            Whether to show a progress bar on standard error.
 
         Returns
         -------
         Report
-            True if nothing is wrong; `problems` names the kernel, layer, tile and entry. Of an
-            incomplete file, the tiles that are done are checked.
+            True if nothing is wrong; `problems` names the kernel, layer, tile and entry. In an
+            incomplete file, which is itself a problem, the tiles that are done are checked.
         """
         report = Report()
         c = self.contents
@@ -158,7 +167,7 @@ class GramFile:
             with tqdm(total=total, unit="tile", disable=not progress, leave=False) as bar:
                 for name in c.kernels:
                     for layer in range(c.matrices):
-                        label = f"{name} layer {layer + 1}" if c.all_layers else name
+                        label = c.matrix_name(name, layer)
                         for place, problems in self._verify(tiles, name, layer, sums[name][layer]):
                             report.problems += [f"{label}: {problem}" for problem in problems]
                             if problems:
@@ -205,14 +214,14 @@ class GramFile:
             if np.isfinite(largest) and not (grid.symmetric and largest > 1):
                 if not grid.symmetric or i != j or np.array_equal(block, block.T):
                     return tile.place, []
-                wrong, what = block != block.T, "not that of its mirror"
+                wrong, problem = block != block.T, "differs from its mirror image"
             elif np.isfinite(block).all():
-                wrong, what = ~(size <= 1), "larger than its diagonal allows"
+                wrong, problem = ~(size <= 1), "is larger than its diagonal allows"
             else:
-                wrong, what = ~np.isfinite(block), "not finite"
+                wrong, problem = ~np.isfinite(block), "is not finite"
             row, column = np.argwhere(wrong)[0]
             return tile.place, [
-                f"tile ({i}, {j}) has an entry that is {what}: row {i * grid.tile + row}, "
+                f"tile ({i}, {j}) has an entry that {problem}: row {i * grid.tile + row}, "
                 f"column {j * grid.tile + column}, {np.count_nonzero(wrong)} in all"
             ]
 
@@ -251,10 +260,15 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
 
     Parameters
     ----------
-    path
+    path : str or path
     incomplete : bool
         Also open an incomplete file, ``<name>.partial``; its datasets raise ValueError for
         entries of tiles that are not done.
+
+    Returns
+    -------
+    GramFile
+        A context manager that closes the file.
 
     Raises
     ------
@@ -306,12 +320,12 @@ def _check_linked(path: Path, part: Path, seal: int) -> None:
 
 
 def existing(target: Path, contents: Contents) -> GramFile:
-    """Open the complete file that already exists at `target`.
+    """Open the complete file that already exists at `target`, if it has these contents.
 
     Raises
     ------
     ValueError
-        It has other contents.
+        It has other contents, or is no Gram file; the text names the differences.
     """
     remedy = "Choose another output, or overwrite it"
     try:

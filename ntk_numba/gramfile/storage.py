@@ -2,7 +2,8 @@
 
 There are three layouts. "full" is the whole matrix, mirror images included. "lower" is the tiles of
 a symmetric matrix on and below the diagonal, one after another. "part" is the tiles of one part of
-a job, one after another. To add a layout, change this file.
+a job, one after another. To add a layout, change this file, and add its name to `arguments.Layout`
+and to the option --layout.
 """
 
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Storage:
 
     @cached_property
     def slots(self) -> NDArray[np.int64]:
-        """The numbers of packed tiles, row by row, or −1, as (tiles down, tiles across)."""
+        """The slot of each packed tile, counted row by row, or −1: (tiles down, tiles across)."""
         return np.where(self.mask, np.cumsum(self.mask).reshape(self.mask.shape) - 1, -1)
 
     @property

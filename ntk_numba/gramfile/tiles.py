@@ -36,7 +36,7 @@ class Tile(NamedTuple):
 
     block : (T, T), the entries, padding included
     mirror : (T, T), the mirror image, transposed; None if there is none
-    wrong : the reasons why (i, j), (j, i) or both do not match the checksum
+    wrong : for (i, j) and for (j, i), the reason why it is wrong; empty if both are right
     scratch : (T, T), memory to work in, since allocating it would cost more than the work
     """
 
@@ -93,7 +93,7 @@ class TileFile:
         found: dict[str, NDArray[np.uint64]] = {}
         c = self.tile_map.contents
         for name in c.kernels:
-            sums = np.empty(c.tiles, CHECKSUM)
+            sums = np.empty(c.tiles_shape, CHECKSUM)
             disk.read_at(self._small, sums, self.tile_map.checksums[name])
             found[name] = c.storage.spread(sums, c.matrices)
         return found
@@ -161,6 +161,7 @@ class TileFile:
                 yield from pool.map(lambda place: look(self._read(place, sums)), batch)
 
     def _read(self, place: Place, sums: dict[str, NDArray[np.uint64]]) -> Tile:
+        """Read a tile and its mirror image into this thread's buffers, and compare them."""
         kernel, layer, i, j = place
         c, own = self.tile_map.contents, self._buffers
         if not hasattr(own, "block"):

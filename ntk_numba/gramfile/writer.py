@@ -119,10 +119,9 @@ class GramWriter:
             disk.remove(new)
             fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
             try:
-                if (
-                    self._reserve
-                ):  # also before, so that a full disk is noticed here and not within HDF5
-                    self._allocate(fd, self._header.contents.bytes)
+                # already before the layout, so that a full disk is noticed here and not by HDF5
+                if self._reserve:
+                    self._allocate(fd, self._header.contents.allocated_bytes)
                 create(new, self._header)
                 if self._reserve:
                     self._allocate(fd, os.fstat(fd).st_size)
@@ -140,6 +139,7 @@ class GramWriter:
             raise
 
     def _allocate(self, fd: int, size: int) -> None:
+        """Reserve disk space, or raise an error that says how much is needed and free."""
         check_space(self._path, size - os.fstat(fd).st_blocks * 512)
         try:
             disk.allocate(fd, size)
@@ -219,13 +219,14 @@ class GramWriter:
             self._lease.release()
 
     def _finish(self) -> None:
+        """Make the file complete and give it its name."""
         tiles = self.tiles
         tiles.commit()
         tiles.sync()
         if np.count_nonzero(tiles.done()) != self._header.contents.count:
             raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
         self._lease.check()
-        if not self.tiles.is_at(self._partial):
+        if not tiles.is_at(self._partial):
             raise FileError(f"{self._partial} was moved or removed while this job ran")
         if self._path.exists() and not self._overwrite:
             raise FileError(
@@ -244,13 +245,12 @@ class GramWriter:
         with contextlib.suppress(OSError):
             done = np.count_nonzero(self.tiles.done())
             self._lease.check()  # another process may have taken it over
-            if not self.tiles.is_at(self._partial):
-                pass
-            elif done:
-                count = self._header.contents.count
-                kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
-            else:
-                disk.remove(self._partial)
+            if self.tiles.is_at(self._partial):
+                if done:
+                    count = self._header.contents.count
+                    kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
+                else:
+                    disk.remove(self._partial)
         if isinstance(error, MemoryError) or "can't start new thread" in str(error):
             raise StoppedError(
                 f"out of memory or threads; {kept}, with less memory or fewer threads"
@@ -288,7 +288,11 @@ def output_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_folder(path: Path, *, write: bool = True) -> None:
-    """Raise an error if the folder of an output is missing or, with `write`, not writable."""
+    """Raise an error if a file cannot have this path.
+
+    The path is that of a folder or a device, or its folder is missing or, with `write`, cannot be
+    written.
+    """
     folder = path.parent
     if path.is_dir():
         raise FolderError(f"{path} is a folder; name a file in it")
@@ -307,6 +311,7 @@ def check_space(path: Path, size: int) -> None:
 
 
 def _no_space(path: Path, size: int, reason: str) -> FileError:
+    """Return the error for a disk that is too small for an output."""
     free = shutil.disk_usage(path.parent).free
     return FileError(
         f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "

@@ -37,7 +37,7 @@ def pick(path: Path, key: str, keys: list[str]) -> str:
 
     Raises
     ------
-    InvalidValueError
+    ValueError
         If the file lacks the key, or no key is given and it has several.
     """
     known = ", ".join(keys[:10]) + (", …" if len(keys) > 10 else "")
@@ -104,7 +104,8 @@ def _through_its_map(rows: Any) -> Reader:
         if not isinstance(owner, mmap.mmap) or private or not hasattr(mmap, "MADV_DONTNEED"):
             return rows[start:stop]
         copy = np.empty((stop - start, *rows.shape[1:]), rows.dtype)
-        # In column order each column is on pages of its own, up to 64 KiB of them.
+        # In column order each column is on pages of its own, and a read maps up to 64 KiB of them,
+        # so few columns are read at a time.
         step = rows.shape[1] if rows.flags.c_contiguous else 64
         for first in range(0, rows.shape[1], step):
             copy[:, first : first + step] = rows[start:stop, first : first + step]

@@ -9,7 +9,13 @@ from ntk_numba.inputs.arrays import Opened, pick
 
 
 def open_hdf5(path: Path, key: str) -> Opened:
-    """Open a dataset of an HDF5 file; its rows are read when needed."""
+    """Open a dataset of an HDF5 file; its rows are read when needed.
+
+    Raises
+    ------
+    ValueError
+        If the file is not HDF5 or is truncated, or if it lacks the key.
+    """
     try:
         file = h5py.File(path, "r")
     except OSError as error:

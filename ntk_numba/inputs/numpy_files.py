@@ -9,7 +9,13 @@ from ntk_numba.inputs.arrays import Opened, pick
 
 
 def open_npy(path: Path, _: str) -> Opened:
-    """Map a .npy file; its rows are read when needed."""
+    """Map a .npy file; its rows are read when needed.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or truncated, or holds pickled objects.
+    """
     try:
         try:
             array = np.load(path, mmap_mode="r")
@@ -26,7 +32,13 @@ def open_npy(path: Path, _: str) -> Opened:
 
 
 def open_npz(path: Path, key: str) -> Opened:
-    """Load a whole array of an .npz archive, since it may be compressed."""
+    """Load a whole array of an .npz archive, since it may be compressed.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or truncated, holds pickled objects, or lacks the key.
+    """
     with path.open("rb") as file:
         try:
             archive = np.load(file)

@@ -30,17 +30,26 @@ CENTRE_MIN_ROWS = 8
 class Source:
     """A real matrix of samples by features, read in runs of rows as float32 or float64.
 
-    Attributes
+    Parameters
     ----------
     name : str
         The name of the argument or file, for errors.
+    rows, held : see `arrays.Opened`
+    file : Path, optional
+        The file that this package has opened for the rows; none for arrays of the caller.
+
+    Attributes
+    ----------
+    name, held : as above
     shape : (N, n0)
     dtype : float32 if the data is float32, else float64
     file : Path or None
-        The file of the data, if there is one.
-    held : int
-        Bytes that stay in memory as long as this source does, because its file cannot be read in
-        runs of rows (.npz, .csv).
+        The file of the data, whoever has opened it; None if there is none.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the rows are not a matrix of real numbers with at least one row and one column.
     """
 
     def __init__(self, name: str, rows: Any, held: int = 0, file: Path | None = None) -> None:
@@ -72,7 +81,13 @@ class Source:
         self._stamp = _stamp(self._path)
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
-        """Return rows start to stop, C-contiguous, in the source's dtype."""
+        """Return rows `start` to `stop`, C-contiguous, in the source's dtype.
+
+        Raises
+        ------
+        OSError
+            If they cannot be read.
+        """
         try:
             return np.ascontiguousarray(self._rows(start, stop), self.dtype)
         except (OSError, ValueError) as error:
@@ -82,7 +97,7 @@ class Source:
             ) from None
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Yield (first, last) of runs of rows of about BLOCK_BYTES, from start to stop."""
+        """Split rows `start` to `stop` into runs of about BLOCK_BYTES; yield the bounds of each."""
         end = self.shape[0] if stop is None else stop
         step = max(1, BLOCK_BYTES // (self.shape[1] * 8))
         step = step // BLOCK_ROWS * BLOCK_ROWS or step
@@ -95,7 +110,7 @@ class Source:
         return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
 
     def sample(self, count: int) -> NDArray[np.floating]:
-        """Return at most `count` evenly spaced rows; refuse NaN and infinity in them."""
+        """Return at most `count` evenly spaced rows, which may not hold NaN or infinity."""
         index = np.linspace(0, self.shape[0] - 1, min(count, self.shape[0])).astype(int)
         rows = self.take(index)
         self._refuse_not_finite(index, rows)

@@ -36,7 +36,7 @@ class Survey:
 
 
 class Depth(IntEnum):
-    """How much is known about a block; each level includes those before it and takes longer."""
+    """A level of knowledge about a block; each includes those before it and takes longer."""
 
     NOTHING = 0
     FINITE = 1

@@ -13,7 +13,13 @@ MISSING = ("", "na", "n/a", "null", "none")
 
 
 def open_csv(path: Path, _: str) -> Opened:
-    """Read a whole .csv file; a first line of names is skipped."""
+    """Read a whole .csv file; a first line of names is skipped.
+
+    Raises
+    ------
+    ValueError
+        If the file is empty or no text, or if an entry is not a number.
+    """
     try:
         with path.open(encoding="utf-8-sig") as file:
             first = file.readline()

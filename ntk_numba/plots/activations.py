@@ -1,6 +1,5 @@
 """Pictures of activations: K and K̇ over the correlation, and correlations over depth."""
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ def plot_activations(
 
     Parameters
     ----------
-    which : activations, which get one colour each
+    which : names of activations, or `Activation`s; each gets a colour
     path : a .png, .pdf or .svg file
     q : the variance of both samples
 
@@ -52,7 +51,7 @@ def plot_activations(
     for axes, text in ((left, r"$K/K(1)$"), (middle, r"$\dot K/\dot K(1)$")):
         axes.set_xlabel(r"correlation $\rho$")
         axes.set_title(f"{text}, q = {q:g}", fontsize=9)
-    left.legend(frameon=False, fontsize=8, ncols=1 + math.floor(len(which) / 12))
+    left.legend(frameon=False, fontsize=8, ncols=1 + len(which) // 12)
     right.set_xlabel("layer")
     right.set_title("correlation on the edge of chaos, β = 0", fontsize=9)
     for axes in (left, middle, right):

@@ -98,10 +98,10 @@ def _thinned(
     order = np.arange(grid.rows) if groups is None else np.argsort(groups, kind="stable")
     rows = picks(grid.rows, order)
     columns = rows if grid.symmetric else picks(grid.columns, np.arange(grid.columns))
-    full = (layer,) if file.contents.all_layers else ()
+    leading = (layer,) if file.contents.all_layers else ()
     matrix = np.empty((len(rows), len(columns)))
     for k in np.argsort(rows):  # read in the order of the file
-        matrix[k] = dataset[(*full, int(rows[k]))][columns]
+        matrix[k] = dataset[(*leading, int(rows[k]))][columns]
     return matrix, rows
 
 

@@ -46,8 +46,8 @@ def gradient_flow(
     """Compute the outputs of an infinitely wide network after gradient flow from f0.
 
     They are f(t) = y + exp(−Θt/N)(f0 − y) on the training samples, and f0(x) + A_x (y − f0) at any
-    other x (equations T6 and T7 of docs/training.md). The error is what rounding of Θ causes in its
-    spectrum.
+    other x (equations T6 and T7 of docs/training.md). Their accuracy is limited by that of the
+    eigenvalues of Θ, whose rounding errors are up to about ε·N times the largest eigenvalue.
 
     Parameters
     ----------
@@ -99,8 +99,9 @@ def flow_distribution(
 ) -> tuple[Floats, Floats]:
     """Compute mean and covariance of test outputs after gradient flow from random networks.
 
-    At the start f0 is Gaussian with covariance Σ (Proposition 1), and f(x, t) is linear in it. Its
-    mean is A y, its covariance Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ (T8 of docs/training.md).
+    At the start f0 is Gaussian with covariance Σ (Proposition 1), and f(x, t) is linear in it. The
+    mean of f(x, t) is A y, and its covariance is Σ_xx − AΣ_Xx − Σ_xX Aᵀ + A Σ_XX Aᵀ (equation T8 of
+    docs/training.md).
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ class _Spectrum:
 
 
 def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:
-    """Return `values` as float64, if they are finite and of a shape.
+    """Return `values` as float64, or raise ValueError if they are not finite or not of a shape.
 
     shape : "M" stands for any length, and ... at the end for any further dimensions
     """

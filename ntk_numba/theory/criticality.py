@@ -86,7 +86,7 @@ def critical_init(
     """
     which = activations.get(activation)
     if b_std is not None and q is not None:
-        raise InvalidValueError("b_std and q say the same: give either")
+        raise InvalidValueError("b_std and q determine each other: give either")
     if q is not None:
         if not 0 < q < math.inf:
             raise InvalidValueError(f"q must be a positive variance, not {q!r}")
@@ -135,6 +135,12 @@ def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any],
 def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: float = 0.0) -> float:
     """Find the variance q* = σ_w² E[σ(√q* z)²] + β² that depth leads to, from a variance of 1.
 
+    Parameters
+    ----------
+    activation : a name, or an `Activation`
+    w_std, b_std : float
+        σ_w and β of all layers, not negative.
+
     Returns
     -------
     float
@@ -144,7 +150,8 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     Raises
     ------
     ValueError
-        If the activation's dual cannot be computed at the variances between 1 and q*.
+        If w_std or b_std is negative or not finite, or if the activation's dual cannot be computed
+        at the variances between 1 and q*.
     """
     which = activations.get(activation)
     if not all(0 <= v < math.inf for v in (w_std, b_std)):
@@ -159,12 +166,18 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     if abs(at_one) < 1e-14:
         return 1.0
     # V is continuous: the first crossing is above 1 if V(1) > 1, and below 1 otherwise
-    path = _computable_variances(which)
-    path = path[path >= 1] if at_one > 0 else path[path <= 1][::-1]
+    computable = _computable_variances(which)
+    path = computable[computable >= 1] if at_one > 0 else computable[computable <= 1][::-1]
     values = excess(path)
     crossed = np.flatnonzero(np.sign(values) != np.sign(at_one))
     if not len(crossed):
-        return math.inf if at_one > 0 else 0.0
+        if at_one < 0:
+            return 0.0
+        if len(computable) < len(VARIANCES):
+            # raises an error if the dual cannot be computed there; returns infinity if V overflows
+            with np.errstate(over="ignore", invalid="ignore"):
+                _moments(which, VARIANCES[[len(computable)]])
+        return math.inf
     low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1])
     return math.exp(
         brentq(lambda log_q: float(excess(np.exp(np.array([log_q])))[0]), low, high, xtol=1e-14)
@@ -181,6 +194,8 @@ def correlation_map(
     q: float = 1.0,
 ) -> NDArray[np.float64]:
     """Compute the correlation of two samples of variance q in each layer.
+
+    A layer maps the correlation c to (σ_w² K(q, q, c) + β²)/q', where q' = σ_w² K(q, q, 1) + β².
 
     Parameters
     ----------

@@ -18,20 +18,10 @@ from ntk_numba.finite_width.networks import (
 from ntk_numba.finite_width.pool import fitting_threads
 from ntk_numba.inputs.source import open_source
 from ntk_numba.network import MLP, check_network
-from ntk_numba.validation.claims import (
-    UNITS,
-    make_claims,
-    malformed,
-    observe,
-)
-from ntk_numba.validation.verdict import (
-    FLIPS,
-    Finding,
-    judge,
-    judge_gaussian,
-)
+from ntk_numba.validation.claims import UNITS, make_claims, malformed, observe
+from ntk_numba.validation.verdict import FLIPS, Finding, judge, judge_gaussian
 
-SHRINK = (4, 2, 1)  # widths are n/4, n/2, n
+SHRINK = (4, 2, 1)  # the widths are n/4, n/2 and n
 LEAST_WIDTH = 32
 LEAST_DRAWS = 8
 
@@ -101,6 +91,8 @@ class CheckReport(NamedTuple):
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
+    """Return the cells of a finding's row of the table."""
+
     def fraction(value: float, digits: int) -> str:
         return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
@@ -130,6 +122,9 @@ def check(
 ) -> CheckReport:
     """Test the exact kernels and the claims of the note against networks of finite width.
 
+    `ntk_numba.validation.claims` lists the claims, with the numbers of their equations, and
+    `ntk_numba.validation.verdict` describes the statistical tests.
+
     Parameters
     ----------
     net, X : see `ntk_numba.gram`
@@ -157,9 +152,8 @@ def check(
         message says how many bytes they would take.
     """
     check_network(net)
-    width, draws = (
-        whole_number("width", width, LEAST_WIDTH), whole_number("draws", draws, LEAST_DRAWS)
-    )  # fmt: skip
+    width = whole_number("width", width, LEAST_WIDTH)
+    draws = whole_number("draws", draws, LEAST_DRAWS)
     false_alarm = number_between("false_alarm", false_alarm, 0, 1)
     hidden = tuple(width // k for k in SHRINK)
     source = open_source(X, "X").check()
@@ -172,7 +166,7 @@ def check(
     each += parameter_bytes(widest) + 2 * entries * 8
     fitting_threads(1, fixed, each, f"a check with networks of width {width:,}")
 
-    # at the origin, where only biases contribute, a wrong β² shows that data of large norm hides
+    # only biases contribute at the origin, which shows a wrong β² that data of large norm hides
     x = np.vstack([source.sample(count).astype(float), np.zeros(source.shape[1])])
     exact = gram(net, x, layers="all", dtype="float64")
     assert exact.nngp is not None and exact.ntk is not None

@@ -67,7 +67,7 @@ def diagonal_roots(kernels: Floats) -> Floats:
 
 
 def outer(roots: Floats) -> Floats:
-    """Return √K(x,x) √K(x',x') for roots √K(x,x), (…, N)."""
+    """Return √K(x,x) √K(x',x') of all pairs, (…, N, N), for roots √K(x,x), (…, N)."""
     return np.asarray(roots[..., :, None] * roots[..., None, :])
 
 
@@ -81,6 +81,7 @@ def _claim(
     shifted: bool = False,
     narrowing: bool = False,
 ) -> Claim:
+    """Return a `Claim`, whose noise and units may be the same for all entries."""
     shape = expected.shape
     noise, units = np.broadcast_to(noise, shape), np.broadcast_to(units, shape)
     return Claim(
@@ -183,10 +184,10 @@ def make_claims(net: MLP, nngp: Floats, ntk: Floats, n_out: int) -> dict[str, Cl
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (ntk[1:] - nngp[1:]) / (weight2 * ntk[:-1])
     slope[negligible(ntk[:-1])] = np.nan
-    slope_scale = outer(diagonal_roots(slope)) + 0 * slope  # NaN where either is
+    slope_scale = outer(diagonal_roots(slope)) + 0 * slope  # NaN where the slope is NaN too
     through = np.sqrt(np.maximum(np.diagonal(ntk[-1] - nngp[-1]), 0))
     pairs, ntk_pairs = lower(scale[-1]), lower(ntk_scale)
-    # the claims about what single networks tend to
+    # the claims about limits, to which single networks tend
     limits: dict[str, tuple[str, str, Floats, Floats]] = {
         "nngp": ("Σ by last features", "11", lower(nngp[-1]), pairs),
         "nngp shape": ("Σ, correlation", "11", 0 * pairs, pairs),
@@ -271,7 +272,8 @@ def observe(params: Parameters, x: Floats, claims: dict[str, Claim]) -> dict[str
     if outputs > 1:
         mixed = theta.sum(axis=(2, 3)) - outputs * pooled
         seen["between outputs"] = lower((mixed + mixed.T) / (2 * outputs * (outputs - 1)))
-    in_range(seen["raw"]), in_range(pooled), in_range(features[-1])
+    for values in (seen["raw"], pooled, features[-1]):
+        in_range(values)  # raises an error that names the first sample that overflows
     for name in ("nngp", "ntk"):
         seen[f"{name} shape"] = _shape(seen[name], claims[name])
     return seen

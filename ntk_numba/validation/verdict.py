@@ -40,14 +40,14 @@ class Finding(NamedTuple):
         "KS", Kolmogorov and Smirnov's distance of outputs from a Gaussian, times √count;
         "count", the number of wrong entries
     largest : the value of the statistic
-    low, high : its range in 90 % of all checks if the claim is true
+    low, high : the range of the statistic in 90 % of all checks if the claim is true
     limit : the largest value that passes
     over2, over3 : the fractions of entries that are more than 2 and 3 standard errors off; 0.05 and
         0.003 are expected
     exponent : the exponent by which deviations of single draws change with the width, −1/2 if the
         claim is true
-    exponent_error : its standard error
-    exponent_limit : how far from −1/2 it may be
+    exponent_error : the standard error of the exponent
+    exponent_limit : the largest distance from −1/2 that passes
     """
 
     claim: str
@@ -86,7 +86,8 @@ def judge(
 ) -> Finding:
     """Test a claim by the observations at each width.
 
-    seen : (draws, entries) of each width
+    seen : (draws, entries) of each width, the observations of the claim's entries
+    widths, depth : the widths of the hidden layers, in the order of `seen`, and the depth L
     alarm : the probability that the statistic fails a claim that is true, and the same for the
         exponent
     """

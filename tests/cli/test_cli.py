@@ -267,7 +267,7 @@ def test_parts_and_their_merge(run, tmp_path):
     )
     assert run("verify", parts[1], "--data", "x.npy").stdout.count("ok ") == 4
     said = run("plot", parts[1], "-o", "g.png", code=2).stderr
-    assert "is not done yet or in another part" in said
+    assert "is not done yet or belongs to another part" in said
     said = run("merge", *parts[::2], "-o", "g.h5", code=2).stderr
     assert "of 3 parts 2 are missing. Compute them again" in said and "--array=2," in said
     lower = run("merge", *parts, "-o", "l.h5", "--layout", "lower").stdout

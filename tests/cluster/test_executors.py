@@ -20,7 +20,8 @@ from programs import ENVIRONMENT, needs_mpi, run
 
 from ntk_numba import StoppedError
 from ntk_numba.cluster import executors
-from ntk_numba.cluster.executors import Receipt, run_parts
+from ntk_numba.cluster.executors import run_parts
+from ntk_numba.cluster.workers import Receipt
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def test_not_for_ever_and_what_is_left_is_named(tmp_path):
 
 
 def test_few_reasons_are_told():
-    text = executors._names({part: f"because {part % 7}" for part in range(14)}, 20)
+    text = executors._loss_text({part: f"because {part % 7}" for part in range(14)}, 20)
     assert "14 of 20 parts could not be done: 0,1,2,3,4,5,6,7,8,9,10,11,12,13 (0,7: bec" in text
     assert "4,11: because 4; and so on)" in text and "because 5" not in text
 

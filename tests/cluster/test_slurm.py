@@ -21,7 +21,10 @@ COMMAND = [sys.executable, "-m", "ntk_numba"]
 # Little memory, so that a batch has few tiles and the first ones are done soon
 NET = ["--depth", "600", "--b-std", "0.1", "--memory", "48MiB"]
 N = 2000  # 36 tiles of 256 × 256, each a tenth of a second on one core
-FAST = {"cpus": 1, "memory": 900 << 20, "minutes": 10, "grace": 60, "merge_memory": 900 << 20}
+FAST = {
+    "cpus": 1, "memory": 900 << 20, "minutes": 10, "grace": 60,
+    "merge_cpus": 1, "merge_memory": 900 << 20, "merge_minutes": 60,
+}  # fmt: skip
 
 # Jobs of one partition preempt those of the other
 PREEMPTION = """\

@@ -15,7 +15,10 @@ from ntk_numba.cluster.slurm import (
 
 GRAM = ["ntk-numba", "gram", "x.npy", "-o", "gram.h5", "--depth", "4"]
 MERGE = ["ntk-numba", "merge", "gram.part-*-of-64.h5", "-o", "gram.h5"]
-LEAST = {"parts": 64, "cpus": 4, "memory": 8 << 30, "minutes": 60}
+LEAST = {
+    "parts": 64, "cpus": 4, "memory": 8 << 30, "minutes": 60,
+    "merge_cpus": 1, "merge_memory": 4 << 30, "merge_minutes": 60,
+}  # fmt: skip
 
 # Stands in for sbatch: saves its words, one per line, and the script, and prints a job ID
 SBATCH = """#!/bin/bash

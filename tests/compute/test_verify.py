@@ -34,7 +34,7 @@ def test_other_data_and_wrong_entries_are_found(points, tmp_path):
     with nk.open_gram(tmp_path / "g.h5") as f:
         assert len(f.verify().bad) == 6
         (problem,) = verify_sample(f, points).problems
-        assert "is not what the data gives" in problem
+        assert "does not match the data" in problem
     with nk.write_gram(NET, points, tmp_path / "c.h5", Z=points[:9]) as f:
         assert "give Z as well" in verify_sample(f, points).problems[0]
         assert "Z is not the data" in verify_sample(f, points, points[1:10]).problems[0]

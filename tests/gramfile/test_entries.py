@@ -102,7 +102,9 @@ def test_a_part_refuses_what_is_not_its_own(points, tmp_path):
                 if mask[i, j] or mask[j, i]:
                     assert (f.ntk[key] == k[key]).all()
                 else:
-                    with pytest.raises(ValueError, match=r"is not done yet or in another part"):
+                    with pytest.raises(
+                        ValueError, match=r"is not done yet or belongs to another part"
+                    ):
                         f.ntk[key]
         with pytest.raises(ValueError, match="another part"):
             np.asarray(f.ntk)

@@ -30,6 +30,13 @@ def test_fixed_points_that_are_none():
     assert nk.fixed_point("relu", w_std=1, b_std=1) == pytest.approx(2, rel=1e-12)
 
 
+def test_a_fixed_point_beyond_the_series_is_an_error_and_not_infinity():
+    # E[tanh²] < 1, so q* is less than 100, but more than the series reaches
+    with pytest.raises(ValueError, match="the series reaches"):
+        nk.fixed_point("tanh", w_std=10)
+    assert nk.fixed_point("exp", w_std=3) == np.inf  # its moments overflow
+
+
 @pytest.mark.parametrize("b_std", [0.05, 0.3, 0.6])
 def test_critical_init_is_at_the_edge(b_std):
     found = nk.critical_init("erf", b_std=b_std)
