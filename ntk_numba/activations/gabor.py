@@ -12,7 +12,11 @@ the loop computes
     R₀ = 1 + (√A − √A')²/(2√(AA')),  R = R₀ + xx'zw,  s/E = yy' cosθ/R
     S/√(AA') = (R₀ − 1/√(AA'))/2,    d/√(AA') = xx'zw,  4P²/√(AA') = xx'/4
 
-in which nothing overflows. Condition: 1.
+in which nothing overflows.
+
+Source: derived here. The factor exp(−u² − v²) turns a Gaussian of covariance C into one of
+covariance C(I + 2C)⁻¹, divided by √E with E = det(I + 2C), and sin u sin v is half the difference
+of the cosines of u − v and u + v. Condition: 1.
 """
 
 import math

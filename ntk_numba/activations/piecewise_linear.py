@@ -63,7 +63,7 @@ class PiecewiseLinear(Activation):
 
     def dual(self, q_max: float) -> Dual:
         odd, even = self.fractions
-        # K falls to (even − odd)·P at θ = π, or to something positive before
+        # the least value of K is (even − odd)·P at θ = π, or a positive one at a smaller θ
         return Dual(None, never_obtuse=even >= odd, parameters=(odd, even))
 
     def __call__(self, x: Floats) -> Floats:
@@ -79,7 +79,7 @@ class PiecewiseLinear(Activation):
 
 
 def _dual(obtuse_too: bool) -> Callable[..., Any]:
-    """Return the factory of the dual.
+    """Return the factory of `dual` or `acute_dual`.
 
     obtuse_too : False for a dual of acute pairs only, which is a third faster
     """
@@ -96,7 +96,7 @@ def _dual(obtuse_too: bool) -> Callable[..., Any]:
             rise = fma(-excess, c, two * m)
             scale = (even * two_over_pi) * math.sqrt(fma(-m, m, m))
             slope = scale + scale
-            # h = scale·rise/even; if θ = π − φ, z = 1 − m and w = m, it is cosφ more
+            # h = scale·rise/even; if θ = π − φ, z = 1 − m and w = m, then h is cosφ more
             at_right_angle = odd if obtuse else zero
             factor = even - odd if obtuse else one
             part = fma(-scale, rise, factor * m)
@@ -113,6 +113,8 @@ def _dual(obtuse_too: bool) -> Callable[..., Any]:
 dual = per_dtype("dual", _dual(True))
 acute_dual = per_dtype("acute_dual", _dual(False))
 """(z, w, odd, even) → (z_K, w_K, K̇/g), each to a few ulp of its value (w_K only if θ > π/2).
+
+`acute_dual` is for pairs with θ ≤ π/2, and does not read w.
 
 With φ = θ or π − θ, whichever is at most π/2, and m = sin²(φ/2):
 

@@ -98,7 +98,8 @@ def rectified_monomial(n: float = 2.0) -> Activation:
     """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
     if n != int(n) or not 0 <= n <= HIGHEST:
         raise InvalidValueError(
-            f"rectified_monomial: the degree is a whole number 0 to {HIGHEST}, not {n}"
+            "activation rectified_monomial: the degree must be a whole number from 0 to "
+            f"{HIGHEST}, not {n:g}"
         )
     if n < 2:
         return relu() if n == 1 else heaviside()

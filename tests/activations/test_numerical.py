@@ -65,6 +65,8 @@ def test_names_of_functions():
     assert recorded.to_dict() == written
     with pytest.raises(ValueError, match="register"):
         nk.gram(recorded, np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"Numerical\(fn, name='my_sine', …\)"):
+        nk.gram(nk.MLP(2, activations.recall(f"2*{numerical.name}")), np.ones((2, 2)))
     try:
         activations.register(numerical)
         assert (

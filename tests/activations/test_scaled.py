@@ -55,3 +55,5 @@ def test_what_cannot_be_normalised():
         activations.normalised(activations.get("relu"), 0)
     with pytest.raises(ValueError, match="is 0"):
         activations.normalised(activations.get("ab_relu:0,0"))
+    with pytest.raises(nk.NtkNumbaError, match="must be an Activation, such as"):
+        activations.normalised("relu")
