@@ -218,6 +218,7 @@ class Kinked(Activation):
         return Facts(domain=f"q from {flat_until**2 / 25:.2g}, below which K is next to 0")
 
     def _vanishes_within(self, t: float) -> bool:
+        """Return whether σ = 0 for all |x| ≤ t."""
         x = np.array([-t, *(k for k in self.at if abs(k) < t), t])
         return bool((self(x) == 0).all())
 
@@ -438,7 +439,7 @@ def piecewise_linear(value: float, slope: float, *more: float) -> Activation:
     if len(more) % 2:
         raise InvalidValueError("activation piecewise_linear: after each kink a slope must follow")
     if any(b <= a for a, b in pairwise(at)):
-        raise InvalidValueError(f"activation piecewise_linear: kinks must ascend, not {at}")
+        raise InvalidValueError(f"activation piecewise_linear: kinks must be increasing, not {at}")
     kept = [k for k in range(len(at)) if slopes[k] != slopes[k + 1]]
     at = tuple(at[k] for k in kept)
     slopes = (slopes[0], *(slopes[k + 1] for k in kept))

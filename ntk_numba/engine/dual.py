@@ -11,7 +11,6 @@ from ntk_numba.activations import Activation, piecewise_linear
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.pairs import Bands, Pairs
-from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
     W_K,
@@ -25,6 +24,7 @@ from ntk_numba.engine.rows import (
 )
 from ntk_numba.engine.samples import Samples
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats
 
 SMALLEST_VARIANCE = 1e-200  # used in place of a variance of 0
 
@@ -55,13 +55,13 @@ def dual(
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If a variance or a correlation is out of range, or the activation is unknown.
 
     Notes
     -----
-    The accuracy is that of `gram`, which `ntk_numba.accuracy` states. The tolerance of an
-    activation that is given by a series is added.
+    The accuracy is that of `gram`, which `ntk_numba.accuracy` states. For an activation whose dual
+    is a series, its tolerance is added.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def dual(
     function = activations.get(activation)
     fitted = function.dual(float(max(q1.max(), q2.max(), 0)) if q1.size else 0.0)
     halves = (1 - rho) / 2, (1 + rho) / 2
-    # K̇ is the rate times √(K K'/(q q')), which is 0/0 where a variance is 0; there it is a limit.
+    # K̇ is the rate times √(K(q)K(q')/qq'), which is 0/0 where a variance is 0, and there a limit.
     positive = [np.maximum(q, SMALLEST_VARIANCE).astype(np.longdouble) for q in (q1, q2)]
     z, _, rate = pair_dual(fitted, positive[0], positive[1], *halves)
     with np.errstate(over="ignore"):
@@ -111,6 +111,7 @@ def pair_dual(
     return out[0], out[1], out[2]
 
 
+# The fields of `Samples` that `_pairs` does not read
 _NOTHING = (np.zeros((0, 1, 1)), np.zeros(0), *(np.zeros((0, 0)),) * 3)
 
 

@@ -125,7 +125,7 @@ TestSaturating = checks(
     ("spec", "message"),
     [
         ("piecewise_linear:1,2,3", "after each kink a slope must follow"),
-        ("piecewise_linear:0,1,2,3,1,2", "kinks must ascend, not"),
+        ("piecewise_linear:0,1,2,3,1,2", "kinks must be increasing, not"),
         ("piecewise_linear:1", "at least 2 parameters"),
     ],
 )
