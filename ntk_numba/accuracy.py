@@ -1,8 +1,9 @@
 """The accuracy of entries, stated once for the engine, the checks and the tests.
 
 The error of an entry of Σ or Θ, relative to √(K(x,x)·K(x',x')), is at most `promise` for
-activations that are linear but for one kink at 0. For other closed forms it is that times the
-condition number in the family's file; for series, the bounds of the fitted network are added.
+activations that are linear but for one kink at 0. For other closed forms it is larger by the
+condition number that the family's file states; for series, the bounds of the fitted network are
+added.
 """
 
 import numpy as np

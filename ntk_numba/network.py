@@ -93,6 +93,14 @@ class MLP:
     ValueError, TypeError
         If the depth is not a whole number of at least 1, a w_std or b_std is negative, infinite or
         NaN, an activation is unknown, or a sequence has the wrong length.
+
+    Examples
+    --------
+    >>> net = ntk_numba.MLP(4, "relu", w_std=2**0.5, b_std=0.1)
+    >>> print(net)
+    depth 4, activation relu, w_std 1.41421, b_std 0.1
+    >>> net.layers[0].activation is None
+    True
     """
 
     layers: tuple[Layer, ...]

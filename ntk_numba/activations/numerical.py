@@ -74,6 +74,13 @@ class Numerical(Series):
     -----
     If fn(0) = 0, values near 0 should be relatively accurate: ``np.expm1(x)``, not
     ``np.exp(x) - 1``.
+
+    Examples
+    --------
+    >>> square = activations.Numerical(np.square, name="my_square")
+    >>> activations.register(square).name
+    'my_square@ab39af1ffa56'
+    >>> net = ntk_numba.MLP(3, "my_square")
     """
 
     name: str
@@ -99,7 +106,10 @@ class Numerical(Series):
         label = name if name is not None else (own if WORD.fullmatch(own) else "numerical")
         if not isinstance(label, str) or not WORD.fullmatch(label):
             raise InvalidValueError(f"name must be a word of letters, digits and _, not {label!r}")
-        ordered = tuple(sorted({float(k) for k in kinks}))
+        try:
+            ordered = tuple(sorted({float(k) for k in kinks}))
+        except (TypeError, ValueError):
+            raise InvalidTypeError(f"kinks must be a sequence of numbers, not {kinks!r}") from None
         if not all(np.isfinite(ordered)):
             raise InvalidValueError("kinks must be finite")
         checked = checked_tolerance(label, tolerance)

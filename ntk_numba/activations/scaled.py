@@ -1,6 +1,7 @@
 """Multiples factor·σ of activations, such as the one with E[σ(z)²] = 1."""
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,7 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
         raise InvalidTypeError(
             f"activation must be an Activation, such as activations.get returns, not {activation!r}"
         )
-    if not 0 < q < math.inf:
+    if not isinstance(q, numbers.Real) or not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
     moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:

@@ -56,7 +56,8 @@ def dual(
     Raises
     ------
     ValueError, TypeError
-        If a variance or a correlation is out of range, or the activation is unknown.
+        If a variance or a correlation is out of range, shapes do not match, or the activation is
+        unknown.
 
     Notes
     -----
@@ -71,7 +72,12 @@ def dual(
     >>> k_dot
     array([0.  , 0.25, 0.5 ])
     """
-    q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
+    try:
+        q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"q1, q2 and rho must be numbers, or arrays that broadcast: {error}"
+        ) from None
     if not (np.isfinite(q1) & np.isfinite(q2) & (q1 >= 0) & (q2 >= 0)).all():
         raise InvalidValueError("q1 and q2 must be variances: finite and not negative")
     if not (abs(rho) <= 1).all():

@@ -6,7 +6,7 @@ of threads, and the first draws of a longer run are those of a shorter one, bit 
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.compiled.policy import kernel
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.empirical import nngp_by_features, nngp_by_outputs, pooled_ntk
 from ntk_numba.finite_width.networks import (
     Parameters,
@@ -226,9 +226,11 @@ def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If there are fewer than two different widths.
     """
+    if not isinstance(widths, Iterable):
+        raise InvalidTypeError(f"widths must be at least two different widths, not {widths!r}")
     n = np.array([whole_number("widths", w) for w in widths], float)
     if len(set(n)) < 2:
         raise InvalidValueError(f"widths must be at least two different widths, not {widths!r}")

@@ -7,6 +7,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.activations import Numerical
 from ntk_numba.activations.table import _registered
+from ntk_numba.errors import InvalidTypeError
 
 
 def test_numerical_is_the_named_one():
@@ -43,6 +44,19 @@ def test_an_oscillation_is_right():
 def test_what_is_no_function_of_a_number(fn, text):
     with pytest.raises(ValueError, match=text):
         Numerical(fn, "f")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"kinks": 3}, "kinks must be a sequence of numbers, not 3"),
+        ({"kinks": ["a"]}, r"kinks must be a sequence of numbers, not \['a'\]"),
+        ({"tolerance": None}, "activation sin: the tolerance must be a number, not None"),
+    ],
+)
+def test_options_of_a_wrong_type(options, text):
+    with pytest.raises(InvalidTypeError, match=text):
+        Numerical(np.sin, **options)
 
 
 def test_what_cannot_be_computed_is_refused():
