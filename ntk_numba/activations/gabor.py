@@ -102,7 +102,7 @@ class Gabor(Activation):
         return np.asarray(-np.expm1(-2 * q / a) / (2 * np.sqrt(a)))
 
     def _coefficients(self, q: Floats) -> Floats:
-        """Return x, √A − 1, A^-¼, y and √(q/√A K), (5, N)."""
+        """Return x, √A − 1, A^-¼, y and √(q/(A√A K)), (5, N)."""
         a = 1 + 4 * q
         root = np.sqrt(a)
         q_over_a = q / a

@@ -38,7 +38,10 @@ class Polynomial(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="finite series")
+        return Facts(
+            method="finite series",
+            domain="any q for which qⁿ, n the degree, is in the range of the dtype",
+        )
 
     @property
     def _powers(self) -> list[int]:
