@@ -155,7 +155,7 @@ class Numerical(Series):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="Hermite series of a function's values", needs_largest=True)
+        return super().facts._replace(method="Hermite series of a function's values")
 
     @property
     def parity(self) -> int:

@@ -95,7 +95,7 @@ class RectifiedMonomial(Activation):
 
 @named()
 def rectified_monomial(n: float = 2.0) -> Activation:
-    """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
+    """σ(x) = max(x, 0)ⁿ for n = 0, 1, …, 20; 0 at 0."""
     if n != int(n) or not 0 <= n <= HIGHEST:
         raise InvalidValueError(
             "activation rectified_monomial: the degree must be a whole number from 0 to "

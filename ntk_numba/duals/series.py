@@ -73,7 +73,11 @@ class Series(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="Hermite series", needs_largest=True)
+        return Facts(
+            method="Hermite series",
+            domain="any q up to which the series reaches the tolerance",
+            needs_largest=True,
+        )
 
     def second_moment(self, q: Floats) -> Floats:
         """Return E[σ(z)²] with a relative error of about 1e-15."""
