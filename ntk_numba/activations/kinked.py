@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ntk_numba.activations.piecewise_linear import ab_relu
+from ntk_numba.activations.one_kink import ab_relu
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import (
     fma,

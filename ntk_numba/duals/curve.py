@@ -13,8 +13,8 @@ is
 
 (except for functions with kinks off 0, whose curve has no curvature, see `activations.kinked`).
 
-For functions with one kink at 0 and no other scale (`PiecewiseLinear` and powers) the curve is a
-point. With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q is
+For functions with one kink at 0 and no other scale (`OneKink` and powers) the curve is a point.
+With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q is
 
     (dλ/d ln √q)² = E[(xσ'(x) − mσ(x))²]/E[σ(x)²]
 """

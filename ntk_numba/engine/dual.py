@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba import activations
-from ntk_numba.activations import Activation, piecewise_linear
+from ntk_numba.activations import Activation, one_kink
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.pairs import Bands, Pairs
@@ -134,6 +134,6 @@ def _pairs(
             out[0, i], out[1, i] = working[Z_K, 0], working[W_K, 0]
             out[2, i] = working[RATE, 0]
         else:
-            out[0, i], out[1, i], out[2, i] = piecewise_linear.dual(
+            out[0, i], out[1, i], out[2, i] = one_kink.dual(
                 z[i], w[i], duals.parameters[0, 0], duals.parameters[0, 1]
             )

@@ -33,7 +33,7 @@ less time.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ntk_numba.activations import piecewise_linear
+from ntk_numba.activations import one_kink
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit, per_dtype
 from ntk_numba.duals.base import OBTUSE
@@ -112,7 +112,7 @@ def _first_layer(obtuse: bool) -> Callable[..., None]:
 
 def _next_layer(obtuse_before: bool, obtuse_after: bool) -> Callable[..., None]:
     """Make the loop of a later layer, for rows that may have obtuse pairs before and after it."""
-    dual = piecewise_linear.dual if obtuse_before else piecewise_linear.acute_dual
+    dual = one_kink.dual if obtuse_before else one_kink.acute_dual
     step = mix if obtuse_after else acute_mix
 
     @njit

@@ -1,9 +1,9 @@
-"""The activations σ(x) = a·min(x, 0) + b·max(x, 0): identity, relu, leaky_relu, ab_relu and abs.
+"""Functions that are linear but for one kink at 0: identity, relu, leaky_relu, ab_relu and abs.
 
-The function is (a + b)/2·x + (b − a)/2·|x|, the sum of an odd part and an even one. Their fractions
-of the second moment E[σ(u)²] = gq, g = (a² + b²)/2, are odd = (a + b)²/4g and even = (b − a)²/4g,
-which add to 1: identity (1, 0), relu (½, ½), abs (0, 1). With (u, v) ~ N(0, [[q, s], [s, q']]) and
-s = √(qq') cosθ,
+σ(x) = a·min(x, 0) + b·max(x, 0) is (a + b)/2·x + (b − a)/2·|x|, the sum of an odd part and an even
+one. Their fractions of the second moment E[σ(u)²] = gq, g = (a² + b²)/2, are odd = (a + b)²/4g and
+even = (b − a)²/4g, which add to 1: identity (1, 0), relu (½, ½), abs (0, 1). With
+(u, v) ~ N(0, [[q, s], [s, q']]) and s = √(qq') cosθ,
 
     K  = E[σ(u)σ(v)]   = g√(qq') · [cosθ + 2·even·(sinθ − θ cosθ)/π]
     K̇ = E[σ'(u)σ'(v)] = g · [1 − 2·even·θ/π]
@@ -37,7 +37,7 @@ from ntk_numba.function import Floats, spelled
 
 
 @dataclass(frozen=True)
-class PiecewiseLinear(Activation):
+class OneKink(Activation):
     """σ(x) = a·min(x, 0) + b·max(x, 0)."""
 
     a: float
@@ -128,28 +128,28 @@ which is at least 4m/3: nothing cancels.
 @named()
 def identity() -> Activation:
     """σ(x) = x."""
-    return PiecewiseLinear("identity", 1.0, 1.0)
+    return OneKink("identity", 1.0, 1.0)
 
 
 @named()
 def relu() -> Activation:
     """σ(x) = max(x, 0)."""
-    return PiecewiseLinear("relu", 0.0, 1.0)
+    return OneKink("relu", 0.0, 1.0)
 
 
 @named()
 def leaky_relu(alpha: float = 0.01) -> Activation:
     """σ(x) = x for x > 0, alpha·x otherwise."""
-    return PiecewiseLinear(spelled("leaky_relu", alpha), alpha, 1.0)
+    return OneKink(spelled("leaky_relu", alpha), alpha, 1.0)
 
 
 @named()
 def ab_relu(a: float, b: float) -> Activation:
     """σ(x) = a·min(x, 0) + b·max(x, 0)."""
-    return PiecewiseLinear(spelled("ab_relu", a, b), a, b)
+    return OneKink(spelled("ab_relu", a, b), a, b)
 
 
 @named()
 def abs_() -> Activation:
     """σ(x) = |x|."""
-    return PiecewiseLinear("abs", -1.0, 1.0)
+    return OneKink("abs", -1.0, 1.0)
