@@ -271,7 +271,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
 
 
 def _refusal(activation: Series, limit: float, reached: float) -> str:
-    """Return the message that the tolerance is out of reach, with one that is not."""
+    """Return the message that the tolerance cannot be reached, with one that can be."""
     message = (
         f"activation {activation.name}: at variances up to {limit:.3g} the series reaches "
         f"{reached:.1e} with {DEGREES[-1]} terms, not {activation.tolerance:g}; "
