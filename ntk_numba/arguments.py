@@ -79,12 +79,12 @@ def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
 
 
 def parse_layers(layers: str) -> Layers:
-    """Return `layers` if it is one of its two words.
+    """Return `layers`, which must be "last" or "all".
 
     Raises
     ------
     ValueError
-        If it is neither "last" nor "all".
+        If it is neither of the two.
     """
     if layers == "last":
         return "last"
@@ -115,14 +115,14 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
 
 
 def parse_bytes(size: int | str, name: str) -> int:
-    """Return the number of bytes that ``2147483648``, ``"2GiB"`` or ``"500 MB"`` stands for.
+    """Return the number of bytes of a size such as ``2147483648``, ``"2GiB"`` or ``"500 MB"``.
 
     name : the name of the argument in errors
 
     Raises
     ------
     ValueError
-        If it stands for no positive number of bytes.
+        If it is not a positive number of bytes.
     """
     if isinstance(size, int) and not isinstance(size, bool):
         value = size

@@ -25,7 +25,7 @@ class Digest:
 
     shape : (N, n0)
     centre_sample : the digest of the evenly spaced rows that `Source.centre_sample` returns
-    blocks : the digests of blocks of `ROWS` rows; empty for blocks that were not read
+    blocks : the digests of all blocks of `ROWS` rows; empty for a block that was not read
     """
 
     shape: tuple[int, int]
@@ -65,7 +65,7 @@ class Digest:
 
 
 def blocks_of(rows: Iterable[range], length: int) -> set[int]:
-    """Return the numbers of the blocks that runs of rows lie in.
+    """Return the numbers of the blocks that some runs of rows lie in.
 
     length : the number of rows of the whole data
     """

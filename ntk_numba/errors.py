@@ -42,7 +42,7 @@ class BusyFileError(FileError, BlockingIOError):
 
 
 class OutputExistsError(FileError, FileExistsError):
-    """Another process has completed the same output in the meantime."""
+    """The output file exists already, for example since another process has completed it."""
 
 
 class StoppedError(FileError):
@@ -59,7 +59,7 @@ _OF_THE_SAME_KIND = {
 
 
 def file_error(cause: Exception, text: str) -> NtkNumbaError:
-    """Return an error of this hierarchy of the same kind as `cause`, with another text."""
+    """Return an error of this hierarchy of the same kind as `cause`, with the given text."""
     for kind, ours in _OF_THE_SAME_KIND.items():
         if isinstance(cause, kind):
             return ours(text)

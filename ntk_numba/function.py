@@ -1,4 +1,4 @@
-"""The function of an activation, without anything on kernels.
+"""The function of an activation, without anything about kernels.
 
 Networks of finite width take a `Function`; the kernels take an `Activation`
 (`ntk_numba.duals.base`), which is a `Function` that also has a dual.

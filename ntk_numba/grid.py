@@ -46,7 +46,7 @@ def tile_size(rows: int, columns: int, features: int, itemsize: int, outputs: in
 
 
 class Part(NamedTuple):
-    """The part of a job with number `number` of `of`, counted from 1."""
+    """Part `number` of the `of` parts of a job, counted from 1."""
 
     number: int
     of: int
@@ -56,12 +56,12 @@ class Part(NamedTuple):
 
 
 def parse_part(value: Any) -> Part:
-    """Return the part that ``(3, 8)`` or ``"3/8"`` stands for.
+    """Return the part that is given as ``(3, 8)`` or ``"3/8"``.
 
     Raises
     ------
     TypeError, ValueError
-        If the value does not stand for a part.
+        If the value is not a part.
     """
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", value)
@@ -130,12 +130,12 @@ class Grid:
         return self.down * (self.down + 1) // 2 if self.symmetric else self.down * self.across
 
     def size(self, part: Part | None) -> int:
-        """Return the number of tiles that a part computes; without a part, of all tiles."""
+        """Return the number of tiles that a part computes; without a part, that of all tiles."""
         first, last = self._run(part)
         return last - first
 
     def _run(self, part: Part | None) -> tuple[int, int]:
-        """Return the first tile of a part, numbered as in `pieces`, and the one after its last."""
+        """Return the first tile of a part and the one after its last, numbered as in `pieces`."""
         number, of = part or (1, 1)
         if of > max(self.count, 1):
             raise InvalidValueError(
@@ -194,7 +194,7 @@ class Grid:
         return mask
 
     def bands(self, tiles: range, band: int) -> list[range]:
-        """Split tile rows or tile columns into runs of at most `band`."""
+        """Split a range of tile rows or tile columns into runs of at most `band` of them."""
         return [tiles[a : a + band] for a in range(0, len(tiles), band)]
 
     def tiles(self, down: range, across: range) -> Iterator[tuple[int, int]]:

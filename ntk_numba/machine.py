@@ -13,11 +13,12 @@ from ntk_numba.arguments import whole_number
 
 CGROUP = Path("/sys/fs/cgroup")
 
-# The cores that schedulers give a process. PBS sets NCPUS, like OMP_NUM_THREADS, to a process's
-# threads.
+# The variables in which schedulers state the cores of a process. PBS sets NCPUS, as it does
+# OMP_NUM_THREADS, to the threads of a process.
 OF_A_PROCESS = ("SLURM_CPUS_PER_TASK", "NCPUS")
-# The cores that they give a job on this node, which its processes there share. Grid Engine (NSLOTS)
-# and LSF count the slots of all nodes, so their numbers are too large for a job on several nodes.
+# The variables in which they state the cores of a job on this node, which the processes of the job
+# share there. Grid Engine (NSLOTS) and LSF count the slots of all nodes, so their numbers are too
+# large for a job on several nodes.
 OF_A_NODE = ("SLURM_CPUS_ON_NODE", "PBS_NUM_PPN", "NSLOTS", "LSB_DJOB_NUMPROC")
 
 _computing = 0  # computing processes on this node, as set by `share_node`; 0 if it was not called
@@ -64,9 +65,9 @@ def _variable(name: str) -> int:
 def available_memory() -> int:
     """Return the number of bytes that this process may still use.
 
-    It is the least of the machine's free memory, the remainder of the limits of its control groups,
-    the memory that Slurm gave the job on this node, the memory that Dask gave its worker, and the
-    limit on its address space.
+    It is the least of the machine's free memory, the unused part of the limits of its control
+    groups, the memory that Slurm gave the job on this node, the memory that Dask gave its worker,
+    and the unused part of the limit on its address space.
     """
     limits = [psutil.virtual_memory().available]
     for folder in _cgroup_folders("memory"):
@@ -98,7 +99,7 @@ def available_memory() -> int:
 
 
 def share_node(processes: int) -> None:
-    """Set how many processes on this node compute, if not all that a launcher started do."""
+    """Set how many processes compute on this node, if not all that a launcher started do so."""
     global _computing
     _computing = processes
 
@@ -117,7 +118,7 @@ def available_threads() -> int:
         limits.append(len(os.sched_getaffinity(0)))
     for folder in _cgroup_folders("cpu"):
         quota = _numbers(folder / "cpu.max")
-        if len(quota) != 2:  # "max 100000" says there is none
+        if len(quota) != 2:  # "max 100000" means that there is none
             quota = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
         if len(quota) == 2 and quota[0] > 0:
             limits.append(max(quota[0] // quota[1], 1))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -47,8 +47,10 @@ class Layer:
     def variance(self, moment: NDArray[np.floating]) -> Variance:
         """Return Σ(x,x) behind this layer (eq. 10 and 12), in the precision of `moment`.
 
-        moment : the mean square of the input of the weights: |x|²/n0 in the first layer, then
-            E[σ(√q t)²], where q is Σ(x,x) before the layer; for a pair of samples, the mean product
+        moment : the mean square of the input of the weights: |x|²/n0 for the first layer, else
+            E[σ(√q t)²], where q is Σ(x,x) before the layer
+
+        With K of a pair of samples as the moment, the total is Σ(x,x').
         """
         real = moment.dtype.type
         weights = real(self.w_std) ** 2 * moment
@@ -84,13 +86,21 @@ class MLP:
     activation, w_std, b_std : tuple
         The arguments, written out for each layer: L − 1 activations, L standard deviations.
     functions : tuple of Function
-        The activations as networks of finite width see them.
+        The activations as mere functions, for networks of finite width.
 
     Raises
     ------
     ValueError, TypeError
-        A depth that is not a whole number of at least 1, a negative, infinite or NaN w_std or
-        b_std, an unknown activation, or a sequence of the wrong length.
+        If the depth is not a whole number of at least 1, a w_std or b_std is negative, infinite or
+        NaN, an activation is unknown, or a sequence has the wrong length.
+
+    Examples
+    --------
+    >>> net = ntk_numba.MLP(4, "relu", w_std=2**0.5, b_std=0.1)
+    >>> print(net)
+    depth 4, activation relu, w_std 1.41421, b_std 0.1
+    >>> net.layers[0].activation is None
+    True
     """
 
     layers: tuple[Layer, ...]
@@ -110,8 +120,13 @@ class MLP:
         if isinstance(activation, str | Activation):
             specs: Sequence[str | Activation] = [activation] * (layers - 1)
             activations.get(activation)  # raises for a wrong name at depth 1 too
-        else:
+        elif isinstance(activation, Iterable):
             specs = list(activation)
+        else:
+            raise InvalidTypeError(
+                f"activation must be a name, an Activation or a sequence of them, not "
+                f"{type(activation).__name__}"
+            )
         if len(specs) != layers - 1:
             raise InvalidValueError(
                 f"activation: a network of depth {layers} has {layers - 1} hidden layers, "
@@ -156,7 +171,7 @@ class MLP:
 
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> "MLP":
-        """Return the network of a description by `to_dict`."""
+        """Return the network that `to_dict` described."""
         known = dict(description)
         specs = known.get("activation")
         if isinstance(specs, str):
@@ -188,8 +203,8 @@ class MLP:
 
 
 def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
-    """Return one float per layer, or raise if `value` has other things than standard deviations."""
-    if isinstance(value, str):
+    """Return one float per layer, or raise an error if `value` is not made of such numbers."""
+    if isinstance(value, str) or not isinstance(value, numbers.Real | Iterable):
         raise InvalidTypeError(f"{name} must be a number or one number per layer, not {value!r}")
     values = [value] * layers if isinstance(value, numbers.Real) else list(value)
     if len(values) != layers:
@@ -207,7 +222,7 @@ def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
 
 
 def check_network(net: Any) -> MLP:
-    """Return `net`, or raise if it is not an `MLP`."""
+    """Return `net`, or raise an error if it is not an `MLP`."""
     if not isinstance(net, MLP):
         raise InvalidTypeError(f"net must be an ntk_numba.MLP, not {type(net).__name__}")
     return net

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-EXIT_CODE = 3  # of a process that was stopped before it was done
+EXIT_CODE = 3  # of a process that was stopped before its work was complete
 PATIENCE = 8.0  # seconds, at most, from a signal to the end of the process
-WORKER_PATIENCE = 6.0  # the same for a worker, less so that it ends before the process that waits
+WORKER_PATIENCE = 6.0  # the same for a worker, which must end before the process that waits for it
 
 
 class StopRequested(BaseException):
@@ -63,7 +63,9 @@ def ask() -> None:
 
 
 def leave(farewell: bytes = b"", *_: Any) -> NoReturn:
-    """End this process at once, as a kill would; only tiles in flight are lost.
+    """End this process at once, as a kill would; only tiles that are not yet on disk are lost.
+
+    It may be called by a signal, whose number and frame are ignored.
 
     farewell : text that is first written to standard error
     """

@@ -44,6 +44,8 @@ def test_attributes_are_written_out():
         ({"depth": 2, "b_std": float("inf")}, ValueError, "b_std of layer 1"),
         ({"depth": 2, "b_std": [1]}, ValueError, "b_std: depth 2 takes 1 or 2 numbers, not 1"),
         ({"depth": 2, "b_std": "1"}, TypeError, "b_std must be a number"),
+        ({"depth": 2, "b_std": None}, TypeError, "b_std must be a number or one number per layer"),
+        ({"depth": 2, "activation": None}, TypeError, "activation must be a name, an Activation"),
         ({"depth": 2, "w_std": [1, None]}, TypeError, "w_std of layer 2 must be a number"),
         ({"depth": 3, "activation": ["relu"]}, ValueError, "has 2 hidden layers, but 1"),
         ({"depth": 1, "activation": "relo"}, ValueError, "did you mean 'relu'"),

@@ -1,7 +1,7 @@
 """Activations: one file per family, which has σ, σ', the dual, and the source of its formula.
 
-`ntk_numba.activations` is public; users get activations from `get` and make their own by
-`Numerical`.
+`ntk_numba.activations` is public: `get` returns an activation by its name, and `Numerical` makes
+one of any Python function.
 """
 
 from ntk_numba.activations.numerical import Numerical

@@ -82,7 +82,7 @@ class Elu(Activation):
         return curve_of(Elu("", 1.0, self.lam, 1.0))(q / q.dtype.type(self.tau) ** 2)
 
     def _ratio(self, q: Floats) -> Floats:
-        """E[σ²]/(p²q) = ½ + λ² E[(1 − exp(−a|X|))²/a²; X < 0]."""
+        """Return E[σ²]/(p²q) = ½ + λ² E[(1 − exp(−a|X|))²/a²; X < 0]."""
         a = np.sqrt(q) / q.dtype.type(self.tau)
         small_a = np.minimum(a, TAYLOR)
         # E[|X|^k; X < 0] = (k − 1) E[|X|^(k−2); X < 0]
@@ -102,6 +102,7 @@ class Elu(Activation):
         return np.asarray(q.dtype.type(self.p) ** 2 * q * self._ratio(q))
 
     def _coefficients(self, q: Floats) -> Floats:
+        """Return the coefficients of `elu_integral.loop`, (3, N)."""
         a = np.sqrt(q) / q.dtype.type(self.tau)
         axis = special.erfcx(a.astype(float) / math.sqrt(2)) / 2
         return np.stack([a, axis.astype(q.dtype), 1 / np.sqrt(self._ratio(q))])

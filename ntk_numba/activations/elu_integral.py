@@ -187,7 +187,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
                     e, slope_a, slope_b = tail(
                         fma(two_c, per_y, -one), fma(two_c, per_a, -one), fma(two_c, per_b, -one)
                     )
-                    # e(α) = e(y) + 2cβ/y·step_a and e(β) = e(y) + 2cα/y·step_b, with y + c for y
+                    # e(α) = e(y) + 2cβ/(y + c)·step_a,  e(β) = e(y) + 2cα/(y + c)·step_b
                     two_c_per_y = two_c * per_y
                     step_a, step_b = per_a * slope_a, per_b * slope_b
                     e_a, e_b = (
@@ -221,8 +221,8 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
 
 
 loop = DualLoop(_fill_row)
-"""The loop takes what `parameters` returns, and the coefficients `A`, `AXIS` and `SCALE` of
-samples."""
+"""The loop of any variances. `parameters` returns its parameters, and a sample has the coefficients
+`A`, `AXIS` and `SCALE`."""
 
 
 def parameters(lam: float, largest: float) -> tuple[float, ...]:

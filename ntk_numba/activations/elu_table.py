@@ -1,4 +1,4 @@
-"""The dual of ELU from a table of the integrals of `elu_integral`, for variances of a few τ².
+"""The dual of ELU from a table of the integrals of `elu_integral`, for variances up to 2.25τ².
 
 For a, b up to √`LARGEST`, D(a, b)/ab is, to rounding, a polynomial in u(a), u(b) and Ω, where
 u = a/(a + c), and so are the terms that belong to one sample. A row of a tile contracts the table
@@ -94,8 +94,8 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
 
 
 loop = DualLoop(_fill_row)
-"""The loop takes what `parameters` returns; samples have the coefficients of `elu_integral` and
-then those of `coefficients`."""
+"""The loop of small variances. `parameters` returns its parameters, and a sample has first the
+coefficients of `elu_integral`, then those of `coefficients`."""
 
 
 def parameters(lam: float) -> tuple[float, ...]:
@@ -126,11 +126,11 @@ def _variable(a: Floats) -> Floats:
 def _tables() -> tuple[Exact, Exact]:
     """Return the tables of pairs, (BASIS, BASIS, POWERS), and of one sample, (BASIS, 2, POWERS).
 
-    That of pairs is of D/ab, that of one sample of N(a, 0) and of
+    The first is of D/ab; the second is of N(a, 0) and of
 
         H(a) = cosθ g(a) − (sinθ/2π) ε(a sinθ).
 
-    They have the Chebyshev coefficients in u of the coefficients of powers of 2Ω/π − 1.
+    Both have the Chebyshev coefficients in u of the coefficients of powers of 2Ω/π − 1.
     """
     real = np.longdouble
     pi = 4 * np.arctan(real(1))

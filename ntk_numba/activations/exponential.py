@@ -74,7 +74,9 @@ class Exponential(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(domain="q below 350/b², beyond which K(x,x) = a² exp(2b²q) overflows")
+        return Facts(
+            domain="q below 350/b² (float32: 44/b²), beyond which K(x,x) = a² exp(2b²q) overflows"
+        )
 
     def dual(self, q_max: float) -> Dual:
         return Dual(loop, never_obtuse=True, coefficients=self._coefficients)

@@ -12,7 +12,11 @@ the loop computes
     R₀ = 1 + (√A − √A')²/(2√(AA')),  R = R₀ + xx'zw,  s/E = yy' cosθ/R
     S/√(AA') = (R₀ − 1/√(AA'))/2,    d/√(AA') = xx'zw,  4P²/√(AA') = xx'/4
 
-in which nothing overflows. Condition: 1.
+in which nothing overflows.
+
+Source: derived here. The factor exp(−u² − v²) turns a Gaussian of covariance C into one of
+covariance C(I + 2C)⁻¹, divided by √E with E = det(I + 2C), and sin u sin v is half the difference
+of the cosines of u − v and u + v. Condition: 1.
 """
 
 import math
@@ -98,7 +102,7 @@ class Gabor(Activation):
         return np.asarray(-np.expm1(-2 * q / a) / (2 * np.sqrt(a)))
 
     def _coefficients(self, q: Floats) -> Floats:
-        """Return x, √A − 1, A^-¼, y and √(q/√A K), (5, N)."""
+        """Return x, √A − 1, A^-¼, y and √(q/(A√A K)), (5, N)."""
         a = 1 + 4 * q
         root = np.sqrt(a)
         q_over_a = q / a

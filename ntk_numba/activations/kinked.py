@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ntk_numba.activations.piecewise_linear import ab_relu
+from ntk_numba.activations.one_kink import ab_relu
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import (
     fma,
@@ -155,8 +155,8 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
                 dh, dk = d_h[j], d_k[j]
                 d_k_positive, d_h_positive = dk > zero, dh > zero
                 g_d_h, g_d_k = dh * owen.gauss(u_h[j]), dk * owen.gauss(u_k[j])
-                # 4F(h, d_h) + 4F(k, d_k), or, where nothing is left of the quadrant at (h, k), the
-                # same from the other three quadrants
+                # 4F(h, d_h) + 4F(k, d_k), or, where the probability of the quadrant at (h, k) is
+                # negligible, the same from the other three quadrants
                 twice_sign_h, twice_sign_k = (
                     two if d_h_positive else -two,
                     two if d_k_positive else -two,
@@ -218,6 +218,7 @@ class Kinked(Activation):
         return Facts(domain=f"q from {flat_until**2 / 25:.2g}, below which K is next to 0")
 
     def _vanishes_within(self, t: float) -> bool:
+        """Return whether σ = 0 for all |x| ≤ t."""
         x = np.array([-t, *(k for k in self.at if abs(k) < t), t])
         return bool((self(x) == 0).all())
 
@@ -227,7 +228,7 @@ class Kinked(Activation):
 
     @cached_property
     def _bends(self) -> tuple[float, ...]:
-        """The g_i, half of what the slope rises by at each kink."""
+        """The g_i, half of the rise of the slope at each kink."""
         return tuple((b - a) / 2 for a, b in pairwise(self.slopes))
 
     @cached_property
@@ -324,6 +325,7 @@ class Kinked(Activation):
     def _moment(
         self, q: Floats, mean: Floats, slope: Floats, h: Floats, g_h: Floats, within: Floats
     ) -> Floats:
+        """Return K(q) from the results of `_of_samples`."""
         density = _density(h)
         total = np.zeros(h.shape[1])
         sum_g, sum_gg, sum_exp = self._sums(h, g_h, within)
@@ -431,15 +433,13 @@ def piecewise_linear(value: float, slope: float, *more: float) -> Activation:
     Raises
     ------
     ValueError
-        A kink without a slope after it, or kinks that do not grow.
+        If a kink has no slope after it, or the kinks are not in ascending order.
     """
     at, slopes = more[::2], (slope, *more[1::2])
     if len(more) % 2:
-        raise InvalidValueError(
-            "activation piecewise_linear: after each kink a slope, so an even number"
-        )
+        raise InvalidValueError("activation piecewise_linear: after each kink a slope must follow")
     if any(b <= a for a, b in pairwise(at)):
-        raise InvalidValueError(f"activation piecewise_linear: kinks must grow, not {at}")
+        raise InvalidValueError(f"activation piecewise_linear: kinks must be increasing, not {at}")
     kept = [k for k in range(len(at)) if slopes[k] != slopes[k + 1]]
     at = tuple(at[k] for k in kept)
     slopes = (slopes[0], *(slopes[k + 1] for k in kept))

@@ -2,7 +2,7 @@
 
 If no derivative is given, it is that of Chebyshev interpolants on pieces between the kinks, which
 are halved until the last coefficients vanish. `Recorded` stands for a function that a file names
-and that is not registered here.
+and that is not registered in this process.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
-Function = Callable[[Array], Any]
+PythonFunction = Callable[[Array], Any]
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
@@ -40,11 +40,12 @@ EDGE = 1e-13
 
 
 class Numerical(Series):
-    """σ(x) = fn(x) for any smooth function of one array of float64, elementwise.
+    """σ(x) = fn(x) for any Python function that is smooth except at given kinks.
 
     Parameters
     ----------
     fn : callable
+        σ, which takes and returns an array of float64 and acts on each number by itself.
     name : str, optional
         A word of letters, digits and _; by default ``fn.__name__`` if that is one, else
         "numerical".
@@ -53,34 +54,50 @@ class Numerical(Series):
     derivative : callable, optional
         σ'; by default that of an interpolant.
     kinks : sequence of float
-        Where fn or a derivative of it is not smooth; fn itself must be continuous.
+        The x at which fn is not smooth. It must be continuous there.
 
     Attributes
     ----------
+    label : str
+        The name that was given. `activations.get` finds a registered function by it.
     name : str
-        label@digest, of 12 hexadecimal digits of the SHA-256 of fn's values at fixed points and of
-        the kinks, and the tolerance unless it is the default. Activations with equal names are
-        equal.
+        ``label@digest``, or ``label@digest:tolerance`` if the tolerance is not the default. The
+        digest is the first 12 hexadecimal digits of the SHA-256 of fn's values at fixed points and
+        of the kinks. Activations with equal names are equal.
 
     Raises
     ------
     ValueError, TypeError
-        fn is not an elementwise, real and finite function, or grows too fast for its mean square.
+        If fn is not elementwise, real and finite for |x| ≤ 8, or another argument cannot be used.
 
     Notes
     -----
     If fn(0) = 0, values near 0 should be relatively accurate: ``np.expm1(x)``, not
     ``np.exp(x) - 1``.
+
+    Examples
+    --------
+    >>> square = activations.Numerical(np.square, name="my_square")
+    >>> activations.register(square).name
+    'my_square@ab39af1ffa56'
+    >>> net = ntk_numba.MLP(3, "my_square")
     """
 
     name: str
+    label: str
+    _fn: PythonFunction
+    _kinks: tuple[float, ...]
+    _tolerance: float
+    _given: PythonFunction | None  # the derivative
+    _pieces: dict[int, tuple[Array, Array]]  # the interpolants, see `_interpolated`
+    _smooth_beyond: float
 
     def __init__(
         self,
-        fn: Function,
+        fn: PythonFunction,
         name: str | None = None,
         tolerance: float = TOLERANCE,
-        derivative: Function | None = None,
+        derivative: PythonFunction | None = None,
         kinks: Sequence[float] = (),
     ) -> None:
         if not callable(fn):
@@ -89,20 +106,23 @@ class Numerical(Series):
         label = name if name is not None else (own if WORD.fullmatch(own) else "numerical")
         if not isinstance(label, str) or not WORD.fullmatch(label):
             raise InvalidValueError(f"name must be a word of letters, digits and _, not {label!r}")
-        bends = tuple(sorted({float(k) for k in kinks}))
-        if not all(np.isfinite(bends)):
+        try:
+            ordered = tuple(sorted({float(k) for k in kinks}))
+        except (TypeError, ValueError):
+            raise InvalidTypeError(f"kinks must be a sequence of numbers, not {kinks!r}") from None
+        if not all(np.isfinite(ordered)):
             raise InvalidValueError("kinks must be finite")
-        within = checked_tolerance(label, tolerance)
+        checked = checked_tolerance(label, tolerance)
         values = _checked(fn, label, POINTS)
         one_by_one = [_checked(fn, label, POINTS[k : k + 1])[0] for k in range(0, len(POINTS), 97)]
         if not np.allclose(one_by_one, values[::97], rtol=1e-13, atol=1e-300):
             raise InvalidValueError(
                 f"activation {label}: the function must act on each number by itself"
             )
-        digest = hashlib.sha256(values.tobytes() + repr(bends).encode()).hexdigest()[:12]
-        full = f"{label}@{digest}" + (f":{within!r}" if within != TOLERANCE else "")
+        digest = hashlib.sha256(values.tobytes() + repr(ordered).encode()).hexdigest()[:12]
+        full = f"{label}@{digest}" + (f":{checked!r}" if checked != TOLERANCE else "")
         fields: dict[str, Any] = {
-            "name": full, "label": label, "_fn": fn, "_kinks": bends, "_within": within,
+            "name": full, "label": label, "_fn": fn, "_kinks": ordered, "_tolerance": checked,
             "_given": derivative, "_pieces": {},
         }  # fmt: skip
         for key, value in fields.items():
@@ -117,17 +137,9 @@ class Numerical(Series):
     def __hash__(self) -> int:
         return hash(self.name)
 
-    label: str
-    _fn: Function
-    _kinks: tuple[float, ...]
-    _within: float
-    _given: Function | None
-    _pieces: dict[int, tuple[Array, Array]]
-    _smooth_beyond: float
-
     @property
     def tolerance(self) -> float:
-        return self._within
+        return self._tolerance
 
     @property
     def tolerance_format(self) -> str:
@@ -143,7 +155,7 @@ class Numerical(Series):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="Hermite series of a function's values", needs_largest=True)
+        return super().facts._replace(method="Hermite series of a function's values")
 
     @property
     def parity(self) -> int:
@@ -172,6 +184,7 @@ class Numerical(Series):
         return np.asarray(out.reshape(x.shape), x.dtype)
 
     def _interpolated(self, n: int, x: Array) -> Array:
+        """Return the derivative of the interpolants on [−2^n, 2^n] at x."""
         if n not in self._pieces:
             self._pieces[n] = _pieces(self._fn, -(2.0**n), 2.0**n, self._kinks, self.label)
         ends, slopes = self._pieces[n]
@@ -189,6 +202,7 @@ class Numerical(Series):
         return SCALES[-1]
 
     def _agrees(self, scale: float, beyond: float) -> bool:
+        """Return whether panels that grow beyond `scale` are fine enough for |x| up to `beyond`."""
         for q in ((beyond / 6) ** 2, (beyond / 2) ** 2):
             means = []
             for smooth_beyond in (scale, np.inf if beyond < 100 else 8 * scale):
@@ -206,6 +220,14 @@ class Numerical(Series):
         return True
 
     def dual(self, q_max: float) -> Dual:
+        """Return the series of least degree that is within the tolerance for variances up to q_max.
+
+        Raises
+        ------
+        ValueError
+            If no series is; if σ is not finite there, or grows too fast for E[σ²] or E[σ'²]; or if
+            the derivative does not belong to it.
+        """
         limit = rounded(q_max)
         t, weights = nodes(limit, self._kinks, self._smooth_beyond)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -226,7 +248,7 @@ class Numerical(Series):
         return super().dual(q_max)
 
     def _check_derivative(self, q: float) -> None:
-        """Check that σ' belongs to σ: E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)]."""
+        """Raise an error unless E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)] for k ≤ 40."""
         t, weights = nodes(q, self._kinks, self._smooth_beyond)
         x = np.sqrt(q) * t
         values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
@@ -235,7 +257,7 @@ class Numerical(Series):
         for k in range(1, 41):
             by_slope = np.sqrt(q / k) * ((weights * slopes) @ h)
             before, h = h, (t * h - np.sqrt(k - 1) * before) / np.sqrt(k)
-            if abs((weights * values) @ h - by_slope) > max(1e-11, self._within / 10) * size:
+            if abs((weights * values) @ h - by_slope) > max(1e-11, self._tolerance / 10) * size:
                 raise InvalidValueError(
                     f"activation {self.name}: its derivative is not that of its values; it jumps, "
                     "has a kink that is not named, or oscillates too fast"
@@ -243,7 +265,7 @@ class Numerical(Series):
 
 
 class Recorded(Activation):
-    """A `Numerical` that is not registered here: it has the name, and computes nothing."""
+    """A `Numerical` that is not registered in this process: it has a name and computes nothing."""
 
     name: str
 
@@ -251,7 +273,7 @@ class Recorded(Activation):
         object.__setattr__(self, "name", name)
 
     def _refuse(self, *arguments: Any) -> NoReturn:
-        label = self.name.partition("@")[0]
+        label = self.name.partition("@")[0].rpartition("*")[2]
         raise InvalidValueError(
             f"activation {self.name!r} is a Python function that is not registered here; create it "
             f"by Numerical(fn, name={label!r}, …) and register it by activations.register first"
@@ -273,8 +295,8 @@ class Recorded(Activation):
         return hash(self.name)
 
 
-def _checked(fn: Function, label: str, x: Array) -> Array:
-    """Return fn(x), or raise if that is not an array of finite real numbers of x's shape."""
+def _checked(fn: PythonFunction, label: str, x: Array) -> Array:
+    """Return fn(x), or raise an error if it is no array of x's shape of finite real numbers."""
     returned = np.asarray(fn(x.copy()))
     if returned.shape != x.shape:
         raise InvalidValueError(
@@ -292,7 +314,7 @@ def _checked(fn: Function, label: str, x: Array) -> Array:
 
 
 def _pieces(
-    fn: Function, low: float, high: float, kinks: Sequence[float], label: str
+    fn: PythonFunction, low: float, high: float, kinks: Sequence[float], label: str
 ) -> tuple[Array, Array]:
     """Return the ends of the interpolants' pieces, and the coefficients of their derivatives."""
     points = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))

@@ -27,7 +27,7 @@ from ntk_numba.duals.hermite import Chain, series_loop
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats, spelled
 
-HIGHEST = 20
+HIGHEST = 20  # the largest degree
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,10 @@ class Polynomial(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="finite series")
+        return Facts(
+            method="finite series",
+            domain="any q for which qⁿ, n the degree, is in the range of the dtype",
+        )
 
     @property
     def _powers(self) -> list[int]:
@@ -134,6 +137,7 @@ def _power(q: Floats, exponent: Any) -> Floats:
 
 
 def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
+    """Return Σ_n coefficients[n] x^n, by Horner's rule."""
     value = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
         value = value * x + x.dtype.type(c)
@@ -141,9 +145,11 @@ def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
 
 
 def _degree(name: str, n: float, lowest: int) -> int:
+    """Return n as an int, or raise an error if it is no whole number from `lowest` to `HIGHEST`."""
     if n != int(n) or not lowest <= n <= HIGHEST:
         raise InvalidValueError(
-            f"activation {name}: the degree must be {lowest} to {HIGHEST}, not {n:g}"
+            f"activation {name}: the degree must be a whole number from {lowest} to {HIGHEST}, "
+            f"not {n:g}"
         )
     return int(n)
 

@@ -7,7 +7,7 @@ The function is homogeneous, so cosθ_K = κₙ = Jₙ(θ)/Jₙ(0) depends on θ
 n²/(2n − 1) κₙ₋₁. The recurrence Jₙ₊₁ = (2n + 1) cosθ Jₙ + n² sin²θ Jₙ₋₁ becomes a recurrence of
 zₙ = (1 − κₙ)/2 in which, up to a right angle, nothing cancels: with a = n²/(4n² − 1),
 
-    z₀ = θ/2π,   z₁ = z − h/2 (h of `piecewise_linear`)
+    z₀ = θ/2π,   z₁ = z − h/2 (h of `one_kink`)
     zₙ₊₁ = (1 − 2aw) z + cosθ zₙ + 4azw zₙ₋₁
 
 Source: Cho & Saul 2009, eq. 3 to 9; the recurrence follows from their
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntk_numba.activations.piecewise_linear import dual, relu
+from ntk_numba.activations.one_kink import dual, relu
 from ntk_numba.activations.registry import named
 from ntk_numba.activations.step import heaviside
 from ntk_numba.compiled.intrinsics import fma, smaller
@@ -95,10 +95,11 @@ class RectifiedMonomial(Activation):
 
 @named()
 def rectified_monomial(n: float = 2.0) -> Activation:
-    """σ(x) = max(x, 0)ⁿ for n = 0, 1, … 20; 0 at 0."""
+    """σ(x) = max(x, 0)ⁿ for n = 0, 1, …, 20; 0 at 0."""
     if n != int(n) or not 0 <= n <= HIGHEST:
         raise InvalidValueError(
-            f"rectified_monomial: the degree is a whole number 0 to {HIGHEST}, not {n}"
+            "activation rectified_monomial: the degree must be a whole number from 0 to "
+            f"{HIGHEST}, not {n:g}"
         )
     if n < 2:
         return relu() if n == 1 else heaviside()

@@ -1,4 +1,4 @@
-"""The constructors of activations by name. Each family enters its own, by the decorator `named`."""
+"""The constructors of activations by name, which each family enters by the decorator `named`."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +14,7 @@ def named(*others: str) -> Callable[[Constructor], Constructor]:
     """Return a decorator that enters a constructor under its own name and under others.
 
     The constructor takes the numbers after the colon of ``"name:number,number"``, and the first
-    line of its docstring is the formula of σ, as ``σ(x) = max(x, 0).``
+    line of its docstring is the formula of σ, such as ``σ(x) = max(x, 0).``
     """
 
     def enter(constructor: Constructor) -> Constructor:

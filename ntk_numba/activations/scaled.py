@@ -1,12 +1,13 @@
 """Multiples factor·σ of activations, such as the one with E[σ(z)²] = 1."""
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
 from ntk_numba.duals.base import Activation, Dual, Facts
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
 
 
@@ -48,7 +49,7 @@ def scaled(factor: float, activation: Activation) -> Activation:
     Raises
     ------
     ValueError
-        The factor is 0 or not finite.
+        If the factor is 0 or not finite.
     """
     if not math.isfinite(factor) or factor == 0:
         raise InvalidValueError(f"activation: the factor {factor!r} must be finite and not 0")
@@ -65,9 +66,15 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
     Raises
     ------
     ValueError
-        q is not a positive number, or the second moment at q is 0 or infinite.
+        If q is not a positive number, or the second moment at q is 0 or infinite.
+    TypeError
+        If the activation is not an `Activation`, such as `get` returns.
     """
-    if not 0 < q < math.inf:
+    if not isinstance(activation, Activation):
+        raise InvalidTypeError(
+            f"activation must be an Activation, such as activations.get returns, not {activation!r}"
+        )
+    if not isinstance(q, numbers.Real) or not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
     moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:

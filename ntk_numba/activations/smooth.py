@@ -6,7 +6,7 @@ such that nothing overflows or cancels, mostly in terms of e = exp(−|x|).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -15,8 +15,6 @@ from ntk_numba.activations.registry import named
 from ntk_numba.duals.base import Activation
 from ntk_numba.duals.series import TOLERANCE, Series, checked_tolerance
 from ntk_numba.function import Floats, spelled
-
-Function = Callable[[Any], Any]
 
 
 def _bell(x: Floats) -> Floats:
@@ -53,30 +51,46 @@ def _mish_slope(x: Floats) -> Floats:
 _ROOT, _CUBE = np.sqrt(8 / np.pi), 0.044715  # the constants of gelu_tanh
 
 
-def _gelu_slope(x: Floats) -> Floats:
+def _gelu_tanh_slope(x: Floats) -> Floats:
     inner = _ROOT * (x + _CUBE * x**3)
     slope = x * _ROOT * (1 + 3 * _CUBE * x**2)
     return np.asarray(special.expit(inner) + _bell(inner) * slope)
 
 
-# σ, σ', parity, whether σ ≥ 0, kinks
-FUNCTIONS: dict[str, tuple[Function, Function, int, bool, tuple[float, ...]]] = {
-    "tanh": (np.tanh, lambda x: 4 * _bell(2 * x), -1, False, ()),
-    "sigmoid": (special.expit, _bell, 0, True, ()),
-    "silu": (lambda x: x * special.expit(x), _silu_slope, 0, False, ()),
-    "softplus": (_softplus, special.expit, 0, True, ()),
-    "mish": (_mish, _mish_slope, 0, False, ()),
-    "gelu_tanh": (
-        lambda x: x * special.expit(_ROOT * (x + _CUBE * x**3)), _gelu_slope, 0, False, (),
+class Formulas(NamedTuple):
+    """The function of an activation, its derivative, and facts about the function.
+
+    value, slope : σ and σ', elementwise
+    parity : 1 if σ is even, −1 if it is odd, else 0
+    never_negative : whether σ ≥ 0 everywhere
+    """
+
+    value: Callable[[Any], Any]
+    slope: Callable[[Any], Any]
+    parity: int = 0
+    never_negative: bool = False
+    kinks: tuple[float, ...] = ()
+
+
+FORMULAS = {
+    "tanh": Formulas(np.tanh, lambda x: 4 * _bell(2 * x), parity=-1),
+    "sigmoid": Formulas(special.expit, _bell, never_negative=True),
+    "silu": Formulas(lambda x: x * special.expit(x), _silu_slope),
+    "softplus": Formulas(_softplus, special.expit, never_negative=True),
+    "mish": Formulas(_mish, _mish_slope),
+    "gelu_tanh": Formulas(
+        lambda x: x * special.expit(_ROOT * (x + _CUBE * x**3)), _gelu_tanh_slope
     ),
-    "softsign": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2, -1, False, (0.0,)),
-    "arctan": (np.arctan, lambda x: 1 / (1 + x * x), -1, False, ()),
-}  # fmt: skip
+    "softsign": Formulas(
+        lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2, parity=-1, kinks=(0.0,)
+    ),
+    "arctan": Formulas(np.arctan, lambda x: 1 / (1 + x * x), parity=-1),
+}
 
 
 @dataclass(frozen=True)
 class Named(Series):
-    """An activation from `FUNCTIONS`."""
+    """An activation from `FORMULAS`, with a tolerance of its series."""
 
     function: str
     largest_error: float
@@ -87,24 +101,25 @@ class Named(Series):
 
     @property
     def parity(self) -> int:
-        return FUNCTIONS[self.function][2]
+        return FORMULAS[self.function].parity
 
     @property
     def never_negative(self) -> bool:
-        return FUNCTIONS[self.function][3]
+        return FORMULAS[self.function].never_negative
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        return FUNCTIONS[self.function][4]
+        return FORMULAS[self.function].kinks
 
     def __call__(self, x: Floats) -> Floats:
-        return np.asarray(FUNCTIONS[self.function][0](x), x.dtype)
+        return np.asarray(FORMULAS[self.function].value(x), x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
-        return np.asarray(FUNCTIONS[self.function][1](x), x.dtype)
+        return np.asarray(FORMULAS[self.function].slope(x), x.dtype)
 
 
 def _named(function: str, tolerance: float, default: float = TOLERANCE) -> Activation:
+    """Return an activation from `FORMULAS`; its name has the tolerance unless it is the default."""
     checked = checked_tolerance(function, tolerance)
     name = function if checked == default else spelled(function, checked)
     return Named(name, function, checked)

@@ -40,9 +40,9 @@ def register(activation: Numerical) -> Numerical:
     Raises
     ------
     ValueError
-        The label is the name of a built-in activation.
+        If the label is the name of a built-in activation.
     TypeError
-        The activation is not a `Numerical`.
+        If the activation is not a `Numerical`.
     """
     if not isinstance(activation, Numerical):
         raise InvalidTypeError(f"only a Numerical is registered, not {type(activation).__name__}")
@@ -53,10 +53,10 @@ def register(activation: Numerical) -> Numerical:
 
 
 def recall(name: str | Activation) -> Activation:
-    """Return the activation of a name in a file: `Recorded` if it is of an unregistered function.
+    """Return the activation that a file names, even if its Python function is not registered.
 
-    So a file can be read where the Python function is not available. Other names are those of
-    `get`.
+    For such a function it is a `Recorded`, with which a file can be read but nothing computed. For
+    all other names it is that of `get`, with the same errors.
     """
     if isinstance(name, str) and "@" in name and name.partition("*")[2] not in _registered:
         return _registered.get(name) or Recorded(name)
@@ -105,10 +105,10 @@ def get(spec: str | Activation) -> Activation:
     Raises
     ------
     ValueError
-        The name is unknown (the message suggests the nearest known one), or the parameters are not
-        as many finite numbers as the activation takes.
+        If the name is unknown (the message suggests the nearest known one), or the parameters are
+        not as many finite numbers as the activation takes.
     TypeError
-        `spec` is neither a string nor an `Activation`.
+        If `spec` is neither a string nor an `Activation`.
     """
     if isinstance(spec, Activation):
         return spec
@@ -119,11 +119,10 @@ def get(spec: str | Activation) -> Activation:
     factor, star, name = spec.partition("*")
     if star:
         try:
-            return scaled(float(factor), get(name.strip()))
-        except ValueError as error:
-            if "could not convert" not in str(error):
-                raise
+            number = float(factor)
+        except ValueError:
             raise InvalidValueError(f"activation {spec!r}: {factor!r} is no number") from None
+        return scaled(number, get(name.strip()))
     if spec in _registered:
         return _registered[spec]
     if "@" in spec:

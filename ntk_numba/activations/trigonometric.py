@@ -1,7 +1,11 @@
 """The activations σ(x) = p·sin(bx) + r·cos(bx): sin and cos of any phase, and rbf.
 
-With E∓ = exp(−b²(q + q' ∓ 2s)/2) = exp(−b²[(√q − √q')² + 4P{z, w}]/2), P = √(qq'), the fractions
-odd = p²/(p² + r²) and even = r²/(p² + r²), and g = (p² + r²)/2,
+With P = √(qq'), the fractions odd = p²/(p² + r²) and even = r²/(p² + r²), g = (p² + r²)/2 and
+
+    E₋ = exp(−b²(q + q' − 2s)/2) = exp(−b²[(√q − √q')² + 4Pz]/2)
+    E₊ = exp(−b²(q + q' + 2s)/2) = exp(−b²[(√q − √q')² + 4Pw]/2)
+
+the kernels are
 
     K  = g·[odd·(E₋ − E₊) + even·(E₋ + E₊)]
     K̇ = gb²·[odd·(E₋ + E₊) + even·(E₋ − E₊)]
@@ -57,7 +61,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
 
 
 class _Curve(Curve):
-    """The curve for b = 1, from the closed form.
+    """The curve for b = 1, from closed forms.
 
     A quadrature would need more and more nodes as q grows, since the function oscillates.
     """
@@ -110,6 +114,7 @@ def _sinh_excess(y: float) -> float:
 
 @lru_cache(maxsize=64)
 def _curve_of(activation: "Sinusoid") -> _Curve:
+    """Return the curve of an activation with b = 1, as `duals.curve.curve_of` does for others."""
     return _Curve(activation)
 
 
@@ -141,7 +146,7 @@ class Sinusoid(Activation):
         odd, even = self.fractions
         return Dual(
             _loop,
-            # K falls to (even − odd)E₊ + E₋ at θ = π, where E₊ ≥ E₋, or to 0 for q → ∞
+            # K/g = E₋ + (even − odd)E₊
             never_obtuse=even >= odd,
             parameters=(odd, even),
             coefficients=self._coefficients,

@@ -1,1 +1,1 @@
-"""How the kernels are compiled: policy and cache, intrinsics, and loops called by their address."""
+"""Compilation: its options and cache, intrinsics, and loops that are called by their address."""

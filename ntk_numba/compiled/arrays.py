@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PAGE = 4096  # bytes; direct writes to all common disks need no more
+PAGE = 4096  # bytes; direct writes to common disks need no larger alignment
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

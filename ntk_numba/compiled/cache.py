@@ -1,4 +1,4 @@
-"""Numba's cache on disk, valid for one state of all sources of the package.
+"""Numba's cache on disk, valid for one state of all compiled sources of the package.
 
 `compiled.policy` and `compiled.loops` call `keep_on_disk` for the functions that they compile.
 """
@@ -19,7 +19,6 @@ from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
-
 
 PACKAGE = Path(__file__).parent.parent
 # The folders whose files neither compile anything nor have constants that compiled code reads.
@@ -85,7 +84,7 @@ def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
 
 
 def _identity(function: Callable[..., Any]) -> Any:
-    """Return a key of a function that is unique among the same sources and equal in all processes.
+    """Return a key of a function, unique within one state of the sources, equal in all processes.
 
     A jitted function in a closure is identified by its name, since its pickle contains a number
     that differs between processes, and no process would find code that another has kept.

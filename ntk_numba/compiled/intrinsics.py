@@ -10,7 +10,7 @@ from numba.np.arrayobj import populate_array
 
 
 def as_arrays(context: Any, builder: ir.IRBuilder, value_types: Any, values: Any) -> list[Any]:
-    """Return values of code being generated, with arrays as structures that have fields."""
+    """Return values of the code that is being generated, with arrays as structures of fields."""
     return [
         context.make_array(t)(context, builder, v) if isinstance(t, types.Array) else v
         for t, v in zip(value_types, values, strict=True)
@@ -18,7 +18,7 @@ def as_arrays(context: Any, builder: ir.IRBuilder, value_types: Any, values: Any
 
 
 def arrays_of(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> list[Any]:
-    """Return the arguments of an intrinsic, with arrays as structures that have fields."""
+    """Return the arguments of an intrinsic, with arrays as structures of fields."""
     return as_arrays(context, builder, signature.args, args)
 
 
@@ -50,7 +50,7 @@ take_number: Any = intrinsic(_take_number)
 def _extreme(comparison: str) -> Any:
     """Make an intrinsic that returns the smaller or the larger of two numbers.
 
-    They may not be NaN, so that a loop vectorises.
+    Neither may be NaN; a loop that had to handle NaN would not vectorise.
     """
 
     def extreme(typingctx: Any, a: Any, b: Any) -> Any:
@@ -65,8 +65,6 @@ def _extreme(comparison: str) -> Any:
 
 
 smaller: Any = _extreme("<")
-
-
 larger: Any = _extreme(">")
 
 
@@ -94,11 +92,13 @@ def polynomial(coefficients: tuple[float, ...], chains: int = 1) -> Any:
 
 
 def sample_polynomial(double: int, single: int, chains: int) -> Any:
-    """Make an intrinsic as `polynomial` does, whose coefficients are those of a sample.
+    """Make an intrinsic that evaluates a polynomial whose coefficients are those of a sample.
 
-    The coefficient of x^m is coefficients[first + m, j].
+    The intrinsic takes (x, coefficients, first, j). The coefficient of x^m is
+    coefficients[first + m, j].
 
     double, single : the numbers of terms in float64 and in float32
+    chains : see `_horner`
     """
 
     @intrinsic
@@ -194,7 +194,7 @@ wide_vectors: Any = intrinsic(_wide_vectors)
 def divided_differences(coefficients: tuple[float, ...]) -> Any:
     """Make an intrinsic that returns p(x) of a polynomial and two of its divided differences.
 
-    These are (p(x) − p(y))/(x − y) for two numbers y, which may equal x.
+    It takes x and two numbers y, which may equal x. A divided difference is (p(x) − p(y))/(x − y).
 
     coefficients : highest power first
     """

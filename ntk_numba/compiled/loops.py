@@ -1,4 +1,7 @@
-"""Loops over a row of a tile that are compiled separately and called by their addresses."""
+"""Loops over a row of a tile that are compiled separately and called by their addresses.
+
+The families of activations make a `DualLoop` each, and `engine.rows` calls them by `call_loop`.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,7 +49,7 @@ class Coefficients(NamedTuple):
     """The coefficients of the samples of a row of pairs: of sample i, and of samples j, j + 1, ….
 
     rows, columns : (coefficients, samples)
-    first : the first row of both that belongs to the loop
+    first : the first row of both arrays that belongs to the loop
     """
 
     rows: Any
@@ -59,13 +62,14 @@ class Coefficients(NamedTuple):
 class DualLoop:
     """A loop over a row of pairs, compiled separately on first use and called by its address.
 
-    The address is data for the calling code, so that this is not compiled again for another loop.
+    The address is data for the code that calls it, which is therefore not compiled again for
+    another loop.
 
     Parameters
     ----------
     function : (angles, row, columns, parameters) → None
-        Fills the last three arrays of `Angles`. row[:, 0] are the loop's coefficients of sample i,
-        columns[:, :n] those of samples j, j + 1, …; parameters is (·,).
+        It fills the last three arrays of `Angles`. row[:, 0] are the loop's coefficients of sample
+        i, columns[:, :n] those of samples j, j + 1, …; parameters is (·,).
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -75,7 +79,7 @@ class DualLoop:
     def address(self, dtype: np.dtype) -> int:
         """Return the address of the machine code for a dtype."""
         if dtype not in self._compiled:
-            # `many` stands for lengths that are never read.
+            # `many` stands for lengths that nothing reads.
             inner, many = njit(self._function), 1 << 20
 
             def loop(

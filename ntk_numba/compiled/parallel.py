@@ -34,7 +34,7 @@ class ParallelLoop:
     def __init__(self, body: Callable[[Any, int, int], None]) -> None:
         self._body = body
         self._compiled: dict[Any, Any] = {}  # by type of the arguments
-        self._addresses: dict[Any, int] = {}  # by their form, see `_flatten`
+        self._addresses: dict[Any, int] = {}  # by the form of the arguments, see `_flatten`
 
     def __call__(self, arguments: tuple[Any, ...], count: int) -> None:
         """Run the loop on the threads that Numba is set to use.

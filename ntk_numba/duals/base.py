@@ -26,9 +26,9 @@ from ntk_numba.function import Floats, Function
 # angle obtuse.
 OBTUSE = 0.5 + 2.0**-16
 
-# A z_K below this, by dtype, is computed from differences, see `Dual.curve`. A kernel's rounding
-# error ε is an error ε/√z of the angle; the relative error of the differences is about 1e-13 of the
-# angle at this limit, and smaller below.
+# A z_K below this limit, by dtype, is computed from differences, see `Dual.curve`. A kernel's
+# rounding error ε is an error ε/√z of the angle, while the differences have an error of about 1e-13
+# of the angle at the limit, and a smaller one below it.
 NEAR = {np.dtype(np.float64): 2e-6, np.dtype(np.float32): 2e-3}
 # The same limit for functions with kinks off 0: their rate changes with the angle as soon as the
 # angle is about as large as the distance of the kinks.
@@ -42,7 +42,7 @@ def no_coefficients(q: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Dual:
-    """What the kernels use of an activation, for variances up to a largest one.
+    """The dual of an activation for variances up to a largest one: all that the kernels use of it.
 
     Attributes
     ----------
@@ -59,9 +59,9 @@ class Dual:
         precision of q.
     curve : q → (2, N), or None
         Given if the loop computes z_K as (1 − cosθ_K)/2, which cancels for small angles. The engine
-        then computes small z_K from the rate and from what this function returns: the length of the
-        curve that σ(√q t) traces on the unit sphere up to q, and its curvature divided by √12 (see
-        `duals.curve`).
+        then computes small z_K from the rate and from the two numbers that this function returns:
+        the length of the curve that σ(√q t) traces on the unit sphere up to q, and its curvature
+        divided by √12 (see `duals.curve`).
     kinks_move : bool
         Whether there are kinks off 0, whose positions in t change with √q. Instead of the
         curvature, `curve` then returns the c of a squared chord Δ²(1 − c|Δ| + …).
@@ -82,7 +82,7 @@ class Dual:
     bounds: tuple[float, float] = (0.0, 0.0)
 
     def of_samples(self, q: Floats) -> Floats:
-        """Return the rows of the curve, if any, then the loop's coefficients, (`count`, N)."""
+        """Return the two rows of the curve, if any, and the loop's coefficients, (`count`, N)."""
         own = self.coefficients(q)
         return own if self.curve is None else np.concatenate([self.curve(q), own])
 
@@ -99,7 +99,7 @@ class Dual:
 
 
 class Facts(NamedTuple):
-    """Facts on an activation, for the documentation and for the planning of a job.
+    """Facts about an activation, for the documentation and for the planning of a job.
 
     Attributes
     ----------

@@ -13,8 +13,8 @@ is
 
 (except for functions with kinks off 0, whose curve has no curvature, see `activations.kinked`).
 
-For functions with one kink at 0 and no other scale (`PiecewiseLinear` and powers) the curve is a
-point. With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q is
+For functions with one kink at 0 and no other scale (`OneKink` and powers) the curve is a point.
+With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q is
 
     (dλ/d ln √q)² = E[(xσ'(x) − mσ(x))²]/E[σ(x)²]
 """
@@ -35,8 +35,8 @@ from ntk_numba.duals.panels import (
 from ntk_numba.duals.quadrature import nodes
 from ntk_numba.function import Function
 
-# κ is measured by a chord whose κ²Δ²/12 exceeds MEASURABLE, so that the next term is a fraction of
-# about MEASURABLE of it, and exceeds CLEAR times the rounding error
+# κ is measured by a chord whose κ²Δ²/12 exceeds MEASURABLE and CLEAR times the rounding error. The
+# next term of the series is then a fraction of about MEASURABLE of it.
 MEASURABLE = 1e-6
 CLEAR = 1e5
 # The least and the largest ln q from the middle of that chord to its ends, at a speed of at most 1
@@ -66,8 +66,9 @@ class Curve:
         return self._pieces[panel]
 
     def _lengths(self, panel: int) -> NDArray[np.float64]:
+        """Return the Chebyshev coefficients of λ in a panel, measured from q = 1, (NODES, 1)."""
         length = self._piece(panel).copy()
-        for p in range(min(panel, 0), max(panel, 0)):  # from q = 1
+        for p in range(min(panel, 0), max(panel, 0)):
             length[0] += np.sign(panel) * chebyshev.chebval(1, self._piece(p))
         return length[:, None]
 
@@ -130,5 +131,5 @@ class Curve:
 
 @lru_cache(maxsize=64)
 def curve_of(function: Function) -> Curve:
-    """Return the curve of an activation, with the panels that were computed before."""
+    """Return the curve of an activation; the last ones are cached, with the panels they have."""
     return Curve(function)

@@ -29,7 +29,7 @@ from ntk_numba.compiled.intrinsics import arrays_of, fma
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.function import Floats
 
-MOST_TERMS = 1040
+MOST_TERMS = 1040  # room for the terms of a series; `duals.series` goes to degree 1024
 
 # A sample's coefficients after its last one of at least this size are set to 0. They are rounding
 # noise, whose products would leave the normal range of the dtype, where processors are slow.
@@ -37,6 +37,7 @@ NOISE = 1e-16
 
 # The bytes of a block of columns; x, two sums and a product of each column are in registers at once
 BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
+VECTOR_BYTES = 32  # the same for rows shorter than a block
 
 LONE, CHAIN = 0, 1  # the rows of a sample's coefficients
 
@@ -108,7 +109,7 @@ def _horner(size: int) -> Any:
     return horner
 
 
-_by_blocks, _by_lines, _one_by_one = _horner(BLOCK_BYTES), _horner(32), _horner(1)
+_by_blocks, _by_vectors, _one_by_one = _horner(BLOCK_BYTES), _horner(VECTOR_BYTES), _horner(1)
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -121,8 +122,8 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         wk[j] = cosine if step == one else cosine * cosine
     if z.nbytes >= BLOCK_BYTES:
         _by_blocks(wk, zk, rate, row, columns, terms)
-    elif z.nbytes >= 32:
-        _by_lines(wk, zk, rate, row, columns, terms)
+    elif z.nbytes >= VECTOR_BYTES:
+        _by_vectors(wk, zk, rate, row, columns, terms)
     else:
         _one_by_one(wk, zk, rate, row, columns, terms)
     lone, lones = row[LONE, 0], columns[LONE]
@@ -144,8 +145,8 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
 
 
 series_loop = DualLoop(_fill_row)
-"""The loop of a series. It takes what `Chain.parameters` returns, and a sample has what
-`Chain.coefficients` returns."""
+"""The loop of a series. `Chain.parameters` returns its parameters, and `Chain.coefficients` the
+coefficients of samples."""
 
 
 class Chain(NamedTuple):
@@ -154,8 +155,8 @@ class Chain(NamedTuple):
     They are first, first + step, first + 2 step and so on.
 
     first : 0 or 1
-    step : 1, or 2 for functions that are even or odd except for a linear or a constant term, which
-        is then the lone term, of degree 1 − first
+    step : 1; or 2 for functions that are even except for a linear term, or odd except for a
+        constant one. This term is then the lone term, of degree 1 − first
     """
 
     first: int
@@ -166,7 +167,7 @@ class Chain(NamedTuple):
         return float(len(range(self.first, count, self.step))), float(self.first), float(self.step)
 
     def mask(self, count: int) -> NDArray[np.bool_]:
-        """Return whether the loop sums each of the degrees 0, 1, …, count − 1."""
+        """Return a mask of the degrees 0, 1, …, count − 1 that the loop sums."""
         k = np.arange(count)
         return (k % self.step == self.first) | (k <= 1)
 

@@ -1,15 +1,15 @@
 """Probabilities of quadrants under the bivariate normal distribution, by one table.
 
-`activations.kinked` uses them. With h, k and (X, Y) ~ N(0, [[1, ρ], [ρ, 1]]), s = sinθ, d_h = (k −
-ρh)/s, d_k = (h − ρk)/s,
+`activations.kinked` uses them. For numbers h, k and (X, Y) ~ N(0, [[1, ρ], [ρ, 1]]), ρ = cosθ,
 
+    d_h = (k − ρh)/sinθ,  d_k = (h − ρk)/sinθ
     E sgn(X − h) sgn(Y − k) = 1 − 2θ/π + 4F(h, d_h) + 4F(k, d_k)
     F(h, d) = (h/2π) ∫_0^d (1 − exp(−(h² + y²)/2))/(h² + y²) dy = atan(d/h)/2π − T(h, d/h)
 
 F is Owen's T function with its non-smooth part removed; it is entire, and odd in both arguments.
-Source: Owen 1956, *Tables for computing bivariate normal probabilities*. If R² = h² + d_h² = k² +
-d_k² is larger than `FAR`, the probability of the quadrant at (h, k) that is farthest from 0 is
-negligible, and the expectation is that of the other three quadrants.
+Source: Owen 1956, *Tables for computing bivariate normal probabilities*. Let R² be
+h² + d_h² = k² + d_k². If it is larger than `FAR`, the probability of the quadrant at (h, k) that is
+farthest from 0 is negligible, and the expectation is that of the other three quadrants.
 
 F/hd and G(d)/d, G = Φ − ½, are polynomials in u = (2 + 2c/FAR) d²/(d² + c) − 1 to 2e-17, and so is
 F in the u of h: the coefficients of F(h, ·) belong to a sample, and a pair takes two polynomials.
@@ -95,7 +95,7 @@ def _gauss(real: Any) -> Callable[[float], float]:
 
 
 gauss = per_dtype("gauss", _gauss)
-"""u → G(d)/d, where u is that of d, see above."""
+"""u → G(d)/d, where u is `variable` of d."""
 
 
 def variable(d: NDArray[np.floating]) -> NDArray[np.floating]:

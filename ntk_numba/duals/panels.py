@@ -30,6 +30,7 @@ def to_coefficients(count: int, real: type = np.float64) -> NDArray[np.floating]
 
 
 def _angles(count: int, real: type) -> NDArray[np.floating]:
+    """Return the angles whose cosines are the Chebyshev points, (count,)."""
     return np.asarray(4 * np.arctan(real(1)) * (np.arange(count) + real(0.5)) / count)
 
 
@@ -69,7 +70,7 @@ class Panels:
         return self._known[panel]
 
     def __call__(self, q: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the values at each q, (k, N); each depends on its own q alone."""
+        """Return the values at each q, (k, N), of which each depends on its own q alone."""
         panel_of_each = panel_of(q)
         panels = np.unique(panel_of_each)
         out = np.empty((self.coefficients(int(panels[0])).shape[1], q.size))

@@ -20,7 +20,7 @@ GROWTH = 1.25  # the ratio of the ends of successive panels from there on
 
 @cache
 def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
-    """Return the Gauss-Legendre rule on [−1, 1] in extended precision.
+    """Return the nodes and weights of the Gauss-Legendre rule on [−1, 1], in extended precision.
 
     Newton steps refine NumPy's nodes.
     """
@@ -41,6 +41,7 @@ def nodes(
 
     Parameters
     ----------
+    q : the variance
     kinks : the x = √q t at which the function or a derivative of it jumps
     smooth_beyond : the |x| beyond which the function is smooth on the scale of |x|
     """

@@ -16,6 +16,7 @@ accurate as q → 0. They are interpolated in ln q. At variances between the nod
 once more, by quadrature with panels half as wide, and the differences are included in the bounds.
 """
 
+import numbers
 from abc import abstractmethod
 from functools import lru_cache
 from typing import Any
@@ -33,7 +34,7 @@ from ntk_numba.duals.panels import (
     panel_of,
 )
 from ntk_numba.duals.quadrature import nodes
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
@@ -44,7 +45,7 @@ CHECKS = (-0.985, -0.5, 0.03, 0.52, 0.99)  # the positions in a panel at which t
 ROUNDING = 2e-15  # the error of sums of squares of unit vectors and of a row's Horner rule
 CONSTANT = 1e-26  # if qE[σ'²]/E[σ²] is smaller, σ' contributes nothing to Θ
 PEAK = 1.1  # bounds the ratio of a tail between two checks to the larger of the two
-TOLERANCE, FINEST, COARSEST = 1e-10, 1e-13, 1e-2
+TOLERANCE, FINEST, COARSEST = 1e-10, 1e-13, 1e-2  # the default, and the range of tolerances
 
 
 class Series(Activation):
@@ -63,7 +64,7 @@ class Series(Activation):
     @property
     @abstractmethod
     def never_negative(self) -> bool:
-        """Whether σ ≥ 0 everywhere is known."""
+        """Whether σ is known to be ≥ 0 everywhere."""
 
     @property
     def tolerance_format(self) -> str:
@@ -72,7 +73,11 @@ class Series(Activation):
 
     @property
     def facts(self) -> Facts:
-        return Facts(method="Hermite series", needs_largest=True)
+        return Facts(
+            method="Hermite series",
+            domain="any q up to which the series reaches the tolerance",
+            needs_largest=True,
+        )
 
     def second_moment(self, q: Floats) -> Floats:
         """Return E[σ(z)²] with a relative error of about 1e-15."""
@@ -82,12 +87,12 @@ class Series(Activation):
         return np.asarray(np.where(q == 0, q.dtype.type(_at_zero(self)) ** 2, moment))
 
     def dual(self, q_max: float) -> Dual:
-        """Return the series of least degree that has the tolerance up to q_max.
+        """Return the series of least degree that is within the tolerance for variances up to q_max.
 
         Raises
         ------
         ValueError
-            No series of up to 1024 terms has it.
+            If no series of degree up to 1024 is.
         """
         return _fitted(self, rounded(q_max))
 
@@ -99,6 +104,7 @@ def rounded(q: float) -> float:
 
 
 def _at_zero(activation: Activation) -> float:
+    """Return σ(0)."""
     return float(np.asarray(activation(np.zeros(1)))[0])
 
 
@@ -119,7 +125,7 @@ def _moment(activation: Series) -> Panels:
 
 
 def chain_of(activation: Activation) -> Chain:
-    """Return the chain of a function.
+    """Return the chain that sums the series of a function.
 
     It is (0, 2) for functions that are even except for a linear term, (1, 2) for those that are odd
     except for a constant, and (0, 1) for all others.
@@ -207,7 +213,7 @@ class _Tails:
 
 
 def _tails(unit: Array, ratio: float, chain: Chain) -> Array:
-    """Return t and t₁ after each degree, of the terms that the chain has, (2, degrees)."""
+    """Return t and t₁ after each degree, of a series with the terms of the chain, (2, degrees)."""
     kept = chain.mask(len(unit))
     k = np.arange(len(unit))
     squares = np.where(kept, unit**2, 0)
@@ -230,7 +236,7 @@ def _table(activation: Series, degree: int, count: int) -> Panels:
 
 @lru_cache(maxsize=128)
 def _fitted(activation: Series, limit: float) -> Dual:
-    """Return the dual of `Series.dual`; the last ones are cached."""
+    """Return the dual for variances up to a limit, see `Series.dual`; the last ones are cached."""
     chain, tolerance = chain_of(activation), activation.tolerance
     degree, reached = None, 1.0
     for largest_degree in DEGREES:
@@ -265,6 +271,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
 
 
 def _refusal(activation: Series, limit: float, reached: float) -> str:
+    """Return the message that the tolerance cannot be reached, with one that can be."""
     message = (
         f"activation {activation.name}: at variances up to {limit:.3g} the series reaches "
         f"{reached:.1e} with {DEGREES[-1]} terms, not {activation.tolerance:g}; "
@@ -302,7 +309,11 @@ def _errors(
 
 
 def checked_tolerance(name: str, tolerance: Any) -> float:
-    """Return the tolerance as a float, or raise if it is out of range."""
+    """Return the tolerance of an activation as a float, or raise an error if it is out of range."""
+    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real):
+        raise InvalidTypeError(
+            f"activation {name}: the tolerance must be a number, not {tolerance!r}"
+        )
     value = float(tolerance)
     if not FINEST <= value <= COARSEST:
         raise InvalidValueError(

@@ -22,7 +22,7 @@ from ntk_numba.compiled.policy import per_dtype
 
 LARGEST_M = 0.5001  # a right angle has ½, which rounding may exceed
 
-# Coefficients, highest power first, for (φ/sinφ − 1)/m with m = sin²(φ/2) ≤ LARGEST_M;
+# The coefficients, highest power first, of (φ/sinφ − 1)/m with m = sin²(φ/2) ≤ LARGEST_M;
 # tests/duals/test_special.py derives them again. In float32 they are of a polynomial in m, by
 # mpmath.chebyfit. In float64, where a polynomial would need 20 terms, they are of a quotient of two
 # polynomials in c = cosφ, which equals the function at 13 Chebyshev points: the division uses the
@@ -112,7 +112,7 @@ supplement = per_dtype("supplement", _supplement)
 """(z, w) → (π − θ, sinθ), z = sin²(θ/2) and w = cos²(θ/2)."""
 
 
-# Coefficients, highest power first, for (e^r − 1 − r)/r² with |r| ≤ ½ ln 2, by mpmath.chebyfit;
+# The coefficients, highest power first, of (e^r − 1 − r)/r² with |r| ≤ ½ ln 2, by mpmath.chebyfit;
 # tests/duals/test_special.py derives them again.
 EXPONENTIAL_SINGLE = (
     0.0013926176191150312,

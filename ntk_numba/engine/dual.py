@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba import activations
-from ntk_numba.activations import Activation, piecewise_linear
+from ntk_numba.activations import Activation, one_kink
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.pairs import Bands, Pairs
-from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
     W_K,
@@ -25,6 +24,7 @@ from ntk_numba.engine.rows import (
 )
 from ntk_numba.engine.samples import Samples
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.function import Floats
 
 SMALLEST_VARIANCE = 1e-200  # used in place of a variance of 0
 
@@ -55,13 +55,14 @@ def dual(
 
     Raises
     ------
-    ValueError
-        If a variance or a correlation is out of range, or the activation is unknown.
+    ValueError, TypeError
+        If a variance or a correlation is out of range, shapes do not match, or the activation is
+        unknown.
 
     Notes
     -----
-    The accuracy is that of `gram`, which `ntk_numba.accuracy` states. The tolerance of an
-    activation that is given by a series is added.
+    The accuracy is that of `gram`, which `ntk_numba.accuracy` states. For an activation whose dual
+    is a series, its tolerance is added.
 
     Examples
     --------
@@ -71,7 +72,12 @@ def dual(
     >>> k_dot
     array([0.  , 0.25, 0.5 ])
     """
-    q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
+    try:
+        q1, q2, rho = np.broadcast_arrays(*(np.asarray(v, float) for v in (q1, q2, rho)))
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"q1, q2 and rho must be numbers, or arrays that broadcast: {error}"
+        ) from None
     if not (np.isfinite(q1) & np.isfinite(q2) & (q1 >= 0) & (q2 >= 0)).all():
         raise InvalidValueError("q1 and q2 must be variances: finite and not negative")
     if not (abs(rho) <= 1).all():
@@ -81,7 +87,7 @@ def dual(
     function = activations.get(activation)
     fitted = function.dual(float(max(q1.max(), q2.max(), 0)) if q1.size else 0.0)
     halves = (1 - rho) / 2, (1 + rho) / 2
-    # K̇ is the rate times √(K K'/(q q')), which is 0/0 where a variance is 0; there it is a limit.
+    # K̇ is the rate times √(K(q)K(q')/qq'), which is 0/0 where a variance is 0, and there a limit.
     positive = [np.maximum(q, SMALLEST_VARIANCE).astype(np.longdouble) for q in (q1, q2)]
     z, _, rate = pair_dual(fitted, positive[0], positive[1], *halves)
     with np.errstate(over="ignore"):
@@ -111,6 +117,7 @@ def pair_dual(
     return out[0], out[1], out[2]
 
 
+# The fields of `Samples` that `_pairs` does not read
 _NOTHING = (np.zeros((0, 1, 1)), np.zeros(0), *(np.zeros((0, 0)),) * 3)
 
 
@@ -127,6 +134,6 @@ def _pairs(
             out[0, i], out[1, i] = working[Z_K, 0], working[W_K, 0]
             out[2, i] = working[RATE, 0]
         else:
-            out[0, i], out[1, i], out[2, i] = piecewise_linear.dual(
+            out[0, i], out[1, i], out[2, i] = one_kink.dual(
                 z[i], w[i], duals.parameters[0, 0], duals.parameters[0, 1]
             )

@@ -49,12 +49,15 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
 
     Parameters
     ----------
+    net : MLP
     largest_norm : float or None
         None if `needs_largest_norm` is false.
+    features : int
+        n0.
 
     Raises
     ------
-    InvalidValueError
+    ValueError
         If the tolerance of an activation cannot be reached for such data.
     """
     if largest_norm is None:
@@ -65,6 +68,7 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
 
 @lru_cache(maxsize=16)
 def _fit(net: MLP, largest: float, features: int) -> FittedNetwork:
+    """Return the network of `fit_network`; the last ones are cached."""
     norms = largest * 2.0 ** (-np.arange(NORM_STEPS) / 2)
     moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
     before = net.layers[0].variance(moment)

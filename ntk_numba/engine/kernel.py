@@ -67,7 +67,7 @@ class Kernel:
     fitted : FittedNetwork
         The network, fitted to all data.
     x : Source
-        The data. The mean of its unit vectors becomes their centre (see `samples`).
+        The data. Its centre sample determines the centre of the unit vectors (see `samples`).
     kernels : sequence of str
         "nngp", "ntk" or both.
     all_layers : bool
@@ -76,6 +76,7 @@ class Kernel:
     tile : int
         The size T of a tile.
     threads : int
+        The number of threads that compute.
     """
 
     def __init__(
@@ -113,12 +114,13 @@ class Kernel:
         return nngp, ntk
 
     def _shapes(self, rows: int, columns: int) -> list[tuple[int, int, int]]:
+        """Return the shapes of the arrays of (nngp, ntk), see `outputs`."""
         return [
             (self.layers, rows, columns) if name in self.kernels else (0, 1, 1) for name in KERNELS
         ]
 
     def samples(self, source: Source, start: int, stop: int) -> Samples:
-        """Return samples start to stop of a source, padded with zeros to a whole number of tiles.
+        """Return samples start to stop - 1 of a source, padded with zeros to whole tiles.
 
         Raises
         ------

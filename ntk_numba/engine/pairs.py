@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from ntk_numba.engine.products import Floats
 from ntk_numba.engine.samples import Samples
+from ntk_numba.function import Floats
 
 
 class Bands(NamedTuple):

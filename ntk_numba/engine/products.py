@@ -19,13 +19,11 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compiled.intrinsics import arrays_of
 from ntk_numba.compiled.policy import njit
-
-Floats = NDArray[np.floating]
+from ntk_numba.function import Floats
 
 PANEL_BYTES = 128
 
@@ -34,8 +32,8 @@ PANEL_BYTES = 128
 # longer, 400 are 1 % faster (Zen 4).
 BLOCK = 200
 
-# The bytes of a row whose features are multiplied with a whole strip of columns before the next
-# features are. With so many, the rows of a strip stay in the second-level cache (twice as many are
+# The bytes of each row of a strip that are multiplied with all columns before the next bytes are.
+# With this number, those of all rows of a strip stay in the second-level cache (twice as many are
 # 3 % slower).
 RESIDENT_BYTES = 6400
 
@@ -43,6 +41,7 @@ RESIDENT_BYTES = 6400
 # registers.
 ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 2
 
+# A function that writes the code of s + a term of x and y, from (builder, fma, x, y, s)
 Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
@@ -73,9 +72,9 @@ def _square_difference(
 
 
 def _sums(emit: Emit, one_vector: bool) -> Any:
-    """Make a function that sums a term over features k0 to k1, for vectors with those of a panel.
+    """Make an intrinsic that sums a term over features k0 to k1, for vectors with those of a panel.
 
-    The jitted function that is returned takes (out, i, j, left, start, panel, k0, k1). Its sums go
+    The intrinsic takes (out, i, j, left, start, panel, k0, k1). Its sums go
     to out[i + r, j : j + P], and are added to what is there unless k0 = 0. Element k of vector r is
     left[start + k·P + r], left being flat; of a single vector left[start + k]. panel: (n0, P).
 
@@ -153,9 +152,9 @@ _square_distances = _sums(_square_difference, one_vector=True)
 
 
 @njit
-def _part(k: int, parts: int, length: int) -> tuple[int, int]:
-    """Return where part k of `parts` equal parts of a length begins and ends."""
-    return k * length // parts, (k + 1) * length // parts
+def _section(k: int, sections: int, length: int) -> tuple[int, int]:
+    """Return where section k begins and ends if a length is split into equal `sections`."""
+    return k * length // sections, (k + 1) * length // sections
 
 
 @njit
@@ -164,19 +163,22 @@ def inner_products(
 ) -> None:
     """Compute product[r, c] = vector i0 + r of `rows` · vector j0 + c of `columns`.
 
-    This is done for r < count and c < width. All four numbers are multiples of P.
-    product : (·, ·) float64, C-contiguous; rows, columns : panels
+    This is done for r < count and c < width.
+
+    product : (·, ·) float64, C-contiguous
+    rows, columns : panels
+    i0, count, j0, width : multiples of P
     """
     panel, features = rows.shape[2], rows.shape[1]
     flat = rows.reshape(-1)
     resident = -(-features * rows.itemsize // RESIDENT_BYTES)
-    for part in range(resident):
-        begin, end = _part(part, resident, features)
+    for section in range(resident):
+        begin, end = _section(section, resident, features)
         blocks = -(-(end - begin) // BLOCK)
         for c in range(0, width, panel):
             right = columns[(j0 + c) // panel]
             for block in range(blocks):
-                k0, k1 = _part(block, blocks, end - begin)
+                k0, k1 = _section(block, blocks, end - begin)
                 for r in range(0, count, ROWS):
                     row = i0 + r
                     start = row // panel * features * panel + row % panel
@@ -189,5 +191,5 @@ def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
     features = panel.shape[0]
     blocks = -(-features // BLOCK)
     for block in range(blocks):
-        k0, k1 = _part(block, blocks, features)
+        k0, k1 = _section(block, blocks, features)
         _square_distances(out, 0, 0, vector, 0, panel, k0, k1)

@@ -25,19 +25,19 @@ since (weight, bias) is a unit vector and D = sin² of half the angle between tw
 At the first layer K is the inner product of x/|x| and x'/|x'|, and τ' = cosθ' (eq. 10 and 18).
 
 The arrays hold half of weight and bias, which saves the division in D. Most rows of a tile have no
-obtuse pair, or none after a ReLU (β β' ≥ 0 adds none). For them w is not computed: each loop over a
-row has a second form without w, which gives the same bits in a third less time.
+obtuse pair, or none after a ReLU (biases add none, since bias bias' ≥ 0). For them w is not
+computed: each loop over a row has a second form without w, which gives the same bits in a third
+less time.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ntk_numba.activations import piecewise_linear
+from ntk_numba.activations import one_kink
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit, per_dtype
 from ntk_numba.duals.base import OBTUSE
 from ntk_numba.engine.pairs import MixingWeights, Pairs
-from ntk_numba.engine.products import Floats
 from ntk_numba.engine.rows import (
     RATE,
     TAU,
@@ -48,6 +48,7 @@ from ntk_numba.engine.rows import (
     Z,
     dual_of_row,
 )
+from ntk_numba.function import Floats
 
 
 def _cosine(real: Any) -> Callable[[float, float], float]:
@@ -65,7 +66,7 @@ cosine = per_dtype("cosine", _cosine)
 
 
 def _mix(obtuse_too: bool) -> Callable[..., Any]:
-    """Make the factory of `mix`; w is right only if `obtuse_too`, and not needed otherwise."""
+    """Make the factory of `mix` or `acute_mix`, whose w' is neither right nor needed."""
 
     def factory(real: Any) -> Callable[..., tuple[float, float, float]]:
         one, two, four = real(1), real(2), real(4)
@@ -111,7 +112,7 @@ def _first_layer(obtuse: bool) -> Callable[..., None]:
 
 def _next_layer(obtuse_before: bool, obtuse_after: bool) -> Callable[..., None]:
     """Make the loop of a later layer, for rows that may have obtuse pairs before and after it."""
-    dual = piecewise_linear.dual if obtuse_before else piecewise_linear.acute_dual
+    dual = one_kink.dual if obtuse_before else one_kink.acute_dual
     step = mix if obtuse_after else acute_mix
 
     @njit
@@ -129,9 +130,9 @@ def _next_layer(obtuse_before: bool, obtuse_after: bool) -> Callable[..., None]:
     return next_layer
 
 
-# These compute Σ⁽¹⁾ = Θ⁽¹⁾ (eq. 10, 18), and Σ⁽ˡ⁺¹⁾, Θ⁽ˡ⁺¹⁾ (eq. 12, 26), of a row of pairs, in
-# place. There is one for rows with obtuse pairs, one for rows without (`acute`), and one for rows
-# that have none after the layer (`to_acute`).
+# These functions compute Σ⁽¹⁾ = Θ⁽¹⁾ (eq. 10, 18), and Σ⁽ˡ⁺¹⁾, Θ⁽ˡ⁺¹⁾ (eq. 12, 26), of a row of
+# pairs, in place: of rows with obtuse pairs, of rows without (`acute`), and of rows that have none
+# after the layer (`to_acute`).
 first_layer, first_layer_acute = _first_layer(True), _first_layer(False)
 next_layer, next_layer_acute = _next_layer(True, True), _next_layer(False, False)
 next_layer_to_acute = _next_layer(True, False)
@@ -150,10 +151,10 @@ class Results(NamedTuple):
 
 
 @njit
-def next_layer_by_row(
+def next_layer_by_loop(
     working: Floats, pairs: Pairs, duals: Duals, layer: int, mixing: MixingWeights
 ) -> None:
-    """Compute a later layer of a row of pairs, for an activation that has a loop of its own."""
+    """Compute a later layer of a row of pairs, for an activation with a `DualLoop`."""
     n = pairs.n
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     dual_of_row(working, pairs, duals, layer)
@@ -202,7 +203,7 @@ def all_layers(
                         z[j] = z.dtype.type(1) - w[j]
                     else:
                         w[j] = z.dtype.type(1) - z[j]
-                next_layer_by_row(working, pairs, duals, layer - 1, mixing)
+                next_layer_by_loop(working, pairs, duals, layer - 1, mixing)
                 obtuse = not duals.never_obtuse[layer - 1]
             elif not obtuse:
                 next_layer_acute(z, w, tau, mixing, parameters)

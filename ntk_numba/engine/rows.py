@@ -23,20 +23,20 @@ from ntk_numba.compiled.loops import Angles, Coefficients, call_loop
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.pairs import Pairs
-from ntk_numba.engine.products import Floats
+from ntk_numba.function import Floats
 
 # s_g² and w_g: ∫_0^1 2s f(s) ds = Σ w_g f(s_g), exact for f of degree 5
 NODES = (0.0450885041796932, 0.34872938419345767, 0.8306719075452166)
 GAUSS_WEIGHTS = (0.1396539598029083, 0.4584822127191727, 0.401863827477919)
 
-# The largest next term of a chord's series, relative to z_K, in float64 and float32. If it is
-# larger, z_K of the loop is more accurate and is kept. This happens for functions that approach one
-# with a kink as q grows: their curves become short and bent.
+# The limit of the next term of a chord's series, relative to z_K, in float64 and float32. If the
+# term is larger, z_K of the loop is more accurate and is kept. This happens for functions that
+# approach one with a kink as q grows: their curves become short and bent.
 CHORD_ERROR, CHORD_ERROR_SINGLE = 1e-10, 1e-4
 # Below this, z_K of the loop has no correct digit, and the chord is used in any case.
 ROUNDING, ROUNDING_SINGLE = 1e-16, 6e-8
 
-# The rows of the working memory of a thread. TOTAL is the sum of the Gauss rule.
+# The rows of the working memory of a thread, and their number. TOTAL is the sum of the Gauss rule.
 Z, W, TAU, Z_K, W_K, RATE = range(6)
 NODE_Z, NODE_W, NODE_Z_K, NODE_W_K, NODE_RATE, TOTAL = range(6, 12)
 WORKING = 12
@@ -45,11 +45,11 @@ WORKING = 12
 class Duals(NamedTuple):
     """The duals of the hidden layers, as data, so that nothing is compiled for another network.
 
-    loops : (L-1,) the addresses of the loops; 0 for the loop of the engine, see `recursion`
+    loops : (L-1,) the addresses of the loops; 0 for the loops of `recursion`
     parameters : (L-1, k) the constants of the loops
     own : (L-1,) the first row of `Samples.coefficients` that the loop takes
     curve : (L-1,) the first of the two rows of the curve, see `duals.base.Dual`
-    near : (L-1,) the z_K below which it is computed from the curve, 0 if never
+    near : (L-1,) the limit below which z_K is computed from the curve, 0 if it never is
     kinks_move : (L-1,) whether the function has kinks off 0, which bend the curve
     parity : (L-1,) 1 for even functions, −1 for odd ones, else 0
     never_obtuse : (L-1,) whether an activation leaves no pair obtuse

@@ -21,8 +21,9 @@ from ntk_numba.compiled.intrinsics import larger
 from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
-from ntk_numba.engine.products import Floats, empty_panels
+from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
+from ntk_numba.function import Floats
 from ntk_numba.inputs.source import Source
 from ntk_numba.network import Layer
 
@@ -30,11 +31,11 @@ from ntk_numba.network import Layer
 # order of the rows. The number is a free choice, since m changes roundings only.
 CENTRE_GRID = 4096.0
 
-# The rows of the coefficients are padded by so many bytes. Without this they would be multiples of
-# 4 KB apart, as tiles are, and would share their places in the cache.
+# The rows of the coefficients are padded by this number of bytes. Otherwise they would be multiples
+# of 4 KB apart, as tiles are, and would share their places in the cache.
 PADDING_BYTES = 320
 
-STATISTICS_ROWS = 1024  # number of samples whose variances and coefficients are computed at once
+STATISTICS_ROWS = 1024  # samples whose variances and coefficients are computed at once
 
 
 class Samples(NamedTuple):
@@ -137,14 +138,13 @@ def normalise(
 ) -> None:
     """Fill panels = x/|x| − centre, spread = |panels|²/4 and norm = |x|, from sample `first` on.
 
-    x : (rows, n0), the samples first, first + 1, …
-
     A row of very large or small entries is scaled by a power of two, so that no square overflows
     or underflows.
+
+    x : (rows, n0), the samples first, first + 1, …
     """
     features, threads = x.shape[1], numba.get_num_threads()
-    # Threads take whole lines of the cache, since they would wait for each other if they shared
-    # one.
+    # Threads take whole lines of the cache: two that share a line wait for each other.
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
     row, block = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
@@ -164,9 +164,10 @@ def normalise(
 
 
 def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
-    """Return the centre m that is subtracted from all unit vectors of data, (n0,).
+    """Return the centre m that is subtracted from all unit vectors, (n0,).
 
-    dtype : of the result
+    x : the data, of which some rows are read
+    dtype : the dtype of the kernels, in which the unit vectors are rounded
     """
     rows = x.centre_sample()
     unit = empty_panels(len(rows), rows.shape[1], dtype)

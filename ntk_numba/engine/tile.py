@@ -1,8 +1,8 @@
 """A tile, strip by strip: inner products, repair of nearly parallel pairs, recursion, mirror image.
 
-These are the assumptions, stated once. A tile is T × T entries, a strip STRIP × T; T is a multiple
-of STRIP and STRIP of the width P of a panel (see `products`). Samples are padded with zeros to
-whole tiles. A strip's scratch stays in the second-level cache, a row's in the first. Tiles are
+The code relies on these sizes: a tile has T × T entries and a strip STRIP × T; T is a multiple of
+STRIP, and STRIP of the width P of a panel (see `products`). Samples are padded with zeros to whole
+tiles. A strip's scratch stays in the second-level cache, a row's in the first. Tiles are
 independent: nothing is summed across threads, so their number cannot change a bit.
 """
 
@@ -16,10 +16,11 @@ from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import OBTUSE
 from ntk_numba.engine.pairs import Bands, Pairs
-from ntk_numba.engine.products import Floats, inner_products, square_distances
+from ntk_numba.engine.products import inner_products, square_distances
 from ntk_numba.engine.recursion import Results, all_layers
 from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.transpose import copy, transpose
+from ntk_numba.function import Floats
 
 STRIP = 64  # rows
 

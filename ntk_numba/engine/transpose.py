@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from ntk_numba.compiled.intrinsics import arrays_of
 from ntk_numba.compiled.policy import njit
-from ntk_numba.engine.products import Floats
+from ntk_numba.function import Floats
 
 LINE_BYTES = 64  # 8 entries of float64 or 16 of float32
 

@@ -1,4 +1,4 @@
-"""Networks of finite width, computed from eq. 1-6, to check the kernels of infinite width against.
+"""Networks of finite width, computed by their definition, to check the kernels of infinite width.
 
 This package uses no formula of the infinite-width kernels, and the engine uses nothing of this
 package. Both take the description of a network, so that their agreement is evidence for both.

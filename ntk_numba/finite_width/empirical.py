@@ -17,7 +17,6 @@ from ntk_numba.compiled.policy import kernel
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.networks import (
     ROWS,
-    Floats,
     Parameters,
     Pass,
     check_parameters,
@@ -29,6 +28,7 @@ from ntk_numba.finite_width.networks import (
     run_pass,
 )
 from ntk_numba.finite_width.pool import fitting_threads, in_order
+from ntk_numba.function import Floats
 from ntk_numba.machine import threads_to_use
 
 
@@ -82,7 +82,7 @@ def empirical_nngp(
             return nngp_by_outputs(left, right)
         return nngp_by_features(params, -1, left, right)
 
-    (result,) = in_order(product, [x], 1)
+    (result,) = in_order(product, [x], 1)  # one thread of BLAS, without warnings
     return in_range(result)
 
 
@@ -162,6 +162,7 @@ def empirical_ntk(
 
 
 def _joined(parts: list[Pass]) -> Pass:
+    """Return the results for all samples from those for successive runs of them."""
     if len(parts) == 1:
         return parts[0]
     return Pass(

@@ -6,7 +6,7 @@ of threads, and the first draws of a longer run are those of a shorter one, bit 
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -14,10 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.compiled.policy import kernel
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.empirical import nngp_by_features, nngp_by_outputs, pooled_ntk
 from ntk_numba.finite_width.networks import (
-    Floats,
     Parameters,
     draw,
     in_range,
@@ -29,6 +28,7 @@ from ntk_numba.finite_width.networks import (
     seed_sequence,
 )
 from ntk_numba.finite_width.pool import fitting_threads, in_order
+from ntk_numba.function import Floats
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -73,9 +73,9 @@ def monte_carlo(
 ) -> MonteCarlo:
     """Estimate Σ and Θ of networks of finite width by simulation.
 
-    At finite width n their means differ from Σ⁽ᴸ⁾ and Θ∞⁽ᴸ⁾ by O(1/n) where there is more than one
-    hidden layer (for ReLU and its like off the diagonal only); `extrapolate` removes that. A draw
-    deviates from the mean by O(1/√n).
+    At width n the means differ from Σ⁽ᴸ⁾ and Θ∞⁽ᴸ⁾ by O(1/n) if there is more than one hidden layer
+    (for functions that are linear but for a kink at 0, off the diagonal only); `extrapolate`
+    removes this difference. A draw deviates from the mean by O(1/√n).
 
     Parameters
     ----------
@@ -93,9 +93,9 @@ def monte_carlo(
     dtype : float64 or float32
         The dtype of the networks; means and standard errors are summed in float64.
     tolerance : float, optional
-        Stop early, at a multiple of 16 draws, once no standard error of Σ or Θ is more than this
-        times the matrix's largest entry. (Stopping by the data makes standard errors a little too
-        small; draw a fixed number to test a hypothesis.)
+        If given, stop early, at a multiple of 16 draws, once no standard error of Σ or Θ is more
+        than `tolerance` times the largest entry of its matrix. Standard errors are then a little
+        too small, since the data decide when to stop; to test a hypothesis, draw a fixed number.
 
     Returns
     -------
@@ -174,8 +174,8 @@ def extrapolate(
     """Extrapolate Σ and Θ to infinite width, from networks of several widths.
 
     At width n the means are K + c/n + O(1/n²). K is their intercept, by least squares in 1/n with
-    weights n, since variances are proportional to 1/n (`intercept`). The remaining error is O(1/n²)
-    plus noise, which for widths of 1 : 2 : 4 is about 1.5 times that of the widest networks alone.
+    weights n, since variances are proportional to 1/n. The remaining error is O(1/n²) plus noise,
+    which for widths in the ratio 1 : 2 : 4 is about 1.5 times that of the widest networks alone.
 
     Parameters
     ----------
@@ -226,9 +226,11 @@ def intercept(widths: Sequence[int]) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If there are fewer than two different widths.
     """
+    if not isinstance(widths, Iterable):
+        raise InvalidTypeError(f"widths must be at least two different widths, not {widths!r}")
     n = np.array([whole_number("widths", w) for w in widths], float)
     if len(set(n)) < 2:
         raise InvalidValueError(f"widths must be at least two different widths, not {widths!r}")
@@ -273,10 +275,12 @@ class _Mean:
         self.mean, self._squares, self.count = np.zeros(shape), np.zeros(shape), 0
 
     def add(self, values: Floats) -> None:
+        """Add the next array of the stream."""
         self.count += 1
         add_values(self.mean.ravel(), self._squares.ravel(), values.ravel(), self.count)
 
     def standard_error(self) -> NDArray[np.float64]:
+        """Return the standard error of each mean."""
         return np.asarray(np.sqrt(self._squares / (self.count * max(self.count - 1, 1))))
 
     def relative_error(self) -> float:

@@ -7,27 +7,27 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from ntk_numba.arguments import Data, whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.pool import fitting_threads, in_order
+from ntk_numba.function import Floats as Floats
 from ntk_numba.inputs.source import Source, open_source, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
-
-Floats = NDArray[np.floating]
 
 ROWS = 256  # samples in a block, the unit of parallel work on one network
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Parameters:
-    """The parameters of one network.
+    """The parameters of one network, which `sample` draws.
 
     Attributes
     ----------
     net : MLP
+        The description of the network.
     weights : L arrays W⁽ˡ⁾ of shape (n_{l+1}, n_l), l = 0 … L − 1
     biases : L arrays b⁽ˡ⁾ of shape (n_{l+1},)
     """
@@ -49,7 +49,7 @@ class Parameters:
     def layers(self, count: int, outputs: int | None = None) -> "Parameters":
         """Return the network of the first `count` layers, whose outputs are α̃⁽ˡ⁾, l = count.
 
-        outputs : keep only so many of its outputs, the first ones; by default all
+        outputs : the number of its outputs that are kept, the first ones; by default all
         """
         return Parameters(
             self.net.first(count),
@@ -157,10 +157,10 @@ def seed_sequence(
 
 
 def check_parameters(params: Any) -> Parameters:
-    """Return `params`, or raise an error if it is no `Parameters`."""
+    """Return `params`, or raise an error if it is not a `Parameters`."""
     if not isinstance(params, Parameters):
         raise InvalidTypeError(
-            f"params must be what ntk_numba.finite_width.sample returns, not "
+            f"params must be the Parameters that ntk_numba.finite_width.sample returns, not "
             f"{type(params).__name__}"
         )
     return params
@@ -177,6 +177,7 @@ def read_samples(X: Data, name: str, n_in: int | None, dtype: np.dtype) -> Float
 
 
 def _read(source: Source, dtype: np.dtype) -> Floats:
+    """Return all rows of a source in a dtype, or raise an error if one is out of its range."""
     with np.errstate(over="ignore"):
         rows: Floats = np.ascontiguousarray(source.read(0, source.shape[0]), dtype)
     return in_range(rows, source.name, "")
@@ -275,12 +276,16 @@ def forward(params: Parameters, X: Data, *, threads: int | None = None) -> Float
 
 
 def forward_bytes(widths: Sequence[int], samples: int, itemsize: int) -> int:
-    """Return the bytes of all preactivations of samples and of two layers' activations."""
+    """Return the bytes of the preactivations of samples and of the activations of two layers."""
     return itemsize * samples * (sum(widths[1:]) + 2 * max(widths))
 
 
-def in_range(values: Floats, name: str = "X", what: str = "what the network makes of ") -> Floats:
-    """Return `values`, which has one row for each sample, or raise an error if one overflowed."""
+def in_range(values: Floats, name: str = "X", what: str = "the network's result for ") -> Floats:
+    """Return `values`, which has one row for each sample, or raise an error if one overflowed.
+
+    name : the name of the samples in the error message
+    what : the words before the number of the row
+    """
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
         raise InvalidValueError(

@@ -22,7 +22,6 @@ from ntk_numba.machine import available_memory
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-
 _lock = Lock()
 _open_contexts = 0  # of `one_thread_products`, on all threads
 _limits: Any = None
@@ -81,7 +80,7 @@ def fitting_threads(threads: int, fixed: int, each: int, what: str) -> int:
 
     fixed : bytes that are taken once
     each : bytes that each thread takes
-    what : the subject of the error message
+    what : a name of the work, the subject of the error message
 
     Raises
     ------

@@ -10,7 +10,6 @@ from scipy.linalg import get_blas_funcs
 from ntk_numba.arguments import Data, number_between, whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.networks import (
-    Floats,
     Parameters,
     check_parameters,
     parameter_bytes,
@@ -19,6 +18,7 @@ from ntk_numba.finite_width.networks import (
     read_samples,
 )
 from ntk_numba.finite_width.pool import fitting_threads, one_thread_products
+from ntk_numba.function import Floats
 
 
 class History(NamedTuple):
@@ -75,9 +75,10 @@ def train(
 
     Raises
     ------
-    ValueError, TypeError
-        If the targets are not one finite row for each sample, if the learning rate is not positive,
-        or if the training diverges.
+    ValueError, TypeError, OSError
+        If the parameters or the data cannot be used, if the targets are not one finite row for each
+        sample, if the learning rate is not positive, if the computation does not fit in memory, or
+        if the training diverges.
     """
     check_parameters(params)
     whole_number("steps", steps, 0)
@@ -109,8 +110,8 @@ def train(
             if not loss[step] <= 1e6 * (loss[0] + 1):
                 raise InvalidValueError(
                     f"the loss grew from {loss[0]:.3g} to {loss[step]:.3g} in {step} steps: "
-                    f"learning_rate {learning_rate!r} is too large, take less than 2N/λ, λ the "
-                    f"largest eigenvalue of the NTK on X"
+                    f"learning_rate {learning_rate!r} is too large; it must be less than 2N/λ, "
+                    f"where λ is the largest eigenvalue of the NTK on X"
                 )
             if step in recorded:
                 outputs.append(z[-1])
@@ -152,6 +153,7 @@ def _descend(
 
 
 def _targets(y: Any, count: int, params: Parameters) -> Floats:
+    """Return the targets y of `count` samples as an array (N, n_out), or raise an error."""
     target = np.asarray(y)
     if target.dtype.kind not in "biuf":
         raise InvalidTypeError(f"y holds {target.dtype}; real numbers are wanted")
@@ -160,7 +162,7 @@ def _targets(y: Any, count: int, params: Parameters) -> Floats:
         target = target[:, None]
     if target.shape != wanted:
         raise InvalidValueError(
-            f"y must be of shape {wanted}, one row a sample, not {target.shape}"
+            f"y must be of shape {wanted}, one row per sample, not {target.shape}"
         )
     if not np.isfinite(target).all():
         row = int(np.argwhere(~np.isfinite(target))[0][0])

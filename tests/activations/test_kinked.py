@@ -124,8 +124,8 @@ TestSaturating = checks(
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("piecewise_linear:1,2,3", "after each kink a slope"),
-        ("piecewise_linear:0,1,2,3,1,2", "kinks must grow"),
+        ("piecewise_linear:1,2,3", "after each kink a slope must follow"),
+        ("piecewise_linear:0,1,2,3,1,2", "kinks must be increasing, not"),
         ("piecewise_linear:1", "at least 2 parameters"),
     ],
 )

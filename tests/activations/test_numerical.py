@@ -7,6 +7,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.activations import Numerical
 from ntk_numba.activations.table import _registered
+from ntk_numba.errors import InvalidTypeError
 
 
 def test_numerical_is_the_named_one():
@@ -45,6 +46,19 @@ def test_what_is_no_function_of_a_number(fn, text):
         Numerical(fn, "f")
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"kinks": 3}, "kinks must be a sequence of numbers, not 3"),
+        ({"kinks": ["a"]}, r"kinks must be a sequence of numbers, not \['a'\]"),
+        ({"tolerance": None}, "activation sin: the tolerance must be a number, not None"),
+    ],
+)
+def test_options_of_a_wrong_type(options, text):
+    with pytest.raises(InvalidTypeError, match=text):
+        Numerical(np.sin, **options)
+
+
 def test_what_cannot_be_computed_is_refused():
     with pytest.raises(ValueError, match=r"grows too fast|not finite"):
         Numerical(lambda x: np.exp(np.minimum(x * x / 3, 600)), "fast").dual(1.0)
@@ -65,6 +79,8 @@ def test_names_of_functions():
     assert recorded.to_dict() == written
     with pytest.raises(ValueError, match="register"):
         nk.gram(recorded, np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"Numerical\(fn, name='my_sine', …\)"):
+        nk.gram(nk.MLP(2, activations.recall(f"2*{numerical.name}")), np.ones((2, 2)))
     try:
         activations.register(numerical)
         assert (

@@ -45,9 +45,9 @@ def test_parity(spec, parity):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("monomial:0", "monomial: the degree must be 1 to 20, not 0"),
+        ("monomial:0", "monomial: the degree must be a whole number from 1 to 20, not 0"),
         ("monomial:2.5", "the degree must be"),
-        ("hermite:21", "hermite: the degree must be 0 to 20, not 21"),
+        ("hermite:21", "hermite: the degree must be a whole number from 0 to 20, not 21"),
         ("polynomial:" + ",".join(["1"] * 22), "takes 1 to 21 coefficients"),
     ],
 )

@@ -53,5 +53,9 @@ def test_bad_factors(spec, text):
 def test_what_cannot_be_normalised():
     with pytest.raises(ValueError, match="positive variance"):
         activations.normalised(activations.get("relu"), 0)
+    with pytest.raises(nk.NtkNumbaError, match="positive variance, not '1'"):
+        activations.normalised(activations.get("relu"), "1")
     with pytest.raises(ValueError, match="is 0"):
         activations.normalised(activations.get("ab_relu:0,0"))
+    with pytest.raises(nk.NtkNumbaError, match="must be an Activation, such as"):
+        activations.normalised("relu")

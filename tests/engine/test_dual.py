@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
+from ntk_numba.errors import InvalidValueError
 
 
 def test_relu_by_hand():
@@ -22,12 +23,14 @@ def test_shapes_are_broadcast():
         (("relu", -1, 1, 0), "q1 and q2 must be variances"),
         (("relu", 1, np.nan, 0), "q1 and q2 must be variances"),
         (("relu", 1, 1, 1.5), "rho must be correlations"),
+        (("relu", "a", 1, 0), "numbers, or arrays that broadcast: could not convert"),
+        (("relu", [1, 2], [1, 2, 3], 0), "numbers, or arrays that broadcast: shape mismatch"),
         (("rleu", 1, 1, 0), "did you mean 'relu'"),
         (("tanh", 1e4, 1, 0), "at variances up to .* the series reaches"),
     ],
 )
 def test_refusals(arguments, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(InvalidValueError, match=text):
         nk.dual(*arguments)
 
 

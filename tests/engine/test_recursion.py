@@ -9,13 +9,13 @@ from mpmath import mp, mpf
 
 import ntk_numba as nk
 from ntk_numba.accuracy import promise
-from ntk_numba.activations.piecewise_linear import PiecewiseLinear
+from ntk_numba.activations.one_kink import OneKink
 
 
 def slopes(net: nk.MLP) -> list[tuple[float, float]]:
     out = []
     for activation in net.activation:
-        assert isinstance(activation, PiecewiseLinear)
+        assert isinstance(activation, OneKink)
         out.append((activation.a, activation.b))
     return out
 

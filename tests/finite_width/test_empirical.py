@@ -102,7 +102,7 @@ def test_float32(data):
 @pytest.mark.parametrize("function", [fw.forward, fw.empirical_ntk, fw.empirical_nngp])
 def test_what_the_kernels_refuse(function, data, tmp_path):
     params = fw.sample(nk.MLP(2), 3, 8)
-    with pytest.raises(TypeError, match=r"params must be what .* returns, not MLP"):
+    with pytest.raises(TypeError, match=r"params must be the Parameters that .* returns, not MLP"):
         function(nk.MLP(2), data[0])
     with pytest.raises(ValueError, match="X has 2 features, but the network has 3 inputs"):
         function(params, data[0][:, :2])

@@ -136,6 +136,8 @@ def test_what_it_refuses(change, error, text, data):
 def test_what_extrapolation_refuses(widths, data):
     with pytest.raises(ValueError, match="widths must be at least two different widths"):
         fw.extrapolate(NET, data[0], widths=widths, draws=2)
+    with pytest.raises(nk.NtkNumbaError, match="at least two different widths, not 8"):
+        fw.extrapolate(NET, data[0], widths=8, draws=2)
 
 
 def test_threads_are_as_many_as_memory_has_room_for(monkeypatch, data):

@@ -122,7 +122,7 @@ def test_how_far_the_kernel_moves_as_networks_widen():
     ("change", "error", "text"),
     [
         ({"params": NET}, TypeError, "params must be"),
-        ({"y": np.ones(7)}, ValueError, r"y must be of shape \(7, 2\), one row a sample"),
+        ({"y": np.ones(7)}, ValueError, r"y must be of shape \(7, 2\), one row per sample"),
         ({"y": np.ones((6, 2))}, ValueError, r"not \(6, 2\)"),
         ({"y": [["a", "b"]] * 7}, TypeError, "y holds <U1; real numbers are wanted"),
         ({"y": np.full((7, 2), np.nan)}, ValueError, "y: row 0 is not finite"),

@@ -9,7 +9,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from piecewise import cases
 
 from ntk_numba import activations
-from ntk_numba.activations.piecewise_linear import dual
+from ntk_numba.activations.one_kink import dual
 
 # What tests/plain.py and tests/engine/test_all_activations.py take of this family
 SIGMA = {

@@ -1,9 +1,9 @@
-"""The activations σ(x) = a·min(x, 0) + b·max(x, 0): identity, relu, leaky_relu, ab_relu and abs.
+"""Functions that are linear but for one kink at 0: identity, relu, leaky_relu, ab_relu and abs.
 
-The function is (a + b)/2·x + (b − a)/2·|x|, the sum of an odd part and an even one. Their fractions
-of the second moment E[σ(u)²] = gq, g = (a² + b²)/2, are odd = (a + b)²/4g and even = (b − a)²/4g,
-which add to 1: identity (1, 0), relu (½, ½), abs (0, 1). With (u, v) ~ N(0, [[q, s], [s, q']]) and
-s = √(qq') cosθ,
+σ(x) = a·min(x, 0) + b·max(x, 0) is (a + b)/2·x + (b − a)/2·|x|, the sum of an odd part and an even
+one. Their fractions of the second moment E[σ(u)²] = gq, g = (a² + b²)/2, are odd = (a + b)²/4g and
+even = (b − a)²/4g, which add to 1: identity (1, 0), relu (½, ½), abs (0, 1). With
+(u, v) ~ N(0, [[q, s], [s, q']]) and s = √(qq') cosθ,
 
     K  = E[σ(u)σ(v)]   = g√(qq') · [cosθ + 2·even·(sinθ − θ cosθ)/π]
     K̇ = E[σ'(u)σ'(v)] = g · [1 − 2·even·θ/π]
@@ -37,7 +37,7 @@ from ntk_numba.function import Floats, spelled
 
 
 @dataclass(frozen=True)
-class PiecewiseLinear(Activation):
+class OneKink(Activation):
     """σ(x) = a·min(x, 0) + b·max(x, 0)."""
 
     a: float
@@ -63,7 +63,7 @@ class PiecewiseLinear(Activation):
 
     def dual(self, q_max: float) -> Dual:
         odd, even = self.fractions
-        # K falls to (even − odd)·P at θ = π, or to something positive before
+        # the least value of K is (even − odd)·P at θ = π, or a positive one at a smaller θ
         return Dual(None, never_obtuse=even >= odd, parameters=(odd, even))
 
     def __call__(self, x: Floats) -> Floats:
@@ -79,7 +79,7 @@ class PiecewiseLinear(Activation):
 
 
 def _dual(obtuse_too: bool) -> Callable[..., Any]:
-    """Return the factory of the dual.
+    """Return the factory of `dual` or `acute_dual`.
 
     obtuse_too : False for a dual of acute pairs only, which is a third faster
     """
@@ -96,7 +96,7 @@ def _dual(obtuse_too: bool) -> Callable[..., Any]:
             rise = fma(-excess, c, two * m)
             scale = (even * two_over_pi) * math.sqrt(fma(-m, m, m))
             slope = scale + scale
-            # h = scale·rise/even; if θ = π − φ, z = 1 − m and w = m, it is cosφ more
+            # h = scale·rise/even; if θ = π − φ, z = 1 − m and w = m, then h is cosφ more
             at_right_angle = odd if obtuse else zero
             factor = even - odd if obtuse else one
             part = fma(-scale, rise, factor * m)
@@ -114,6 +114,8 @@ dual = per_dtype("dual", _dual(True))
 acute_dual = per_dtype("acute_dual", _dual(False))
 """(z, w, odd, even) → (z_K, w_K, K̇/g), each to a few ulp of its value (w_K only if θ > π/2).
 
+`acute_dual` is for pairs with θ ≤ π/2, and does not read w.
+
 With φ = θ or π − θ, whichever is at most π/2, and m = sin²(φ/2):
 
     sinφ = 2√(m(1−m)),  φ = sinφ (1 + e),  e = m · angle_excess(m, cosφ)
@@ -126,28 +128,28 @@ which is at least 4m/3: nothing cancels.
 @named()
 def identity() -> Activation:
     """σ(x) = x."""
-    return PiecewiseLinear("identity", 1.0, 1.0)
+    return OneKink("identity", 1.0, 1.0)
 
 
 @named()
 def relu() -> Activation:
     """σ(x) = max(x, 0)."""
-    return PiecewiseLinear("relu", 0.0, 1.0)
+    return OneKink("relu", 0.0, 1.0)
 
 
 @named()
 def leaky_relu(alpha: float = 0.01) -> Activation:
     """σ(x) = x for x > 0, alpha·x otherwise."""
-    return PiecewiseLinear(spelled("leaky_relu", alpha), alpha, 1.0)
+    return OneKink(spelled("leaky_relu", alpha), alpha, 1.0)
 
 
 @named()
 def ab_relu(a: float, b: float) -> Activation:
     """σ(x) = a·min(x, 0) + b·max(x, 0)."""
-    return PiecewiseLinear(spelled("ab_relu", a, b), a, b)
+    return OneKink(spelled("ab_relu", a, b), a, b)
 
 
 @named()
 def abs_() -> Activation:
     """σ(x) = |x|."""
-    return PiecewiseLinear("abs", -1.0, 1.0)
+    return OneKink("abs", -1.0, 1.0)
