@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from ntk_numba.arguments import Data, whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.finite_width.pool import fitting_threads, in_order
-from ntk_numba.function import Floats as Floats
+from ntk_numba.function import Floats
 from ntk_numba.inputs.source import Source, open_source, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network

@@ -150,8 +150,8 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     Raises
     ------
     ValueError
-        If w_std or b_std is negative or not finite, or if the activation's dual cannot be computed
-        at the variances between 1 and q*.
+        If w_std or b_std is negative or not finite, or if the activation is a Python function that
+        is not registered.
     """
     which = activations.get(activation)
     if not all(0 <= v < math.inf for v in (w_std, b_std)):
@@ -160,24 +160,18 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     layer = Layer(which, w_std, b_std)
 
     def excess(q: NDArray[np.float64]) -> NDArray[np.float64]:
-        return layer.variance(_moments(which, q)[0]).total - q
+        with np.errstate(over="ignore"):
+            return layer.variance(which.second_moment(q)).total - q
 
     at_one = float(excess(np.ones(1))[0])
     if abs(at_one) < 1e-14:
         return 1.0
     # V is continuous: the first crossing is above 1 if V(1) > 1, and below 1 otherwise
-    computable = _computable_variances(which)
-    path = computable[computable >= 1] if at_one > 0 else computable[computable <= 1][::-1]
+    path = VARIANCES[VARIANCES >= 1] if at_one > 0 else VARIANCES[VARIANCES <= 1][::-1]
     values = excess(path)
     crossed = np.flatnonzero(np.sign(values) != np.sign(at_one))
     if not len(crossed):
-        if at_one < 0:
-            return 0.0
-        if len(computable) < len(VARIANCES):
-            # raises an error if the dual cannot be computed there; returns infinity if V overflows
-            with np.errstate(over="ignore", invalid="ignore"):
-                _moments(which, VARIANCES[[len(computable)]])
-        return math.inf
+        return math.inf if at_one > 0 else 0.0
     low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1])
     return math.exp(
         brentq(lambda log_q: float(excess(np.exp(np.array([log_q])))[0]), low, high, xtol=1e-14)

@@ -18,12 +18,12 @@ from ntk_numba.finite_width.empirical import (
     pooled_ntk,
 )
 from ntk_numba.finite_width.networks import (
-    Floats,
     Parameters,
     Pass,
     in_range,
     run_pass,
 )
+from ntk_numba.function import Floats
 from ntk_numba.network import MLP
 
 # Units of the last hidden layer whose Θ is computed; that of all n would cost n times a pass

@@ -30,11 +30,12 @@ def test_fixed_points_that_are_none():
     assert nk.fixed_point("relu", w_std=1, b_std=1) == pytest.approx(2, rel=1e-12)
 
 
-def test_a_fixed_point_beyond_the_series_is_an_error_and_not_infinity():
-    # E[tanh²] < 1, so q* is less than 100, but more than the series reaches
-    with pytest.raises(ValueError, match="the series reaches"):
-        nk.fixed_point("tanh", w_std=10)
-    assert nk.fixed_point("exp", w_std=3) == np.inf  # its moments overflow
+@pytest.mark.parametrize("w_std", [3.0, 10.0, 100.0])
+def test_fixed_points_do_not_need_a_series(w_std):
+    # the series of tanh ends far below these variances
+    q = nk.fixed_point("tanh", w_std=w_std)
+    assert q == pytest.approx(w_std**2 * mean(lambda x: np.tanh(x) ** 2, q), rel=1e-11)
+    assert nk.fixed_point("silu", w_std=2) == nk.fixed_point("exp", w_std=3) == np.inf
 
 
 @pytest.mark.parametrize("b_std", [0.05, 0.3, 0.6])
