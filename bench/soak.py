@@ -61,7 +61,7 @@ def main() -> str:
         rows.append([what, promise, f"{times:,}", outcome, "0", f"{minutes:.0f} min"])
     return section(
         "soak",
-        "What happens, what is promised, how often it was tried, what came of it, how often the "
-        "promise was broken",
+        "Each row is an experiment: what happens, the promise, the number of tries, their "
+        "outcomes, the number of broken promises, and the time",
         table(["what happens", "promise", "tried", "outcome", "broken", "time"], rows),
     )
