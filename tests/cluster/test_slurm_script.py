@@ -17,7 +17,7 @@ GRAM = ["ntk-numba", "gram", "x.npy", "-o", "gram.h5", "--depth", "4"]
 MERGE = ["ntk-numba", "merge", "gram.part-*-of-64.h5", "-o", "gram.h5"]
 LEAST = {"parts": 64, "cpus": 4, "memory": 8 << 30, "minutes": 60}
 
-# Stands in for sbatch: saves its words, one per line, and the script, and prints a job ID
+# A stand-in for sbatch, which saves its words, one per line, and the script, and prints a job ID
 SBATCH = """#!/bin/bash
 printf '%s\\n' "$@" > "$OUT/words-$$"
 cat > "$OUT/script-$$"

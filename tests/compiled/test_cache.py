@@ -185,7 +185,7 @@ def saved_in_turns(order):
 
 
 @pytest.mark.parametrize("order", sorted(set(itertools.permutations([0, 0, 0, 1, 1, 1]))))
-def test_two_that_keep_code_at_once_find_their_own(order, folder):
+def test_two_caches_that_save_at_once_load_their_own_code(order, folder):
     assert saved_in_turns(order) == ["code 0", "code 1"]
 
 
@@ -220,7 +220,7 @@ def test_processes_that_compile_for_many_dtypes_at_once(tmp_path, monkeypatch):
     assert len(files(tmp_path / "cache")) == 6
 
 
-def test_what_is_damaged_is_compiled_anew(folder):
+def test_damaged_code_is_compiled_again(folder):
     cache = package_cache.PackageCache(identity)._cache_file
     cache.save("key", list(range(1000)))
     (path,) = files(folder)
@@ -235,7 +235,7 @@ def test_what_is_damaged_is_compiled_anew(folder):
     assert cache.load("key") is None
 
 
-def test_code_of_other_sources_goes(folder, monkeypatch):
+def test_code_of_other_sources_is_removed(folder, monkeypatch):
     package_cache.PackageCache(identity)._cache_file.save("key", 1)
     package_cache.PackageCache(identity)._cache_file.save("another", 2)
     old = files(folder)
@@ -249,7 +249,7 @@ def test_code_of_other_sources_goes(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("call", ["write_bytes", "replace"])
-def test_a_full_disk_stops_nothing(call, folder, monkeypatch):
+def test_code_that_cannot_be_saved_is_compiled_and_runs(call, folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -304,7 +304,7 @@ def test_hooks_of_another_numba_cost_time_only(owner, name, change, folder, monk
     assert compiled.address != 0
 
 
-def test_no_folder_at_all_stops_nothing(folder, monkeypatch):
+def test_without_a_cache_folder_code_is_compiled_and_runs(folder, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 

@@ -1,4 +1,4 @@
-"""Networks of finite width: how they are drawn, and what is refused."""
+"""Networks of finite width: how they are drawn, and the arguments that are refused."""
 
 import itertools
 

@@ -243,8 +243,8 @@ class TestIncomplete:
             with pytest.raises(ValueError, match="is not done yet"):
                 np.asarray(f.ntk)
 
-    def test_it_stays_the_file_that_was_opened(self, partial, points, tmp_path):
-        """The job meanwhile continues and ends, and another one begins under the same name."""
+    def test_the_file_that_was_opened_stays_open(self, partial, points, tmp_path):
+        """Meanwhile the job completes the file, and another one begins under the same name."""
         layers = "all" if h5py_layers(partial) else "last"
         with nk.open_gram(partial, incomplete=True) as f:
             nk.write_gram(NET, points, tmp_path / "g.h5", layers=layers).close()
