@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,37 +21,8 @@ from ntk_numba.gramfile.lease import Holder, Lease
 ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
 TIMES = {"BEAT": 0.2, "WATCH": 4.0, "SETTLE": 0.3, "GLANCE": 0.02}
 
-# Arguments: the file; fields of the holder to replace; attributes of the module to replace
-HOLD = """
-import errno, fcntl, json, os, sys
-from pathlib import Path
-from ntk_numba.gramfile import lease
-from ntk_numba.gramfile.lease import Holder, Lease
-me = Holder.me()._replace(**json.loads(sys.argv[2]))
-Holder.me = classmethod(lambda cls: me)
-vars(lease).update(json.loads(sys.argv[3]))
-if os.environ.get("LOCKS") == "none":
-    def refuse(fd, flags):
-        raise OSError(errno.ENOSYS, "no locks")
-    fcntl.flock = refuse
-def take():
-    try:
-        held.append(Lease(Path(sys.argv[1])))
-        print("held", flush=True)
-    except Exception as error:
-        print(type(error).__name__, error, flush=True)
-held = []
-take()
-for line in sys.stdin:
-    if line == "check\\n":
-        try:
-            print(held[-1].check(), flush=True)
-        except Exception as error:
-            print(type(error).__name__, error, flush=True)
-    elif line == "release\\n":
-        held.pop().release()
-        print("released", flush=True)
-"""
+# A program that tries to take the lease, and answers questions about it
+HOLDER = Path(__file__).parent.parent / "lease_holder.py"
 
 
 @pytest.fixture
@@ -64,7 +36,7 @@ def start(target):
     processes = []
 
     def start(**different):
-        command = [sys.executable, "-c", HOLD, target, json.dumps(different), json.dumps(TIMES)]
+        command = [sys.executable, HOLDER, target, json.dumps(different), json.dumps(TIMES)]
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         return processes[-1]
