@@ -44,7 +44,7 @@ sys.exit(status != 0)
 class Dropped:
     """A stand-in for a `TileFile` that drops all tiles."""
 
-    def write(self, *tile: object) -> None:
+    def write(self, *tile: object, mirror: object = None) -> None:
         """Do nothing."""
 
     def commit(self) -> None:

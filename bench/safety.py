@@ -42,11 +42,13 @@ SETTLE = 2  # seconds in which the disk completes postponed work
 class Careless(TileFile):
     """A `TileFile` that writes tiles to their places and does nothing else."""
 
-    def write(self, kernel: str, layer: int, i: int, j: int, *blocks: Any) -> None:
+    def write(
+        self, kernel: str, layer: int, i: int, j: int, block: Any, mirror: Any = None
+    ) -> None:
         """Write a tile and its mirror image."""
-        for block, (a, b) in zip(blocks, ((i, j), (j, i)), strict=True):
-            if block is not None:
-                disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, a, b))
+        disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
+        if mirror is not None:
+            disk.write_at(self._fd, mirror, self.tile_map.tile_at(kernel, layer, j, i))
 
     def commit(self) -> None:
         """Do nothing."""
