@@ -1,7 +1,7 @@
 """Training at finite width: how far Θ moves, and how near the outputs come to the closed form.
 
 Networks of several widths are trained alike. Each column is a mean over draws, and the last row is
-its slope over the width, in logarithms. docs/training.md says what to expect, and why.
+its slope over the width, in logarithms. docs/training.md derives the slopes.
 """
 
 from collections.abc import Callable, Sequence

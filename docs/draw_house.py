@@ -128,7 +128,7 @@ def crossings(rows: list[list[Node]], joined: dict[Node, list[Node]]) -> int:
 
 
 def purpose(wing: str) -> list[str]:
-    """Return the lines that say what a wing is for."""
+    """Return the lines that state the purpose of a wing."""
     text = PURPOSES.get(wing) or docstring(wing)
     return textwrap.wrap(text, PURPOSE_WIDTH)
 

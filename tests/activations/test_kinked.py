@@ -12,7 +12,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.duals import owen
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "hard_tanh": lambda x: cases(x, 0 * x - 1, -1, x, 1, 0 * x + 1),
     "relu6": lambda x: cases(x, 0 * x, 0, x, 6, 0 * x + 6),

@@ -11,7 +11,7 @@ from piecewise import cases
 from ntk_numba import activations
 from ntk_numba.activations.piecewise_linear import dual
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "identity": lambda x: x,
     "relu": lambda x: cases(x, 0 * x, 0, x),

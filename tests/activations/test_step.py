@@ -7,7 +7,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.engine.dual import pair_dual
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "sign": lambda x: np.sign(np.real(x)) + 0 * x,
     "heaviside": lambda x: (np.real(x) > 0) + 0 * x,

@@ -7,7 +7,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.duals.curve import Curve
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "sin:2,1.5,0.3": lambda x: 2 * np.sin(1.5 * x + 0.3),
     "cos:1,2,0": lambda x: np.cos(2 * x),

@@ -89,7 +89,7 @@ def test_bad_input_is_raised_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["processes", 3, None, lambda: 3])
-def test_what_is_no_executor_is_refused(bad):
+def test_bad_executors_are_refused(bad):
     with pytest.raises(TypeError, match="executor must be a concurrent"):
         run_parts(bad, print, [1])
 

@@ -172,7 +172,7 @@ class TestCover:
         )
         self.refuse(parts, text, tmp_path)
 
-    def test_what_is_no_part(self, x, parts, tmp_path):
+    def test_files_that_are_no_parts(self, x, parts, tmp_path):
         text = tmp_path / "text.h5"
         text.write_text("hello")
         self.refuse([*parts, text], "text.h5 is no valid HDF5 file", tmp_path)

@@ -59,7 +59,7 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_was_merged_and_deleted_is_not_computed_again(
+def test_a_part_that_was_merged_and_deleted_is_not_computed_again(
     x, tmp_path, right, computed, monkeypatch, overwrite
 ):
     if overwrite:

@@ -89,7 +89,7 @@ def test_every_edit_of_a_source_that_is_compiled_changes_the_digest(tmp_path):
     assert digest() != before
 
 
-def test_what_the_digest_leaves_out_is_not_compiled():
+def test_files_that_the_digest_leaves_out_are_not_compiled():
     """Such a file has no compiled function, and no constant that a compiled function may read."""
     package = package_cache.PACKAGE
     compilers = {
@@ -150,7 +150,7 @@ def files(folder):
 
 
 def saved_in_turns(order):
-    """Let two caches save code at once, step by step; return what each of their keys leads to.
+    """Let two caches save code at once, step by step; return the code that each key leads to.
 
     A step ends when a file gets its name, the only moment that other processes can observe.
     """

@@ -127,13 +127,13 @@ def test_float32(data):
         ({"X": np.full((2, 5), 1e200)}, ValueError, "row 0 is too large for float64; scale"),
     ],
 )
-def test_what_it_refuses(change, error, text, data):
+def test_bad_arguments(change, error, text, data):
     with pytest.raises(error, match=text):
         fw.monte_carlo(**({"net": NET, "X": data[0], "width": 8, "draws": 2} | change))
 
 
 @pytest.mark.parametrize("widths", [(8,), (8, 8), ()])
-def test_what_extrapolation_refuses(widths, data):
+def test_bad_widths_of_an_extrapolation(widths, data):
     with pytest.raises(ValueError, match="widths must be at least two different widths"):
         fw.extrapolate(NET, data[0], widths=widths, draws=2)
 

@@ -139,7 +139,7 @@ def test_how_far_the_kernel_moves_as_networks_widen():
         ({"X": np.full((7, 3), np.inf)}, ValueError, "X"),
     ],
 )
-def test_what_it_refuses(change, error, text, data):
+def test_bad_arguments(change, error, text, data):
     x, y = data
     job = {"params": fw.sample(NET, 3, 20, 2), "X": x, "y": y, "learning_rate": 0.1, "steps": 50}
     with pytest.raises(error, match=text):

@@ -37,7 +37,7 @@ def files(tmp_path):
 
 
 def expected(name, f):
-    """Return what the present code computes from the data of a file."""
+    """Return the kernels that the present code computes from the data of a file."""
     if name == "of_two.h5":
         return nk.gram(NET, X, Z)
     if name == "full.h5":

@@ -129,7 +129,7 @@ def test_wide_networks_follow_it(data):
         ({"f0_test": np.ones(3)}, r"f0_test must be of shape \(1\), not \(3,\)"),
     ],
 )
-def test_what_it_refuses(change, text):
+def test_bad_arguments(change, text):
     job = {"ntk": np.eye(2), "y": np.ones(2), "f0": np.zeros(2), "time": 1.0,
            "ntk_test": np.ones((1, 2)), "f0_test": np.zeros(1)}  # fmt: skip
     with pytest.raises(ValueError, match=text):
@@ -137,7 +137,7 @@ def test_what_it_refuses(change, text):
 
 
 @pytest.mark.parametrize("name", ["ntk_test", "nngp", "nngp_test", "nngp_test_test", "y"])
-def test_what_the_distribution_refuses(name):
+def test_bad_shapes_for_the_distribution(name):
     job = {"ntk": np.eye(2), "ntk_test": np.ones((1, 2)), "nngp": np.eye(2), "time": 1.0}
     job |= {"nngp_test": np.ones((1, 2)), "nngp_test_test": np.ones((1, 1)), "y": np.ones(2)}
     assert nk.flow_distribution(**job)[0].shape == (1,)

@@ -55,7 +55,7 @@ def test_critical_init_without_bias():
         ({"b_std": 1.0, "q": 1.0}, "give either"),
     ],
 )
-def test_what_cannot_be_critical(options, text):
+def test_networks_that_cannot_be_critical(options, text):
     with pytest.raises(ValueError, match=text):
         nk.critical_init("relu", **options)
 

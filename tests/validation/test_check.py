@@ -277,6 +277,6 @@ def test_the_report(x):
         ({"X": np.full((3, 2), 1e200)}, ValueError, "X: row 0 has norm 1.41e.200"),
     ],
 )
-def test_what_it_refuses(change, error, text, x):
+def test_bad_arguments(change, error, text, x):
     with pytest.raises(error, match=text):
         nk.check(**({"net": nk.MLP(3), "X": x, "width": 64} | change))
