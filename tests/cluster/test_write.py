@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from parts import Stop
 
 import ntk_numba as nk
 from ntk_numba.cluster import merge as merging
@@ -52,10 +53,6 @@ def test_parts_that_are_done_are_left_alone(x, tmp_path, right, computed):
     assert len(computed) == 28
     nk.write_gram(NET, x, tmp_path / "g.h5", parts=3).close()
     assert len(computed) == 28 and (tmp_path / "g.h5").read_bytes() == right
-
-
-class Stop(BaseException):
-    """An exception like that of a signal."""
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from parts import Stop
 
 import ntk_numba as nk
 from ntk_numba.cluster import write
@@ -41,10 +42,6 @@ def contents(points):
 
 def writer(path, points, **options):
     return GramWriter(path, contents(points), 1, **options)
-
-
-class Stop(BaseException):
-    """An exception like that of a signal."""
 
 
 @pytest.fixture
