@@ -45,7 +45,7 @@ def test_functions_that_are_not_elementwise_are_refused(fn, text):
         Numerical(fn, "f")
 
 
-def test_functions_that_cannot_be_computed_are_refused():
+def test_what_cannot_be_computed_is_refused():
     with pytest.raises(ValueError, match=r"grows too fast|not finite"):
         Numerical(lambda x: np.exp(np.minimum(x * x / 3, 600)), "fast").dual(1.0)
     with pytest.raises(ValueError, match="derivative"):

@@ -66,7 +66,7 @@ def test_parts_that_always_fail_are_given_up_and_named(tmp_path):
     assert stand_ins.done(tmp_path) == set(range(6))
 
 
-def test_few_reasons_are_given():
+def test_few_reasons_are_told():
     text = executors._names({part: f"because {part % 7}" for part in range(14)}, 20)
     assert "14 of 20 parts could not be done: 0,1,2,3,4,5,6,7,8,9,10,11,12,13 (0,7: bec" in text
     assert "4,11: because 4; and so on)" in text and "because 5" not in text
