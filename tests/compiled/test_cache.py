@@ -10,25 +10,11 @@ import threading
 import types
 
 import numba
-import numpy as np
 import pytest
 
 from ntk_numba.compiled import cache as package_cache
-from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.loops import compile_by_address
 from ntk_numba.compiled.policy import kernel
-
-
-@numba.njit
-def fused(a, b, c):
-    return fma(a, b, c)
-
-
-def test_fma_rounds_once():
-    a = 1 + 2.0**-52
-    assert fused(a, a, -(1 + 2.0**-51)) == 2.0**-104
-    a32 = np.float32(1 + 2.0**-23)
-    assert fused(a32, a32, -np.float32(1 + 2.0**-22)) == np.float32(2.0**-46)
 
 
 def test_cached_code_goes_stale_with_any_compiled_source(monkeypatch):
