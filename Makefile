@@ -2,12 +2,13 @@
 # make test      run the tests except those marked slow, system or cluster
 # make test-all  run all tests
 # make lint      run ruff and mypy
-# make bench     make the tables and figures of bench/RESULTS.md
-# make soak      try kills, power failures and damage for some minutes; a table of bench/RESULTS.md
-# Each target installs the package once, in an environment of its own.
+# make bench     make the tables of bench/RESULTS.md and the pictures of the benchmarks
+# make soak      make the table of kills, power failures and damage in bench/RESULTS.md
+# make clean     remove the environments, demo/ and all caches
+# The first use of a target installs the package in an environment: .venv-demo or .venv-test.
 
 PYTHON ?= python3
-# Processes that run tests: more than cores, since tests wait for schedulers, signals and disks
+# The number of processes that run tests: more than cores, since tests wait for signals and disks
 WORKERS ?= 3
 PYTEST = $(TEST)/python -m pytest -n $(WORKERS) --durations=10
 DEMO := .venv-demo/bin
@@ -48,5 +49,5 @@ soak: .venv-test/ready
 	@touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv-demo .venv-test .venv-peers demo .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

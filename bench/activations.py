@@ -102,6 +102,7 @@ def peer_rows() -> list[list[str]]:
 
 
 def _error(result: nk.Gram, exact: nk.Gram) -> float:
+    """Return the largest error of both kernels, relative to √(K(x,x)·K(x',x'))."""
     worst = 0.0
     for k, e in zip(result, exact, strict=True):
         assert k is not None and e is not None
@@ -120,9 +121,10 @@ def main() -> str:
         f"Nanoseconds a pair and hidden layer on one core, minimum (median) of {REPEATS} rounds, "
         f"Θ, no bias, q from ½ to 2; series at their default tolerances",
         table(head, cost_rows()),
-        f"Σ and Θ of one hidden layer on one thread, all but reading included, at the smallest "
-        f"degree whose error is at most the tolerance; N = {LARGE:,} of ours, {SMALL} of "
-        f"neural-tangents', jitted, which computes both triangles. Errors relative to "
-        f"√(K(x,x)·K(x',x')), from the series at 1e-13. Installed: {', '.join(PINNED)}",
+        f"Σ and Θ of one hidden layer on one thread, without the time to read the data, at the "
+        f"smallest degree whose error is at most the tolerance; N = {LARGE:,} for ntk_numba and "
+        f"{SMALL} for neural-tangents, jitted, which computes both triangles. Errors are relative "
+        f"to √(K(x,x)·K(x',x')) and measured against the series at 1e-13. "
+        f"Installed: {', '.join(PINNED)}",
         table(peer_head, peer_rows()),
     )

@@ -31,9 +31,10 @@ def main() -> str:
         f"`ntk-numba check data/digits.npz:x --depth 4 --w-std 1.4142 --b-std 0.1`: {NET}; "
         f"{report.samples} digits and the origin, {report.draws} networks of each of the widths "
         f"{', '.join(map(str, report.widths))}. z: the largest deviation in standard errors, its "
-        f"range in 90 % of all checks of what is true, and what is still passed; KS: Kolmogorov "
-        f"and Smirnov's distance times √count; error: relative, of what has no noise. The exponent "
-        f"is that of single networks' deviations over their width, −0.5 by theory.",
+        f"range in 90 % of all checks of true claims, and the limit above which a claim fails; KS: "
+        f"the Kolmogorov-Smirnov distance times √count; error: the relative error of quantities "
+        f"without noise. The exponent is that of single networks' deviations over their width, "
+        f"−0.5 by theory.",
         table(
             ["claim", "equation", "entries", "test", "largest", "usual", "limit", "exponent", ""],
             rows,

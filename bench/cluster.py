@@ -227,13 +227,13 @@ def main() -> str:
         f"(median) of {REPEATS} in turn, files cold; ratios of the minima, and the median of the "
         f"rounds' ratios",
         first,
-        f"Its {PARTS} parts put together, against a plain program that reads and writes as many "
+        f"The merge of its {PARTS} parts, against a plain program that reads and writes as many "
         f"bytes past the page cache:",
         second,
         f"N = {LARGE:,}, the same network and features, lower triangle, on {NODES} nodes of "
         f"{CORES} cores, at the rates measured here: {1e9 * per_pair:.1f} ns a pair and core, "
-        f"{hashing / 1e9:.2f} GB/s of X read and hashed, {disk / 1e9:.2f} GB/s copied. Seconds; "
-        f"what is read and written is counted with the job's own grid:",
+        f"{hashing / 1e9:.2f} GB/s of X read and hashed, {disk / 1e9:.2f} GB/s copied. Times are "
+        f"in seconds; bytes read and written are counted with the job's own grid:",
         large(per_pair, hashing, disk),
         f"One node merges its parts at {merging / 1e9:.2f} GB/s, in "
         f"{triangle / merging / 60:.0f} minutes; a link takes seconds.",

@@ -44,7 +44,7 @@ sys.exit(status != 0)
 class Dropped:
     """A stand-in for a `TileFile` that drops all tiles."""
 
-    def write(self, *tile: object) -> None:
+    def write(self, *tile: object, mirror: object = None) -> None:
         """Do nothing."""
 
     def commit(self) -> None:
@@ -126,8 +126,9 @@ def main(n: int = N, folder: Path = Path()) -> str:
     return section(
         "disk",
         f"Θ of N samples, n0 = {FEATURES}, L = {DEPTH}, ReLU, β = {B_STD}, to a file with a "
-        f"memory limit of {MEMORY}; seconds of each of {REPEATS} rounds, of writing once; the "
-        f"ratio is the job's time to the larger of computing and the faster way of writing",
+        f"memory limit of {MEMORY}; seconds of each of {REPEATS} rounds, and of one round of "
+        f"writing; the ratio is the job's time to the larger of computing and the faster way of "
+        f"writing",
         table(
             ["N", "dtype", "file", "job", "computing alone", "writing, page cache",
              "writing, direct", "disk", "ratio", "most resident"],

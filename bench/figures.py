@@ -112,6 +112,7 @@ def figure2() -> str:
     return section(
         "figure2",
         f"docs/figure2.png, {DRAWS} networks of each width, {FUNCTION_STEPS:,} steps of rate "
-        f"{RATE:g} on {POINTS} points, in {time.perf_counter() - began:,.0f} s. Share of the "
-        f"curves between the limit's 10 and 90 %, which hold 80 % of it: " + "; ".join(inside),
+        f"{RATE:g} on {POINTS} points, in {time.perf_counter() - began:,.0f} s. The share of the "
+        f"curves between the limit's 10th and 90th percentiles, by theory 80 %: "
+        + "; ".join(inside),
     )

@@ -33,14 +33,14 @@ def draws() -> list[list[str]]:
         job = {"width": width, "draws": DRAWS, "n": N, "n0": FEATURES, "depth": DEPTH,
                "b_std": B_STD}  # fmt: skip
         work = partial(fw.monte_carlo, net, x, width=width, draws=DRAWS)
-        seconds = in_turn({"it": work}, REPEATS)["it"]
+        seconds = in_turn({"": work}, REPEATS)[""]
         try:
             peer = json.loads(run([python(), SCRIPT, "draws", json.dumps(job)], "the peer"))
         except OSError as error:
             lines.append([f"{width:,}", "missing: " + str(error).replace("|", "/"), "", ""])
             continue
         # also after the peer, since the speed of the machine drifts
-        seconds += in_turn({"it": work}, REPEATS)["it"]
+        seconds += in_turn({"": work}, REPEATS)[""]
         ratio = f"{min(peer) / min(seconds):.0f}"
         lines.append([f"{width:,}", spread(peer), spread(seconds), ratio])
     return lines
@@ -81,12 +81,12 @@ def main() -> str:
         "finite",
         f"Σ and Θ of {DRAWS} networks of each width, L = {DEPTH}, ReLU, {N} points of {FEATURES} "
         f"features, float64: `finite_width.monte_carlo` against neural-tangents' "
-        f"`monte_carlo_kernel_fn` with vmap_axes=0 and its default implementation (with this jax "
-        f"the one by structured derivatives fails); seconds, minimum (median) of 10 calls of ours "
-        f"and 2 of its, ratio of the "
-        f"minima. Then the same network, parameters made by neural-tangents, in both: the largest "
-        f"difference of all of Θ_kk' and of f, relative to the largest entry. Installed: "
-        + ", ".join(PINNED[:3]),
+        f"`monte_carlo_kernel_fn` with vmap_axes=0 and its default implementation (the one by "
+        f"structured derivatives fails with this version of jax); seconds, minimum (median) of "
+        f"{2 * REPEATS} calls of ntk_numba and 2 of neural-tangents, ratio of the minima. In the "
+        f"second table, both compute the same networks, whose parameters neural-tangents has "
+        f"drawn: the largest differences of Θ_kk' and of f, relative to the largest entry. "
+        f"Installed: " + ", ".join(PINNED[:3]),
         table(["width", "neural-tangents", "ntk_numba", "ratio"], draws()),
         table(["σ", "n_0 … n_L", "Θ differs by", "f differs by"], entries()),
     )

@@ -1,8 +1,8 @@
 """The growth of the time with N, depth, n0 and threads: a picture, and a law of three numbers.
 
 The law is t = (a·n0 + b·L + c)·N(N + 1)/2, fitted to all points by least squares of the relative
-error: a for the inner products, b for the layers, c for what is done once a pair, to make its angle
-and to write it twice.
+error. The inner products take a, the layers b, and the steps that occur once per pair c: its angle
+is computed, and its entry is written twice.
 """
 
 from collections.abc import Callable

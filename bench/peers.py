@@ -98,9 +98,10 @@ def main() -> str:
         "peers",
         f"L = {DEPTH}, ReLU; warm, {ROUNDS} processes each in turn, {REPEATS} calls a process of "
         f"the peer and {2 * REPEATS} of ntk_numba; seconds, minimum (median); ratio of the minima. "
-        f"The result in new memory, which the system clears first, or in that of an earlier call. "
-        f"neural-tangents jitted, Σ and Θ, β = 0.1; scikit-ntk Θ, β = 0. Memory beyond the result "
-        f"at the peak; the last column is the largest relative difference of some entries. "
+        f"The result is in new memory, which the system clears first, or in that of an earlier "
+        f"call. neural-tangents is jitted and computes Σ and Θ, β = 0.1; scikit-ntk computes Θ, "
+        f"β = 0. Memory is the peak beyond the result; the last column is the largest relative "
+        f"difference of some entries. "
         f"Installed: {', '.join(PINNED)}",
         table(
             ["peer", "N", "n0", "dtype", "peer's time", "ntk_numba's, new arrays", "ratio",

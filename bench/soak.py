@@ -14,7 +14,7 @@ BREAKING = Path(__file__).parent.parent / "tests" / "breaking.py"
 RESUMES = "the same command completes it, to the same bytes"
 NO_LIES = "no tile is called done that is not"
 
-# By experiment: the number of rounds, what happens, what is promised
+# By experiment: the number of rounds, the event, the promise
 EXPERIMENTS = {
     "faults": (
         1000,
@@ -25,7 +25,7 @@ EXPERIMENTS = {
     "kills": (500, "kill -9 at a random time", f"{RESUMES}; {NO_LIES}"),
     "crashes": (
         600,
-        "the power fails: of all that was not synced, the disk keeps, loses or tears what it likes",
+        "the power fails: the disk keeps, loses or tears any data that was not synced",
         f"{RESUMES}; {NO_LIES}",
     ),
     "flips": (
@@ -49,7 +49,7 @@ def run(name: str, rounds: int) -> dict[str, Any]:
 def main() -> str:
     """Return the section `soak`, or raise an error if an experiment broke a promise."""
     rows = []
-    for name, (rounds, what, promise) in EXPERIMENTS.items():
+    for name, (rounds, event, promise) in EXPERIMENTS.items():
         start = time.perf_counter()
         result = run(name, rounds)
         minutes = (time.perf_counter() - start) / 60
@@ -58,10 +58,10 @@ def main() -> str:
         counts = {key: n for key, n in result.items() if isinstance(n, int)}
         times = counts.pop("kills", sum(counts.get(key, 0) for key in COUNTED))
         outcome = ", ".join(f"{n:,} {key}" for key, n in counts.items())
-        rows.append([what, promise, f"{times:,}", outcome, "0", f"{minutes:.0f} min"])
+        rows.append([event, promise, f"{times:,}", outcome, "0", f"{minutes:.0f} min"])
     return section(
         "soak",
-        "What happens, what is promised, how often it was tried, what came of it, how often the "
-        "promise was broken",
-        table(["what happens", "promise", "tried", "outcome", "broken", "time"], rows),
+        "Each row is an experiment: the event, the promise, the number of tries, their "
+        "outcomes, the number of broken promises, and the time",
+        table(["event", "promise", "tried", "outcome", "broken", "time"], rows),
     )

@@ -108,6 +108,6 @@ def main() -> str:
             f"Seconds from the start of a Python process to its end, minimum (median) of "
             f"{REPEATS} in turn; the last column is the median of the differences",
             table(["warm", "seconds", "beyond `import numba`"], warm(caches)),
-            "With a cache folder (`NUMBA_CACHE_DIR`) that was empty at first, once:",
+            "Each once, with a cache folder (`NUMBA_CACHE_DIR`) that was empty at first:",
             table(["cold", "seconds", "functions compiled"], after),
         )

@@ -59,8 +59,9 @@ def main() -> str:
     return section(
         "threads",
         f"Θ of N = {N:,} samples, L = {DEPTH}, ReLU, β = 0.1, in memory; seconds, minimum (median) "
-        f"of {REPEATS} rounds; ratio of the minima (median of the rounds'). The last rows, tiles "
-        f"of L = {LAYERS_IN_CACHE} that stay in each core's cache, are what the machine gives",
+        f"of {REPEATS} rounds; ratio of the minima (median of the rounds'). The last rows, for "
+        f"tiles of L = {LAYERS_IN_CACHE} that stay in each core's cache, show what the machine "
+        f"allows",
         table(
             ["n0", "dtype", *head, *(f"ratio 1 : {k}" for k in counts()[1:])],
             [row(f"{n0}", dtype, job(n0, dtype)) for n0 in FEATURES for dtype in DTYPES]

@@ -1,7 +1,7 @@
 """Training at finite width: how far Θ moves, and how near the outputs come to the closed form.
 
 Networks of several widths are trained alike. Each column is a mean over draws, and the last row is
-its slope over the width, in logarithms. docs/training.md says what to expect, and why.
+its slope over the width, in logarithms. docs/training.md derives the slopes.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def distances(net: nk.MLP, width: int) -> np.ndarray:
     exact, cross = nk.gram(net, x).ntk, nk.gram(net, z, x).ntk
     rate = RATE * SAMPLES / np.linalg.eigvalsh(exact)[-1]
 
-    def off(a: np.ndarray, b: np.ndarray) -> float:
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
     def one(seed: int) -> list[float]:
@@ -48,9 +48,9 @@ def distances(net: nk.MLP, width: int) -> np.ndarray:
         flow = nk.gradient_flow(exact, y, f0, rate * STEPS, ntk_test=cross, f0_test=f0_test)
         # errors are relative to the targets, and on test samples to the change of the outputs
         return [
-            off(first, exact),
-            off(last, first),
-            *(off(a, b) for a, b in zip(history.params.weights, start.weights, strict=True)),
+            distance(first, exact),
+            distance(last, first),
+            *(distance(a, b) for a, b in zip(history.params.weights, start.weights, strict=True)),
             float(np.linalg.norm(history.outputs[-1, :, 0] - flow.outputs) / np.linalg.norm(y)),
             float(
                 np.linalg.norm(history.test_outputs[-1, :, 0] - flow.test_outputs)
@@ -89,7 +89,7 @@ def main() -> str:
         "training",
         f"L = 3, β = 0.1, {SAMPLES} samples of {FEATURES} features, {STEPS:,} steps of "
         f"{RATE}·N/λ_max; means of {DRAWS} networks of each width, of norms relative to those of "
-        f"Θ∞, Θ(θ₀), W(θ₀), y, and of what the test outputs learn",
+        f"Θ∞, Θ(θ₀), W(θ₀), y, and of the change of the test outputs",
         table(
             ["σ", "width", "Θ(θ₀) − Θ∞", "Θ(θ_t) − Θ(θ₀)", "W⁽⁰⁾ moves", "W⁽¹⁾ moves",
              "W⁽²⁾ moves"],

@@ -1,7 +1,7 @@
 """Draw docs/house.svg, the wings of the package and their imports: ``python docs/draw_house.py``.
 
-The wings are those of tests/structure.py, what stands in them is read from the sources: the
-purpose from the docstring of a wing, the arrows from the imports of its files.
+tests/structure.py lists the wings. Their contents are read from the sources: the purpose of a wing
+from its docstring, the arrows from the imports of its files.
 """
 
 import sys
@@ -21,11 +21,11 @@ LEGEND = (
     "is left out. The command line is at the top, the ground at the bottom; files are in the order "
     "of their imports."
 )
-PURPOSES = {"ground": "What everything else stands on: errors, arguments, the machine, the grid."}
+PURPOSES = {"ground": "Files that all wings may use: errors, arguments, the machine, the grid."}
 TINTS = [  # by layer
     "#f3e9dc", "#e3edf7", "#e3edf7", "#e3edf7", "#e6f2e6", "#f7eecf", "#f9e4dc", "#eee6f5",
 ]  # fmt: skip
-OPEN = {"activations"}  # whose files are not named, so that a new one changes nothing here
+OPEN = {"activations"}  # wings whose files are not named, so that a new family changes nothing here
 INK, GREY, LINE = "#1f2933", "#52606d", "#7b8794"
 BOX, LANE, GAP, BETWEEN, MARGIN = 276, 18, 30, 64, 28  # widths and distances, in pixels
 PURPOSE_WIDTH, FILES_WIDTH = 39, 39  # characters of a line
@@ -34,7 +34,10 @@ Node = str | tuple[str, str, int]  # a wing, or the place where an arrow passes 
 
 
 def wings_imported() -> dict[str, set[str]]:
-    """Return the wings that each wing imports; who imports the package imports what is public."""
+    """Return the wings that each wing imports.
+
+    The command line imports the package, and by it all wings that have public names.
+    """
     found: dict[str, set[str]] = {wing: set() for wing in WINGS}
     for module, path in MODULES.items():
         if (wing := wing_of(module)) in WINGS:
@@ -48,7 +51,7 @@ def wings_imported() -> dict[str, set[str]]:
 def reduced(edges: dict[str, set[str]]) -> dict[str, list[str]]:
     """Return the imports that do not follow from others (the transitive reduction)."""
     reach: dict[str, set[str]] = {}
-    for wing in WINGS:  # from the ground up, so that all that it imports is known
+    for wing in WINGS:  # from the ground up, so that the reach of all imported wings is known
         reach[wing] = edges[wing].union(*(reach[other] for other in edges[wing]))
     return {
         wing: [
@@ -88,14 +91,14 @@ def arranged(
             for node in passed:
                 rows[node[2]].append(node)  # type: ignore[index]
             paths.append([wing, *passed, other])
-    # lists and no sets, whose order would differ from one process to the next
+    # lists and not sets, whose order would differ from one process to the next
     joined: dict[Node, list[Node]] = {node: [] for row in rows for node in row}
     for path in paths:
         for a, b in pairwise(path):
             joined[a].append(b)
             joined[b].append(a)
     best, fewest = [list(row) for row in rows], crossings(rows, joined)
-    for turn in range(40):  # each node to the middle of those that it is joined to
+    for turn in range(40):  # move each node to the middle of the nodes that it is joined to
         order = range(len(rows)) if turn % 2 == 0 else range(len(rows) - 1, -1, -1)
         for layer in order:
             x = {n: (k + 0.5) / len(row) for row in rows for k, n in enumerate(row)}
@@ -125,7 +128,7 @@ def crossings(rows: list[list[Node]], joined: dict[Node, list[Node]]) -> int:
 
 
 def purpose(wing: str) -> list[str]:
-    """Return the lines that say what a wing is for."""
+    """Return the lines that state the purpose of a wing."""
     text = PURPOSES.get(wing) or docstring(wing)
     return textwrap.wrap(text, PURPOSE_WIDTH)
 
@@ -191,7 +194,10 @@ def draw() -> str:
     bottom = y - BETWEEN + MARGIN
 
     def port(n: Node, other: Node, down: bool) -> float:
-        """Where an arrow meets a box: they are spread along its edge in the order of its ends."""
+        """Return the x at which an arrow meets a box.
+
+        Arrows are spread along the edge of the box, in the order of their other ends.
+        """
         if not isinstance(n, str):
             return left[n] + LANE / 2
         ends = sorted(

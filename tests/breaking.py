@@ -30,6 +30,7 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"
 
 import h5py
 import numpy as np
+from disk_model import CALLS, Disk
 from numba.np.ufunc import parallel
 from tqdm import tqdm
 
@@ -38,7 +39,6 @@ from ntk_numba.compute import plan
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.gramfile import disk
 
-SECTOR = 512  # bytes that a disk writes wholly or not at all
 PATIENCE = 60  # seconds after which a process is said to hang
 
 DONE, BUG, REFUSED, STOPPED = 0, 1, 2, 3  # how a job ended; a STOPPED one can be continued
@@ -133,8 +133,6 @@ tqdm.set_lock(threading.RLock())
 tqdm.monitor_interval = 0  # no thread that might hold a lock at a fork
 BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of successive runs
 plan.BATCH_BYTES = 1 << 18  # few tiles are in flight, as in a larger job
-
-CALLS = ("write_at", "allocate", "sync", "rename", "remove")
 
 
 def break_at(number: int, how: str) -> None:
@@ -288,106 +286,6 @@ def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result(
         kills=killed, files=files, tiles=files * tiles, **{"tiles computed again": again}
     )
-
-
-def file_of(fd: int) -> Path:
-    return Path(f"/proc/self/fd/{fd}")
-
-
-class Disk:
-    """A model of a disk: the bytes that were synced, and those that a crash may keep or lose.
-
-    It replaces the functions of `disk`, and calls them as well. Files are identified by inode, so
-    that they keep their contents when they are renamed.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.durable: dict[int, bytearray] = {}
-        self.pending: dict[int, list[tuple[int, bytes]]] = {}
-        self.names: dict[str, int] = {}
-        self.moves: list[Callable[[dict[str, int]], None]] = []
-        self.before: Callable[[], None] = lambda: None
-        real = {name: getattr(disk, name) for name in (*CALLS, "sync_folder")}
-
-        def write_at(fd: int, block: Any, at: int) -> None:
-            self.before()
-            real["write_at"](fd, block, at)
-            self.pending.setdefault(self.inode(fd), []).append((at, bytes(disk._bytes(block))))
-
-        def allocate(fd: int, size: int) -> None:
-            self.before()
-            real["allocate"](fd, size)
-            self.inode(fd)
-
-        def sync(fd: int) -> None:
-            self.before()
-            node = self.inode(fd)
-            real["sync"](fd)
-            size = os.fstat(fd).st_size
-            if len(self.durable[node]) != size:  # HDF5 has written it
-                self.durable[node] = bytearray(file_of(fd).read_bytes())
-            for at, data in self.pending.pop(node, []):
-                self.durable[node][at : at + len(data)] = data
-
-        def rename(old: Path, new: Path) -> None:
-            self.before()
-            old.replace(new)
-            self.moves.append(lambda names: names.update({new.name: names.pop(old.name)}))
-            self.before()
-            self.settle()
-
-        def remove(path: Path) -> None:
-            self.before()
-            real["remove"](path)
-            self.moves.append(lambda names: names.pop(path.name, None) and None)
-
-        lock = threading.RLock()  # the disk does one thing at a time
-
-        def in_turn(call: Callable[..., None]) -> Callable[..., None]:
-            def locked(*arguments: Any) -> None:
-                with lock:
-                    call(*arguments)
-
-            return locked
-
-        for call in (write_at, allocate, sync, rename, remove):
-            setattr(disk, call.__name__, in_turn(call))
-
-    def inode(self, fd: int) -> int:
-        """Return the inode of an open file, and add a new file to the model."""
-        node = os.fstat(fd).st_ino
-        if node not in self.durable:
-            self.durable[node] = bytearray()
-            name = file_of(fd).readlink().name
-            self.moves.append(lambda names: names.update({name: node}))
-        return node
-
-    def settle(self) -> None:
-        """Make all names durable."""
-        for move in self.moves:
-            move(self.names)
-        self.moves = []
-
-    def crash(self, rng: random.Random, into: Path) -> None:
-        """Write one of the states that the disk may be in if the power fails now."""
-        keep = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0])
-        names = dict(self.names)
-        for move in self.moves[: rng.randint(0, len(self.moves))]:  # a journal keeps their order
-            move(names)
-        for name, node in names.items():
-            data = bytearray(self.durable[node])
-            writes = list(self.pending.get(node, []))
-            rng.shuffle(writes)
-            for at, written in writes:
-                if rng.random() < keep:
-                    first, last = at // SECTOR, (at + len(written) - 1) // SECTOR
-                    torn = rng.random() < 0.3 and last > first
-                    cut = rng.randint(first + 1, last) * SECTOR - at if torn else len(written)
-                    if len(data) < at + cut:
-                        data.extend(bytes(at + cut - len(data)))
-                    data[at : at + cut] = written[:cut]
-            (into / name).write_bytes(data)
 
 
 def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:

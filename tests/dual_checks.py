@@ -145,7 +145,7 @@ def single_pairs(largest: float = 1e4) -> NDArray:
 
 
 def exact_pairs(dual: Dual, pairs: NDArray) -> NDArray[np.longdouble]:
-    """Return what the pairs should give, (3, pairs).
+    """Return the exact results for the pairs, (3, pairs).
 
     The rows are cosθ_K; the factor that turns a rate into K̇ relative to √(K̇(x,x)K̇(x',x')); and K̇
     relative to the same.
@@ -290,7 +290,7 @@ def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
 
 
 def parity_and_signs_are_true(spec: str, dual: Dual) -> None:
-    """Check that σ has the parity of its dual, and that `never_obtuse` is true of K."""
+    """Check the parity and `never_obtuse` of a dual against σ and K."""
     activation = activations.get(spec)
     x = np.linspace(0.01, 5, 50)
     mirrored = activation(-x)
@@ -348,8 +348,7 @@ def checks(
         @pytest.mark.parametrize("beta", marked(pytest.mark.slow, BETAS, [0.1]))
         @pytest.mark.parametrize(("dtype", "bound"), [(np.float64, double), (np.float32, single)])
         def test_near_duplicates_stay_apart(self, spec, dtype, bound, beta):
-            """The ReLU behind has a K̇ that shows errors of angles; they are about 1e-13, see
-            `NEAR`."""
+            """K̇ of the ReLU behind the layer shows errors of angles, about 1e-13 (see `NEAR`)."""
             x = network_rows(dtype, scales)
             if golden:
                 answers = recorded.load(spec, golden_points(scales))

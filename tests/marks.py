@@ -7,7 +7,7 @@ import pytest
 
 
 def marked(mark: pytest.MarkDecorator, values: Iterable[Any], but: Collection[Any] = ()) -> list:
-    """Mark all parameters except the first one or, if `but` is given, except those in it."""
+    """Mark all parameters except the first one or, if `but` is given, except those in `but`."""
     values = list(values)
     but = but or values[:1]
     return [value if value in but else _with(mark, value) for value in values]

@@ -17,7 +17,7 @@ def parts_of(x, folder, of=OF, z=None, **options):
 
 
 class Stop(BaseException):
-    """The exception that a stopped merge raises here, in place of that of a signal."""
+    """An exception that stops a job or a merge here, as that of a signal does."""
 
 
 def stop_after(monkeypatch, count):

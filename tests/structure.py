@@ -1,4 +1,4 @@
-"""The wings of the package and what its files import, read from the sources."""
+"""The wings of the package and the imports of its files, read from the sources."""
 
 import ast
 from graphlib import TopologicalSorter

@@ -1,6 +1,6 @@
-"""Nothing is lost, whatever breaks: `breaking`'s experiments, as many rounds as a few minutes hold.
+"""Nothing is lost, whatever breaks: the experiments of `breaking`, with few rounds of each.
 
-``make soak`` has more of each.
+``make soak`` runs more rounds.
 """
 
 import json
@@ -23,7 +23,7 @@ def experiment(name: str, rounds: int) -> dict:
     return result
 
 
-# calls that fail of each kind: the first few, or all, which are fewer than a thousand
+# How many calls fail, one in each round: the first few, or all, which are fewer than a thousand
 CALLS = marked(pytest.mark.system, [3, 1000])
 
 
@@ -55,7 +55,7 @@ def test_kills_at_random_times(rounds):
     assert result.keys() == {"right", "kills", "files", "tiles", "tiles computed again"}
     assert result["kills"] >= rounds and result["right"] == result["files"]
     assert result["files"] > (10 if rounds == 200 else 0)
-    # what is in flight: a batch that is computed, and up to two that are written
+    # tiles in flight at a kill: a batch that is computed, and up to two that are written
     assert result["tiles computed again"] <= 3 * 8 * result["kills"]
 
 

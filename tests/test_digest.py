@@ -20,23 +20,23 @@ def test_parts_make_up_the_whole(monkeypatch):
     whole = digest_of(X)
     assert all(whole.blocks) and len(whole.blocks) == 4
     first = digest_of(X, [range(0, 64)])
-    rest = digest_of(X, [range(ROWS, len(X))])
+    others = digest_of(X, [range(ROWS, len(X))])
     assert [bool(b) for b in first.blocks] == [True, False, False, False]
     assert first.hex != whole.hex
-    assert first.difference(rest) == first.difference(whole) == "" == whole.difference(rest)
-    assert [a or b for a, b in zip(first.blocks, rest.blocks, strict=True)] == list(whole.blocks)
+    assert first.difference(others) == first.difference(whole) == "" == whole.difference(others)
+    assert [a or b for a, b in zip(first.blocks, others.blocks, strict=True)] == list(whole.blocks)
 
 
-def test_where_data_differs_is_said():
-    other = X.copy()
-    other[ROWS + 3, 1] += 1
-    mine, theirs = digest_of(X), digest_of(other)
-    assert mine.difference(theirs) == f"rows {ROWS} to {2 * ROWS - 1}"
+def test_the_rows_where_data_differs_are_named():
+    changed = X.copy()
+    changed[ROWS + 3, 1] += 1
+    digest = digest_of(X)
+    assert digest.difference(digest_of(changed)) == f"rows {ROWS} to {2 * ROWS - 1}"
     last = X.copy()
     last[-1] = 0
-    assert mine.difference(digest_of(last)) == f"rows {3 * ROWS} to {len(X) - 1}"
-    assert mine.difference(digest_of(X[:-1])) == "shape (1546, 4) and not (1545, 4)"
-    # of rows that a part did not read, those that the centre is made of
+    assert digest.difference(digest_of(last)) == f"rows {3 * ROWS} to {len(X) - 1}"
+    assert digest.difference(digest_of(X[:-1])) == "shape (1546, 4) and not (1545, 4)"
+    # rows that a part did not read, except those that the centre is computed from
     part = digest_of(X, [range(0, 64)])
     assert part.difference(digest_of(last, [range(0, 64)])) == "other rows"
 
@@ -68,8 +68,8 @@ def test_a_part_reads_its_rows_only():
 
 
 @pytest.mark.parametrize("row", [ROWS + 5, 3 * ROWS + 9])
-def test_what_is_not_finite_is_named(row):
-    """In the rows of a part, and in those that its centre is made of."""
+def test_an_entry_that_is_not_finite_is_named(row):
+    """The entry is in a row of the part, or in a row that the centre is computed from."""
     bad = X.copy()
     bad[row, 2] = np.nan
     with pytest.raises(ValueError, match=rf"X: row {row}, column 2 .* is nan"):

@@ -1,4 +1,4 @@
-"""Tests that docs/house.svg shows the wings and imports of the sources."""
+"""The picture docs/house.svg shows the wings and imports of the sources."""
 
 import importlib.util
 

@@ -1,7 +1,7 @@
-"""The command line at the limits of a real machine: signals, kills, disks and limits that are full.
+"""The command line at the limits of a real machine: signals, kills, full disks, resource limits.
 
-Nothing here is played: the disks are real file systems of a few megabytes, in a name space of their
-own where they need no rights.
+Nothing is simulated. The disks are real file systems of a few megabytes, mounted in a name space of
+their own, which needs no privileges.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def right(data):
 
 
 class Command:
-    """A job's command in `folder`, begun."""
+    """A command that computes a job in `folder`, in a process of its own."""
 
     def __init__(self, folder, data, *options, prefix=(), environment=None):
         self.folder, self.output = folder, folder / "g.h5"
@@ -48,17 +48,17 @@ class Command:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
     def wait_for_tiles(self, count=1):
-        """Until some are done."""
+        """Wait until `count` tiles are done."""
         partial = self.output.with_name("g.h5.partial")
         while self.process.poll() is None:
             with contextlib.suppress(OSError, ValueError):
                 if nk.open_gram(partial, incomplete=True).done.sum() >= count:
                     return
             time.sleep(0.01)
-        raise AssertionError(f"ended too soon: {self.process.communicate()}")
+        raise AssertionError(f"it ended too soon: {self.process.communicate()}")
 
     def end(self, code):
-        """What it says when it ends."""
+        """Wait until the command ends with this exit code, and return its standard error."""
         _, said = self.process.communicate(timeout=60)
         assert self.process.returncode == code, said
         assert "Traceback" not in said
@@ -69,7 +69,7 @@ class Command:
 
 
 def finish(folder, data, right, *options):
-    """Run the command again, to the end."""
+    """Run the command again, and check that it completes the file."""
     command = Command(folder, data, *options)
     assert command.end(0) == ""
     assert command.output.read_bytes() == right
@@ -79,7 +79,7 @@ def finish(folder, data, right, *options):
 @pytest.mark.parametrize(
     "number", marked(pytest.mark.system, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 )
-def test_a_signal_stops_soon_and_the_same_command_goes_on(tmp_path, data, right, number):
+def test_a_signal_stops_soon_and_the_same_command_resumes(tmp_path, data, right, number):
     command = Command(tmp_path, data)
     command.wait_for_tiles()
     start = time.monotonic()
@@ -102,7 +102,7 @@ def test_a_signal_stops_soon_and_the_same_command_goes_on(tmp_path, data, right,
 
 
 @pytest.mark.system
-def test_twice_leaves_at_once(tmp_path, data, right):
+def test_a_second_signal_ends_the_command_at_once(tmp_path, data, right):
     command = Command(tmp_path, data)
     command.wait_for_tiles()
     command.process.send_signal(signal.SIGINT)
@@ -115,7 +115,7 @@ def test_twice_leaves_at_once(tmp_path, data, right):
 @pytest.mark.system
 @pytest.mark.parametrize("after", [0.7, 3, 8])
 def test_a_signal_while_compiling(tmp_path, data, after):
-    """The compiler swallows what a signal raises in its callbacks."""
+    """The compiler swallows exceptions that a signal handler raises in its callbacks."""
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     folder = tmp_path / "out"
     folder.mkdir()
@@ -142,8 +142,8 @@ def test_a_job_whose_tiles_take_long_stops_soon(tmp_path, data, right):
 
 @pytest.mark.system
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", ">/dev/full", ">&-"])
-def test_nobody_listens(tmp_path, data, right, where):
-    """What cannot be said is not worth a job."""
+def test_output_that_cannot_be_written_does_not_stop_a_job(tmp_path, data, right, where):
+    """Standard output or standard error is closed, or on a full disk."""
     for more, code in (["--progress", 0], ["--activation nothing", 2]):
         shell = words(*GRAM, data, "-o", tmp_path / "g.h5", *NET, more, where)
         answer = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
@@ -171,7 +171,7 @@ def test_kills_of_the_command(tmp_path, data, right):
 def test_two_at_once(tmp_path, data, right):
     first = Command(tmp_path, data)
     first.wait_for_tiles()
-    first.process.send_signal(signal.SIGSTOP)  # not to end before the second looks
+    first.process.send_signal(signal.SIGSTOP)  # so that it does not end before the second begins
     said = Command(tmp_path, data).end(2)
     first.process.send_signal(signal.SIGCONT)
     pid = first.process.pid
@@ -193,28 +193,28 @@ def test_started_at_the_same_moment(tmp_path, data, right):
 
 
 @pytest.mark.system
-def test_the_data_changed_meanwhile(tmp_path, data, right):
-    mine = tmp_path / "x.npy"
-    shutil.copy(data, mine)
+def test_a_job_is_not_resumed_with_changed_data(tmp_path, data, right):
+    copy = tmp_path / "x.npy"
+    shutil.copy(data, copy)
     folder = tmp_path / "out"
     folder.mkdir()
-    command = Command(folder, mine)
+    command = Command(folder, copy)
     command.wait_for_tiles()
     command.process.send_signal(signal.SIGTERM)
     command.end(3)
-    np.save(mine, np.load(data) + 1)
-    said = Command(folder, mine).end(2)
+    np.save(copy, np.load(data) + 1)
+    said = Command(folder, copy).end(2)
     assert "is the beginning of another job: the data (X) is" in said
     assert "Choose another output, delete it, or overwrite it" in said
     finish(folder, data, right)
 
 
-# A shell in which a small disk is mounted where its first argument says; then the second is run
+# A shell command: mount a disk of size $1 at the folder $2, and run the script $3 there
 SMALL_DISK = 'mount -t tmpfs -o size=$1 small "$2" && cd "$2" && eval "$3"'
 
 
 def on_a_small_disk(size, folder, script):
-    """Run a script in a folder that is a file system of `size`; what it says."""
+    """Run a script in a folder that is a file system of `size`; return exit code and output."""
     unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
     probe = [*unshare, "mount", "-t", "tmpfs", "probe", folder]
     if not shutil.which("unshare") or subprocess.run(probe, capture_output=True).returncode:
@@ -235,7 +235,7 @@ def test_a_disk_that_is_too_small_is_refused_at_the_start(tmp_path, data):
 
 @pytest.mark.system
 def test_a_disk_that_others_fill_meanwhile(tmp_path, data):
-    """Its space is taken at the start, so the job completes."""
+    """The job allocates its space at the start, so it completes."""
     script = words(
         "(until [ -e g.h5.partial ]; do sleep 0.01; done; dd if=/dev/zero of=full) 2>$2.txt &",
         *GRAM, data, "-o g.h5 --quiet", *NET, "&& wait && cat $2.txt &&",
@@ -256,7 +256,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, data):
         *GRAM, data, "-o g.h5", *NET, "&&", sys.executable, "-m ntk_numba verify g.h5",
     )  # fmt: skip
     code, _, said = on_a_small_disk("60m", tmp_path, script)
-    assert code == 0, said  # what is complete is left alone, and can be read
+    assert code == 0, said  # a complete file is left alone, and can be read
 
 
 @pytest.mark.system
@@ -271,7 +271,7 @@ def test_a_limit_on_file_sizes(tmp_path, data, right):
 @pytest.mark.system
 @pytest.mark.parametrize("limit", [1000, 1200, 1400, 1600, 2000, 3000])
 def test_a_limit_on_memory(tmp_path, data, right, limit):
-    """Whatever the limit in MiB: the job is done, or a line says that memory is too little."""
+    """With any limit, in MiB, the job completes, or a line says that memory is too little."""
     prefix = ["prlimit", f"--as={limit << 20}"]
     command = Command(tmp_path, data, "--threads", "1", prefix=prefix)
     _, said = command.process.communicate(timeout=60)
@@ -284,8 +284,8 @@ def test_a_limit_on_memory(tmp_path, data, right, limit):
 
 
 @pytest.mark.system
-def test_schedulers_ask_twice(tmp_path, data, right):
-    """What they end gets SIGTERM from more than one of their daemons, within milliseconds."""
+def test_repeated_signals_stop_a_job_once(tmp_path, data, right):
+    """Several daemons of a scheduler send SIGTERM to a job within milliseconds."""
     command = Command(tmp_path, data)
     command.wait_for_tiles()
     for _ in range(3):

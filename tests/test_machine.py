@@ -12,7 +12,7 @@ VARIABLES = (*machine.OF_A_PROCESS, *machine.OF_A_NODE, "OMP_NUM_THREADS")
 
 @pytest.fixture
 def many_cores(monkeypatch):
-    """64 of them, and no word of who may use them."""
+    """Simulate 64 cores, and no limit of any scheduler."""
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 64)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
@@ -38,7 +38,7 @@ def test_the_least_limit_counts(monkeypatch, tmp_path):
     assert machine.available_memory() > 1 << 28
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "2")
     assert machine.available_memory() == 2 << 20
-    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # --mem=0 is all there is
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # --mem=0 grants all memory of the node
     assert machine.available_memory() > 1 << 28
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "3")
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
@@ -81,7 +81,7 @@ def test_threads():
 
 
 @pytest.mark.parametrize("name", VARIABLES)
-def test_what_a_scheduler_gives_counts(name, many_cores, monkeypatch):
+def test_the_cores_that_a_scheduler_grants_are_counted(name, many_cores, monkeypatch):
     monkeypatch.setenv(name, "4")
     assert machine.available_threads() == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")  # a number for each level of nesting
@@ -93,13 +93,13 @@ def test_what_a_scheduler_gives_counts(name, many_cores, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "0", "many", "-3", "1.5"])
-def test_what_is_no_number_of_cores_does_not_count(text, many_cores, monkeypatch):
+def test_bad_numbers_of_cores_are_ignored(text, many_cores, monkeypatch):
     for name in VARIABLES:
         monkeypatch.setenv(name, text)
     assert machine.available_threads() == 64
 
 
-# what a real Slurm sets, on one node, to a batch script and within srun
+# The variables that a real Slurm sets on one node, for a batch script and within srun
 @pytest.mark.parametrize(
     ("variables", "threads"),
     [
@@ -124,14 +124,14 @@ def test_tasks_of_slurm_share_a_node(variables, threads, many_cores, monkeypatch
 def test_processes_of_mpi_share_a_node(name, many_cores, monkeypatch):
     monkeypatch.setenv(name, "4")
     assert machine.available_threads() == 16
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))  # it has bound them
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))  # MPI has bound the processes
     assert machine.available_threads() == 8
     monkeypatch.setenv("NSLOTS", "12")
     assert machine.available_threads() == 3
     # MPICH starts its own daemon by srun, once on each node
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "1")
     assert machine.available_threads() == 3
-    monkeypatch.setenv("NCPUS", "2")  # PBS has divided already
+    monkeypatch.setenv("NCPUS", "2")  # PBS has divided the cores already
     assert machine.available_threads() == 2
 
 

@@ -1,4 +1,4 @@
-"""What the README says is run, word for word; its tables are those of the benchmark."""
+"""The code in the README runs word for word, and its tables are those of the benchmarks."""
 
 import os
 import re
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", marked(pytest.mark.slow, [1, None]))
 def test_python(folder, count):
-    """The first snippet, or all, one after the other, as a reader would."""
+    """Run the first snippet, or all of them one after the other, as a reader would."""
     code = "\n".join(blocks("python")[:count])
     assert code.count("nk.") > (6 if count is None else 0)
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
@@ -54,7 +54,7 @@ def test_command_line(folder):
 
 
 def in_a_shell(folder, script, **more):
-    """Run it with our commands first on the path."""
+    """Run a script with the commands of this environment first on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | more | {"PATH": path}
     command = ["bash", "-e", "-o", "pipefail", "-c", script]
@@ -65,7 +65,7 @@ def in_a_shell(folder, script, **more):
 
 @pytest.mark.cluster
 def test_cluster(folder):
-    """Word for word on a Slurm of our own; the reader waits before he looks."""
+    """Run the snippet word for word on a private Slurm, and wait for the merge as a reader does."""
     lines = blocks("bash")[0].splitlines()
     assert lines[1] == "bash theta.sh" and len(lines) == 5
     with Slurm() as slurm:

@@ -1,4 +1,4 @@
-"""Recorded answers have the digits of longdouble, and are those of the points asked for."""
+"""Recorded answers have the digits of longdouble, and belong to the points asked for."""
 
 import numpy as np
 import pytest

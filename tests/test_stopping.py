@@ -32,7 +32,7 @@ def test_at_the_next_check_while_a_file_is_written():
 
 
 def test_several_files_are_written():
-    """The end of one, within another or on another thread, does not end the others."""
+    """When one context ends, within another or on another thread, the others still hold."""
     with stopping.gently():
         with stopping.gently():
             pass

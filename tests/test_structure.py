@@ -1,9 +1,9 @@
-"""Each file imports only from wings below its own, or from its own wing, without a circle."""
+"""Each file imports only from wings below its own, or from its own wing without circles."""
 
 import pytest
 from structure import FILES, MODULES, ORDER, PACKAGE, imported, module_name, wing_of
 
-# What must never import what, whatever the order: (wing, wings).
+# By wing: the wings and modules that it must never import, whatever the order.
 NEVER = {
     "engine": ["gramfile", "finite_width"],
     "finite_width": ["engine", "duals", "compute"],
@@ -25,19 +25,20 @@ def test_every_wing_is_a_folder_or_a_file():
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_go_down(path):
-    """Within a wing there is no circle, or `structure` would refuse to put its files in order."""
-    me = module_name(path)
-    if wing_of(me) not in ORDER:
-        return  # the package itself and its __main__ import what is public
+    """Circles within a wing need no test, since `structure` cannot be imported if there are any."""
+    module = module_name(path)
+    wing = wing_of(module)
+    if wing not in ORDER:
+        return  # the package itself and its __main__ import the public names
     for other in imported(path):
         if other == "":
-            assert wing_of(me) == "cli", f"{me} imports the package"
+            assert wing == "cli", f"{module} imports the package"
         else:
-            assert ORDER.index(wing_of(other)) <= ORDER.index(wing_of(me)), f"{me} imports {other}"
+            assert ORDER.index(wing_of(other)) <= ORDER.index(wing), f"{module} imports {other}"
 
 
 @pytest.mark.parametrize("wing", NEVER)
-def test_what_must_never_be_imported(wing):
+def test_some_wings_never_import_certain_others(wing):
     for path in FILES:
         if module_name(path).split(".")[0] == wing:
             for other in imported(path):

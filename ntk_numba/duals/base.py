@@ -91,7 +91,7 @@ class Dual:
         """The number of coefficients of a sample, including the two of a curve."""
         return (0 if self.curve is None else 2) + len(self.coefficients(np.ones(1)))
 
-    def near(self, dtype: np.dtype) -> float:
+    def curve_limit(self, dtype: np.dtype) -> float:
         """Return the z_K below which the engine uses the curve, or 0 if it never does."""
         if self.curve is None:
             return 0.0

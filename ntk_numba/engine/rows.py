@@ -49,7 +49,7 @@ class Duals(NamedTuple):
     parameters : (L-1, k) the constants of the loops
     own : (L-1,) the first row of `Samples.coefficients` that the loop takes
     curve : (L-1,) the first of the two rows of the curve, see `duals.base.Dual`
-    near : (L-1,) the limit below which z_K is computed from the curve, 0 if it never is
+    curve_limit : (L-1,) the limit below which z_K is computed from the curve, 0 if it never is
     kinks_move : (L-1,) whether the function has kinks off 0, which bend the curve
     parity : (L-1,) 1 for even functions, −1 for odd ones, else 0
     never_obtuse : (L-1,) whether an activation leaves no pair obtuse
@@ -59,7 +59,7 @@ class Duals(NamedTuple):
     parameters: Floats
     own: NDArray[np.int64]
     curve: NDArray[np.int64]
-    near: Floats
+    curve_limit: Floats
     kinks_move: NDArray[np.bool_]
     parity: NDArray[np.int64]
     never_obtuse: NDArray[np.bool_]
@@ -78,7 +78,7 @@ def as_data(duals: Sequence[Dual], dtype: np.dtype) -> Duals:
         parameters=parameters,
         own=first + np.array([2 if d.curve else 0 for d in duals], np.int64),
         curve=first,
-        near=np.array([d.near(dtype) for d in duals], dtype),
+        curve_limit=np.array([d.curve_limit(dtype) for d in duals], dtype),
         kinks_move=np.array([d.kinks_move for d in duals], np.bool_),
         parity=np.array([d.parity for d in duals], np.int64),
         never_obtuse=np.array([d.never_obtuse for d in duals], np.bool_),
@@ -95,14 +95,14 @@ def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None
     """
     (rows, columns), i, j0, n = pairs
     z, w, zk, wk = working[Z, :n], working[W, :n], working[Z_K, :n], working[W_K, :n]
-    address, own, near = duals.loops[layer], duals.own[layer], duals.near[layer]
+    address, own, limit = duals.loops[layer], duals.own[layer], duals.curve_limit[layer]
     call_loop(
         address,
         Angles(z, w, zk, wk, working[RATE, :n]),
         Coefficients(rows.coefficients, i, columns.coefficients, j0, own),
         duals.parameters[layer],
     )
-    if near == 0:
+    if limit == 0:
         return
     first = duals.curve[layer]
     length = rows.coefficients[first, i]
@@ -112,7 +112,7 @@ def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None
     nearest = one
     for j in range(n):
         nearest = smaller(nearest, smaller(zk[j], wk[j]) if odd else zk[j])
-    if nearest >= near:
+    if nearest >= limit:
         return
     nearest = one
     for j in range(n):
@@ -120,7 +120,7 @@ def dual_of_row(working: Floats, pairs: Pairs, duals: Duals, layer: int) -> None
         zk[j] = none if same else zk[j]
         wk[j] = one if same else wk[j]
         nearest = smaller(nearest, one if same else (smaller(zk[j], wk[j]) if odd else zk[j]))
-    if nearest < near:
+    if nearest < limit:
         _recompute_small_angles(working, pairs, duals, layer)
 
 
@@ -136,7 +136,7 @@ def _recompute_small_angles(working: Floats, pairs: Pairs, duals: Duals, layer: 
     nodes = Angles(node_z, node_w, working[NODE_Z_K, :n], working[NODE_W_K, :n], node_rate)
     own = duals.own[layer]
     coefficients = Coefficients(rows.coefficients, i, columns.coefficients, j0, own)
-    first, near, parity = duals.curve[layer], duals.near[layer], duals.parity[layer]
+    first, limit, parity = duals.curve[layer], duals.curve_limit[layer], duals.parity[layer]
     chord_error = z.dtype.type(CHORD_ERROR if z.itemsize == 8 else CHORD_ERROR_SINGLE)
     kinks_move = duals.kinks_move[layer]
     rounding = z.dtype.type(ROUNDING if z.itemsize == 8 else ROUNDING_SINGLE)
@@ -164,12 +164,12 @@ def _recompute_small_angles(working: Floats, pairs: Pairs, duals: Duals, layer: 
         if arc > rounding and arc * bending * bending > chord_error * (arc + abs(angle_part)):
             continue
         if z[j] <= w[j]:
-            if zk[j] < near:
+            if zk[j] < limit:
                 zk[j] = chord + angle_part
                 wk[j] = one - zk[j]
-        elif parity < 0 and wk[j] < near:
+        elif parity < 0 and wk[j] < limit:
             wk[j] = chord + angle_part
             zk[j] = one - wk[j]
-        elif parity > 0 and zk[j] < near:
+        elif parity > 0 and zk[j] < limit:
             zk[j] = chord - angle_part
             wk[j] = one - zk[j]

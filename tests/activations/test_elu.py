@@ -12,7 +12,7 @@ from ntk_numba import activations
 from ntk_numba.activations import elu, elu_integral, elu_table
 from ntk_numba.engine.dual import pair_dual
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "elu:0.7": lambda x: cases(x, 0.7 * (np.exp(x) - 1), 0, x),
     "selu": lambda x: 1.0507009873554805 * cases(x, 1.6732632423543772 * (np.exp(x) - 1), 0, x),

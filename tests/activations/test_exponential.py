@@ -6,7 +6,7 @@ from mpmath import mp, mpf
 from ntk_numba import activations
 from ntk_numba.activations.exponential import LARGEST_ROOT, split_root
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "exp:0.5,0.3": lambda x: 0.5 * np.exp(0.3 * x),
     "gaussian:2,-0.4": lambda x: 2 * np.exp(-0.4 * x * x),

@@ -2,7 +2,7 @@ import numpy as np
 from dual_checks import checks
 from mpmath import mp
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {"gabor": lambda x: np.exp(-x * x) * np.sin(x)}
 
 

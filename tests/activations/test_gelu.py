@@ -5,7 +5,7 @@ from scipy import special
 
 from ntk_numba import activations
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {"gelu": lambda x: x * (1 + special.erf(x / np.sqrt(2))) / 2}
 
 

@@ -12,7 +12,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.duals import owen
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "hard_tanh": lambda x: cases(x, 0 * x - 1, -1, x, 1, 0 * x + 1),
     "relu6": lambda x: cases(x, 0 * x, 0, x, 6, 0 * x + 6),
@@ -81,11 +81,11 @@ def kinked(value, slopes, kinks):
 
 
 def pair(h, k, theta, acute):
-    """Return E sgn(X − h) sgn(Y − k) and E|X − h||Y − k|.
+    """Return E[sgn(X − h) sgn(Y − k)] and E[|X − h| |Y − k|].
 
     theta : θ if acute, else π − θ
     """
-    if not acute:  # of −Y
+    if not acute:  # by the pair (X, −Y), whose angle is acute
         signs, product = pair(h, -k, theta, True)
         return -signs, product
     signs = 1 - 2 * mp.ncdf(-h) - 2 * mp.ncdf(-k) + 4 * quadrant(h, k, theta)
@@ -115,7 +115,7 @@ DUALS = {
 SATURATING = {spec: DUALS.pop(spec) for spec in ("hard_tanh", "relu6")}
 
 TestDuals = checks(DUALS, pair=5e-15, behind=2e-12, golden=True)
-# of variances so large that little is left of their shape: up to 100 times the condition
+# Variances go up to 1e4, where these functions are nearly steps and the condition number is 100
 TestSaturating = checks(
     SATURATING, pair=1e-13, double=2e-14, scales=(1e-3, 1), behind=1e-9, moment=2e-14, golden=True
 )
@@ -134,7 +134,7 @@ def test_arguments(spec, message):
         activations.get(spec)
 
 
-def test_what_has_a_form_of_its_own_takes_it():
+def test_simpler_forms_are_recognised():
     assert activations.get("piecewise_linear:0,0.1,0,1").dual(1.0).loop is None
     assert activations.get("piecewise_linear:0,2,1,2").name == "ab_relu:2.0,2.0"
     assert activations.get("piecewise_linear:0,1,1,2,1.5,2").at == (1.0,)

@@ -41,7 +41,7 @@ def test_an_oscillation_is_right():
         (lambda x: x - x.mean(), "by itself"),
     ],
 )
-def test_what_is_no_function_of_a_number(fn, text):
+def test_functions_that_are_not_elementwise_are_refused(fn, text):
     with pytest.raises(ValueError, match=text):
         Numerical(fn, "f")
 

@@ -11,7 +11,7 @@ from piecewise import cases
 from ntk_numba import activations
 from ntk_numba.activations.one_kink import dual
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "identity": lambda x: x,
     "relu": lambda x: cases(x, 0 * x, 0, x),
@@ -25,8 +25,10 @@ SPECS = ["identity", "relu", "leaky_relu", "leaky_relu:0.3", "ab_relu:-0.5,2", "
 
 
 def expectation(f, q1, q2, s):
-    """Return E[f(u)f(v)] over the angle; panels end at the kinks, and the radius is done
-    exactly."""
+    """Return the mean of f(u)f(v) over the angle of a Gaussian pair of radius 1.
+
+    Panels end at the kinks; callers multiply by the mean over the radius, which is exact.
+    """
     root = np.linalg.cholesky([[q1, s], [s, q2]])
     # u and v change sign where a row of the root is orthogonal to the direction
     kinks = sorted(np.arctan2(-row[0], row[1]) % np.pi for row in root)
@@ -47,7 +49,7 @@ def expectation(f, q1, q2, s):
 def test_the_oracle_agrees_with_quadrature_of_sigma_itself(spec, q1, q2, s):
     activation = activations.get(spec)
     k, k_dot = oracle.expectations((activation.a, activation.b), mpf(q1), mpf(q2), mpf(s))
-    # σ is homogeneous, so E over the radius is E[r²] = 2 for K and 1 for K̇
+    # σ is homogeneous, so the mean over the radius is E[r²] = 2 for K and 1 for K̇
     assert 2 * expectation(activation, q1, q2, s) == pytest.approx(float(k), abs=1e-12)
     assert expectation(activation.derivative, q1, q2, s) == pytest.approx(float(k_dot), abs=1e-12)
 

@@ -5,7 +5,7 @@ import pytest
 
 from ntk_numba import activations
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "monomial:3": lambda x: x**3,
     "polynomial:0.5,-1,0,0.25": lambda x: 0.5 - x + 0.25 * x**3,

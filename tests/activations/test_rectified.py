@@ -8,7 +8,7 @@ from ntk_numba import activations
 from ntk_numba.activations.rectified import HIGHEST
 from ntk_numba.engine.dual import pair_dual
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {"rectified_monomial:3": lambda x: cases(x, 0 * x, 0, x**3)}
 KINKS = dict.fromkeys(SIGMA, (0.0,))
 

@@ -50,7 +50,7 @@ def test_bad_factors(spec, text):
         activations.get(spec)
 
 
-def test_what_cannot_be_normalised():
+def test_functions_that_cannot_be_normalised():
     with pytest.raises(ValueError, match="positive variance"):
         activations.normalised(activations.get("relu"), 0)
     with pytest.raises(nk.NtkNumbaError, match="positive variance, not '1'"):

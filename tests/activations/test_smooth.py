@@ -10,7 +10,7 @@ from piecewise import cases
 
 from ntk_numba import activations
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "tanh": np.tanh,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

@@ -7,7 +7,7 @@ import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.engine.dual import pair_dual
 
-# What tests/plain.py and tests/engine/test_all_activations.py take of this family
+# Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
     "sign": lambda x: np.sign(np.real(x)) + 0 * x,
     "heaviside": lambda x: (np.real(x) > 0) + 0 * x,
@@ -23,24 +23,24 @@ def test_both_halves_are_accurate_at_every_angle(spec, odd):
         one = np.ones(1)
         zk, wk, rate = pair_dual(activations.get(spec).dual(np.inf), one, 3 * one, z * one, w * one)
         assert abs(zk[0] - odd * theta / mp.pi) <= 1e-15 * (theta if z <= w else 1)
-        lacks = mp.pi - theta
-        assert abs(wk[0] - (1 - odd + odd * lacks / mp.pi)) <= 1e-15 * (
-            lacks if z > w and odd == 1 else 1
+        supplement = mp.pi - theta
+        assert abs(wk[0] - (1 - odd + odd * supplement / mp.pi)) <= 1e-15 * (
+            supplement if z > w and odd == 1 else 1
         )
         assert rate[0] == 0
 
 
 @pytest.mark.parametrize("spec", ["sign", "heaviside"])
-def test_k_is_what_the_orthants_weigh(spec):
+def test_k_agrees_with_a_quadrature_by_orthants(spec):
     sigma = activations.get(spec)
     # polar quadrature of σ(u)σ(v): constant in each sector, so a midpoint rule's error is 1/n
     t = (np.arange(200_000) + 0.5) * 2 * np.pi / 200_000
     for rho in (-0.9, 0.2, 0.7):
         u, v = np.cos(t), rho * np.cos(t) + np.sqrt(1 - rho**2) * np.sin(t)
-        k, k_dot = nk.engine.dual.dual(spec, 2.0, 0.3, rho)
+        k, k_dot = nk.dual(spec, 2.0, 0.3, rho)
         assert k == pytest.approx(np.mean(sigma(u) * sigma(v)), abs=4e-5)
         assert k_dot == 0
-    assert nk.engine.dual.dual(spec, 0, 1, 0.5)[0] == 0
+    assert nk.dual(spec, 0, 1, 0.5)[0] == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

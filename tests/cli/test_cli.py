@@ -124,7 +124,7 @@ def test_plan_computes_nothing(run, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["gram"], ["plan"]])
-def test_what_cannot_fit_is_refused(run, command):
+def test_a_job_that_cannot_fit_is_refused(run, command):
     answer = run(*command, *GRAM[1:], "--memory", "2MiB", code=2)
     assert answer.stderr.startswith(
         "ntk-numba: memory=2 MiB is too little: this job takes at least"

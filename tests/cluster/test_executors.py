@@ -1,7 +1,6 @@
 """Parts on executors of all kinds, whose workers are really killed.
 
-Tests that need a program start a new one, as a user does: `stand_ins` to see which parts are done,
-the command line to compare bytes.
+Tests that need a program of its own run `stand_ins`, which records the parts that are done.
 """
 
 import queue
@@ -46,14 +45,14 @@ def test_no_parts_at_all(tmp_path):
         assert run_parts(pool, task_of(tmp_path), []) == []
 
 
-def test_what_failed_is_tried_again(tmp_path):
+def test_a_part_that_failed_is_tried_again(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         run_parts(pool, task_of(tmp_path, {1: "full 2"}), range(4))
     assert stand_ins.done(tmp_path) == {0, 1, 2, 3}
     assert [stand_ins.starts(tmp_path, part) for part in range(4)] == [1, 3, 1, 1]
 
 
-def test_not_for_ever_and_what_is_left_is_named(tmp_path):
+def test_parts_that_always_fail_are_given_up_and_named(tmp_path):
     plan = {1: "full", 3: "full", 4: "full 1"}
     text = (
         r"^2 of 6 parts could not be done: 1,3 \(1: part 1: the disk is full; "
@@ -91,7 +90,7 @@ def test_bad_input_is_raised_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["processes", 3, None, lambda: 3])
-def test_what_is_no_executor_is_refused(bad):
+def test_bad_executors_are_refused(bad):
     with pytest.raises(TypeError, match="executor must be a concurrent"):
         run_parts(bad, print, [1])
 
@@ -131,7 +130,7 @@ class Cancelling(ThreadPoolExecutor):
         return super().submit(*arguments)
 
 
-def test_what_the_scheduler_cancels_is_tried_again(tmp_path):
+def test_a_part_that_the_scheduler_cancels_is_tried_again(tmp_path):
     with Cancelling(2) as pool:
         run_parts(pool, task_of(tmp_path), range(3))
     assert stand_ins.done(tmp_path) == {0, 1, 2}
@@ -158,7 +157,7 @@ def test_a_scheduler_that_is_gone(monkeypatch):
         run_parts(Client(), print, [7])
 
 
-def test_silence_alone_is_no_end(tmp_path):
+def test_a_silent_scheduler_is_not_taken_for_a_dead_one(tmp_path):
     """Stand-ins set SILENCE to 0, so that Dask is checked at every step."""
     end = run("cluster 1x1", tmp_path, 2, {})
     assert (end.returncode, end.stdout) == (0, "[0, 1]\n"), end.stderr
@@ -218,7 +217,7 @@ def easy(part):
     return Receipt(part, "", 0, 0.0, "", False)
 
 
-def test_the_one_that_breaks_pools_is_found(fragile):
+def test_the_part_that_breaks_pools_is_found(fragile):
     """Only this part is blamed and named; the others are done, most of them many at a time."""
     text = r"1 of 40 parts could not be done: 3 \(3: a worker was lost: worker died\); the others"
     with pytest.raises(StoppedError, match=text):
@@ -230,7 +229,7 @@ def test_the_one_that_breaks_pools_is_found(fragile):
     assert len(fragile.made) <= 6 and all(pool.closed for pool in fragile.made)
 
 
-def test_several_that_break_pools(fragile):
+def test_several_parts_that_break_pools(fragile):
     with pytest.raises(StoppedError, match=r"2 of 40 parts could not be done: 3,20 \(3,20: a wor"):
         run_parts(partial(Fragile, {3, 20}), easy, range(40))
 
@@ -279,7 +278,7 @@ def test_a_lost_worker_and_a_part_that_loses_every_worker(tmp_path, kind):
 
 
 @pytest.mark.cluster
-def test_a_pool_that_cannot_be_made_anew(tmp_path):
+def test_a_pool_that_cannot_be_replaced(tmp_path):
     end = run("process-instance", tmp_path, 6, {1: "die"})
     assert end.returncode == 3
     assert "of 6 parts could not be done: 1," in end.stderr
@@ -299,7 +298,7 @@ def test_mpi(tmp_path, ranks):
 
 @pytest.mark.cluster
 @needs_mpi
-def test_a_rank_that_dies_ends_the_job_which_goes_on(tmp_path):
+def test_a_rank_that_dies_ends_the_job_which_can_be_resumed(tmp_path):
     assert run("mpi 3", tmp_path, 6, {1: "die 1"}).returncode not in (0, 2)
     assert run("mpi 3", tmp_path, 6, {1: "die 1"}).returncode == 0
     assert stand_ins.done(tmp_path) == set(range(6))

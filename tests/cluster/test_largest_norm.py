@@ -1,4 +1,4 @@
-"""Parts of networks that are fitted to the data, given the largest norm of all rows or not."""
+"""Parts of networks that are fitted to the data, with and without a given largest norm."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +66,7 @@ def write(net, x, folder, number, of=OF, **options):
     return nk.write_gram(net, x, folder / "g.h5", part=(number, of), **options)
 
 
-def test_a_part_that_is_told_reads_its_own_rows_only(net, x, largest, tmp_path, blocks_read):
+def test_a_part_with_a_given_norm_reads_its_own_rows_only(net, x, largest, tmp_path, blocks_read):
     some_leave_rows_out = False
     for number in range(1, OF + 1):
         blocks_read.clear()
@@ -88,15 +88,15 @@ def test_parts_are_the_whole_bit_for_bit(net, x, largest, tmp_path):
         assert (f.ntk[:] == nk.gram(net, x).ntk).all()
     paths = []
     for number in range(1, OF + 1):
-        told = {} if number == 3 else {"largest_norm": largest}
-        with write(net, x, tmp_path, number, **told) as f:
+        given = {} if number == 3 else {"largest_norm": largest}
+        with write(net, x, tmp_path, number, **given) as f:
             paths.append(f.path)
     with nk.merge(paths, tmp_path / "g.h5") as f:
         assert f.contents.largest_norm == largest and f.verify()
     assert (tmp_path / "g.h5").read_bytes() == whole.read_bytes()
 
 
-def test_who_starts_all_parts_hands_it_on(net, x, tmp_path, monkeypatch):
+def test_the_process_that_starts_all_parts_passes_the_norm_on(net, x, tmp_path, monkeypatch):
     nk.write_gram(net, x, tmp_path / "whole.h5").close()
     surveyed = []
     survey = Source.survey
@@ -117,7 +117,7 @@ def test_who_starts_all_parts_hands_it_on(net, x, tmp_path, monkeypatch):
 
 
 def test_all_parts_here_read_each_row_once_beside_computing(x, tmp_path, monkeypatch):
-    """What one part has measured of a source, in memory or in a file, is kept for the next one."""
+    """The findings of one part about X, in memory or in a file, are kept for the next part."""
     counts = {}
     read_unknown = Source._read_unknown
 
@@ -160,7 +160,7 @@ def test_other_networks_make_no_use_of_it(x, tmp_path):
         ("big", TypeError, "largest_norm must be a number"),
     ],
 )
-def test_nonsense(x, tmp_path, value, error, text):
+def test_bad_values_are_refused(x, tmp_path, value, error, text):
     for net in (nk.MLP(2), NETS["tanh"]):
         with pytest.raises(error, match=text):
             write(net, x, tmp_path, 1, largest_norm=value)
@@ -185,11 +185,11 @@ def test_a_number_too_large_keeps_the_bound(x, largest, tmp_path):
         nk.write_gram(net, x[:200], tmp_path / "g.h5")
 
 
-def test_parts_that_were_told_different_norms_are_not_of_one_job(net, x, largest, tmp_path):
+def test_parts_with_different_norms_are_not_of_one_job(net, x, largest, tmp_path):
     paths = []
     for number in range(1, 4):
-        told = 1.5 * largest if number == 2 else largest
-        with write(net, x, tmp_path, number, of=3, largest_norm=told) as f:
+        given = 1.5 * largest if number == 2 else largest
+        with write(net, x, tmp_path, number, of=3, largest_norm=given) as f:
             paths.append(f.path)
     text = (
         rf"{paths[1].name} is of another job: .*the largest norm is {1.5 * largest!r}, not "
@@ -208,7 +208,7 @@ def test_parts_that_were_told_different_norms_are_not_of_one_job(net, x, largest
         assert f.path.name == "g.part-2-of-3.h5"
 
 
-def test_files_that_do_not_say_it_are_read_and_merged(net, x, largest, tmp_path):
+def test_files_without_a_norm_are_read_and_merged(net, x, largest, tmp_path):
     """Earlier versions wrote such files."""
     nk.write_gram(net, x, tmp_path / "whole.h5").close()
     paths = []
@@ -253,10 +253,10 @@ def test_the_command_line(x, largest, tmp_path, monkeypatch, capsys, blocks_read
         return capsys.readouterr().out
 
     script = run("slurm", *job, "--parts", "6", "--time", "60")
-    said = f"--largest-norm {largest!r}"
-    assert said in script and float(repr(largest)) == largest
+    option = f"--largest-norm {largest!r}"
+    assert option in script and float(repr(largest)) == largest
     blocks_read.clear()
-    run("gram", *job, "--part", "1/6", "--quiet", *said.split())
+    run("gram", *job, "--part", "1/6", "--quiet", *option.split())
     with nk.open_gram("g.part-1-of-6.h5") as f:
         assert f.contents.largest_norm == largest
         assert blocks_read == own_blocks(f.contents) != blocks_of([range(N)], N)

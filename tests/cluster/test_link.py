@@ -19,7 +19,7 @@ def parts(x, tmp_path):
     return parts_of(x, tmp_path)
 
 
-def test_a_full_disk_is_said_in_a_sentence(parts, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_a_sentence(parts, tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError(
             "flush failed (file write failed: time = Mon, filename = 'g.h5.partial.new', errno = "
@@ -128,7 +128,7 @@ class TestLink:
             assert f.verify() and (f.ntk[...] == k.ntk).all()
 
     @pytest.mark.parametrize("delete", [False, True])
-    def test_it_does_not_replace_what_is_begun(self, parts, tmp_path, monkeypatch, delete):
+    def test_it_does_not_replace_an_unfinished_merge(self, parts, tmp_path, monkeypatch, delete):
         path, partial = tmp_path / "g.h5", tmp_path / "g.h5.partial"
         with monkeypatch.context() as patch:
             stop_after(patch, 30)
@@ -146,7 +146,7 @@ class TestLink:
             assert not partial.exists()
 
     @pytest.mark.parametrize("name", ["50%.h5", "a%b.h5", "a%%c.h5", "é '\"$x.h5"])
-    def test_any_name_will_do(self, x, parts, tmp_path, name):
+    def test_any_name_is_allowed(self, x, parts, tmp_path, name):
         paths = [part.rename(tmp_path / f"{n}{name}") for n, part in enumerate(parts)]
         with nk.merge(paths, tmp_path / "g.h5", link=True) as f:
             assert (f.ntk[...] == nk.gram(NET, x).ntk).all()

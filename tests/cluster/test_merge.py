@@ -10,7 +10,7 @@ import ntk_numba as nk
 from ntk_numba.cluster import merge as merging
 from ntk_numba.cluster import write
 from ntk_numba.cluster.cover import part_path, show_indices
-from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.kernel import NUMERICS, Kernel
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import INCOMPLETE
 from ntk_numba.gramfile.tiles import TileFile
@@ -150,7 +150,7 @@ class TestCover:
 
     @pytest.mark.parametrize("row", [0, 690])
     def test_of_data_that_has_changed_since(self, x, parts, tmp_path, row):
-        """Even a part that did not read those rows is affected: its centre depends on some."""
+        """Even a part that did not read the changed rows depends on some, by its centre."""
         other = tmp_path / "other"
         other.mkdir()
         changed = x.copy()
@@ -167,10 +167,12 @@ class TestCover:
         parts[3].unlink()
         monkeypatch.setattr(write, "NUMERICS", 99)
         nk.write_gram(NET, x, tmp_path / "g.h5", part=(4, 5)).close()
-        text = r"another job: numerical version is 99, not 2; of 5 parts 4 are .*--array=4,"
+        text = (
+            rf"another job: numerical version is 99, not {NUMERICS}; of 5 parts 4 are .*--array=4,"
+        )
         self.refuse(parts, text, tmp_path)
 
-    def test_what_is_no_part(self, x, parts, tmp_path):
+    def test_files_that_are_no_parts(self, x, parts, tmp_path):
         text = tmp_path / "text.h5"
         text.write_text("hello")
         self.refuse([*parts, text], "text.h5 is no valid HDF5 file", tmp_path)
@@ -182,7 +184,7 @@ class TestCover:
             path.write_text("hello")
         assert "and 20 more" in self.refuse([*parts, *many], "0.h5 is no valid", tmp_path)
 
-    def test_nonsense(self, parts, tmp_path):
+    def test_bad_values_are_refused(self, parts, tmp_path):
         with pytest.raises(ValueError, match="layout must be 'full' or 'lower', not 'upper'"):
             nk.merge(parts, tmp_path / "m.h5", layout="upper")
         with pytest.raises(ValueError, match="link and delete_parts exclude each other"):
@@ -201,7 +203,7 @@ def test_two_data_sets_have_no_triangle(x, tmp_path):
             nk.merge(paths, tmp_path / "g.h5", **options)
 
 
-def test_what_is_merged_is_left_alone(parts, tmp_path, right):
+def test_a_complete_merge_is_left_alone(parts, tmp_path, right):
     nk.merge(parts, tmp_path / "g.h5").close()
     before = (tmp_path / "g.h5").stat()
     nk.merge(parts, tmp_path / "g.h5").close()
@@ -237,7 +239,7 @@ def test_a_damaged_tile_is_not_merged(x, parts, tmp_path, right):
 
 @pytest.mark.parametrize("count", [0, 5, 14, 40, 65])
 @pytest.mark.parametrize("delete", [False, True])
-def test_a_merge_goes_on(parts, tmp_path, right, monkeypatch, count, delete):
+def test_a_stopped_merge_is_resumed(parts, tmp_path, right, monkeypatch, count, delete):
     with monkeypatch.context() as patch:
         stop_after(patch, count)
         with pytest.raises(Stop):
@@ -321,7 +323,7 @@ def test_damage_of_what_is_merged_is_named_when_its_part_is_gone(x, begun, tmp_p
 
 
 @pytest.mark.parametrize("changed", ["x", "z", "net"])
-def test_a_merge_of_other_data_is_not_gone_on_with(x, tmp_path, monkeypatch, changed):
+def test_a_merge_of_other_data_is_not_resumed(x, tmp_path, monkeypatch, changed):
     paths = parts_of(x, tmp_path, 4, z := x[:200] + 1)
     with monkeypatch.context() as patch:
         stop_after(patch, 30)
@@ -344,7 +346,8 @@ def test_parts_of_a_newer_version_are_not_deleted_for_an_older_file(x, tmp_path,
     monkeypatch.setattr(write, "NUMERICS", 99)
     paths = parts_of(x, tmp_path, 2)
     (tmp_path / "old.h5").rename(tmp_path / "g.h5")
-    with pytest.raises(ValueError, match=r"g.h5 is of numerical version 2, the parts of 99\. Ch"):
+    text = rf"g.h5 is of numerical version {NUMERICS}, the parts of 99\. Ch"
+    with pytest.raises(ValueError, match=text):
         nk.merge(paths, tmp_path / "g.h5", delete_parts=True)
     assert all(p.exists() for p in paths)
 
@@ -381,7 +384,7 @@ class TestBeginningOfAnother:
             nk.merge(parts[:3], path, overwrite=True, delete_parts=True)
         assert all(part.exists() for part in parts)
 
-    def test_its_data_is_not_theirs(self, x, tmp_path):
+    def test_its_data_is_not_that_of_the_parts(self, x, tmp_path):
         path = tmp_path / "g.h5"
         nk.write_gram(NET, x, path).close()
         self.begin(path)

@@ -82,9 +82,8 @@ def ends_well(job):
 def writer_of_a_part(folder):
     """Return the PID of a process that computes a part, by its lease, and the part's number."""
     for lock in folder.glob("*.part-*.lock"):
-        with contextlib.suppress(
-            OSError, ValueError, TypeError
-        ):  # the lock file is being created or removed
+        # the lock file may just be created or removed
+        with contextlib.suppress(OSError, ValueError, TypeError):
             return Holder(*json.loads(lock.read_text())).pid, lock.name.split("part-")[1][0]
     return None
 
@@ -117,7 +116,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_part(folder, out, kind, request):
 @pytest.mark.parametrize(
     "kind", marked(pytest.mark.cluster, ["processes", pytest.param("mpi 2", marks=needs_mpi)])
 )
-def test_a_job_that_is_stopped_goes_on(folder, out, kind):
+def test_a_stopped_job_is_resumed(folder, out, kind):
     job = gram(folder, out, kind)
     wait_until(lambda: writer_of_a_part(out.parent))
     os.kill(job.pid, signal.SIGTERM)
@@ -151,7 +150,7 @@ def test_executors_of_the_standard_library(folder, out, kind):
 @pytest.mark.parametrize(
     "kind", marked(pytest.mark.cluster, ["processes:2", pytest.param("mpi 3", marks=needs_mpi)])
 )
-def test_bad_input_is_told_as_ever(tmp_path, kind):
+def test_bad_input_is_reported_as_without_parts(tmp_path, kind):
     x = np.ones((300, 3))
     x[200, 1] = np.nan
     np.save(tmp_path / "x.npy", x)
@@ -183,7 +182,7 @@ def test_processes_share_the_threads(name):
         ("mpi:4", ValueError, r"--executor 'mpi:4' is unknown"),
     ],
 )
-def test_names_that_are_none(name, error, text, monkeypatch):
+def test_unknown_executors_are_refused(name, error, text, monkeypatch):
     monkeypatch.setattr(schedulers, "SCHEDULER_STARTS", 0.3)
     with pytest.raises(error, match=text), open_executor(name, None):
         pass
@@ -204,7 +203,7 @@ def test_a_package_that_is_missing(name, package, monkeypatch):
 @pytest.mark.cluster
 @pytest.mark.parametrize("place", ["tcp://127.0.0.1:9", "late.json"])
 def test_a_cluster_that_does_not_answer(tmp_path, place):
-    """Its file is waited for, since a script may start the scheduler just before the job."""
+    """The job waits for the file, since a script may start the scheduler just before it."""
     job = subprocess.run(
         [sys.executable, "-c", "from pathlib import Path\n"
          "from threading import Timer\n"

@@ -61,7 +61,7 @@ class Run:
 
     def __init__(self, slurm, folder, data, parts, gram=None, **options):
         self.slurm, self.folder, self.parts = slurm, folder, parts
-        self.begun = {}  # by index, the inodes of files that have to be continued
+        self.begun = {}  # by index: the inodes of unfinished files, which must be continued
         text = slurm_script(
             gram or [*COMMAND, "gram", str(data), "-o", "a b.h5", *NET],
             [*COMMAND, "merge", f"a b.part-*-of-{parts}.h5", "-o", "a b.h5"],
@@ -131,7 +131,7 @@ def test_an_array_and_its_merge(run, right):
         assert re.match(first, job.log(index)) and job.part(index).exists()
 
 
-def test_elements_that_are_stopped_go_on(run, slurm, right):
+def test_stopped_elements_are_resumed(run, slurm, right):
     """An operator and the signal before the limit stop them; the merge waits for their success."""
     job = run(2, dependency="afterok")
     job.wait_for_tiles(1)
@@ -147,7 +147,7 @@ def test_elements_that_are_stopped_go_on(run, slurm, right):
     assert "stopped before the end, and requeued" in job.log(2)
 
 
-# Stands in for a long command that stops when it is asked to; at its second start it succeeds
+# A stand-in for a long command that stops at a signal, and succeeds at its second start
 STOPS = """
 echo starts
 test -z "$SLURM_RESTART_COUNT" || exit 0
@@ -191,7 +191,7 @@ def test_the_merge_only_after_success(run, slurm):
     assert not (job.folder / f"logs/{job.merge}_merge.out").exists()
 
 
-def test_what_is_cancelled_stays_so(run, slurm):
+def test_a_cancelled_job_is_not_started_again(run, slurm):
     """The command stops with exit code 3, but is not started again."""
     job = run(1)
     job.wait_for_tiles(1)
@@ -237,4 +237,4 @@ def test_a_lost_node(data, right, tmp_path):
         job.ends_well(right)
         last = slurm.state(job.array)[1]
         assert last.restarts == 1 and {first, last.node} == {"n1", "n2"}
-        assert "stopped" not in job.log(1)  # it had no time to say so
+        assert "stopped" not in job.log(1)  # its processes were killed

@@ -20,7 +20,7 @@ LEAST = {
     "merge_cpus": 1, "merge_memory": 4 << 30, "merge_minutes": 60,
 }  # fmt: skip
 
-# Stands in for sbatch: saves its words, one per line, and the script, and prints a job ID
+# A stand-in for sbatch, which saves its words, one per line, and the script, and prints a job ID
 SBATCH = """#!/bin/bash
 printf '%s\\n' "$@" > "$OUT/words-$$"
 cat > "$OUT/script-$$"

@@ -24,7 +24,7 @@ from ntk_numba.cluster.workers import (
 from ntk_numba.machine import available_threads
 
 
-def test_here_there_is_nothing_to_tell():
+def test_outside_of_a_pool_there_is_nothing_to_share():
     assert worker_threads() is None and parts_on_this_host() == 1
 
 
@@ -88,12 +88,13 @@ def test_a_rank_that_is_asked_to_stop_ends_the_job(tmp_path):
 
 
 @pytest.mark.cluster
-def test_what_workers_share(tmp_path):
+def test_workers_share_threads_and_host(tmp_path):
     """A worker of Dask has its own threads, though OMP_NUM_THREADS is 1 there."""
     assert run("cluster 1x2", tmp_path, 2, "threads").returncode == 0
     assert (tmp_path / "part-1").read_text() == f"{min(available_threads(), 2)} 2"
     assert run("processes:2", tmp_path, 2, "threads").returncode == 0
-    assert (tmp_path / "part-1").read_text().endswith(" 2")  # a task brings its number of threads
+    # here a task comes with its number of threads
+    assert (tmp_path / "part-1").read_text().endswith(" 2")
 
 
 @pytest.mark.cluster
@@ -136,7 +137,7 @@ def pool():
     made.shutdown()
 
 
-def test_an_idle_worker_leaves_at_once(pool):
+def test_an_idle_worker_ends_at_once(pool):
     pid = pool.submit(os.getpid).result()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not alive(pid))
@@ -145,10 +146,9 @@ def test_an_idle_worker_leaves_at_once(pool):
 
 
 @pytest.mark.cluster
-def test_a_worker_that_does_not_hear_leaves_all_the_same(pool, tmp_path):
-    pool.submit(
-        stand_ins.starts, tmp_path, 0
-    ).result()  # the worker has started and imported everything
+def test_a_worker_that_ignores_the_request_ends_all_the_same(pool, tmp_path):
+    # wait until the worker has started and imported everything
+    pool.submit(stand_ins.starts, tmp_path, 0).result()
     future = pool.submit(attempt, stand_ins.ignore_stop, 1, 0, Share())
     pid = pool.submit(os.getpid)
     time.sleep(2)

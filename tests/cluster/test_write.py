@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from parts import Stop
 
 import ntk_numba as nk
 from ntk_numba.cluster import merge as merging
@@ -54,12 +55,8 @@ def test_parts_that_are_done_are_left_alone(x, tmp_path, right, computed):
     assert len(computed) == 28 and (tmp_path / "g.h5").read_bytes() == right
 
 
-class Stop(BaseException):
-    """An exception like that of a signal."""
-
-
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_was_merged_and_deleted_is_not_computed_again(
+def test_a_part_that_was_merged_and_deleted_is_not_computed_again(
     x, tmp_path, right, computed, monkeypatch, overwrite
 ):
     if overwrite:
@@ -124,7 +121,7 @@ def test_overwriting_replaces_parts_of_other_contents_only(x, tmp_path, right, c
         ({"part": (1, 2), "layout": "lower"}, ValueError, "a part has no layout"),
     ],
 )
-def test_nonsense_is_refused(x, tmp_path, options, error, text):
+def test_bad_arguments_are_refused(x, tmp_path, options, error, text):
     with pytest.raises(error, match=text):
         nk.write_gram(NET, x, tmp_path / "g.h5", **options)
     assert list(tmp_path.iterdir()) == []
@@ -151,9 +148,8 @@ def test_a_part_that_a_kill_has_left_is_deleted(x, tmp_path, layout):
     nk.write_gram(NET, x, path, layout=layout).close()
     nk.write_gram(NET, x, path, parts=3, layout=layout).close()
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
-    nk.write_gram(
-        NET, 2 * x, path, overwrite=True
-    ).close()  # the file of another job is left as it is
+    # a part of another job is left as it is
+    nk.write_gram(NET, 2 * x, path, overwrite=True).close()
     left.write_bytes(kept)
     nk.write_gram(NET, 2 * x, path, parts=3).close()
     assert left.read_bytes() == kept

@@ -64,7 +64,7 @@ def test_cross_is_the_same_function(points):
     for rows, columns in ((150, 40), (1, 150), (150, 150), (150, 1)):
         cross = nk.gram(NET, points[:rows], points[:columns])
         for a, b in zip(cross, full, strict=True):
-            # the centre of the unit vectors is X's, so the last bits may differ
+            # the centre is computed from X, so the last bits may differ
             scale = np.sqrt(np.outer(np.diag(b)[:rows], np.diag(b)[:columns]))
             assert (np.abs(a - b[:rows, :columns]) <= 1e-14 * scale).all()
     square = nk.gram(NET, points, points)

@@ -36,7 +36,7 @@ def test_all_rows_at_once_where_they_fit():
 
 
 @pytest.mark.parametrize(("n", "n0", "memory"), [(1000, 10**7, "2GiB"), (10**5, 784, "30MiB")])
-def test_what_cannot_fit_is_refused_with_what_it_takes(n, n0, memory):
+def test_a_job_that_cannot_fit_is_refused_with_the_memory_it_takes(n, n0, memory):
     with pytest.raises(ValueError, match=r"memory=.* is too little: this job takes at least") as e:
         plan(n, n0, memory=memory)
     least = str(e.value).split("at least ")[1].split(" (")[0]

@@ -185,7 +185,7 @@ def test_a_full_disk_in_the_middle_stops_the_job(points, tmp_path, monkeypatch, 
     def write_at(fd, block, at):
         if len(block) == 8:
             checksums.append(at)
-        elif len(checksums) > 1:  # the file's first bytes, and some tile's
+        elif len(checksums) > 1:  # the first bytes of the file, and one checksum
             raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
         time.sleep(0.01)  # so that tiles are left to write
         original(fd, block, at)
@@ -257,7 +257,7 @@ def test_a_sample_too_large_is_found_before_the_start(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_going_on_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
+def test_a_resumed_job_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((1000, 3000))
     with nk.write_gram(NET, x, tmp_path / "g.h5") as f:
         tile, right = f.contents.grid.tile, f.path.read_bytes()
@@ -284,7 +284,7 @@ def test_a_job_stops_soon_whatever_its_size():
         assert p.batch >= 2
 
 
-def test_the_plan_counts_what_is_there(points):
+def test_the_plan_counts_tiles_pairs_and_bytes(points):
     p = plan.make_plan(NET, open_source(points, "X"), kernels=("nngp", "ntk"), memory="1GiB")
     assert p.grid.tile == 64 and p.grid.count == 6 and p.pairs == 150 * 151 // 2
     assert p.output_bytes == 2 * 192 * 192 * 8

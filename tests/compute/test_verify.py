@@ -5,7 +5,7 @@ import pytest
 import ntk_numba as nk
 from ntk_numba.compute import verify
 from ntk_numba.compute.verify import verify_sample
-from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.kernel import NUMERICS, Kernel
 from ntk_numba.gramfile.lease import Lease
 
 NET = nk.MLP(3, "relu", b_std=0.1)
@@ -73,8 +73,9 @@ def test_repair_refuses(damaged, points, monkeypatch):
     before = path.read_bytes()
     with pytest.raises(ValueError, match=r"cannot be repaired: X is not the data"):
         nk.repair(path, points + 1, z)
-    monkeypatch.setattr(verify, "NUMERICS", 3)
-    with pytest.raises(ValueError, match="its numerical version is 2, not 3"):
+    monkeypatch.setattr(verify, "NUMERICS", NUMERICS + 1)
+    text = f"its numerical version is {NUMERICS}, not {NUMERICS + 1}"
+    with pytest.raises(ValueError, match=text):
         nk.repair(path, points, z)
     monkeypatch.undo()
     lease = Lease(path)

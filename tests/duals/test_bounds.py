@@ -42,7 +42,7 @@ def test_no_error_is_larger_than_its_bound(name):
     rho[:50], rho[50:60], rho[100:150] = 1, -1, 1
     found = errors(function, q1, q2, rho, COARSE)
     assert (found <= bounds[:, None] + RULE).all()
-    # and it is not far from them, as long as rounding does not hide them
+    # the largest error is near the bound, unless rounding hides it
     assert (found.max(1) / bounds).max() > 0.3 or function.tolerance < 1e-8
 
 
@@ -55,7 +55,7 @@ def test_no_error_is_larger_than_its_bound(name):
         but=("tanh", "tanh:1e-4", "silu", "softplus:1e-3"),
     ),
 )  # fmt: skip
-def test_few_pairs_by_a_finer_rule(name):
+def test_no_error_of_a_few_pairs_is_larger_by_a_finer_rule(name):
     function = activations.get(name)
     bounds = np.array(function.dual(2.0).bounds)
     assert (bounds > 0).all() and (bounds <= function.tolerance).all()

@@ -1,4 +1,4 @@
-"""The certified series: what it refuses, and the kernels of awkward rows."""
+"""Certified series: tolerances that are refused, and the kernels of awkward rows."""
 
 import numpy as np
 import pytest

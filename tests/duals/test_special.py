@@ -23,13 +23,13 @@ def excess(m):
     return (mp.asin(mp.sqrt(m)) / mp.sqrt(m * (1 - m)) - 1) / m
 
 
-def test_polynomial_is_the_fit_it_is_said_to_be():
+def test_the_polynomial_is_the_stated_fit():
     again, error = mp.chebyfit(excess, [0, mpf(repr(LARGEST_M))], len(SINGLE), error=True, asc=True)
     assert tuple(float(c) for c in reversed(again)) == SINGLE
     assert error < 1.2e-7
 
 
-def test_quotient_is_the_fit_it_is_said_to_be():
+def test_the_quotient_is_the_stated_fit():
     """P(c) = excess·Q(c) holds at Chebyshev points of [1 − 2·LARGEST_M, 1], one per unknown."""
     up, down = len(NUMERATOR), len(DENOMINATOR) - 1  # Q(0) = 1
     with mp.workdps(60):
@@ -101,13 +101,13 @@ def test_exponentials(real, least, most):
     assert (value[3:5] > np.finfo(real).max / 8).all() and np.isfinite(value[3:5]).all()
 
 
-def test_exponential_is_the_fit_it_is_said_to_be():
-    def rest(r):
+def test_the_exponential_is_the_stated_fit():
+    def remainder(r):
         return (mp.expm1(r) - r) / r**2 if abs(r) > mpf(10) ** -12 else mpf(1) / 2 + r / 6
 
     half = mp.log(2) / 2 * (1 + mpf(2) ** -20)
     for coefficients, bound in ((EXPONENTIAL_DOUBLE, 1.1e-16), (EXPONENTIAL_SINGLE, 6.5e-8)):
         n = len(coefficients)
-        again, error = mp.chebyfit(rest, [-half, half], n, error=True, asc=True)
+        again, error = mp.chebyfit(remainder, [-half, half], n, error=True, asc=True)
         assert error < bound
         np.testing.assert_allclose([float(c) for c in reversed(again)], coefficients, rtol=1e-15)

@@ -35,7 +35,7 @@ def test_refusals(arguments, text):
 
 
 @pytest.mark.parametrize("name", nk.activations.names())
-def test_what_is_so_of_every_dual(name):
+def test_every_dual_is_symmetric_bounded_and_finite(name):
     """K and K̇ are symmetric, bounded by Cauchy and Schwarz, and finite for all variances."""
     name = nk.activations.table.example(name)
     rng = np.random.default_rng(0)

@@ -43,7 +43,7 @@ def test_the_degree_follows_from_all_of_the_data():
     assert upper.error == whole.error != nk.gram(net, x[:10]).error
 
 
-def test_files_tell_the_bound(tmp_path):
+def test_files_store_the_bound(tmp_path):
     x = np.random.default_rng(0).standard_normal((300, 8))
     net = nk.MLP(3, "tanh:1e-5", b_std=0.1)
     error = nk.gram(net, x).error

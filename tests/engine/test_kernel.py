@@ -15,7 +15,7 @@ def has(layer):
     return True
 
 
-# of those that this computer has; Numba itself takes the first one
+# The threading layers that can be loaded here; Numba itself takes the first one
 LAYERS = [
     layer
     for layer, module in (("tbb", "tbbpool"), ("omp", "omppool"), ("workqueue", "workqueue"))
@@ -112,7 +112,7 @@ print([f == right[depth] for f, depth in zip(found, depths)].count(True))
     assert run(code, layer, tmp_path) == ["40"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell of single threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has no times of single threads")
 @pytest.mark.parametrize("layer", marked(pytest.mark.system, LAYERS))
 def test_one_thread_is_one_thread(layer, tmp_path):
     """Neither BLAS nor Numba keeps a second thread busy, whatever their variables allow."""
@@ -139,5 +139,5 @@ for write in (False, True):
 """
     for line in run(code, layer, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2"):
         most, next_most, threads = map(int, line.split())
-        assert most > 20 and next_most < most / 3  # the threads that write take a little time
+        assert most > 20 and next_most < most / 3  # threads that write files take a little time
         assert threads < 12

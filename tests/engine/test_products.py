@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.products import (
-    aligned,
     empty_panels,
     inner_products,
     panel_width,
@@ -49,7 +49,7 @@ def test_inner_products(dtype, n0):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("n0", [1, 3, 64, 385, 784])
 def test_an_inner_product_does_not_depend_on_its_place(dtype, n0):
-    """Equal rows for equal samples depend on this."""
+    """Equal samples have equal rows because of this."""
     a, b = np.random.default_rng(0).standard_normal((2, 128, n0)).astype(dtype)
     a[::3], b[::5], b[1::5] = a[0], b[0], a[0]
     a[1::3] = b[0]

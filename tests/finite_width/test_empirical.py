@@ -100,7 +100,7 @@ def test_float32(data):
 
 
 @pytest.mark.parametrize("function", [fw.forward, fw.empirical_ntk, fw.empirical_nngp])
-def test_what_the_kernels_refuse(function, data, tmp_path):
+def test_bad_arguments_of_the_kernels(function, data, tmp_path):
     params = fw.sample(nk.MLP(2), 3, 8)
     with pytest.raises(TypeError, match=r"params must be the Parameters that .* returns, not MLP"):
         function(nk.MLP(2), data[0])
@@ -122,12 +122,12 @@ def test_what_the_kernels_refuse(function, data, tmp_path):
         function(params, tmp_path / "x.npy")
 
 
-def test_what_is_no_kind_of_nngp(data):
+def test_an_unknown_kind_of_nngp(data):
     with pytest.raises(ValueError, match="by must be 'features' or 'outputs', not 'units'"):
         fw.empirical_nngp(fw.sample(nk.MLP(2), 3, 8), data[0], by="units")
 
 
-def test_what_does_not_fit_in_memory_is_refused(monkeypatch):
+def test_results_that_do_not_fit_in_memory_are_refused(monkeypatch):
     params = fw.sample(nk.MLP(3), 3, 64, 4)
     x = np.ones((100, 3))
     monkeypatch.setattr(pool, "available_memory", lambda: 1 << 20)

@@ -28,7 +28,7 @@ class Bare(Function):
 
 @pytest.fixture
 def net():
-    """A network of which finite_width may know all that there is."""
+    """Return a network whose activations are functions without anything else."""
     made = nk.MLP(3, "relu", 1.2, 0.1)
     layers = [Layer(layer.activation and Bare("bare"), 1.2, 0.1) for layer in made.layers]
     object.__setattr__(made, "layers", tuple(layers))
@@ -49,10 +49,10 @@ def test_a_function_without_a_dual_is_all_that_is_used(net):
     np.testing.assert_array_equal(one.outputs, other.outputs)
 
 
-def test_what_an_activation_has_besides_is_not_named():
-    besides = {name for name in dir(Activation) if name not in dir(Function)}
-    assert besides == {"dual", "facts"} and hasattr(Function, "second_moment")
+def test_no_member_that_only_activations_have_is_used():
+    additional = {name for name in dir(Activation) if name not in dir(Function)}
+    assert additional == {"dual", "facts"} and hasattr(Function, "second_moment")
     for path in Path(fw.__file__).parent.glob("*.py"):
         nodes = ast.walk(ast.parse(path.read_text()))
         used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        assert not used & (besides | {"second_moment", "activation"}), path.name
+        assert not used & (additional | {"second_moment", "activation"}), path.name

@@ -1,4 +1,4 @@
-"""Means and standard errors over draws, and what they tend to as networks widen."""
+"""Means and standard errors over draws, and the limits of the means as networks widen."""
 
 import sys
 
@@ -44,7 +44,7 @@ def test_threads_change_no_bit(data):
 
 
 def test_a_mean_keeps_its_digits_far_from_zero():
-    """Where sums of squares would have lost all of them."""
+    """A sum of squares would lose all digits of the variance."""
     values = 1e8 + np.random.default_rng(2).standard_normal((1000, 7))
     mean, squares = np.zeros(7), np.zeros(7)
     for count, row in enumerate(values, start=1):
@@ -72,7 +72,7 @@ def test_outputs_have_more_noise_than_features(data):
 
 
 def test_the_mean_shifts_at_finite_width_and_the_extrapolation_does_not(data):
-    """Off the diagonal Θ is some 12 % too small at n = 10; the diagonal has no such shift."""
+    """At n = 10, Θ is about 12 % too small off the diagonal, and unbiased on it."""
     x, widths = data[0], (10, 20, 40)
     exact = nk.gram(NET, x).ntk
     off = ~np.eye(len(x), dtype=bool)
@@ -98,7 +98,7 @@ def test_the_intercept_is_exact_for_its_law():
     widths = np.array([30, 50, 110])
     factors = intercept(widths)
     assert factors @ (3 + 7 / widths) == pytest.approx(3, rel=1e-13)
-    # least noise of all weights with that property, for variances in proportion to 1/n
+    # these factors have the least noise of all that are exact, for variances in proportion to 1/n
     other = np.linalg.pinv(np.stack([np.ones(3), 1 / widths], 1))[0]
     assert other @ (3 + 7 / widths) == pytest.approx(3)
     assert (factors**2 / widths).sum() < (other**2 / widths).sum()
@@ -127,13 +127,13 @@ def test_float32(data):
         ({"X": np.full((2, 5), 1e200)}, ValueError, "row 0 is too large for float64; scale"),
     ],
 )
-def test_what_it_refuses(change, error, text, data):
+def test_bad_arguments(change, error, text, data):
     with pytest.raises(error, match=text):
         fw.monte_carlo(**({"net": NET, "X": data[0], "width": 8, "draws": 2} | change))
 
 
 @pytest.mark.parametrize("widths", [(8,), (8, 8), ()])
-def test_what_extrapolation_refuses(widths, data):
+def test_bad_widths_of_an_extrapolation(widths, data):
     with pytest.raises(ValueError, match="widths must be at least two different widths"):
         fw.extrapolate(NET, data[0], widths=widths, draws=2)
     with pytest.raises(nk.NtkNumbaError, match="at least two different widths, not 8"):

@@ -1,4 +1,4 @@
-"""Networks of finite width: how they are drawn, and what is refused."""
+"""Networks of finite width: how they are drawn, and the arguments that are refused."""
 
 import itertools
 
@@ -59,6 +59,6 @@ def test_parameters_are_standard_normal():
         ({"width": 10**9}, ValueError, r"would take .* bytes.*take a smaller width"),
     ],
 )
-def test_what_sample_refuses(change, error, text):
+def test_bad_arguments_of_sample(change, error, text):
     with pytest.raises(error, match=text):
         fw.sample(**({"net": nk.MLP(3), "n_in": 3, "width": 8} | change))

@@ -18,7 +18,7 @@ def data():
 
 
 def flat(params):
-    """In the order of `plain.jacobian`."""
+    """Return all parameters in one array, in the order of `plain.jacobian`."""
     return np.concatenate([a.ravel() for a in (*params.weights, *params.biases)])
 
 
@@ -55,8 +55,8 @@ def test_the_history(data):
     assert none.steps.tolist() == [0] and (flat(none.params) == before).all()
 
 
-def test_of_one_layer_it_is_linear_and_exact(data):
-    """Θ is Σ⁽¹⁾ all along: f − y shrinks by 1 − ηΘ/N each step."""
+def test_training_one_layer_is_linear_and_exact(data):
+    """Θ is Σ⁽¹⁾ at all times, so f − y is multiplied by 1 − ηΘ/N in each step."""
     x, y = data
     net = nk.MLP(1, w_std=0.8, b_std=0.3)
     params = fw.sample(net, 3, (), 2)
@@ -139,7 +139,7 @@ def test_how_far_the_kernel_moves_as_networks_widen():
         ({"X": np.full((7, 3), np.inf)}, ValueError, "X"),
     ],
 )
-def test_what_it_refuses(change, error, text, data):
+def test_bad_arguments(change, error, text, data):
     x, y = data
     job = {"params": fw.sample(NET, 3, 20, 2), "X": x, "y": y, "learning_rate": 0.1, "steps": 50}
     with pytest.raises(error, match=text):

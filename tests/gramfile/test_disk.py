@@ -56,7 +56,7 @@ def test_the_same_bytes_whether_direct_or_not(file, block, on, at):
     assert os.pread(file, block.size + 1, at) == block.tobytes()
 
 
-def test_a_short_write_is_gone_on_with(file, block, monkeypatch):
+def test_a_short_write_is_continued(file, block, monkeypatch):
     pwrite = os.pwrite
     monkeypatch.setattr(disk.os, "pwrite", lambda fd, view, at: pwrite(fd, view[:1000], at))
     set_direct(file, True)

@@ -69,7 +69,7 @@ def test_it_is_like_a_dataset(lower):
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_index_is_refused(lower, key, error):
+def test_bad_indices_are_refused(lower, key, error):
     f, _ = lower
     with pytest.raises(error):
         f.ntk[key]

@@ -142,7 +142,7 @@ def test_bits_that_are_wrong_are_noticed(tmp_path, contents, every):
 
 @pytest.mark.parametrize("depth", [1, 30, 3000])
 def test_all_strings_are_looked_at(tmp_path, contents, depth):
-    """The strings of deep networks have heaps of their own."""
+    """The description of a deep network has a heap of its own."""
     net = nk.MLP(depth, ["abs"] * (depth - 1))
     path = created(
         tmp_path / "g.h5", replace(contents, network=json.dumps(net.to_dict()), layers="last")

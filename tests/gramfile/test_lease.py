@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,37 +21,8 @@ from ntk_numba.gramfile.lease import Holder, Lease
 ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
 TIMES = {"BEAT": 0.2, "WATCH": 4.0, "SETTLE": 0.3, "GLANCE": 0.02}
 
-# Arguments: the file; fields of the holder to replace; attributes of the module to replace
-HOLD = """
-import errno, fcntl, json, os, sys
-from pathlib import Path
-from ntk_numba.gramfile import lease
-from ntk_numba.gramfile.lease import Holder, Lease
-me = Holder.me()._replace(**json.loads(sys.argv[2]))
-Holder.me = classmethod(lambda cls: me)
-vars(lease).update(json.loads(sys.argv[3]))
-if os.environ.get("LOCKS") == "none":
-    def refuse(fd, flags):
-        raise OSError(errno.ENOSYS, "no locks")
-    fcntl.flock = refuse
-def ask():
-    try:
-        held.append(Lease(Path(sys.argv[1])))
-        print("held", flush=True)
-    except Exception as error:
-        print(type(error).__name__, error, flush=True)
-held = []
-ask()
-for line in sys.stdin:
-    if line == "check\\n":
-        try:
-            print(held[-1].check(), flush=True)
-        except Exception as error:
-            print(type(error).__name__, error, flush=True)
-    elif line == "release\\n":
-        held.pop().release()
-        print("released", flush=True)
-"""
+# A program that tries to take the lease, and answers questions about it
+HOLDER = Path(__file__).parent.parent / "lease_holder.py"
 
 
 @pytest.fixture
@@ -64,7 +36,7 @@ def start(target):
     processes = []
 
     def start(**different):
-        command = [sys.executable, "-c", HOLD, target, json.dumps(different), json.dumps(TIMES)]
+        command = [sys.executable, HOLDER, target, json.dumps(different), json.dumps(TIMES)]
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
         return processes[-1]
@@ -139,25 +111,25 @@ def names(target):
     return sorted(path.name for path in target.parent.iterdir())
 
 
-def test_a_second_is_told_who_has_it(target, holder):
+def test_a_second_process_is_told_who_holds_the_lease(target, holder):
     text = rf"g.h5 is being written by process {holder.pid} on \S+ since 20\d\d-\d\d-\d\d \d\d:"
     with pytest.raises(BlockingIOError, match=text):
         Lease(target)
 
 
-def test_a_dead_holder_is_followed(target, holder):
+def test_the_lease_of_a_dead_holder_is_taken_over(target, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert lease.lock_of(target).exists()
     begin = time.monotonic()
-    mine = Lease(target)
-    assert time.monotonic() - begin < TIMES["WATCH"]  # the system's lock has told
+    own = Lease(target)
+    assert time.monotonic() - begin < TIMES["WATCH"]  # the lock of the system shows it at once
     assert holder_in(target).pid == os.getpid()
-    mine.release()
-    assert not mine.path.exists()
+    own.release()
+    assert not own.path.exists()
 
 
-def test_within_a_process_too(target):
+def test_a_second_lease_in_the_same_process_is_refused(target):
     first = Lease(target)
     with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
         Lease(target)
@@ -166,7 +138,7 @@ def test_within_a_process_too(target):
 
 
 def test_the_same_machine_has_other_names(target):
-    """It has other names in a container, or after a restart."""
+    """A machine has another name in a container, and another boot ID after a restart."""
     path = lease.lock_of(target)
     for other in ({"host": "box"}, {"boot": "before"}):
         path.write_text(json.dumps(Holder.me()._replace(**other)))
@@ -175,7 +147,7 @@ def test_the_same_machine_has_other_names(target):
         assert time.monotonic() - begin < TIMES["WATCH"]
 
 
-def test_another_machine_that_lives_is_seen_to(target, start):
+def test_a_live_holder_on_another_machine_is_detected(target, start):
     process = start(**ELSEWHERE)
     assert answer(process) == "held"
     text = rf"g.h5 is being written by process {process.pid} on elsewhere since 20.*; wait for it"
@@ -187,20 +159,20 @@ def test_another_machine_that_lives_is_seen_to(target, start):
     assert names(target) == []
 
 
-def test_another_machine_that_was_never_here_is_followed(target, clock):
+def test_a_lease_of_a_vanished_machine_is_taken_over(target, clock):
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
-    os.utime(path, (2**33, 2**33))  # its clock does not matter
-    mine = Lease(target)
+    os.utime(path, (2**33, 2**33))  # the clock of the other machine does not matter
+    own = Lease(target)
     assert clock.now >= TIMES["WATCH"]
     assert holder_in(target).pid == os.getpid() and names(target) == [path.name]
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
         Lease(target)
-    mine.release()
+    own.release()
     assert names(target) == []
 
 
-def test_another_machine_that_is_killed_is_followed(target, start, clock):
+def test_a_lease_of_a_killed_holder_elsewhere_is_taken_over(target, start, clock):
     process = start(**ELSEWHERE)
     assert answer(process) == "held"
     process.kill()
@@ -209,12 +181,12 @@ def test_another_machine_that_is_killed_is_followed(target, start, clock):
     assert names(target) == []
 
 
-def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(target, start, clock):
-    """Its lock is still held, as a server may hold it for a machine that has died."""
+def test_a_holder_elsewhere_that_hangs_is_replaced_and_notices_it_later(target, start, clock):
+    """The lock is still held, as a server may hold it for a machine that has died."""
     process = start(**ELSEWHERE)
     assert answer(process) == "held"
     process.send_signal(signal.SIGSTOP)
-    mine = Lease(target)
+    own = Lease(target)
     assert holder_in(target).pid == os.getpid()
     process.send_signal(signal.SIGCONT)
     time.sleep(2 * TIMES["BEAT"])
@@ -222,23 +194,23 @@ def test_another_machine_that_stops_is_followed_and_notices_when_it_goes_on(targ
     assert answer(process, "check").startswith(taken)
     assert answer(process, "release") == "released"
     assert holder_in(target).pid == os.getpid()
-    mine.check()
-    mine.release()
+    own.check()
+    own.release()
     assert names(target) == []
 
 
-def test_another_machine_that_ends_while_we_look_is_followed(target, start, clock):
+def test_a_lease_that_is_released_while_we_watch_is_taken(target, start, clock):
     process = start(**ELSEWHERE, since="then")
     assert answer(process) == "held"
     process.send_signal(signal.SIGSTOP)
-    clock.after(TIMES["WATCH"] / 3, lease.lock_of(target).unlink)  # as its release would
-    mine = Lease(target)
+    clock.after(TIMES["WATCH"] / 3, lease.lock_of(target).unlink)  # as the holder's release does
+    own = Lease(target)
     assert not clock.events and clock.now < 2 * TIMES["WATCH"] / 3
     assert holder_in(target).pid == os.getpid()
-    mine.release()
+    own.release()
 
 
-def test_a_signal_ends_the_look(target, monkeypatch):
+def test_a_signal_ends_the_watch(target, monkeypatch):
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
     monkeypatch.setattr(stopping, "_asked", True)
@@ -246,12 +218,11 @@ def test_a_signal_ends_the_look(target, monkeypatch):
         with pytest.raises(stopping.StopRequested):
             Lease(target)
         assert path.exists() == (name == "WATCH")
-        monkeypatch.setattr(lease, "_is_touched", lambda *_: False, raising=False)
         monkeypatch.setattr(Lease, "_is_touched", lambda *_: False)
     assert names(target) == []
 
 
-def test_a_look_is_told_on_a_terminal(target, monkeypatch, capsys, clock):
+def test_a_watch_is_announced_on_a_terminal(target, monkeypatch, capsys, clock):
     path = lease.lock_of(target)
     for terminal in (False, True):
         path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE, pid=7)))
@@ -262,7 +233,7 @@ def test_a_look_is_told_on_a_terminal(target, monkeypatch, capsys, clock):
 
 
 @pytest.mark.system
-def test_of_many_machines_one_follows(target, start, no_locks):
+def test_of_many_machines_one_takes_the_lease_over(target, start, no_locks):
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
     machines = [start(host=f"node{k}", boot=f"boot{k}") for k in range(6)]
@@ -276,18 +247,18 @@ def test_of_many_machines_one_follows(target, start, no_locks):
     assert names(target) == []
 
 
-def test_a_heart_that_stops_with_the_lease(target):
+def test_the_beats_stop_with_the_lease(target):
     before = threading.active_count()
-    mine = Lease(target)
-    first = mine.path.stat().st_mtime_ns
+    own = Lease(target)
+    first = own.path.stat().st_mtime_ns
     time.sleep(3 * TIMES["BEAT"])
-    assert mine.path.stat().st_mtime_ns > first
+    assert own.path.stat().st_mtime_ns > first
     assert threading.active_count() == before + 1
-    mine.release()
+    own.release()
     assert threading.active_count() == before
 
 
-def test_a_heart_keeps_no_process(target):
+def test_the_beats_do_not_keep_a_process_alive(target):
     code = (
         "from pathlib import Path; import sys; from ntk_numba.gramfile.lease import Lease;"
         "Lease(Path(sys.argv[1]))"
@@ -295,7 +266,7 @@ def test_a_heart_keeps_no_process(target):
     subprocess.run([sys.executable, "-c", code, target], check=True, timeout=10)
 
 
-def test_no_thread_for_a_heart(target, monkeypatch):
+def test_without_a_thread_for_the_beats_there_is_no_lease(target, monkeypatch):
     def refuse(_):
         raise RuntimeError("can't start new thread")
 
@@ -306,13 +277,13 @@ def test_no_thread_for_a_heart(target, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\0" * 40])
-def test_a_lease_that_says_nothing_is_nobodys(target, text):
+def test_an_unreadable_lock_file_belongs_to_nobody(target, text):
     lease.lock_of(target).write_text(text)
     Lease(target).release()
 
 
-def test_a_lease_removed_while_it_is_taken_is_taken_anew(target, monkeypatch):
-    """Its holder ends after we have opened the file and before we lock it."""
+def test_a_lock_file_removed_while_it_is_locked_is_created_again(target, monkeypatch):
+    """The holder ends after we have opened the file and before we lock it."""
     path = lease.lock_of(target)
     flock, inodes = fcntl.flock, []
 
@@ -323,9 +294,9 @@ def test_a_lease_removed_while_it_is_taken_is_taken_anew(target, monkeypatch):
         flock(fd, flags)
 
     monkeypatch.setattr(lease.fcntl, "flock", late)
-    mine = Lease(target)
+    own = Lease(target)
     assert len(inodes) == 2 and path.stat().st_ino == inodes[1]
-    mine.release()
+    own.release()
 
 
 def test_without_locks_a_process_here_is_known_by_its_number(target, start, no_locks):
@@ -338,18 +309,18 @@ def test_without_locks_a_process_here_is_known_by_its_number(target, start, no_l
     process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)  # nobody waits for it
-    mine = Lease(target)
+    own = Lease(target)
     assert time.monotonic() - begin < TIMES["WATCH"]
     assert holder_in(target).pid == os.getpid() and names(target) == ["g.h5.lock"]
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
         Lease(target)
-    mine.release()
+    own.release()
     assert names(target) == []
 
 
 @pytest.mark.parametrize("other", [{"started": 1.0}, {"pid": 2**22 + 1}])
 def test_without_locks_a_number_is_not_believed_alone(target, other, no_locks):
-    """Another process has that PID by now, or none has it."""
+    """The PID belongs to another process by now, or to none."""
     lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**other)))
     begin = time.monotonic()
     Lease(target).release()
@@ -357,7 +328,7 @@ def test_without_locks_a_number_is_not_believed_alone(target, other, no_locks):
 
 
 @pytest.mark.parametrize("other", [ELSEWHERE, {"boot": "before"}, {"space": "pid:[1]"}])
-def test_without_locks_others_are_known_by_their_heart(target, start, other, no_locks, request):
+def test_without_locks_others_are_known_by_their_beats(target, start, other, no_locks, request):
     """The holder is on another machine, of another boot, or of another PID namespace."""
     process = start(**other)
     assert answer(process) == "held"
@@ -365,15 +336,14 @@ def test_without_locks_others_are_known_by_their_heart(target, start, other, no_
         Lease(target)
     process.kill()
     process.wait()
-    clock = request.getfixturevalue(
-        "clock"
-    )  # not earlier, since the holder's beats are in real time
+    # not earlier, since the holder's beats are in real time
+    clock = request.getfixturevalue("clock")
     begin = clock.now
     Lease(target).release()
     assert clock.now - begin >= TIMES["WATCH"]
 
 
-def test_without_locks_a_lease_that_says_nothing_may_be_about_to(target, no_locks, clock):
+def test_without_locks_an_empty_lock_file_may_be_filled_soon(target, no_locks, clock):
     path = lease.lock_of(target)
     path.touch()
     clock.after(TIMES["WATCH"] / 3, lambda: path.write_text(json.dumps(Holder.me())))
@@ -390,52 +360,52 @@ def test_without_locks_one_of_many_has_it(target, no_locks):
         if dead:
             lease.lock_of(target).write_text(json.dumps(dead))
 
-        def ask(_):
+        def take(_):
             try:
                 return Lease(target)
             except BlockingIOError:
                 return None
 
         with ThreadPoolExecutor(8) as pool:
-            held = [one for one in pool.map(ask, range(8)) if one]
+            held = [one for one in pool.map(take, range(8)) if one]
         assert len(held) == 1
         held[0].release()
         assert names(target) == []
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_two_that_follow_at_the_same_moment(moment, target, monkeypatch, no_locks):
-    """The other process renames its file just before our last look, or just after our rename."""
+def test_two_processes_that_take_over_at_the_same_moment(moment, target, monkeypatch, no_locks):
+    """The other process renames its file just before our last check, or just after our rename."""
     path = lease.lock_of(target)
     path.write_text(json.dumps(Holder.me()._replace(started=1.0)))
     other = Holder.me()._replace(since="this moment")
 
-    def follow():
+    def take_over():
         path.with_name("other").write_text(json.dumps(other))
         path.with_name("other").replace(path)
 
     write, rename = Lease._write, lease.disk.rename
     if moment == "before":
-        monkeypatch.setattr(Lease, "_write", lambda *a: (write(*a), follow()))
+        monkeypatch.setattr(Lease, "_write", lambda *a: (write(*a), take_over()))
     else:
-        monkeypatch.setattr(lease.disk, "rename", lambda *a: (rename(*a), follow()))
+        monkeypatch.setattr(lease.disk, "rename", lambda *a: (rename(*a), take_over()))
     with pytest.raises(BlockingIOError, match="since this moment"):
         Lease(target)
     assert holder_in(target) == other and names(target) == [path.name]
 
 
-def test_who_was_followed_in_the_same_file_leaves_it(target):
+def test_a_replaced_holder_leaves_the_same_lock_file_alone(target):
     """A machine that does not share our locks has taken it over at the same moment."""
-    ours = Lease(target)
-    ours.check()
+    own = Lease(target)
+    own.check()
     lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
     time.sleep(2 * TIMES["BEAT"])
-    touched = ours.path.stat().st_mtime_ns
+    touched = own.path.stat().st_mtime_ns
     with pytest.raises(BlockingIOError, match=r"was taken over by process \d+ on elsewhere since"):
-        ours.check()
+        own.check()
     time.sleep(2 * TIMES["BEAT"])
-    assert ours.path.stat().st_mtime_ns == touched
-    ours.release()
+    assert own.path.stat().st_mtime_ns == touched
+    own.release()
     assert holder_in(target).host == "elsewhere"
 
 

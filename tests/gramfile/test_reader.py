@@ -201,7 +201,7 @@ class TestIncomplete:
         with pytest.raises(FileNotFoundError, match=r"not exist, but \S+g.h5.partial does: run"):
             nk.open_gram(partial.with_suffix(""))
 
-    def test_what_is_done_can_be_read(self, partial, points):
+    def test_finished_tiles_can_be_read(self, partial, points):
         k = nk.gram(NET, points, layers="all").ntk
         with nk.open_gram(partial, incomplete=True) as f:
             k = k if f.contents.all_layers else k[-1]
@@ -222,7 +222,7 @@ class TestIncomplete:
             np.s_[..., 100], np.s_[..., [3, 148], 0], np.s_[..., ::149, :], np.s_[..., -1, 0],
         ],
     )  # fmt: skip
-    def test_what_is_not_done_is_never_zeros(self, partial, key):
+    def test_missing_tiles_are_never_zeros(self, partial, key):
         with (
             nk.open_gram(partial, incomplete=True) as f,
             pytest.raises(ValueError, match=r"tile \(\d, \d\), rows from \d+, columns from"),
@@ -230,7 +230,7 @@ class TestIncomplete:
             f.ntk[key]
 
     @pytest.mark.parametrize("key", [True, np.False_, np.s_[..., False], np.s_[-1, False]])
-    def test_what_numpy_and_hdf5_read_differently_is_refused(self, partial, key):
+    def test_keys_that_numpy_and_hdf5_read_differently_are_refused(self, partial, key):
         with (
             nk.open_gram(partial, incomplete=True) as f,
             pytest.raises(TypeError, match="a number, a slice, a list of numbers or a mask"),
@@ -243,8 +243,8 @@ class TestIncomplete:
             with pytest.raises(ValueError, match="is not done yet"):
                 np.asarray(f.ntk)
 
-    def test_it_stays_the_file_that_was_opened(self, partial, points, tmp_path):
-        """The job meanwhile continues and ends, and another one begins under the same name."""
+    def test_the_file_that_was_opened_stays_open(self, partial, points, tmp_path):
+        """Meanwhile the job completes the file, and another one begins under the same name."""
         layers = "all" if h5py_layers(partial) else "last"
         with nk.open_gram(partial, incomplete=True) as f:
             nk.write_gram(NET, points, tmp_path / "g.h5", layers=layers).close()

@@ -40,7 +40,7 @@ def test_a_tile_is_done_after_the_commit_that_follows_it(tiles):
     assert list(tiles.scan([place], lambda tile: tile.wrong)) == [{}]
 
 
-def test_what_is_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
+def test_a_tile_written_during_a_commit_waits_for_the_next(tiles, monkeypatch):
     """Its bytes may not have been durable when the checksums of that commit were written."""
     for i in (1, 2):
         tiles.clear_checksum(("ntk", 0, i, 0))

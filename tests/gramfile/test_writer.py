@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from parts import Stop
 
 import ntk_numba as nk
 from ntk_numba.cluster import write
@@ -43,10 +44,6 @@ def writer(path, points, **options):
     return GramWriter(path, contents(points), 1, **options)
 
 
-class Stop(BaseException):
-    """An exception like that of a signal."""
-
-
 @pytest.fixture
 def stopped(points, tmp_path, monkeypatch):
     """The unfinished file of a job that was stopped when some of its tiles were done."""
@@ -56,7 +53,7 @@ def stopped(points, tmp_path, monkeypatch):
     def stop(self, table, *arguments):
         turns.append(len(table))
         if sum(turns) > 4:
-            time.sleep(0.3)  # tiles in flight are written, not dropped
+            time.sleep(0.3)  # so that tiles in flight are written, not dropped
             raise Stop
         compute(self, table, *arguments)
 
@@ -86,7 +83,7 @@ def computed(monkeypatch):
     return tiles
 
 
-def test_going_on_computes_the_rest(stopped, points, tmp_path, monkeypatch, capsys):
+def test_a_resumed_job_computes_the_remaining_tiles(stopped, points, tmp_path, monkeypatch, capsys):
     tiles = computed(monkeypatch)
     with nk.write_gram(NET, points, tmp_path / "g.h5", progress=True) as f:
         assert f.verify() and (f.ntk[:] == nk.gram(NET, points).ntk).all()
@@ -129,7 +126,7 @@ def test_another_job_is_refused(stopped, points, change, text):
     assert [p.name for p in stopped.parent.iterdir()] == ["g.h5"]
 
 
-def test_overwriting_goes_on_with_its_own_beginning(stopped, points, monkeypatch):
+def test_overwriting_resumes_its_own_unfinished_file(stopped, points, monkeypatch):
     """A requeued job with --overwrite continues its own unfinished file."""
     nk.write_gram(nk.MLP(2), points, stopped.with_suffix("").with_name("other.h5")).close()
     stopped.with_name("other.h5").rename(stopped.with_suffix(""))
@@ -184,7 +181,7 @@ def test_another_job_that_is_faster(points, tmp_path, monkeypatch):
         assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
 
 
-def test_a_file_that_vanishes_meanwhile_is_said_to(stopped, points, tmp_path, monkeypatch):
+def test_a_file_that_vanishes_meanwhile_is_reported(stopped, points, tmp_path, monkeypatch):
     monkeypatch.setattr(
         kernel.Kernel,
         "compute",
@@ -230,7 +227,9 @@ def test_names_that_are_taken_by_something_else(points, tmp_path, kind):
 
 def test_another_version_of_the_arithmetic_is_refused(stopped, points, monkeypatch):
     monkeypatch.setattr(write, "NUMERICS", kernel.NUMERICS + 1)
-    with pytest.raises(ValueError, match=r"numerical version is 2 \(ntk_numba 0.1.0\), not 3"):
+    old, new = kernel.NUMERICS, kernel.NUMERICS + 1
+    text = rf"numerical version is {old} \(ntk_numba {nk.__version__}\), not {new}"
+    with pytest.raises(ValueError, match=text):
         nk.write_gram(NET, points, stopped.with_suffix(""))
 
 
@@ -292,7 +291,7 @@ def test_not_enough_disk(tmp_path, points, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_limit_that_only_shows_when_space_is_taken(tmp_path):
+def test_a_limit_that_only_shows_when_space_is_allocated(tmp_path):
     """RLIMIT_FSIZE stands in for a quota."""
     code = (
         "import resource, signal, numpy as np, ntk_numba as nk;"
@@ -316,7 +315,7 @@ def test_a_second_writer_is_refused(tmp_path, points):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_kill_left_beside_a_complete_file_is_removed(tmp_path, points):
+def test_a_lock_file_beside_a_complete_file_is_removed(tmp_path, points):
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
     (tmp_path / "g.h5.partial.lock").write_text("")
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
@@ -337,7 +336,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, points, monkeypatch):
         writer(tmp_path / "g.h5", points)
 
 
-def test_the_space_is_taken_at_the_start(tmp_path, points):
+def test_the_space_is_allocated_at_the_start(tmp_path, points):
     first = writer(tmp_path / "g.h5", points)
     status = (tmp_path / "g.h5.partial").stat()
     assert status.st_blocks * 512 >= status.st_size >= 3 * 3 * 64 * 64 * 8
@@ -345,18 +344,18 @@ def test_the_space_is_taken_at_the_start(tmp_path, points):
 
 
 def test_a_file_that_was_taken_over_is_left_to_its_new_writer(points, tmp_path, monkeypatch):
-    """This machine was cut off for a minute, and another one has taken over."""
+    """This machine was cut off for a minute, and another one has taken the file over."""
     path = tmp_path / "g.h5"
 
     def lost(self):
         raise BlockingIOError("was taken over")
 
     for done, work in ((6, lambda writer: None), (0, lambda writer: 1 / 0)):
-        mine = writer(path, points)
+        own = writer(path, points)
         monkeypatch.setattr(store.Lease, "check", lost)
         monkeypatch.setattr(store, "disk", None)  # any removal or renaming would fail
-        mine.tiles.done = lambda n=done: np.arange(6) < n
-        with pytest.raises((nk.StoppedError, ZeroDivisionError)), mine:
-            work(mine)
+        own.tiles.done = lambda n=done: np.arange(6) < n
+        with pytest.raises((nk.StoppedError, ZeroDivisionError)), own:
+            work(own)
         monkeypatch.undo()
         assert path.with_name("g.h5.partial").exists() and not path.exists()

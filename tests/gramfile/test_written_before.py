@@ -1,4 +1,4 @@
-"""Gram files that version 0.1.0 wrote, with the first arithmetic, are read, checked and merged.
+"""Gram files that version 0.1.0 wrote, with numerical version 1, are read, checked and merged.
 
 They are stored in tests/golden/written_before and are never written again.
 """
@@ -37,7 +37,7 @@ def files(tmp_path):
 
 
 def expected(name, f):
-    """Return what the present code computes from the data of a file."""
+    """Return the kernels that the present code computes from the data of a file."""
     if name == "of_two.h5":
         return nk.gram(NET, X, Z)
     if name == "full.h5":
@@ -109,7 +109,7 @@ def test_its_parts_are_merged(files, layout):
         assert (f.ntk[:] == linked.ntk[:]).all()
 
 
-def test_what_it_began_is_not_ended_with_another_arithmetic(files, capsys):
+def test_its_unfinished_file_is_not_completed_with_another_arithmetic(files, capsys):
     """The message names both versions and the remedy; the unfinished file is kept."""
     partial = files / "begun.h5.partial"
     before = partial.read_bytes()

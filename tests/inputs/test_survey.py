@@ -33,7 +33,7 @@ def mixed(scales, rows=COUNT, columns=7, seed=0):
 
 
 def largest_by_blocks(x):
-    """Return the largest norm, computed as when activations that depend on it were introduced."""
+    """Return the largest norm by an independent loop, in the order of the blocks of the source."""
     largest = 0.0
     s = open_source(x, "X")
     for start, stop in s.blocks():
@@ -70,7 +70,7 @@ def test_the_largest_norm_keeps_its_last_bit(x, block, monkeypatch):
         s = open_source(x, "X")
         found = s.survey(digest=digest)
         assert found.largest_norm == largest_by_blocks(x)
-        # independently of what is requested before or after
+        # it does not depend on the surveys before or after
         partial = s.survey([range(ROWS, ROWS + 1)], digest=True)
         assert partial.largest_norm <= found.largest_norm
         assert s.survey(digest=True).largest_norm == found.largest_norm
@@ -86,7 +86,7 @@ def test_norms_neither_overflow_nor_underflow(scales):
     np.testing.assert_allclose(row_norms(x), exact.astype(float), rtol=1e-15, atol=0)
 
 
-def test_norms_that_no_number_has_are_infinite():
+def test_norms_too_large_for_float64_are_infinite():
     assert row_norms(np.full((1, 9), 1e308))[0] == np.inf
 
 
@@ -104,7 +104,7 @@ def test_the_row_of_the_largest_norm_is_that_of_the_rows_asked_for(scales):
     assert open_source(twice, "X").survey().longest_row == 0
 
 
-def test_of_no_rows_nothing_is_read_twice():
+def test_no_rows_are_read_twice_for_the_same_purpose():
     s = Watched(X)
     s.survey([range(ROWS)])
     assert s.read_lately() == [(0, ROWS)]
@@ -131,7 +131,7 @@ def test_runs_of_rows_that_are_apart_are_read_apart():
     assert s.read_lately() == [(0, ROWS), (3 * ROWS, COUNT)]
 
 
-def test_what_was_not_read_to_its_end_is_not_known(monkeypatch):
+def test_blocks_that_were_not_read_to_their_end_are_not_known(monkeypatch):
     monkeypatch.setattr(source, "BLOCK_BYTES", 64 * 4 * 8)
     x = X.copy()
     x[ROWS + 100, 1] = np.nan
@@ -144,7 +144,7 @@ def test_what_was_not_read_to_its_end_is_not_known(monkeypatch):
     assert runs.count((512, 576)) == 2
 
 
-def test_a_digest_is_made_where_it_is_asked_for_only():
+def test_a_digest_is_computed_only_if_it_is_requested():
     s = open_source(X, "X")
     found = s.survey().digest
     assert found.shape == X.shape and found.centre_sample == b"" and not any(found.blocks)

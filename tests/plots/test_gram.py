@@ -44,6 +44,6 @@ def test_rows_come_sorted_by_label(file):
         ({"kernel": "abc"}, "holds nngp, ntk, not abc"),
     ],
 )
-def test_bad_wishes(file, tmp_path, options, text):
+def test_bad_options(file, tmp_path, options, text):
     with pytest.raises(ValueError, match=text):
         plot_gram(**{"file": file, "path": tmp_path / "p.png"} | options)

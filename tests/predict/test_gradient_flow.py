@@ -23,13 +23,13 @@ def test_on_training_and_test_samples(data, time):
     f0, f0_z = rng.standard_normal((9, 2)), rng.standard_normal((5, 2))
     theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
     flow = nk.gradient_flow(theta, y, f0, time, ntk_test=theta_z, f0_test=f0_z)
-    rest = expm(-theta * time / 9)
-    assert flow.outputs == pytest.approx(y + rest @ (f0 - y), rel=1e-10, abs=1e-12)
-    wanted = f0_z + theta_z @ np.linalg.solve(theta, (np.eye(9) - rest) @ (y - f0))
+    decay = expm(-theta * time / 9)
+    assert flow.outputs == pytest.approx(y + decay @ (f0 - y), rel=1e-10, abs=1e-12)
+    wanted = f0_z + theta_z @ np.linalg.solve(theta, (np.eye(9) - decay) @ (y - f0))
     assert flow.test_outputs == pytest.approx(wanted, rel=1e-9, abs=1e-11)
 
 
-def test_its_end_is_kernel_regression(data):
+def test_its_limit_is_kernel_regression(data):
     x, y, z = data
     theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
     flow = nk.gradient_flow(theta, y, 0 * y, np.inf, ntk_test=theta_z, f0_test=np.zeros((5, 2)))
@@ -39,7 +39,7 @@ def test_its_end_is_kernel_regression(data):
     assert one.outputs.shape == (9,) and one.test_outputs is None
 
 
-def test_what_is_seen_twice_learns_the_mean(data):
+def test_equal_samples_learn_the_mean_of_their_targets(data):
     """A singular Θ: of two equal samples with targets 0 and 1 the network learns ½."""
     x = np.repeat(data[0][:1], 2, axis=0)
     theta = nk.gram(NET, x).ntk
@@ -51,7 +51,7 @@ def test_what_is_seen_twice_learns_the_mean(data):
 
 @pytest.mark.parametrize(("dtype", "error"), [("float64", 1e-9), ("float32", 1e-3)])
 def test_directions_that_are_only_rounding_do_not_count(dtype, error):
-    """A linear network of 8 features and a bias: rank 9, and noise of the dtype beside it."""
+    """Θ of a linear network of 8 features and a bias has rank 9; other directions are rounding."""
     net = nk.MLP(3, "identity", 1.0, 0.1)
     x = np.random.default_rng(6).standard_normal((45, 8))
     y = x[:40] @ np.arange(8.0) + 1
@@ -86,7 +86,7 @@ def test_the_distribution_over_starts(data):
 
 
 def test_wide_networks_follow_it(data):
-    """Single networks on training and test samples, the nearer the wider."""
+    """Single networks approach the flow on training and test samples as they widen."""
     x, y, z = data
     theta, theta_z = nk.gram(NET, x).ntk, nk.gram(NET, z, x).ntk
     rate = 0.2 * len(x) / np.linalg.eigvalsh(theta)[-1]
@@ -129,7 +129,7 @@ def test_wide_networks_follow_it(data):
         ({"f0_test": np.ones(3)}, r"f0_test must be of shape \(1\), not \(3,\)"),
     ],
 )
-def test_what_it_refuses(change, text):
+def test_bad_arguments(change, text):
     job = {"ntk": np.eye(2), "y": np.ones(2), "f0": np.zeros(2), "time": 1.0,
            "ntk_test": np.ones((1, 2)), "f0_test": np.zeros(1)}  # fmt: skip
     with pytest.raises(ValueError, match=text):
@@ -137,7 +137,7 @@ def test_what_it_refuses(change, text):
 
 
 @pytest.mark.parametrize("name", ["ntk_test", "nngp", "nngp_test", "nngp_test_test", "y"])
-def test_what_the_distribution_refuses(name):
+def test_bad_shapes_for_the_distribution(name):
     job = {"ntk": np.eye(2), "ntk_test": np.ones((1, 2)), "nngp": np.eye(2), "time": 1.0}
     job |= {"nngp_test": np.ones((1, 2)), "nngp_test_test": np.ones((1, 1)), "y": np.ones(2)}
     assert nk.flow_distribution(**job)[0].shape == (1,)

@@ -8,7 +8,7 @@ from ntk_numba.plots.activations import plot_activations
 
 
 def mean(f, q):
-    """E[f(√q t)] by the trapezoidal rule, which is exact for such f to rounding."""
+    """Return E[f(√q t)] by the trapezoidal rule, which is exact to rounding for entire f."""
     t = np.linspace(-12, 12, 20001)
     return np.sum(np.exp(-t * t / 2) * f(np.sqrt(q) * t)) * (t[1] - t[0]) / np.sqrt(2 * np.pi)
 
@@ -23,7 +23,7 @@ def test_fixed_point_is_one(w_std, b_std):
     assert q == pytest.approx(w_std**2 * mean(lambda x: erf(x) ** 2, q) + b_std**2, rel=1e-11)
 
 
-def test_fixed_points_that_are_none():
+def test_fixed_points_at_zero_and_infinity():
     assert nk.fixed_point("erf", w_std=0.5) == 0
     assert nk.fixed_point("relu", w_std=2) == np.inf
     assert nk.fixed_point("relu", w_std=2**0.5) == 1
@@ -63,7 +63,7 @@ def test_critical_init_without_bias():
         ({"b_std": 1.0, "q": 1.0}, "give either"),
     ],
 )
-def test_what_cannot_be_critical(options, text):
+def test_networks_that_cannot_be_critical(options, text):
     with pytest.raises(ValueError, match=text):
         nk.critical_init("relu", **options)
 
@@ -81,7 +81,7 @@ def test_correlations_over_depth_are_those_of_the_kernel():
 
 
 def test_on_the_edge_correlations_change_least():
-    """Off it they go to their limit as a power of depth's base, on it as a power of depth."""
+    """Off the edge they approach their limit exponentially in the depth, on it as a power."""
     critical = nk.critical_init("erf", b_std=0.2)
     left = []
     for w_std in (0.7 * critical.w_std, critical.w_std):

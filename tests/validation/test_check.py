@@ -1,4 +1,4 @@
-"""The check passes what is right as often as it says, and fails what is wrong."""
+"""The check passes right kernels as often as it promises, and fails wrong ones."""
 
 import importlib
 import json
@@ -57,7 +57,7 @@ def test_on_real_data(digits):
 
 @pytest.mark.parametrize(("checks", "most"), marked(pytest.mark.slow, [(8, 6), (40, 16)]))
 def test_false_alarms_are_as_rare_as_stated(checks, most):
-    """Checks of what is true, of which a fifth may fail; the binomial's 99.9 % are `most`."""
+    """A fifth of the checks of true claims may fail; `most` is the binomial's 99.9 % quantile."""
     x = np.random.default_rng(1).standard_normal((6, 4))
     net = nk.MLP(3, b_std=0.2)
     alarms = [
@@ -65,7 +65,7 @@ def test_false_alarms_are_as_rare_as_stated(checks, most):
         for s in range(checks)
     ]
     assert sum(alarms) <= most
-    assert sum(alarms) >= 1  # it is a test, not a formality
+    assert sum(alarms) >= 1  # a check that never fails would test nothing
 
 
 WRONG = {
@@ -88,8 +88,8 @@ def test_wrong_formulas_are_found(mistake, depth, digits, monkeypatch):
     job = {"X": digits, "width": 1024, "draws": 64, "samples": 16}
     monkeypatch.setattr(check, "gram", wrong)
     report = nk.check(net, **job)
-    assert not report.passed, f"{mistake} was not seen\n{report}"
-    # and it is the mistake that is seen: the plain formulas without one pass
+    assert not report.passed, f"{mistake} was not found\n{report}"
+    # the plain formulas without the mistake pass, so it is the mistake that is found
     monkeypatch.setitem(WRONG, mistake, {})
     report = nk.check(net, **job)
     assert report.passed, str(report)
@@ -104,7 +104,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_claim_can_fail(name, x, monkeypatch):
-    """10 % of its scale off, 50 % where units are few: that row fails, whatever the others do."""
+    """A claim that is off by 10 % of its scale, or 50 % if units are few, fails in its row."""
 
     def off(*arguments):
         all_claims = make_claims(*arguments)
@@ -118,7 +118,7 @@ def test_every_claim_can_fail(name, x, monkeypatch):
 
 
 def test_outputs_that_are_not_gaussian_are_seen(x, monkeypatch):
-    """Squares, with their signs, have heavy tails."""
+    """Signed squares of Gaussian outputs have heavy tails."""
 
     def heavy(params, x, all_claims):
         values = observe(params, x, all_claims)
@@ -171,7 +171,7 @@ def put(array, index, value):
 
 
 @pytest.mark.parametrize("mistake", NOT_KERNELS)
-def test_what_is_no_kernel_fails(mistake, x, monkeypatch):
+def test_matrices_that_are_no_kernels_fail(mistake, x, monkeypatch):
     def wrong(net, x, **options):
         return nk.Gram(*NOT_KERNELS[mistake](*nk.gram(net, x, **options)))
 
@@ -181,8 +181,8 @@ def test_what_is_no_kernel_fails(mistake, x, monkeypatch):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_what_networks_do_not_show_fails(name, x, monkeypatch):
-    """A number missing in what is seen is no success."""
+def test_an_observation_that_is_missing_fails(name, x, monkeypatch):
+    """An observation that is not a number fails its claim."""
 
     def blind(params, x, all_claims):
         values = observe(params, x, all_claims)
@@ -212,7 +212,7 @@ def test_few_outputs_and_deep_narrow_networks_are_no_alarm(net, options, x):
 @pytest.mark.parametrize("depth", marked(pytest.mark.slow, [2, 3]))
 @pytest.mark.parametrize("sign", [1, -1])
 def test_nearly_equal_and_opposite_samples_are_no_alarm(name, depth, sign, x):
-    """Whose σ' differ in so few units that none may have been seen."""
+    """The σ' of such samples differ in so few units that perhaps no draw shows a difference."""
     rng = np.random.default_rng(2)
     for near in (1e-9, 1e-5, 1e-3, 1e-2, 1e-1):
         pairs = np.concatenate([x[:3], sign * x[:3] + near * rng.standard_normal((3, 5))])
@@ -234,7 +234,7 @@ def test_a_row_that_is_not_a_number_fails():
 
 
 def test_awkward_data():
-    """Equal, opposite, zero rows; orthogonal ones, whose Θ⁽¹⁾ is 0; one row alone."""
+    """The data has equal, opposite and zero rows, and orthogonal ones, whose Θ⁽¹⁾ is 0."""
     x = np.random.default_rng(0).choice([-1.0, 1.0], (8, 16))
     x[1], x[2], x[3] = x[0], -x[0], 0
     for net in (nk.MLP(3), nk.MLP(3, b_std=0.1), nk.MLP(3, "identity")):
@@ -277,6 +277,6 @@ def test_the_report(x):
         ({"X": np.full((3, 2), 1e200)}, ValueError, "X: row 0 has norm 1.41e.200"),
     ],
 )
-def test_what_it_refuses(change, error, text, x):
+def test_bad_arguments(change, error, text, x):
     with pytest.raises(error, match=text):
         nk.check(**({"net": nk.MLP(3), "X": x, "width": 64} | change))

@@ -1,4 +1,4 @@
-"""The statistics of the check on made-up draws, of which everything is known."""
+"""The statistics of the check on synthetic draws, whose distribution is known."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def claim(entries, noise=0.0, units=0, narrowing=False):
 @pytest.mark.parametrize("entries", [1, 30])
 @pytest.mark.parametrize("alarm", [0.2, 0.01])
 def test_the_limit_of_independent_entries(entries, alarm):
-    """The largest of so many independent Student variables exceeds it as often as stated."""
+    """The largest of independent Student variables exceeds the limit as often as stated."""
     draws = 20
     values = np.abs(stats.t(draws - 1).rvs((20_000, entries), random_state=1)).max(axis=1)
     limit = verdict._limit(float(np.quantile(values, 0.95)), alarm, draws, np.inf)
@@ -26,7 +26,7 @@ def test_the_limit_of_independent_entries(entries, alarm):
 
 @pytest.mark.parametrize("kind", ["independent", "equal", "between", "squares"])
 def test_alarms_are_as_rare_as_stated(kind, monkeypatch):
-    """Entries that hang together in any way; squares of single Gaussians with their known noise."""
+    """The entries are correlated in several ways, or squares of Gaussians with known noise."""
     monkeypatch.setattr(verdict, "FLIPS", 300)
     rng, alarms, checks, entries, draws = np.random.default_rng(2), 0, 300, 12, 24
     for _ in range(checks):
@@ -43,7 +43,7 @@ def test_alarms_are_as_rare_as_stated(kind, monkeypatch):
     assert kind == "squares" or alarms >= stats.binom(checks, 0.1).ppf(1e-3)
 
 
-def test_what_is_off_is_seen():
+def test_a_wrong_entry_is_found():
     rng = np.random.default_rng(3)
     seen = rng.standard_normal((50, 20))
     seen[:, 7] += 1.5
@@ -51,7 +51,7 @@ def test_what_is_off_is_seen():
     assert not row.passed and row.largest > row.limit and row.over3 == 1 / 20
 
 
-def test_what_has_no_noise_must_be_right():
+def test_entries_without_noise_must_be_exact():
     rng, zeros = np.random.default_rng(4), np.zeros((9, 3))
     assert verdict.judge(claim(3), [zeros], (100,), 1, 1e-3, rng).passed
     row = verdict.judge(claim(3), [zeros + 1e-10], (100,), 1, 1e-3, rng)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from ntk_numba.arguments import number_between, parse_bytes, show_bytes, whole_number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (5, 5),
+        ("5", 5),
+        ("2GiB", 2 << 30),
+        ("2 gib", 2 << 30),
+        ("1.5k", 1500),
+        ("500MB", 500_000_000),
+    ],
+)
+def test_parse_bytes(text, value):
+    assert parse_bytes(text, "memory") == value
+
+
+@pytest.mark.parametrize("text", ["", "two", "-1", 0, "0", "5 XB", "1GiBs", None, True, 1.5j])
+def test_parse_bytes_refuses(text):
+    with pytest.raises(ValueError, match="memory must be"):
+        parse_bytes(text, "memory")
+
+
+def test_show_bytes():
+    assert show_bytes(5) == "5 B"
+    assert show_bytes(1536) == "1.5 KiB"
+    assert show_bytes(28.8e9) == "26.8 GiB"
+    assert show_bytes(5000 << 40) == "5000 TiB"
+
+
+def test_numbers_are_checked():
+    assert whole_number("n", np.int64(3)) == 3 and type(whole_number("n", 3)) is int
+    assert number_between("p", np.float32(0.5), 0, 1) == 0.5
+    for bad in (True, 1.0, "1", None):
+        with pytest.raises(TypeError, match=r"n must be a whole number, not"):
+            whole_number("n", bad)
+    with pytest.raises(ValueError, match="n must be at least 2, not 1"):
+        whole_number("n", 1, 2)
+    for bad in (False, "0.5", None, [0.5], 1j):
+        with pytest.raises(TypeError, match=r"p must be a number, not"):
+            number_between("p", bad, 0, 1)
+    for bad in (0, 1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="p must be more than 0 and less than 1, not"):
+            number_between("p", bad, 0, 1)
+    with pytest.raises(ValueError, match="p must be more than 0 and finite, not inf"):
+        number_between("p", float("inf"), 0, float("inf"))
