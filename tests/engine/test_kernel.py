@@ -51,7 +51,7 @@ def run(code, layer, tmp_path, **environment):
     script = tmp_path / "script.py"
     script.write_text(START + code)
     answer = subprocess.run(
-        [sys.executable, script],
+        [sys.executable, "-u", script],  # a forked child would write a buffer of its parent again
         env={**os.environ, "NUMBA_THREADING_LAYER": layer, **environment},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
