@@ -99,19 +99,17 @@ def arranged(
             joined[b].append(a)
     best, fewest = [list(row) for row in rows], crossings(rows, joined)
     for turn in range(40):  # move each node to the middle of the nodes that it is joined to
-        order = range(len(rows)) if turn % 2 == 0 else range(len(rows) - 1, -1, -1)
-        for layer in order:
-            x = {n: (k + 0.5) / len(row) for row in rows for k, n in enumerate(row)}
-            near = rows[layer - 1 if turn % 2 == 0 else (layer + 1) % len(rows)]
-            if 0 <= (layer - 1 if turn % 2 == 0 else layer + 1) < len(rows):
-                middle = {
-                    n: sum(x[m] for m in joined[n] if m in near)
-                    / max(1, sum(m in near for m in joined[n]))
-                    if any(m in near for m in joined[n])
-                    else x[n]
-                    for n in rows[layer]
-                }
-                rows[layer].sort(key=lambda n, middle=middle: middle[n])
+        step = 1 if turn % 2 else -1  # from a row to the neighbour that it follows
+        for layer in range(len(rows))[::-step]:
+            if not 0 <= layer + step < len(rows):
+                continue
+            row, neighbour = rows[layer], rows[layer + step]
+            near = {n: (k + 0.5) / len(neighbour) for k, n in enumerate(neighbour)}
+            middle = {}
+            for k, n in enumerate(row):
+                ends = [near[m] for m in joined[n] if m in near]
+                middle[n] = sum(ends) / len(ends) if ends else (k + 0.5) / len(row)
+            row.sort(key=middle.__getitem__)
         if (count := crossings(rows, joined)) < fewest:
             best, fewest = [list(row) for row in rows], count
     return best, paths

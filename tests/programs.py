@@ -1,6 +1,7 @@
 """Programs that tests start, as a user does, and watch."""
 
 import atexit
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ ENVIRONMENT = os.environ | {
 PATIENCE = 100  # seconds
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec: MPI was not tested at all")
+
+
+@contextlib.contextmanager
+def own_process_kept() -> Iterator[None]:
+    """Undo the changes that the command line makes to its process, which here runs the tests."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", sys.stderr)
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, handlers, strict=True):
+                signal.signal(number, handler)
 
 
 def ranks(kind: str) -> list[Any]:

@@ -77,16 +77,17 @@ def gram(options: argparse.Namespace) -> bool:
 
 def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bool:
     """Compute kernels into a file, on an executor if there is one."""
+    job = _job(options)
     return _print_result(
         ntk_numba.write_gram(
-            _network(options),
+            job.net,
             options.data,
             options.output,
             Z=options.against,
-            kernels=options.kernel or ["ntk"],
-            layers=options.layers,
-            dtype=options.dtype,
-            memory=options.memory,
+            kernels=job.kernels,
+            layers=job.layers,
+            dtype=job.dtype,
+            memory=job.memory,
             threads=threads,
             part=options.part,
             parts=options.parts,
@@ -94,7 +95,7 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             layout=options.layout,
             overwrite=options.overwrite,
             progress=_progress(options),
-            largest_norm=options.largest_norm,
+            largest_norm=job.largest_norm,
         )
     )
 
@@ -207,7 +208,7 @@ def plan(options: argparse.Namespace) -> bool:
 
     job = _job(options)
     x, z = open_sources(options.data, options.against)
-    plan = job.plan(x, z, parse_layout(options.layout, z is None))
+    plan = job.measured(x, z).plan(x, z, parse_layout(options.layout, z is None))
     target = Path(options.output)
     check_folder(target)
     check_space(target, plan.output_bytes)

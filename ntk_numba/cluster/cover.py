@@ -171,7 +171,7 @@ def find_merged(target: Path, part: Contents, numerics: int, policy: Policy) -> 
         output = _read_earlier(path)
         if output is None or not output.is_of(part, numerics):
             continue
-        if not (part.grid.mask(part.part) & ~output.done).any():
+        if not (part.storage.mask & ~output.done).any():
             return path
     return None
 

@@ -38,8 +38,7 @@ class Pool:
     Parameters
     ----------
     executor : Executor
-    make : function that makes another executor, or None
-    ours : whether the executor was made here, so that it has to be ended here
+    make : the function that has made the executor and can make another one; None if it was given
 
     Attributes
     ----------
@@ -51,10 +50,9 @@ class Pool:
     forms: ClassVar[tuple[str, ...]] = ()
     classes: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, executor: Executor, make: Callable[[], Executor] | None, *, ours: bool
-    ) -> None:
-        self.executor, self._make, self._ours = executor, make, ours
+    def __init__(self, executor: Executor, make: Callable[[], Executor] | None) -> None:
+        self.executor, self._make = executor, make
+        self._ours = make is not None  # it has to be ended here
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
@@ -161,13 +159,11 @@ class Loky(StandardProcesses):
     word, forms = "loky", ("loky", "loky:4")
     classes = ("loky.", "joblib.externals.loky.")
 
-    def __init__(
-        self, executor: Executor, make: Callable[[], Executor] | None, *, ours: bool
-    ) -> None:
+    def __init__(self, executor: Executor, make: Callable[[], Executor] | None) -> None:
+        super().__init__(executor, make)
         home = type(executor).__module__
         if make is None and home.endswith("loky.reusable_executor"):
-            make = partial(sys.modules[home].get_reusable_executor, reuse=True)
-        super().__init__(executor, make, ours=ours)
+            self._make = partial(sys.modules[home].get_reusable_executor, reuse=True)
 
     @classmethod
     def understands(cls, argument: str | None) -> bool:
@@ -240,8 +236,8 @@ def pool_of(executor: AnyExecutor) -> Pool:
     names = [f"{c.__module__}.{c.__qualname__}" for c in type(executor).__mro__]
     for kind in KINDS:
         if any(name.startswith(kind.classes) for name in names):
-            return kind(executor, make, ours=make is not None)
-    return Pool(executor, make, ours=make is not None)
+            return kind(executor, make)
+    return Pool(executor, make)
 
 
 def _workers_of(executor: Executor, parts: int) -> int:

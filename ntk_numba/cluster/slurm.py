@@ -242,11 +242,11 @@ def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOption
 class Wanted(NamedTuple):
     """The values that a user has set for an array; those that are None are estimated."""
 
-    parts: int | None = None
-    cpus: int | None = None
-    minutes: int | None = None
-    merge_minutes: int | None = None
-    max_array: int = MAX_ARRAY
+    parts: int | None
+    cpus: int | None
+    minutes: int | None
+    merge_minutes: int | None
+    max_array: int
 
 
 class Design(NamedTuple):
@@ -283,6 +283,7 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
         As `write_gram`, which would raise them later.
     """
     x, z = open_sources(job.x, job.z)
+    job = job.measured(x, z)
     whole = replace(job, memory=None).plan(x, z, stored)
     cpus = wanted.cpus or whole.threads
     seconds = 0.0
@@ -290,7 +291,7 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
         estimated = estimate(whole, x, folder)
         seconds = max(estimated.compute * whole.threads / cpus, estimated.write)
     parts = wanted.parts or parts_for(seconds, whole.count, wanted.max_array)
-    part = replace(job, largest_norm=whole.largest_norm).plan(x, z, Part(1, parts))
+    part = job.plan(x, z, Part(1, parts))
     memory = part.memory
     if not job.memory:
         needed = INTERPRETER + part.working * cpus // part.threads
@@ -302,7 +303,7 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
         reserved=memory + memory // 4,
         minutes=wanted.minutes or minutes_for(seconds, parts),
         merge_minutes=wanted.merge_minutes or merge_minutes_for(whole.output_bytes),
-        largest_norm=whole.largest_norm,
+        largest_norm=job.largest_norm,
     )
 
 

@@ -208,10 +208,11 @@ def diagonal(
     ValueError, TypeError, OSError
         See `gram`.
     """
-    x = open_source(X, "X").check()
+    x = open_source(X, "X")
     wanted, all_layers = parse_kernels(kernels), parse_layers(layers) == "all"
     real = result_dtype(dtype, x)
     fitted = fit_network(check_network(net), find_largest_norm(net, x, None), x.shape[1])
+    x.check()
     kernel = Kernel(
         fitted,
         x,

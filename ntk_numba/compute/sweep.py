@@ -67,9 +67,7 @@ def sweep(
         source.refuse_changed()  # before any tile is computed from it
         return samples
 
-    todo = grid.mask(plan.part)
-    if done is not None:
-        todo &= ~done
+    todo = plan.storage.mask if done is None else plan.storage.mask & ~done
     held: range | None = None
     columns: Samples | None = None
     for piece in grid.pieces(plan.part):

@@ -63,7 +63,7 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
     rng = np.random.default_rng(seed)
     down, across = range(grid.rows), range(grid.columns)
     if contents.storage.is_part:  # the rows and columns of one tile
-        i, j = (int(k) for k in rng.choice(np.argwhere(grid.mask(contents.part))))
+        i, j = (int(k) for k in rng.choice(contents.storage.places))
         down, across = (
             range(k * grid.tile, k * grid.tile + size)
             for k, size in ((i, grid.height(i)), (j, grid.width(j)))

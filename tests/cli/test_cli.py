@@ -1,13 +1,12 @@
 """The command line as a user calls it, in processes of its own or in the process of the tests."""
 
-import contextlib
 import json
-import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from programs import own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.cli import program as cli
@@ -44,28 +43,13 @@ def run(folder, monkeypatch, capsys):
 
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
         capsys.readouterr()
-        with here(), pytest.raises(SystemExit) as end:
+        with own_process_kept(), pytest.raises(SystemExit) as end:
             cli.main(arguments)
         answer = subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
         assert answer.returncode == code, answer.stderr
         return answer
 
     return run
-
-
-@contextlib.contextmanager
-def here():
-    """Undo the changes that the command makes to its process."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    handlers = [signal.getsignal(number) for number in numbers]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stderr", sys.stderr)
-        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, handlers, strict=True):
-                signal.signal(number, handler)
 
 
 GRAM = ("gram", "x.npy", "--depth", "3", "--b-std", "0.1", "-o", "g.h5")
@@ -137,7 +121,7 @@ def test_plan_refuses_what_the_disk_cannot_hold(monkeypatch, tmp_path, points, c
     usage = shutil.disk_usage(tmp_path)._replace(free=999)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     np.save(tmp_path / "x.npy", points)
-    with here(), pytest.raises(SystemExit) as end:
+    with own_process_kept(), pytest.raises(SystemExit) as end:
         cli.main(["plan", f"{tmp_path}/x.npy", "-o", f"{tmp_path}/g.h5", "--depth", "2"])
     assert end.value.code == 2
     assert "takes 288 KiB, and its disk has 999 B free" in capsys.readouterr().err

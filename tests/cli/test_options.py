@@ -5,6 +5,7 @@ import shlex
 
 import numpy as np
 import pytest
+from programs import own_process_kept
 
 from ntk_numba.cli import options
 from ntk_numba.cli import program as cli
@@ -66,15 +67,12 @@ def test_the_words_of_a_merge_give_its_options_again(way):
 
 def test_every_option_of_a_job_is_in_its_script(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        cli.stopping, "handle", lambda handler: None
-    )  # the process of this test keeps its handlers
     np.save("x.npy", np.ones((150, 7)))
     np.save("z.npy", np.ones((20, 7)))
     # a matrix of two data sets has no triangle
     given = JOB | {"layout": "full", "activation": ["abs", "elu"]}
     words = options.gram_words(argparse.Namespace(**given))[2:]
-    with pytest.raises(SystemExit) as end:
+    with own_process_kept(), pytest.raises(SystemExit) as end:
         cli.main(["slurm", *words, "--parts", "2", "--time", "20"])
     said = capsys.readouterr()
     assert end.value.code == 0, said.err

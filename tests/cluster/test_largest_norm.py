@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 import pytest
+from programs import own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.cli.program import main
@@ -247,7 +248,7 @@ def test_the_command_line(x, largest, tmp_path, monkeypatch, capsys, blocks_read
     job = ["x.npy", "-o", "g.h5", "--depth", "3", "--activation", "elu"]
 
     def run(*words):
-        with pytest.raises(SystemExit) as end:
+        with own_process_kept(), pytest.raises(SystemExit) as end:
             main(words)
         assert end.value.code == 0
         return capsys.readouterr().out

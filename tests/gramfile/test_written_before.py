@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.activations.numerical import Recorded
@@ -52,7 +53,7 @@ def rows_of(path):
 
 
 def run(capsys, *words):
-    with pytest.raises(SystemExit) as end:
+    with own_process_kept(), pytest.raises(SystemExit) as end:
         main(list(words))
     return end.value.code, *capsys.readouterr()
 
@@ -121,7 +122,7 @@ def test_its_unfinished_file_is_not_completed_with_another_arithmetic(files, cap
         nk.write_gram(NET, X, files / "begun.h5")
     assert partial.read_bytes() == before
     with nk.open_gram(partial, incomplete=True) as f:
-        assert not f.complete and 0 < f.done.sum() < f.done.size
+        assert not f.complete and 0 < f.done.sum() < f.contents.count
     nk.write_gram(NET, X, files / "begun.h5", overwrite=True).close()
     with nk.open_gram(files / "begun.h5") as f:
         assert f.numerics == NUMERICS and f.verify()
