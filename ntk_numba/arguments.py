@@ -93,6 +93,19 @@ def parse_layers(layers: str) -> Layers:
     raise InvalidValueError(f"layers must be 'last' or 'all', not {layers!r}")
 
 
+def real_number(name: str, value: Any) -> float:
+    """Return the argument `name` as a float, if it is a real number.
+
+    Raises
+    ------
+    TypeError
+        If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InvalidTypeError(f"{name} must be a number, not {value!r}")
+    return float(value)
+
+
 def number_between(name: str, value: Any, low: float, high: float) -> float:
     """Return the argument `name` as a float, if it is more than `low` and less than `high`.
 
@@ -101,12 +114,11 @@ def number_between(name: str, value: Any, low: float, high: float) -> float:
     TypeError, ValueError
         If it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidTypeError(f"{name} must be a number, not {value!r}")
-    if not low < float(value) < high:
+    number = real_number(name, value)
+    if not low < number < high:
         below = f"less than {high:g}" if high < math.inf else "finite"
         raise InvalidValueError(f"{name} must be more than {low:g} and {below}, not {value!r}")
-    return float(value)
+    return number
 
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {

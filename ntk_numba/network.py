@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation
+from ntk_numba.arguments import real_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Function
 
@@ -140,7 +142,7 @@ class MLP:
     def depth(self) -> int:
         return len(self.layers)
 
-    @property
+    @cached_property
     def activation(self) -> tuple[Activation, ...]:
         return tuple(layer.activation for layer in self.layers if layer.activation)
 
@@ -148,11 +150,11 @@ class MLP:
     def functions(self) -> tuple[Function, ...]:
         return self.activation
 
-    @property
+    @cached_property
     def w_std(self) -> tuple[float, ...]:
         return tuple(layer.w_std for layer in self.layers)
 
-    @property
+    @cached_property
     def b_std(self) -> tuple[float, ...]:
         return tuple(layer.b_std for layer in self.layers)
 
@@ -212,9 +214,7 @@ def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
             f"{name}: depth {layers} takes 1 or {layers} numbers, not {len(values)}"
         )
     for layer, v in enumerate(values, start=1):
-        if isinstance(v, bool) or not isinstance(v, numbers.Real):
-            raise InvalidTypeError(f"{name} of layer {layer} must be a number, not {v!r}")
-        if not 0 <= float(v) < math.inf:
+        if not 0 <= real_number(f"{name} of layer {layer}", v) < math.inf:
             raise InvalidValueError(
                 f"{name} of layer {layer} must be finite and not negative, not {v!r}"
             )

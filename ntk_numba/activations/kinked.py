@@ -208,7 +208,7 @@ class Kinked(Activation):
     slopes: tuple[float, ...]
     at: tuple[float, ...]
 
-    @property
+    @cached_property
     def facts(self) -> Facts:
         flat_until = max(
             (abs(t) for t in self.at if t and self._vanishes_within(abs(t))), default=0

@@ -144,7 +144,7 @@ def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
     return value
 
 
-def _degree(name: str, n: float, lowest: int) -> int:
+def whole_degree(name: str, n: float, lowest: int) -> int:
     """Return n as an int, or raise an error if it is no whole number from `lowest` to `HIGHEST`."""
     if n != int(n) or not lowest <= n <= HIGHEST:
         raise InvalidValueError(
@@ -157,7 +157,7 @@ def _degree(name: str, n: float, lowest: int) -> int:
 @named()
 def monomial(n: float = 2) -> Activation:
     """σ(x) = xⁿ, n = 1 to 20."""
-    degree = _degree("monomial", n, 1)
+    degree = whole_degree("monomial", n, 1)
     return Polynomial(spelled("monomial", n), (0.0,) * degree + (1.0,))
 
 
@@ -174,7 +174,7 @@ def polynomial(*coefficients: float) -> Activation:
 @named()
 def hermite(n: float = 2) -> Activation:
     """σ(x) = Heₙ(x)/√n!, the probabilists' Hermite polynomial with E[σ²] = 1 at q = 1, n ≤ 20."""
-    degree = _degree("hermite", n, 0)
+    degree = whole_degree("hermite", n, 0)
     exact = [[1], [0, 1]]
     for k in range(1, degree):
         # He_{k+1} = x He_k − k He_{k−1}

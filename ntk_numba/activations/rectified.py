@@ -20,16 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_numba.activations.one_kink import dual, relu
+from ntk_numba.activations.polynomial import whole_degree
 from ntk_numba.activations.registry import named
 from ntk_numba.activations.step import heaviside
 from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
-from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats, spelled
-
-HIGHEST = 20  # the largest degree
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -96,11 +94,7 @@ class RectifiedMonomial(Activation):
 @named()
 def rectified_monomial(n: float = 2.0) -> Activation:
     """σ(x) = max(x, 0)ⁿ for n = 0, 1, …, 20; 0 at 0."""
-    if n != int(n) or not 0 <= n <= HIGHEST:
-        raise InvalidValueError(
-            "activation rectified_monomial: the degree must be a whole number from 0 to "
-            f"{HIGHEST}, not {n:g}"
-        )
-    if n < 2:
-        return relu() if n == 1 else heaviside()
-    return RectifiedMonomial(spelled("rectified_monomial", n), int(n))
+    degree = whole_degree("rectified_monomial", n, 0)
+    if degree < 2:
+        return relu() if degree == 1 else heaviside()
+    return RectifiedMonomial(spelled("rectified_monomial", n), degree)

@@ -16,7 +16,6 @@ accurate as q → 0. They are interpolated in ln q. At variances between the nod
 once more, by quadrature with panels half as wide, and the differences are included in the bounds.
 """
 
-import numbers
 from abc import abstractmethod
 from functools import lru_cache
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import real_number
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.hermite import Chain, series_loop
@@ -34,7 +34,7 @@ from ntk_numba.duals.panels import (
     panel_of,
 )
 from ntk_numba.duals.quadrature import nodes
-from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
@@ -310,11 +310,7 @@ def _errors(
 
 def checked_tolerance(name: str, tolerance: Any) -> float:
     """Return the tolerance of an activation as a float, or raise an error if it is out of range."""
-    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real):
-        raise InvalidTypeError(
-            f"activation {name}: the tolerance must be a number, not {tolerance!r}"
-        )
-    value = float(tolerance)
+    value = real_number(f"activation {name}: the tolerance", tolerance)
     if not FINEST <= value <= COARSEST:
         raise InvalidValueError(
             f"activation {name}: the tolerance must be {FINEST:g} to {COARSEST:g}, not {value:g}"

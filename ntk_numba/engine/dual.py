@@ -85,7 +85,7 @@ def dual(
     shape = rho.shape
     q1, q2, rho = (v.ravel() for v in (q1, q2, rho))
     function = activations.get(activation)
-    fitted = function.dual(float(max(q1.max(), q2.max(), 0)) if q1.size else 0.0)
+    fitted = function.dual(float(np.max([q1, q2], initial=0)))
     halves = (1 - rho) / 2, (1 + rho) / 2
     # K̇ is the rate times √(K(q)K(q')/qq'), which is 0/0 where a variance is 0, and there a limit.
     positive = [np.maximum(q, SMALLEST_VARIANCE).astype(np.longdouble) for q in (q1, q2)]

@@ -60,16 +60,18 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
     ValueError
         If the tolerance of an activation cannot be reached for such data.
     """
-    if largest_norm is None:
-        assert not needs_largest_norm(net)
-        return FittedNetwork(net, tuple(a.dual(np.inf) for a in net.activation), (0.0, 0.0))
-    return _fit(net, largest_norm, features)
+    return FittedNetwork(net, *_fit(net, largest_norm, features))
 
 
 @lru_cache(maxsize=16)
-def _fit(net: MLP, largest: float, features: int) -> FittedNetwork:
-    """Return the network of `fit_network`; the last ones are cached."""
-    norms = largest * 2.0 ** (-np.arange(NORM_STEPS) / 2)
+def _fit(
+    net: MLP, largest_norm: float | None, features: int
+) -> tuple[tuple[Dual, ...], tuple[float, float]]:
+    """Return the duals and the bounds of `fit_network`; the last ones are cached."""
+    if largest_norm is None:
+        assert not needs_largest_norm(net)
+        return tuple(a.dual(np.inf) for a in net.activation), (0.0, 0.0)
+    norms = largest_norm * 2.0 ** (-np.arange(NORM_STEPS) / 2)
     moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
     before = net.layers[0].variance(moment)
     duals: list[Dual] = []
@@ -83,7 +85,7 @@ def _fit(net: MLP, largest: float, features: int) -> FittedNetwork:
         after = layer.variance(layer.activation.second_moment(before.total))
         error.advance(dual, before.total, after)
         before = after
-    return FittedNetwork(net, tuple(duals), error.largest)
+    return tuple(duals), error.largest
 
 
 class ErrorBound:

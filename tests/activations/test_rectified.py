@@ -5,7 +5,7 @@ from mpmath import mp, mpf
 from piecewise import cases
 
 from ntk_numba import activations
-from ntk_numba.activations.rectified import HIGHEST
+from ntk_numba.activations.polynomial import HIGHEST
 from ntk_numba.engine.dual import pair_dual
 
 # Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
