@@ -14,15 +14,19 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 BOOLEANS = {"true": 1.0, "false": 0.0}
 # The words that stand for a missing number.
 MISSING = frozenset(
-    ["", "?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan", "+nan"]
-    + ["null", "none", "nil", "missing", "#null!", "#div/0!"]
+    (
+        *("", "?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan"),
+        *("+nan", "null", "none", "nil", "missing", "#null!", "#div/0!"),
+    )
 )
+BLANKS = " \t\r\n\v\f"  # may stand around a number, as for `float`
 COMMA_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.' ]\d{3})*,\d+|,\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _LIKE_DATA = re.compile(
-    r"[+-]?(?:inf|infinity|0x[\da-f.p+-]+|[$€£]?[\d.,'  ]*\d[\d.,'  ]*%?(?:[ed][+-]?\d+)?)",
-    re.ASCII | re.IGNORECASE,
+    r"[+-]?(?:inf|infinity|0x[\da-f.p+-]+|[$€£]?[\d.,'  _]*\d[\d.,'  _]*%?(?:[ed][+-]?\d+)?)",
+    re.IGNORECASE,
 )
+_BEGINS_AS_NUMBER = re.compile(r"[+.$€£(-]*\d")
 
 
 def find_separator(lines: Sequence[str]) -> str | None:
@@ -34,7 +38,7 @@ def find_separator(lines: Sequence[str]) -> str | None:
     best, found = (-1.0, False), None
     for separator in ("\t", ";", "|", ",", " ", None):
         rows = split(lines, separator)
-        cells = [cell.strip() for row in rows for cell in row]
+        cells = [cell.strip(BLANKS) for row in rows for cell in row]
         if not cells or (separator and max(map(len, rows)) < 2):
             continue
         numbers = sum(bool(NUMBER.fullmatch(c) or COMMA_NUMBER.fullmatch(c)) for c in cells)
@@ -78,17 +82,19 @@ def has_header(choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[b
     """
     if choice.header is not None:
         return choice.header
-    first, rest = [cell.strip() for cell in rows[0]], rows[1:]
+    first, rest = [cell.strip(BLANKS) for cell in rows[0]], rows[1:]
     columns = [
         j
         for j in range(len(first))
-        if any(j < len(row) and _kind(row[j].strip()) in ("number", "bool") for row in rest)
+        if any(j < len(row) and _kind(row[j].strip(BLANKS)) in ("number", "bool") for row in rest)
     ]
     kinds = [_kind(first[j]) for j in columns or range(len(first))]
     text, number = "text" in kinds, "number" in kinds
     if not columns:
         return text and not number and not {"bool", "data"} & set(kinds)
     if text and set(kinds) <= {"text", "empty"}:
+        if all(_BEGINS_AS_NUMBER.match(first[j]) for j in columns if first[j]):
+            raise _ambiguous(choice, "has text that begins as numbers do")
         return True
     if text:
         raise _ambiguous(choice, "has both text and values")
@@ -98,7 +104,7 @@ def has_header(choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[b
         return False
     if set(kinds) <= {"number", "empty"}:
         numeric = [j for j in columns if _kind(first[j]) == "number"]
-        below = [[row[j].strip() for row in rest if j < len(row)] for j in numeric]
+        below = [[row[j].strip(BLANKS) for row in rest if j < len(row)] for j in numeric]
         if quoted[0] and not all(quoted):
             raise _ambiguous(choice, "alone has its numbers in quotes")
         if _like_names([first[j] for j in numeric], below, len(numeric) < len(first)):

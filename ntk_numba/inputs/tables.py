@@ -23,6 +23,7 @@ from ntk_numba.errors import FileError, InvalidValueError
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.columns import Choice, parse_choice, resolve
 from ntk_numba.inputs.dialect import (
+    BLANKS,
     BOOLEANS,
     COMMA_NUMBER,
     MISSING,
@@ -277,7 +278,7 @@ def _numbers(
 def _exact(choice: Choice, shape: _Shape, row: list[str], line: int) -> Iterator[float]:
     """Yield the numbers of a record in which `float` may err, or which has other cells."""
     for column in shape.columns:
-        cell = row[column].strip()
+        cell = row[column].strip(BLANKS)
         if NUMBER.fullmatch(cell):
             yield float(cell)
         elif cell.lower() in BOOLEANS:
