@@ -54,6 +54,14 @@ class Choice(NamedTuple):
         """Return the path with one more word, as a remedy for a message."""
         return f"{self.file}:{self.key},{word}" if self.key else f"{self.file}:{word}"
 
+    def without(self, names: Sequence[str] | None, number: int) -> str:
+        """Return the remedy for a message that one more column be left out."""
+        if self.words and not self.words[0].out:
+            return f"do not name it in :{self.key}"
+        clash = names and str(number) in names and names.index(str(number)) != number
+        word = f"!{number}:{number + 1}" if clash else f"!{number}"
+        return f"leave it out, {self.also(word)}"
+
 
 def parse_choice(file: str, key: str) -> Choice:
     """Return the choice that a key, the text after the colon, stands for.
@@ -131,7 +139,7 @@ def resolve(
             others = "" if choice.words else f", or take it as a feature, {choice.also('0:')}"
             raise InvalidValueError(
                 f"{choice.file}: column {number} ({name!r}) looks like an index of the rows and "
-                f"not like a feature; leave it out, {choice.also(f'!{number}')}{others}"
+                f"not like a feature; {choice.without(names, number)}{others}"
             )
     if not chosen:
         raise InvalidValueError(f"{choice.file}:{choice.key} leaves out all columns")

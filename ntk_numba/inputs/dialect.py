@@ -90,10 +90,13 @@ def has_header(choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[b
     ]
     kinds = [_kind(first[j]) for j in columns or range(len(first))]
     text, number = "text" in kinds, "number" in kinds
+    damaged = all(
+        _BEGINS_AS_NUMBER.match(first[j]) for j in columns or range(len(first)) if first[j]
+    )
     if not columns:
-        return text and not number and not {"bool", "data"} & set(kinds)
+        return text and not number and not damaged and not {"bool", "data"} & set(kinds)
     if text and set(kinds) <= {"text", "empty"}:
-        if all(_BEGINS_AS_NUMBER.match(first[j]) for j in columns if first[j]):
+        if damaged:
             raise _ambiguous(choice, "has text that begins as numbers do")
         return True
     if text:

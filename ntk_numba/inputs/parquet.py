@@ -51,10 +51,9 @@ def open_parquet(path: Path, key: str) -> Opened:
             raise InvalidValueError(f"{where} has a name that another column has too; rename one")
         kind = schema.types[column]
         if (shown := _refused(kind)) is not None:
-            without = ""
-            if not choice.words or choice.words[0].out:
-                without = f"; leave it out, {choice.also(f'!{column}')}"
-            raise InvalidTypeError(f"{where} holds {shown}, and numbers are wanted{without}")
+            raise InvalidTypeError(
+                f"{where} holds {shown}, and numbers are wanted; {choice.without(names, column)}"
+            )
     rows = ParquetRows(path, file, columns)
     return Opened(rows, key, rows.largest_group)
 

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 
 from ntk_numba import machine, stopping
-from ntk_numba.errors import FileError, InvalidValueError
+from ntk_numba.errors import FileError, InvalidValueError, file_error
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.columns import Choice, parse_choice, resolve
 from ntk_numba.inputs.dialect import (
@@ -37,6 +37,7 @@ from ntk_numba.inputs.dialect import (
 SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 1 << 18  # the first lines, which the dialect is found from
 SEPARATOR_LINES = 20  # of these, those that the separator is found from
 BLOCK = 4096  # rows are checked for NaN in blocks of so many
+CHECK_MEMORY = 1 << 24  # from so many numbers on, the free memory is checked as they grow
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 COMPRESSIONS = tuple(_OPENERS)
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd")
@@ -74,7 +75,9 @@ def open_table(path: Path, key: str) -> Opened:
             table = _read(choice, file, path)
     except UnicodeError:
         raise InvalidValueError(f"{path} is no text file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None):
+            raise file_error(error, f"{path} cannot be read: {error}") from None
         raise InvalidValueError(f"{path} is damaged or truncated ({error})") from None
     except MemoryError:
         raise _too_large(path) from None
@@ -247,7 +250,7 @@ def _numbers(
     """
     cells, count = shape.cells, len(shape.columns)
     pick: Any = None if shape.columns == list(range(cells)) else itemgetter(*shape.columns)
-    values, starts, checked, mark = array("d"), array("q"), 0, 1 << 24
+    values, starts, checked, mark = array("d"), array("q"), 0, CHECK_MEMORY
     for row in records:
         if len(row) != cells or (shape.trailing and row[-1].strip()):
             raise InvalidValueError(
@@ -293,8 +296,8 @@ def _refuse(choice: Choice, shape: _Shape, cell: str, line: int, column: int) ->
     shown = repr(_printable(cell if len(cell) <= 40 else cell[:40] + "…"))
     if cell.lower() in MISSING:
         raise InvalidValueError(
-            f"{place} is missing ({shown}); drop the line, fill in a number, or leave out the "
-            f"column: {_without(choice, column)}"
+            f"{place} is missing ({shown}); drop the line or fill in a number; as to the "
+            f"column, {choice.without(shape.names, column)}"
         )
     if COMMA_NUMBER.fullmatch(cell) or ("," in cell and NUMBER.fullmatch(cell.replace(",", ""))):
         raise InvalidValueError(
@@ -304,15 +307,9 @@ def _refuse(choice: Choice, shape: _Shape, cell: str, line: int, column: int) ->
     if "#" in cell:
         raise InvalidValueError(f"{place} is {shown}; a comment needs a line of its own")
     raise InvalidValueError(
-        f"{place} is {shown}, which is no number; correct it, or leave out the column: "
-        f"{_without(choice, column)}"
+        f"{place} is {shown}, which is no number; correct it; as to the column, "
+        f"{choice.without(shape.names, column)}"
     )
-
-
-def _without(choice: Choice, column: int) -> str:
-    """Return the path that leaves out one more column, or advice if columns are chosen by name."""
-    inward = choice.words and not choice.words[0].out
-    return f"do not name it in :{choice.key}" if inward else choice.also(f"!{column}")
 
 
 def _refuse_not_finite(
