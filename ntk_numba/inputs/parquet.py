@@ -33,7 +33,7 @@ def open_parquet(path: Path, key: str) -> Opened:
         raise FileError(f"{path} needs pyarrow to be read: pip install ntk_numba[tables]") from None
     choice = parse_choice(str(path), key)
     try:
-        file = parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
         schema = file.schema_arrow
         index = (schema.pandas_metadata or {}).get("index_columns", [])
     except Exception as error:  # pyarrow raises many classes of errors for damaged files

@@ -273,7 +273,7 @@ def main(words):
 
 
 def test_commands_take_columns(tmp_path, capsys):
-    rows = np.random.default_rng(0).standard_normal((30, 2))
+    rows = np.random.default_rng(0).standard_normal((600, 2))
     text = "\n".join(f"{a!r},{b!r},cat" for a, b in rows.tolist())
     (tmp_path / "x.csv").write_text("a,b,kind\n" + text)
     path, out = f"{tmp_path}/x.csv:!kind", f"{tmp_path}/gram.h5"
