@@ -135,7 +135,10 @@ class ParquetRows:
                     nulls: Any = np.flatnonzero(column.is_null()) if column.null_count else ()
                     values = None if len(nulls) else _floats(column)
                 except Exception as error:  # many classes, as above
-                    raise OSError(str(error)) from None
+                    raise FileError(
+                        f"{self._path}: column {self._columns[j]} ({name!r}) cannot be read from "
+                        f"row {int(self._starts[k])} on; the file is damaged ({error})"
+                    ) from None
                 if values is None:
                     raise InvalidValueError(
                         f"{self._path}: row {int(self._starts[k]) + int(nulls[0])}, column "

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 
 from ntk_numba import machine, stopping
-from ntk_numba.errors import FileError, InvalidValueError, file_error
+from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError, file_error
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.columns import Choice, parse_choice, resolve
 from ntk_numba.inputs.dialect import (
@@ -259,12 +259,12 @@ def _numbers(
             )
         chosen = row if pick is None else pick(row) if count > 1 else (pick(row),)
         try:
-            if lines.odd:
-                raise ValueError
-            values.extend(map(float, chosen))
+            values.extend(_exact(choice, shape, row, lines) if lines.odd else map(float, chosen))
+        except NtkNumbaError:
+            raise
         except ValueError:
             del values[len(starts) * count :]
-            values.extend(_exact(choice, shape, row, lines.start))
+            values.extend(_exact(choice, shape, row, lines))
         starts.append(lines.start)
         if len(starts) - checked == BLOCK:
             stopping.check()
@@ -278,7 +278,7 @@ def _numbers(
     return np.frombuffer(values, np.float64).reshape(len(starts), count)
 
 
-def _exact(choice: Choice, shape: _Shape, row: list[str], line: int) -> Iterator[float]:
+def _exact(choice: Choice, shape: _Shape, row: list[str], lines: _Lines) -> Iterator[float]:
     """Yield the numbers of a record in which `float` may err, or which has other cells."""
     for column in shape.columns:
         cell = row[column].strip(BLANKS)
@@ -287,7 +287,7 @@ def _exact(choice: Choice, shape: _Shape, row: list[str], line: int) -> Iterator
         elif cell.lower() in BOOLEANS:
             yield BOOLEANS[cell.lower()]
         else:
-            _refuse(choice, shape, cell, line, column)
+            _refuse(choice, shape, cell, lines.start, column)
 
 
 def _refuse(choice: Choice, shape: _Shape, cell: str, line: int, column: int) -> NoReturn:
