@@ -135,10 +135,10 @@ def resolve(
     chosen = [number for number in range(width) if number not in set(numbers)]
     for number in index:
         if number in chosen:
-            name = names[number] if names else ""
+            name = f" ({names[number]!r})" if names else ""
             others = "" if choice.words else f", or take it as a feature, {choice.also('0:')}"
             raise InvalidValueError(
-                f"{choice.file}: column {number} ({name!r}) looks like an index of the rows and "
+                f"{choice.file}: column {number}{name} looks like an index of the rows and "
                 f"not like a feature; {choice.without(names, number)}{others}"
             )
     if not chosen:

@@ -36,6 +36,7 @@ from ntk_numba.inputs.dialect import (
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 1 << 18  # the first lines, which the dialect is found from
 SEPARATOR_LINES = 20  # of these, those that the separator is found from
+INDEX_ROWS = 5  # a first column without a name that counts so many rows from 0 is an index
 BLOCK = 4096  # rows are checked for NaN in blocks of so many
 CHECK_MEMORY = 1 << 24  # from so many numbers on, the free memory is checked as they grow
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -225,8 +226,12 @@ def _shape(choice: Choice, rows: list[list[str]], quoted: list[bool]) -> _Shape:
     names = None
     if has_header(choice, [row[:width] for row in rows], quoted):
         names = [_printable(name.strip()) for name in rows[0][:width]]
-    index = [0] if names and width > 1 and (not names[0] or names[0].startswith("Unnamed:")) else []
-    return _Shape(cells, names, resolve(choice, names, width, index), trailing)
+    if names:
+        index = not names[0] or names[0].startswith("Unnamed:")
+    else:
+        index = len(rows) >= INDEX_ROWS and all(row[0] == str(k) for k, row in enumerate(rows))
+    columns = resolve(choice, names, width, [0] if index and width > 1 else [])
+    return _Shape(cells, names, columns, trailing)
 
 
 def _printable(text: str) -> str:

@@ -102,6 +102,8 @@ def test_compressed(table, tmp_path, name, compress):
         ("9007199254740993,18446744073709551617\n1,2", [[2.0**53, 2.0**64], [1, 2]]),
         ("1" * 300 + ",1e-400\n1,2", [[float("1" * 300), 0], [1, 2]]),
         ("name,\n3,4", [[3, 4]]),
+        ("t,a\n0,5\n1,5\n2,5\n3,5\n4,5", [[0, 5], [1, 5], [2, 5], [3, 5], [4, 5]]),
+        ("0,5\n1,5\n2,5\n4,5\n3,5", [[0, 5], [1, 5], [2, 5], [4, 5], [3, 5]]),
     ],
 )  # fmt: skip
 def test_ordinary_tables(table, text, expected):
@@ -167,6 +169,7 @@ def test_a_first_line_that_may_be_both_is_refused(table, text):
         ("a,b\n1,2 # c\n", "a comment needs a line of its own"),
         (",a\n0,1\n", r"column 0 \(''\) looks like an index .*x.csv:!0, or .*x.csv:0:"),
         ("Unnamed: 0,a\n0,1\n", "looks like an index"),
+        ("0,.1\n1,.2\n2,.3\n3,.4\n4,.5", r"column 0 looks like an index .*x.csv:!0, or .*:0:"),
         ("a,b,\n1,2\n", "line 2 has another number of cells, 2"),
         (b"\xff\xfe\x80", "is no text file"),
         (b"1,2\n\x00,3", "is no text file, or UTF-16"),
