@@ -9,7 +9,10 @@ from typing import Any
 
 import ntk_numba
 
-DATA_HELP = "x.npy, x.npz:key, x.h5:dataset or x.csv; :key is optional if there is only one array"
+DATA_HELP = (
+    "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
+    "array, and of tables it chooses columns, :a,b or :!label"
+)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -98,8 +98,8 @@ def write_gram(
     Parameters
     ----------
     net, X, Z, kernels, layers, dtype, threads : see `gram`
-        By default only Θ is computed. Arrays are read in place; memory maps, .npy and HDF5 files
-        are read in runs of rows; .npz and .csv files are read as a whole.
+        By default only Θ is computed. Arrays are read in place; memory maps, .npy, HDF5 and
+        Parquet files are read in runs of rows; .npz and .csv files are read as a whole.
     path : str or path
         The file to write. A complete file with the same contents is left as it is; a file with
         other contents raises an error. The file appears when it is complete. Until then it is

@@ -97,8 +97,9 @@ def gram(
         The network of depth L.
     X : (N, n0) real array, memory map, h5py dataset or path
         The samples of the rows. Bool, integers and float16 are converted to float64. A path is
-        ``x.npy``, ``x.npz:key``, ``x.h5:dataset`` or ``x.csv``; ``:key`` may be omitted if the file
-        holds one array.
+        ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv`` or ``x.parquet``; ``:key`` may be
+        omitted if the file holds one array. Of tables it chooses columns, ``x.csv:a,b`` or
+        ``x.csv:!label``. Messages count rows and columns from 0.
     Z : (M, n0), as X, optional
         The samples of the columns. Without it the matrix is that of X with itself, of which only
         the half at and below the diagonal is computed.

@@ -8,7 +8,8 @@ from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, f
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
-from ntk_numba.inputs.tables import open_csv
+from ntk_numba.inputs.parquet import open_parquet
+from ntk_numba.inputs.tables import COMPRESSIONS, open_table
 
 
 class Format(NamedTuple):
@@ -19,7 +20,7 @@ class Format(NamedTuple):
     open : (path, key) → Opened
         Opens a file; the key is "" if none is given.
     keys : bool
-        Whether a file may hold several arrays, one of which a key names.
+        Whether a key may name one of several arrays, or columns of a table.
     """
 
     open: Callable[[Path, str], Opened]
@@ -29,11 +30,34 @@ class Format(NamedTuple):
 FORMATS = {
     ".npy": Format(open_npy, False),
     ".npz": Format(open_npz, True),
-    ".csv": Format(open_csv, False),
     ".h5": Format(open_hdf5, True),
     ".hdf5": Format(open_hdf5, True),
     ".hdf": Format(open_hdf5, True),
+    ".parquet": Format(open_parquet, True),
+    **{
+        ending + compression: Format(open_table, True)
+        for ending in (".csv", ".tsv")
+        for compression in ("", *COMPRESSIONS)
+    },
 }
+
+
+def _ending(path: Path) -> str:
+    """Return the end of a file's name that tells its format: ``.csv``, or ``.csv.gz``."""
+    two = "".join(path.suffixes[-2:]).lower()
+    return two if two in FORMATS else path.suffix.lower()
+
+
+def _split(spec: str) -> tuple[Path, str]:
+    """Split ``file.h5:dataset``, where both names may have colons: the longest file that exists.
+
+    If none exists, it is the longest name that ends as a data file does.
+    """
+    ends = [len(spec), *(k for k in reversed(range(len(spec))) if spec[k] == ":")]
+    heads = [(Path(spec[:end]), spec[end + 1 :]) for end in ends]
+    known = [head for head in heads if _ending(head[0]) in FORMATS]
+    there = [head for head in known if head[0].is_file()]
+    return (heads[:1] if heads[0][0].exists() else there or known or heads)[0]
 
 
 def open_path(spec: str) -> tuple[str, Path, Opened]:
@@ -44,20 +68,16 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
     OSError
         If the file is missing, is a folder, or cannot be read.
     ValueError
-        If the format is unknown, or the file is truncated, pickled, or lacks the key.
+        If the format is unknown, or the file is truncated, pickled, or lacks the key or a column.
     """
-    path, key = Path(spec), ""
-    if not path.exists() and ":" in spec:
-        head, _, tail = spec.rpartition(":")
-        if Path(head).suffix.lower() in FORMATS:
-            path, key = Path(head), tail
+    path, key = _split(spec)
     if path.is_dir():
         raise FolderError(f"{spec} is a folder; name a file in it ({', '.join(FORMATS)})")
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     if not path.is_file():
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
-    ending = path.suffix.lower()
+    ending = _ending(path)
     if ending not in FORMATS:
         raise InvalidValueError(
             f"{path}: unknown ending {ending!r}; known are {', '.join(FORMATS)}"
@@ -71,4 +91,4 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
     except OSError as error:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
     opened = file_format.open(path, key)
-    return f"{path}:{opened.key}" if file_format.keys else spec, path, opened
+    return f"{path}:{opened.key}" if opened.key else str(path), path, opened

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
 from ntk_numba.digest import Digest
-from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
+from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import file_of, reader_of
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
@@ -77,7 +77,8 @@ class Source:
         self._rows = reader_of(rows, file is not None)
         self._findings = Findings(shape[0])
         # Changes are detected only in files that this package reads; arrays belong to the caller.
-        self._path = None if held else file
+        whole = isinstance(rows, np.ndarray) and held > 0  # nothing more is read from the file
+        self._path = None if whole else file
         self._stamp = _stamp(self._path)
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
@@ -90,6 +91,8 @@ class Source:
         """
         try:
             return np.ascontiguousarray(self._rows(start, stop), self.dtype)
+        except NtkNumbaError:
+            raise
         except (OSError, ValueError) as error:
             raise FileError(
                 f"{self.name}: rows {start} to {stop - 1} cannot be read; is the file damaged, or "
@@ -211,8 +214,8 @@ def open_source(x: Any, name: str) -> Source:
     Parameters
     ----------
     x : array, numpy.memmap, h5py.Dataset, path or Source
-        Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``; ``:key`` may be omitted if
-        the file holds one array.
+        Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``, ``x.parquet``; ``:key`` may
+        be omitted if the file holds one array; of tables it chooses columns, see `columns`.
     name : str
         The name of the argument, for errors.
 
