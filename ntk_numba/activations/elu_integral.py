@@ -134,10 +134,10 @@ RULES = ((0.1, 0.0, 14), (0.5, 0.0, 16), (2.25, 0.0, 18), (4.0, 0.0, 20), (16.0,
 
 A, AXIS, SCALE = range(3)  # rows of a sample's coefficients: a, e(a)/√(2π), p√q/√K
 BLOCK = 64  # columns at a time
-# Rows of the working memory: Ω, sinθ, and the integrals of 1 − y e(y), 1 − α e(α), 1 − β e(β) and
+# Rows of the working memory: Ω, sinθ, and the integrals of 1 − y e(y), of 2 − α e(α) − β e(β) and
 # of α(e(α) − e(y)) + β(e(β) − e(y)), the last divided by ab
-OMEGA, SINE, BOTH, ROW, COLUMN, DIFFERENCE = range(6)
-_working = stack_array(6, BLOCK)
+OMEGA, SINE, BOTH, SINGLE, DIFFERENCE = range(5)
+_working = stack_array(5, BLOCK)
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -149,7 +149,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     two_c = two * c
     working = _working(one)
     omega, sines, n_both = working[OMEGA], working[SINE], working[BOTH]
-    n_row, n_column, d_over_ab = working[ROW], working[COLUMN], working[DIFFERENCE]
+    n_single, d_over_ab = working[SINGLE], working[DIFFERENCE]
     pairs, lam = int(parameters[0]), parameters[1]
     a, axis, scale = row[A, 0], row[AXIS, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
@@ -164,7 +164,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         )
         for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
-            n_both[j], n_row[j], n_column[j], d_over_ab[j] = zero, zero, zero, zero
+            n_both[j], n_single[j], d_over_ab[j] = zero, zero, zero
         for pair in range(pairs):
             chi_over_omega, weight = parameters[2 + 2 * pair], parameters[3 + 2 * pair]
             for j in range(count):
@@ -173,12 +173,14 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
                     sine(omega[j] * chi_over_omega),
                     sine(omega[j] * (one - chi_over_omega)),
                 )
+                # The two nodes change places if the samples do, so they are added first.
+                both, single, difference = zero, zero, zero
                 for mirrored in range(2):
                     s_row, s_column = (sine_rest, sine_chi) if mirrored else (sine_chi, sine_rest)
                     alpha, beta = a * s_row, b * s_column
                     y_a, y_b = alpha + c, beta + c
-                    y = y_a + beta
-                    per_product = one / (y * y_a * y_b)
+                    y = (alpha + beta) + c
+                    per_product = one / (y * (y_a * y_b))
                     per_y, per_a, per_b = (
                         per_product * (y_a * y_b),
                         per_product * (y * y_b),
@@ -194,12 +196,12 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
                         fma(two_c_per_y * beta, step_a, e),
                         fma(two_c_per_y * alpha, step_b, e),
                     )
-                    n_both[j] += weight * fma(-(alpha + beta), e, one)
-                    n_row[j] += weight * fma(-alpha, e_a, one)
-                    n_column[j] += weight * fma(-beta, e_b, one)
-                    d_over_ab[j] += weight * (
-                        (s_row * s_column) * (two_c_per_y * (step_a + step_b))
-                    )
+                    both += fma(-(alpha + beta), e, one)
+                    single += fma(-alpha, e_a, one) + fma(-beta, e_b, one)
+                    difference += (s_row * s_column) * (two_c_per_y * (step_a + step_b))
+                n_both[j] = fma(weight, both, n_both[j])
+                n_single[j] = fma(weight, single, n_single[j])
+                d_over_ab[j] = fma(weight, difference, d_over_ab[j])
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
             cosine = w_n[j] - z_n[j]
@@ -208,8 +210,8 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
             per_a, per_b = one / fma(a, s, c), one / fma(bs[j], s, c)
             _, slope_a, _ = tail(fma(two_c, per_a, -one), one, one)
             _, slope_b, _ = tail(fma(two_c, per_b, -one), one, one)
-            epsilons = two * fma(per_a, slope_a, per_b * slope_b)
-            g_sum = (axis + axis_columns[j]) - angle_over_two_pi * (n_row[j] + n_column[j])
+            epsilons = two * (per_a * slope_a + per_b * slope_b)
+            g_sum = (axis + axis_columns[j]) - angle_over_two_pi * n_single[j]
             d_term = lam * (angle_over_two_pi * d_over_ab[j])
             kernel = fma(per_two_pi, s, angle_over_two_pi * cosine)
             kernel = fma(lam, fma(cosine, g_sum, -(per_two_pi * s) * epsilons) + d_term, kernel)

@@ -32,7 +32,7 @@ from ntk_numba.inputs.source import Source
 
 # The version of the arithmetic. It goes up whenever a bit of an entry changes, so that no file is
 # begun with one version and finished with another.
-NUMERICS = 2
+NUMERICS = 3
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()
@@ -104,7 +104,7 @@ class Kernel:
             working=aligned((threads, WORKING, tile), dtype),
             nngp=nngp,
             ntk=ntk,
-            vector=aligned((threads, self.features), dtype),
+            vector=aligned((threads, 2 * self.features), dtype),
             distance=aligned((threads, 1, panel_width(dtype)), float),
         )
 
