@@ -41,8 +41,8 @@ RESIDENT_BYTES = 6400
 # registers.
 ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 2
 
-# A function that writes the code of s + a term, from (builder, fma, left, y, s); left has one or two
-# numbers from the left
+# A function that writes the code of s + a term, from (builder, fma, left, y, s), where left has one
+# number or two
 Emit = Callable[[ir.IRBuilder, ir.Value, list[ir.Value], ir.Value, ir.Value], ir.Value]
 
 
