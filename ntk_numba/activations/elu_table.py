@@ -76,23 +76,26 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         for n in range(LONG):
             own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
             for j in range(count):
-                of_row = _of_angle(variable[j], row, first, 0)
+                value[j] = others[j] * _of_angle(variable[j], row, first, 0)
+            for j in range(count):
                 of_column = _of_angle(variable[j], columns, first, begin + j)
-                pair[j] += own * of_column + others[j] * of_row
+                pair[j] += value[j] + own * of_column
             first += POWERS
         for n in range(LONG, MIDDLE):
             own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
             for j in range(count):
-                of_row = _middle(variable[j], row, first, 0)
+                value[j] = others[j] * _middle(variable[j], row, first, 0)
+            for j in range(count):
                 of_column = _middle(variable[j], columns, first, begin + j)
-                pair[j] += own * of_column + others[j] * of_row
+                pair[j] += value[j] + own * of_column
             first += TERMS[LONG]
         for n in range(MIDDLE, len(TERMS)):
             own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
             for j in range(count):
-                of_row = _short(variable[j], row, first, 0)
+                value[j] = others[j] * _short(variable[j], row, first, 0)
+            for j in range(count):
                 of_column = _short(variable[j], columns, first, begin + j)
-                pair[j] += own * of_column + others[j] * of_row
+                pair[j] += value[j] + own * of_column
             first += TERMS[MIDDLE]
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):

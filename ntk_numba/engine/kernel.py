@@ -67,7 +67,10 @@ class Kernel:
     fitted : FittedNetwork
         The network, fitted to all data.
     x : Source
-        The data. Its centre sample determines the centre of the unit vectors (see `samples`).
+        The data of the rows.
+    z : Source, optional
+        The data of the columns, x by default. The centre samples of both determine the centre of
+        the unit vectors (see `samples`).
     kernels : sequence of str
         "nngp", "ntk" or both.
     all_layers : bool
@@ -83,6 +86,7 @@ class Kernel:
         self,
         fitted: FittedNetwork,
         x: Source,
+        z: Source | None = None,
         *,
         kernels: Sequence[str],
         all_layers: bool,
@@ -96,7 +100,7 @@ class Kernel:
         self.features = x.shape[1]
         self._fitted = fitted
         self._duals = as_data(fitted.duals, dtype)
-        self._centre = self._parallel(centre_of, x, dtype)
+        self._centre = self._parallel(centre_of, x, z, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(

@@ -171,28 +171,40 @@ def normalise(
     )
 
 
-def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
+def centre_of(x: Source, z: Source | None, dtype: np.dtype) -> NDArray[np.float64]:
     """Return the centre m that is subtracted from all unit vectors, (n0,).
 
-    x : the data, of which some rows are read
+    It is the same if x and z change places, and if z is x.
+
+    x, z : the data of rows and columns, of which some rows are read; z is x if it is None
     dtype : the dtype of the kernels, in which the unit vectors are rounded
     """
-    rows = x.centre_sample()
-    unit = empty_panels(len(rows), rows.shape[1], dtype)
-    spread, norm = np.empty(len(rows)), np.empty(len(rows))
-    normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
-    unit = unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)]
-    mean = unit.mean(axis=0, dtype=float)
+    units = [_unit_vectors(source.centre_sample(), dtype) for source in (x, z) if source]
+    first, last = units[0], units[-1]
+    mean = (first.mean(axis=0, dtype=float) + last.mean(axis=0, dtype=float)) / 2
     # Where all terms of an inner product are equal (rows of ±1), its rounding errors have one sign
     # and add up to more than 1e-14 from 363 terms on. They cancel if the coordinates are shifted at
     # random, by shifts with random last bits. The size of the shifts is a power of two near the
     # radius of the data.
-    radius = np.sqrt(np.mean(np.sum((unit - mean) ** 2, axis=1)))
+    radius = np.sqrt((_mean_square(first - mean) + _mean_square(last - mean)) / 2)
     size = 2.0 ** np.round(np.log2(max(radius, 1 / CENTRE_GRID))) / np.sqrt(mean.size)
     shift = np.random.default_rng(0).uniform(-0.5, 0.5, mean.shape) * size
     # in the dtype, so that `tile.repair` adds 2m without an error
     centre = np.round(mean * CENTRE_GRID) / CENTRE_GRID + shift
     return np.asarray(centre.astype(dtype), float)
+
+
+def _unit_vectors(rows: Floats, dtype: np.dtype) -> Floats:
+    """Return the unit vectors of rows, in a dtype, (rows, n0)."""
+    unit = empty_panels(len(rows), rows.shape[1], dtype)
+    spread, norm = np.empty(len(rows)), np.empty(len(rows))
+    normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
+    return np.asarray(unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)])
+
+
+def _mean_square(vectors: Floats) -> float:
+    """Return the mean of |v|²."""
+    return float(np.mean(np.sum(vectors**2, axis=1)))
 
 
 def layer_statistics(
