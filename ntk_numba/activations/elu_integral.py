@@ -3,8 +3,8 @@
 The formulas are in `ntk_numba.activations.elu`. The integrals are Gauss-Legendre rules in a
 variable that clusters nodes at both ends; clustering and node count grow with the variance (see
 `RULES`). The integrands are entire, and the sums are exact to rounding up to the limits in `RULES`.
-e is a polynomial in u = 2c/(y + c) − 1, and differences of e are computed from divided differences
-of that polynomial, so that none cancels.
+e is 1 + u times a polynomial E in u = 2c/(y + c) − 1. Differences of e, and 1 − y e(y), which is
+−e'(y), are computed from divided differences of that polynomial, so that none cancels.
 """
 
 import math
@@ -27,52 +27,52 @@ from ntk_numba.duals.special import supplement
 from ntk_numba.function import Floats
 
 CENTRE = 5.0  # c
-# The coefficients of e(y) in u, highest power first, by mpmath.chebyfit. The errors are 4e-19 and
-# 2e-10, those of the slopes 3e-16 and 3e-8. tests/activations/test_elu.py derives these
-# coefficients and the following ones again.
+# The coefficients of E = e(y)/(1 + u) in u, highest power first, by mpmath.chebyfit. The errors are
+# 2e-19 and 5e-11. tests/activations/test_elu.py derives these coefficients and the following ones
+# again.
 TAIL_DOUBLE = (
-    2.1846272247543302e-11,
-    6.225310842755151e-11,
-    -2.922396425912029e-10,
-    -6.888743758379508e-10,
-    2.3367888664621376e-09,
-    4.519652199485035e-09,
-    -1.564414078705102e-08,
-    -2.725331973069401e-08,
-    9.943603066598435e-08,
-    1.9291920170562873e-07,
-    -6.107184815742079e-07,
-    -1.6919472772763474e-06,
-    3.183898572643658e-06,
-    1.665501005884216e-05,
-    -2.4097140315109398e-06,
-    -0.00015146921734706344,
-    -0.0003365821187249813,
-    0.0005503320838696985,
-    0.005962878523937279,
-    0.022538023650015514,
-    0.05868994498193851,
-    0.11995557912791902,
-    0.20274581371204262,
-    0.2909413656762827,
-    0.3595947642342118,
+    -9.373752054445513e-12,
+    3.1220024301988815e-11,
+    9.196247247945853e-11,
+    -3.8420211507066143e-10,
+    -4.798442522847399e-10,
+    2.8166331187468775e-09,
+    1.996241762191281e-09,
+    -1.7640382549242302e-08,
+    -9.929484394384059e-09,
+    1.093655150603684e-07,
+    8.378431390039677e-08,
+    -6.945027954746047e-07,
+    -9.97559795429311e-07,
+    4.181458368072969e-06,
+    1.2473591140168097e-05,
+    -1.4883305171679035e-05,
+    -0.00013658592121587165,
+    -0.00019999619750910963,
+    0.0007503282827082914,
+    0.005212550241228988,
+    0.017325473408670196,
+    0.041364471573268315,
+    0.07859110755465598,
+    0.12415470615738665,
+    0.16678665951889599,
     0.19280810471531576,
 )
 TAIL_SINGLE = (
-    1.6269529394491842e-06,
-    1.1895604359870446e-05,
-    -4.987218662753172e-07,
-    -0.00014539442352309956,
-    -0.00033781531349387717,
-    0.0005463344955377313,
-    0.0059632972373934,
-    0.022539395884436077,
-    0.058689876386582344,
-    0.11995535291792558,
-    0.20274581796238578,
-    0.2909413797369051,
-    0.3595947641909142,
-    0.1928081045719941,
+    -7.600569201894499e-07,
+    2.387009859638634e-06,
+    1.2168793720894886e-05,
+    -1.2667515587170203e-05,
+    -0.00013638468186434111,
+    -0.00020143063162953606,
+    0.000750259063936639,
+    0.005213038173456761,
+    0.017325484833110034,
+    0.04136439155347231,
+    0.07859110684409816,
+    0.12415471111828763,
+    0.1667866595261397,
+    0.1928081046647745,
 )
 SINE_DOUBLE = (
     -3.503972352533559e-23,
@@ -99,18 +99,21 @@ SINE_SINGLE = (
 )
 
 
-def _tail(real: Any) -> Callable[..., tuple[float, float, float]]:
+def _tail(real: Any) -> Callable[..., tuple[float, float, float, float]]:
     differences = divided_differences(TAIL_SINGLE if real is np.float32 else TAIL_DOUBLE)
 
-    def tail(u: float, u_1: float, u_2: float) -> tuple[float, float, float]:
-        value: tuple[float, float, float] = differences(u, u_1, u_2)
+    def tail(u: float, u_1: float, u_2: float, u_3: float) -> tuple[float, float, float, float]:
+        value: tuple[float, float, float, float] = differences(u, u_1, u_2, u_3)
         return value
 
     return tail
 
 
 tail = per_dtype("tail", _tail)
-"""(u, u₁, u₂) → e at u, and the divided differences of e between u and u₁, and u and u₂."""
+"""(u, u₁, u₂, u₃) → E at u, and the divided differences of E between u and each of the others.
+
+Those of e are (1 + u₁) times that of E, and E(u) more.
+"""
 
 
 def _sine(real: Any) -> Callable[[float], float]:
@@ -134,10 +137,10 @@ RULES = ((0.1, 0.0, 14), (0.5, 0.0, 16), (2.25, 0.0, 18), (4.0, 0.0, 20), (16.0,
 
 A, AXIS, SCALE = range(3)  # rows of a sample's coefficients: a, e(a)/√(2π), p√q/√K
 BLOCK = 64  # columns at a time
-# Rows of the working memory: Ω, sinθ, and the integrals of 1 − y e(y), 1 − α e(α), 1 − β e(β) and
+# Rows of the working memory: Ω, sinθ, and the integrals of 1 − y e(y), of 2 − α e(α) − β e(β) and
 # of α(e(α) − e(y)) + β(e(β) − e(y)), the last divided by ab
-OMEGA, SINE, BOTH, ROW, COLUMN, DIFFERENCE = range(6)
-_working = stack_array(6, BLOCK)
+OMEGA, SINE, BOTH, SINGLE, DIFFERENCE = range(5)
+_working = stack_array(5, BLOCK)
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -149,7 +152,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     two_c = two * c
     working = _working(one)
     omega, sines, n_both = working[OMEGA], working[SINE], working[BOTH]
-    n_row, n_column, d_over_ab = working[ROW], working[COLUMN], working[DIFFERENCE]
+    n_single, d_over_ab = working[SINGLE], working[DIFFERENCE]
     pairs, lam = int(parameters[0]), parameters[1]
     a, axis, scale = row[A, 0], row[AXIS, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
@@ -164,7 +167,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         )
         for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
-            n_both[j], n_row[j], n_column[j], d_over_ab[j] = zero, zero, zero, zero
+            n_both[j], n_single[j], d_over_ab[j] = zero, zero, zero
         for pair in range(pairs):
             chi_over_omega, weight = parameters[2 + 2 * pair], parameters[3 + 2 * pair]
             for j in range(count):
@@ -173,43 +176,50 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
                     sine(omega[j] * chi_over_omega),
                     sine(omega[j] * (one - chi_over_omega)),
                 )
+                # The two nodes change places if the samples do, so they are added first.
+                both, single, difference = zero, zero, zero
                 for mirrored in range(2):
                     s_row, s_column = (sine_rest, sine_chi) if mirrored else (sine_chi, sine_rest)
                     alpha, beta = a * s_row, b * s_column
                     y_a, y_b = alpha + c, beta + c
-                    y = y_a + beta
-                    per_product = one / (y * y_a * y_b)
+                    y = (alpha + beta) + c
+                    per_product = one / (y * (y_a * y_b))
                     per_y, per_a, per_b = (
                         per_product * (y_a * y_b),
                         per_product * (y * y_b),
                         per_product * (y * y_a),
                     )
-                    e, slope_a, slope_b = tail(
-                        fma(two_c, per_y, -one), fma(two_c, per_a, -one), fma(two_c, per_b, -one)
+                    u = fma(two_c, per_y, -one)
+                    e_per, slope, slope_a, slope_b = tail(
+                        u, u, fma(two_c, per_a, -one), fma(two_c, per_b, -one)
                     )
                     # e(α) = e(y) + 2cβ/(y + c)·step_a,  e(β) = e(y) + 2cα/(y + c)·step_b
                     two_c_per_y = two_c * per_y
-                    step_a, step_b = per_a * slope_a, per_b * slope_b
+                    e = two_c_per_y * e_per
+                    step_a = per_a * fma(two_c * per_a, slope_a, e_per)
+                    step_b = per_b * fma(two_c * per_b, slope_b, e_per)
                     e_a, e_b = (
                         fma(two_c_per_y * beta, step_a, e),
                         fma(two_c_per_y * alpha, step_b, e),
                     )
-                    n_both[j] += weight * fma(-(alpha + beta), e, one)
-                    n_row[j] += weight * fma(-alpha, e_a, one)
-                    n_column[j] += weight * fma(-beta, e_b, one)
-                    d_over_ab[j] += weight * (
-                        (s_row * s_column) * (two_c_per_y * (step_a + step_b))
-                    )
+                    both += (two_c_per_y * per_y) * fma(two_c_per_y, slope, e_per)
+                    single += fma(-alpha, e_a, one) + fma(-beta, e_b, one)
+                    difference += (s_row * s_column) * (two_c_per_y * (step_a + step_b))
+                n_both[j] = fma(weight, both, n_both[j])
+                n_single[j] = fma(weight, single, n_single[j])
+                d_over_ab[j] = fma(weight, difference, d_over_ab[j])
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
             cosine = w_n[j] - z_n[j]
             angle_over_two_pi = per_two_pi * omega[j]
             s = sines[j]
             per_a, per_b = one / fma(a, s, c), one / fma(bs[j], s, c)
-            _, slope_a, _ = tail(fma(two_c, per_a, -one), one, one)
-            _, slope_b, _ = tail(fma(two_c, per_b, -one), one, one)
-            epsilons = two * fma(per_a, slope_a, per_b * slope_b)
-            g_sum = (axis + axis_columns[j]) - angle_over_two_pi * (n_row[j] + n_column[j])
+            e_per_a, slope_a, _, _ = tail(fma(two_c, per_a, -one), one, one, one)
+            e_per_b, slope_b, _, _ = tail(fma(two_c, per_b, -one), one, one, one)
+            epsilons = two * (
+                per_a * fma(two, slope_a, e_per_a) + per_b * fma(two, slope_b, e_per_b)
+            )
+            g_sum = (axis + axis_columns[j]) - angle_over_two_pi * n_single[j]
             d_term = lam * (angle_over_two_pi * d_over_ab[j])
             kernel = fma(per_two_pi, s, angle_over_two_pi * cosine)
             kernel = fma(lam, fma(cosine, g_sum, -(per_two_pi * s) * epsilons) + d_term, kernel)

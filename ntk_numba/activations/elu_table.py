@@ -1,8 +1,15 @@
 """The dual of ELU from a table of the integrals of `elu_integral`, for variances up to 2.25τ².
 
 For a, b up to √`LARGEST`, D(a, b)/ab is, to rounding, a polynomial in u(a), u(b) and Ω, where
-u = a/(a + c), and so are the terms that belong to one sample. A row of a tile contracts the table
-with its a once; a pair then takes a polynomial in Ω for each power of u(b), and no integral.
+u = a/(a + c), and so are the terms that belong to one sample. With Chebyshev polynomials T_n and
+symmetric C_mn(Ω) = C_nm(Ω),
+
+    D/ab = Σ_mn C_mn T_m(u) T_n(u') = Σ_n [T_n(u) p_n(u', Ω) + T_n(u') p_n(u, Ω)]
+    p_n(u, Ω) = C_nn T_n(u)/2 + Σ_m>n C_mn T_m(u)
+
+The coefficients of p_n, by powers of Ω, belong to one sample, and the terms of the sum are
+symmetric in the samples bit for bit. C_mn falls as 10^−(m+n), so few n are needed, and for larger
+ones fewer powers of Ω.
 """
 
 from functools import cache
@@ -12,12 +19,7 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from ntk_numba.activations.elu_integral import SCALE, A
-from ntk_numba.compiled.intrinsics import (
-    fma,
-    sample_polynomial,
-    stack_array,
-    wide_vectors,
-)
+from ntk_numba.compiled.intrinsics import fma, sample_polynomial, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.panels import points, to_coefficients
 from ntk_numba.duals.quadrature import gauss_legendre
@@ -30,20 +32,24 @@ LARGEST = 2.25  # the largest a² that the table is for
 CENTRE = 5.0  # c
 POWERS = 26  # the number of powers of Ω
 BASIS = 12  # the number of Chebyshev polynomials of u
-WIDTH = 16  # numbers in a row of the table: BASIS, padded to whole vectors
-SIZE = POWERS * WIDTH
+# The numbers of powers of Ω in p_n, n = 0, 1, …, and the intrinsics for each number of them
+TERMS = (26, 26, 26, 26, 23, 23, 17, 17)
+LONG, MIDDLE = 4, 6  # the first n that have 23 and 17
 REACH = 9  # the integral over the radius ends here, where its integrand is below 1e-16
 NODES = 20  # nodes of the integral over the angle
 
-# The first rows of a sample's coefficients after those of `elu_integral`: the Chebyshev polynomials
-# of u, and the coefficients, by powers of Ω, of the terms of K and of K̇ that belong to one sample
-BASIS_ROW, VALUE_ROW, SLOPE_ROW = 3, 3 + BASIS, 3 + BASIS + POWERS
+# The first rows of a sample's coefficients after those of `elu_integral`: T_n(u), and the
+# coefficients, by powers of Ω, of p_n and of the terms of K and of K̇ that belong to one sample
+BASIS_ROW = 3
+PAIR_ROW = BASIS_ROW + len(TERMS)
+VALUE_ROW = PAIR_ROW + sum(TERMS)
+SLOPE_ROW = VALUE_ROW + POWERS
 
 BLOCK = 128  # columns at a time
-# Rows of the working memory: Ω; sinθ, later K; 2Ω/π − 1; λ²D/ab, later K̇
-OMEGA, SINE, VARIABLE, PAIR = range(4)
-_working, _contracted = stack_array(4, BLOCK), stack_array(POWERS, WIDTH)
-_of_angle = sample_polynomial(POWERS, POWERS, 2)
+# Rows of the working memory: Ω; sinθ, later K; 2Ω/π − 1; D/ab, later K̇; terms of one sample
+OMEGA, SINE, VARIABLE, PAIR, VALUE, SLOPE = range(6)
+_working = stack_array(6, BLOCK)
+_of_angle, _middle, _short = (sample_polynomial(n, n, 2) for n in (POWERS, TERMS[LONG], TERMS[-1]))
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -52,16 +58,10 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     real = z.dtype.type
     one, half, zero = real(1), real(0.5), real(0)
     two_over_pi, per_two_pi = real(2) / real(np.pi), real(0.5 / np.pi)
-    working, contracted = _working(one), _contracted(one)
+    working = _working(one)
     omega, sines, variable, pair = working[OMEGA], working[SINE], working[VARIABLE], working[PAIR]
+    value, slope = working[VALUE], working[SLOPE]
     lam_squared, one_minus_lam_squared = parameters[0], parameters[1]
-    flat = contracted.reshape(SIZE)
-    flat[:] = zero
-    for m in range(BASIS):
-        weight = lam_squared * row[BASIS_ROW + m, 0]
-        table = parameters[2 + m * SIZE : 2 + (m + 1) * SIZE]
-        for k in range(SIZE):
-            flat[k] = fma(weight, table[k], flat[k])
     a, scale = row[A, 0], row[SCALE, 0]
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
@@ -72,20 +72,42 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
             variable[j] = fma(two_over_pi, omega[j], -one)
             pair[j] = zero
-        for n in range(BASIS):
-            basis_values = columns[BASIS_ROW + n, begin:end]
+        first = PAIR_ROW
+        for n in range(LONG):
+            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
             for j in range(count):
-                pair[j] = fma(basis_values[j], _of_angle(variable[j], contracted, 0, n), pair[j])
+                value[j] = others[j] * _of_angle(variable[j], row, first, 0)
+            for j in range(count):
+                of_column = _of_angle(variable[j], columns, first, begin + j)
+                pair[j] += value[j] + own * of_column
+            first += POWERS
+        for n in range(LONG, MIDDLE):
+            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
+            for j in range(count):
+                value[j] = others[j] * _middle(variable[j], row, first, 0)
+            for j in range(count):
+                of_column = _middle(variable[j], columns, first, begin + j)
+                pair[j] += value[j] + own * of_column
+            first += TERMS[LONG]
+        for n in range(MIDDLE, len(TERMS)):
+            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
+            for j in range(count):
+                value[j] = others[j] * _short(variable[j], row, first, 0)
+            for j in range(count):
+                of_column = _short(variable[j], columns, first, begin + j)
+                pair[j] += value[j] + own * of_column
+            first += TERMS[MIDDLE]
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
             omega[j] *= per_two_pi
+            pair[j] *= lam_squared
             sines[j] = fma(per_two_pi, sines[j], omega[j] * (w_n[j] - z_n[j])) + pair[j]
             pair[j] = fma(a * bs[j], pair[j], one_minus_lam_squared * omega[j])
-            sines[j] += _of_angle(variable[j], row, VALUE_ROW, 0)
-            pair[j] += _of_angle(variable[j], row, SLOPE_ROW, 0)
+            value[j] = _of_angle(variable[j], row, VALUE_ROW, 0)
+            slope[j] = _of_angle(variable[j], row, SLOPE_ROW, 0)
         for j in range(count):
-            sines[j] += _of_angle(variable[j], columns, VALUE_ROW, begin + j)
-            pair[j] += _of_angle(variable[j], columns, SLOPE_ROW, begin + j)
+            sines[j] += value[j] + _of_angle(variable[j], columns, VALUE_ROW, begin + j)
+            pair[j] += slope[j] + _of_angle(variable[j], columns, SLOPE_ROW, begin + j)
         for j in range(count):
             scales_product = scale * scales[j]
             cosine_k = scales_product * sines[j]
@@ -99,21 +121,22 @@ coefficients of `elu_integral`, then those of `coefficients`."""
 
 
 def parameters(lam: float) -> tuple[float, ...]:
-    """Return λ², 1 − λ² and the table."""
-    return (lam**2, 1 - lam**2, *_flat_table())
+    """Return λ² and 1 − λ²."""
+    return lam**2, 1 - lam**2
 
 
 def coefficients(lam: float, a: Floats, axis: Floats) -> Floats:
-    """Return the rows of coefficients from `BASIS_ROW` on, (BASIS + 2·POWERS, N).
+    """Return the rows of coefficients from `BASIS_ROW` on.
 
     lam : λ
     a, axis : (N,) a and e(a)/√(2π) of the samples
     """
     u = _variable(a)
-    alone = chebyshev.chebval(u, _tables()[1])  # N and H, in powers
+    pairs, alone = (chebyshev.chebval(u, table) for table in _tables())
     value, slope = lam * alone[1], (lam**2 - lam) * alone[0]
     slope[0] += lam * axis
-    return np.concatenate([chebyshev.chebvander(u, BASIS - 1).T, value, slope])
+    basis = chebyshev.chebvander(u, len(TERMS) - 1).T
+    return np.concatenate([basis, pairs, value, slope])
 
 
 def _variable(a: Floats) -> Floats:
@@ -124,9 +147,9 @@ def _variable(a: Floats) -> Floats:
 
 @cache
 def _tables() -> tuple[Exact, Exact]:
-    """Return the tables of pairs, (BASIS, BASIS, POWERS), and of one sample, (BASIS, 2, POWERS).
+    """Return the tables of pairs, (BASIS, sum of TERMS), and of one sample, (BASIS, 2, POWERS).
 
-    The first is of D/ab; the second is of N(a, 0) and of
+    The first is of the p_n, one after the other; the second is of N(a, 0) and of
 
         H(a) = cosθ g(a) − (sinθ/2π) ε(a sinθ).
 
@@ -162,12 +185,9 @@ def _tables() -> tuple[Exact, Exact]:
     in_angle, in_u = to_coefficients(POWERS, real), to_coefficients(BASIS, real)
     pairs = np.einsum("im,jn,kl,mnl->ijk", in_u, in_u, in_angle, pairs, optimize=True)
     alone = np.einsum("im,kl,mnl->ink", in_u, in_angle, alone, optimize=True)
-    return pairs @ to_powers.T, alone @ to_powers.T
-
-
-@cache
-def _flat_table() -> tuple[float, ...]:
-    """Return the table of pairs in the order in which a row reads it, in rows of WIDTH."""
-    table = np.zeros((BASIS, POWERS, WIDTH))
-    table[:, :, :BASIS] = _tables()[0].transpose(0, 2, 1)
-    return tuple(table.ravel().tolist())
+    own = []
+    for n, terms in enumerate(TERMS):
+        table = pairs[:, n, :terms].copy()
+        table[:n], table[n] = 0, table[n] / 2
+        own.append(table @ to_powers[:terms, :terms].T)
+    return np.concatenate(own, axis=1), alone @ to_powers.T

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_numba.activations.registry import named
-from ntk_numba.compiled.intrinsics import fma
+from ntk_numba.compiled.intrinsics import fma, larger, smaller
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import exponentials
@@ -51,12 +51,15 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     for j in range(z.size):
         difference = (high - highs[j]) + (low - lows[j])
         column_root = highs[j] + lows[j]
+        # the larger root first: in any other order that is the same for both samples, a product
+        # might overflow
+        first, second = larger(root, column_root), smaller(root, column_root)
         k, k_minus_one = exponentials(
-            -fma(two * root, column_root * z[j], half * (difference * difference))
+            -fma(two * first, second * z[j], half * (difference * difference))
         )
         zk[j] = -half * k_minus_one
         wk[j] = fma(half, k_minus_one, one)
-        rate[j] = (root * k) * column_root
+        rate[j] = (first * k) * second
 
 
 loop = DualLoop(_fill_row)
@@ -103,8 +106,8 @@ def _fill_gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters:
     x, root_a_minus_one, per_fourth_root = row[0, 0], row[1, 0], row[2, 0]
     xs, root_a_minus_ones, per_fourth_roots = columns[0], columns[1], columns[2]
     for j in range(z.size):
-        difference = (
-            (root_a_minus_one - root_a_minus_ones[j]) * per_fourth_root * per_fourth_roots[j]
+        difference = (root_a_minus_one - root_a_minus_ones[j]) * (
+            per_fourth_root * per_fourth_roots[j]
         )
         x_product = x * xs[j]
         ratio_minus_one = fma(x_product, z[j] * w[j], half * (difference * difference))

@@ -24,7 +24,7 @@ import numpy as np
 
 from ntk_numba.activations import exponential
 from ntk_numba.activations.registry import named
-from ntk_numba.compiled.intrinsics import fma, smaller
+from ntk_numba.compiled.intrinsics import fma, larger, smaller
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import Curve
@@ -47,17 +47,20 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         cosine = w[j] - z[j]
         root_difference = root - roots[j]
         smaller_half = smaller(z[j], w[j])
-        two_root = two * root
+        # in an order that is the same for both samples, and in which no product overflows
+        two_first, second = two * larger(root, roots[j]), smaller(root, roots[j])
         e_larger, _ = exponentials(
-            -fma(two_root, roots[j] * smaller_half, half * (root_difference * root_difference))
+            -fma(two_first, second * smaller_half, half * (root_difference * root_difference))
         )
-        _, exp_minus_one = exponentials(-abs(two_root * (roots[j] * cosine)))
+        _, exp_minus_one = exponentials(-abs(two_first * (second * cosine)))
         e_sum = fma(e_larger, exp_minus_one, two * e_larger)
         e_larger *= exp_minus_one
         e_difference = e_larger if cosine < zero else -e_larger
         cosine_k = (norm * norms[j]) * fma(odd, e_difference, even * e_sum)
         zk[j], wk[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
-        rate[j] = root_norm * (root_norms[j] * fma(odd, e_sum, even * e_difference))
+        rate[j] = larger(root_norm, root_norms[j]) * (
+            smaller(root_norm, root_norms[j]) * fma(odd, e_sum, even * e_difference)
+        )
 
 
 class _Curve(Curve):

@@ -192,27 +192,28 @@ wide_vectors: Any = intrinsic(_wide_vectors)
 
 
 def divided_differences(coefficients: tuple[float, ...]) -> Any:
-    """Make an intrinsic that returns p(x) of a polynomial and two of its divided differences.
+    """Make an intrinsic that returns p(x) of a polynomial and three of its divided differences.
 
-    It takes x and two numbers y, which may equal x. A divided difference is (p(x) − p(y))/(x − y).
+    It takes x and three numbers y, which may equal x. A divided difference is
+    (p(x) − p(y))/(x − y).
 
     coefficients : highest power first
     """
 
     @intrinsic
-    def differences(typingctx: Any, x: Any, first: Any, second: Any) -> Any:
+    def differences(typingctx: Any, x: Any, first: Any, second: Any, third: Any) -> Any:
         real = np.float32 if x == types.float32 else np.float64
-        out = types.UniTuple(x, 3)
+        out = types.UniTuple(x, 4)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             x, *others = args
             constants = [ir.Constant(x.type, float(real(c))) for c in coefficients]
-            value, slopes = constants[0], [ir.Constant(x.type, 0.0)] * 2
+            value, slopes = constants[0], [ir.Constant(x.type, 0.0)] * 3
             for c in constants[1:]:
                 slopes = [builder.fma(s, y, value) for s, y in zip(slopes, others, strict=True)]
                 value = builder.fma(value, x, c)
             return context.make_tuple(builder, out, [value, *slopes])
 
-        return out(x, first, second), codegen
+        return out(x, first, second, third), codegen
 
     return differences

@@ -52,7 +52,7 @@ def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:
         If the rows cannot be read, or the folder cannot be written.
     """
     head = Source(x.name, x.read(0, min(x.shape[0], 2 * plan.grid.tile))).check()
-    kernel = make_kernel(plan, head)
+    kernel = make_kernel(plan, head, None)
     samples = kernel.samples(head, 0, head.shape[0])
     tile = min(plan.grid.tile, head.shape[0])
     count = TILES_PER_THREAD * plan.threads

@@ -164,7 +164,7 @@ def gram(
     x.check()
     if z is not None:
         z.check()
-    kernel = make_kernel(plan, x)
+    kernel = make_kernel(plan, x, z)
     shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile

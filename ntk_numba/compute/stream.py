@@ -96,7 +96,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     ValueError
         If Σ(x,x) or Θ(x,x) of a sample is too large for the dtype.
     """
-    kernel = make_kernel(plan, x)
+    kernel = make_kernel(plan, x, z)
     for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
         if source and survey:
             samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1)

@@ -30,11 +30,12 @@ class Batch(NamedTuple):
     columns: Samples
 
 
-def make_kernel(plan: Plan, x: Source) -> Kernel:
-    """Return the compiled kernel of a plan."""
+def make_kernel(plan: Plan, x: Source, z: Source | None) -> Kernel:
+    """Return the compiled kernel of a plan for data x and, in the columns, z."""
     return Kernel(
         plan.fitted,
         x,
+        z,
         kernels=plan.kernels,
         all_layers=plan.all_layers,
         dtype=plan.dtype,

@@ -32,7 +32,7 @@ from ntk_numba.inputs.source import Source
 
 # The version of the arithmetic. It goes up whenever a bit of an entry changes, so that no file is
 # begun with one version and finished with another.
-NUMERICS = 2
+NUMERICS = 3
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()
@@ -67,7 +67,10 @@ class Kernel:
     fitted : FittedNetwork
         The network, fitted to all data.
     x : Source
-        The data. Its centre sample determines the centre of the unit vectors (see `samples`).
+        The data of the rows.
+    z : Source, optional
+        The data of the columns, x by default. The centre samples of both determine the centre of
+        the unit vectors (see `samples`).
     kernels : sequence of str
         "nngp", "ntk" or both.
     all_layers : bool
@@ -83,6 +86,7 @@ class Kernel:
         self,
         fitted: FittedNetwork,
         x: Source,
+        z: Source | None = None,
         *,
         kernels: Sequence[str],
         all_layers: bool,
@@ -96,7 +100,7 @@ class Kernel:
         self.features = x.shape[1]
         self._fitted = fitted
         self._duals = as_data(fitted.duals, dtype)
-        self._centre = self._parallel(centre_of, x, dtype)
+        self._centre = self._parallel(centre_of, x, z, dtype)
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(
@@ -104,7 +108,7 @@ class Kernel:
             working=aligned((threads, WORKING, tile), dtype),
             nngp=nngp,
             ntk=ntk,
-            vector=aligned((threads, self.features), dtype),
+            vector=aligned((threads, 2 * self.features), dtype),
             distance=aligned((threads, 1, panel_width(dtype)), float),
         )
 

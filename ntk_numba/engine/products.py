@@ -41,8 +41,9 @@ RESIDENT_BYTES = 6400
 # registers.
 ROWS = 8 if llvm.get_host_cpu_features().get("avx512f") else 2
 
-# A function that writes the code of s + a term of x and y, from (builder, fma, x, y, s)
-Emit = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value, ir.Value], ir.Value]
+# A function that writes the code of s + a term, from (builder, fma, left, y, s), where left has one
+# number or two
+Emit = Callable[[ir.IRBuilder, ir.Value, list[ir.Value], ir.Value, ir.Value], ir.Value]
 
 
 def panel_width(dtype: Any) -> int:
@@ -58,30 +59,43 @@ def empty_panels(count: int, features: int, dtype: Any, room: int = 0) -> Floats
     return panels
 
 
-def _multiply(b: ir.IRBuilder, fma: ir.Value, x: ir.Value, y: ir.Value, s: ir.Value) -> ir.Value:
+def _multiply(
+    b: ir.IRBuilder, fma: ir.Value, left: list[ir.Value], y: ir.Value, s: ir.Value
+) -> ir.Value:
     """Write the code of s + x·y."""
-    return b.call(fma, [x, y, s])
+    return b.call(fma, [left[0], y, s])
 
 
 def _square_difference(
-    b: ir.IRBuilder, fma: ir.Value, x: ir.Value, y: ir.Value, s: ir.Value
+    b: ir.IRBuilder, fma: ir.Value, left: list[ir.Value], y: ir.Value, s: ir.Value
 ) -> ir.Value:
     """Write the code of s + (x − y)²."""
-    d = b.fsub(x, y)
+    d = b.fsub(left[0], y)
     return b.call(fma, [d, d, s])
 
 
-def _sums(emit: Emit, one_vector: bool) -> Any:
+def _square_sum(
+    b: ir.IRBuilder, fma: ir.Value, left: list[ir.Value], y: ir.Value, s: ir.Value
+) -> ir.Value:
+    """Write the code of s + ((x + y) + shift)²."""
+    x, shift = left
+    d = b.fadd(b.fadd(x, y), shift)
+    return b.call(fma, [d, d, s])
+
+
+def _sums(emit: Emit, one_vector: bool, numbers: int = 1) -> Any:
     """Make an intrinsic that sums a term over features k0 to k1, for vectors with those of a panel.
 
     The intrinsic takes (out, i, j, left, start, panel, k0, k1). Its sums go
     to out[i + r, j : j + P], and are added to what is there unless k0 = 0. Element k of vector r is
-    left[start + k·P + r], left being flat; of a single vector left[start + k]. panel: (n0, P).
+    left[start + k·P + r], left being flat; of a single vector left[start + k·numbers]. panel:
+    (n0, P).
 
     LLVM is given vectors of 128 bytes and splits them into the registers that the machine has.
 
     emit : writes the code of one term, as `_multiply` does
     one_vector : whether there is one vector on the left, or `ROWS` of them
+    numbers : how many numbers a term takes from the left
     """
 
     @intrinsic
@@ -102,7 +116,7 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
             real = ir.FloatType() if single else ir.DoubleType()
             size = 4 if single else 8
             width = PANEL_BYTES // size
-            rows, stride = (1, 1) if one_vector else (ROWS, width)
+            rows, stride = (1, numbers) if one_vector else (ROWS, width)
             vector = ir.VectorType(real, width)
             wide = ir.VectorType(ir.DoubleType(), width)
             index, lane = k0.type, ir.IntType(32)
@@ -123,10 +137,12 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
                 y.align = size
                 first = builder.add(start, builder.mul(k, index(stride)))
                 for r, total in enumerate(totals):
-                    x = builder.load(builder.gep(left.data, [builder.add(first, index(r))]))
-                    x = builder.insert_element(vector(ir.Undefined), x, lane(0))
-                    x = builder.shuffle_vector(x, vector(ir.Undefined), all_lanes)
-                    builder.store(emit(builder, fma, x, y, builder.load(total)), total)
+                    taken = []
+                    for number in range(numbers):
+                        at = builder.gep(left.data, [builder.add(first, index(r + number))])
+                        x = builder.insert_element(vector(ir.Undefined), builder.load(at), lane(0))
+                        taken.append(builder.shuffle_vector(x, vector(ir.Undefined), all_lanes))
+                    builder.store(emit(builder, fma, taken, y, builder.load(total)), total)
             begun = builder.icmp_signed("!=", k0, index(0))
             length = cgutils.unpack_tuple(builder, out.shape)[1]
             for r, total in enumerate(totals):
@@ -149,6 +165,7 @@ def _sums(emit: Emit, one_vector: bool) -> Any:
 
 _inner_products = _sums(_multiply, one_vector=False)
 _square_distances = _sums(_square_difference, one_vector=True)
+_square_sums = _sums(_square_sum, one_vector=True, numbers=2)
 
 
 @njit
@@ -193,3 +210,16 @@ def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
     for block in range(blocks):
         k0, k1 = _section(block, blocks, features)
         _square_distances(out, 0, 0, vector, 0, panel, k0, k1)
+
+
+@njit
+def square_sums(out: Floats, vector: Floats, panel: Floats) -> None:
+    """Compute out[0, c] = |(vector + vector c of the panel) + shift|²; out : (1, P) float64.
+
+    vector : (2·n0,) the numbers of the vector and of the shift in turn
+    """
+    features = panel.shape[0]
+    blocks = -(-features // BLOCK)
+    for block in range(blocks):
+        k0, k1 = _section(block, blocks, features)
+        _square_sums(out, 0, 0, vector, 0, panel, k0, k1)

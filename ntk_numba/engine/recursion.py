@@ -199,7 +199,7 @@ def all_layers(
                 # differs in rows without obtuse pairs, so an entry would depend on the others of
                 # its row.
                 for j in range(n):
-                    if obtuse and z[j] > w[j]:
+                    if obtuse and z[j] > z.dtype.type(OBTUSE):
                         z[j] = z.dtype.type(1) - w[j]
                     else:
                         w[j] = z.dtype.type(1) - z[j]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.arrays import aligned
-from ntk_numba.compiled.intrinsics import larger
+from ntk_numba.compiled.intrinsics import fma, larger
 from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
@@ -77,7 +77,7 @@ def _largest(v: Floats) -> float:
 class _Rows(NamedTuple):
     """The arguments of `_normalise`: those of `normalise`, and scratch memory of each thread.
 
-    row : (threads, n0);  block : (threads, samples in a line of the cache, n0)
+    row, ratio : (threads, n0);  block : (threads, samples in a line of the cache, n0)
     """
 
     x: Floats
@@ -87,6 +87,7 @@ class _Rows(NamedTuple):
     spread: NDArray[np.float64]
     norm: NDArray[np.float64]
     row: NDArray[np.float64]
+    ratio: NDArray[np.float64]
     block: Floats
 
 
@@ -94,13 +95,8 @@ class _Rows(NamedTuple):
 def _normalise(rows_at: Any, thread: int, k: int) -> None:
     """Normalise the samples of the k-th line of the cache, counted from that of sample `first`."""
     rows: _Rows = arguments_at(rows_at)
-    x, first, panels, row, block = (
-        rows.x,
-        rows.first,
-        rows.panels,
-        rows.row[thread],
-        rows.block[thread],
-    )
+    x, first, panels = rows.x, rows.first, rows.panels
+    row, ratio, block = rows.row[thread], rows.ratio[thread], rows.block[thread]
     features, width = x.shape[1], panels.shape[2]
     real = panels.dtype.type
     line = LINE_BYTES // panels.itemsize
@@ -115,11 +111,19 @@ def _normalise(rows_at: Any, thread: int, k: int) -> None:
             scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
             for f in range(features):
                 row[f] /= scale
-        length = math.sqrt(_sum_of_squares(row))
-        rows.norm[i] = length * scale
-        divisor = length if largest > 0 else 1.0
+        rows.norm[i] = math.sqrt(_sum_of_squares(row)) * scale
+        largest = largest / scale if largest > 0 else 1.0
         for f in range(features):
-            v = real(row[f] / divisor - rows.centre[f])
+            ratio[f] = row[f] / largest
+        length = math.sqrt(_sum_of_squares(ratio))
+        divisor = length if length > 0 else 1.0
+        per_length = 1 / divisor
+        for f in range(features):
+            # The rounding errors of the ratio and of the quotient are divided by the length too.
+            rest = fma(-ratio[f], largest, row[f]) / largest
+            quotient = ratio[f] / divisor
+            rest += fma(-quotient, divisor, ratio[f])
+            v = real((quotient - rows.centre[f]) + rest * per_length)
             block[i - low, f] = v
             row[f] = v
         rows.spread[i] = _sum_of_squares(row) / 4
@@ -139,7 +143,9 @@ def normalise(
     """Fill panels = x/|x| − centre, spread = |panels|²/4 and norm = |x|, from sample `first` on.
 
     A row of very large or small entries is scaled by a power of two, so that no square overflows
-    or underflows.
+    or underflows. The entries are divided by that of largest magnitude first. The quotient and its
+    rest depend on the ratio of two entries alone, so rows that are exact multiples of each other
+    have equal or opposite unit vectors, bit for bit.
 
     x : (rows, n0), the samples first, first + 1, …
     """
@@ -147,7 +153,8 @@ def normalise(
     # Threads take whole lines of the cache: two that share a line wait for each other.
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)
-    row, block = np.empty((threads, features)), np.empty((threads, line, features), panels.dtype)
+    row, ratio = np.empty((threads, features)), np.empty((threads, features))
+    block = np.empty((threads, line, features), panels.dtype)
     _normalise(
         _Rows(
             x=x,
@@ -157,32 +164,47 @@ def normalise(
             spread=spread,
             norm=norm,
             row=row,
+            ratio=ratio,
             block=block,
         ),
         end - begin,
     )
 
 
-def centre_of(x: Source, dtype: np.dtype) -> NDArray[np.float64]:
+def centre_of(x: Source, z: Source | None, dtype: np.dtype) -> NDArray[np.float64]:
     """Return the centre m that is subtracted from all unit vectors, (n0,).
 
-    x : the data, of which some rows are read
+    It is the same if x and z change places, and if z is x.
+
+    x, z : the data of rows and columns, of which some rows are read; z is x if it is None
     dtype : the dtype of the kernels, in which the unit vectors are rounded
     """
-    rows = x.centre_sample()
-    unit = empty_panels(len(rows), rows.shape[1], dtype)
-    spread, norm = np.empty(len(rows)), np.empty(len(rows))
-    normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
-    unit = unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)]
-    mean = unit.mean(axis=0, dtype=float)
+    units = [_unit_vectors(source.centre_sample(), dtype) for source in (x, z) if source]
+    first, last = units[0], units[-1]
+    mean = (first.mean(axis=0, dtype=float) + last.mean(axis=0, dtype=float)) / 2
     # Where all terms of an inner product are equal (rows of ±1), its rounding errors have one sign
     # and add up to more than 1e-14 from 363 terms on. They cancel if the coordinates are shifted at
     # random, by shifts with random last bits. The size of the shifts is a power of two near the
     # radius of the data.
-    radius = np.sqrt(np.mean(np.sum((unit - mean) ** 2, axis=1)))
+    radius = np.sqrt((_mean_square(first - mean) + _mean_square(last - mean)) / 2)
     size = 2.0 ** np.round(np.log2(max(radius, 1 / CENTRE_GRID))) / np.sqrt(mean.size)
     shift = np.random.default_rng(0).uniform(-0.5, 0.5, mean.shape) * size
-    return np.asarray(np.round(mean * CENTRE_GRID) / CENTRE_GRID + shift)
+    # in the dtype, so that `tile.repair` adds 2m without an error
+    centre = np.round(mean * CENTRE_GRID) / CENTRE_GRID + shift
+    return np.asarray(centre.astype(dtype), float)
+
+
+def _unit_vectors(rows: Floats, dtype: np.dtype) -> Floats:
+    """Return the unit vectors of rows, in a dtype, (rows, n0)."""
+    unit = empty_panels(len(rows), rows.shape[1], dtype)
+    spread, norm = np.empty(len(rows)), np.empty(len(rows))
+    normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
+    return np.asarray(unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)])
+
+
+def _mean_square(vectors: Floats) -> float:
+    """Return the mean of |v|²."""
+    return float(np.mean(np.sum(vectors**2, axis=1)))
 
 
 def layer_statistics(

@@ -16,7 +16,7 @@ from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import OBTUSE
 from ntk_numba.engine.pairs import Bands, Pairs
-from ntk_numba.engine.products import inner_products, square_distances
+from ntk_numba.engine.products import inner_products, square_distances, square_sums
 from ntk_numba.engine.recursion import Results, all_layers
 from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.transpose import copy, transpose
@@ -39,6 +39,10 @@ TILE = np.dtype([(field, np.int64) for field in FIELDS])
 # equal vectors that are close to the centre.
 OPPOSITE_W = 1 / 16
 ALWAYS_NEAR_Z = 2.0**-30
+# The rounding errors of v, v', their sum and 2m (which the dtype holds exactly) are at most these
+# fractions of |v|, |v'| and 2|m|. So that of |(v + v') + 2m|² is at most
+# 3u²(|v|² + |v'|² + 4|m|²) = 12u²(|v|²/4 + |v'|²/4 + |m|²).
+ROUNDOFF, ROUNDOFF_SINGLE = 2.0**-53, 2.0**-24
 
 
 def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -> Tiles:
@@ -67,7 +71,7 @@ class Scratch(NamedTuple):
     product : (threads, STRIP, T) float64
     working : (threads, WORKING, T), see `rows`
     nngp, ntk : (threads, kept layers, STRIP, T) results; (threads, 0, 1, 1) if not wanted
-    vector : (threads, n0);  distance : (threads, 1, P) float64
+    vector : (threads, 2·n0);  distance : (threads, 1, P) float64
     """
 
     product: NDArray[np.float64]
@@ -130,14 +134,20 @@ def repair(
 ) -> None:
     """Replace inexact z of a row by |û − û'|²/4, and inexact w by |û + û'|²/4.
 
-    The distances are computed for a panel at a time.
+    The distances are computed for a panel at a time. The difference of equal unit vectors is 0. The
+    sum (v + v') + 2m of opposite ones is within its rounding error of 0, as is that of no others
+    whose angle could be told from π; then w = 0.
 
     product, z, w : (n,), of the row of pairs `pairs`
-    vector, distance : (n0,) and (1, P), scratch memory
+    vector, distance : (2·n0,) and (1, P), scratch memory
     """
     (rows, columns), i, j0, n = pairs
     features, width = rows.panels.shape[1], rows.panels.shape[2]
     spread = rows.spread[i]
+    unit_roundoff = ROUNDOFF if z.itemsize == 8 else ROUNDOFF_SINGLE
+    centre_spread = 0.0  # |m|²
+    for k in range(features):
+        centre_spread = fma(0.25 * twice_centre[k], twice_centre[k], centre_spread)
     for opposite in (False, True):
         vector_filled = False
         for c in range(0, n, width):
@@ -152,12 +162,22 @@ def repair(
                 vector_filled = True
                 for k in range(features):
                     v = rows.panels[i // width, k, i % width]
-                    vector[k] = -(v + twice_centre[k]) if opposite else v
-            square_distances(distance, vector, columns.panels[(j0 + c) // width])
+                    if opposite:
+                        vector[2 * k], vector[2 * k + 1] = v, twice_centre[k]
+                    else:
+                        vector[k] = v
+            panel = columns.panels[(j0 + c) // width]
+            if opposite:
+                square_sums(distance, vector, panel)
+            else:
+                square_distances(distance, vector, panel)
             for j in range(c, min(c + width, n)):
                 s = sin2_of_product(spread, columns.spread[j0 + j], product[j])
                 quarter = z.dtype.type(distance[0, j - c] / 4)
                 if opposite and too_opposite(s):
+                    spreads = (spread + columns.spread[j0 + j]) + centre_spread
+                    if distance[0, j - c] <= 12 * unit_roundoff**2 * spreads:
+                        quarter = z.dtype.type(0)
                     w[j], z[j] = quarter, 1 - quarter
                 elif not opposite and nearness(s, spread, columns.spread[j0 + j]) <= 0:
                     z[j], w[j] = quarter, 1 - quarter

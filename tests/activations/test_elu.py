@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dual_checks import checks, polar
-from mpmath import chebyfit, erfc, exp, mp, mpf, pi, sin, sqrt
+from mpmath import acos, chebyfit, erfc, exp, mp, mpf, ncdf, npdf, pi, quad, sin, sqrt
 from piecewise import cases
 
 from ntk_numba import activations
 from ntk_numba.activations import elu, elu_integral, elu_table
-from ntk_numba.engine.dual import pair_dual
+from ntk_numba.engine.dual import dual, pair_dual
 
 # Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
@@ -80,8 +80,10 @@ def test_coefficients():
     def tail(u):
         y = 2 * mpf(elu_integral.CENTRE) / (u + 1) - elu_integral.CENTRE if u > -1 else mp.inf
         if y > 60:
-            return sum((-1) ** k * mp.fac2(2 * k - 1) / y ** (2 * k + 1) for k in range(12))
-        return sqrt(pi / 2) * exp(y * y / 2) * erfc(y / sqrt(2))
+            # the product of y e(y) and 1/(y (1 + u))
+            series = sum((-1) ** k * mp.fac2(2 * k - 1) / y ** (2 * k) for k in range(12))
+            return series * (1 + elu_integral.CENTRE / y) / (2 * elu_integral.CENTRE)
+        return sqrt(pi / 2) * exp(y * y / 2) * erfc(y / sqrt(2)) / (u + 1)
 
     def sine(v):
         return sin(sqrt(v)) / sqrt(v) if v > 0 else mpf(1)
@@ -93,3 +95,32 @@ def test_coefficients():
         with mp.workdps(40):
             fitted = chebyfit(function, ends, len(coefficients), asc=True)[::-1]
             assert tuple(float(c) for c in fitted) == coefficients
+
+
+def exact_slopes(lam, a, b, rho):
+    """Return K̇/p² by integrals over one variable, given the other one."""
+    s = sqrt(1 - rho * rho)
+    ends = sorted({mpf(-9), mpf(0), *(-1 / mpf(v) ** k for v in (a, b, a * b + 2) for k in (1, 2))})
+
+    def alone(a):  # E[exp(aX); X < 0 < Y]
+        return quad(lambda x: npdf(x) * exp(a * x) * ncdf(rho * x / s), ends)
+
+    def below(x):  # E[exp(bY); Y < 0 | X = x]
+        # erfc's argument is large, and so is the exponential before it
+        t = (rho * x + b * s * s) / s / sqrt(2)
+        return exp(b * rho * x + (b * s) ** 2 / 2) * erfc(t) / 2
+
+    both = quad(lambda x: npdf(x) * exp(a * x) * below(x), ends)
+    return (pi - acos(rho)) / (2 * pi) + lam**2 * both + lam * (alone(a) + alone(b))
+
+
+@pytest.mark.parametrize(("lam", "q1", "q2"), [(3, 3700, 3700), (3, 3700, 20), (10, 1e4, 1e4)])
+def test_slopes_of_large_variances(lam, q1, q2):
+    """Where y e(y) is near 1, its distance from 1 has the accuracy of the result."""
+    activation = activations.get(f"elu:{lam}")
+    for rho in (0.9, 0.3, -0.6):
+        with mp.workdps(30):
+            a, b = sqrt(mpf(q1)), sqrt(mpf(q2))
+            exact = float(exact_slopes(lam, a, b, mpf(rho)))
+        _, found = dual(activation, q1, q2, rho)
+        assert abs(found / exact - 1) < 4e-15

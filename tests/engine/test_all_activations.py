@@ -129,7 +129,7 @@ def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
 
 
 @pytest.mark.parametrize("name", SIGMA)
-def test_an_entry_does_not_depend_on_whether_its_neighbours_are_obtuse(name):
+def test_an_entry_does_not_depend_on_whether_its_neighbours_are_obtuse(name, centre_of_rows):
     x = abs(np.random.default_rng(0).standard_normal((40, 4)))
     net = nk.MLP(3, [name, "relu"], 0.8, 0.1)
     acute, mixed = (

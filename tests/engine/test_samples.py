@@ -38,13 +38,13 @@ def test_the_centre_shrinks_what_is_multiplied(digits):
     """Images lie in a cone; smaller products have smaller rounding errors."""
     x = digits.astype(float)
     real = np.dtype(float)
-    centre = centre_of(open_source(x, "X"), real)
+    centre = centre_of(open_source(x, "X"), None, real)
     _, far, _ = normalised(x, np.zeros(64))
     _, near, _ = normalised(x, centre)
     assert near.mean() < 0.4 * far.mean()
     few = x[:CENTRE_ROWS]
     shuffled = np.random.default_rng(0).permutation(few)
-    one, other = (centre_of(open_source(rows, "X"), real) for rows in (few, shuffled))
+    one, other = (centre_of(open_source(rows, "X"), None, real) for rows in (few, shuffled))
     assert (one == other).all()
 
 

@@ -7,7 +7,7 @@ from ntk_numba.engine.tile import TILE, tile_table
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_bits_do_not_depend_on_the_other_samples_of_a_row(dtype):
+def test_bits_do_not_depend_on_the_other_samples_of_a_row(dtype, centre_of_rows):
     """Rows with obtuse pairs, without them, and with pairs to repair use different loops."""
     rng = np.random.default_rng(0)
     x = np.abs(rng.standard_normal((70, 40))).astype(dtype)  # all acute
@@ -18,7 +18,6 @@ def test_bits_do_not_depend_on_the_other_samples_of_a_row(dtype):
     for net in (nk.MLP(4, b_std=0.1), nk.MLP(5, "leaky_relu:0.3"), nk.MLP(3, "abs")):
         together = nk.gram(net, z, z)
         for j in range(len(z)):
-            # the centre is computed from the first argument, which is the same for both
             alone = nk.gram(net, z, z[j : j + 1])
             assert (alone.nngp[:, 0] == together.nngp[:, j]).all()
             assert (alone.ntk[:, 0] == together.ntk[:, j]).all()
