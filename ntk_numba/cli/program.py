@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from ntk_numba import stopping
+from ntk_numba import notices, stopping
 from ntk_numba.cli import commands
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import StoppedError
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # where the encoding has no ×, for example
     options = make_parser().parse_args(arguments)
+    notices.wanted = not getattr(options, "quiet", False)
     stopping.on_first_signal(_stop)
     try:
         code = DONE if getattr(commands, options.run)(options) else CHECK_FAILED

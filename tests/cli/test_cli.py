@@ -12,6 +12,12 @@ import ntk_numba as nk
 from ntk_numba.cli import program as cli
 
 
+def without_notice(text: str) -> str:
+    """Return standard error without the notice that code is compiled, which depends on the cache."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("ntk-numba: compiling"))
+
+
 @pytest.fixture
 def folder(tmp_path, points):
     np.save(tmp_path / "x.npy", points)
@@ -31,6 +37,7 @@ def start(folder):
         )  # fmt: skip
         assert answer.returncode == code, answer.stderr
         assert "Traceback" not in answer.stderr
+        answer.stderr = without_notice(answer.stderr)
         return answer
 
     return start
@@ -47,6 +54,7 @@ def run(folder, monkeypatch, capsys):
             cli.main(arguments)
         answer = subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
         assert answer.returncode == code, answer.stderr
+        answer.stderr = without_notice(answer.stderr)
         return answer
 
     return run
