@@ -13,7 +13,7 @@ from ntk_numba.cli import program as cli
 
 
 def without_notice(text: str) -> str:
-    """Return standard error without the notice that code is compiled, which depends on the cache."""
+    """Return standard error without the notice of compiling, which depends on the cache."""
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("ntk-numba: compiling"))
 
