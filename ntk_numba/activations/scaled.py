@@ -1,11 +1,12 @@
 """Multiples factor·σ of activations, such as the one with E[σ(z)²] = 1."""
 
 import math
-import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
+from ntk_numba.activations.registry import check_size
+from ntk_numba.arguments import number_between
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
@@ -53,6 +54,7 @@ def scaled(factor: float, activation: Activation) -> Activation:
     """
     if not math.isfinite(factor) or factor == 0:
         raise InvalidValueError(f"activation: the factor {factor!r} must be finite and not 0")
+    check_size(f"the factor of {activation.name}", factor)
     if isinstance(activation, Scaled):
         factor, activation = factor * activation.factor, activation.unscaled
     if factor == 1:
@@ -74,8 +76,7 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
         raise InvalidTypeError(
             f"activation must be an Activation, such as activations.get returns, not {activation!r}"
         )
-    if not isinstance(q, numbers.Real) or not 0 < q < math.inf:
-        raise InvalidValueError(f"q must be a positive variance, not {q!r}")
+    q = number_between("q", q, 0, math.inf)
     moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:
         raise InvalidValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
