@@ -122,7 +122,7 @@ class Kernel:
             (self.layers, rows, columns) if name in self.kernels else (0, 1, 1) for name in KERNELS
         ]
 
-    def samples(self, source: Source, start: int, stop: int) -> Samples:
+    def samples(self, source: Source, start: int, stop: int, *, warn: bool = True) -> Samples:
         """Return samples start to stop - 1 of a source, padded with zeros to whole tiles.
 
         Raises
@@ -153,7 +153,8 @@ class Kernel:
                     f"too large for {self.dtype}; scale the data down"
                     + (" or use float64" if self.dtype == np.float32 else "")
                 )
-        self._warn_of_underflow(source, start, samples.std[:, :count], norm[:count])
+        if warn and not self._warned:
+            self._warn_of_underflow(source, start, samples.std[:, :count], norm[:count])
         return samples
 
     def _warn_of_underflow(
@@ -161,10 +162,11 @@ class Kernel:
     ) -> None:
         """Warn, once for all bands, if results underflow; start is the first row of a band."""
         layers = self._fitted.net.layers
-        text = find_underflow(layers, std, norm, self.dtype, self.all_layers, start)
-        if text and not self._warned:
-            self._warned = True
-            warnings.warn(f"{source.name}: {text}", UnderflowWarning, stacklevel=2)
+        if found := find_underflow(layers, std, norm, self.dtype, self.all_layers):
+            self._warned, (row, text) = True, found
+            warnings.warn(
+                f"{source.name}: row {start + row} {text}", UnderflowWarning, stacklevel=2
+            )
 
     def diagonal(
         self, samples: Samples, count: int
