@@ -1,12 +1,13 @@
 """Multiples factor·σ of activations, such as the one with E[σ(z)²] = 1."""
 
 import math
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
 from ntk_numba.activations.registry import check_size
-from ntk_numba.arguments import number_between
+from ntk_numba.arguments import plain
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
@@ -76,7 +77,11 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
         raise InvalidTypeError(
             f"activation must be an Activation, such as activations.get returns, not {activation!r}"
         )
-    q = number_between("q", q, 0, math.inf)
+    q = plain(q)
+    if isinstance(q, bool) or not isinstance(q, numbers.Real):
+        raise InvalidTypeError(f"q must be a number, a positive variance, not {q!r}")
+    if not 0 < q < math.inf:
+        raise InvalidValueError(f"q must be a positive variance, not {q!r}")
     moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:
         raise InvalidValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
