@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ntk_numba.engine.dual import dual as dual
     from ntk_numba.errors import NtkNumbaError as NtkNumbaError
     from ntk_numba.errors import StoppedError as StoppedError
+    from ntk_numba.errors import UnderflowWarning as UnderflowWarning
     from ntk_numba.gramfile.reader import GramFile as GramFile
     from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.network import MLP as MLP
@@ -42,6 +43,7 @@ _HOMES = {
     "merge": "cluster.merge",
     "NtkNumbaError": "errors",
     "StoppedError": "errors",
+    "UnderflowWarning": "errors",
     "errors": "errors",
     "open_gram": "gramfile.reader",
     "GramFile": "gramfile.reader",

@@ -46,6 +46,11 @@ class Policy:
     progress: bool = False
 
 
+def plain(value: Any) -> Any:
+    """Return the number that an array of no dimensions holds, and any other value as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """Return the argument `name` as an int, if it is a whole number of at least `least`.
 
@@ -54,6 +59,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     TypeError, ValueError
         If it is not.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise InvalidTypeError(f"{name} must be a whole number, not {value!r}")
     if value < least:
@@ -101,9 +107,27 @@ def real_number(name: str, value: Any) -> float:
     TypeError
         If it is not.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidTypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidValueError(f"{name} is too large for a number of float64") from None
+
+
+def not_negative(name: str, value: Any) -> float:
+    """Return the argument `name` as a float, if it is finite and not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    number = real_number(name, value)
+    if not 0 <= number < math.inf:
+        raise InvalidValueError(f"{name} must be finite and not negative, not {value!r}")
+    return number
 
 
 def number_between(name: str, value: Any, low: float, high: float) -> float:

@@ -13,6 +13,10 @@ class InvalidValueError(NtkNumbaError, ValueError):
     """An argument, or the content of a file, has a value that cannot be used."""
 
 
+class UnderflowWarning(UserWarning):
+    """Results are so small that they are 0, or have few digits, in their dtype."""
+
+
 class InvalidTypeError(NtkNumbaError, TypeError):
     """An argument, or the content of a file, is of a type that cannot be used."""
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numba
 import psutil
 
 from ntk_numba.arguments import whole_number
+from ntk_numba.environment import check_environment
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -113,6 +113,9 @@ def available_threads() -> int:
     task of Dask, the threads of the worker take the place of OMP_NUM_THREADS, which Dask sets to 1
     in all workers.
     """
+    check_environment()
+    import numba
+
     limits: list[int] = [numba.config.NUMBA_NUM_THREADS]  # type: ignore[attr-defined]
     if hasattr(os, "sched_getaffinity"):
         limits.append(len(os.sched_getaffinity(0)))

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import math
 import numbers
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation
-from ntk_numba.arguments import real_number
+from ntk_numba.activations.table import not_an_activation
+from ntk_numba.arguments import not_negative, plain
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Function
 
@@ -57,6 +57,16 @@ class Layer:
         real = moment.dtype.type
         weights = real(self.w_std) ** 2 * moment
         return Variance(weights, weights + real(self.b_std) ** 2)
+
+
+class _PerLayer(tuple[Any, ...]):
+    """The values of the layers of a network.
+
+    If they are equal, they stand for a network of any depth, so that a network can be replaced by
+    one of another depth (`MLP.replace`).
+    """
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -105,7 +115,10 @@ class MLP:
     True
     """
 
-    layers: tuple[Layer, ...]
+    depth: int
+    activation: tuple[Activation, ...]
+    w_std: tuple[float, ...]
+    b_std: tuple[float, ...]
 
     def __init__(
         self,
@@ -114,49 +127,59 @@ class MLP:
         w_std: float | Sequence[float] = 1.0,
         b_std: float | Sequence[float] = 0.0,
     ) -> None:
+        depth = plain(depth)
         if isinstance(depth, bool) or not isinstance(depth, numbers.Real) or depth != depth // 1:
             raise InvalidValueError(f"depth must be a whole number of weight layers, not {depth!r}")
         if depth < 1:
             raise InvalidValueError(f"depth must be at least 1 (the output layer), not {depth!r}")
         layers = int(depth)
+        activation = _of_any_depth("activation", activation, layers - 1)
         if isinstance(activation, str | Activation):
             specs: Sequence[str | Activation] = [activation] * (layers - 1)
             activations.get(activation)  # raises for a wrong name at depth 1 too
-        elif isinstance(activation, Iterable):
+        elif _is_sequence(activation):
             specs = list(activation)
         else:
-            raise InvalidTypeError(
-                f"activation must be a name, an Activation or a sequence of them, not "
-                f"{type(activation).__name__}"
-            )
+            raise InvalidTypeError(not_an_activation(activation))
         if len(specs) != layers - 1:
             raise InvalidValueError(
                 f"activation: a network of depth {layers} has {layers - 1} hidden layers, "
                 f"but {len(specs)} activations are given"
             )
-        chosen = [None, *(activations.get(s) for s in specs)]
+        chosen = _PerLayer(activations.get(s) for s in specs)
         w, b = _per_layer("w_std", w_std, layers), _per_layer("b_std", b_std, layers)
-        object.__setattr__(self, "layers", tuple(map(Layer, chosen, w, b)))
-
-    @property
-    def depth(self) -> int:
-        return len(self.layers)
+        values = {"depth": layers, "activation": chosen, "w_std": w, "b_std": b}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @cached_property
-    def activation(self) -> tuple[Activation, ...]:
-        return tuple(layer.activation for layer in self.layers if layer.activation)
+    def layers(self) -> tuple[Layer, ...]:
+        return tuple(map(Layer, (None, *self.activation), self.w_std, self.b_std))
 
     @property
     def functions(self) -> tuple[Function, ...]:
         return self.activation
 
-    @cached_property
-    def w_std(self) -> tuple[float, ...]:
-        return tuple(layer.w_std for layer in self.layers)
+    def replace(self, **changes: Any) -> "MLP":
+        """Return a network with other arguments, as `dataclasses.replace` does.
 
-    @cached_property
-    def b_std(self) -> tuple[float, ...]:
-        return tuple(layer.b_std for layer in self.layers)
+        Parameters
+        ----------
+        **changes : depth, activation, w_std, b_std
+            The arguments that change. If the depth changes, the other arguments are kept if they
+            are equal for all layers, and have to be given if they are not.
+
+        Raises
+        ------
+        ValueError, TypeError
+            See `MLP`.
+
+        Examples
+        --------
+        >>> print(ntk_numba.MLP(4, "relu", b_std=0.1).replace(depth=6))
+        depth 6, activation relu, w_std 1, b_std 0.1
+        """
+        return replace(self, **changes)
 
     def first(self, count: int) -> "MLP":
         """Return the network of the first `count` layers, whose outputs are α̃⁽ˡ⁾, l = count."""
@@ -206,19 +229,40 @@ class MLP:
 
 def _per_layer(name: str, value: Any, layers: int) -> tuple[float, ...]:
     """Return one float per layer, or raise an error if `value` is not made of such numbers."""
-    if isinstance(value, str) or not isinstance(value, numbers.Real | Iterable):
+    value = _of_any_depth(name, plain(value), layers)
+    if not isinstance(value, numbers.Real) and not _is_sequence(value):
         raise InvalidTypeError(f"{name} must be a number or one number per layer, not {value!r}")
     values = [value] * layers if isinstance(value, numbers.Real) else list(value)
     if len(values) != layers:
         raise InvalidValueError(
             f"{name}: depth {layers} takes 1 or {layers} numbers, not {len(values)}"
         )
-    for layer, v in enumerate(values, start=1):
-        if not 0 <= real_number(f"{name} of layer {layer}", v) < math.inf:
-            raise InvalidValueError(
-                f"{name} of layer {layer} must be finite and not negative, not {v!r}"
-            )
-    return tuple(float(v) for v in values)
+    return _PerLayer(
+        not_negative(f"{name} of layer {layer}", v) for layer, v in enumerate(values, start=1)
+    )
+
+
+def _is_sequence(value: Any) -> bool:
+    """Return whether a value is iterable in an order, and no text."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | Set)
+
+
+def _of_any_depth(name: str, value: Any, layers: int) -> Any:
+    """Return the one value of a network's layers, if it is to be that of another number of layers.
+
+    Raises
+    ------
+    ValueError
+        If the layers have several values.
+    """
+    if not isinstance(value, _PerLayer) or len(value) == layers:
+        return value
+    if len(set(value)) != 1:
+        raise InvalidValueError(
+            f"{name} is not the same in all layers, so that it does not say what that of "
+            f"{layers} layers is; give {name} too"
+        )
+    return value[0]
 
 
 def check_network(net: Any) -> MLP:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from ntk_numba import notices
+
 TESTS = Path(__file__).parent
 # Dask gives up a task when it has killed one worker, not four
 ENVIRONMENT = os.environ | {
@@ -34,6 +36,7 @@ def own_process_kept() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", sys.stderr)
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        patch.setattr(notices, "wanted", notices.wanted)
         try:
             yield
         finally:

@@ -38,7 +38,8 @@ RAISED = {
 
 def test_each_error_has_the_base_class_and_a_built_in_kind():
     found = {e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)}
-    assert found == {*BUILT_IN, errors.NtkNumbaError}
+    assert found == {*BUILT_IN, errors.NtkNumbaError, errors.UnderflowWarning}
+    assert issubclass(errors.UnderflowWarning, UserWarning)
     for error, kind in BUILT_IN.items():
         assert issubclass(error, nk.NtkNumbaError) and issubclass(error, kind)
     assert nk.StoppedError is errors.StoppedError

@@ -35,7 +35,7 @@ FINITE_WIDTH = {
 }
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "GramFile", "NtkNumbaError",
-    "StoppedError",
+    "StoppedError", "UnderflowWarning",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from scipy import special
 
 from ntk_numba.activations import elu_integral, elu_table
+from ntk_numba.activations.one_kink import relu
 from ntk_numba.activations.registry import named
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.curve import curve_of
@@ -115,6 +116,8 @@ class Elu(Activation):
 @named()
 def elu_(alpha: float = 1.0) -> Activation:
     """σ(x) = x for x > 0, alpha·(exp(x) − 1) else."""
+    if alpha == 0:
+        return relu()
     return Elu("elu" if alpha == 1 else spelled("elu", alpha), 1.0, alpha, 1.0)
 
 

@@ -4,10 +4,26 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ntk_numba.duals.base import Activation
+from ntk_numba.errors import InvalidValueError
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Activation])
 
 CONSTRUCTORS: dict[str, Callable[..., Activation]] = {}
+
+
+SMALLEST, LARGEST = (
+    1e-30,
+    1e30,
+)  # of parameters: their powers stay within the range of float32 to float64
+
+
+def check_size(what: str, number: float) -> None:
+    """Raise an error if a parameter is so large or small that formulas would leave their range."""
+    if number != 0 and not SMALLEST <= abs(number) <= LARGEST:
+        raise InvalidValueError(
+            f"activation: {what} must be 0 or from {SMALLEST:g} to {LARGEST:g} in size, "
+            f"not {number!r}; scale w_std or the data instead"
+        )
 
 
 def named(*others: str) -> Callable[[Constructor], Constructor]:

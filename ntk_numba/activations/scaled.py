@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntk_numba.activations.registry import check_size
+from ntk_numba.arguments import plain
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
@@ -53,6 +55,7 @@ def scaled(factor: float, activation: Activation) -> Activation:
     """
     if not math.isfinite(factor) or factor == 0:
         raise InvalidValueError(f"activation: the factor {factor!r} must be finite and not 0")
+    check_size(f"the factor of {activation.name}", factor)
     if isinstance(activation, Scaled):
         factor, activation = factor * activation.factor, activation.unscaled
     if factor == 1:
@@ -74,7 +77,10 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
         raise InvalidTypeError(
             f"activation must be an Activation, such as activations.get returns, not {activation!r}"
         )
-    if not isinstance(q, numbers.Real) or not 0 < q < math.inf:
+    q = plain(q)
+    if isinstance(q, bool) or not isinstance(q, numbers.Real):
+        raise InvalidTypeError(f"q must be a number, a positive variance, not {q!r}")
+    if not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
     moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
     if not 0 < moment < math.inf:

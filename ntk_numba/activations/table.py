@@ -7,12 +7,15 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import ntk_numba.activations as families
 from ntk_numba.activations.numerical import Numerical, Recorded
-from ntk_numba.activations.registry import CONSTRUCTORS
+from ntk_numba.activations.registry import CONSTRUCTORS, check_size
 from ntk_numba.activations.scaled import scaled
 from ntk_numba.duals.base import Activation
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
@@ -25,6 +28,25 @@ for _family in pkgutil.iter_modules(families.__path__):
 TABLE: dict[str, Callable[..., Activation]] = dict(sorted(CONSTRUCTORS.items()))
 
 EXAMPLE = "2", "1", "3", "0.5"  # valid parameters for all activations that require some
+
+TRIED = -1.7, -0.3, 0.0, 0.4, 2.3  # some x; a function that is 0 at all of them may be 0
+
+# The names of other libraries and books, without case and underscores
+SYNONYMS = {
+    "linear": "identity", "id": "identity", "none": "identity", "logistic": "sigmoid",
+    "sigm": "sigmoid", "expit": "sigmoid", "hyperbolictangent": "tanh", "tanhyp": "tanh",
+    "htanh": "hard_tanh", "clip": "hard_tanh", "rectifier": "relu", "rectifiedlinear": "relu",
+    "rectifiedlinearunit": "relu", "ramp": "relu", "lrelu": "leaky_relu", "prelu": "leaky_relu",
+    "softrelu": "softplus", "smoothrelu": "softplus", "requ": "rectified_monomial:2",
+    "relu2": "rectified_monomial:2", "squaredrelu": "rectified_monomial:2",
+    "repu": "rectified_monomial:3", "absolute": "abs", "absolutevalue": "abs", "modulus": "abs",
+    "sine": "sin", "cosine": "cos", "step": "heaviside", "binarystep": "heaviside",
+    "threshold": "heaviside", "unitstep": "heaviside", "signum": "sign", "square": "monomial:2",
+    "quadratic": "monomial:2", "cube": "monomial:3", "cubic": "monomial:3", "poly": "polynomial",
+    "atan": "arctan", "exponential": "exp", "gauss": "gaussian", "errorfunction": "erf",
+    "phi": "normal_cdf", "cdf": "normal_cdf", "probit": "normal_cdf", "geluapprox": "gelu_tanh",
+    "gelunew": "gelu_tanh", "gelufast": "gelu_tanh", "fourier": "rbf", "randomfourier": "rbf",
+}  # fmt: skip
 
 _registered: dict[str, Numerical] = {}  # by label and by full name
 
@@ -113,9 +135,7 @@ def get(spec: str | Activation) -> Activation:
     if isinstance(spec, Activation):
         return spec
     if not isinstance(spec, str):
-        raise InvalidTypeError(
-            f"activation must be a name or an Activation, not {type(spec).__name__}"
-        )
+        raise InvalidTypeError(not_an_activation(spec))
     factor, star, name = spec.partition("*")
     if star:
         try:
@@ -130,15 +150,15 @@ def get(spec: str | Activation) -> Activation:
             f"activation {spec!r} is a Python function; it must be registered first, by "
             f"activations.register(Numerical(fn, …))"
         )
-    name, _, tail = spec.partition(":")
+    name, colon, tail = spec.partition(":")
     if name not in TABLE:
-        near = difflib.get_close_matches(name.lower(), TABLE, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(TABLE)}"
-        raise InvalidValueError(f"activation {name!r} is unknown; {hint}")
+        raise InvalidValueError(_several(spec) or f"activation {name!r} is unknown; {_hint(name)}")
     constructor = TABLE[name]
     try:
-        parameters = [float(text) for text in tail.split(",")] if tail else []
+        parameters = [float(text) for text in tail.split(",")] if colon else []
     except ValueError:
+        if several := _several(spec):
+            raise InvalidValueError(several) from None
         raise InvalidValueError(
             f"activation {spec!r}: {tail!r} is not a list of numbers; write {name}:0.1 or the like"
         ) from None
@@ -151,4 +171,48 @@ def get(spec: str | Activation) -> Activation:
         )
     if not all(abs(p) < float("inf") for p in parameters):
         raise InvalidValueError(f"activation {spec!r}: parameters must be finite")
-    return constructor(*parameters)
+    if "tolerance" not in inspect.signature(constructor).parameters:  # it has a range of its own
+        for p in parameters:
+            check_size(f"a parameter of {spec!r}", p)
+    activation = constructor(*parameters)
+    with np.errstate(all="ignore"):
+        zero = not activation(np.array(TRIED)).any() and not activation.second_moment(np.ones(1))
+    if zero:
+        raise InvalidValueError(f"activation {spec!r} is 0 for all x; give another parameter")
+    return activation
+
+
+def not_an_activation(value: Any) -> str:
+    """Return the text of an error that a value is not an activation, and what to write instead."""
+    text = f"activation must be a name, an Activation or a sequence of them, not {value!r:.60}"
+    if callable(value):
+        shown = getattr(value, "__name__", type(value).__name__)
+        return f"{text}; wrap a function of Python: activations.Numerical({shown})"
+    return f"{text}; functions of Python are given as activations.Numerical(function)"
+
+
+def _several(spec: str) -> str:
+    """Return the text of an error if a string lists several activations, else an empty text."""
+    words = re.findall(r"[^\W\d]\w*", spec.lower())
+    if len(words) < 2 or not all(word in TABLE or _plain(word) in SYNONYMS for word in words):
+        return ""
+    return (
+        f"activation {spec!r} names several; give one for each hidden layer, on the command line "
+        f"by repeating the option, as --activation {words[0]} --activation {words[1]}, and in "
+        f"Python as a sequence, ({words[0]!r}, {words[1]!r})"
+    )
+
+
+def _plain(name: str) -> str:
+    """Return a name without what spellings differ in."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _hint(name: str) -> str:
+    """Return a question or a list that helps with a name that is unknown."""
+    plain = _plain(name)
+    spellings = {_plain(known): known for known in TABLE} | SYNONYMS
+    near = [plain] if plain in spellings else []
+    for known in ({_plain(known) for known in TABLE}, spellings):
+        near = near or difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
+    return f"did you mean {spellings[near[0]]!r}?" if near else f"known are {', '.join(TABLE)}"

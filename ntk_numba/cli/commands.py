@@ -8,11 +8,12 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntk_numba
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
     from ntk_numba.cluster.write import Job
@@ -211,9 +212,10 @@ def plan(options: argparse.Namespace) -> bool:
     plan = job.measured(x, z).plan(x, z, parse_layout(options.layout, z is None))
     target = Path(options.output)
     check_folder(target)
-    check_space(target, plan.output_bytes)
     free = shutil.disk_usage(target.parent).free
-    estimated = estimate(plan, x, target.parent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnderflowWarning)  # it is said below, once
+        estimated = estimate(plan, x, target.parent)
     parts = parts_for(estimated.total, plan.count)
     if options.json:
         facts = plan.to_dict() | {
@@ -223,7 +225,9 @@ def plan(options: argparse.Namespace) -> bool:
             "seconds_write": estimated.write,
             "seconds": estimated.total,
         }
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(facts, indent=2), flush=True)
+        check_space(target, plan)
+        plan.warn_of_underflow(*filter(None, (x, z)))
         return True
     lines = plan.describe()
     memory = lines.pop("memory")
@@ -240,6 +244,9 @@ def plan(options: argparse.Namespace) -> bool:
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     for key, value in lines.items():
         print(f"{key:8} {value}")
+    sys.stdout.flush()
+    check_space(target, plan)
+    plan.warn_of_underflow(*filter(None, (x, z)))
     return True
 
 
@@ -302,9 +309,16 @@ def verify(options: argparse.Namespace) -> bool:
     """Read a whole file, check it and, if asked, repair it."""
     if options.repair and options.data is None:
         raise InvalidValueError("--repair computes tiles again; give it their data with --data")
+    if options.against is not None and options.data is None:
+        raise InvalidValueError("--against is the second data set; give the first with --data")
     progress = sys.stderr.isatty()
     # an incomplete file is not repaired: its job can be continued
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
+        if options.data is not None:
+            from ntk_numba.compute.verify import wrong_data_sets
+
+            if text := wrong_data_sets(file.contents, options.against is not None):
+                raise InvalidValueError(f"{options.file}: {text} (--against)")
         report, complete = file.verify(progress=progress), file.complete
     good = _print_report(report)
     if options.repair and report.bad:

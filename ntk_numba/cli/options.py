@@ -298,7 +298,7 @@ def _writing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that write a file: overwriting and progress."""
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     noise = parser.add_mutually_exclusive_group()
-    noise.add_argument("--quiet", action="store_true", help="show no progress bar")
+    noise.add_argument("--quiet", action="store_true", help="show no progress bar and no notices")
     noise.add_argument(
         "--progress", action="store_true", help="show a progress bar even if this is not a terminal"
     )

@@ -7,14 +7,15 @@ check failed. Results go to standard output, progress and errors to standard err
 import contextlib
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from ntk_numba import stopping
+from ntk_numba import notices, stopping
 from ntk_numba.cli import commands
 from ntk_numba.cli.options import make_parser
-from ntk_numba.errors import StoppedError
+from ntk_numba.errors import StoppedError, UnderflowWarning
 
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
@@ -27,9 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # where the encoding has no ×, for example
     options = make_parser().parse_args(arguments)
+    notices.wanted = not getattr(options, "quiet", False)
     stopping.on_first_signal(_stop)
     try:
-        code = DONE if getattr(commands, options.run)(options) else CHECK_FAILED
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UnderflowWarning)
+            warnings.showwarning = partial(_show, warnings.showwarning)
+            code = DONE if getattr(commands, options.run)(options) else CHECK_FAILED
         if sys.stdout:
             sys.stdout.flush()
     except stopping.StopRequested as stop:
@@ -84,6 +89,18 @@ def _stop() -> None:
     signal.signal(signal.SIGINT, partial(stopping.leave, FAREWELL))
     stopping.leave_after(stopping.PATIENCE, FAREWELL)
     stopping.ask()
+
+
+_shown: set[str] = set()
+
+
+def _show(otherwise: Any, message: Any, category: Any, *args: Any, **options: Any) -> None:
+    """Print a warning of ours as one line, once."""
+    if not issubclass(category, UnderflowWarning):
+        otherwise(message, category, *args, **options)
+    elif str(message) not in _shown:
+        _shown.add(str(message))
+        _say(f"warning: {message}")
 
 
 def _say(text: str) -> None:

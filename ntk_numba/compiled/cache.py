@@ -6,6 +6,7 @@
 import contextlib
 import glob
 import hashlib
+import inspect
 import pickle
 import sys
 import uuid
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator
 from numba.core.serialize import dumps
+
+from ntk_numba.notices import notice
 
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
 
@@ -43,8 +46,26 @@ def source_digest(package: Path = PACKAGE) -> str:
     return digest.hexdigest()
 
 
+class _ReadOnlyLocator(InTreeCacheLocator):
+    """The folder beside a source where no folder can be written: its code is read all the same."""
+
+    def ensure_cache_path(self) -> None:
+        pass
+
+
+class _Places(CompileResultCacheImpl):
+    """The places of Numba's cache, in its order, and the folder of the source as a last resort."""
+
+    _locator_classes = [*CompileResultCacheImpl._locator_classes, _ReadOnlyLocator]  # noqa: RUF012
+
+
 class PackageCache(FunctionCache):
     """Numba's cache on disk, valid for one state of all compiled sources of the package.
+
+    Code is read from the folder NUMBA_CACHE_DIR, if it is set, from ``__pycache__`` beside the
+    source, and from the user's cache folder. It is saved in the first of them that can be written,
+    and the later ones are not read. Numba itself would not read a folder that it cannot write, so
+    that each process of a container with such an installation would compile.
 
     Numba itself checks only the file of the compiled function. If a formula in another file were
     corrected, the cached code with the old formula would still be used.
@@ -56,25 +77,54 @@ class PackageCache(FunctionCache):
     the function is compiled again and the job continues.
     """
 
+    _impl_class = _Places
+
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         # The digest is computed now, since another version may be installed before the first
         # compilation.
         self._state, self._function = source_digest(), _identity(function)
         name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
-        self._cache_file: Any = _Entries(Path(self.cache_path), name, self._state)
+        written = Path(self.cache_path)
+        self._cache_file: Any = _Entries(_folders(function, written), name, self._state)
+        if isinstance(self._impl.locator, _ReadOnlyLocator):
+            self._cache_path = None  # nothing can be kept
 
     def _index_key(self, sig: Any, codegen: Any, *_: Any, **__: Any) -> Any:
         return sig, codegen.magic_tuple(), self._function, self._state
 
     def load_overload(self, *args: Any, **kwargs: Any) -> Any:
+        found = None
         with contextlib.suppress(Exception):
-            return super().load_overload(*args, **kwargs)
-        return None
+            found = super().load_overload(*args, **kwargs)
+        if found is None:
+            _say_that_it_compiles(kept=self.cache_path is not None)
+        return found
 
     def save_overload(self, *args: Any, **kwargs: Any) -> None:
         with contextlib.suppress(Exception):
             super().save_overload(*args, **kwargs)
+
+
+def _folders(function: Callable[..., Any], written: Path) -> list[Path]:
+    """Return the folders in which to look for code, in Numba's order, the written one last."""
+    source = inspect.getfile(function)
+    folders = [Path(source).parent / "__pycache__", written]
+    if given := numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+        folders.insert(0, Path(given) / InTreeCacheLocator.get_suitable_cache_subpath(source))
+    return folders[: folders.index(written) + 1]
+
+
+@cache
+def _say_that_it_compiles(kept: bool) -> None:
+    """Tell the user once why the first result takes its time."""
+    if kept:
+        notice("compiling once, about 10 s; later runs find the compiled code on disk")
+    else:
+        notice(
+            "compiling, about 10 s in each process, since no folder for compiled code can be "
+            "written; set NUMBA_CACHE_DIR to one that can"
+        )
 
 
 def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
@@ -114,34 +164,36 @@ class _Entries:
 
     Parameters
     ----------
-    folder : the folder of the files
+    folders : the folders to read from; files are saved in the last one
     name : the name of the function
     state : the digest of the sources; saving a file removes those of other states
     """
 
-    def __init__(self, folder: Path, name: str, state: str) -> None:
-        self._folder, self._name, self._state = folder, name, state[:16]
+    def __init__(self, folders: list[Path], name: str, state: str) -> None:
+        self._folders, self._name, self._state = folders, name, state[:16]
 
-    def _path(self, key: Any) -> Path:
+    def _file(self, key: Any) -> str:
         """Return the file of a key (signature, processor, bytecode, sources) and this Numba."""
         digest = hashlib.sha256(repr((key, numba.__version__)).encode()).hexdigest()[:32]
-        return self._folder / f"{self._name}-{self._state}-{digest}{ENDING}"
+        return f"{self._name}-{self._state}-{digest}{ENDING}"
 
     def load(self, key: Any, *_: Any, **__: Any) -> Any:
         """Return the code that was saved with the key; None if there is none or it is damaged."""
-        try:
-            content = self._path(key).read_bytes()
-        except OSError:
-            return None
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            return None
-        found, data = pickle.loads(content[32:])
-        return data if found == key else None
+        for folder in self._folders:
+            try:
+                content = (folder / self._file(key)).read_bytes()
+            except OSError:
+                continue
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                found, data = pickle.loads(content[32:])
+                if found == key:
+                    return data
+        return None
 
     def save(self, key: Any, data: Any, *_: Any, **__: Any) -> None:
         """Save compiled code; it replaces the code that was saved with the same key."""
         content = dumps((key, data))
-        path = self._path(key)
+        path = self._folders[-1] / self._file(key)
         new = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
             new.write_bytes(hashlib.sha256(content).digest() + content)
@@ -149,6 +201,6 @@ class _Entries:
         finally:
             new.unlink(missing_ok=True)
         current = f"{self._name}-{self._state}-"
-        for old in self._folder.glob(f"{glob.escape(self._name)}-*{ENDING}*"):
+        for old in self._folders[-1].glob(f"{glob.escape(self._name)}-*{ENDING}*"):
             if not old.name.startswith(current):
                 old.unlink(missing_ok=True)

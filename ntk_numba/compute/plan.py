@@ -1,9 +1,11 @@
 """The plan of a job, made before it starts: tiles, bands, bytes of memory and of disk."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import DTypeLike
 
 from ntk_numba.arguments import (
@@ -17,9 +19,9 @@ from ntk_numba.arguments import (
 )
 from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
 from ntk_numba.engine.rows import WORKING
-from ntk_numba.engine.samples import STATISTICS_ROWS
+from ntk_numba.engine.samples import STATISTICS_ROWS, find_underflow, roots_of_variances
 from ntk_numba.engine.tile import STRIP
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.gramfile.contents import Output
 from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
@@ -98,6 +100,16 @@ class Plan(Output):
             "memory": f"{show_bytes(self.working)} beside Python and its libraries, "
             f"{show_bytes(self.memory)} allowed",
         }
+
+    def warn_of_underflow(self, *sources: Source) -> None:
+        """Warn if results underflow, as the job will, from a sample of the rows."""
+        for source in sources:
+            with np.errstate(over="ignore", invalid="ignore"):
+                norm = np.linalg.norm(source.centre_sample().astype(float), axis=1)
+                roots = roots_of_variances(self.net.layers, norm, self.features)
+                found = find_underflow(self.net.layers, roots, norm, self.dtype, self.all_layers)
+            if found:
+                warnings.warn(f"{source.name}: a row {found[1]}", UnderflowWarning, stacklevel=2)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as a dictionary for scripts, with sizes in bytes."""

@@ -99,7 +99,7 @@ def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:
     kernel = make_kernel(plan, x, z)
     for source, survey in zip((x, z), surveys_of(plan.grid, plan.part, x, z), strict=True):
         if source and survey:
-            samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1)
+            samples = kernel.samples(source, survey.longest_row, survey.longest_row + 1, warn=False)
     # without tiles, this only compiles, before a file is begun
     kernel.compute(tile_table([], (0, 0)), samples, samples, *kernel.outputs(1, 1))
     return kernel

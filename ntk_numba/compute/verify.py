@@ -98,14 +98,19 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
     return report
 
 
+def wrong_data_sets(contents: Contents, two: bool) -> str:
+    """Return what is wrong if a file's matrix is of one data set and two are given, or reversed."""
+    if two and contents.grid.symmetric:
+        return "the file is a matrix of one data set with itself, but Z is given"
+    if not two and not contents.grid.symmetric:
+        return "the file is a matrix of two data sets; give Z as well"
+    return ""
+
+
 def _other_data(contents: Contents, x: Source, z: Source | None) -> list[str]:
     """List, for people, the differences between the data and that of a file."""
-    if (z is None) != contents.grid.symmetric:
-        return [
-            "the file is a matrix of one data set with itself, but Z is given"
-            if contents.grid.symmetric
-            else "the file is a matrix of two data sets; give Z as well"
-        ]
+    if text := wrong_data_sets(contents, z is not None):
+        return [text]
     surveys = surveys_of(contents.grid, contents.part, x, z)
     return [
         f"{source.name} is not the data that the file was made of: "

@@ -83,6 +83,9 @@ def dual(
     if not (abs(rho) <= 1).all():
         raise InvalidValueError("rho must be correlations, from -1 to 1")
     shape = rho.shape
+    if not rho.size:
+        activations.get(activation)  # raises for a wrong name here too
+        return np.empty(shape), np.empty(shape)
     q1, q2, rho = (v.ravel() for v in (q1, q2, rho))
     function = activations.get(activation)
     fitted = function.dual(float(np.max([q1, q2], initial=0)))

@@ -75,7 +75,7 @@ def _fit(
     moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
     before = net.layers[0].variance(moment)
     duals: list[Dual] = []
-    error = ErrorBound(before.total.size)
+    steps = []
     for number, layer in enumerate(net.layers[1:], start=1):
         assert layer.activation
         # The variances of the first layer grow with the norm, so their largest one is exact.
@@ -83,8 +83,13 @@ def _fit(
         dual = layer.activation.dual(float(before.total.max() * margin))
         duals.append(dual)
         after = layer.variance(layer.activation.second_moment(before.total))
-        error.advance(dual, before.total, after)
+        steps.append((dual, before.total, after))
         before = after
+    if not any(bound for dual in duals for bound in dual.bounds):
+        return tuple(duals), (0.0, 0.0)  # without the coefficients of all these norms
+    error = ErrorBound(before.total.size)
+    for step in steps:
+        error.advance(*step)
     return tuple(duals), error.largest
 
 

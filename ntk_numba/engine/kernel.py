@@ -6,6 +6,7 @@
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,11 +24,12 @@ from ntk_numba.engine.rows import WORKING, as_data
 from ntk_numba.engine.samples import (
     Samples,
     centre_of,
+    find_underflow,
     layer_statistics,
     normalise,
 )
 from ntk_numba.engine.tile import STRIP, Scratch, TileArguments, Tiles, compute_tile, tile_table
-from ntk_numba.errors import InvalidValueError, ProcessError
+from ntk_numba.errors import InvalidValueError, ProcessError, UnderflowWarning
 from ntk_numba.inputs.source import Source
 
 # The version of the arithmetic. It goes up whenever a bit of an entry changes, so that no file is
@@ -99,6 +101,7 @@ class Kernel:
         self.layers = fitted.net.depth if all_layers else 1
         self.features = x.shape[1]
         self._fitted = fitted
+        self._warned = False
         self._duals = as_data(fitted.duals, dtype)
         self._centre = self._parallel(centre_of, x, z, dtype)
         self._twice_centre = 2 * self._centre
@@ -123,13 +126,14 @@ class Kernel:
             (self.layers, rows, columns) if name in self.kernels else (0, 1, 1) for name in KERNELS
         ]
 
-    def samples(self, source: Source, start: int, stop: int) -> Samples:
+    def samples(self, source: Source, start: int, stop: int, *, warn: bool = True) -> Samples:
         """Return samples start to stop - 1 of a source, padded with zeros to whole tiles.
 
         Raises
         ------
         ValueError
-            If Σ(x,x) or Θ(x,x) of a sample is too large for the dtype.
+            If Σ(x,x) or Θ(x,x) of a sample is too large for the dtype. If it is too small, there is
+            an `UnderflowWarning`.
         """
         count = stop - start
         padded = -(-count // self.tile) * self.tile
@@ -153,7 +157,20 @@ class Kernel:
                     f"too large for {self.dtype}; scale the data down"
                     + (" or use float64" if self.dtype == np.float32 else "")
                 )
+        if warn and not self._warned:
+            self._warn_of_underflow(source, start, samples.std[:, :count], norm[:count])
         return samples
+
+    def _warn_of_underflow(
+        self, source: Source, start: int, std: NDArray[Any], norm: NDArray[np.float64]
+    ) -> None:
+        """Warn, once for all bands, if results underflow; start is the first row of a band."""
+        layers = self._fitted.net.layers
+        if found := find_underflow(layers, std, norm, self.dtype, self.all_layers):
+            self._warned, (row, text) = True, found
+            warnings.warn(
+                f"{source.name}: row {start + row} {text}", UnderflowWarning, stacklevel=2
+            )
 
     def diagonal(
         self, samples: Samples, count: int

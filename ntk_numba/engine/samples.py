@@ -207,6 +207,57 @@ def _mean_square(vectors: Floats) -> float:
     return float(np.mean(np.sum(vectors**2, axis=1)))
 
 
+def find_underflow(
+    layers: Sequence[Layer],
+    std: Floats,
+    norm: NDArray[np.float64],
+    dtype: np.dtype,
+    all_layers: bool,
+) -> tuple[int, str] | None:
+    """Return the smallest row whose kernel with itself underflows, and the text of a warning.
+
+    It underflows if Σ(x,x) is below the normal numbers of the dtype although it is not 0. Then
+    the entries of Σ and Θ with this sample are 0 or have few digits.
+
+    std : (L, R) √Σ⁽ˡ⁾(x,x)
+    norm : (R,) |x|
+    all_layers : whether the kernels of all layers are wanted, or only those of the last
+    """
+    # whether Σ(x,x) is not 0, by layer, for samples that are 0 and for others
+    zero, other, positive = False, True, []
+    for layer in layers:
+        rises = layer.activation is not None and layer.activation.second_moment(np.zeros(1))[0] > 0
+        zero, other = (((v or rises) and layer.w_std > 0) or layer.b_std > 0 for v in (zero, other))
+        positive.append(np.where(norm > 0, other, zero))
+    small = (std.astype(float) ** 2 < float(np.finfo(dtype).tiny)) & np.array(positive)
+    wanted = small if all_layers else small[-1:]
+    if not wanted.any():
+        return None
+    affected = np.flatnonzero(wanted.any(axis=0))
+    row = int(affected[np.argmin(norm[affected])])
+    first = int(np.argmax(small[:, row])) + 1
+    mend = "use float64, or " if dtype == np.float32 else ""
+    return row, (
+        f"has norm {norm[row]:.3g}, and its kernels are below the range of {dtype} from "
+        f"layer {first} of {len(layers)} on, so that entries are 0 or have few digits; {mend}"
+        "give a larger w_std or b_std (w_std of 2**0.5 keeps the size of relu)"
+    )
+
+
+def roots_of_variances(
+    layers: Sequence[Layer], norm: NDArray[np.float64], n0: int
+) -> NDArray[np.longdouble]:
+    """Return √Σ⁽ˡ⁾(x,x) of samples, (L, R), without anything else of `layer_statistics`."""
+    moment, roots = norm.astype(np.longdouble) ** 2 / n0, []
+    q = moment
+    for layer in layers:
+        if layer.activation:
+            moment = layer.activation.second_moment(q)
+        q = layer.variance(moment).total
+        roots.append(np.sqrt(q))
+    return np.array(roots)
+
+
 def layer_statistics(
     layers: Sequence[Layer],
     duals: Sequence[Dual],

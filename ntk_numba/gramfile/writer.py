@@ -32,7 +32,7 @@ from ntk_numba.errors import (
     file_error,
 )
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.contents import Contents, Header, Output
 from ntk_numba.gramfile.layout import (
     COMPLETE,
     HDF5,
@@ -140,11 +140,12 @@ class GramWriter:
 
     def _allocate(self, fd: int, size: int) -> None:
         """Reserve disk space, or raise an error that says how much is needed and free."""
-        check_space(self._path, size - os.fstat(fd).st_blocks * 512)
+        contents = self._header.contents
+        check_space(self._path, contents, size - os.fstat(fd).st_blocks * 512)
         try:
             disk.allocate(fd, size)
         except OSError as error:
-            raise _no_space(self._path, size, str(error.strerror)) from None
+            raise _no_space(self._path, contents, size, str(error.strerror)) from None
 
     def _can_continue(self) -> bool:
         """Return whether an unfinished file with the same contents exists.
@@ -304,16 +305,26 @@ def check_folder(path: Path, *, write: bool = True) -> None:
         raise AccessError(f"the folder {folder} cannot be written; choose another one")
 
 
-def check_space(path: Path, size: int) -> None:
-    """Raise an error if the disk does not have the space for an output."""
-    if size > shutil.disk_usage(path.parent).free:
-        raise _no_space(path, size, os.strerror(errno.ENOSPC))
+def check_space(path: Path, output: Output, size: int | None = None) -> None:
+    """Raise an error if the disk does not have the space for an output.
+
+    size : the bytes that are still to be allocated, by default all
+    """
+    needed = output.output_bytes if size is None else size
+    if needed > shutil.disk_usage(path.parent).free:
+        raise _no_space(path, output, needed, os.strerror(errno.ENOSPC))
 
 
-def _no_space(path: Path, size: int, reason: str) -> FileError:
+def _no_space(path: Path, output: Output, size: int, reason: str) -> FileError:
     """Return the error for a disk that is too small for an output."""
+    mends = ["free some", "write elsewhere"]
+    if output.layout == "full" and output.grid.symmetric:
+        mends.append("take the layout 'lower', which is half as large")
+    if output.dtype != np.float32:
+        mends.append("use float32")
+    mend = f"{', '.join(mends[:-1])} or {mends[-1]}"
     free = shutil.disk_usage(path.parent).free
     return FileError(
         f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "
-        f"free some, use float32 or write elsewhere"
+        f"{mend}"
     )

@@ -21,12 +21,16 @@ from scipy.optimize import brentq
 
 from ntk_numba import activations
 from ntk_numba.activations import Activation
-from ntk_numba.arguments import whole_number
+from ntk_numba.arguments import not_negative, real_number, whole_number
 from ntk_numba.engine.dual import dual
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.network import Layer
 
 VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # the grid on which q* is bracketed
+# The same down to the smallest variances, for moments in extended precision.
+ALL_VARIANCES = np.longdouble(2) ** np.arange(-1000, 20.5, 0.5)
+TINY = 1e-200  # an x at which a function is at its limit for x → 0
+ROUNDING = 1e-15  # the relative error of a second moment
 
 
 class Critical(NamedTuple):
@@ -40,6 +44,26 @@ class Critical(NamedTuple):
 def _moments(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return E[σ(√q z)²] and E[σ'(√q z)²]."""
     return dual(activation, q, q, np.ones(len(q)))
+
+
+def _slope_at_zero(activation: Activation) -> float:
+    """Return lim E[σ'(√q z)²] for q → 0 if σ(0) = 0, and NaN for other functions.
+
+    It is (σ'(0−)² + σ'(0+)²)/2, and E[σ(√q z)²]/q has the same limit.
+    """
+    x = np.array([-TINY, TINY])
+    if not (abs(activation(x)) < 1e-100).all():
+        return math.nan
+    with np.errstate(over="ignore"):
+        return float(np.mean(np.square(activation.derivative(x))))
+
+
+def _positive_variance(q: float) -> float:
+    """Return q, or raise an error if it is no positive number."""
+    number = real_number("q", q)
+    if not 0 < number < math.inf:
+        raise InvalidValueError(f"q must be a positive variance, not {q!r}")
+    return number
 
 
 def _computable_variances(activation: Activation) -> NDArray[np.float64]:
@@ -88,27 +112,28 @@ def critical_init(
     if b_std is not None and q is not None:
         raise InvalidValueError("b_std and q determine each other: give either")
     if q is not None:
-        if not 0 < q < math.inf:
-            raise InvalidValueError(f"q must be a positive variance, not {q!r}")
+        q = _positive_variance(q)
         w2, b2 = _edge(which, np.array([q]))
         if not np.isfinite(w2[0]) or b2[0] < -1e-12 * q:
             raise InvalidValueError(
                 f"activation {which.name} is nowhere critical with q = {q}: β² would be {b2[0]:.3g}"
             )
         return Critical(math.sqrt(w2[0]), math.sqrt(max(b2[0], 0.0)), q)
-    wanted = 0.0 if b_std is None else b_std
-    if not 0 <= wanted < math.inf:
-        raise InvalidValueError(f"b_std must be finite and not negative, not {b_std!r}")
+    wanted = 0.0 if b_std is None else not_negative("b_std", b_std)
+    slope = _slope_at_zero(which)
+    if wanted == 0 and 0 < slope < math.inf:
+        # Without β the limit q → 0 is critical if σ(0) = 0, since β²/q → 0 there. For homogeneous
+        # functions every q is.
+        some = 4.0 ** np.arange(-20, 10)
+        homogeneous = (abs(which.second_moment(some) / some - slope) < 1e-12 * slope).all()
+        return Critical(1 / math.sqrt(slope), 0.0, float(homogeneous))
     q_tried = _computable_variances(which)
     w2, b2 = _edge(which, q_tried)
-    if not np.isfinite(w2).all():
+    defined = np.isfinite(w2)  # not where σ' is 0 around 0
+    if not defined.any():
         raise InvalidValueError(f"activation {which.name} is nowhere critical: E[σ'(z)²] is 0")
-    if wanted == 0 and (abs(b2) < 1e-9 * q_tried).all():
-        return Critical(math.sqrt(w2[q_tried == 1][0]), 0.0, 1.0)  # homogeneous
+    q_tried, w2, b2 = q_tried[defined], w2[defined], b2[defined]
     over = b2 - wanted**2
-    # without β the limit q → 0 is critical if σ(0) = 0, since β² = O(q²) there
-    if wanted == 0 and abs(b2[0]) < 1e-9 * q_tried[0]:
-        return Critical(math.sqrt(w2[0]), 0.0, 0.0)
     crossing = np.flatnonzero(np.sign(over[1:]) != np.sign(over[:-1]))
     if not len(crossing):
         raise InvalidValueError(
@@ -154,28 +179,32 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
         is not registered.
     """
     which = activations.get(activation)
-    if not all(0 <= v < math.inf for v in (w_std, b_std)):
-        raise InvalidValueError("w_std and b_std must be finite and not negative")
-
+    w_std, b_std = not_negative("w_std", w_std), not_negative("b_std", b_std)
     layer = Layer(which, w_std, b_std)
 
-    def excess(q: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            return layer.variance(which.second_moment(q)).total - q
+    def growth(q: NDArray[Any]) -> NDArray[Any]:
+        """Return V(q)/q − 1, in the precision of q."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return layer.variance(which.second_moment(q)).total / q - 1
 
-    at_one = float(excess(np.ones(1))[0])
+    at_one = float(growth(np.ones(1))[0])
     if abs(at_one) < 1e-14:
         return 1.0
     # V is continuous: the first crossing is above 1 if V(1) > 1, and below 1 otherwise
-    path = VARIANCES[VARIANCES >= 1] if at_one > 0 else VARIANCES[VARIANCES <= 1][::-1]
-    values = excess(path)
-    crossed = np.flatnonzero(np.sign(values) != np.sign(at_one))
+    above, below = ALL_VARIANCES >= 1, ALL_VARIANCES <= 1
+    path = ALL_VARIANCES[above] if at_one > 0 else ALL_VARIANCES[below][::-1]
+    # a growth within rounding is that of a limit q → 0, where V(q)/q tends to 1
+    crossed = np.flatnonzero(growth(path) * np.sign(at_one) < -ROUNDING)
     if not len(crossed):
         return math.inf if at_one > 0 else 0.0
-    low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1])
-    return math.exp(
-        brentq(lambda log_q: float(excess(np.exp(np.array([log_q])))[0]), low, high, xtol=1e-14)
-    )
+    low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1]).astype(float)
+
+    def at(log_q: float) -> float:
+        return float(growth(np.exp(np.array([log_q], np.longdouble)))[0])
+
+    if at(low) * at_one <= 0:  # the crossing is within rounding of this point
+        return math.exp(low)
+    return math.exp(brentq(at, low, high, xtol=1e-14))
 
 
 def correlation_map(
@@ -214,14 +243,16 @@ def correlation_map(
         If an argument is out of its range, or if the activation's dual cannot be computed.
     """
     which = activations.get(activation)
-    current = np.asarray(rho, float)
+    try:
+        current = np.asarray(rho, float)
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"rho must be numbers, from -1 to 1, not {rho!r:.60}") from None
     if not (abs(current) <= 1).all():
         raise InvalidValueError("rho must be correlations, from -1 to 1")
-    if not 0 < q < math.inf:
-        raise InvalidValueError(f"q must be a positive variance, not {q!r}")
-    layer = Layer(which, w_std, b_std)
-    out, variance = [current], q
-    for _ in range(whole_number("depth", depth) - 1):
+    depth, variance = whole_number("depth", depth), _positive_variance(q)
+    layer = Layer(which, not_negative("w_std", w_std), not_negative("b_std", b_std))
+    out = [current]
+    for _ in range(depth - 1):
         k, _ = dual(which, variance, variance, np.clip(np.append(current.ravel(), 1.0), -1, 1))
         s = layer.variance(k).total
         variance = float(s[-1])

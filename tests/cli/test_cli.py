@@ -12,6 +12,12 @@ import ntk_numba as nk
 from ntk_numba.cli import program as cli
 
 
+def without_notice(text: str) -> str:
+    """Return standard error without the notice of compiling, which depends on the cache."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("ntk-numba: compiling"))
+
+
 @pytest.fixture
 def folder(tmp_path, points):
     np.save(tmp_path / "x.npy", points)
@@ -31,6 +37,7 @@ def start(folder):
         )  # fmt: skip
         assert answer.returncode == code, answer.stderr
         assert "Traceback" not in answer.stderr
+        answer.stderr = without_notice(answer.stderr)
         return answer
 
     return start
@@ -47,6 +54,7 @@ def run(folder, monkeypatch, capsys):
             cli.main(arguments)
         answer = subprocess.CompletedProcess(arguments, end.value.code or 0, *capsys.readouterr())
         assert answer.returncode == code, answer.stderr
+        answer.stderr = without_notice(answer.stderr)
         return answer
 
     return run
@@ -337,3 +345,51 @@ def test_activations(run, tmp_path):
     assert "did you mean 'gelu'" in run("activations", "gleu", code=2).stderr
     assert "q1 and q2" in run("activations", "relu", "--plot", "b.png", "--q", "-1", code=2).stderr
     assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize("extra", [(), ("--dtype", "float32"), ("--layout", "lower"),
+                                   ("--against", "z.npy"), ("--json",)])  # fmt: skip
+def test_a_refused_plan_prints_its_numbers_and_the_right_mends(run, monkeypatch, tmp_path, extra):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=999)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    answer = run("plan", *GRAM[1:], *extra, code=2)
+    assert ("file_bytes" if "--json" in extra else "disk ") in answer.stdout
+    (line,) = answer.stderr.splitlines()
+    assert ("use float32" in line) == ("float32" not in extra)
+    assert ("layout 'lower'" in line) == (not {"lower", "z.npy"} & set(extra))
+
+
+def test_wrong_usage_of_verify_is_no_failed_check(run):
+    run(*GRAM)
+    run(*GRAM[:-1], "k.h5", "--against", "z.npy")
+    for words, text in (
+        (("k.h5", "--data", "x.npy"), "give Z as well (--against)"),
+        (("k.h5", "--data", "x.npy", "--repair"), "give Z as well (--against)"),
+        (("g.h5", "--data", "x.npy", "--against", "z.npy"), "but Z is given (--against)"),
+        (("k.h5", "--against", "z.npy"), "give the first with --data"),
+        (("g.h5", "--data", "none.npy"), "none.npy does not exist"),
+    ):
+        answer = run("verify", *words, code=2)
+        assert text in answer.stderr and "WRONG" not in answer.stdout
+    run("verify", "k.h5", "--data", "x.npy", "--against", "z.npy")
+
+
+DEEP = ("x.npy", "-o", "g.h5", "--depth", "160", "--dtype", "float32")
+
+
+@pytest.mark.parametrize("command", ["gram", "plan"])
+def test_underflow_is_said(run, monkeypatch, command):
+    monkeypatch.setattr(cli, "_shown", set())
+    (line,) = run(command, *DEEP).stderr.splitlines()
+    assert line.startswith("ntk-numba: warning: x.npy: ") and "below the range of float32" in line
+    if command == "plan":
+        assert run(command, *DEEP[:-1], "float64").stderr == ""
+        assert run(command, *DEEP, "--w-std", "1.5").stderr == ""
+
+
+def test_verify_says_underflow_too(run, monkeypatch):
+    run("gram", *DEEP)
+    monkeypatch.setattr(cli, "_shown", set())
+    assert "below the range of float32" in run("verify", "g.h5", "--data", "x.npy").stderr

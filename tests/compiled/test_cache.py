@@ -1,6 +1,7 @@
 import ast
 import errno
 import importlib
+import importlib.util
 import itertools
 import os
 import shutil
@@ -298,3 +299,107 @@ def test_without_a_cache_folder_code_is_compiled_and_runs(folder, monkeypatch):
     function = kernel()(identity)
     assert function(4) == 4 and function.stats.cache_path is None
     assert files(folder) == []
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Return a function that compiles one of a package; only the folders in `writable` take code.
+
+    The function returns the number of hits and the notices that it caused. Root may write
+    everywhere, so that the locators of Numba and the cache are refused here.
+    """
+    import tempfile
+    from pathlib import Path
+
+    said, folder = [], tmp_path / "site" / "some_package"
+    folder.mkdir(parents=True)
+    (folder / "first.py").write_text("def first(x):\n    return x\n")
+    spec = importlib.util.spec_from_file_location("first", folder / "first.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    writable = [str(tmp_path)]
+    temporary, write_bytes = tempfile.TemporaryFile, Path.write_bytes
+
+    def check(place):
+        if not any(str(place).startswith(allowed) for allowed in writable):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(
+        tempfile, "TemporaryFile", lambda *a, dir, **k: (check(dir), temporary(*a, dir=dir, **k))[1]
+    )
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda path, content: (check(path), write_bytes(path, content))[1]
+    )
+    monkeypatch.setattr(package_cache, "notice", said.append)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+
+    def compile_first(*allowed, argument=3):
+        writable[:] = [str(tmp_path / name) for name in allowed]
+        said.clear()
+        package_cache._say_that_it_compiles.cache_clear()
+        function = kernel()(module.first)
+        assert function(argument) == argument
+        return sum(function.stats.cache_hits.values()), list(said)
+
+    return compile_first
+
+
+@pytest.mark.parametrize("later", [(), ("user",)])
+def test_code_in_a_folder_that_cannot_be_written_is_read(later, installed, tmp_path):
+    hits, said = installed("site", "user")
+    assert hits == 0 and len(said) == 1 and "compiling once" in said[0]
+    kept = files(tmp_path / "site")
+    assert any(path.suffix == ".nbc" for path in kept)
+    for _ in range(2):
+        assert installed(*later) == (1, [])
+    assert files(tmp_path / "site") == kept and files(tmp_path / "user") == []
+
+
+@pytest.mark.parametrize("later", [(), ("site", "user")])
+def test_so_is_code_in_the_folder_that_numba_is_told(later, installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "told"))
+    installed("told", "site", "user")
+    kept = files(tmp_path / "told")
+    assert kept and installed(*later) == (1, [])
+    assert files(tmp_path / "told") == kept and files(tmp_path / "user") == []
+
+
+def test_code_that_such_a_folder_lacks_is_kept_for_the_user(installed, tmp_path):
+    installed("site", "user")
+    assert installed("user", argument=2.5)[0] == 0
+    (kept,) = files(tmp_path / "user")
+    assert kept.suffix == ".nbc"
+    assert installed("user", argument=2.5) == (1, [])
+
+
+def test_where_nothing_can_be_kept_it_says_so_once(installed):
+    for _ in range(2):
+        hits, said = installed()
+        assert hits == 0 and len(said) == 1 and "set NUMBA_CACHE_DIR to one that can" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="no setpriv, which takes root's rights")
+def test_a_process_that_cannot_write_its_installation_compiles_nothing(tmp_path):
+    """An installation, as in a container, without a folder that the process can write."""
+    site = tmp_path / "site"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package_cache.PACKAGE, site / "ntk_numba", ignore=ignore)
+    code = (
+        "import ntk_numba as nk, numpy as np; from ntk_numba import notices;"
+        "notices.wanted = True; nk.gram(nk.MLP(3), np.ones((3, 2)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site), "HOME": "/none", "XDG_CACHE_HOME": "/none"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    unable = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    for words, said in (([], "compiling once"), (unable, None)):
+        run = [*words, sys.executable, "-c", code]
+        answer = subprocess.run(run, env=environment, cwd="/", capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        assert said in answer.stderr if said else answer.stderr == ""
+        for folder in site.rglob("*"):
+            if folder.is_dir():
+                folder.chmod(0o555)
+    refused = subprocess.run([*unable, "touch", f"{site}/ntk_numba/new"], capture_output=True)
+    assert refused.returncode != 0

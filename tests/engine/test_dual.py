@@ -50,3 +50,11 @@ def test_every_dual_is_symmetric_bounded_and_finite(name):
     assert (abs(k_dot) <= np.sqrt(a_dot * b_dot) * (1 + 1e-10)).all()
     for q in (0.0, 1e-30):
         assert np.isfinite(nk.dual(name, q, [0.0, 1e-3, 1.0], [0.5, -1, 1])).all()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+def test_empty_arrays_give_empty_arrays(shape):
+    for k in nk.dual("relu", 1.0, 1.0, np.empty(shape)):
+        assert k.shape == shape and k.dtype == np.float64
+    with pytest.raises(nk.errors.InvalidValueError, match="did you mean"):
+        nk.dual("rleu", 1.0, 1.0, [])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from plain import SIGMA
 from scipy.special import erf
 
 import ntk_numba as nk
@@ -96,3 +97,57 @@ def test_picture(tmp_path):
     assert path.stat().st_size > 10_000
     with pytest.raises(ValueError, match="its ending must be"):
         plot_activations(["relu"], tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize("name", SIGMA)
+def test_without_bias_the_limit_of_small_variances_is_exact(name):
+    """E[σ'(√q t)²] → (σ'(0−)² + σ'(0+)²)/2 for q → 0; slopes by complex steps beside 0."""
+    sigma = SIGMA[name]
+    at_zero = sigma(np.array([-1e-150, 1e-150]) + 0j).real
+    slopes = [(sigma(np.array([x + 1e-150j])) / 1e-150).imag[0] for x in (-1e-30, 1e-30)]
+    squared = np.mean(np.square(slopes))
+    if abs(at_zero).max() > 1e-20 or squared < 1e-20:
+        pytest.skip("there is no critical limit")
+    found = nk.critical_init(name)
+    assert found.w_std == pytest.approx(squared**-0.5, rel=1e-13)
+    assert found.b_std == 0 and found.q in (0, 1)
+
+
+@pytest.mark.parametrize("b_std", [1e-3, 1e-8, 1e-30])
+def test_small_fixed_points(b_std):
+    """With relu, q* = β²/(1 − σ_w²/2), however small it is."""
+    q = nk.fixed_point("relu", w_std=0.5, b_std=b_std)
+    assert q == pytest.approx(b_std**2 / (1 - 0.125), rel=1e-12)
+
+
+@pytest.mark.parametrize("excess", [1e-3, 1e-7, 1e-10])
+def test_fixed_points_just_above_the_critical_width(excess):
+    """For sin, E[σ²] = (1 − exp(−2q))/2, so that q* is about the excess of σ_w²."""
+    q = nk.fixed_point("sin", w_std=(1 + excess) ** 0.5)
+    assert q == pytest.approx(excess, rel=2 * excess + 1e-5)
+    assert nk.fixed_point("sin", w_std=1) == nk.fixed_point("sin", w_std=1 - excess) == 0
+
+
+@pytest.mark.parametrize("wrong", ["1", None, True, [1.0], 1j, np.array([1.0, 2])])
+def test_arguments_that_are_no_numbers(wrong):
+    calls = [
+        lambda: nk.critical_init("relu", q=wrong),
+        lambda: nk.critical_init("relu", b_std=wrong),
+        lambda: nk.fixed_point("relu", w_std=wrong),
+        lambda: nk.fixed_point("relu", b_std=wrong),
+        lambda: nk.correlation_map("relu", 0.5, 3, q=wrong),
+        lambda: nk.correlation_map("relu", 0.5, 3, w_std=wrong),
+        lambda: nk.correlation_map("relu", "one", 3),
+        lambda: activations.normalised(activations.get("relu"), wrong),
+    ]
+    for k, call in enumerate(calls):
+        if wrong is None and k < 2:
+            continue  # the default
+        with pytest.raises(nk.errors.InvalidTypeError, match="number"):
+            call()
+
+
+@pytest.mark.parametrize("right", [np.array(0.5), np.float32(0.5), np.float64(0.5)])
+def test_arguments_that_are_numbers_of_numpy(right):
+    assert nk.critical_init("erf", q=right) == nk.critical_init("erf", q=0.5)
+    assert nk.fixed_point("erf", b_std=right) == nk.fixed_point("erf", b_std=0.5)
