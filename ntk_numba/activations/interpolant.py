@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from scipy import special
 
 Array = NDArray[np.float64]
 PythonFunction = Callable[[Array], Any]
@@ -63,6 +64,7 @@ class Pieces(NamedTuple):
     ends : (n + 1,)
     values, slopes : (25, n), (24, n), the Chebyshev coefficients of the function and its derivative
     value_error, slope_error : (n,), bounds of the errors of the two on each piece
+    power : (n,), m − 1 for the centre piece [−w, w], whose derivative is that of `Centre`, else 0
     """
 
     ends: Array
@@ -70,6 +72,18 @@ class Pieces(NamedTuple):
     slopes: Array
     value_error: Array
     slope_error: Array
+    power: Array
+
+    def errors(self, q: float) -> tuple[float, float]:
+        """Return √E[error²] of values and derivative at N(0, q).
+
+        On the centre piece the errors are those of factors of |x/w|^m and of |x/w|^(m−1).
+        """
+        share = np.diff(special.ndtr(self.ends / np.sqrt(q)))
+        near = np.minimum(1, 4 * np.sqrt(q) / self.ends[1:].clip(1e-30))
+        value = self.value_error * np.where(self.power < 0, 1, near ** (self.power + 1))
+        slope = self.slope_error * near ** np.maximum(self.power, 0)
+        return float(np.sqrt(share @ value**2)), float(np.sqrt(share @ slope**2))
 
     def where(self, x: Array) -> tuple[NDArray[np.intp], Array]:
         """Return the piece of each x, at an end the one on the left, and the position in it."""
@@ -80,7 +94,36 @@ class Pieces(NamedTuple):
     def slope(self, x: Array) -> Array:
         """Return the derivative of the polynomials at x, (len(x),)."""
         piece, u = self.where(x)
-        return np.asarray(chebyshev.chebval(u, self.slopes[:, piece], tensor=False))
+        slope = chebyshev.chebval(u, self.slopes[:, piece], tensor=False)
+        return np.asarray(slope * u ** np.maximum(self.power[piece], 0))
+
+
+class Centre(NamedTuple):
+    """A function on [−w, w] as f(0) + (x/w)^m h(x/w), so that it is relatively accurate at 0.
+
+    So are E[σ²] and E[σ'²] at small variances if f(0) or f'(0) is 0.
+
+    factor : the Chebyshev coefficients of h
+    lossy : whether the function's own values near 0 have lost digits, as those of exp(x) − 1
+    """
+
+    width: float
+    order: int
+    at_zero: float
+    factor: Array
+    lossy: bool
+
+    def __call__(self, x: Array) -> Array:
+        """Return the polynomial at x."""
+        u = x / self.width
+        return np.asarray(self.at_zero + u**self.order * chebyshev.chebval(u, self.factor))
+
+    @property
+    def slope(self) -> Array:
+        """The Chebyshev coefficients of the derivative divided by (x/w)^(m−1), (25 − m,)."""
+        h = self.factor
+        inner = chebyshev.chebadd(self.order * h, chebyshev.chebmulx(chebyshev.chebder(h)))
+        return np.asarray(inner / self.width)
 
 
 class Interpolant:
@@ -100,9 +143,7 @@ class Interpolant:
     def up_to(self, reach: float) -> tuple[Pieces, list[Fault]]:
         """Return the pieces of an interval with |x| ≤ reach inside, and the faults that touch it."""
         n = octave(reach)
-        runs = [self._run(k, -1) for k in range(n, -1, -1)] + [
-            self._run(k, 1) for k in range(n + 1)
-        ]
+        runs = [self._run(k, -1) for k in range(n, 0, -1)] + [self._run(k, 1) for k in range(n + 1)]
         if n not in self._joined:
             self._joined[n] = Pieces(
                 np.concatenate([runs[0][0].ends[:1], *(pieces.ends[1:] for pieces, _ in runs)]),
@@ -125,7 +166,11 @@ class Interpolant:
         far = max(2.0**24 * np.spacing(abs(x)), 2.0**-36)
         at = self.call(np.array([x - far, x - near, x, x + near, x + far]))
         if not np.isfinite(at).all():
-            return None if np.isfinite(at[2]) else Fault(x, x, np.inf, f"it is not finite at x = {x:g}")
+            return (
+                None
+                if np.isfinite(at[2])
+                else Fault(x, x, np.inf, f"it is not finite at x = {x:g}")
+            )
         left, right = abs(at[1] - at[2]), abs(at[3] - at[2])
         step, rounding = max(left, right), 32 * ROUNDED * max(abs(at))
         wide = max(abs(at[0] - at[2]), abs(at[4] - at[2]))
@@ -134,24 +179,68 @@ class Interpolant:
         return Fault(x, x, float(step), _jumps(step, x))
 
     @cached_property
+    def centre(self) -> Centre | None:
+        """The function near 0; None if it is not smooth there."""
+        if 0.0 in self._kinks:
+            return None
+        at_zero = float(self.call(np.zeros(1))[0])
+        for width in 2.0 ** -np.arange(7):
+            if any(abs(k) < width for k in self._kinks):
+                continue
+            c, tail, unit = self._fitted(np.array([-width]), np.array([width]))
+            if tail[0] <= max(2 * unit[0], 4 * ROUNDED * abs(at_zero)):
+                break
+        else:
+            return None
+        values = self.call(width * _NODES) - at_zero
+        noise = max(float(tail[0]), 0.1 * ROUNDED * float(abs(c).max()))
+        order, top, size = 1, float(abs(values).max()), 1.0
+        while True:
+            basis = chebyshev.chebvander(_NODES, DEGREE - order) * _NODES[:, None] ** order
+            factor = np.linalg.lstsq(basis, values, rcond=None)[0]
+            size *= DEGREE / order
+            # a coefficient of x^m as small as its rounding error is 0
+            if abs(chebyshev.chebval(0.0, factor)) > min(4 * noise * size, 1e-6 * top) or top == 0:
+                break
+            if order == 12:
+                return None
+            order += 1
+        u = np.concatenate([_FEW, -_FEW])
+        own = self.call(width * u)
+        if (own == self.call(-width * u)).all():
+            factor[1 - order % 2 :: 2] = 0
+        elif (own == -self.call(-width * u)).all():
+            factor[order % 2 :: 2] = 0
+        centre = Centre(float(width), order, at_zero, factor, False)
+        ours = centre(width * u)
+        lossy = (abs(own - ours) > 1e-12 * abs(ours))[abs(u) < 1e-3].any() and at_zero == 0
+        return centre._replace(lossy=bool(lossy))
+
+    @cached_property
     def finest(self) -> float:
         """An |x| below which the function has no features but a power law on either side."""
         pieces, _ = self.up_to(1.0)
         low, high = pieces.ends[:-1], pieces.ends[1:]
         far = np.maximum(abs(low), abs(high))
-        return float(far[high - low < 0.4 * far].min(initial=1.0)) / 4
+        fine = (high - low < 0.4 * far) & (pieces.power < 0)
+        return float(far[fine].min(initial=1.0)) / 4
 
     def _run(self, n: int, side: int) -> tuple[Pieces, list[Fault]]:
-        """Return the pieces and the faults of side·[2^(n−1), 2^n], or of side·[0, 1] for n = 0."""
+        """Return the pieces and the faults of side·[2^(n−1), 2^n], or of [−1, 1] for n = 0."""
         if (n, side) not in self._runs:
-            ends = sorted((side * (2.0 ** (n - 1) if n else 0.0), side * 2.0**n))
+            ends = sorted((side * 2.0 ** (n - 1), side * 2.0**n)) if n else (-1.0, 1.0)
             self._runs[n, side] = self._made(*ends)
         return self._runs[n, side]
 
     def _made(self, low: float, high: float) -> tuple[Pieces, list[Fault]]:
         edges = [low, *(k for k in self._kinks if low < k < high), high]
+        centre = self.centre if low < 0 < high else None
+        if centre is not None:
+            edges = sorted({*edges, -centre.width, centre.width})
+        elif low < 0 < high:
+            edges = sorted({*edges, 0.0})
         sharp = np.array(sorted({0.0, *self._kinks}))
-        nearer = self._size_up_to(min(abs(low), abs(high)))
+        nearer = self._size_up_to(0.0 if low < 0 < high else min(abs(low), abs(high)))
         todo, done, open_ = np.array(list(pairwise(edges))), [], []
         count = 0
         while len(todo):
@@ -188,7 +277,13 @@ class Interpolant:
         c = np.nan_to_num(np.array([piece[1] for piece in done]).T, nan=0.0, posinf=0, neginf=0)
         tail, limit = np.nan_to_num(np.array([piece[2:] for piece in done]).T, posinf=0)
         slopes = chebyshev.chebder(c) * 2 / np.diff(ends)
-        pieces = Pieces(ends, c, slopes, tail, tail)
+        power = np.full(len(tail), -1.0)
+        if centre is not None:
+            at = int(np.searchsorted(ends, 0.0)) - 1
+            power[at] = centre.order - 1
+            slopes[:, at] = np.pad(centre.slope, (0, DEGREE - len(centre.slope)))
+            c[:, at] = _INVERSE.T @ centre(centre.width * _NODES)
+        pieces = Pieces(ends, c, slopes, tail, tail, power)
         difference, unseen = self._unseen(pieces, np.maximum(tail, limit))
         error = np.maximum(tail, difference)
         noise = np.maximum(tail, 0.1 * ROUNDED * abs(c).max(axis=0)) * _SLOPE_NOISE
@@ -234,7 +329,9 @@ class Interpolant:
             width = (b - a) * 2.0**-10
             low = a + place * (b - a)
             _, small, unit = self._fitted(low, low + width)
-            out &= (small > tail / 8) & (small > 2 * unit) & (width > 1e-12 * np.maximum(1, abs(low)))
+            out &= (
+                (small > tail / 8) & (small > 2 * unit) & (width > 1e-12 * np.maximum(1, abs(low)))
+            )
         return out
 
     def _unseen(self, pieces: Pieces, known: Array) -> tuple[Array, list[Fault]]:
@@ -243,8 +340,10 @@ class Interpolant:
         Returns the largest difference on each piece, and the faults.
         """
         low, high = pieces.ends[0], pieces.ends[-1]
-        simple = np.arange(np.ceil(4 * low), np.floor(4 * high) + 1)[:4096] / 4
-        x = np.concatenate([low + (high - low) * (np.arange(1, SEEN) * GOLDEN % 1), simple])
+        simple = np.arange(-1024.0, 1025.0) / 4
+        simple = simple[(simple >= low) & (simple <= high)]
+        count = SEEN if high - low < 300 else SEEN // 16
+        x = np.concatenate([low + (high - low) * (np.arange(1, count) * GOLDEN % 1), simple])
         x = np.sort(x)
         with np.errstate(all="ignore"):
             piece, u = pieces.where(x)
@@ -296,7 +395,9 @@ class Interpolant:
         near, far = (at[2] - at[1]) ** 2, (at[4] - at[3]) ** 2 / 2**10
         if near <= 0.5 * far:
             return None
-        return Fault(a, b, float(abs(at[2] - at[1])), f"E[σ'²] is infinite, by its slope near x = {x:.10g}")
+        return Fault(
+            a, b, float(abs(at[2] - at[1])), f"E[σ'²] is infinite, by its slope near x = {x:.10g}"
+        )
 
     def _blamed(self, a: float, b: float) -> Fault:
         """Return the fault of [a, b], found by bisection."""
@@ -321,6 +422,8 @@ class Interpolant:
             reason = f"it changes too fast near x = {x:.6g} to be resolved"
         elif step > 0.1 * size > 0:
             reason = _jumps(step, x)
+            if step < 1e-6 * abs(ends).max():
+                reason += "; if its values are rounded, let it compute in float64"
         else:
             reason = f"it has a kink at x = {x:.10g} that is not named; give kinks=({x!r},)"
         return Fault(low, high, max(size, step), reason)
@@ -330,7 +433,7 @@ _FEW = np.concatenate([np.linspace(0, 1, 64), np.geomspace(1e-9, 1, 64)])
 
 
 def _jumps(step: float, x: float) -> str:
-    return f"it jumps by {step:.2g} at x = {x:.10g}, so that E[σ'²] is infinite"
+    return f"it jumps by {step:.2g} at x = {x:.10g}, so that the mean E[σ'²] of its derivative is infinite"
 
 
 def octave(reach: float) -> int:

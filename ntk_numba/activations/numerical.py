@@ -16,20 +16,20 @@ file names and that is not registered in this process.
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.activations.interpolant import Interpolant, PythonFunction
-from ntk_numba.duals.panels import WIDTH, Panels, interpolated, panel_of
+from ntk_numba.activations.moments import second_moment
+from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.panels import panel_of
 from ntk_numba.duals.quadrature import REACH, nodes
 from ntk_numba.duals.series import (
     CONSTANT,
-    MANY,
     PEAK,
     TOLERANCE,
     Series,
@@ -183,8 +183,13 @@ class Numerical(Series):
         return False  # only values are known
 
     def __call__(self, x: Floats) -> Floats:
+        points = np.asarray(x, float)
         with np.errstate(all="ignore"):
-            return np.asarray(np.asarray(self._fn(np.asarray(x, float))), x.dtype)
+            values = np.asarray(self._fn(points))
+        centre = self._interpolant.centre
+        if centre is not None and centre.lossy:
+            values = np.where(abs(points) < centre.width / 2, centre(points), values)
+        return np.asarray(values, x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
         flat = np.asarray(x, float).ravel()
@@ -197,12 +202,7 @@ class Numerical(Series):
 
     def second_moment(self, q: Floats) -> Floats:
         """Return E[σ(z)²] with a relative error that `unseen` includes in the error bounds."""
-        value, power, is_log = _moments(self)(q)
-        log_q = np.log(np.where(q > 0, q, 1).astype(np.longdouble)) - WIDTH * panel_of(q)
-        with np.errstate(over="ignore"):
-            moment = np.where(is_log > 0.5, np.exp(value + power * log_q), value)
-        at_zero = np.asarray(self(np.zeros(1)))[0] ** 2
-        return np.asarray(np.where(q == 0, at_zero, moment), q.dtype)
+        return second_moment(self, q)
 
     def _scale(self) -> float:
         """Return the least of `SCALES` for which coarse panels agree with finer ones."""
@@ -238,7 +238,7 @@ class Numerical(Series):
         return self._interpolant.finest
 
     def ends(self, q: float) -> tuple[float, ...]:
-        """Return the ends of the polynomials' pieces: panels that end there see all that they do."""
+        """Return the ends of the polynomials' pieces, whose panels see all that they do."""
         pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
         return tuple(pieces.ends[1:-1])
 
@@ -252,12 +252,15 @@ class Numerical(Series):
         t, weights = nodes(q, halved(q, self), 4 * self.smooth_beyond)
         x = np.sqrt(q) * t
         values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
-        moment, square = float(weights @ values**2), float(weights @ slopes**2)
+        with np.errstate(over="ignore"):
+            moment, square = float(weights @ values**2), float(weights @ slopes**2)
+        if not np.isfinite([moment, square, q * square]).all():
+            return np.inf, np.inf
         if moment == 0:
             return 0.0, 0.0
         pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
-        share = np.diff(special.ndtr(pieces.ends / np.sqrt(q)))
-        error = np.sqrt(share @ pieces.value_error**2 / moment)
+        error, error_of_slope = pieces.errors(q)
+        error /= np.sqrt(moment)
         table = float(self.second_moment(np.array([q], np.longdouble))[0])
         error += abs(table / moment - 1)
         difference, before, h = np.zeros(degree + 1), np.zeros_like(t), np.ones_like(t)
@@ -270,7 +273,7 @@ class Numerical(Series):
         ratio = q * square / moment
         if ratio < CONSTANT:
             return float(error + np.linalg.norm(difference)), 0.0
-        by_pieces = np.sqrt(share @ pieces.slope_error**2 / square) + self._gap(q) / square**0.5
+        by_pieces = (error_of_slope + self._gap(q)) / np.sqrt(square)
         by_values = np.linalg.norm(np.sqrt(k) * difference) / np.sqrt(ratio)
         of_rate = min(by_pieces, by_values) + self._tolerance**0.5 * by_pieces + by_pieces**2
         return float(error + np.linalg.norm(difference)), float(error + of_rate)
@@ -285,7 +288,10 @@ class Numerical(Series):
     def _slopes_at(self, q: float) -> tuple[Array, tuple[Array, Array]]:
         """Return irregular points x ~ N(0, q), and the two derivatives there."""
         x = np.sqrt(q) * IRREGULAR
-        return x, (np.asarray(self.derivative(x)), self._interpolant.up_to(abs(x).max())[0].slope(x))
+        return x, (
+            np.asarray(self.derivative(x)),
+            self._interpolant.up_to(abs(x).max())[0].slope(x),
+        )
 
     def dual(self, q_max: float) -> Dual:
         """Return the series of least degree that is within the tolerance for variances up to q_max.
@@ -314,17 +320,12 @@ class Numerical(Series):
         for fault in faults:
             if not np.isfinite(fault.size):
                 raise self._refused(fault.reason)
-        t, weights = nodes(limit, self._kinks, self._smooth_beyond)
-        x = np.sqrt(limit) * t
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = weights * np.asarray(self._fn(x), float) ** 2
-            for square in (squares, weights * self.derivative(x) ** 2):
-                if not square[abs(t) > 0.8 * REACH].sum() <= EDGE * square.sum():
-                    raise self._grows(limit)
-        moment = squares.sum()
-        for fault in faults:
-            if fault.size**2 * np.exp(-(fault.nearest**2) / (2 * limit)) > NEGLIGIBLE * moment:
-                raise self._refused(fault.reason)
+        if not self._within_edge(limit):
+            raise self._grows(limit)
+        moment = float(self.second_moment(np.array([limit]))[0])
+        shares = [f.size**2 * np.exp(-(f.nearest**2) / (2 * limit)) for f in faults]
+        if faults and max(shares) > NEGLIGIBLE * moment:
+            raise self._refused(faults[int(np.argmax(shares))].reason)
         # beyond the reach, the logarithm of σ² times the density must fall
         for side in (-1, 1):
             far = np.geomspace(REACH, 70 * REACH, 200)
@@ -338,6 +339,14 @@ class Numerical(Series):
                 overflow.any() and (end < 2 or log[end - 1] > log[end - 2])
             ):
                 raise self._grows(limit)
+
+    def _within_edge(self, q: float) -> bool:
+        """Return whether the outer fifth of the quadrature's range hardly adds to the means."""
+        t, weights = nodes(q, self._kinks, self._smooth_beyond)
+        x = np.sqrt(q) * t
+        with np.errstate(all="ignore"):
+            squares = [weights * np.asarray(f(x), float) ** 2 for f in (self, self.derivative)]
+            return all(s[abs(t) > 0.8 * REACH].sum() <= EDGE * s.sum() for s in squares)
 
     def _grows(self, limit: float) -> InvalidValueError:
         return self._refused(
@@ -354,40 +363,29 @@ class Numerical(Series):
             if self._given is not None:
                 x, (given, fitted) = self._slopes_at(q)
                 pieces, _ = self._interpolant.up_to(abs(x).max())
-                share = np.diff(special.ndtr(pieces.ends / np.sqrt(q)))
                 gap = abs(given - fitted)
-                if not np.sqrt(np.mean(gap**2)) <= 3 * np.sqrt(share @ pieces.slope_error**2):
+                if not np.sqrt(np.mean(gap**2)) <= 3 * pieces.errors(q)[1]:
                     at = int(np.argmax(np.nan_to_num(gap, nan=np.inf)))
                     raise self._refused(
                         "its derivative is not that of its values: at x = "
                         f"{x[at]:.6g} it is {given[at]:.10g}, and the slope of the values is "
                         f"{fitted[at]:.10g}; leave it out, or mend it"
                     )
+            if not np.isfinite(error) or not self._within_edge(
+                4.0 ** (panel_of(np.array([q]))[0] + 1)
+            ):
+                raise self._grows(limit)
+            pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
+            known = pieces.errors(q)[0] / np.sqrt(self.second_moment(np.array([q])))[0]
+            if 100 * known > self._tolerance:
+                raise self._refused(
+                    f"its values are known only to about {known:.0e}, too little for the tolerance "
+                    f"{self._tolerance:g}; let it compute in float64, or ask for a larger tolerance"
+                )
             raise self._refused(
-                f"its values and slopes are known only to about {error:.0e} at the variance "
-                f"{q:.3g}, not to the tolerance {self._tolerance:g}; give values of full float64 "
-                "accuracy, name its kinks, or ask for a larger tolerance"
+                f"it oscillates or changes too fast at the variance {q:.3g} for the tolerance "
+                f"{self._tolerance:g}; scale the data or w_std down, or name its kinks"
             )
-
-@lru_cache(maxsize=64)
-def _moments(activation: Numerical) -> Panels:
-    """Return the table of E[σ²] = (q/4^p)^s exp(f), or f if it is 0 somewhere: f, s, which one."""
-
-    def values(q: Array) -> Array:
-        out = []
-        for v in q:
-            t, weights = nodes(v, activation.kinks, activation.smooth_beyond)
-            with np.errstate(all="ignore"):
-                squares = np.asarray(activation(np.sqrt(v) * t), np.longdouble) ** 2
-                out.append((weights * squares).sum())
-        moments = np.array(out)
-        if not (np.isfinite(moments) & (moments > 0)).all():
-            return np.stack([moments.astype(float), 0 * q, 0 * q], axis=1)
-        logs, log_q = np.log(moments), np.log(q) - WIDTH * panel_of(q)[len(q) // 2]
-        power = float((logs[0] - logs[-1]) / (log_q[0] - log_q[-1]))
-        return np.stack([(logs - power * log_q).astype(float), power + 0 * q, 1 + 0 * q], axis=1)
-
-    return interpolated(values, MANY)
 
 
 class Recorded(Activation):
@@ -437,5 +435,7 @@ def _checked(fn: PythonFunction, label: str, x: Array) -> Array:
     values = returned.astype(float)
     if not np.isfinite(values[abs(x) <= 8]).all():
         at = x[(abs(x) <= 8) & ~np.isfinite(values)][0]
-        raise InvalidValueError(f"activation {label}: the function must be finite, also at {at:.6g}")
+        raise InvalidValueError(
+            f"activation {label}: the function must be finite, also at {at:.6g}"
+        )
     return values
