@@ -141,7 +141,7 @@ class Interpolant:
             return np.asarray(self._fn(x.copy()), float)
 
     def up_to(self, reach: float) -> tuple[Pieces, list[Fault]]:
-        """Return the pieces of an interval with |x| ≤ reach inside, and the faults that touch it."""
+        """Return the pieces that cover |x| ≤ reach, and the faults in that interval."""
         n = octave(reach)
         runs = [self._run(k, -1) for k in range(n, 0, -1)] + [self._run(k, 1) for k in range(n + 1)]
         if n not in self._joined:
@@ -433,7 +433,10 @@ _FEW = np.concatenate([np.linspace(0, 1, 64), np.geomspace(1e-9, 1, 64)])
 
 
 def _jumps(step: float, x: float) -> str:
-    return f"it jumps by {step:.2g} at x = {x:.10g}, so that the mean E[σ'²] of its derivative is infinite"
+    return (
+        f"it jumps by {step:.2g} at x = {x:.10g}, so that the mean E[σ'²] of its derivative is "
+        "infinite"
+    )
 
 
 def octave(reach: float) -> int:

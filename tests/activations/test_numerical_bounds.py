@@ -91,9 +91,8 @@ def test_the_bounds_hold(name, tolerance, limit):
     own = Numerical(case.fn, "own", tolerance=tolerance, kinks=case.kinks)
     try:
         dual = own.dual(limit)
-    except InvalidValueError as error:
+    except InvalidValueError:
         assert (name, tolerance, limit) not in FAST
-        assert str(error).startswith("activation own")
         return
     assert max(dual.bounds) <= tolerance
     for scale1, scale2, rho in PAIRS:
@@ -164,5 +163,5 @@ def test_a_threshold_far_out_does_no_harm():
     fn = Numerical(lambda x: np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 30)))), "plus")
     assert max(fn.dual(1.0).bounds) <= 1e-10
     assert max(fn.dual(2.2).bounds) <= 1e-10
-    with pytest.raises(InvalidValueError, match="jumps by 2.1e-09 at x = 20"):
+    with pytest.raises(InvalidValueError, match=r"jumps by 2\.1e-09 at x = 20"):
         fn.dual(40.0)
