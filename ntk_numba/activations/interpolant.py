@@ -153,7 +153,14 @@ class Interpolant:
                 ),
             )
         faults = [fault for _, some in runs for fault in some if fault.nearest <= reach]
-        return self._joined[n], [*self._breaks, *faults]
+        # a jump at an end of a piece is on neither side of it
+        pieces, signs = self._joined[n], (-1.0) ** np.arange(DEGREE + 1)
+        step = abs(pieces.values.sum(axis=0)[:-1] - (signs @ pieces.values)[1:])
+        known = pieces.value_error + ROUNDED * abs(pieces.values).max(axis=0)
+        for at in np.flatnonzero(step > UNSEEN * (known[:-1] + known[1:])):
+            x, size = float(pieces.ends[at + 1]), float(step[at])
+            faults += [Fault(x, x, size, _jumps(size, x))] if abs(x) <= reach else []
+        return pieces, [*self._breaks, *faults]
 
     @cached_property
     def _breaks(self) -> list[Fault]:

@@ -48,6 +48,7 @@ POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
 SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `smooth_beyond`
 # the largest fraction of E[σ²] and of E[σ'²] from the outer fifth of the quadrature's range
 EDGE = 1e-13
+ROUGH = 1e-9  # values that are known to less, relative to √E[σ²], are refused
 NEGLIGIBLE = 1e-25  # a fault whose share of E[σ²] is smaller is too far out to matter
 # points of N(0, 1) that are nodes of no rule
 IRREGULAR = special.ndtri((np.arange(1, 2**14) * (np.sqrt(5) - 1) / 2) % 1)
@@ -358,6 +359,13 @@ class Numerical(Series):
         """Raise an error if values or derivative are not known well enough for the tolerance."""
         for q in limit / np.array([1.0, 16.0, 256.0]):
             error = 2 * PEAK * max(self.unseen(q, 64))
+            pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
+            known = pieces.errors(q)[0] / np.sqrt(self.second_moment(np.array([q])))[0]
+            if known > ROUGH:
+                raise self._refused(
+                    f"its values are known only to about {known:.0e}: they are rounded or noisy, "
+                    "or oscillate too fast; let it compute in float64"
+                )
             if error <= self._tolerance:
                 continue
             if self._given is not None:
@@ -375,13 +383,6 @@ class Numerical(Series):
                 4.0 ** (panel_of(np.array([q]))[0] + 1)
             ):
                 raise self._grows(limit)
-            pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
-            known = pieces.errors(q)[0] / np.sqrt(self.second_moment(np.array([q])))[0]
-            if 100 * known > self._tolerance:
-                raise self._refused(
-                    f"its values are known only to about {known:.0e}, too little for the tolerance "
-                    f"{self._tolerance:g}; let it compute in float64, or ask for a larger tolerance"
-                )
             raise self._refused(
                 f"it oscillates or changes too fast at the variance {q:.3g} for the tolerance "
                 f"{self._tolerance:g}; scale the data or w_std down, or name its kinks"
