@@ -424,8 +424,7 @@ class Interpolant:
         if not np.isfinite(ends).all() or not np.isfinite(tails).all():
             return Fault(low, high, np.inf, f"it is not finite at x = {x:.10g}")
         step = float(abs(ends[1] - ends[0]))
-        scale = max(abs(x), 1.0)
-        if b - a > 1e-8 * scale:
+        if b - a > 1e-8 * max(abs(x), 1.0):
             reason = f"it changes too fast near x = {x:.6g} to be resolved"
         elif step > 0.1 * size > 0:
             reason = _jumps(step, x)
