@@ -1,42 +1,57 @@
 """Any Python function as an activation, by a series computed from its values.
 
-If no derivative is given, it is that of Chebyshev interpolants on pieces between the kinks, which
-are halved until the last coefficients vanish. `Recorded` stands for a function that a file names
-and that is not registered in this process.
+`activations.interpolant` fits polynomials to the values. They give the derivative, unless it is
+given, and they show what the nodes of a quadrature do not see. The error bounds contain, at every
+variance at which the series is checked (`Numerical.unseen`),
+
+- the differences of the coefficients by the values from those by the derivative, which are two
+  independent quadratures, a_k = E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)];
+- the errors of values and derivative that the polynomials leave, weighted by the Gaussian;
+- the error of the table of E[σ²].
+
+What cannot be bounded is refused with the reason and its x. `Recorded` stands for a function that a
+file names and that is not registered in this process.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
+from scipy import special
 
+from ntk_numba.activations.interpolant import Interpolant, PythonFunction
+from ntk_numba.activations.moments import second_moment
 from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.panels import panel_of
 from ntk_numba.duals.quadrature import REACH, nodes
 from ntk_numba.duals.series import (
+    CONSTANT,
+    PEAK,
     TOLERANCE,
     Series,
     checked_tolerance,
+    halved,
     rounded,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
-PythonFunction = Callable[[Array], Any]
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
                          -np.geomspace(8, 200, 40)[1:], np.geomspace(1e-6, 0.01, 20)])  # fmt: skip
-DEGREE = 24  # the degree of a piece
-SHORTEST = 2.0**-12  # a piece that is shorter is not halved again
 SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `smooth_beyond`
 # the largest fraction of E[σ²] and of E[σ'²] from the outer fifth of the quadrature's range
 EDGE = 1e-13
+ROUGH = 1e-9  # values that are known to less, relative to √E[σ²], are refused
+NEGLIGIBLE = 1e-25  # a fault whose share of E[σ²] is smaller is too far out to matter
+# points of N(0, 1) that are nodes of no rule
+IRREGULAR = special.ndtri((np.arange(1, 2**14) * (np.sqrt(5) - 1) / 2) % 1)
 
 
 class Numerical(Series):
@@ -89,7 +104,7 @@ class Numerical(Series):
     _kinks: tuple[float, ...]
     _tolerance: float
     _given: PythonFunction | None  # the derivative
-    _pieces: dict[int, tuple[Array, Array]]  # the interpolants, see `_interpolated`
+    _accepted: set[float]  # the variances for which the function has been checked
     _smooth_beyond: float
 
     def __init__(
@@ -123,7 +138,7 @@ class Numerical(Series):
         full = f"{label}@{digest}" + (f":{checked!r}" if checked != TOLERANCE else "")
         fields: dict[str, Any] = {
             "name": full, "label": label, "_fn": fn, "_kinks": ordered, "_tolerance": checked,
-            "_given": derivative, "_pieces": {},
+            "_given": derivative, "_accepted": set(),
         }  # fmt: skip
         for key, value in fields.items():
             object.__setattr__(self, key, value)
@@ -169,30 +184,26 @@ class Numerical(Series):
         return False  # only values are known
 
     def __call__(self, x: Floats) -> Floats:
-        return np.asarray(np.asarray(self._fn(np.asarray(x, float))), x.dtype)
+        points = np.asarray(x, float)
+        with np.errstate(all="ignore"):
+            values = np.asarray(self._fn(points))
+        centre = self._interpolant.centre
+        if centre is not None and centre.lossy:
+            values = np.where(abs(points) < centre.width / 2, centre(points), values)
+        return np.asarray(values, x.dtype)
 
     def derivative(self, x: Floats) -> Floats:
-        if self._given is not None:
-            return np.asarray(np.asarray(self._given(np.asarray(x, float))), x.dtype)
         flat = np.asarray(x, float).ravel()
-        out = np.empty(flat.shape)
-        # for each n, one table of pieces of [−2^n, 2^n], which end at the kinks
-        reach = np.maximum(np.ceil(np.log2(np.maximum(abs(flat), 1))), 0).astype(int)
-        for n in np.unique(reach):
-            here = reach == n
-            out[here] = self._interpolated(int(n), flat[here])
-        return np.asarray(out.reshape(x.shape), x.dtype)
+        if self._given is not None:
+            with np.errstate(all="ignore"):
+                return np.asarray(np.asarray(self._given(flat.reshape(x.shape))), x.dtype)
+        reach = float(abs(flat).max(initial=0.0))
+        pieces, _ = self._interpolant.up_to(reach)
+        return np.asarray(pieces.slope(flat).reshape(x.shape), x.dtype)
 
-    def _interpolated(self, n: int, x: Array) -> Array:
-        """Return the derivative of the interpolants on [−2^n, 2^n] at x."""
-        if n not in self._pieces:
-            self._pieces[n] = _pieces(self._fn, -(2.0**n), 2.0**n, self._kinks, self.label)
-        ends, slopes = self._pieces[n]
-        # at an end, the piece on the left
-        piece = np.clip(np.searchsorted(ends, x, side="left") - 1, 0, len(ends) - 2)
-        low, high = ends[piece], ends[piece + 1]
-        u = (2 * x - low - high) / (high - low)
-        return np.asarray(chebyshev.chebval(u, slopes[:, piece], tensor=False))
+    def second_moment(self, q: Floats) -> Floats:
+        """Return E[σ(z)²] with a relative error that `unseen` includes in the error bounds."""
+        return second_moment(self, q)
 
     def _scale(self) -> float:
         """Return the least of `SCALES` for which coarse panels agree with finer ones."""
@@ -207,9 +218,9 @@ class Numerical(Series):
             means = []
             for smooth_beyond in (scale, np.inf if beyond < 100 else 8 * scale):
                 t, weights = nodes(q, self._kinks, min(smooth_beyond, REACH * np.sqrt(q)))
-                s = np.asarray(self._fn(np.sqrt(q) * t), float)
                 # `dual` raises if the q in use overflow
-                with np.errstate(over="ignore", invalid="ignore"):
+                with np.errstate(all="ignore"):
+                    s = np.asarray(self._fn(np.sqrt(q) * t), float)
                     mean = weights @ s**2, weights @ (s * np.exp(-t)), weights @ (s * s * t)
                 means.append(mean)
             if not np.isfinite(means).all():
@@ -219,49 +230,163 @@ class Numerical(Series):
                 return False
         return True
 
+    @cached_property
+    def _interpolant(self) -> Interpolant:
+        return Interpolant(self._fn, self._kinks)
+
+    @property
+    def finest(self) -> float:
+        return self._interpolant.finest
+
+    def ends(self, q: float) -> tuple[float, ...]:
+        """Return the ends of the polynomials' pieces, whose panels see all that they do."""
+        pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
+        return tuple(pieces.ends[1:-1])
+
+    def unseen(self, q: float, degree: int) -> tuple[float, float]:
+        """Return bounds of the relative errors of coefficients and of their rate, as the file says.
+
+        For the rate they are those of the coefficients up to the degree, by two quadratures or by
+        the polynomials, whichever are smaller; beyond it, an error e of the derivative changes a
+        tail t₁ to at most (√t₁ + e)².
+        """
+        t, weights = nodes(q, halved(q, self), 4 * self.smooth_beyond)
+        x = np.sqrt(q) * t
+        values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
+        with np.errstate(over="ignore"):
+            moment, square = float(weights @ values**2), float(weights @ slopes**2)
+        if not np.isfinite([moment, square, q * square]).all():
+            return np.inf, np.inf
+        if moment == 0:
+            return 0.0, 0.0
+        pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
+        error, error_of_slope = pieces.errors(q)
+        error /= np.sqrt(moment)
+        table = float(self.second_moment(np.array([q], np.longdouble))[0])
+        error += abs(table / moment - 1)
+        difference, before, h = np.zeros(degree + 1), np.zeros_like(t), np.ones_like(t)
+        k = np.arange(degree + 1)
+        for i in range(1, degree + 1):
+            by_slopes = np.sqrt(q / i) * ((weights * slopes) @ h)
+            before, h = h, (t * h - np.sqrt(i - 1) * before) / np.sqrt(i)
+            difference[i] = (weights * values) @ h - by_slopes
+        difference /= np.sqrt(moment)
+        ratio = q * square / moment
+        if ratio < CONSTANT:
+            return float(error + np.linalg.norm(difference)), 0.0
+        by_pieces = (error_of_slope + self._gap(q)) / np.sqrt(square)
+        by_values = np.linalg.norm(np.sqrt(k) * difference) / np.sqrt(ratio)
+        of_rate = min(by_pieces, by_values) + self._tolerance**0.5 * by_pieces + by_pieces**2
+        return float(error + np.linalg.norm(difference)), float(error + of_rate)
+
+    def _gap(self, q: float) -> float:
+        """Return √E[(g − p')²], where g is the derivative that is given and p' the polynomials'."""
+        if self._given is None:
+            return 0.0
+        _, (given, fitted) = self._slopes_at(q)
+        return float(np.sqrt(np.mean((given - fitted) ** 2)))
+
+    def _slopes_at(self, q: float) -> tuple[Array, tuple[Array, Array]]:
+        """Return irregular points x ~ N(0, q), and the two derivatives there."""
+        x = np.sqrt(q) * IRREGULAR
+        return x, (
+            np.asarray(self.derivative(x)),
+            self._interpolant.up_to(abs(x).max())[0].slope(x),
+        )
+
     def dual(self, q_max: float) -> Dual:
         """Return the series of least degree that is within the tolerance for variances up to q_max.
 
         Raises
         ------
         ValueError
-            If no series is; if σ is not finite there, or grows too fast for E[σ²] or E[σ'²]; or if
-            the derivative does not belong to it.
+            If no series is; if σ is not finite there, jumps or has a kink that is not named, is
+            only known to fewer digits than the tolerance needs, or grows too fast for E[σ²] or
+            E[σ'²]; or if the derivative does not belong to it.
         """
         limit = rounded(q_max)
-        t, weights = nodes(limit, self._kinks, self._smooth_beyond)
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = np.sqrt(limit) * t
-            values = np.asarray(self._fn(x), float)
-            if not np.isfinite(values).all():
-                raise InvalidValueError(
-                    f"activation {self.name}: it is not finite at some |x| ≤ {abs(x).max():.3g}, "
-                    f"{REACH:g} standard deviations of the variance {limit:.3g}"
-                )
-            for square in (weights * values**2, weights * self.derivative(x) ** 2):
-                if not square[abs(t) > 0.8 * REACH].sum() <= EDGE * square.sum():
-                    raise InvalidValueError(
-                        f"activation {self.name}: it grows too fast for E[σ²] or E[σ'²] at the "
-                        f"variance {limit:.3g}; scale the data or w_std down"
-                    )
-        self._check_derivative(limit)
+        if limit not in self._accepted:
+            self._check_values(limit)
+            self._check_derivative(limit)
+            self._accepted.add(limit)
         return super().dual(q_max)
 
-    def _check_derivative(self, q: float) -> None:
-        """Raise an error unless E[σ(√q t) h_k(t)] = √(q/k) E[σ'(√q t) h_{k−1}(t)] for k ≤ 40."""
+    def _refused(self, reason: str) -> InvalidValueError:
+        return InvalidValueError(f"activation {self.name}: {reason}")
+
+    def _check_values(self, limit: float) -> None:
+        """Raise an error if the function has faults that matter, or grows too fast."""
+        reach = REACH * np.sqrt(limit)
+        _, faults = self._interpolant.up_to(reach)
+        for fault in faults:
+            if not np.isfinite(fault.size):
+                raise self._refused(fault.reason)
+        if not self._within_edge(limit):
+            raise self._grows(limit)
+        moment = float(self.second_moment(np.array([limit]))[0])
+        shares = [f.size**2 * np.exp(-(f.nearest**2) / (2 * limit)) for f in faults]
+        if faults and max(shares) > NEGLIGIBLE * moment:
+            raise self._refused(faults[int(np.argmax(shares))].reason)
+        # beyond the reach, the logarithm of σ² times the density must fall
+        for side in (-1, 1):
+            far = np.geomspace(REACH, 70 * REACH, 200)
+            values = abs(self._interpolant.call(side * np.sqrt(limit) * far))
+            overflow = np.isinf(values)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log = 2 * np.log(values) - far**2 / 2
+            end = int(np.argmax(overflow)) if overflow.any() else len(far)
+            finite = log[:end][np.isfinite(log[:end])]
+            if (finite > np.log(max(EDGE * moment, 1e-300))).any() or (
+                overflow.any() and (end < 2 or log[end - 1] > log[end - 2])
+            ):
+                raise self._grows(limit)
+
+    def _within_edge(self, q: float) -> bool:
+        """Return whether the outer fifth of the quadrature's range hardly adds to the means."""
         t, weights = nodes(q, self._kinks, self._smooth_beyond)
         x = np.sqrt(q) * t
-        values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
-        size = np.sqrt(weights @ values**2) + np.sqrt(q * (weights @ slopes**2))
-        before, h = np.zeros_like(t), np.ones_like(t)
-        for k in range(1, 41):
-            by_slope = np.sqrt(q / k) * ((weights * slopes) @ h)
-            before, h = h, (t * h - np.sqrt(k - 1) * before) / np.sqrt(k)
-            if abs((weights * values) @ h - by_slope) > max(1e-11, self._tolerance / 10) * size:
-                raise InvalidValueError(
-                    f"activation {self.name}: its derivative is not that of its values; it jumps, "
-                    "has a kink that is not named, or oscillates too fast"
+        with np.errstate(all="ignore"):
+            squares = [weights * np.asarray(f(x), float) ** 2 for f in (self, self.derivative)]
+            return all(s[abs(t) > 0.8 * REACH].sum() <= EDGE * s.sum() for s in squares)
+
+    def _grows(self, limit: float) -> InvalidValueError:
+        return self._refused(
+            f"it grows too fast for E[σ²] or E[σ'²] at the variance {limit:.3g}; scale the data or "
+            "w_std down"
+        )
+
+    def _check_derivative(self, limit: float) -> None:
+        """Raise an error if values or derivative are not known well enough for the tolerance."""
+        for q in limit / np.array([1.0, 16.0, 256.0]):
+            error = 2 * PEAK * max(self.unseen(q, 64))
+            pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
+            known = pieces.errors(q)[0] / np.sqrt(self.second_moment(np.array([q])))[0]
+            if known > ROUGH:
+                raise self._refused(
+                    f"its values are known only to about {known:.0e}: they are rounded or noisy, "
+                    "or oscillate too fast; let it compute in float64"
                 )
+            if error <= self._tolerance:
+                continue
+            if self._given is not None:
+                x, (given, fitted) = self._slopes_at(q)
+                pieces, _ = self._interpolant.up_to(abs(x).max())
+                gap = abs(given - fitted)
+                if not np.sqrt(np.mean(gap**2)) <= 3 * pieces.errors(q)[1]:
+                    at = int(np.argmax(np.nan_to_num(gap, nan=np.inf)))
+                    raise self._refused(
+                        "its derivative is not that of its values: at x = "
+                        f"{x[at]:.6g} it is {given[at]:.10g}, and the slope of the values is "
+                        f"{fitted[at]:.10g}; leave it out, or mend it"
+                    )
+            if not np.isfinite(error) or not self._within_edge(
+                4.0 ** (panel_of(np.array([q]))[0] + 1)
+            ):
+                raise self._grows(limit)
+            raise self._refused(
+                f"it oscillates or changes too fast at the variance {q:.3g} for the tolerance "
+                f"{self._tolerance:g}; scale the data or w_std down, or name its kinks"
+            )
 
 
 class Recorded(Activation):
@@ -297,7 +422,8 @@ class Recorded(Activation):
 
 def _checked(fn: PythonFunction, label: str, x: Array) -> Array:
     """Return fn(x), or raise an error if it is no array of x's shape of finite real numbers."""
-    returned = np.asarray(fn(x.copy()))
+    with np.errstate(all="ignore"):
+        returned = np.asarray(fn(x.copy()))
     if returned.shape != x.shape:
         raise InvalidValueError(
             f"activation {label}: the function must return an array of its argument's shape "
@@ -309,37 +435,8 @@ def _checked(fn: PythonFunction, label: str, x: Array) -> Array:
         raise InvalidValueError(f"activation {label}: the function must return real numbers")
     values = returned.astype(float)
     if not np.isfinite(values[abs(x) <= 8]).all():
-        raise InvalidValueError(f"activation {label}: the function must be finite")
+        at = x[(abs(x) <= 8) & ~np.isfinite(values)][0]
+        raise InvalidValueError(
+            f"activation {label}: the function must be finite, also at {at:.6g}"
+        )
     return values
-
-
-def _pieces(
-    fn: PythonFunction, low: float, high: float, kinks: Sequence[float], label: str
-) -> tuple[Array, Array]:
-    """Return the ends of the interpolants' pieces, and the coefficients of their derivatives."""
-    points = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
-    inverse = np.linalg.inv(chebyshev.chebvander(points, DEGREE))
-    known = np.abs(np.asarray(fn(POINTS.copy()), float))
-    edges = [low, *(k for k in kinks if low < k < high), high]
-    todo, done = list(pairwise(edges)), []
-    while todo:
-        a, b = todo.pop()
-        values = np.asarray(fn((a + b) / 2 + (b - a) / 2 * points), float)
-        c = inverse @ values
-        # the derivative's last terms are compared with its size and with the rounding of the
-        # values, or of larger values nearer to 0, which weigh more in all means
-        slope = chebyshev.chebder(c) * 2 / (b - a)
-        nearer = known[abs(POINTS) <= max(abs(a), abs(b))].max(initial=0.0)
-        rounding = 1e-14 * max(abs(values).max(), nearer) * 2 / (b - a)
-        last = abs(slope[-4:]).max()
-        if last <= max(1e-12 * abs(slope).max(), rounding) or b - a < SHORTEST:
-            done.append((a, b, slope))
-        else:
-            todo += [(a, (a + b) / 2), ((a + b) / 2, b)]
-        if len(done) + len(todo) > 20000:
-            raise InvalidValueError(
-                f"activation {label}: it oscillates too fast to be differentiated"
-            )
-    done.sort(key=lambda piece: piece[0])
-    ends = np.array([piece[0] for piece in done] + [high])
-    return ends, np.array([piece[2] for piece in done]).T

@@ -67,6 +67,19 @@ class Series(Activation):
         """Whether σ is known to be ≥ 0 everywhere."""
 
     @property
+    def finest(self) -> float:
+        """An |x| below which σ has no features: the series is checked down to such variances."""
+        return np.inf
+
+    def ends(self, q: float) -> tuple[float, ...]:
+        """Return more ends of panels for the quadrature that checks the series at q."""
+        return ()
+
+    def unseen(self, q: float, degree: int) -> tuple[float, float]:
+        """Return relative errors of σ and σ' themselves at q, which add to those of the series."""
+        return 0.0, 0.0
+
+    @property
     def tolerance_format(self) -> str:
         """The format of a request for another tolerance, with {} for the tolerance."""
         return self.name.partition(":")[0] + ":{:.0e}"
@@ -151,7 +164,7 @@ def unit_coefficients(
     """
     t, weights = nodes(q, activation.kinks, activation.smooth_beyond)
     if fine:
-        t, weights = nodes(q, _halved(q, activation), 4 * activation.smooth_beyond)
+        t, weights = nodes(q, halved(q, activation), 4 * activation.smooth_beyond)
     x = np.sqrt(q) * t
     sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
     moment = float(weights @ sigma**2)
@@ -167,11 +180,12 @@ def unit_coefficients(
     return out / np.sqrt(moment), moment, float(q * (weights @ slope**2) / moment)
 
 
-def _halved(q: float, activation: Activation) -> tuple[float, ...]:
+def halved(q: float, activation: Activation) -> tuple[float, ...]:
     """Return the kinks and the midpoints of the coarse rule's panels: the ends of finer panels."""
     t, _ = nodes(q, activation.kinks, activation.smooth_beyond)
     middles = t.reshape(-1, 16)
-    return (*activation.kinks, *(np.sqrt(q) * (middles[:, 0] + middles[:, -1]) / 2))
+    ends = activation.ends(q) if isinstance(activation, Series) else ()
+    return (*activation.kinks, *ends, *(np.sqrt(q) * (middles[:, 0] + middles[:, -1]) / 2))
 
 
 class _Tails:
@@ -183,6 +197,8 @@ class _Tails:
     ----------
     found : list of (q, unit coefficients, qS/M)
         The variances, and the results of `unit_coefficients` there.
+    unseen : (2,)
+        The largest errors of `Series.unseen` there.
     largest : (2, degree + 1)
         The largest t and t₁ after each degree.
     """
@@ -190,6 +206,7 @@ class _Tails:
     def __init__(self, activation: Series, limit: float, degree: int, chain: Chain):
         self.found: list[tuple[float, Array, float]] = []
         self.largest = np.zeros((2, degree + 1))
+        self.unseen = np.zeros(2)
         before = None
         for panel in range(int(panel_of(np.array([limit * (1 - 1e-12)]))[0]), LOWEST - 1, -1):
             # in the highest panel, only up to the limit
@@ -200,9 +217,12 @@ class _Tails:
                 unit, _, ratio = unit_coefficients(activation, q, degree, fine=True)
                 self.found.append((q, unit, ratio))
                 here = np.maximum(here, _tails(unit, ratio, chain))
+                self.unseen = np.maximum(self.unseen, activation.unseen(q, degree))
             self.largest = np.maximum(self.largest, here)
             change = np.inf if before is None else abs(unit - before).max()
             before = unit
+            if 4.0**panel > activation.finest**2:
+                continue
             if change < 1e-9 or (here[:, -1].max() < 1e-3 * FINEST and change < 1e-4):
                 break
 
@@ -300,6 +320,7 @@ def _errors(
             error_of_rate = max(
                 error_of_rate, float(np.linalg.norm(np.sqrt(k) * difference)) / ratio**0.5
             )
+    error, error_of_rate = error + tails.unseen[0], error_of_rate + tails.unseen[1]
     t, t1 = (float(PEAK * v[degree]) for v in tails.largest)
     # the true coefficients kept have a norm of at most 1, those of the fit of at most 1 + error
     return (
