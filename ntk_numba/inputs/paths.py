@@ -33,7 +33,21 @@ FORMATS = {
     ".h5": Format(open_hdf5, True),
     ".hdf5": Format(open_hdf5, True),
     ".hdf": Format(open_hdf5, True),
+    ".h5ad": Format(open_hdf5, True),
+    ".mat": Format(open_hdf5, True),
 }
+
+
+def _split(spec: str) -> tuple[Path, str]:
+    """Split ``file.h5:dataset``, where both names may have colons: the longest file that exists.
+
+    If none exists, it is the longest name that ends as a data file does.
+    """
+    ends = [len(spec), *(k for k in reversed(range(len(spec))) if spec[k] == ":")]
+    heads = [(Path(spec[:end]), spec[end + 1 :]) for end in ends]
+    known = [head for head in heads if head[0].suffix.lower() in FORMATS]
+    there = [head for head in known if head[0].is_file()]
+    return (heads[:1] if heads[0][0].exists() else there or known or heads)[0]
 
 
 def open_path(spec: str) -> tuple[str, Path, Opened]:
@@ -46,11 +60,7 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
     ValueError
         If the format is unknown, or the file is truncated, pickled, or lacks the key.
     """
-    path, key = Path(spec), ""
-    if not path.exists() and ":" in spec:
-        head, _, tail = spec.rpartition(":")
-        if Path(head).suffix.lower() in FORMATS:
-            path, key = Path(head), tail
+    path, key = _split(spec)
     if path.is_dir():
         raise FolderError(f"{spec} is a folder; name a file in it ({', '.join(FORMATS)})")
     if not path.exists():
