@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -15,7 +14,7 @@ from ntk_numba.accuracy import schwarz_slack
 from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
 from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.gramfile.entries import Entries
+from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
@@ -69,10 +68,10 @@ class GramFile:
             self._entries(name) if name in self.kernels else None for name in KERNELS
         )
 
-    def _entries(self, name: str) -> "Entries | h5py.Dataset":
+    def _entries(self, name: str) -> Entries | Whole:
         """Return the dataset of a kernel, or `Entries` if the file does not hold all of it."""
         if self.complete and not self.contents.storage.packed:
-            return self._file[name]
+            return Whole(self._file[name], self.contents)
         mask = self.contents.storage.mask
         done = (lambda: mask) if self.complete else (lambda: self.done)
         return Entries(self.path, self._file, name, self.contents, done)

@@ -71,7 +71,7 @@ def test_a_virtual_dataset_needs_its_sources(folder):
     (folder / "source.h5").rename(folder / "moved.h5")
     for spec in (path, halves, nested):
         refuse(spec, r"virtual dataset, and its source source.h5 does not exist", OSError)
-        with h5py.File(spec) as file, pytest.raises(OSError, match="source.h5 does not exist"):
+        with h5py.File(spec) as file, pytest.raises(OSError, match=r"source.h5 does not exist"):
             open_source(file["x"], "X")
     (folder / "source.h5").write_text("no HDF5")
     refuse(path, "its source .*source.h5 cannot be opened")
@@ -262,13 +262,13 @@ def test_a_file_that_is_open_for_writing(folder, mode):
 
 def is_open(path):
     names = []
-    for fd in os.listdir("/proc/self/fd"):
+    for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            names.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return str(path) in names
+            names.append(link.readlink())
+    return Path(path) in names
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="no /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
 def test_an_error_does_not_keep_the_file_open(folder):
     """Although the error is still there, and with it the frames that it came through."""
     path = folder / "bad.h5"
