@@ -8,6 +8,7 @@ for data.
 import contextlib
 import importlib
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidValueError, MissingFileError
+
+LOOKED_AT = 100_000  # chunks; of more, which would take a second, only the number is checked
 
 Seen = tuple[tuple[str, str], ...]
 
@@ -52,28 +55,33 @@ def refuse_absent(dataset: h5py.Dataset, name: str, seen: Seen = ()) -> list[Pat
     if not dataset.id.get_storage_size():
         raise InvalidValueError(f"{name} was created but never written; write its values first")
     own_fill = properties.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
-    if dataset.chunks and not own_fill:
+    if dataset.chunks:
         grid = [-(-n // k) for n, k in zip(dataset.shape, dataset.chunks, strict=True)]
-        if (found := dataset.id.get_num_chunks()) < np.prod(grid):
+        found, count = dataset.id.get_num_chunks(), math.prod(grid)
+        first = _first_missing(dataset, grid) if count < LOOKED_AT else None
+        if not own_fill and (found < count or first is not None):
+            where = "" if first is None else f"; the first that was not begins in row {first}"
             raise InvalidValueError(
-                f"{name}: {found} of {np.prod(grid)} chunks were written"
-                f"{_first_missing(dataset, grid)}; write the rest, or give the dataset a fill value"
+                f"{name}: {min(found, count)} of {count} chunks were written{where}; write the "
+                f"rest, or give the dataset a fill value"
             )
+    elif dataset.id.get_storage_size() > dataset.file.id.get_filesize():
+        raise InvalidValueError(f"{name} is damaged: it is larger than its file")
     return []
 
 
-def _first_missing(dataset: h5py.Dataset, grid: list[int]) -> str:
-    """Return, as a text, the row where the first chunk begins that was never written."""
+def _first_missing(dataset: h5py.Dataset, grid: list[int]) -> int | None:
+    """Return the row where the first chunk begins that is not at its place; None if all are."""
     there = np.zeros(grid, bool)
 
     def note(chunk: Any) -> None:
         there[tuple(a // k for a, k in zip(chunk.chunk_offset, dataset.chunks, strict=True))] = True
 
-    with contextlib.suppress(Exception):  # only a help, and not in all versions of HDF5
+    with contextlib.suppress(AttributeError):  # an older HDF5 has no such call
         dataset.id.chunk_iter(note)
-        row = int(np.argwhere(~there)[0][0]) * dataset.chunks[0]
-        return f"; the first that was not begins in row {row}"
-    return ""
+        if not there.all():
+            return int(np.argwhere(~there)[0][0]) * int(dataset.chunks[0])
+    return None
 
 
 def _check_filters(properties: Any, name: str) -> None:

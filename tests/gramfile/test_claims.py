@@ -79,8 +79,8 @@ def change(path, edit):
     with h5py.File(path, "r+") as file:
         seal = file.attrs["seal"]
         edit(file)
-        if "seal" in file.attrs and np.array_equal(file.attrs["seal"], seal):
-            with contextlib.suppress(Exception):
+        if "seal" in file.attrs and str(file.attrs["seal"]) == str(seal):
+            with contextlib.suppress(Exception):  # where another attribute is missing
                 file.attrs["seal"] = layout._seal(file.attrs)
     if first.startswith(layout.LINKED):
         mark = layout.link_mark(path)
