@@ -1,6 +1,7 @@
 """Reader of data in HDF5 files: which dataset, where its links lead, and what it may hold."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def open_hdf5(path: Path, key: str) -> Opened:
     """Open a dataset of an HDF5 file; its rows are read when needed.
 
     MATLAB stores matrices by columns, so that HDF5 sees their transposes: the matrices of a file
-    that MATLAB wrote are transposed back, and have the shape that they had in MATLAB.
+    that MATLAB wrote are transposed back, with a warning that says so, and have the shape that they
+    had in MATLAB.
 
     Raises
     ------
@@ -49,6 +51,12 @@ def open_hdf5(path: Path, key: str) -> Opened:
             opened = open_group(file, str(path), key)
         if _by_matlab(path, opened.rows):
             opened = opened._replace(rows=Transposed(opened.rows))
+            shape = " × ".join(map(str, opened.rows.shape))
+            warnings.warn(
+                f"{path}:{opened.key} was written by MATLAB, which stores matrices by columns; it "
+                f"is read as the matrix of {shape} that MATLAB shows, one sample per row",
+                stacklevel=2,
+            )
         return opened._replace(close=file.close)
     except BaseException:
         file.close()
