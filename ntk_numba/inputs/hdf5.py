@@ -113,7 +113,7 @@ def _open_array(found: Any, name: str, key: str) -> Opened:
     """Return the contents of a dataset or of a group that stores a sparse matrix."""
     if not _is_sparse(found):
         return Opened(found, key, files=tuple(checked_dataset(found, name)))
-    kind = str(found.attrs.get("encoding-type", found.attrs.get("h5sparse_format", "matlab")))
+    kind = _text(found, "encoding-type") or _text(found, "h5sparse_format")
     if not kind.startswith("csr"):
         raise InvalidValueError(
             f"{name} is a sparse matrix that is stored by columns; store it by rows, as "
@@ -177,8 +177,22 @@ def _is_sparse(found: Any) -> bool:
     marks = ("h5sparse_format", "MATLAB_sparse")
     if not isinstance(found, h5py.Group):
         return False
-    kind = found.attrs.get("encoding-type")
-    return str(kind) in ("csr_matrix", "csc_matrix") or any(m in found.attrs for m in marks)
+    kind = _text(found, "encoding-type")
+    return kind in ("csr_matrix", "csc_matrix") or any(m in found.attrs for m in marks)
+
+
+def _text(item: Any, key: str) -> str:
+    """Return an attribute that is one text, else "".
+
+    Its type and shape are looked at first: where they are damaged, HDF5 may crash as it reads them.
+    """
+    if key not in item.attrs:
+        return ""
+    found = item.attrs.get_id(key)
+    kind = found.get_type()
+    if found.shape != () or kind.get_class() != h5py.h5t.STRING:
+        return ""
+    return str(item.attrs[key])
 
 
 def _arrays(group: h5py.Group) -> list[str]:
