@@ -54,7 +54,9 @@ def write(path, kind):
     elif kind == "npz":
         np.savez_compressed(path, x=X)
     elif kind == "sparse.h5ad":
-        with h5py.File(path, "w") as file:
+        # Without checksums of its metadata, as in older formats, HDF5 itself may loop for ever or
+        # crash in a damaged group or string; that is not prevented.
+        with h5py.File(path, "w", libver="latest") as file:
             group = file.create_group("X")
             group.attrs["encoding-type"], group.attrs["shape"] = "csr_matrix", X.shape
             group["data"], group["indices"] = X.ravel(), np.tile(np.arange(3), 40)
