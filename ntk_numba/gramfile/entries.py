@@ -5,34 +5,75 @@ whole matrix and return the same arrays; they read only the tiles that an index 
 error for entries that the file does not have.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
+from ntk_numba.gramfile.matrix import Index, Matrix, TileRun, bounds, tile_runs
 
 CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows read their common tiles once
 CACHE_SLOTS = 1009
 
 
-class _TileRun(NamedTuple):
-    """Consecutive indices that fall into one row or column of tiles.
+class Whole(Matrix, h5py.Dataset):  # type: ignore[misc]
+    """The dataset of a kernel that is stored as it is, with the indices and products of NumPy.
 
-    tile : the number of that row or column
-    at : the positions of these indices among all indices
-    within : the indices relative to the tile
+    Parameters
+    ----------
+    dataset, contents : the dataset, and the contents of its file
     """
 
-    tile: int
-    at: slice
-    within: NDArray[np.intp]
+    def __init__(self, dataset: h5py.Dataset, contents: Contents) -> None:
+        h5py.Dataset.__init__(self, dataset.id)
+        self._contents = contents
+
+    def __getitem__(self, key: Any) -> Any:
+        if key == () if isinstance(key, tuple) else key is Ellipsis:
+            return h5py.Dataset.__getitem__(self, key)
+        keys = self._whole_key(key)
+        if any(isinstance(k, np.ndarray) or (isinstance(k, slice) and _steps(k)) for k in keys):
+            return super().__getitem__(key)
+        return h5py.Dataset.__getitem__(self, tuple(keys))
+
+    def _read(self, layers: Index, rows: Index, columns: Index) -> NDArray[Any]:
+        return _read_stored(self, self._contents, layers, rows, columns)
 
 
-class Entries:
+def _read_stored(
+    dataset: h5py.Dataset, contents: Contents, layers: Index, rows: Index, columns: Index
+) -> NDArray[Any]:
+    """Return the entries of increasing indices of a matrix that is stored as it is.
+
+    HDF5 is slow with lists of numbers, so that a slice of each tile is read.
+    """
+    found = np.empty((len(layers), rows.size, columns.size), contents.dtype)
+    tile = contents.grid.tile
+    down, across = list(tile_runs(rows, tile)), list(tile_runs(columns, tile))
+    for out, layer in zip(found, layers, strict=True):
+        leading = (int(layer),) if contents.all_layers else ()
+        for row in down:
+            for column in across:
+                (r, inner_rows), (c, inner_columns) = map(bounds, (row.within, column.within))
+                r, c = (
+                    slice(run.tile * tile + s.start, run.tile * tile + s.stop)
+                    for run, s in ((row, r), (column, c))
+                )
+                block = h5py.Dataset.__getitem__(dataset, (*leading, r, c))
+                out[row.at, column.at] = block[inner_rows][:, inner_columns]
+    return found
+
+
+def _steps(key: slice) -> bool:
+    """Return whether a slice has a step other than 1."""
+    return key.step is not None and key.step != 1
+
+
+class Entries(Matrix):
     """A kernel of a Gram file, read through the tiles that the file has.
 
     Parameters
@@ -78,55 +119,29 @@ class Entries:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype)
 
-    def __getitem__(self, key: Any) -> Any:
-        keys = self._whole_key(key)
-        indices = [np.arange(n)[k] for n, k in zip(self.shape, keys, strict=True)]
-        if sum(isinstance(k, list | np.ndarray) and np.ndim(k) > 0 for k in keys) > 1:
-            raise InvalidTypeError("at most one index may be a list or a mask")
-        if any(index.ndim > 1 for index in indices):
-            raise InvalidTypeError(
-                "an index must be a number, a slice, a list of numbers or a mask"
-            )
-        shape = tuple(n for index in indices for n in index.shape)
-        layers = np.atleast_1d(indices[0]) if self._contents.all_layers else [0]
-        runs = [list(_tile_runs(np.atleast_1d(i), self._contents.grid.tile)) for i in indices[-2:]]
-        self._refuse_missing(*runs)
+    def _read(self, layers: Index, rows: Index, columns: Index) -> NDArray[Any]:
+        tile = self._contents.grid.tile
+        down, across = list(tile_runs(rows, tile)), list(tile_runs(columns, tile))
+        self._refuse_missing([run.tile for run in down], [run.tile for run in across])
         if self._slots is None:
-            return self._dataset[tuple(keys)]
-        found = np.empty((len(layers), *(np.atleast_1d(i).size for i in indices[-2:])), self.dtype)
+            return _read_stored(self._dataset, self._contents, layers, rows, columns)
+        found = np.empty((len(layers), rows.size, columns.size), self.dtype)
         for out, layer in zip(found, layers, strict=True):
-            self._assemble(out, int(layer), *runs)
+            self._assemble(out, int(layer), down, across)
         # HDF5 returns NaN for the entries of a part that is missing
         if self._dataset.is_virtual and np.isnan(found).any():
             raise InvalidValueError(
                 f"{self._path} has entries that are NaN: one of its parts is gone"
             )
-        found = found.reshape(shape)
-        return found if shape else found[()]
+        return found
 
-    def _whole_key(self, key: Any) -> list[Any]:
-        """Return an index for each dimension, with ellipses expanded."""
-        keys = list(key) if isinstance(key, tuple) else [key]
-        if any(isinstance(k, bool | np.bool_) or k is None for k in keys):
-            raise InvalidTypeError(
-                "an index must be a number, a slice, a list of numbers or a mask"
-            )
-        for at, k in enumerate(keys):
-            if k is Ellipsis:
-                keys[at : at + 1] = [slice(None)] * (len(self.shape) - len(keys) + 1)
-                break
-        if len(keys) > len(self.shape):
-            raise IndexError(f"{len(keys)} indices for a matrix of shape {self.shape}")
-        return keys + [slice(None)] * (len(self.shape) - len(keys))
-
-    def _refuse_missing(self, down: list[_TileRun], across: list[_TileRun]) -> None:
-        """Raise an error that names the first tile of these rows and columns that is missing."""
+    def _refuse_missing(self, rows: list[int], columns: list[int]) -> None:
+        """Raise an error that names the first of these tiles that the file does not have."""
         grid = self._contents.grid
-        done = self._done()
+        done, wanted = self._done(), np.ix_(rows, columns)
+        missing = ~done[wanted]
         if grid.symmetric:
-            done = done | done.T
-        rows, columns = ([run.tile for run in runs] for runs in (down, across))
-        missing = ~done[np.ix_(rows, columns)]
+            missing &= ~done.T[wanted]
         if missing.any():
             row, column = np.argwhere(missing)[0]
             i, j = rows[row], columns[column]
@@ -136,7 +151,7 @@ class Entries:
             )
 
     def _assemble(
-        self, out: NDArray[Any], layer: int, down: list[_TileRun], across: list[_TileRun]
+        self, out: NDArray[Any], layer: int, down: list[TileRun], across: list[TileRun]
     ) -> None:
         """Fill a matrix from the stored tiles, transposed where only the mirror image is stored."""
         assert self._slots is not None
@@ -149,24 +164,7 @@ class Entries:
                 slot = int(self._slots[first.tile, second.tile])
                 at = (layer, slot) if self._contents.all_layers else (slot,)
                 (rows, inner_rows), (columns, inner_columns) = (
-                    _bounds(run.within) for run in (first, second)
+                    bounds(run.within) for run in (first, second)
                 )
                 block = self._dataset[(*at, rows, columns)][inner_rows][:, inner_columns]
                 out[row.at, column.at] = block.T if flip else block
-
-
-def _tile_runs(index: NDArray[np.intp], tile: int) -> Iterator[_TileRun]:
-    """Split indices into runs that each lie in one tile."""
-    if index.size == 0:
-        return
-    tiles = index // tile
-    starts = np.flatnonzero(np.diff(tiles, prepend=-1))
-    for a, b in zip(starts, [*starts[1:], index.size], strict=True):
-        yield _TileRun(int(tiles[a]), slice(int(a), int(b)), index[a:b] - tiles[a] * tile)
-
-
-def _bounds(within: NDArray[np.intp]) -> tuple[slice, Any]:
-    """Return the shortest slice that contains all indices, and the indices relative to it."""
-    low, high = int(within.min()), int(within.max()) + 1
-    steps = np.diff(within)
-    return slice(low, high), slice(None) if (steps == 1).all() else within - low

@@ -11,6 +11,7 @@ of HDF5, so that no program takes an unwritten tile for zeros.
 import contextlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ import xxhash
 
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
-from ntk_numba.digest import Digest
+from ntk_numba.digest import ROWS, SIZE, Digest
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile import claims
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, parse_part
 
@@ -209,7 +211,10 @@ def _errors(path: Path) -> Iterator[None]:
     """Name the file in errors that HDF5 raises."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, OSError, RuntimeError, ValueError) as error:
+    except (
+        KeyError, IndexError, TypeError, AttributeError, OSError, RuntimeError, ValueError,
+        ArithmeticError, MemoryError,
+    ) as error:  # fmt: skip
         raise InvalidValueError(f"{path} is damaged: {error}") from None
 
 
@@ -255,7 +260,9 @@ class HDF5(h5py.File):  # type: ignore[misc]
     def _check(self, path: Path) -> None:
         """Raise ValueError if this is not a Gram file of a format that this package reads."""
         with _errors(path):
-            form, version = self.attrs.get("format"), self.attrs.get("format_version", 0)
+            found = self.attrs.get_id("format").shape if "format" in self.attrs else None
+            form = claims.attribute(self, "format", str) if found == () else None
+            version = claims.attribute(self, "format_version", int, 0)
         if form != FORMAT:
             raise InvalidValueError(
                 f"{path} is an HDF5 file, but not one that ntk-numba gram wrote"
@@ -276,45 +283,63 @@ def read_header(file: HDF5, path: Path) -> Header:
         The file is damaged.
     """
     with _errors(path):
-        attributes = file.attrs
-        if attributes["seal"] != _seal(attributes):
-            raise InvalidValueError("its attributes have changed")
+        texts = {
+            key: claims.attribute(file, key, str)
+            for key in (
+                "net", "layers", "part", "layout", "error", "linked", "input_digest",
+                "against_digest", "package_version",
+            )
+        }  # fmt: skip
         names = tuple(name for name in KERNELS if name in file)
         if not names:
             raise InvalidValueError("it holds no kernel")
-        rows, columns, features = (int(attributes[k]) for k in ("rows", "columns", "features"))
-        symmetric = not attributes["against_digest"]
-        part = attributes["part"]
-        contents = Contents(
-            network=attributes["net"],
-            kernels=names,
-            layers=parse_layers(attributes["layers"]),
-            dtype=file[names[0]].dtype,
-            grid=Grid(rows, columns, symmetric, int(attributes["tile"])),
-            part=parse_part(part) if part else None,
-            x=_read_digest(file, "X", (rows, features), attributes["input_digest"]),
-            z=None
-            if symmetric
-            else _read_digest(file, "Z", (columns, features), attributes["against_digest"]),
-            error=tuple(json.loads(attributes["error"])),
-            largest_norm=float(attributes[LARGEST_NORM]) if LARGEST_NORM in attributes else None,
-        )
-        if contents.depth < 1:
-            raise InvalidValueError(f"its network has depth {contents.depth}")
-        for name in names:
-            if file[name].shape != contents.stored_shape or file[name].dtype != contents.dtype:
-                raise InvalidValueError(
-                    f"{name} is not {contents.dtype} of shape {contents.stored_shape}"
-                )
-        linked = tuple((str(name), int(seal)) for name, seal in json.loads(attributes["linked"]))
+        rows, columns, features = (claims.count(file, k) for k in ("rows", "columns", "features"))
+        numerics, tile = claims.count(file, "numerics", 0), claims.tile_edge(file)
+        if claims.attribute(file, "seal", int) != _seal(file.attrs):
+            raise InvalidValueError("its attributes have changed")
+        symmetric = not texts["against_digest"]
+        if symmetric and rows != columns:
+            raise InvalidValueError(f"it is symmetric, but of {rows} × {columns} entries")
+        grid = Grid(rows, columns, symmetric, tile)
+        linked = claims.links(texts["linked"])
         if bool(linked) != file.links_parts:
             raise InvalidValueError("its first bytes have changed")
-        return Header(contents, int(attributes["numerics"]), attributes["package_version"], linked)
+        dtype = file[names[0]].dtype
+        if dtype not in (np.float32, np.float64):
+            raise InvalidValueError(f"{names[0]} holds {dtype}")
+        largest_norm = None
+        if LARGEST_NORM in file.attrs:
+            largest_norm = claims.attribute(file, LARGEST_NORM, float)
+            if not 0 <= largest_norm < math.inf:
+                raise InvalidValueError(f"its largest norm is {largest_norm}")
+        contents = Contents(
+            network=claims.network(texts["net"]),
+            kernels=names,
+            layers=parse_layers(texts["layers"]),
+            dtype=dtype,
+            grid=grid,
+            part=parse_part(texts["part"]) if texts["part"] else None,
+            x=_read_digest(file, "X", (rows, features), texts["input_digest"]),
+            z=None
+            if symmetric
+            else _read_digest(file, "Z", (columns, features), texts["against_digest"]),
+            error=claims.numbers("error", texts["error"], 2),  # type: ignore[arg-type]
+            largest_norm=largest_norm,
+        )
+        if texts["layout"] != contents.layout:
+            raise InvalidValueError(f"its layout is {texts['layout']}, not {contents.layout}")
+        for name in names:
+            dataset = claims.dataset(file, name, dtype, contents.stored_shape, stored=False)
+            if bool(dataset.is_virtual) != bool(linked):
+                raise InvalidValueError(f"the values of {name} are not where they were written")
+        return Header(contents, numerics, texts["package_version"], linked)
 
 
 def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> Digest:
     """Return the stored digest of X or Z, if it is the one that the attributes state."""
-    digest = Digest.from_table(shape, file[DIGESTS][name][:])
+    size = 1 + -(-shape[0] // ROWS), SIZE
+    table = claims.dataset(file[DIGESTS], name, np.uint8, size)
+    digest = Digest.from_table(shape, table[:])
     if digest.hex != hexes:
         raise InvalidValueError(f"the digests of {name} have changed")
     return digest
@@ -333,10 +358,13 @@ def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
     checksums: dict[str, int] = {}
     with _errors(path):
         stored = contents.storage
-        if stored.packed and not np.array_equal(file[TILES][:], stored.places):
-            raise InvalidValueError(f"the list of its {TILES} has changed")
+        if stored.packed:
+            places = claims.dataset(file, TILES, "<u4", (contents.count, 2))
+            if not np.array_equal(places[:], stored.places):
+                raise InvalidValueError(f"the list of its {TILES} has changed")
         for name in contents.kernels:
-            dataset, sums = file[name], file[CHECKSUMS][name]
+            dataset = claims.dataset(file, name, contents.dtype, contents.stored_shape)
+            sums = claims.dataset(file[CHECKSUMS], name, CHECKSUM, contents.tiles_shape)
             if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
                 raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
             last = tuple(
@@ -350,7 +378,7 @@ def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
             if None in (start, end) or end - start != (count - 1) * contents.tile_bytes:
                 raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
             at = sums.id.get_offset()
-            if sums.shape != contents.tiles_shape or sums.dtype != CHECKSUM or at is None:
+            if at is None:
                 raise InvalidValueError(
                     f"the checksums of {name} are not stored as they were written"
                 )

@@ -45,6 +45,7 @@ _clock, _sleep = time.monotonic, time.sleep
 BOOT = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine
 SPACE = Path("/proc/self/ns/pid")  # the namespace in which a PID is valid
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+LONGEST = 4096  # characters of a lock file that are read
 
 
 class Holder(NamedTuple):
@@ -337,8 +338,10 @@ def _read(path: Path) -> Holder | None:
     None if it names none, as when its writer was killed before it wrote its name.
     """
     try:
-        holder = Holder(*json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        with path.open() as file:
+            holder = Holder(*json.loads(file.read(LONGEST)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     types = [type(field) for field in holder]
-    return holder if types == [str, str, str, int, str, float] else None
+    known = types == [str, str, str, int, str, float] and 0 < holder.pid < 2**31
+    return holder if known else None

@@ -1,12 +1,12 @@
 """Gram files open for reading, and their verification."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -14,8 +14,9 @@ from tqdm import tqdm
 from ntk_numba.accuracy import schwarz_slack
 from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
+from ntk_numba.gramfile.claims import attribute
 from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.gramfile.entries import Entries
+from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
@@ -69,10 +70,10 @@ class GramFile:
             self._entries(name) if name in self.kernels else None for name in KERNELS
         )
 
-    def _entries(self, name: str) -> "Entries | h5py.Dataset":
+    def _entries(self, name: str) -> Entries | Whole:
         """Return the dataset of a kernel, or `Entries` if the file does not hold all of it."""
         if self.complete and not self.contents.storage.packed:
-            return self._file[name]
+            return Whole(self._file[name], self.contents)
         mask = self.contents.storage.mask
         done = (lambda: mask) if self.complete else (lambda: self.done)
         return Entries(self.path, self._file, name, self.contents, done)
@@ -284,6 +285,8 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
         partial = partial_of(path)
         hint = f", but {partial} does: run its command again to complete it"
         raise MissingFileError(f"{path} does not exist{hint if partial.exists() else ''}")
+    if not path.is_file():
+        raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     try:
         unfinished = is_incomplete(path)
     except OSError as error:
@@ -307,11 +310,12 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
 
 def _check_linked(path: Path, part: Path, seal: int) -> None:
     """Raise ValueError if a part is not the file that was linked."""
-    try:
-        with HDF5(part) as file:
-            same = file.complete and file.attrs["seal"] == seal
-    except (OSError, ValueError):
-        same = False
+    same = False
+    if part.is_file():
+        with contextlib.suppress(OSError, ValueError), HDF5(part) as file:
+            # a link to a link might lead back to itself
+            same = file.complete and not file.links_parts
+            same &= attribute(file, "seal", int) == seal
     if not same:
         state = "is not the file that was linked" if part.exists() else "does not exist"
         raise InvalidValueError(

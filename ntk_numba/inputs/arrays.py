@@ -25,11 +25,16 @@ class Opened(NamedTuple):
     held : int
         The bytes that stay in memory as long as `rows` does; 0 if runs of rows are read when
         needed.
+    files : tuple of Path
+        Other files that hold some of the rows, such as the sources of a virtual dataset.
+    close : a function that closes the file
     """
 
     rows: Any
     key: str = ""
     held: int = 0
+    files: tuple[Path, ...] = ()
+    close: Callable[[], None] = lambda: None
 
 
 def pick(path: Path, key: str, keys: list[str]) -> str:

@@ -1,30 +1,293 @@
-"""Reader of data in HDF5 files."""
+"""Reader of data in HDF5 files: which dataset, where its links lead, and what it may hold."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import (
+    BusyFileError,
+    FileError,
+    InvalidTypeError,
+    InvalidValueError,
+    NtkNumbaError,
+)
 from ntk_numba.inputs.arrays import Opened, pick
+from ntk_numba.inputs.sparse import CompressedRows
+from ntk_numba.inputs.stored import refuse_absent
+
+MATLAB = b"MATLAB 7.3 MAT-file"  # the first bytes of a file that MATLAB saved with -v7.3
+# what h5py raises, where the contents of a file are not what HDF5 expects
+DAMAGE = (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, IndexError,
+          UnicodeError, MemoryError, OverflowError, NotImplementedError)  # fmt: skip
 
 
 def open_hdf5(path: Path, key: str) -> Opened:
     """Open a dataset of an HDF5 file; its rows are read when needed.
 
+    MATLAB stores matrices by columns, so that HDF5 sees their transposes: the matrices of a file
+    that MATLAB wrote are transposed back, with a warning that says so, and have the shape that they
+    had in MATLAB.
+
     Raises
     ------
     ValueError
-        If the file is not HDF5 or is truncated, or if it lacks the key.
+        If the file is not HDF5 or is truncated, if it lacks the key, or if some values of the
+        dataset are not there.
+    OSError
+        If another process is writing the file, or a file that it refers to is missing.
     """
     try:
         file = h5py.File(path, "r")
     except OSError as error:
+        raise _not_opened(path, error) from None
+    try:
+        with _damage(str(path)):
+            opened = open_group(file, str(path), key)
+        if _by_matlab(path, opened.rows):
+            opened = opened._replace(rows=Transposed(opened.rows))
+            shape = " × ".join(map(str, opened.rows.shape))
+            warnings.warn(
+                f"{path}:{opened.key} was written by MATLAB, which stores matrices by columns; it "
+                f"is read as the matrix of {shape} that MATLAB shows, one sample per row",
+                stacklevel=2,
+            )
+        return opened._replace(close=file.close)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _not_opened(path: Path, error: OSError) -> NtkNumbaError:
+    """Return the error for a file that HDF5 cannot open."""
+    text = str(error)
+    if isinstance(error, BlockingIOError) or "unable to lock file" in text:
+        return BusyFileError(
+            f"{path} is open for writing in another process; wait until it is closed"
+        )
+    if "already open for" in text:
+        return BusyFileError(
+            f"{path} is open for writing (perhaps as SWMR), or its writer was killed; close it, or "
+            f"run h5clear -s on it"
+        )
+    with path.open("rb") as raw:
+        if raw.read(10) == b"MATLAB 5.0":
+            return InvalidValueError(
+                f"{path} is a MATLAB file of an older format; save it in MATLAB with -v7.3"
+            )
+    return InvalidValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})")
+
+
+def open_group(group: h5py.Group, name: str, key: str = "") -> Opened:
+    """Return the array `key` of a group or file or, without a key, its only one.
+
+    name : the name of the group, for errors
+
+    Raises
+    ------
+    ValueError, OSError
+        See `open_hdf5`.
+    """
+    with _damage(name):
+        if not group:
+            raise InvalidValueError(f"{name} belongs to a closed file; open it again")
+        key = key.strip("/")
+        if key:
+            found = _follow(group, name, key)
+            if found is None or (isinstance(found, h5py.Group) and not _is_sparse(found)):
+                pick(Path(name), key, [k for k in _arrays(group) if k != key])
+        elif _is_sparse(group):
+            return _open_array(group, name, "")
+        else:
+            key = pick(Path(name), "", _arrays(group))
+            found = _follow(group, name, key)
+        return _open_array(found, f"{name}:{key}", key)
+
+
+def _open_array(found: Any, name: str, key: str) -> Opened:
+    """Return the contents of a dataset or of a group that stores a sparse matrix."""
+    if not _is_sparse(found):
+        return Opened(found, key, files=tuple(checked_dataset(found, name)))
+    kind = _text(found, "encoding-type") or _text(found, "h5sparse_format")
+    if not kind.startswith("csr"):
         raise InvalidValueError(
-            f"{path} is no valid HDF5 file, perhaps truncated ({error})"
-        ) from None
-    datasets: list[str] = []
-    file.visititems(
-        lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None
+            f"{name} is a sparse matrix that is stored by columns; store it by rows, as "
+            f"scipy.sparse's tocsr() does"
+        )
+    data, indices, indptr = (found[part] for part in ("data", "indices", "indptr"))
+    files = [p for d in (data, indices, indptr) for p in checked_dataset(d, f"{name}: {d.name}")]
+    shape = np.asarray(found.attrs.get("shape", found.attrs.get("h5sparse_shape")))
+    if shape.shape != (2,) or shape.dtype.kind not in "iu":
+        raise InvalidValueError(f"{name} has no shape of two whole numbers")
+    rows = CompressedRows(name, data, indices, indptr, (int(shape[0]), int(shape[1])))
+    return Opened(rows, key, files=tuple(files))
+
+
+def checked_dataset(dataset: Any, name: str) -> list[Path]:
+    """Check that a dataset holds numbers, all of them there; return the other files it is in.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If it does not; see also `stored.refuse_absent`.
+    """
+    with _damage(name):
+        if not dataset:
+            raise InvalidValueError(f"{name} belongs to a closed file; open it again")
+        if dataset.shape is None:
+            raise InvalidValueError(f"{name} is an HDF5 dataset without data (h5py.Empty)")
+        kind = dataset.id.get_type().get_class()
+        try:
+            dtype = dataset.dtype
+        except TypeError:
+            dtype = None
+        what = {
+            h5py.h5t.STRING: "strings",
+            h5py.h5t.REFERENCE: "references",
+            h5py.h5t.BITFIELD: "bit fields",
+            h5py.h5t.OPAQUE: "opaque bytes",
+            h5py.h5t.TIME: "times",
+            h5py.h5t.VLEN: "rows of varying length",
+            h5py.h5t.ARRAY: "an array in each entry",
+            h5py.h5t.COMPOUND: "records with the fields "
+            + ", ".join((dtype and dtype.names) or ()),
+            h5py.h5t.ENUM: "an enumeration",
+        }.get(kind)
+        if what and dtype != np.bool_ and not _is_label(dtype):
+            complex_ = dtype is not None and dtype.kind == "c"
+            raise InvalidTypeError(
+                f"{name} holds {dtype if complex_ else what}; real numbers are wanted: bool, "
+                f"integers, float16, float32 or float64"
+            )
+        return refuse_absent(dataset, name)
+
+
+def _is_label(dtype: Any) -> bool:
+    """Return whether entries are strings, which may be labels; as data `Source` refuses them."""
+    return dtype is not None and (dtype.kind == "S" or h5py.check_string_dtype(dtype) is not None)
+
+
+def _is_sparse(found: Any) -> bool:
+    """Return whether a group stores one sparse matrix, as AnnData, h5sparse or MATLAB do."""
+    marks = ("h5sparse_format", "MATLAB_sparse")
+    if not isinstance(found, h5py.Group):
+        return False
+    kind = _text(found, "encoding-type")
+    return kind in ("csr_matrix", "csc_matrix") or any(m in found.attrs for m in marks)
+
+
+def _text(item: Any, key: str) -> str:
+    """Return an attribute that is one text, else "".
+
+    Its type and shape are looked at first: where they are damaged, HDF5 may crash as it reads them.
+    """
+    if key not in item.attrs:
+        return ""
+    found = item.attrs.get_id(key)
+    kind = found.get_type()
+    if found.shape != () or kind.get_class() != h5py.h5t.STRING:
+        return ""
+    return str(item.attrs[key])
+
+
+def _arrays(group: h5py.Group) -> list[str]:
+    """Return the names of the arrays in a group.
+
+    If there are none, links to arrays elsewhere count.
+    """
+    found: list[str] = []
+    inside: list[str] = []
+
+    def look(name: str, item: Any) -> None:
+        if any(name.startswith(f"{group}/") for group in inside):
+            return
+        if _is_sparse(item):
+            inside.append(name)
+        if _is_sparse(item) or isinstance(item, h5py.Dataset):
+            found.append(name)
+
+    group.visititems(look)
+    if found:
+        return found
+    links: list[str] = []
+    group.visititems_links(
+        lambda name, link: links.append(name) if not isinstance(link, h5py.HardLink) else None
     )
-    chosen = pick(path, key.strip("/"), datasets)
-    return Opened(file[chosen], chosen)
+    for name in links:
+        with contextlib.suppress(*DAMAGE):
+            if isinstance(group[name], h5py.Dataset) or _is_sparse(group[name]):
+                found.append(name)
+    return found
+
+
+def _follow(group: h5py.Group, name: str, key: str) -> Any:
+    """Return what a key names, through links of all kinds; None if there is no such name.
+
+    Raises
+    ------
+    ValueError
+        If a link on the way leads nowhere.
+    """
+    try:
+        return group[key]
+    except (KeyError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error.args[0]) if error.args else ""
+    words = key.split("/")
+    for k in range(1, len(words) + 1):
+        way = "/".join(words[:k])
+        try:
+            link = group.get(way, getlink=True)
+        except (KeyError, OSError, RuntimeError, ValueError):
+            link = None
+        if link is None:
+            return None
+        try:
+            group[way]
+        except (KeyError, OSError, RuntimeError, ValueError):
+            if isinstance(link, h5py.SoftLink):
+                where = f"{link.path!r}"
+            elif isinstance(link, h5py.ExternalLink):
+                where = f"{link.path!r} of the file {link.filename}"
+            else:
+                raise InvalidValueError(f"{name}: {way!r} is damaged ({reason})") from None
+            raise InvalidValueError(
+                f"{name}: {way!r} is a link to {where}, which cannot be found ({reason})"
+            ) from None
+    return None
+
+
+def _by_matlab(path: Path, rows: Any) -> bool:
+    """Return whether MATLAB wrote a matrix."""
+    if not isinstance(rows, h5py.Dataset) or rows.ndim != 2:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MATLAB)) == MATLAB or "MATLAB_class" in rows.attrs
+
+
+class Transposed:
+    """The transpose of a dataset of two dimensions, read in runs of its rows."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self.shape, self.dtype = dataset.shape[::-1], dataset.dtype
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        if isinstance(rows, slice):
+            return self._dataset[:, rows].T
+        return self._dataset[()].T[rows]
+
+
+@contextlib.contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Name the file in errors that h5py raises where a file is damaged."""
+    try:
+        yield
+    except NtkNumbaError:
+        raise
+    except DAMAGE as error:
+        raise FileError(f"{name} is damaged: {error}") from None

@@ -33,6 +33,8 @@ FORMATS = {
     ".h5": Format(open_hdf5, True),
     ".hdf5": Format(open_hdf5, True),
     ".hdf": Format(open_hdf5, True),
+    ".h5ad": Format(open_hdf5, True),
+    ".mat": Format(open_hdf5, True),
     ".parquet": Format(open_parquet, True),
     **{
         ending + compression: Format(open_table, True)

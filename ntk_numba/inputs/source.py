@@ -15,6 +15,7 @@ from ntk_numba import stopping
 from ntk_numba.digest import Digest
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import file_of, reader_of
+from ntk_numba.inputs.hdf5 import checked_dataset, open_group
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
 
@@ -37,6 +38,8 @@ class Source:
     rows, held : see `arrays.Opened`
     file : Path, optional
         The file that this package has opened for the rows; none for arrays of the caller.
+    others : sequence of Path
+        Other files that hold some of the rows.
 
     Attributes
     ----------
@@ -52,7 +55,14 @@ class Source:
         If the rows are not a matrix of real numbers with at least one row and one column.
     """
 
-    def __init__(self, name: str, rows: Any, held: int = 0, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        rows: Any,
+        held: int = 0,
+        file: Path | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
         dtype = np.dtype(rows.dtype)
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             raise InvalidTypeError(
@@ -78,8 +88,8 @@ class Source:
         self._findings = Findings(shape[0])
         # Changes are detected only in files that this package reads; arrays belong to the caller.
         whole = isinstance(rows, np.ndarray) and held > 0  # nothing more is read from the file
-        self._path = None if whole else file
-        self._stamp = _stamp(self._path)
+        self._paths = [] if whole or file is None else [file, *others]
+        self._stamps = [_stamp(path) for path in self._paths]
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
         """Return rows `start` to `stop`, C-contiguous, in the source's dtype.
@@ -176,8 +186,10 @@ class Source:
         OSError
             If the file has been written to or replaced.
         """
-        if self._stamp != _stamp(self._path):
-            raise FileError(f"{self.name} has changed since it was opened")
+        for path, stamp in zip(self._paths, self._stamps, strict=True):
+            if stamp != _stamp(path):
+                what = self.name if path == self._paths[0] else f"{path}, a part of {self.name},"
+                raise FileError(f"{what} has changed since it was opened")
 
     def _refuse_not_finite(
         self, numbers: range | NDArray[np.integer], block: NDArray[np.floating]
@@ -213,7 +225,7 @@ def open_source(x: Any, name: str) -> Source:
 
     Parameters
     ----------
-    x : array, numpy.memmap, h5py.Dataset, path or Source
+    x : array, numpy.memmap, h5py.Dataset, h5py.Group, path or Source
         Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``, ``x.parquet``; ``:key`` may
         be omitted if the file holds one array; of tables it chooses columns, see `columns`.
     name : str
@@ -231,11 +243,22 @@ def open_source(x: Any, name: str) -> Source:
         return x
     if isinstance(x, str | os.PathLike):
         given, path, opened = open_path(os.fspath(x))
-        return Source(given, opened.rows, opened.held, path)
+        try:
+            return Source(given, opened.rows, opened.held, path, opened.files)
+        except NtkNumbaError as error:
+            opened.close()
+            del opened  # and the frames of the error would keep the rows, and so the file
+            raise error.with_traceback(None) from None
+    if isinstance(x, h5py.Empty):
+        raise InvalidValueError(f"{name} is an HDF5 dataset without data (h5py.Empty)")
+    if isinstance(x, h5py.Group):
+        return Source(name, open_group(x, name).rows)
     if isinstance(x, np.ma.MaskedArray):
         raise InvalidTypeError(
             f"{name} is a masked array, and a kernel needs every entry; fill it first"
         )
+    if isinstance(x, h5py.Dataset):
+        checked_dataset(x, name)
     if isinstance(x, h5py.Dataset) or (hasattr(x, "shape") and hasattr(x, "dtype")):
         return Source(name, x)
     try:
@@ -261,9 +284,9 @@ def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     return labels
 
 
-def _stamp(path: Path | None) -> tuple[int, ...]:
+def _stamp(path: Path) -> tuple[int, ...]:
     """Return numbers that change when a file is written to or replaced; () without a file."""
-    if path is None or not path.exists():
+    if not path.exists():
         return ()
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

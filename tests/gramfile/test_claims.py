@@ -1,0 +1,276 @@
+"""Whatever a Gram file says of itself, its readers raise only errors of the package."""
+
+import contextlib
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from marks import marked
+from parts import NET, parts_of
+from programs import own_process_kept
+
+import ntk_numba as nk
+from ntk_numba.cli import main
+from ntk_numba.compute.verify import verify_sample
+from ntk_numba.gramfile import layout
+from ntk_numba.gramfile.lease import lock_of
+
+HUGE = 512 << 30
+VALUES = [
+    np.array([]), np.array("", h5py.string_dtype()), h5py.Empty("f8"), h5py.Empty("S1"), -1, 0,
+    2**62, np.nan, -np.inf, 3.5, 1e300, True, b"\xff\xfe", "NaN", "{}", "[]", "[" * 3000, "null",
+    "[1e999, NaN]", '[["a"]]', '[["/dev/zero", 1], ["\\u0000", 2]]', "1/99999999999", "0/0", "9/3",
+    np.zeros((3, 3)), np.array(["a", "b"], h5py.string_dtype()), np.zeros((), "i4,f8"),
+    '{"depth": 1000000000000}', '{"depth": 1, "activation": [], "w_std": ["a"], "b_std": [1]}',
+    '{"depth": true, "activation": [], "w_std": [1], "b_std": [1]}', "x" * 60000,
+    '{"depth": 2, "activation": ["none"], "w_std": [1, 1], "b_std": [1, 1]}',
+    np.zeros(2, "S4"), 1j,
+]  # fmt: skip
+ATTRIBUTES = [*layout.ATTRIBUTES, "seal", layout.LARGEST_NORM]
+DATASETS = ["ntk", "checksums/ntk", "digests/X", "tiles", "checksums", "digests"]
+
+
+def late(file, name, shape, dtype="u1"):
+    """Create a dataset that claims a size and has no bytes."""
+    file.create_dataset(name, shape, dtype, chunks=(1 << 20, 32) if len(shape) == 2 else None)
+
+
+CHANGES = {
+    "missing": lambda file, name: None,
+    "group": lambda file, name: file.create_group(name),
+    "huge": lambda file, name: late(file, name, (HUGE // 32, 32)),
+    "line": lambda file, name: late(file, name, (HUGE,)),
+    "empty": lambda file, name: file.create_dataset(name, data=h5py.Empty("u1")),
+    "words": lambda file, name: file.create_dataset(name, data=["a", "b"]),
+    "none": lambda file, name: file.create_dataset(name, (0, 32), "u1"),
+    "number": lambda file, name: file.create_dataset(name, data=3.0),
+    "nan": lambda file, name: file.create_dataset(name, data=np.full((150, 150), np.nan)),
+    "soft": lambda file, name: file.__setitem__(name, h5py.SoftLink(f"/{name}")),
+    "outside": lambda file, name: file.__setitem__(name, h5py.ExternalLink("/dev/zero", "x")),
+    "type": lambda file, name: file.__setitem__(name, np.dtype("f8")),
+    "raw": lambda file, name: file.create_dataset(
+        name, (150, 150), "f8", external=[("/dev/zero", 0, 150 * 150 * 8)]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A small Gram file of each kind, and its data."""
+    folder = tmp_path_factory.mktemp("claims")
+    x = np.random.default_rng(0).standard_normal((150, 7))
+    np.save(folder / "x.npy", x)
+    nk.write_gram(NET, x, folder / "full.h5").close()
+    nk.write_gram(NET, x, folder / "lower.h5", layout="lower").close()
+    parts = parts_of(x, folder, of=2)
+    nk.merge(parts, folder / "link.h5", link=True).close()
+    shutil.copy(parts[0], folder / "part.h5")
+    shutil.copy(folder / "full.h5", folder / "partial.h5")
+    return folder
+
+
+def change(path, edit):
+    """Change a file by h5py, and restore its seal and its first bytes."""
+    first = path.read_bytes()[: layout.MARK]
+    with h5py.File(path, "r+") as file:
+        seal = file.attrs["seal"]
+        edit(file)
+        if "seal" in file.attrs and str(file.attrs["seal"]) == str(seal):
+            with contextlib.suppress(Exception):  # where another attribute is missing
+                file.attrs["seal"] = layout._seal(file.attrs)
+    if first.startswith(layout.LINKED):
+        mark = layout.link_mark(path)
+        with path.open("r+b") as raw:
+            raw.write(mark)
+
+
+def set_attribute(name, value):
+    def edit(file):
+        file.attrs.pop(name, None)
+        if value is not None:
+            if isinstance(value, str | bytes) and len(value) > 50000:
+                file.attrs.create(name, value, dtype=h5py.string_dtype())
+            else:
+                file.attrs[name] = value
+
+    return edit
+
+
+def set_dataset(name, how):
+    def edit(file):
+        if name in file:
+            del file[name]
+        CHANGES[how](file, name)
+
+    return edit
+
+
+def run(*words):
+    with own_process_kept(), pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code
+
+
+def use_everywhere(path, folder, capsys, thorough):
+    """Use a file in all ways, none of which may raise an error that is not the package's."""
+    x = np.load(folder / "x.npy")
+    with contextlib.suppress(nk.NtkNumbaError), nk.open_gram(path, incomplete=True) as f:
+        f.verify()
+        repr(f)
+        if f.complete:
+            with contextlib.suppress(nk.NtkNumbaError):
+                f.ntk[3, 5]
+            verify_sample(f, x)
+    with contextlib.suppress(nk.NtkNumbaError):
+        nk.merge([path, folder / "g.part-2-of-2.h5"], folder / "merged.h5").close()
+    (folder / "merged.h5").unlink(missing_ok=True)
+    with contextlib.suppress(nk.NtkNumbaError):
+        nk.write_gram(NET, x, path).close()
+    if thorough:
+        codes = [run(*words) for words in (
+            ("info", path), ("info", path, "--json"), ("verify", path),
+            ("verify", path, "--data", folder / "x.npy"),
+            ("plot", path, "-o", folder / "g.png"),
+        )]  # fmt: skip
+        assert set(codes) <= {0, 2, 4}
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def spoil(folder, kind, edit, capsys, *, thorough=False):
+    path = folder / f"spoilt-{kind}.h5"
+    shutil.copy(folder / f"{kind}.h5", path)
+    change(path, edit)
+    if kind == "partial":
+        path = path.rename(path.with_name(path.name + ".partial"))
+        with path.open("r+b") as raw:
+            raw.write(layout.INCOMPLETE)
+        with contextlib.suppress(nk.NtkNumbaError):
+            nk.write_gram(NET, np.load(folder / "x.npy"), path.with_suffix("")).close()
+        path.with_suffix("").unlink(missing_ok=True)
+    if path.exists():
+        use_everywhere(path, folder, capsys, thorough)
+        path.unlink()
+
+
+KINDS = ["full", "lower", "part", "link", "partial"]
+
+
+@pytest.mark.parametrize("kind", marked(pytest.mark.slow, KINDS, but=("partial",)))
+def test_attributes_of_any_kind(kinds, kind, capsys):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rng = np.random.default_rng(KINDS.index(kind))
+    for name in ATTRIBUTES:
+        for k in rng.permutation(len(VALUES))[:3]:
+            spoil(kinds, kind, set_attribute(name, VALUES[k]), capsys)
+        spoil(kinds, kind, set_attribute(name, None), capsys)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_attributes_of_every_kind(kinds, kind, capsys):
+    for name in ATTRIBUTES:
+        for k, value in enumerate(VALUES):
+            spoil(kinds, kind, set_attribute(name, value), capsys, thorough=k % 7 == 0)
+
+
+@pytest.mark.parametrize("kind", marked(pytest.mark.slow, KINDS, but=("part",)))
+def test_datasets_of_any_kind(kinds, kind, capsys):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name in DATASETS:
+        for how in CHANGES:
+            spoil(kinds, kind, set_dataset(name, how), capsys)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("error", np.array([]), "its attribute error is not a text"),
+        ("error", "[]", "its attribute error is not 2 numbers of at least 0"),
+        ("error", "[NaN, 0]", "its attribute error is not 2 numbers"),
+        ("tile", 0, "its attribute tile is 0, not from 1 to 512"),
+        ("rows", "150", "its attribute rows is not a whole number"),
+        ("rows", 151, "it is symmetric, but of 151 × 150 entries"),
+        ("columns", -1, "its attribute columns is -1, not from 1"),
+        ("part", "9/3", "part must be one of"),
+        ("layout", "lower", "its layout is lower, not full"),
+        ("net", '{"depth": 3}', "its network of depth 3 has not 2 of activation"),
+        ("net", "[" * 3000, "its attribute net is no JSON"),
+        ("linked", "[1]", "its attribute linked is no list of names and seals"),
+        ("largest_norm", np.nan, "its largest norm is nan"),
+        ("format_version", "4", "its attribute format_version is not a whole number"),
+        ("numerics", None, "its attribute numerics is missing"),
+    ],
+)
+def test_claims_are_named(kinds, capsys, name, value, text):
+    path = kinds / "named.h5"
+    shutil.copy(kinds / "full.h5", path)
+    change(path, set_attribute(name, value))
+    with pytest.raises(nk.NtkNumbaError) as error:
+        nk.open_gram(path)
+    assert f"{path} is damaged: " in str(error.value) and text in str(error.value)
+    assert run("verify", path, "--data", kinds / "x.npy") == 2
+    assert run("info", path) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_digest_that_claims_more_than_the_file(kinds):
+    path = kinds / "digest.h5"
+    shutil.copy(kinds / "full.h5", path)
+    change(path, set_dataset("digests/X", "huge"))
+    with pytest.raises(ValueError, match=r"is damaged: X is not uint8 of shape \(2, 32\)"):
+        nk.open_gram(path)
+
+    def edit(file):
+        file.attrs["rows"] = file.attrs["columns"] = rows = (HUGE // 32 - 1) * 512
+        assert 1 + -(-rows // 512) == HUGE // 32
+        set_dataset("digests/X", "huge")(file)
+
+    change(path, edit)
+    with pytest.raises(ValueError, match=r"it is truncated: X has 549,755,813,888 bytes, more"):
+        nk.open_gram(path)
+
+
+def test_a_link_to_itself_or_to_a_pipe(kinds):
+    path = kinds / "self.h5"
+    os.mkfifo(kinds / "pipe.h5")
+    with h5py.File(kinds / "full.h5") as file:
+        seal = file.attrs["seal"]
+    for target in ("self.h5", "link.h5", "pipe.h5"):
+        shutil.copy(kinds / "link.h5", path)
+        change(path, set_attribute("linked", f'[["{target}", {seal}]]'))
+        with pytest.raises(ValueError, match=rf"is made of .*{target}, which is not the file"):
+            nk.open_gram(path)
+    with pytest.raises(ValueError, match="is a device or a pipe"):
+        nk.open_gram(kinds / "pipe.h5")
+
+
+@pytest.mark.parametrize("text", ["[" * 9000, "x" * 9999, '["a","b","c",1e99,"d",2.0]', "", "{}",
+                                  '["a","b","c",99999999999999,"d",2.0]'])  # fmt: skip
+def test_a_lock_file_of_any_text(kinds, text):
+    path = kinds / "locked.h5"
+    lock_of(Path(f"{path}.partial")).write_text(text)
+    nk.write_gram(NET, np.load(kinds / "x.npy"), path).close()
+    path.unlink()
+
+
+@pytest.mark.parametrize("count", marked(pytest.mark.slow, [25, 3000]))
+@pytest.mark.parametrize("kind", marked(pytest.mark.slow, ["part", "full", "partial"]))
+def test_bytes_of_any_value(kinds, kind, count, capsys):
+    rng = np.random.default_rng(count)
+    data = (kinds / f"{kind}.h5").read_bytes()
+    path = kinds / ("bytes.h5" + (".partial" if kind == "partial" else ""))
+    for k in range(count):
+        spoilt = bytearray(data)
+        for at in rng.integers(0, min(len(data), 20000), rng.integers(1, 9)):
+            spoilt[at] = rng.integers(256)
+        if kind == "partial":
+            spoilt[:8] = layout.INCOMPLETE
+        path.write_bytes(spoilt[: len(data) if k % 5 else rng.integers(len(data))])
+        use_everywhere(path, kinds, capsys, thorough=k % 20 == 0)
+        path.unlink(missing_ok=True)
