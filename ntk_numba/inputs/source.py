@@ -7,14 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
 from ntk_numba.digest import Digest
-from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.arrays import file_of, reader_of
+from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
+from ntk_numba.inputs.arrays import (
+    bad_entry,
+    file_of,
+    matrix_shape,
+    reader_of,
+    real_dtype,
+    refuse_not_real,
+    to_floats,
+)
+from ntk_numba.inputs.containers import open_object
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
 
@@ -54,26 +62,13 @@ class Source:
 
     def __init__(self, name: str, rows: Any, held: int = 0, file: Path | None = None) -> None:
         dtype = np.dtype(rows.dtype)
-        if dtype.kind not in "biuf" or dtype.itemsize > 8:
-            raise InvalidTypeError(
-                f"{name} holds {dtype}; real numbers are wanted: bool, integers, float16, float32 "
-                f"or float64"
-            )
-        shape = tuple(int(n) for n in rows.shape)
-        if len(shape) != 2:
-            remedy = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
-            raise InvalidValueError(
-                f"{name} must have two dimensions (samples, features), not {shape}{remedy}"
-            )
-        if shape[0] == 0:
-            raise InvalidValueError(f"{name} is empty: it has no rows")
-        if shape[1] == 0:
-            raise InvalidValueError(
-                f"{name} has {shape[0]} rows but no columns; a sample needs a feature"
-            )
+        array = "X" if file else name if isinstance(rows, np.ndarray) else f"numpy.asarray({name})"
+        refuse_not_real(name, dtype, array)
+        shape = matrix_shape(name, rows.shape, array)
         self.name, self.shape, self.held = name, shape, held
         self.file = file_of(rows) if file is None else file
-        self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
+        self.dtype = real_dtype(dtype)
+        self._columns = getattr(rows, "columns", None)
         self._rows = reader_of(rows, file is not None)
         self._findings = Findings(shape[0])
         # Changes are detected only in files that this package reads; arrays belong to the caller.
@@ -87,13 +82,18 @@ class Source:
         ------
         OSError
             If they cannot be read.
+        ValueError
+            If an entry is masked, missing, or an integer that float64 does not hold.
         """
         try:
-            return np.ascontiguousarray(self._rows(start, stop), self.dtype)
-        except (OSError, ValueError) as error:
+            rows = self._rows(start, stop)
+            return to_floats(self.name, rows, self.dtype, (start, 0), self._columns)
+        except (NtkNumbaError, MemoryError):
+            raise
+        except Exception as error:  # a file, or a library that computes the rows
+            cause = "; is the file damaged, or was it changed?" if self.file else ""
             raise FileError(
-                f"{self.name}: rows {start} to {stop - 1} cannot be read; is the file damaged, or "
-                f"was it changed? ({error})"
+                f"{self.name}: rows {start} to {stop - 1} cannot be read{cause} ({error})"
             ) from None
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
@@ -186,10 +186,8 @@ class Source:
         if np.isfinite(largest_entry(block)):
             return
         row, column = np.argwhere(~np.isfinite(block))[0]
-        raise InvalidValueError(
-            f"{self.name}: row {numbers[row]}, column {column} (counted from 0) is "
-            f"{block[row, column]}; remove the row or fill in a finite number"
-        )
+        what = f"is {block[row, column]}; remove the row or fill in a finite number"
+        raise bad_entry(self.name, (numbers[row], column), what, self._columns)
 
 
 def result_dtype(dtype: DTypeLike | None, *sources: Source) -> np.dtype:
@@ -210,7 +208,7 @@ def open_source(x: Any, name: str) -> Source:
 
     Parameters
     ----------
-    x : array, numpy.memmap, h5py.Dataset, path or Source
+    x : Source, path, or any object that `inputs.containers` takes
         Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``; ``:key`` may be omitted if
         the file holds one array.
     name : str
@@ -227,19 +225,10 @@ def open_source(x: Any, name: str) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, str | os.PathLike):
-        given, path, opened = open_path(os.fspath(x))
+        given, path, opened = open_path(os.fsdecode(x))
         return Source(given, opened.rows, opened.held, path)
-    if isinstance(x, np.ma.MaskedArray):
-        raise InvalidTypeError(
-            f"{name} is a masked array, and a kernel needs every entry; fill it first"
-        )
-    if isinstance(x, h5py.Dataset) or (hasattr(x, "shape") and hasattr(x, "dtype")):
-        return Source(name, x)
-    try:
-        array = np.asarray(x)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidValueError(f"{name} is no matrix: {error}") from None
-    return Source(name, array)
+    opened = open_object(x, name)
+    return Source(name, opened.rows, opened.held)
 
 
 def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
