@@ -129,12 +129,11 @@ def bad_entry(
     what : what it is and what to do
     columns : the labels of the columns, if they have any
     """
-    if len(place) != 2:
-        where = f"entry {', '.join(map(str, place))}"
-    else:
-        label = "" if columns is None else f" {columns[place[1]]!r}"
-        where = f"row {place[0]}, column {place[1]}{label}"
-    return InvalidValueError(f"{name}: {where} (counted from 0) {what}")
+    where = f"entry {', '.join(map(str, place))}"
+    if len(place) == 2:
+        where = f"row {place[0]}, column {place[1]}"
+    label = "" if columns is None else f"{columns[place[1]]!r}, "
+    return InvalidValueError(f"{name}: {where} ({label}counted from 0) {what}")
 
 
 def to_floats(

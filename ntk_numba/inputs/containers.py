@@ -4,6 +4,7 @@ No library is imported for its objects: they are recognised by the attributes of
 """
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.arrays import Opened, matrix_shape, refuse_not_real, to_floats
-from ntk_numba.inputs.frames import ArrowTable, PandasFrame, PolarsFrame, Table
+from ntk_numba.inputs.arrays import Opened, matrix_shape, real_dtype, refuse_not_real, to_floats
+from ntk_numba.inputs.chunks import Chunks
+from ntk_numba.inputs.frames import ArrowTable, PandasFrame, PolarsFrame, open_frame
 from ntk_numba.inputs.sparse import CompressedRows
 
 
@@ -57,11 +59,8 @@ def read_array(x: Any, name: str) -> NDArray[np.floating]:
     rows = open_object(x.to_frame() if series else x, name).rows
     dtype, shape = np.dtype(rows.dtype), tuple(rows.shape)
     refuse_not_real(name, dtype, name)
-    single = dtype.kind == "f" and dtype.itemsize == 4
     values = rows[: shape[0]] if shape else rows[()]
-    floats = to_floats(
-        name, values, np.dtype(np.float32 if single else np.float64), (0,) * len(shape)
-    )
+    floats = to_floats(name, values, real_dtype(dtype), (0,) * len(shape))
     return floats[:, 0] if series else floats
 
 
@@ -105,14 +104,14 @@ def _open_sparse(x: Any, name: str) -> Opened:
 
 def _open_series(x: Any, name: str) -> Opened:
     """Refuse a series."""
-    call = f"{name}.to_numpy()"
-    return Opened(np.empty(matrix_shape(name, x.shape, call)))
+    return Opened(np.empty(matrix_shape(name, x.shape, f"{name}.to_numpy()")))
 
 
 def _open_lazy_frame(x: Any, name: str) -> Opened:
     """Compute a LazyFrame of polars."""
     frame = x.collect()
-    return Opened(Table(name, PolarsFrame(frame)), held=int(frame.estimated_size()))
+    opened = open_frame(name, PolarsFrame(frame))
+    return opened._replace(held=opened.held + int(frame.estimated_size()))
 
 
 def _refuse_dask_frame(x: Any, name: str) -> Opened:
@@ -121,43 +120,6 @@ def _refuse_dask_frame(x: Any, name: str) -> Opened:
         f"{name} is a {_type(x)}, which does not know its length; give "
         f"{name}.to_dask_array(lengths=True)"
     )
-
-
-class _Chunks:
-    """A dask array whose runs of rows are computed when they are read.
-
-    The last chunks are kept, since a chunk is computed as a whole.
-    """
-
-    def __init__(self, array: Any, name: str) -> None:
-        self._array, self._name, self.dtype = array, name, np.dtype(array.dtype)
-        if any(n != n for n in array.shape):
-            raise InvalidValueError(
-                f"{name} is a dask array whose chunks have unknown sizes; call "
-                f"{name}.compute_chunk_sizes() first"
-            )
-        self.shape = tuple(int(n) for n in array.shape)
-        self._ends = np.cumsum(array.chunks[0]) if self.shape else np.zeros(0, int)
-        self._number, self._rows = -1, np.empty(0)
-
-    def __getitem__(self, rows: slice) -> Any:
-        start, stop, _ = rows.indices(self.shape[0])
-        pieces = []
-        while start < stop:
-            number = int(np.searchsorted(self._ends, start, "right"))
-            end = int(self._ends[number])
-            first = int(self._ends[number - 1]) if number else 0
-            if number != self._number:
-                self._rows = np.empty(0)  # so that no two chunks are in memory
-                self._rows = _dense(self._array[first:end].compute(), self._name)
-                self._number = number
-            pieces.append(self._rows[start - first : min(end, stop) - first])
-            start = min(end, stop)
-        if len(pieces) == 1:
-            return pieces[0]
-        if not pieces:
-            return np.empty((0, *self.shape[1:]), self.dtype)
-        return np.ma.concatenate(pieces) if any(map(np.ma.isMA, pieces)) else np.concatenate(pieces)
 
 
 def _dense(chunk: Any, name: str) -> NDArray[Any]:
@@ -176,11 +138,19 @@ def _open_dask(x: Any, name: str) -> Opened:
     """Open a dask array, or a DataArray of xarray, which may hold one."""
     if x.chunks is None:
         return Opened(x)
-    chunks = _Chunks(x.data if _has("dims")(x) else x, name)
-    if len(chunks.shape) != 2:
-        matrix_shape(name, chunks.shape, name)
-    largest = max(x.chunks[0], default=0) * chunks.shape[1] * chunks.dtype.itemsize
-    return Opened(chunks, held=int(largest))
+    array = x.data if _has("dims")(x) else x
+    if any(n != n for n in array.shape):
+        raise InvalidValueError(
+            f"{name} is a dask array whose chunks have unknown sizes; call "
+            f"{name}.compute_chunk_sizes() first"
+        )
+    ends = np.cumsum(array.chunks[0], dtype=int).tolist() if array.shape else []
+
+    def load(start: int, stop: int) -> NDArray[Any]:
+        return _dense(array[start:stop].compute(), name)
+
+    chunks = Chunks(array.shape, np.dtype(array.dtype), ends, load)
+    return Opened(chunks, held=chunks.nbytes)
 
 
 # What a tensor of PyTorch needs before NumPy takes it: (the method, whether it is needed).
@@ -210,6 +180,7 @@ def _open_exported(x: Any, name: str) -> Opened:
 
 # Objects that hold no matrix, and what their users may have meant.
 _MEANT = (
+    (io.IOBase, "give the path of the file"),
     (type(None), "give an array of numbers, a data frame, or the path of a file"),
     (Mapping, "give numpy.column_stack(list({0}.values())), with a feature in each value"),
     (Set, "a set has no order; give a list of samples"),
@@ -221,8 +192,8 @@ _MEANT = (
 def _open_other(x: Any, name: str) -> Opened:
     """Let NumPy convert an object, such as a list of lists, or an array of another library."""
     meant = next((text for kind, text in _MEANT if isinstance(x, kind)), None)
-    if meant or hasattr(type(x), "readline"):
-        raise _refusal(x, name, (meant or "give its path").format(name))
+    if meant:
+        raise _refusal(x, name, meant.format(name))
     if isinstance(x, list | tuple) and any(np.ma.is_masked(row) for row in x):
         return _open_masked(np.ma.array(x), name)
     try:
@@ -252,8 +223,8 @@ def _is_ragged(x: Any) -> bool:
 
 def _refusal(x: Any, name: str, why: str) -> InvalidTypeError:
     """Return the error for an object that is no matrix."""
-    what = "None" if x is None else f"a {_type(x)}, and no matrix"
-    return InvalidTypeError(f"{name} is {what}: {why.splitlines()[0] if why else 'unreadable'}")
+    what = "None" if x is None else f"of type {_type(x)}, which is no matrix of numbers"
+    return InvalidTypeError(f"{name} is {what}: {(why.splitlines() or ['it cannot be read'])[0]}")
 
 
 def _type(x: Any) -> str:
@@ -270,13 +241,14 @@ def _opened(x: Any, _: str) -> Opened:
 KINDS = (
     Kind(np.ma.isMA, _open_masked),
     Kind(lambda x: isinstance(x, np.ndarray | h5py.Dataset), _opened),
+    Kind(lambda x: isinstance(x, Mapping), _open_other),
     Kind(_has("tocsr"), _open_sparse),
     Kind(_has("to_dask_array"), _refuse_dask_frame),
     Kind(_has("to_frame"), _open_series),
     Kind(_has("collect", "collect_schema"), _open_lazy_frame),
-    Kind(_has("iloc", "dtypes"), lambda x, name: Opened(Table(name, PandasFrame(x)))),
-    Kind(_has("to_series", "get_columns"), lambda x, name: Opened(Table(name, PolarsFrame(x)))),
-    Kind(_has("column_names", "num_rows"), lambda x, name: Opened(Table(name, ArrowTable(x)))),
+    Kind(_has("iloc", "dtypes"), lambda x, name: open_frame(name, PandasFrame(x))),
+    Kind(_has("to_series", "get_columns"), lambda x, name: open_frame(name, PolarsFrame(x))),
+    Kind(_has("column_names", "num_rows"), lambda x, name: open_frame(name, ArrowTable(x))),
     Kind(_has("compute", "chunks"), _open_dask),
     Kind(_has("requires_grad", "detach"), _open_tensor),
     Kind(_has("__array_interface__"), _open_other),

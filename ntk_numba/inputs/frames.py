@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError
-from ntk_numba.inputs.arrays import bad_entry, is_real, matrix_shape, real_dtype, to_floats
+from ntk_numba.inputs.arrays import Opened, bad_entry, is_real, matrix_shape, real_dtype, to_floats
+from ntk_numba.inputs.chunks import Chunks
 
 
 class Column(NamedTuple):
@@ -22,7 +23,7 @@ class Column(NamedTuple):
 
 
 class Frame(Protocol):
-    """What `Table` needs of a data frame."""
+    """What `open_frame` needs of a data frame."""
 
     shape: tuple[int, int]
     labels: Sequence[Any]
@@ -34,17 +35,13 @@ class Frame(Protocol):
         """Return rows `start` to `stop` of column j."""
 
 
-class Table:
-    """A data frame whose runs of rows, ``rows[start:stop]``, are converted when they are read.
+CHUNK_BYTES = 16 << 20  # each column of a chunk takes calls of its own
 
-    The dtype is the one that NumPy gives columns of these dtypes together: float32 if there are
-    float32 and otherwise at most bool and integers of 8 and 16 bits. The index of the rows is
-    ignored.
 
-    Attributes
-    ----------
-    shape, dtype : those of the matrix
-    columns : the labels of the columns
+def open_frame(name: str, frame: Frame) -> Opened:
+    """Open a data frame, whose rows are converted when they are read; their index is ignored.
+
+    The dtype is float32 if all columns are float32, else float64.
 
     Raises
     ------
@@ -52,40 +49,41 @@ class Table:
         If the frame has no rows or no columns, or if a column does not hold real numbers. While it
         is read: if a value is missing, or is an integer that float64 does not hold.
     """
+    rows, columns = shape = matrix_shape(name, frame.shape)
+    single = True
+    for j, label in enumerate(frame.labels):
+        dtype, given = frame.kind(j)
+        if not is_real(dtype):
+            raise InvalidTypeError(
+                f"{name}: column {j} ({label!r}, counted from 0) holds {given}; convert it to "
+                f"bool, integers, float32 or float64, or leave it out"
+            )
+        single &= real_dtype(dtype) == np.float32
+    dtype = np.dtype(np.float32 if single else np.float64)
 
-    def __init__(self, name: str, frame: Frame) -> None:
-        self._name, self._frame = name, frame
-        self.shape, self.columns = matrix_shape(name, frame.shape), frame.labels
-        dtypes = set()
-        for j, label in enumerate(self.columns):
-            dtype, given = frame.kind(j)
-            if not is_real(dtype):
-                raise InvalidTypeError(
-                    f"{name}: column {j} {label!r} (counted from 0) holds {given}; convert it to "
-                    f"bool, integers, float32 or float64, or leave it out"
-                )
-            dtypes.add(dtype)
-        self.dtype = np.result_type(*dtypes)
-
-    def __getitem__(self, rows: slice) -> NDArray[np.floating]:
-        start, stop, _ = rows.indices(self.shape[0])
-        out = np.empty((max(stop - start, 0), self.shape[1]), real_dtype(self.dtype))
-        for j in range(self.shape[1]):
-            missing, values = self._frame.column(j, start, stop)
+    def load(start: int, stop: int) -> NDArray[np.floating]:
+        out = np.empty((stop - start, columns), dtype)
+        for j in range(columns):
+            missing, values = frame.column(j, start, stop)
             if missing is not None and missing.any():
                 place = start + int(np.argmax(missing)), j
                 what = "is missing; remove the row or fill in a finite number"
-                raise bad_entry(self._name, place, what, self.columns)
+                raise bad_entry(name, place, what, frame.labels)
             column = np.asarray(values())[:, None]
-            out[:, j : j + 1] = to_floats(self._name, column, out.dtype, (start, j), self.columns)
+            out[:, j : j + 1] = to_floats(name, column, dtype, (start, j), frame.labels)
         return out
+
+    step = max(1, CHUNK_BYTES // (columns * dtype.itemsize))
+    chunks = Chunks(shape, dtype, [*range(step, rows, step), rows], load, frame.labels)
+    return Opened(chunks, held=chunks.nbytes)
 
 
 class PandasFrame:
     """A DataFrame of pandas."""
 
     def __init__(self, frame: Any) -> None:
-        self._frame, self.shape, self.labels = frame, frame.shape, list(frame.columns)
+        self._frame, self.shape = frame, frame.shape
+        self.labels: Sequence[Any] = list(frame.columns)
 
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         given = self._frame.dtypes.iloc[j]
@@ -117,7 +115,8 @@ class PolarsFrame:
     """A DataFrame of polars."""
 
     def __init__(self, frame: Any) -> None:
-        self._frame, self.shape, self.labels = frame, frame.shape, list(frame.columns)
+        self._frame, self.shape = frame, frame.shape
+        self.labels: Sequence[Any] = list(frame.columns)
 
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         empty = self._frame.to_series(j).clear()
@@ -133,8 +132,8 @@ class ArrowTable:
     """A Table or a RecordBatch of pyarrow."""
 
     def __init__(self, table: Any) -> None:
-        self._table, self.labels = table, list(table.column_names)
-        self.shape = table.num_rows, table.num_columns
+        self._table, self.shape = table, (table.num_rows, table.num_columns)
+        self.labels: Sequence[Any] = list(table.column_names)
 
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         column = self._table.column(j)

@@ -45,6 +45,8 @@ class Source:
     rows, held : see `arrays.Opened`
     file : Path, optional
         The file that this package has opened for the rows; none for arrays of the caller.
+    call : str
+        What a user types for the array, in errors.
 
     Attributes
     ----------
@@ -60,11 +62,18 @@ class Source:
         If the rows are not a matrix of real numbers with at least one row and one column.
     """
 
-    def __init__(self, name: str, rows: Any, held: int = 0, file: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        rows: Any,
+        held: int = 0,
+        file: Path | None = None,
+        *,
+        call: str = "X",
+    ) -> None:
         dtype = np.dtype(rows.dtype)
-        array = "X" if file else name if isinstance(rows, np.ndarray) else f"numpy.asarray({name})"
-        refuse_not_real(name, dtype, array)
-        shape = matrix_shape(name, rows.shape, array)
+        refuse_not_real(name, dtype, call)
+        shape = matrix_shape(name, rows.shape, call)
         self.name, self.shape, self.held = name, shape, held
         self.file = file_of(rows) if file is None else file
         self.dtype = real_dtype(dtype)
@@ -225,10 +234,16 @@ def open_source(x: Any, name: str) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, str | os.PathLike):
-        given, path, opened = open_path(os.fsdecode(x))
+        try:
+            given, path, opened = open_path(os.fsdecode(x))
+        except NtkNumbaError:
+            raise
+        except (OSError, ValueError) as error:  # such as a name that is too long
+            raise InvalidValueError(f"{name} is a text that names no file: {error}") from None
         return Source(given, opened.rows, opened.held, path)
     opened = open_object(x, name)
-    return Source(name, opened.rows, opened.held)
+    call = name if isinstance(x, np.ndarray) else f"numpy.asarray({name})"
+    return Source(name, opened.rows, opened.held, call=call)
 
 
 def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
