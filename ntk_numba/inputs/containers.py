@@ -241,8 +241,8 @@ def _opened(x: Any, _: str) -> Opened:
 KINDS = (
     Kind(np.ma.isMA, _open_masked),
     Kind(lambda x: isinstance(x, np.ndarray | h5py.Dataset), _opened),
+    Kind(_has("tocsr"), _open_sparse),  # a matrix of the form DOK is a mapping too
     Kind(lambda x: isinstance(x, Mapping), _open_other),
-    Kind(_has("tocsr"), _open_sparse),
     Kind(_has("to_dask_array"), _refuse_dask_frame),
     Kind(_has("to_frame"), _open_series),
     Kind(_has("collect", "collect_schema"), _open_lazy_frame),
