@@ -225,7 +225,8 @@ REFUSED = {
     "interval": (lambda: column_of(pd.Interval(0, 1)), TypeError, "'d', .* holds interval"),
     "complex": (lambda: column_of(1j), TypeError, "'d', .* holds complex128"),
     "objects": (lambda: FRAME.astype({"d": object}), TypeError, "'d', .* holds object; convert it"),
-    "integer": (lambda: FRAME.assign(b=2**53 + 1), ValueError, r"\('b', .* is 9007199254740993,"),
+    "integer": (lambda: FRAME.assign(b=2**53 + (np.arange(700) == 650)), ValueError,
+                r"row 650, column 1 \('b', .* is 9007199254740993,"),
     "Series": (lambda: FRAME["a"], ValueError, r"one feature X.to_numpy\(\)\[:, None\]"),
     "nullable Series": (lambda: FRAME["a"].astype("Float64"), ValueError, "one sample is X.to_nu"),
     "Index": (lambda: FRAME.index, ValueError, "must have two dimensions"),
@@ -295,7 +296,8 @@ def damaged():
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_refused(kind):
+def test_refused(kind, monkeypatch):
+    monkeypatch.setattr("ntk_numba.inputs.frames.CHUNK_BYTES", 4000)
     make, error, text = REFUSED[kind]
     with pytest.raises(error, match=text) as caught:
         open_source(make(), "X").check()
