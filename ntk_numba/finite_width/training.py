@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import get_blas_funcs
 
 from ntk_numba.arguments import Data, number_between, whole_number
-from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.networks import (
     Parameters,
     check_parameters,
@@ -19,6 +19,7 @@ from ntk_numba.finite_width.networks import (
 )
 from ntk_numba.finite_width.pool import fitting_threads, one_thread_products
 from ntk_numba.function import Floats
+from ntk_numba.inputs.containers import read_array
 
 
 class History(NamedTuple):
@@ -154,9 +155,7 @@ def _descend(
 
 def _targets(y: Any, count: int, params: Parameters) -> Floats:
     """Return the targets y of `count` samples as an array (N, n_out), or raise an error."""
-    target = np.asarray(y)
-    if target.dtype.kind not in "biuf":
-        raise InvalidTypeError(f"y holds {target.dtype}; real numbers are wanted")
+    target = read_array(y, "y")
     wanted = (count, params.widths[-1])
     if target.shape == (count,) and wanted[1] == 1:
         target = target[:, None]

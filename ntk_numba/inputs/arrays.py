@@ -1,15 +1,16 @@
-"""Readers of rows of arrays, memory maps and HDF5 datasets, and the contents of an open file."""
+"""Readers of rows of arrays, memory maps and HDF5 datasets, and what a matrix has to be."""
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 Reader = Callable[[int, int], Any]  # (start, stop) → these rows, as any array that NumPy takes
 
@@ -20,6 +21,7 @@ class Opened(NamedTuple):
     Attributes
     ----------
     rows : an array, or anything with a shape, a dtype and runs of rows as ``rows[start:stop]``
+        If it has an attribute ``columns``, these are the labels of the columns, for errors.
     key : str
         The name of the array in a file that holds several, else "".
     held : int
@@ -55,6 +57,124 @@ def pick(path: Path, key: str, keys: list[str]) -> str:
             f"{path} holds {len(keys)} arrays ({known or 'none'}); name one: {path}:key"
         )
     return keys[0]
+
+
+# How users convert an array of another kind (see `numpy.dtype.kind`) themselves.
+_CONVERSIONS = {
+    "O": "{0}.astype(float) converts objects that are numbers",
+    "c": "take {0}.real if the imaginary parts are 0, else make features of both parts",
+    "f": "{0}.astype(float) rounds them",
+    "M": "subtract a date and divide by a unit, such as numpy.timedelta64(1, 's')",
+    "m": "divide by a unit, such as numpy.timedelta64(1, 's')",
+    "V": "{0}.astype(float), or numpy.lib.recfunctions.structured_to_unstructured({0}) if it has "
+    "fields",
+}
+_CONVERSIONS |= dict.fromkeys("SUT", "{0}.astype(float) converts text that is numbers")
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Return whether all values of a dtype are bool, integers, or floats of at most 8 bytes."""
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
+def real_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the dtype in which values of a real dtype are used.
+
+    It is float32 if they are float32, of any byte order, and else float64.
+    """
+    single = dtype.kind == "f" and dtype.itemsize == 4
+    return np.dtype(np.float32 if single else np.float64)
+
+
+def refuse_not_real(name: str, dtype: np.dtype, call: str = "X") -> None:
+    """Raise InvalidTypeError if a dtype is not real.
+
+    call : what a user types for the array, in the error
+    """
+    if not is_real(dtype):
+        raise InvalidTypeError(
+            f"{name} holds {dtype}; real numbers are wanted: bool, integers, float16, float32 "
+            f"or float64; {_CONVERSIONS[dtype.kind].format(call)}"
+        )
+
+
+def matrix_shape(name: str, shape: Sequence[int], call: str = "X") -> tuple[int, int]:
+    """Return the shape of a matrix with at least one row and one column.
+
+    call : what a user types for the array, in errors
+
+    Raises
+    ------
+    ValueError
+        If it is not one, with a hint at how to reshape it.
+    """
+    if len(shape) != 2:
+        remedy = (
+            f"one number is {call}.reshape(1, 1)",
+            f"one sample is {call}[None, :], one feature {call}[:, None]",
+            f"{call}.reshape(len({call}), -1) makes each entry along the first axis one sample",
+        )[min(len(shape), 2)]
+        raise InvalidValueError(
+            f"{name} must have two dimensions (samples, features), not {tuple(shape)}; {remedy}"
+        )
+    rows, columns = (int(n) for n in shape)
+    if rows == 0:
+        raise InvalidValueError(f"{name} is empty: it has no rows")
+    if columns == 0:
+        raise InvalidValueError(f"{name} has {rows} rows but no columns; a sample needs a feature")
+    return rows, columns
+
+
+def bad_entry(
+    name: str, place: Sequence[int], what: str, columns: Sequence[Any] | None = None
+) -> InvalidValueError:
+    """Return the error for an entry that cannot be used.
+
+    place : the entry's row and column, or its index in an array of other dimensions
+    what : what it is and what to do
+    columns : the labels of the columns, if they have any
+    """
+    where = f"entry {', '.join(map(str, place))}"
+    if len(place) == 2:
+        where = f"row {place[0]}, column {place[1]}"
+    label = "" if columns is None else f"{columns[place[1]]!r}, "
+    return InvalidValueError(f"{name}: {where} ({label}counted from 0) {what}")
+
+
+def to_floats(
+    name: str,
+    values: Any,
+    dtype: np.dtype,
+    first: Sequence[int] = (0, 0),
+    columns: Sequence[Any] | None = None,
+) -> NDArray[np.floating]:
+    """Return real values as C-contiguous float32 or float64; none is rounded.
+
+    first : the place of the first of these values in the whole array, for errors
+
+    Raises
+    ------
+    ValueError
+        If a value is masked, or is an integer that float64 does not hold.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        bad, what = np.ma.getmaskarray(values), "is masked; remove the row or fill in a number"
+        if not bad.any():
+            values = values.data
+    else:
+        bad, what = np.zeros((), bool), ""
+    floats = np.asarray(values, dtype, "C")
+    source = np.asarray(values)
+    if source.dtype.kind in "iu" and source.dtype.itemsize == 8 and not bad.any():
+        limit = 2.0 ** (64 if source.dtype.kind == "u" else 63)
+        inside = floats < limit
+        bad = ~inside | (np.where(inside, floats, 0).astype(source.dtype) != source)
+        what = "is {}, which float64 does not hold exactly; round it, or subtract an offset"
+    if bad.any():
+        index = np.argwhere(bad)[0]
+        place = [int(i) + offset for i, offset in zip(index, first, strict=False)]
+        raise bad_entry(name, place, what.format(source[tuple(index)]), columns)
+    return floats
 
 
 def file_of(rows: Any) -> Path | None:

@@ -7,15 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
 from ntk_numba.digest import Digest
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
-from ntk_numba.inputs.arrays import file_of, reader_of
-from ntk_numba.inputs.hdf5 import checked_dataset, open_group
+from ntk_numba.inputs.arrays import (
+    bad_entry,
+    file_of,
+    matrix_shape,
+    reader_of,
+    real_dtype,
+    refuse_not_real,
+    to_floats,
+)
+from ntk_numba.inputs.containers import open_object
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
 
@@ -40,6 +47,8 @@ class Source:
         The file that this package has opened for the rows; none for arrays of the caller.
     others : sequence of Path
         Other files that hold some of the rows.
+    call : str
+        What a user types for the array, in errors.
 
     Attributes
     ----------
@@ -62,28 +71,16 @@ class Source:
         held: int = 0,
         file: Path | None = None,
         others: Sequence[Path] = (),
+        *,
+        call: str = "X",
     ) -> None:
         dtype = np.dtype(rows.dtype)
-        if dtype.kind not in "biuf" or dtype.itemsize > 8:
-            raise InvalidTypeError(
-                f"{name} holds {dtype}; real numbers are wanted: bool, integers, float16, float32 "
-                f"or float64"
-            )
-        shape = tuple(int(n) for n in rows.shape)
-        if len(shape) != 2:
-            remedy = "; one sample is X[None, :], one feature X[:, None]" if len(shape) == 1 else ""
-            raise InvalidValueError(
-                f"{name} must have two dimensions (samples, features), not {shape}{remedy}"
-            )
-        if shape[0] == 0:
-            raise InvalidValueError(f"{name} is empty: it has no rows")
-        if shape[1] == 0:
-            raise InvalidValueError(
-                f"{name} has {shape[0]} rows but no columns; a sample needs a feature"
-            )
+        refuse_not_real(name, dtype, call)
+        shape = matrix_shape(name, rows.shape, call)
         self.name, self.shape, self.held = name, shape, held
         self.file = file_of(rows) if file is None else file
-        self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
+        self.dtype = real_dtype(dtype)
+        self._columns = getattr(rows, "columns", None)
         self._rows = reader_of(rows, file is not None)
         self._findings = Findings(shape[0])
         # Changes are detected only in files that this package reads; arrays belong to the caller.
@@ -98,15 +95,18 @@ class Source:
         ------
         OSError
             If they cannot be read.
+        ValueError
+            If an entry is masked, missing, or an integer that float64 does not hold.
         """
         try:
-            return np.ascontiguousarray(self._rows(start, stop), self.dtype)
-        except NtkNumbaError:
+            rows = self._rows(start, stop)
+            return to_floats(self.name, rows, self.dtype, (start, 0), self._columns)
+        except (NtkNumbaError, MemoryError):
             raise
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a file, or a library that computes the rows
+            cause = "; is the file damaged, or was it changed?" if self.file else ""
             raise FileError(
-                f"{self.name}: rows {start} to {stop - 1} cannot be read; is the file damaged, or "
-                f"was it changed? ({error})"
+                f"{self.name}: rows {start} to {stop - 1} cannot be read{cause} ({error})"
             ) from None
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
@@ -201,10 +201,8 @@ class Source:
         if np.isfinite(largest_entry(block)):
             return
         row, column = np.argwhere(~np.isfinite(block))[0]
-        raise InvalidValueError(
-            f"{self.name}: row {numbers[row]}, column {column} (counted from 0) is "
-            f"{block[row, column]}; remove the row or fill in a finite number"
-        )
+        what = f"is {block[row, column]}; remove the row or fill in a finite number"
+        raise bad_entry(self.name, (numbers[row], column), what, self._columns)
 
 
 def result_dtype(dtype: DTypeLike | None, *sources: Source) -> np.dtype:
@@ -225,7 +223,7 @@ def open_source(x: Any, name: str) -> Source:
 
     Parameters
     ----------
-    x : array, numpy.memmap, h5py.Dataset, h5py.Group, path or Source
+    x : Source, path, or any object that `inputs.containers` takes
         Paths: ``x.npy``, ``x.npz:key``, ``x.h5:dataset``, ``x.csv``, ``x.parquet``; ``:key`` may
         be omitted if the file holds one array; of tables it chooses columns, see `columns`.
     name : str
@@ -242,30 +240,21 @@ def open_source(x: Any, name: str) -> Source:
     if isinstance(x, Source):
         return x
     if isinstance(x, str | os.PathLike):
-        given, path, opened = open_path(os.fspath(x))
+        try:
+            given, path, opened = open_path(os.fsdecode(x))
+        except NtkNumbaError:
+            raise
+        except (OSError, ValueError) as error:  # such as a name that is too long
+            raise InvalidValueError(f"{name} is a text that names no file: {error}") from None
         try:
             return Source(given, opened.rows, opened.held, path, opened.files)
         except NtkNumbaError as error:
             opened.close()
             del opened  # and the frames of the error would keep the rows, and so the file
             raise error.with_traceback(None) from None
-    if isinstance(x, h5py.Empty):
-        raise InvalidValueError(f"{name} is an HDF5 dataset without data (h5py.Empty)")
-    if isinstance(x, h5py.Group):
-        return Source(name, open_group(x, name).rows)
-    if isinstance(x, np.ma.MaskedArray):
-        raise InvalidTypeError(
-            f"{name} is a masked array, and a kernel needs every entry; fill it first"
-        )
-    if isinstance(x, h5py.Dataset):
-        checked_dataset(x, name)
-    if isinstance(x, h5py.Dataset) or (hasattr(x, "shape") and hasattr(x, "dtype")):
-        return Source(name, x)
-    try:
-        array = np.asarray(x)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidValueError(f"{name} is no matrix: {error}") from None
-    return Source(name, array)
+    opened = open_object(x, name)
+    call = name if isinstance(x, np.ndarray) else f"numpy.asarray({name})"
+    return Source(name, opened.rows, opened.held, call=call)
 
 
 def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.inputs.containers import read_array
 
 Floats = NDArray[np.floating]
 
@@ -68,6 +69,8 @@ def gradient_flow(
     ValueError
         If shapes do not fit, if numbers are not finite, if the time is negative, or if only one of
         ntk_test and f0_test is given.
+    TypeError
+        If an array does not hold real numbers.
     """
     spectrum = _Spectrum(ntk, time)
     size = spectrum.size
@@ -148,7 +151,7 @@ class _Spectrum:
     def __init__(self, ntk: Any, time: float) -> None:
         if not time >= 0:
             raise InvalidValueError(f"time must be at least 0, not {time!r}")
-        given = np.asarray(ntk)
+        given = read_array(ntk, "ntk")
         if given.ndim != 2 or given.shape[0] != given.shape[1]:
             raise InvalidValueError(f"ntk must be a square matrix, not {given.shape}")
         theta = _matrix("ntk", given, given.shape)
@@ -166,11 +169,11 @@ class _Spectrum:
 
 
 def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:
-    """Return `values` as float64, or raise ValueError if they are not finite or not of a shape.
+    """Return `values` as float64, or raise an error if they are not finite or not of a shape.
 
     shape : "M" stands for any length, and ... at the end for any further dimensions
     """
-    array = np.asarray(values, float)
+    array = read_array(values, name).astype(float, copy=False)
     open_ended = shape[-1] is ...
     wanted = shape[:-1] if open_ended else shape
     lengths = array.shape[: len(wanted)] if open_ended else array.shape
