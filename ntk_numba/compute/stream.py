@@ -19,7 +19,6 @@ from ntk_numba.compute.plan import BATCHES, Plan, refuse_larger
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import tile_table
-from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid, Part
