@@ -90,7 +90,7 @@ class Plan(Output):
         grid, band = self.grid, self.band * self.grid.tile
         whole = band >= max(grid.rows, grid.columns)
         where = "all at once" if whole else f"two bands of {band:,}"
-        return {
+        lines = {
             "matrix": f"{grid.rows:,} × {grid.columns:,}{' symmetric' if grid.symmetric else ''}, "
             f"{', '.join(self.kernels)}, {self.layers} layer{'s' if self.all_layers else ''}",
             "network": str(self.net),
@@ -99,6 +99,10 @@ class Plan(Output):
             "memory": f"{show_bytes(self.working)} beside Python and its libraries, "
             f"{show_bytes(self.memory)} allowed",
         }
+        nngp, ntk = self.fitted.error
+        if nngp or ntk:
+            lines["error"] = f"at most {nngp:.1e} of nngp, {ntk:.1e} of ntk, beside rounding"
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as a dictionary for scripts, with sizes in bytes."""
@@ -108,6 +112,7 @@ class Plan(Output):
             "features": self.features,
             "symmetric": self.grid.symmetric,
             "net": self.net.to_dict(),
+            "error": list(self.fitted.error),
             "kernels": list(self.kernels),
             "layers": self.layers,
             "dtype": str(self.dtype),
