@@ -13,6 +13,7 @@ What cannot be bounded is refused with the reason and its x. `Recorded` stands f
 file names and that is not registered in this process.
 """
 
+import copy
 import hashlib
 import re
 from collections.abc import Sequence
@@ -147,7 +148,10 @@ class Numerical(Series):
         object.__setattr__(self, "_smooth_beyond", self._scale())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Numerical) and other.name == self.name
+        return isinstance(other, Numerical) and (other.name, other._tolerance) == (
+            self.name,
+            self._tolerance,
+        )
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -155,6 +159,11 @@ class Numerical(Series):
     @property
     def tolerance(self) -> float:
         return self._tolerance
+
+    def finer(self, tolerance: float) -> "Numerical":
+        other = copy.copy(self)
+        object.__setattr__(other, "_tolerance", tolerance)
+        return other
 
     @property
     def tolerance_format(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,13 @@ class Scaled(Activation):
     @property
     def facts(self) -> Facts:
         return self.unscaled.facts
+
+    @property
+    def tolerance(self) -> float:
+        return self.unscaled.tolerance
+
+    def finer(self, tolerance: float) -> Activation:
+        return replace(self, unscaled=self.unscaled.finer(tolerance))
 
     def dual(self, q_max: float) -> Dual:
         return self.unscaled.dual(q_max)

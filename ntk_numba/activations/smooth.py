@@ -5,7 +5,7 @@ such that nothing overflows or cancels, mostly in terms of e = exp(−|x|).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,6 +98,9 @@ class Named(Series):
     @property
     def tolerance(self) -> float:
         return self.largest_error
+
+    def finer(self, tolerance: float) -> "Named":
+        return replace(self, largest_error=tolerance)
 
     @property
     def parity(self) -> int:

@@ -59,7 +59,7 @@ def _job(options: argparse.Namespace) -> "Job":
         dtype=options.dtype,
         memory=options.memory,
         threads=getattr(options, "threads", None),
-        largest_norm=options.largest_norm,
+        up_to=options.up_to,
     )
 
 
@@ -96,7 +96,7 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             layout=options.layout,
             overwrite=options.overwrite,
             progress=_progress(options),
-            largest_norm=job.largest_norm,
+            up_to=job.up_to,
         )
     )
 
@@ -189,7 +189,7 @@ def slurm(options: argparse.Namespace) -> bool:
         options,
         layout="full",
         memory=f"{array.memory >> 20}MiB",
-        largest_norm=array.largest_norm,
+        up_to=array.largest_norm,
     )
     parts = target.with_name(PARTS_OF.format(target.stem, "*", array.parts, target.suffix))
     print(slurm_script(command, merge_words(options, str(parts)), slurm_options), end="")

@@ -174,9 +174,10 @@ def _job_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> No
         help="the type of the entries [float64 unless the data is float32]",
     )
     result.add_argument(
-        "--largest-norm", type=float, metavar="NORM",
-        help="the largest norm of all rows of X and Z; with it, a part reads only its own rows, "
-        "even if activations are fitted to the data (tanh, elu, …) [measured]",
+        "--up-to", type=float, metavar="NORM",
+        help="the largest norm that a row of X or Z may have, to which some activations are "
+        "fitted (tanh, elu, …); files with the same one fit together, and a part reads only its "
+        "own rows [measured]",
     )  # fmt: skip
     _layout_option(result)
     machine = parser.add_argument_group("machine")

@@ -303,7 +303,7 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
         reserved=memory + memory // 4,
         minutes=wanted.minutes or minutes_for(seconds, parts),
         merge_minutes=wanted.merge_minutes or merge_minutes_for(whole.output_bytes),
-        largest_norm=job.largest_norm,
+        largest_norm=job.up_to,
     )
 
 

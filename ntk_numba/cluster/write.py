@@ -49,14 +49,14 @@ class Job:
     dtype: DTypeLike | None
     memory: int | str | None
     threads: int | None
-    largest_norm: float | None
+    up_to: float | None
 
     def measured(self, x: Source, z: Source | None) -> "Job":
         """Return the job with the largest norm of its data, if an activation depends on it.
 
         A plan finds it too, but together with a digest, which takes three times as long.
         """
-        return replace(self, largest_norm=find_largest_norm(self.net, x, z, self.largest_norm))
+        return replace(self, up_to=find_largest_norm(self.net, x, z, self.up_to))
 
     def plan(self, x: Source, z: Source | None, part: Part | None) -> Plan:
         """Plan the whole job, or a part of it."""
@@ -70,7 +70,7 @@ class Job:
             memory=self.memory,
             threads=self.threads,
             part=part,
-            largest_norm=self.largest_norm,
+            up_to=self.up_to,
         )
 
 
@@ -91,7 +91,7 @@ def write_gram(
     layout: Layout = "full",
     overwrite: bool = False,
     progress: bool = False,
-    largest_norm: float | None = None,
+    up_to: float | None = None,
 ) -> GramFile:
     """Write the kernels of `gram`, bit for bit the same, to an HDF5 file, for any N and M.
 
@@ -127,13 +127,12 @@ def write_gram(
         once.
     progress : bool
         Show tiles, rate and remaining time on standard error.
-    largest_norm : float, optional
-        The largest Euclidean norm of all rows of X and Z, if it is known. Activations that are
-        computed as series (tanh, silu, …), and elu, selu and celu, are fitted to it; without it,
-        each part reads all rows to find it. Other networks do not use it. It has to be the same for
-        all parts of a job; with `parts` it is measured once and passed on. A row with a larger norm
-        raises an error. A number that is larger than necessary gives a valid result with other
-        bits, whose error bound is in the file.
+    up_to : float, optional
+        See `gram`: the largest Euclidean norm that a row of X or Z may have. Without it, each part
+        reads all rows to find the largest norm, if an activation is fitted to it. It has to be the
+        same for all parts of a job; with `parts` it is measured once and passed on. A number that
+        is larger than necessary gives a valid result with other bits, whose error bound is in the
+        file.
 
     Returns
     -------
@@ -161,7 +160,7 @@ def write_gram(
         dtype=dtype,
         memory=memory,
         threads=threads,
-        largest_norm=largest_norm,
+        up_to=up_to,
     )
     policy = Policy(overwrite, progress)
     stored = parse_layout(layout, Z is None)
@@ -248,7 +247,7 @@ def _write_parts(
     plan = job.plan(x, z, parse_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # raises an error if there are more parts than tiles
     _check_target(target, x, z, overwrite=policy.overwrite)
-    job = replace(job, largest_norm=plan.largest_norm)
+    job = replace(job, up_to=plan.largest_norm)
     if executor is None:
         # an open source keeps the survey of its rows for the next part
         job = replace(job, x=x, z=z)

@@ -16,13 +16,13 @@ from ntk_numba.arguments import (
     parse_layers,
 )
 from ntk_numba.compiled.arrays import aligned
-from ntk_numba.compute.plan import find_largest_norm, make_plan
+from ntk_numba.compute.plan import find_largest_norm, make_plan, refuse_larger
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.source import open_source, open_sources, result_dtype
+from ntk_numba.inputs.source import Source, open_source, open_sources, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -80,6 +80,7 @@ def gram(
     dtype: DTypeLike | None = None,
     threads: int | None = None,
     out: Gram | None = None,
+    up_to: float | None = None,
 ) -> Gram:
     """Compute the exact kernels of an infinitely wide network for all pairs of samples.
 
@@ -117,6 +118,14 @@ def gram(
         C-contiguous arrays of the right shape and dtype, which are filled and returned. Arrays that
         an earlier call has returned are a few per cent faster than others, since their rows begin
         at lines of the cache.
+    up_to : float, optional
+        The largest Euclidean norm that a row of X or Z may have; a longer row raises an error.
+        Activations that are computed as series (tanh, silu, …), and elu, selu and celu, are fitted
+        to it; without it, they are fitted to the longest row of the call. Give several calls the
+        same `up_to`, at least the norm of their longest sample, and they compute one and the same
+        kernel: ``gram(X)``, ``gram(Z, X)`` and ``diagonal(Z)`` then fit together, and a posterior
+        variance cannot be negative because the calls approximate differently. Other activations
+        do not use it.
 
     Returns
     -------
@@ -158,12 +167,20 @@ def gram(
     """
     x, z = open_sources(X, Z)
     plan = make_plan(
-        net, x, z, kernels=kernels, layers=layers, dtype=dtype, threads=threads, in_memory=True
+        net,
+        x,
+        z,
+        kernels=kernels,
+        layers=layers,
+        dtype=dtype,
+        threads=threads,
+        in_memory=True,
+        up_to=up_to,
     )
     arrays = _outputs(out, plan.kernels, plan.shape, plan.dtype)
-    x.check()
-    if z is not None:
-        z.check()
+    for source in (x, z):
+        if source is not None:
+            _check(source, None if up_to is None else plan.largest_norm)
     kernel = make_kernel(plan, x, z)
     shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
@@ -184,6 +201,7 @@ def diagonal(
     kernels: Kernels = KERNELS,
     layers: Layers = "last",
     dtype: DTypeLike | None = None,
+    up_to: float | None = None,
 ) -> Gram:
     """Compute Σ(x,x) and Θ(x,x) of all samples, without the matrix.
 
@@ -196,7 +214,7 @@ def diagonal(
 
     Parameters
     ----------
-    net, X, kernels, layers, dtype
+    net, X, kernels, layers, dtype, up_to
         See `gram`.
 
     Returns
@@ -212,8 +230,9 @@ def diagonal(
     x = open_source(X, "X")
     wanted, all_layers = parse_kernels(kernels), parse_layers(layers) == "all"
     real = result_dtype(dtype, x)
-    fitted = fit_network(check_network(net), find_largest_norm(net, x, None), x.shape[1])
-    x.check()
+    largest_norm = find_largest_norm(check_network(net), x, None, up_to)
+    fitted = fit_network(net, largest_norm, x.shape[1])
+    _check(x, None if up_to is None else largest_norm)
     kernel = Kernel(
         fitted,
         x,
@@ -232,6 +251,13 @@ def diagonal(
         for name, d in zip(KERNELS, joined, strict=True)
     )
     return Gram(nngp, ntk, fitted.error)
+
+
+def _check(source: Source, largest_norm: float | None) -> None:
+    """Raise an error if a number is not finite, or a row is longer than a given largest norm."""
+    source.check()
+    if largest_norm is not None:
+        refuse_larger(source, source.survey(), largest_norm)
 
 
 def _outputs(

@@ -22,10 +22,11 @@ from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS, find_underflow, roots_of_variances
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
-from ntk_numba.gramfile.contents import Output
+from ntk_numba.gramfile.contents import SAME_NORM, Output
 from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
 from ntk_numba.inputs.source import BLOCK_BYTES, CENTRE_MIN_ROWS, Source, result_dtype
+from ntk_numba.inputs.survey import Survey
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -91,7 +92,7 @@ class Plan(Output):
         grid, band = self.grid, self.band * self.grid.tile
         whole = band >= max(grid.rows, grid.columns)
         where = "all at once" if whole else f"two bands of {band:,}"
-        return {
+        lines = {
             "matrix": f"{grid.rows:,} × {grid.columns:,}{' symmetric' if grid.symmetric else ''}, "
             f"{', '.join(self.kernels)}, {self.layers} layer{'s' if self.all_layers else ''}",
             "network": str(self.net),
@@ -100,6 +101,10 @@ class Plan(Output):
             "memory": f"{show_bytes(self.working)} beside Python and its libraries, "
             f"{show_bytes(self.memory)} allowed",
         }
+        nngp, ntk = self.fitted.error
+        if nngp or ntk:
+            lines["error"] = f"at most {nngp:.1e} of nngp, {ntk:.1e} of ntk, beside rounding"
+        return lines
 
     def warn_of_underflow(self, *sources: Source) -> None:
         """Warn if results underflow, as the job will, from a sample of the rows."""
@@ -119,6 +124,7 @@ class Plan(Output):
             "features": self.features,
             "symmetric": self.grid.symmetric,
             "net": self.net.to_dict(),
+            "error": list(self.fitted.error),
             "kernels": list(self.kernels),
             "layers": self.layers,
             "dtype": str(self.dtype),
@@ -143,18 +149,28 @@ def find_largest_norm(
     Parameters
     ----------
     given : float, optional
-        The largest norm, if the caller knows it. Without it all rows are read.
+        `up_to` of the caller, which is then the result. Without it all rows are read.
     digest : bool
         Whether the caller needs a digest of the rows later, which is then computed in the same
         pass.
     """
     if given:  # 0 is valid too, if all entries are 0
-        given = number_between("largest_norm", given, 0, math.inf)
+        given = number_between("up_to", given, 0, math.inf)
     if not needs_largest_norm(net):
         return None
     if given is not None:
         return given
     return max(s.survey(digest=digest).largest_norm for s in (x, z) if s is not None)
+
+
+def refuse_larger(source: Source, survey: Survey, largest_norm: float | None) -> None:
+    """Raise an error if a row is longer than the largest norm that activations are fitted to."""
+    # Other processors may sum in another order, so norms may differ in the last bits.
+    if largest_norm is not None and survey.largest_norm > largest_norm * (1 + SAME_NORM):
+        raise InvalidValueError(
+            f"{source.name}: row {survey.longest_row} has norm {survey.largest_norm!r}, more than "
+            f"up_to={largest_norm!r}; give the largest norm of all rows of X and Z, or leave it out"
+        )
 
 
 def make_plan(
@@ -169,7 +185,7 @@ def make_plan(
     threads: int | None = None,
     in_memory: bool = False,
     part: Part | None = None,
-    largest_norm: float | None = None,
+    up_to: float | None = None,
 ) -> Plan:
     """Plan a job: its tiles, bands and batches, its threads and its memory.
 
@@ -186,7 +202,7 @@ def make_plan(
     in_memory : bool
         Whether the result is written to arrays of the caller. It then takes no buffers and is not
         counted.
-    largest_norm : see `find_largest_norm`
+    up_to : see `find_largest_norm`
 
     Raises
     ------
@@ -210,7 +226,7 @@ def make_plan(
     grid = Grid(n, m, z is None, tile)
     storage = Storage(grid, part)
 
-    largest_norm = find_largest_norm(net, x, z, largest_norm, digest=not in_memory)
+    largest_norm = find_largest_norm(net, x, z, up_to, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
     # bytes of a sample: panel, std, weight and bias of each layer, coefficients; spread and norm
     row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8

@@ -15,12 +15,11 @@ from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS
-from ntk_numba.compute.plan import BATCHES, Plan
+from ntk_numba.compute.plan import BATCHES, Plan, refuse_larger
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import tile_table
-from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.contents import SAME_NORM, Contents
+from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid, Part
 from ntk_numba.inputs.source import Source
@@ -45,7 +44,7 @@ def contents_of(plan: Plan, x: Source, z: Source | None) -> Contents:
     of_x, of_z = surveys_of(plan.grid, plan.part, x, z)
     for source, survey in ((x, of_x), (z, of_z)):
         if source and survey:
-            _refuse_larger(source, survey, plan.largest_norm)
+            refuse_larger(source, survey, plan.largest_norm)
     return Contents(
         network=json.dumps(plan.net.to_dict()),
         kernels=plan.kernels,
@@ -75,17 +74,6 @@ def surveys_of(
     if z is None:
         return x.survey(rows + columns, digest=True), None
     return x.survey(rows, digest=True), z.survey(columns, digest=True)
-
-
-def _refuse_larger(source: Source, survey: Survey, largest_norm: float | None) -> None:
-    """Raise an error if a row is longer than the largest norm that activations are fitted to."""
-    # Other processors may sum in another order, so norms may differ in the last bits.
-    if largest_norm is not None and survey.largest_norm > largest_norm * (1 + SAME_NORM):
-        raise InvalidValueError(
-            f"{source.name}: row {survey.longest_row} has norm {survey.largest_norm!r}, more than "
-            f"largest_norm={largest_norm!r}; give the largest norm of all rows of X and Z, or "
-            "leave it out"
-        )
 
 
 def prepare(plan: Plan, x: Source, z: Source | None) -> Kernel:

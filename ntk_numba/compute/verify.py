@@ -73,15 +73,15 @@ def verify_sample(file: GramFile, X: Data, Z: Data | None = None, *, seed: int =
     )
     left, right = x.take(rows), (x if z is None else z).take(columns)
     kernels, layers, dtype = contents.kernels, contents.layers, contents.dtype
-    recomputed = gram(file.net, left, right, kernels=kernels, layers=layers, dtype=dtype)
-    scales = [
-        diagonal(file.net, samples, kernels=kernels, layers=layers, dtype=dtype)
-        for samples in (left, right)
-    ]
+    options: dict[str, Any] = {
+        "kernels": kernels, "layers": layers, "dtype": dtype, "up_to": contents.largest_norm,
+    }  # fmt: skip
+    recomputed = gram(file.net, left, right, **options)
+    scales = [diagonal(file.net, samples, **options) for samples in (left, right)]
     well_conditioned = all(a.facts.well_conditioned for a in file.net.activation)
     rounding = difference(contents.depth, file.dtype, well_conditioned)
     for name in file.kernels:
-        # The degree of a series depends on the largest norm, which may be less in the sample.
+        # Files of version 0.1.0 have no largest norm, and the series may be another one.
         limit = rounding + 2 * contents.error[KERNELS.index(name)]
         stored = _entries(getattr(file, name), rows, columns)
         a, b = (np.sqrt(getattr(s, name).astype(float)) for s in scales)
@@ -185,7 +185,7 @@ def repair(
             memory=memory,
             threads=threads,
             part=contents.part,
-            largest_norm=contents.largest_norm,
+            up_to=contents.largest_norm,
         )
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")

@@ -132,6 +132,15 @@ class Activation(Function):
         """The facts for the documentation and for the planning of a job."""
         return Facts()
 
+    @property
+    def tolerance(self) -> float:
+        """The largest error asked for, see `engine.fitted`; 0 for closed forms, which have none."""
+        return 0.0
+
+    def finer(self, tolerance: float) -> "Activation":
+        """Return the same function with another tolerance of its dual."""
+        return self
+
     @abstractmethod
     def dual(self, q_max: float) -> Dual:
         """Return the dual for variances of at most q_max."""

@@ -17,6 +17,7 @@ once more, by quadrature with panels half as wide, and the differences are inclu
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -33,13 +34,23 @@ from ntk_numba.duals.panels import (
     interpolated,
     panel_of,
 )
-from ntk_numba.duals.quadrature import nodes
+from ntk_numba.duals.quadrature import WIDEST, nodes
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
 
-DEGREES = (32, 64, 128, 256, 512, 1024)  # the largest degrees that are tried, in this order
+DEGREES = (
+    32,
+    64,
+    128,
+    256,
+    512,
+    1024,
+    2048,
+    4096,
+)  # the largest degrees that are tried, in this order
+RESOLVED = 1024  # the largest degree that panels of the usual width resolve
 FEW, MANY = 18, 40  # nodes of a panel in ln q: first FEW, and MANY if these are not enough
 CHECKS = (-0.985, -0.5, 0.03, 0.52, 0.99)  # the positions in a panel at which tails are computed
 ROUNDING = 2e-15  # the error of sums of squares of unit vectors and of a row's Horner rule
@@ -54,7 +65,14 @@ class Series(Activation):
     @property
     @abstractmethod
     def tolerance(self) -> float:
-        """The largest bound of the dual that is accepted."""
+        """The largest bound of a result's errors that is accepted, see `engine.fitted`.
+
+        It is also that of the dual itself.
+        """
+
+    @abstractmethod
+    def finer(self, tolerance: float) -> "Series":
+        """Return the same function with another tolerance."""
 
     @property
     def parity(self) -> int:
@@ -95,7 +113,7 @@ class Series(Activation):
     def second_moment(self, q: Floats) -> Floats:
         """Return E[σ(z)²] with a relative error of about 1e-15."""
         order = 0 if _at_zero(self) != 0 else 1
-        moment = _moment(self)(q)[0].astype(q.dtype) * q**order
+        moment = _moment(self.finer(TOLERANCE))(q)[0].astype(q.dtype) * q**order
         # the table has no q = 0: beyond the lowest panel it keeps its last value
         return np.asarray(np.where(q == 0, q.dtype.type(_at_zero(self)) ** 2, moment))
 
@@ -105,7 +123,7 @@ class Series(Activation):
         Raises
         ------
         ValueError
-            If no series of degree up to 1024 is.
+            If no series of degree up to 4096 is.
         """
         return _fitted(self, rounded(q_max))
 
@@ -162,9 +180,10 @@ def unit_coefficients(
 
     fine : whether panels are half as wide
     """
-    t, weights = nodes(q, activation.kinks, activation.smooth_beyond)
+    widest = WIDEST if degree <= RESOLVED else WIDEST / 2
+    t, weights = nodes(q, activation.kinks, activation.smooth_beyond, widest)
     if fine:
-        t, weights = nodes(q, halved(q, activation), 4 * activation.smooth_beyond)
+        t, weights = nodes(q, halved(q, activation, widest), 4 * activation.smooth_beyond, widest)
     x = np.sqrt(q) * t
     sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
     moment = float(weights @ sigma**2)
@@ -173,19 +192,42 @@ def unit_coefficients(
     out = np.empty(degree + 1)
     out[0] = weights @ sigma
     weighted = weights * slope
-    before, h = np.zeros_like(t), np.ones_like(t)
-    for k in range(degree):
-        out[k + 1] = np.sqrt(q / (k + 1)) * (weighted @ h)
-        before, h = h, (t * h - np.sqrt(k) * before) / np.sqrt(k + 1)
+    if q <= 1 and not activation.kinks and not fine:  # the nodes are the same for all such q
+        # not by BLAS, whose order of summation depends on the threads
+        means = np.einsum("kt,t->k", _hermite_at_small(degree, widest), weighted)
+        out[1:] = np.sqrt(q / np.arange(1, degree + 1)) * means
+    else:
+        for k, h in enumerate(_hermite(t, degree)):
+            out[k + 1] = np.sqrt(q / (k + 1)) * (weighted @ h)
     return out / np.sqrt(moment), moment, float(q * (weights @ slope**2) / moment)
 
 
-def halved(q: float, activation: Activation) -> tuple[float, ...]:
+def halved(q: float, activation: Activation, widest: float = WIDEST) -> tuple[float, ...]:
     """Return the kinks and the midpoints of the coarse rule's panels: the ends of finer panels."""
-    t, _ = nodes(q, activation.kinks, activation.smooth_beyond)
-    middles = t.reshape(-1, 16)
+    t, _ = nodes(q, activation.kinks, activation.smooth_beyond, widest)
+    middles = np.sqrt(q) * t.reshape(-1, 16)[:, [0, -1]].mean(axis=1)
     ends = activation.ends(q) if isinstance(activation, Series) else ()
-    return (*activation.kinks, *ends, *(np.sqrt(q) * (middles[:, 0] + middles[:, -1]) / 2))
+    return (*activation.kinks, *ends, *middles)
+
+
+def _hermite(t: Array, count: int) -> Iterator[Array]:
+    """Yield the first orthonormal Hermite polynomials at t."""
+    before, h = np.zeros_like(t), np.ones_like(t)
+    for k in range(count):
+        yield h
+        before, h = h, (t * h - np.sqrt(k) * before) / np.sqrt(k + 1)
+
+
+@lru_cache(maxsize=2)
+def _hermite_at_small(count: int, widest: float) -> Array:
+    """Return the first orthonormal Hermite polynomials at the nodes of variances up to 1."""
+    return np.stack(list(_hermite(nodes(1.0, widest=widest)[0], count)))
+
+
+@lru_cache(maxsize=32)
+def _tails_of(activation: Series, limit: float, degree: int, chain: Chain) -> "_Tails":
+    """Return the tails; the last ones are cached."""
+    return _Tails(activation, limit, degree, chain)
 
 
 class _Tails:
@@ -246,9 +288,15 @@ def _tails(unit: Array, ratio: float, chain: Chain) -> Array:
     return np.stack([t, t1])
 
 
-@lru_cache(maxsize=64)
 def _table(activation: Series, degree: int, count: int) -> Panels:
     """Return the table of the unit coefficients of degree 0, 1, …, `degree`."""
+    whole = _whole_table(activation, next(d for d in DEGREES if d >= degree), count)
+    return Panels(lambda panel: whole.coefficients(panel)[:, : degree + 1])
+
+
+@lru_cache(maxsize=64)
+def _whole_table(activation: Series, degree: int, count: int) -> Panels:
+    """Return the table to one of `DEGREES`, which those of lower degrees share."""
     return interpolated(
         lambda q: np.array([unit_coefficients(activation, v, degree)[0] for v in q]), count
     )
@@ -257,37 +305,52 @@ def _table(activation: Series, degree: int, count: int) -> Panels:
 @lru_cache(maxsize=128)
 def _fitted(activation: Series, limit: float) -> Dual:
     """Return the dual for variances up to a limit, see `Series.dual`; the last ones are cached."""
-    chain, tolerance = chain_of(activation), activation.tolerance
+    tolerance = activation.tolerance
+    # what does not depend on the tolerance is computed, and cached, for one tolerance
+    function = activation.finer(TOLERANCE)
+    chain = chain_of(function)
     degree, reached = None, 1.0
     for largest_degree in DEGREES:
-        tails = _Tails(activation, limit, largest_degree, chain)
+        tails = _tails_of(function, limit, largest_degree, chain)
         reached = float((PEAK * tails.largest[:, -1]).max()) + 2 * ROUNDING
         degree = tails.lowest_degree(tolerance)
         if degree is not None:
             break
     if degree is not None:
-        errors = _errors(activation, tails, degree, FEW, chain)
+        errors = _errors(function, tails, degree, FEW, chain)
         count = FEW
         if max(errors) > tolerance:
-            count, errors = MANY, _errors(activation, tails, degree, MANY, chain)
+            count, errors = MANY, _errors(function, tails, degree, MANY, chain)
         while max(errors) > tolerance and degree + 2 < tails.largest.shape[1]:
             degree += 2  # smaller tails leave room for the error of interpolation
-            errors = _errors(activation, tails, degree, MANY, chain)
+            errors = _errors(function, tails, degree, MANY, chain)
             if errors[1] - tails.largest[1, degree] > tolerance:
                 break
         if max(errors) <= tolerance:
-            table = _table(activation, degree, count)
+            table = _table(function, degree, count)
             return Dual(
                 series_loop,
                 never_obtuse=activation.never_negative,
                 parameters=chain.parameters(degree + 1),
                 coefficients=lambda q: chain.coefficients(table(np.asarray(q)).astype(q.dtype)),
-                curve=curve_of(activation),
+                curve=curve_of(function),
                 parity=activation.parity,
                 bounds=errors,
             )
         reached = max(errors)
-    raise InvalidValueError(_refusal(activation, limit, reached))
+    raise ToleranceError(_refusal(activation, limit, reached), reached, tolerance)
+
+
+class ToleranceError(InvalidValueError):
+    """A tolerance that no series reaches.
+
+    reached : the bound of the best series
+    asked : the tolerance
+    """
+
+    def __init__(self, message: str, reached: float, asked: float) -> None:
+        super().__init__(message)
+        self.reached, self.asked = reached, asked
 
 
 def _refusal(activation: Series, limit: float, reached: float) -> str:
@@ -297,11 +360,16 @@ def _refusal(activation: Series, limit: float, reached: float) -> str:
         f"{reached:.1e} with {DEGREES[-1]} terms, not {activation.tolerance:g}; "
         "scale the data or w_std down"
     )
+    wider = wider_tolerance(activation, reached)
+    return message + (f", or ask for {wider}" if wider else "")
+
+
+def wider_tolerance(activation: Activation, reached: float) -> str:
+    """Return how to ask for a bound that can be reached, or "" if it is too large to ask for."""
+    spelling = getattr(activation, "tolerance_format", "")
     exponent = np.floor(np.log10(reached))
     rounded_up = np.ceil(reached / 10**exponent) * 10**exponent
-    if not rounded_up <= COARSEST:
-        return message
-    return message + f", or ask for {activation.tolerance_format.format(rounded_up)}"
+    return spelling.format(rounded_up) if rounded_up <= COARSEST else ""
 
 
 def _errors(

@@ -3,6 +3,7 @@
 `compute.plan` and `compute.memory` call `fit_network` before any kernel is made.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,14 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.duals.base import Dual
+from ntk_numba.duals.series import ToleranceError, wider_tolerance
 from ntk_numba.engine.dual import pair_dual
-from ntk_numba.network import MLP, Variance
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.network import MLP, Layer, Variance
 
 # The number of norms at which variances and error bounds are evaluated. They fall from the largest
 # by factors of √2, down to norms so small that the bounds no longer change.
 NORM_STEPS = 160
 # A factor on the largest variance found, since between two of these norms it may be larger.
 VARIANCE_MARGIN = 1.02
+# The number of times that a network is fitted, and what a finer tolerance leaves for the bounds to
+# fall less than in proportion
+ATTEMPTS, MARGIN = 5, 0.7
+# The smallest tolerance of a dual that is fitted again; the rounding errors in a bound are near it.
+TIGHTEST = 1e-13
 
 
 class FittedNetwork(NamedTuple):
@@ -59,6 +67,14 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
     ------
     ValueError
         If the tolerance of an activation cannot be reached for such data.
+
+    Notes
+    -----
+    The errors of a layer grow in the layers behind it. The tolerance is that of the result: the
+    bounds of Σ and Θ are at most the largest tolerance of all activations. So each dual is first
+    fitted to the tolerance of its own activation, and again to smaller ones, all by the same
+    factor, until the bounds are small enough. If an activation with a kink, such as relu, is behind
+    a series, this holds for Σ, and the bound of Θ may be larger.
     """
     return FittedNetwork(net, *_fit(net, largest_norm, features))
 
@@ -71,12 +87,69 @@ def _fit(
     if largest_norm is None:
         assert not needs_largest_norm(net)
         return tuple(a.dual(np.inf) for a in net.activation), (0.0, 0.0)
+    wanted, scale = max((a.tolerance for a in net.activation), default=0.0), 1.0
+    if wanted == 0:
+        return _fit_once(net.layers, largest_norm, features)
+    held = 1 if _kink_behind_series(net) else 2  # Σ alone, or Θ too
+    for _ in range(ATTEMPTS):
+        layers = tuple(_finer(layer, scale) for layer in net.layers)
+        try:
+            duals, error = _fit_once(layers, largest_norm, features)
+        except ToleranceError as refused:
+            if scale == 1:
+                raise
+            # errors of a result are proportional to those of the duals
+            reached = wanted * refused.reached / (MARGIN * refused.asked)
+            raise _unreachable(net, reached) from None
+        largest = max(error[:held])
+        if largest <= wanted:
+            return duals, error
+        tolerances = (a.tolerance for a in (layer.activation for layer in layers) if a)
+        if scale < 1 and max(tolerances) <= TIGHTEST:
+            break
+        scale *= MARGIN * wanted / largest
+    raise _unreachable(net, largest)
+
+
+def _kink_behind_series(net: MLP) -> bool:
+    """Return whether an activation with a kink and a closed form is behind one with a series.
+
+    An error e of an angle's cosine changes the rate at such a kink by √e, so that no series is
+    exact enough for Θ.
+    """
+    series = [k for k, a in enumerate(net.activation) if a.tolerance > 0]
+    return any(a.kinks and a.tolerance == 0 for a in net.activation[series[0] :])
+
+
+def _finer(layer: Layer, factor: float) -> Layer:
+    """Return a layer whose activation has its tolerance times a factor."""
+    a = layer.activation
+    if a is None or a.tolerance == 0 or factor == 1:
+        return layer
+    return replace(layer, activation=a.finer(max(TIGHTEST, a.tolerance * factor)))
+
+
+def _unreachable(net: MLP, reached: float) -> InvalidValueError:
+    """Return the error that the bounds of a result are above the tolerance."""
+    series = max(net.activation, key=lambda a: a.tolerance)
+    wider = wider_tolerance(series, reached)
+    return InvalidValueError(
+        f"activation {series.name}: the errors of its series grow from layer to layer, and those "
+        f"of the result would be up to {reached:.1e}, not {series.tolerance:g}; take fewer layers "
+        f"or a smaller w_std{f', or ask for {wider}' if wider else ''}"
+    )
+
+
+def _fit_once(
+    layers: tuple[Layer, ...], largest_norm: float, features: int
+) -> tuple[tuple[Dual, ...], tuple[float, float]]:
+    """Return the duals of layers, each with the tolerance of its own, and the bounds."""
     norms = largest_norm * 2.0 ** (-np.arange(NORM_STEPS) / 2)
     moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
-    before = net.layers[0].variance(moment)
+    before = layers[0].variance(moment)
     duals: list[Dual] = []
     steps = []
-    for number, layer in enumerate(net.layers[1:], start=1):
+    for number, layer in enumerate(layers[1:], start=1):
         assert layer.activation
         # The variances of the first layer grow with the norm, so their largest one is exact.
         margin = 1 if number == 1 else VARIANCE_MARGIN

@@ -24,7 +24,7 @@ JOB = {
     "dtype": "float32",
     "layout": "lower",
     "memory": "700MiB",
-    "largest_norm": 12.5,
+    "up_to": 12.5,
 }
 
 

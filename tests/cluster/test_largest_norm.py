@@ -71,7 +71,7 @@ def test_a_part_with_a_given_norm_reads_its_own_rows_only(net, x, largest, tmp_p
     some_leave_rows_out = False
     for number in range(1, OF + 1):
         blocks_read.clear()
-        with write(net, f"{tmp_path}/x.npy", tmp_path, number, largest_norm=largest) as f:
+        with write(net, f"{tmp_path}/x.npy", tmp_path, number, up_to=largest) as f:
             assert blocks_read == own_blocks(f.contents)
             some_leave_rows_out |= blocks_read < blocks_of([range(N)], N)
     assert some_leave_rows_out
@@ -89,7 +89,7 @@ def test_parts_are_the_whole_bit_for_bit(net, x, largest, tmp_path):
         assert (f.ntk[:] == nk.gram(net, x).ntk).all()
     paths = []
     for number in range(1, OF + 1):
-        given = {} if number == 3 else {"largest_norm": largest}
+        given = {} if number == 3 else {"up_to": largest}
         with write(net, x, tmp_path, number, **given) as f:
             paths.append(f.path)
     with nk.merge(paths, tmp_path / "g.h5") as f:
@@ -134,19 +134,19 @@ def test_all_parts_here_read_each_row_once_beside_computing(x, tmp_path, monkeyp
 
 
 def test_a_row_of_a_larger_norm_is_refused(net, x, largest, tmp_path):
-    with pytest.raises(ValueError, match=rf"X: row {N - 1} has norm .*, more than largest_norm="):
-        write(net, x, tmp_path, OF, largest_norm=0.99 * largest)
+    with pytest.raises(ValueError, match=rf"X: row {N - 1} has norm .*, more than up_to="):
+        write(net, x, tmp_path, OF, up_to=0.99 * largest)
     with pytest.raises(ValueError, match=r"Z: row 3 has norm .*; give the largest norm of all"):
-        nk.write_gram(net, x[:5], tmp_path / "z.h5", Z=2 * x[-4:], largest_norm=largest)
+        nk.write_gram(net, x[:5], tmp_path / "z.h5", Z=2 * x[-4:], up_to=largest)
     with pytest.raises(ValueError, match=f"row {N - 1} has norm"):
-        nk.write_gram(net, x, tmp_path / "g.h5", parts=2, largest_norm=0.99 * largest)
+        nk.write_gram(net, x, tmp_path / "g.h5", parts=2, up_to=0.99 * largest)
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
     # another processor may add in a different order
-    write(net, x, tmp_path, OF, largest_norm=largest * (1 - 1e-15)).close()
+    write(net, x, tmp_path, OF, up_to=largest * (1 - 1e-15)).close()
 
 
 def test_other_networks_make_no_use_of_it(x, tmp_path):
-    with write(nk.MLP(3), x, tmp_path, 1, largest_norm=1e-3) as f:
+    with write(nk.MLP(3), x, tmp_path, 1, up_to=1e-3) as f:
         assert f.contents.largest_norm is None
     with h5py.File(tmp_path / "g.part-1-of-6.h5") as f:
         assert "largest_norm" not in f.attrs
@@ -155,29 +155,29 @@ def test_other_networks_make_no_use_of_it(x, tmp_path):
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [
-        (-1.0, ValueError, "largest_norm must be more than 0 and finite, not -1.0"),
-        (np.inf, ValueError, "largest_norm must be more than 0 and finite"),
-        (np.nan, ValueError, "largest_norm must be more than 0 and finite"),
-        ("big", TypeError, "largest_norm must be a number"),
+        (-1.0, ValueError, "up_to must be more than 0 and finite, not -1.0"),
+        (np.inf, ValueError, "up_to must be more than 0 and finite"),
+        (np.nan, ValueError, "up_to must be more than 0 and finite"),
+        ("big", TypeError, "up_to must be a number"),
     ],
 )
 def test_bad_values_are_refused(x, tmp_path, value, error, text):
     for net in (nk.MLP(2), NETS["tanh"]):
         with pytest.raises(error, match=text):
-            write(net, x, tmp_path, 1, largest_norm=value)
+            write(net, x, tmp_path, 1, up_to=value)
 
 
 def test_zeros_have_the_norm_zero(net, tmp_path):
     x = np.zeros((130, 3))
     nk.write_gram(net, x, tmp_path / "whole.h5").close()
-    nk.write_gram(net, x, tmp_path / "g.h5", parts=2, largest_norm=0.0).close()
+    nk.write_gram(net, x, tmp_path / "g.h5", parts=2, up_to=0.0).close()
     assert (tmp_path / "g.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
 def test_a_number_too_large_keeps_the_bound(x, largest, tmp_path):
     net = NETS["tanh"]
     exact = nk.gram(nk.MLP(3, "tanh:1e-13", b_std=0.1), x[:200]).ntk
-    with nk.write_gram(net, x[:200], tmp_path / "g.h5", largest_norm=largest) as f:
+    with nk.write_gram(net, x[:200], tmp_path / "g.h5", up_to=largest) as f:
         root = np.sqrt(np.diag(exact))
         error = (np.abs(f.ntk[:] - exact) / (root[:, None] * root)).max()
         assert 0 < error <= f.contents.error[1] < 1e-2
@@ -190,7 +190,7 @@ def test_parts_with_different_norms_are_not_of_one_job(net, x, largest, tmp_path
     paths = []
     for number in range(1, 4):
         given = 1.5 * largest if number == 2 else largest
-        with write(net, x, tmp_path, number, of=3, largest_norm=given) as f:
+        with write(net, x, tmp_path, number, of=3, up_to=given) as f:
             paths.append(f.path)
     text = (
         rf"{paths[1].name} is of another job: .*the largest norm is {1.5 * largest!r}, not "
@@ -199,13 +199,13 @@ def test_parts_with_different_norms_are_not_of_one_job(net, x, largest, tmp_path
     with pytest.raises(ValueError, match=text):
         nk.merge(paths, tmp_path / "g.h5")
     with pytest.raises(ValueError, match=r"exists with other contents: .*the largest norm is"):
-        write(net, x, tmp_path, 2, of=3, largest_norm=largest)
-    write(net, x, tmp_path, 2, of=3, largest_norm=largest, overwrite=True).close()
+        write(net, x, tmp_path, 2, of=3, up_to=largest)
+    write(net, x, tmp_path, 2, of=3, up_to=largest, overwrite=True).close()
     nk.merge(paths, tmp_path / "g.h5", delete_parts=True).close()
     # the merged file replaces a part only if the part has the same norm
-    with write(net, x, tmp_path, 2, of=3, largest_norm=largest) as f:
+    with write(net, x, tmp_path, 2, of=3, up_to=largest) as f:
         assert f.path.name == "g.h5"
-    with write(net, x, tmp_path, 2, of=3, largest_norm=1.5 * largest) as f:
+    with write(net, x, tmp_path, 2, of=3, up_to=1.5 * largest) as f:
         assert f.path.name == "g.part-2-of-3.h5"
 
 
@@ -214,14 +214,14 @@ def test_files_without_a_norm_are_read_and_merged(net, x, largest, tmp_path):
     nk.write_gram(net, x, tmp_path / "whole.h5").close()
     paths = []
     for number in range(1, 4):
-        with write(net, x, tmp_path, number, of=3, largest_norm=largest) as f:
+        with write(net, x, tmp_path, number, of=3, up_to=largest) as f:
             paths.append(f.path)
         if number < 3:
             with h5py.File(paths[-1], "r+", locking=False) as f:
                 del f.attrs["largest_norm"]
     with nk.open_gram(paths[0]) as f:
         assert f.contents.largest_norm is None and f.verify()
-    write(net, x, tmp_path, 1, of=3, largest_norm=largest).close()  # it exists already
+    write(net, x, tmp_path, 1, of=3, up_to=largest).close()  # it exists already
     with nk.merge(paths, tmp_path / "g.h5") as f, nk.open_gram(tmp_path / "whole.h5") as whole:
         assert (f.ntk[:] == whole.ntk[:]).all() and f.contents == whole.contents
         assert f.contents.largest_norm == largest
@@ -254,7 +254,7 @@ def test_the_command_line(x, largest, tmp_path, monkeypatch, capsys, blocks_read
         return capsys.readouterr().out
 
     script = run("slurm", *job, "--parts", "6", "--time", "60")
-    option = f"--largest-norm {largest!r}"
+    option = f"--up-to {largest!r}"
     assert option in script and float(repr(largest)) == largest
     blocks_read.clear()
     run("gram", *job, "--part", "1/6", "--quiet", *option.split())
@@ -262,4 +262,4 @@ def test_the_command_line(x, largest, tmp_path, monkeypatch, capsys, blocks_read
         assert f.contents.largest_norm == largest
         assert blocks_read == own_blocks(f.contents) != blocks_of([range(N)], N)
     assert json.loads(run("info", "g.part-1-of-6.h5", "--json"))["part"] == "1/6"
-    assert "--largest-norm" not in run("slurm", *job[:-2], "--parts", "6", "--time", "60")
+    assert "--up-to" not in run("slurm", *job[:-2], "--parts", "6", "--time", "60")

@@ -14,7 +14,7 @@ from ntk_numba import activations
         pytest.mark.slow,
         [
             ("softsign:1e-10", 1.0, "ask for softsign:"),
-            ("tanh", 30, r"activation tanh: at variances up to 32 .* tanh:"),
+            ("tanh", 120, r"activation tanh: at variances up to 128 .* tanh:"),
             ("tanh", 1e4, r"scale the data or w_std down$"),
         ],
     ),

@@ -75,3 +75,80 @@ def test_a_function_of_python_in_a_file(tmp_path):
         assert "bump" in nk.activations.names()
     finally:
         nk.activations.table._registered.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "w_std"),
+    marked(
+        pytest.mark.slow,
+        [("tanh:1e-6", 12, 2.0), ("tanh", 10, 1.5), ("2*sigmoid", 6, 2.0), ("silu", 10, 1.0)],
+        but=(("tanh:1e-6", 12, 2.0),),
+    ),
+)
+def test_the_tolerance_is_that_of_the_result(name, depth, w_std):
+    net = nk.MLP(depth, name, w_std, 0.1)
+    wanted = net.activation[0].tolerance
+    fitted = fit_network(net, 2.0, 4)
+    one_layer = nk.activations.get(name).dual(w_std**2 + 0.01).bounds
+    assert 0 < max(fitted.error) <= wanted < 100 * max(one_layer) + wanted
+    assert fitted.net is net  # its name, in files too, has the tolerance asked for
+
+
+def test_with_a_kink_behind_a_series_the_tolerance_is_that_of_the_nngp():
+    error = fit_network(nk.MLP(4, ["tanh:1e-6", "tanh:1e-6", "relu"], 1.5), 2.0, 4).error
+    assert error[0] <= 1e-6 < error[1] < 1e-2
+
+
+@pytest.mark.slow
+def test_a_finer_tolerance_than_series_have_is_refused_with_one_that_is_reached():
+    with pytest.raises(ValueError, match=r"grow from layer to layer.*ask for sigmoid:") as refused:
+        fit_network(nk.MLP(20, "sigmoid:1e-13", 4.0), 2.0, 4)
+    within = refused.value.args[0].rpartition(" ")[2]
+    assert max(fit_network(nk.MLP(20, within, 4.0), 2.0, 4).error) <= float(within[8:])
+
+
+SERIES = [
+    "tanh",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "mish",
+    "gelu_tanh",
+    "softsign:1e-2",
+    "arctan:1e-4",
+]
+
+
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, SERIES, but=("softsign:1e-2",)))
+def test_calls_with_one_range_compute_one_kernel(name):
+    rng = np.random.default_rng(0)
+    x, z = rng.standard_normal((40, 3)), rng.standard_normal((25, 3)) / 4
+    net, both = nk.MLP(3, name, 0.8, 0.1), np.concatenate([x, z])
+    up_to = float(np.linalg.norm(both, axis=1).max()) * 1.3
+    whole = nk.gram(net, both, up_to=up_to)
+    for k, xx, zx, zz, d in zip(
+        whole,
+        nk.gram(net, x, up_to=up_to),
+        nk.gram(net, z, x, up_to=up_to),
+        nk.gram(net, z, up_to=up_to),
+        nk.diagonal(net, z, up_to=up_to),
+        strict=True,
+    ):
+        joint = np.block([[xx, zx.T], [zx, zz]])
+        np.testing.assert_allclose(joint, k, rtol=0, atol=2e-14 * k.max())
+        assert (d == np.diagonal(zz)).all()
+        for matrix in (k, joint):
+            values = np.linalg.eigvalsh(matrix)
+            assert values[0] > -1e-14 * len(matrix) * values[-1]
+
+
+def test_a_row_beyond_the_range_is_refused():
+    net, x = nk.MLP(2, "tanh:1e-4"), np.array([[1.0, 0.0], [3.0, 4.0]])
+    for call in (nk.gram, nk.diagonal):
+        with pytest.raises(ValueError, match=r"X: row 1 has norm 5.0, more than up_to=4.0"):
+            call(net, x, up_to=4.0)
+    with pytest.raises(ValueError, match=r"Z: row 1 has norm 5.0"):
+        nk.gram(net, x[:1], x, up_to=4.0)
+    assert (nk.gram(net, x[:1], up_to=5).ntk == nk.gram(net, x).ntk[:1, :1]).all()
+    with pytest.raises(ValueError, match="up_to must be"):
+        nk.gram(net, x, up_to=-1.0)
