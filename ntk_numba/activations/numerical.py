@@ -63,8 +63,7 @@ class Numerical(Series):
     fn : callable
         σ, which takes and returns an array of float64 and acts on each number by itself.
     name : str, optional
-        A word of letters, digits and _; by default ``fn.__name__`` if that is one, else
-        "numerical".
+        A word of letters, digits and _; by default ``fn.__name__``, or "numerical".
     tolerance : float
         The largest error of the series, 1e-13 to 1e-2, see `duals.series`.
     derivative : callable, optional
