@@ -338,7 +338,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
                 bounds=errors,
             )
         reached = max(errors)
-    raise ToleranceError(_refusal(activation, limit, reached), reached, tolerance)
+    raise ToleranceError(refusal(activation, limit, reached), reached, tolerance)
 
 
 class ToleranceError(InvalidValueError):
@@ -353,7 +353,7 @@ class ToleranceError(InvalidValueError):
         self.reached, self.asked = reached, asked
 
 
-def _refusal(activation: Series, limit: float, reached: float) -> str:
+def refusal(activation: Series, limit: float, reached: float) -> str:
     """Return the message that the tolerance cannot be reached, with one that can be."""
     message = (
         f"activation {activation.name}: at variances up to {limit:.3g} the series reaches "
