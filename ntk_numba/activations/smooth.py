@@ -92,7 +92,10 @@ FORMULAS = {
         lambda x: x * special.expit(_ROOT * (x + _CUBE * x**3)), _gelu_tanh_slope
     ),
     "softsign": Formulas(
-        lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2, parity=-1, kinks=(0.0,),
+        lambda x: x / (1 + abs(x)),
+        lambda x: 1 / (1 + abs(x)) ** 2,
+        parity=-1,
+        kinks=(0.0,),
         mixture=of_softsign,
     ),
     "arctan": Formulas(np.arctan, lambda x: 1 / (1 + x * x), parity=-1, mixture=of_arctan),

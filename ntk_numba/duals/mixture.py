@@ -27,7 +27,6 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from ntk_numba.duals import octaves
 from ntk_numba.duals.base import Dual
@@ -51,7 +50,6 @@ Array = NDArray[np.float64]
 
 LEFT_OUT = 0.2  # the share of a tolerance that the sums that are left out may take
 SETTLED = 1e-12  # a change of the coefficients between two panels, below which they are constant
-STIRLING = 1e8  # degrees from which ln b_k is taken from its expansion
 
 
 class Mixture(NamedTuple):
@@ -69,7 +67,9 @@ class Mixture(NamedTuple):
         return Mixture(self.y * rate**2, height * self.weights, constant)
 
 
-def _by_logarithm(density: Callable[[Array], Array], low: float, high: float, step: float) -> Mixture:
+def _by_logarithm(
+    density: Callable[[Array], Array], low: float, high: float, step: float
+) -> Mixture:
     """Return the trapezoidal rule in ln y of ∫ exp(−y x²) density(y) dy, from e^low to e^high."""
     y = np.exp(np.arange(low, high, step))
     return Mixture(y, np.asarray(step * y * density(y)))
@@ -121,12 +121,15 @@ def of_softsign() -> Mixture:
 
 
 def _log_b(degree: Array) -> Array:
-    """Return ln b_k."""
+    """Return ln b_k, for odd integers below `octaves.FIRST` and for any k above it."""
     n = (degree - 1) / 2
-    large = -np.log(np.pi * np.maximum(n, 1)) / 2 - 1 / (8 * np.maximum(n, 1))
-    with np.errstate(invalid="ignore", over="ignore"):
-        exact = gammaln(n + 0.5) - gammaln(n + 1) - np.log(np.pi) / 2
-    return np.where(n > 50, large + 1 / (192 * np.maximum(n, 1) ** 3), exact)
+    exact = np.cumprod([1.0, *(1 - 0.5 / np.arange(1, EXPLICIT))])
+    large = np.maximum(n, EXPLICIT)  # the error of the expansion is below 1e-18 from there on
+    expansion = -np.log(np.pi * large) / 2
+    for power, factor in ((1, -1 / 8), (3, 1 / 192), (5, -1 / 640), (7, 17 / 14336)):
+        expansion += factor / large**power
+    single = np.log(exact[np.minimum(n, EXPLICIT - 1).astype(int)])
+    return np.where(n < EXPLICIT, single, expansion)
 
 
 class _Terms(NamedTuple):

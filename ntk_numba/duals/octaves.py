@@ -75,7 +75,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
                 d[j] = fma(d[j], square[j], p[j])
                 p[j] = fma(p[j], square[j], own * others[j])
         if octaves > 0:
-            first, first_rest = squares[0], rests[0]
+            first = squares[0]
             for j in range(count):
                 first[j] = cosine[j]
             nearest = zero
@@ -146,7 +146,7 @@ those of the octaves times the roots of `rule`'s weights."""
 
 @cache
 def rule(octaves: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the degrees and the weights of all terms but the lone one, (EXPLICIT + NODES octaves,).
+    """Return the degrees and the weights of all terms but the lone one.
 
     The weights of an octave K ≤ k < 2K make sums over its odd degrees exact for polynomials of
     degree below NODES. In large octaves they are K(v + c/K²) to rounding.
