@@ -23,7 +23,7 @@ function, with Kolmogorov's distribution.
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,11 @@ from ntk_numba.duals.series import (
 
 Array = NDArray[np.float64]
 
+MORE = 4  # octaves beyond those of a dual, from which the sums that are left out are computed
 LEFT_OUT = 0.2  # the share of a tolerance that the sums that are left out may take
-SETTLED = 1e-12  # a change of the coefficients between two panels, below which they are constant
+SETTLED = 1e-6  # a change of the coefficients between two panels, below which errors are small too
+CHUNK = 16  # degrees at a time
+NEGLIGIBLE = 75.0  # powers below exp(−NEGLIGIBLE) are left out
 
 
 class Mixture(NamedTuple):
@@ -150,31 +153,45 @@ class _Terms(NamedTuple):
 def _coefficients(mixture: Mixture, q: float, terms: _Terms) -> Array:
     """Return √w_k |a_k(q)| of the terms of odd degrees."""
     degree, weights = terms.of_rule()
-    odds = 2 * mixture.y * q  # α/(1 − α)
+    odds = 2 * mixture.y * q  # α/(1 − α), ascending
     log_alpha = -np.log1p(1 / odds)
     amplitudes = mixture.weights / np.sqrt(1 + odds)
-    powers = np.exp(((degree[:, None] - 1) / 2) * log_alpha)
-    scale = np.sqrt(weights * q / degree) * np.exp(_log_b(degree) / 2)
-    return np.asarray(scale * (powers * amplitudes).sum(axis=1))
+    means = np.empty(degree.size)
+    for first in range(0, degree.size, CHUNK):
+        n = (degree[first : first + CHUNK, None] - 1) / 2
+        # αⁿ is at most exp(−n/(1 + odds))
+        begin = int(np.searchsorted(odds, n[0, 0] / NEGLIGIBLE - 1))
+        powers = np.exp(n * log_alpha[begin:])
+        means[first : first + CHUNK] = (powers * amplitudes[begin:]).sum(axis=1)
+    return np.asarray(np.sqrt(weights * q / degree) * np.exp(_log_b(degree) / 2) * means)
 
 
 class _Found(NamedTuple):
     """A dual's coefficients and errors at one variance.
 
-    unit : the lone coefficient and those of the terms, divided by their norm
-    tails : the sums over the terms of higher degree, relative to E[σ²] and to qE[σ'²]
+    q : the variance
+    squares : of the coefficients of odd degrees
+    degree : the degrees
+    moment, slope_moment : E[σ²] and qE[σ'²]
     errors : the relative errors of the mixture, of σ and of σ'
-    ratio : qE[σ'²]/E[σ²]
     """
 
-    unit: Array
-    tails: tuple[Array, Array]
+    q: float
+    squares: Array
+    degree: Array
+    moment: float
+    slope_moment: float
     errors: tuple[float, float]
-    ratio: float
+
+    def tails(self) -> tuple[Array, Array]:
+        """Return the sums over higher degrees, relative to E[σ²] and to qE[σ'²], at each term."""
+        sums = [np.cumsum(v[::-1])[::-1] for v in (self.squares, self.degree * self.squares)]
+        after = [np.append(v[1:], 0) for v in sums]
+        return after[0] / self.moment, after[1] / self.slope_moment
 
 
 def _unit(mixture: Mixture, q: float, terms: _Terms) -> Array:
-    """Return the coefficients of a sample, which have the norm 1."""
+    """Return the coefficients of a sample: the lone one and those of the terms, of norm 1."""
     out = np.concatenate([[mixture.constant], _coefficients(mixture, q, terms)])
     return np.asarray(out / np.linalg.norm(out))
 
@@ -189,17 +206,12 @@ def _find(activation: Series, mixture: Mixture, q: float, terms: _Terms) -> _Fou
     by_mixture = np.zeros_like(x)
     for y, weight in zip(mixture.y, mixture.weights, strict=True):
         by_mixture += weight * np.exp(-y * x * x)
-    moment = mixture.constant**2 + squares.sum()
+    moment = mixture.constant**2 + float(squares.sum())
     slope_moment = q * float(weights @ slope**2)
     # by the inequality of Poincaré, that of σ is at most q times that of σ'
     difference = q * float(weights @ (by_mixture - slope) ** 2)
-    after = [np.append(np.cumsum(v[::-1])[::-1][1:], 0) for v in (squares, degree * squares)]
-    return _Found(
-        _unit(mixture, q, terms),
-        (after[0] / moment, after[1] / slope_moment),
-        (float(np.sqrt(difference / moment)), float(np.sqrt(difference / slope_moment))),
-        float(slope_moment / moment),
-    )
+    errors = float(np.sqrt(difference / moment)), float(np.sqrt(difference / slope_moment))
+    return _Found(q, squares, degree, moment, slope_moment, errors)
 
 
 @lru_cache(maxsize=64)
@@ -247,53 +259,49 @@ def _terms_for(activation: Series, mixture: Mixture, limit: float) -> _Terms:
     """Return the terms without which errors are above a share of the tolerance."""
     highest = float(np.log2(60 * (1 + 2 * mixture.y.max() * limit) / octaves.FIRST))
     every = _Terms(EXPLICIT, max(0, int(np.ceil(highest))))
-    tails = np.max(_find(activation, mixture, limit, every).tails, axis=0)
+    tails = np.max(_find(activation, mixture, limit, every).tails(), axis=0)
     last = int(np.argmax(tails <= LEFT_OUT * activation.tolerance))
     if last < EXPLICIT:
         return _Terms(last + 1, 0)
     return _Terms(EXPLICIT, 1 + (last - EXPLICIT) // NODES)
 
 
-def _at_checks(
-    activation: Series, mixture: Mixture, limit: float, terms: _Terms
-) -> list[tuple[float, _Found, tuple[float, float]]]:
-    """Return the variances, coefficients and tails between nodes, until they are constant."""
-    beyond = _Terms(EXPLICIT, terms.octaves + 4)
-    length = len(terms.of_rule()[0])
-    out: list[tuple[float, _Found, tuple[float, float]]] = []
-    before = None
-    for panel in range(int(panel_of(np.array([limit * (1 - 1e-12)]))[0]), LOWEST - 1, -1):
+def _at_checks(activation: Series, mixture: Mixture, limit: float, terms: _Terms) -> list[_Found]:
+    """Return what is found between the nodes, with more terms than those of the dual.
+
+    The variances go down to where the coefficients hardly change, and to the lowest of all.
+    """
+    beyond = _Terms(EXPLICIT, terms.octaves + MORE)
+    out: list[_Found] = []
+    highest = int(panel_of(np.array([limit * (1 - 1e-12)]))[0])
+    for panel in range(highest, LOWEST - 1, -1):
         at = 4.0 ** (panel + (1 + np.array(CHECKS)) / 2)
         checked = [v for v in at if v < limit] + ([limit] if limit < 4.0 ** (panel + 1) else [])
-        for q in checked:
-            one = _find(activation, mixture, q, terms)
-            more = _find(activation, mixture, q, beyond).tails
-            after = terms.single - 1 if terms.octaves == 0 else length - 1
-            out.append((q, one, (float(more[0][after]), float(more[1][after]))))
-        change = np.inf if before is None else float(abs(out[-1][1].unit - before).max())
-        before = out[-1][1].unit
-        if change < SETTLED:
-            break
-    return out
+        before = out[-1] if out else None
+        out += [_find(activation, mixture, q, beyond) for q in checked]
+        if before is not None:
+            roots = [np.sqrt(found.squares / found.moment) for found in (before, out[-1])]
+            if abs(roots[1] - roots[0]).max() < SETTLED:
+                break
+    return [*out, _find(activation, mixture, 4.0**LOWEST, beyond)]
 
 
 def _bounds(
-    found: list[tuple[float, _Found, tuple[float, float]]],
-    mixture_of: Callable[[], Mixture],
-    terms: _Terms,
-    count: int,
+    found: list[_Found], mixture_of: Callable[[], Mixture], terms: _Terms, count: int
 ) -> tuple[float, float]:
     """Return the bounds of a fit."""
-    table = _table(mixture_of, terms, count)(np.array([q for q, _, _ in found]))
+    table = _table(mixture_of, terms, count)(np.array([at.q for at in found]))
     root = np.sqrt(np.concatenate([[0.0], terms.of_rule()[0]]))
+    kept = np.r_[: terms.single, EXPLICIT : EXPLICIT + NODES * terms.octaves]
+    constant = mixture_of().constant
     tails, errors = np.zeros(2), np.zeros(2)
-    for values, (_, at, tail) in zip(table.T, found, strict=True):
-        difference = values - at.unit
-        of_table = np.array(
-            [np.linalg.norm(difference), np.linalg.norm(root * difference) / np.sqrt(at.ratio)]
-        )
+    for values, at in zip(table.T, found, strict=True):
+        unit = np.sqrt(np.concatenate([[constant**2], at.squares[kept]]) / at.moment)
+        difference = values - unit
+        by_slope = root * difference * np.sqrt(at.moment / at.slope_moment)
+        of_table = np.array([np.linalg.norm(difference), np.linalg.norm(by_slope)])
         errors = np.maximum(errors, of_table + at.errors)
-        tails = np.maximum(tails, tail)
+        tails = np.maximum(tails, [t[kept[-1]] for t in at.tails()])
     of_rule = np.array([octaves.RULE_ERROR, octaves.RULE_ERROR_RATE]) * (terms.octaves > 0)
     bounds = PEAK * (tails + 2 * errors * (1 + errors)) + of_rule + ROUNDING
-    return cast(tuple[float, float], tuple(float(v) for v in bounds))
+    return float(bounds[0]), float(bounds[1])
