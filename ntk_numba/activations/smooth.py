@@ -1,6 +1,7 @@
-"""Named activations without a closed form, whose dual is a series, see `duals.series`.
+"""Named activations without a closed form, whose dual is a series.
 
-They are tanh, sigmoid, silu, softplus, mish, gelu_tanh, softsign and arctan. σ and σ' are written
+They are tanh, sigmoid, softsign and arctan, for any variance (`duals.mixture`), and silu, softplus,
+mish and gelu_tanh, for variances that are not too large (`duals.series`). σ and σ' are written
 such that nothing overflows or cancels, mostly in terms of e = exp(−|x|).
 """
 
