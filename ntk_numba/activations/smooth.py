@@ -1,6 +1,7 @@
-"""Named activations without a closed form, whose dual is a series, see `duals.series`.
+"""Named activations without a closed form, whose dual is a series.
 
-They are tanh, sigmoid, silu, softplus, mish, gelu_tanh, softsign and arctan. σ and σ' are written
+They are tanh, sigmoid, softsign and arctan, for any variance (`duals.mixture`), and silu, softplus,
+mish and gelu_tanh, for variances that are not too large (`duals.series`). σ and σ' are written
 such that nothing overflows or cancels, mostly in terms of e = exp(−|x|).
 """
 
@@ -12,7 +13,15 @@ import numpy as np
 from scipy import special
 
 from ntk_numba.activations.registry import named
-from ntk_numba.duals.base import Activation
+from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.mixture import (
+    Mixture,
+    fitted,
+    of_arctan,
+    of_sigmoid,
+    of_softsign,
+    of_tanh,
+)
 from ntk_numba.duals.series import TOLERANCE, Series, checked_tolerance
 from ntk_numba.function import Floats, spelled
 
@@ -63,6 +72,7 @@ class Formulas(NamedTuple):
     value, slope : σ and σ', elementwise
     parity : 1 if σ is even, −1 if it is odd, else 0
     never_negative : whether σ ≥ 0 everywhere
+    mixture : σ' as a mixture of Gaussians, if it is one
     """
 
     value: Callable[[Any], Any]
@@ -70,11 +80,12 @@ class Formulas(NamedTuple):
     parity: int = 0
     never_negative: bool = False
     kinks: tuple[float, ...] = ()
+    mixture: Callable[[], Mixture] | None = None
 
 
 FORMULAS = {
-    "tanh": Formulas(np.tanh, lambda x: 4 * _bell(2 * x), parity=-1),
-    "sigmoid": Formulas(special.expit, _bell, never_negative=True),
+    "tanh": Formulas(np.tanh, lambda x: 4 * _bell(2 * x), parity=-1, mixture=of_tanh),
+    "sigmoid": Formulas(special.expit, _bell, never_negative=True, mixture=of_sigmoid),
     "silu": Formulas(lambda x: x * special.expit(x), _silu_slope),
     "softplus": Formulas(_softplus, special.expit, never_negative=True),
     "mish": Formulas(_mish, _mish_slope),
@@ -82,9 +93,13 @@ FORMULAS = {
         lambda x: x * special.expit(_ROOT * (x + _CUBE * x**3)), _gelu_tanh_slope
     ),
     "softsign": Formulas(
-        lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2, parity=-1, kinks=(0.0,)
+        lambda x: x / (1 + abs(x)),
+        lambda x: 1 / (1 + abs(x)) ** 2,
+        parity=-1,
+        kinks=(0.0,),
+        mixture=of_softsign,
     ),
-    "arctan": Formulas(np.arctan, lambda x: 1 / (1 + x * x), parity=-1),
+    "arctan": Formulas(np.arctan, lambda x: 1 / (1 + x * x), parity=-1, mixture=of_arctan),
 }
 
 
@@ -114,6 +129,23 @@ class Named(Series):
     def kinks(self) -> tuple[float, ...]:
         return FORMULAS[self.function].kinks
 
+    @property
+    def facts(self) -> Facts:
+        if FORMULAS[self.function].mixture is None:
+            return super().facts
+        return Facts(method="Hermite series by octaves", needs_largest=True)
+
+    def dual(self, q_max: float) -> Dual:
+        """Return the dual for variances up to q_max, within the tolerance.
+
+        Raises
+        ------
+        ValueError
+            If the tolerance is not reached.
+        """
+        mixture = FORMULAS[self.function].mixture
+        return super().dual(q_max) if mixture is None else fitted(self, mixture, q_max)
+
     def __call__(self, x: Floats) -> Floats:
         return np.asarray(FORMULAS[self.function].value(x), x.dtype)
 
@@ -121,10 +153,10 @@ class Named(Series):
         return np.asarray(FORMULAS[self.function].slope(x), x.dtype)
 
 
-def _named(function: str, tolerance: float, default: float = TOLERANCE) -> Activation:
+def _named(function: str, tolerance: float) -> Activation:
     """Return an activation from `FORMULAS`; its name has the tolerance unless it is the default."""
     checked = checked_tolerance(function, tolerance)
-    name = function if checked == default else spelled(function, checked)
+    name = function if checked == TOLERANCE else spelled(function, checked)
     return Named(name, function, checked)
 
 
@@ -164,17 +196,10 @@ def gelu_tanh(tolerance: float = TOLERANCE) -> Activation:
     return _named("gelu_tanh", tolerance)
 
 
-SOFTSIGN = 3e-3  # a tolerance that the series reaches up to q = 4
-
-
 @named()
-def softsign(tolerance: float = SOFTSIGN) -> Activation:
-    """σ(x) = x/(1 + |x|), by a series to a tolerance.
-
-    The series converges slowly, since σ'' jumps at 0. The default tolerance, 3e-3, is reached up to
-    q = 4.
-    """
-    return _named("softsign", tolerance, SOFTSIGN)
+def softsign(tolerance: float = TOLERANCE) -> Activation:
+    """σ(x) = x/(1 + |x|), by a series to a tolerance."""
+    return _named("softsign", tolerance)
 
 
 @named()

@@ -29,7 +29,7 @@ from ntk_numba.compiled.intrinsics import arrays_of, fma
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.function import Floats
 
-MOST_TERMS = 4112  # room for the terms of a series; `duals.series` goes to degree 4096
+MOST_TERMS = 1040  # room for the terms of a series; `duals.series` goes to degree 1024
 
 # A sample's coefficients after its last one of at least this size are set to 0. They are rounding
 # noise, whose products would leave the normal range of the dtype, where processors are slow.

@@ -35,10 +35,7 @@ def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray
 
 
 def nodes(
-    q: float,
-    kinks: Sequence[float] = (),
-    smooth_beyond: float = 8.0,
-    widest: float = WIDEST,
+    q: float, kinks: Sequence[float] = (), smooth_beyond: float = 8.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (t, weights) for a mean over t ~ N(0, 1) of a function of √q t.
 
@@ -47,12 +44,11 @@ def nodes(
     q : the variance
     kinks : the x = √q t at which the function or a derivative of it jumps
     smooth_beyond : the |x| beyond which the function is smooth on the scale of |x|
-    widest : the largest width of a panel, in t
     """
     root = np.sqrt(q)
-    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / widest))]
+    edges = [np.linspace(-REACH, REACH, 1 + round(2 * REACH / WIDEST))]
     if root > 0:
-        if FINEST / root < widest:
+        if FINEST / root < WIDEST:
             # of width FINEST in x around 0, then growing
             last = min(smooth_beyond, REACH * root, FINEST * MOST / 2)
             inner = np.arange(0, last + FINEST / 2, FINEST)

@@ -34,23 +34,13 @@ from ntk_numba.duals.panels import (
     interpolated,
     panel_of,
 )
-from ntk_numba.duals.quadrature import WIDEST, nodes
+from ntk_numba.duals.quadrature import nodes
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.function import Floats
 
 Array = NDArray[np.float64]
 
-DEGREES = (
-    32,
-    64,
-    128,
-    256,
-    512,
-    1024,
-    2048,
-    4096,
-)  # the largest degrees that are tried, in this order
-RESOLVED = 1024  # the largest degree that panels of the usual width resolve
+DEGREES = (32, 64, 128, 256, 512, 1024)  # the largest degrees that are tried, in this order
 FEW, MANY = 18, 40  # nodes of a panel in ln q: first FEW, and MANY if these are not enough
 CHECKS = (-0.985, -0.5, 0.03, 0.52, 0.99)  # the positions in a panel at which tails are computed
 ROUNDING = 2e-15  # the error of sums of squares of unit vectors and of a row's Horner rule
@@ -123,7 +113,7 @@ class Series(Activation):
         Raises
         ------
         ValueError
-            If no series of degree up to 4096 is.
+            If no series of degree up to 1024 is.
         """
         return _fitted(self, rounded(q_max))
 
@@ -180,10 +170,9 @@ def unit_coefficients(
 
     fine : whether panels are half as wide
     """
-    widest = WIDEST if degree <= RESOLVED else WIDEST / 2
-    t, weights = nodes(q, activation.kinks, activation.smooth_beyond, widest)
+    t, weights = nodes(q, activation.kinks, activation.smooth_beyond)
     if fine:
-        t, weights = nodes(q, halved(q, activation, widest), 4 * activation.smooth_beyond, widest)
+        t, weights = nodes(q, halved(q, activation), 4 * activation.smooth_beyond)
     x = np.sqrt(q) * t
     sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
     moment = float(weights @ sigma**2)
@@ -194,7 +183,7 @@ def unit_coefficients(
     weighted = weights * slope
     if q <= 1 and not activation.kinks and not fine:  # the nodes are the same for all such q
         # not by BLAS, whose order of summation depends on the threads
-        means = np.einsum("kt,t->k", _hermite_at_small(degree, widest), weighted)
+        means = np.einsum("kt,t->k", _hermite_at_small(degree), weighted)
         out[1:] = np.sqrt(q / np.arange(1, degree + 1)) * means
     else:
         for k, h in enumerate(_hermite(t, degree)):
@@ -202,9 +191,9 @@ def unit_coefficients(
     return out / np.sqrt(moment), moment, float(q * (weights @ slope**2) / moment)
 
 
-def halved(q: float, activation: Activation, widest: float = WIDEST) -> tuple[float, ...]:
+def halved(q: float, activation: Activation) -> tuple[float, ...]:
     """Return the kinks and the midpoints of the coarse rule's panels: the ends of finer panels."""
-    t, _ = nodes(q, activation.kinks, activation.smooth_beyond, widest)
+    t, _ = nodes(q, activation.kinks, activation.smooth_beyond)
     middles = np.sqrt(q) * t.reshape(-1, 16)[:, [0, -1]].mean(axis=1)
     ends = activation.ends(q) if isinstance(activation, Series) else ()
     return (*activation.kinks, *ends, *middles)
@@ -219,9 +208,9 @@ def _hermite(t: Array, count: int) -> Iterator[Array]:
 
 
 @lru_cache(maxsize=2)
-def _hermite_at_small(count: int, widest: float) -> Array:
+def _hermite_at_small(count: int) -> Array:
     """Return the first orthonormal Hermite polynomials at the nodes of variances up to 1."""
-    return np.stack(list(_hermite(nodes(1.0, widest=widest)[0], count)))
+    return np.stack(list(_hermite(nodes(1.0)[0], count)))
 
 
 @lru_cache(maxsize=32)
@@ -338,7 +327,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
                 bounds=errors,
             )
         reached = max(errors)
-    raise ToleranceError(_refusal(activation, limit, reached), reached, tolerance)
+    raise ToleranceError(refusal(activation, limit, reached), reached, tolerance)
 
 
 class ToleranceError(InvalidValueError):
@@ -353,7 +342,7 @@ class ToleranceError(InvalidValueError):
         self.reached, self.asked = reached, asked
 
 
-def _refusal(activation: Series, limit: float, reached: float) -> str:
+def refusal(activation: Series, limit: float, reached: float) -> str:
     """Return the message that the tolerance cannot be reached, with one that can be."""
     message = (
         f"activation {activation.name}: at variances up to {limit:.3g} the series reaches "

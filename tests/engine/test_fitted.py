@@ -114,12 +114,12 @@ SERIES = [
     "softplus",
     "mish",
     "gelu_tanh",
-    "softsign:1e-2",
-    "arctan:1e-4",
+    "softsign",
+    "arctan",
 ]
 
 
-@pytest.mark.parametrize("name", marked(pytest.mark.slow, SERIES, but=("softsign:1e-2",)))
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, SERIES, but=("softsign",)))
 def test_calls_with_one_range_compute_one_kernel(name):
     rng = np.random.default_rng(0)
     x, z = rng.standard_normal((40, 3)), rng.standard_normal((25, 3)) / 4
