@@ -139,8 +139,10 @@ def critical_init(
             raise _nowhere(which, wanted, np.zeros(1))
         return _Edge(which).critical(wanted)
     q_tried = _computable_variances(which)
+    if slope == 0 and not which.facts.needs_largest:  # β² is about q, as for x²
+        q_tried = np.concatenate([2.0 ** np.arange(-300, -40), q_tried])
     w2, b2 = _edge(which, q_tried)
-    defined = np.isfinite(w2)  # not where σ' is 0 around 0
+    defined = w2 < 1e200  # not where σ' is 0 around 0, or near the smallest numbers
     if not defined.any():
         raise InvalidValueError(f"activation {which.name} is nowhere critical: E[σ'(z)²] is 0")
     q_tried, w2, b2 = q_tried[defined], w2[defined], b2[defined]

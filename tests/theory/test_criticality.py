@@ -186,6 +186,13 @@ def test_small_biases_have_critical_variances(name):
         assert nk.critical_init(name, b_std=b_std).q == pytest.approx(limit, rel=1e-9)
 
 
+@pytest.mark.parametrize("b_std", [1e-30, 1e-9, 0.3])
+def test_small_biases_of_powers(b_std):
+    """For x², E[σ²] = 3q² and E[σ'²] = 4q, so that β² = q/4; for x³, β² = q(1 − 15/27)."""
+    for name, factor in (("monomial:2", 4), ("monomial:3", 27 / 12)):
+        assert nk.critical_init(name, b_std=b_std).q == pytest.approx(factor * b_std**2, rel=1e-12)
+
+
 def test_biases_that_are_too_small_are_named():
     with pytest.raises(ValueError, match="give 0 or at least"):
         nk.critical_init("hard_tanh", b_std=1e-200)
