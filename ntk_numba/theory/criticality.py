@@ -13,6 +13,7 @@ chaos*; Schoenholz et al. 2017, *Deep information propagation*.
 """
 
 import math
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from scipy.optimize import brentq
 from ntk_numba import activations
 from ntk_numba.activations import Activation
 from ntk_numba.arguments import not_negative, real_number, whole_number
+from ntk_numba.duals.quadrature import REACH, nodes
 from ntk_numba.engine.dual import dual
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.network import Layer
@@ -31,6 +33,8 @@ VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # the grid on which q* is brackete
 ALL_VARIANCES = np.longdouble(2) ** np.arange(-1000, 20.5, 0.5)
 TINY = 1e-200  # an x at which a function is at its limit for x → 0
 ROUNDING = 1e-15  # the relative error of a second moment
+WINDOW = 6  # the variances from which a power series in q is extrapolated to q = 0
+FAR = 1e-35  # β²/q that is smaller comes from beyond the reach of the quadrature
 
 
 class Critical(NamedTuple):
@@ -113,40 +117,165 @@ def critical_init(
         raise InvalidValueError("b_std and q determine each other: give either")
     if q is not None:
         q = _positive_variance(q)
-        w2, b2 = _edge(which, np.array([q]))
-        if not np.isfinite(w2[0]) or b2[0] < -1e-12 * q:
+        if 0 < _slope_at_zero(which) < math.inf:
+            w2, b2 = (np.array([v]) for v in _Edge(which).squares(q))
+        else:
+            w2, b2 = _edge(which, np.array([q]))
+        if not np.isfinite(w2[0]) or not b2[0] >= -1e-12 * q:
             raise InvalidValueError(
                 f"activation {which.name} is nowhere critical with q = {q}: β² would be {b2[0]:.3g}"
             )
         return Critical(math.sqrt(w2[0]), math.sqrt(max(b2[0], 0.0)), q)
     wanted = 0.0 if b_std is None else not_negative("b_std", b_std)
     slope = _slope_at_zero(which)
-    if wanted == 0 and 0 < slope < math.inf:
+    if 0 < slope < math.inf:
         # Without β the limit q → 0 is critical if σ(0) = 0, since β²/q → 0 there. For homogeneous
-        # functions every q is.
+        # functions every q is, and none with β > 0.
         some = 4.0 ** np.arange(-20, 10)
         homogeneous = (abs(which.second_moment(some) / some - slope) < 1e-12 * slope).all()
-        return Critical(1 / math.sqrt(slope), 0.0, float(homogeneous))
+        if wanted == 0:
+            return Critical(1 / math.sqrt(slope), 0.0, float(homogeneous))
+        if homogeneous:
+            raise _nowhere(which, wanted, np.zeros(1))
+        return _Edge(which).critical(wanted)
     q_tried = _computable_variances(which)
+    if slope == 0 and not which.facts.needs_largest:  # β² is about q, as for x²
+        q_tried = np.concatenate([2.0 ** np.arange(-300, -40), q_tried])
     w2, b2 = _edge(which, q_tried)
-    defined = np.isfinite(w2)  # not where σ' is 0 around 0
+    defined = w2 < 1e200  # not where σ' is 0 around 0, or near the smallest numbers
     if not defined.any():
         raise InvalidValueError(f"activation {which.name} is nowhere critical: E[σ'(z)²] is 0")
     q_tried, w2, b2 = q_tried[defined], w2[defined], b2[defined]
     over = b2 - wanted**2
     crossing = np.flatnonzero(np.sign(over[1:]) != np.sign(over[:-1]))
     if not len(crossing):
-        raise InvalidValueError(
-            f"activation {which.name} is nowhere critical with b_std = {wanted}; β may be from "
-            f"{math.sqrt(max(b2.min(), 0)):.3g} to {math.sqrt(max(b2.max(), 0)):.3g}"
-        )
+        raise _nowhere(which, wanted, b2)
     low, high = np.log(q_tried[crossing[0] : crossing[0] + 2])
     root = brentq(
         lambda log_q: float(_edge(which, np.exp(np.array([log_q])))[1][0] - wanted**2),
         low, high, xtol=1e-14,
     )  # fmt: skip
-    found = math.exp(root)
-    return Critical(math.sqrt(_edge(which, np.array([found]))[0][0]), wanted, found)
+    found_q = math.exp(root)
+    return Critical(math.sqrt(_edge(which, np.array([found_q]))[0][0]), wanted, found_q)
+
+
+def _nowhere(activation: Activation, b_std: float, b2: NDArray[Any]) -> InvalidValueError:
+    """Return the error that b_std is outside the range of β², which some values show."""
+    return InvalidValueError(
+        f"activation {activation.name} is nowhere critical with b_std = {b_std}; β may be from "
+        f"{math.sqrt(max(b2.min(), 0)):.3g} to {math.sqrt(max(b2.max(), 0)):.3g}"
+    )
+
+
+class _Edge:
+    """The edge of chaos of a function with σ(0) = 0 that has a slope there.
+
+    On the edge β² = F/S, with F = qE[σ'(√q t)²] − E[σ(√q t)²] and S = E[σ'(√q t)²], which is much
+    smaller than q if q is small. With r(x) = σ(x) − σ'(0±)x it is F = qE[r'²] − E[r²], by Stein's
+    lemma E[x g(x)] = qE[g'(x)], and these two terms hardly cancel. As q → 0, F/q^p is a power
+    series in q, or in √q if 0 is a kink. Below the variances at which r keeps its digits it is
+    extrapolated.
+    """
+
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+        x = np.array([-TINY, TINY])
+        self._slopes = activation.derivative(x)  # at 0 from either side
+        self._step = 2 if 0.0 in activation.kinks else 4  # the ratio of variances of a window
+        q = float(self._step) ** -np.arange(40.0)[::-1]
+        f = np.array([self.terms(v)[0] for v in q])
+        # the window whose extrapolated value differs least from that of the next one
+        best: tuple[float, int, int, NDArray[Any]] = (math.inf, 0, 0, f)
+        before = None
+        for k in range(len(q) - WINDOW):
+            u, part = q[k : k + WINDOW], f[k : k + WINDOW]
+            ratio = part[1] / part[0] if (part > 0).all() else 0.0
+            power = int(np.rint(2 * math.log(max(ratio, 1e-9)) / math.log(self._step)))
+            if not 3 <= power <= 24:  # rounding errors
+                before = None
+                continue
+            series = part / u ** (power / 2)
+            at_zero = float(_interpolate(self._variable(u), series, 0.0))
+            if before and before[0] == power and at_zero > 0:
+                change = abs(before[1] / at_zero - 1)
+                if change < best[0]:
+                    best = (change, k, power, series)
+            before = (power, at_zero)
+        change, k, self._power, self._series = best
+        # without a power law, F is 0 as far as the quadrature reaches
+        self.window = q[k : k + WINDOW] if change < 1e-6 else None
+        if self.window is not None:  # ln β²/q^p at q = 0, to which the series is near below q
+            first = self.window[0] * 1e-20
+            self._leading = math.log(self.squares(first)[1]) - self._power / 2 * math.log(first)
+
+    def _variable(self, q: Any) -> Any:
+        """Return what the power series is one of."""
+        return np.sqrt(q) if self._step == 2 else q
+
+    def terms(self, q: float) -> tuple[float, float]:
+        """Return F and S by quadrature, or NaN if they come from beyond its reach."""
+        a = self._activation
+        t, weights = nodes(q, a.kinks, a.smooth_beyond)
+        x = np.sqrt(np.longdouble(q)) * t
+        with np.errstate(all="ignore"):
+            try:
+                values, slopes = a(x), a.derivative(x)
+            except TypeError:  # SciPy has no erf in extended precision
+                values, slopes = a(x.astype(float)), a.derivative(x.astype(float))
+            at_zero = np.where(x < 0, self._slopes[0], self._slopes[1]).astype(slopes.dtype)
+            rest, rest_slope = values - at_zero * x, slopes - at_zero
+            density = weights * (q * rest_slope**2 - rest**2)
+            squares = weights * (values**2 + q * slopes**2)
+            far = abs(t) > 0.8 * REACH
+            if not squares[far].sum() <= 1e-13 * squares.sum():
+                return math.nan, math.nan
+            return float(density.sum()), float(weights @ slopes**2)
+
+    def squares(self, q: float) -> tuple[float, float]:
+        """Return the σ_w² and β² with which q is a fixed point and χ = 1."""
+        f, slope = self.terms(q)
+        if self.window is not None and q < self.window[0]:
+            u = self._variable(q)
+            series = float(_interpolate(self._variable(self.window), self._series, u))
+            f = q ** (self._power / 2) * series
+        return 1 / slope, f / slope
+
+    def log_bias(self, log_q: float) -> float:
+        """Return ln β², which is finite where β² itself is below the range of floats."""
+        q = math.exp(log_q)
+        if self.window is not None and q < self.window[0] * 1e-20:
+            return self._power / 2 * log_q + self._leading
+        b2 = self.squares(q)[1]
+        if math.isnan(b2):
+            return math.nan
+        least = 0.0 if self.window is not None and q < self.window[0] else FAR * q
+        return math.log(b2) if b2 > least else -math.inf
+
+    def critical(self, b_std: float) -> Critical:
+        """Return the smallest critical q for β > 0."""
+        target = 2 * math.log(b_std)
+        path = list(np.log(VARIANCES))
+        if self.window is not None:
+            path.insert(0, min(target, path[0]) - 50)
+        values = [self.log_bias(path[0])]
+        for low, high in pairwise(path):
+            values.append(self.log_bias(high))
+            if values[-2] < target <= values[-1]:
+                if values[-2] == -math.inf:
+                    raise InvalidValueError(
+                        f"activation {self._activation.name}: b_std = {b_std} is too small for its "
+                        "critical variance to be computed; give 0 or at least "
+                        f"{math.exp(values[-1] / 2):.1g}"
+                    )
+                root = brentq(lambda v: self.log_bias(v) - target, low, high, xtol=1e-14)
+                return Critical(self.terms(math.exp(root))[1] ** -0.5, b_std, math.exp(root))
+        raise _nowhere(self._activation, b_std, np.exp([v for v in values if v == v]))
+
+
+def _interpolate(at: NDArray[Any], values: NDArray[Any], x: float) -> float:
+    """Return the polynomial through the values, at x (Lagrange)."""
+    weights = [np.prod((x - np.delete(at, k)) / (u - np.delete(at, k))) for k, u in enumerate(at)]
+    return float(np.dot(weights, values))
 
 
 def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:

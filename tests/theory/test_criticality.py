@@ -1,3 +1,4 @@
+import mpmath as mp
 import numpy as np
 import pytest
 from plain import SIGMA
@@ -151,3 +152,50 @@ def test_arguments_that_are_no_numbers(wrong):
 def test_arguments_that_are_numbers_of_numpy(right):
     assert nk.critical_init("erf", q=right) == nk.critical_init("erf", q=0.5)
     assert nk.fixed_point("erf", b_std=right) == nk.fixed_point("erf", b_std=0.5)
+
+
+SMOOTH = {
+    "tanh": (mp.tanh, lambda x: mp.sech(x) ** 2, (0.75, 2 / 3)),
+    "sin": (mp.sin, mp.cos, (3, 2 / 3)),
+    "gelu": (lambda x: x * mp.ncdf(x), lambda x: mp.ncdf(x) + x * mp.npdf(x), (np.pi / 2, 1)),
+    "elu": (
+        lambda x: x if x > 0 else mp.expm1(x), lambda x: mp.exp(min(x, 0)), (8, 1),
+    ),
+    "softsign": (lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2, (1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_small_biases_have_critical_variances(name):
+    """β² = q − E[σ²]/E[σ'²], which cancels in floats; as q → 0, q = (√c β)^p."""
+    sigma, slope, (constant, power) = SMOOTH[name]
+    for b_std in (1e-8, 1e-4, 0.05):
+        with mp.workdps(40):
+            found = nk.critical_init(name, b_std=b_std)
+            q, ends = mp.mpf(found.q), [-13, -9, -6, -3, 0, 3, 6, 9, 13]
+            one, two = (
+                mp.quad(lambda t, f=f, q=q: mp.npdf(t) * f(mp.sqrt(q) * t) ** 2, ends)
+                for f in (sigma, slope)
+            )
+            assert abs((q - one / two) / mp.mpf(b_std) ** 2 - 1) < 1e-11
+            assert abs(found.w_std**2 * two - 1) < 1e-12
+        again = nk.critical_init(name, q=found.q)
+        assert again == pytest.approx(found, rel=1e-12)
+    for b_std in (1e-20, 1e-100, 1e-300):
+        limit = constant ** (power / 2) * b_std**power
+        assert nk.critical_init(name, b_std=b_std).q == pytest.approx(limit, rel=1e-9)
+
+
+@pytest.mark.parametrize("b_std", [1e-30, 1e-9, 0.3])
+def test_small_biases_of_powers(b_std):
+    """For x², E[σ²] = 3q² and E[σ'²] = 4q, so that β² = q/4; for x³, β² = q(1 − 15/27)."""
+    for name, factor in (("monomial:2", 4), ("monomial:3", 27 / 12)):
+        assert nk.critical_init(name, b_std=b_std).q == pytest.approx(factor * b_std**2, rel=1e-12)
+
+
+def test_biases_that_are_too_small_are_named():
+    with pytest.raises(ValueError, match="give 0 or at least"):
+        nk.critical_init("hard_tanh", b_std=1e-200)
+    for b_std in (1e-300, 1e-9, 1.0):
+        with pytest.raises(ValueError, match=r"leaky_relu:0\.2 is nowhere critical"):
+            nk.critical_init("leaky_relu:0.2", b_std=b_std)
