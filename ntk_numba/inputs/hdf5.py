@@ -192,7 +192,8 @@ def _text(item: Any, key: str) -> str:
     kind = found.get_type()
     if found.shape != () or kind.get_class() != h5py.h5t.STRING:
         return ""
-    return str(item.attrs[key])
+    value = item.attrs[key]  # bytes if its length is fixed, as programs in R write it
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _arrays(group: h5py.Group) -> list[str]:
