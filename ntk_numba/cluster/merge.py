@@ -85,8 +85,8 @@ def merge(
     if isinstance(parts, str | os.PathLike):
         raise InvalidTypeError(f"parts must be a list of files, not one: {parts!r}")
     given = [Path(part) for part in parts]
-    if folders := [part for part in given if part.is_dir()]:
-        raise folder_error(folders[0], "the files of the parts")
+    if Path() in given:
+        raise folder_error(Path(), "the files of the parts")
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise InvalidValueError(f"{target} is one of the parts; choose another output")
     policy = Policy(overwrite, progress)

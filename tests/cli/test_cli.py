@@ -150,7 +150,6 @@ def test_plan_refuses_what_the_disk_cannot_hold(monkeypatch, tmp_path, points, c
         (["gram", "", "--depth", "2", "-o", "g.h5"], "(the path is empty, or '.')"),
         (["info", ""], "(the path is empty, or '.')"),
         (["merge", "", "-o", "g.h5"], "(the path is empty, or '.')"),
-        (["merge", "/", "-o", "g.h5"], "/ is a folder; name the files of the parts"),
         (["gram", "x.csv.zst", "--depth", "2", "-o", "g.h5"], "x.csv.zst does not exist"),
         (["gram", "x.npy", "--depth", "2", "-o", "x.npy", "--overwrite"], "is the data itself"),
         (["gram", "x.npy", "--depth", "2", "-o", "y.npy"], "no valid HDF5 file"),
