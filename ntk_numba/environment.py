@@ -10,6 +10,7 @@ import re
 from ntk_numba.errors import ProcessError
 
 LAYERS = ("tbb", "omp", "workqueue")
+LOCATORS = ("UserProvided", "InTree", "UserWide", "IPython", "Zip")  # of the cache on disk
 KINDS_OF_LAYERS = ("default", "safe", "forksafe", "threadsafe")
 
 
@@ -20,7 +21,8 @@ def check_environment() -> None:
     ------
     RuntimeError
         If NUMBA_DISABLE_JIT is set, or NUMBA_NUM_THREADS, NUMBA_THREADING_LAYER,
-        NUMBA_THREADING_LAYER_PRIORITY or NUMBA_CPU_FEATURES has a value that Numba does not take.
+        NUMBA_THREADING_LAYER_PRIORITY, NUMBA_CPU_FEATURES or NUMBA_CACHE_LOCATOR_CLASSES
+        has a value that Numba does not take.
     """
 
     def value(name: str) -> str:
@@ -53,6 +55,13 @@ def check_environment() -> None:
         raise refuse(
             "NUMBA_CPU_FEATURES",
             "is no list of features: set one such as '+avx2,-avx512f', each with + or -",
+        )
+    locators = [f"{name}CacheLocator" for name in LOCATORS]
+    given = [name.strip() for name in value("NUMBA_CACHE_LOCATOR_CLASSES").split(",")]
+    if given != [""] and not all(name in locators or "." in name for name in given):
+        raise refuse(
+            "NUMBA_CACHE_LOCATOR_CLASSES",
+            f"names no classes of Numba's cache: set some of {', '.join(locators)}",
         )
 
 

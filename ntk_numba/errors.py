@@ -62,6 +62,15 @@ _OF_THE_SAME_KIND = {
 }
 
 
+def folder_error(path: object, wanted: str) -> FolderError:
+    """Return the error for a folder, or an empty path, where a file is expected.
+
+    wanted : what to name instead
+    """
+    hint = " (the path is empty, or '.')" if str(path) == "." else ""
+    return FolderError(f"{path} is a folder; name {wanted}{hint}")
+
+
 def file_error(cause: Exception, text: str) -> NtkNumbaError:
     """Return an error of this hierarchy of the same kind as `cause`, with the given text."""
     for kind, ours in _OF_THE_SAME_KIND.items():

@@ -17,6 +17,7 @@ WRONG = {
     "NUMBA_THREADING_LAYER": ("nonsense", "TBB"),
     "NUMBA_THREADING_LAYER_PRIORITY": ("omp", "tbb omp omp", "foo"),
     "NUMBA_CPU_FEATURES": ("avx2", "+avx2,sse"),
+    "NUMBA_CACHE_LOCATOR_CLASSES": ("foo", "InTreeCacheLocator,foo"),
 }
 RIGHT = {
     "NUMBA_DISABLE_JIT": ("", "0"),
@@ -24,6 +25,7 @@ RIGHT = {
     "NUMBA_THREADING_LAYER": ("", "workqueue", "safe"),
     "NUMBA_THREADING_LAYER_PRIORITY": ("", "omp tbb workqueue"),
     "NUMBA_CPU_FEATURES": ("", "+avx2,-avx512f", "+sse"),
+    "NUMBA_CACHE_LOCATOR_CLASSES": ("", "InTreeCacheLocator", "my.Locator, ZipCacheLocator"),
 }
 
 
@@ -42,6 +44,17 @@ def test_wrong_values_are_refused(name, value, monkeypatch):
 def test_right_values_are_not(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     check_environment()
+
+
+def test_a_threading_layer_that_is_missing(monkeypatch):
+    from ntk_numba.compiled import parallel
+
+    def fail():
+        raise ValueError("No threading layer could be loaded.\nHINT:\nIntel TBB is required")
+
+    monkeypatch.setattr(parallel.numba, "get_num_threads", fail)
+    with pytest.raises(ProcessError, match=r"=\w+ names .* HINT: Intel TBB is req.*; unset it$"):
+        parallel.threads_now()
 
 
 START = [

@@ -17,6 +17,8 @@ from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
     from ntk_numba.cluster.write import Job
+    from ntk_numba.compute.estimate import Estimate
+    from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile, Report
     from ntk_numba.network import MLP
 
@@ -200,9 +202,9 @@ def plan(options: argparse.Namespace) -> bool:
     """Print the disk space, memory and time that a job would take."""
     import shutil
 
-    from ntk_numba.arguments import show_bytes
-    from ntk_numba.cluster.slurm import MAX_ARRAY, parts_for
+    from ntk_numba.cluster.slurm import parts_for
     from ntk_numba.compute.estimate import estimate
+    from ntk_numba.compute.plan import refuse_larger
     from ntk_numba.gramfile.storage import parse_layout
     from ntk_numba.gramfile.writer import check_folder, check_space
     from ntk_numba.inputs.source import open_sources
@@ -225,10 +227,27 @@ def plan(options: argparse.Namespace) -> bool:
             "seconds_write": estimated.write,
             "seconds": estimated.total,
         }
-        print(json.dumps(facts, indent=2), flush=True)
-        check_space(target, plan)
-        plan.warn_of_underflow(*filter(None, (x, z)))
-        return True
+        print(json.dumps(facts, indent=2))
+    else:
+        _print_plan(plan, free, estimated, parts)
+    sys.stdout.flush()
+    check_space(target, plan)
+    sources = [source for source in (x, z) if source]
+    if plan.largest_norm is not None:
+        for source in sources:
+            refuse_larger(source, source.survey(), plan.largest_norm)
+    plan.warn_of_underflow(*sources)
+    return True
+
+
+def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> None:
+    """Print a plan as text.
+
+    free : the free bytes of the disk
+    """
+    from ntk_numba.arguments import show_bytes
+    from ntk_numba.cluster.slurm import MAX_ARRAY
+
     lines = plan.describe()
     memory = lines.pop("memory")
     lines |= {
@@ -244,10 +263,6 @@ def plan(options: argparse.Namespace) -> bool:
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     for key, value in lines.items():
         print(f"{key:8} {value}")
-    sys.stdout.flush()
-    check_space(target, plan)
-    plan.warn_of_underflow(*filter(None, (x, z)))
-    return True
 
 
 def _duration(seconds: float) -> str:

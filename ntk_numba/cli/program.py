@@ -95,8 +95,8 @@ _shown: set[str] = set()
 
 
 def _show(otherwise: Any, message: Any, category: Any, *args: Any, **options: Any) -> None:
-    """Print a warning of ours as one line, once."""
-    if not issubclass(category, UnderflowWarning):
+    """Print a warning for users as one line, once."""
+    if not issubclass(category, UserWarning):
         otherwise(message, category, *args, **options)
     elif str(message) not in _shown:
         _shown.add(str(message))

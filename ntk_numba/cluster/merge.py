@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ntk_numba import stopping
 from ntk_numba.arguments import Layout, Policy
 from ntk_numba.cluster.cover import Cover, find_parts, show_indices
-from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
+from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, folder_error
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
@@ -85,6 +85,8 @@ def merge(
     if isinstance(parts, str | os.PathLike):
         raise InvalidTypeError(f"parts must be a list of files, not one: {parts!r}")
     given = [Path(part) for part in parts]
+    if Path() in given:
+        raise folder_error(Path(), "the files of the parts")
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise InvalidValueError(f"{target} is one of the parts; choose another output")
     policy = Policy(overwrite, progress)

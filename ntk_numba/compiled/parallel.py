@@ -19,6 +19,25 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.intrinsics import take_number
 from ntk_numba.compiled.loops import compile_by_address
 from ntk_numba.compiled.policy import kernel
+from ntk_numba.errors import ProcessError
+
+
+def threads_now() -> int:
+    """Return the number of threads that Numba is set to use; its first call starts them.
+
+    Raises
+    ------
+    RuntimeError
+        If Numba cannot load the threading layer that NUMBA_THREADING_LAYER names.
+    """
+    try:
+        return int(numba.get_num_threads())
+    except ValueError as error:
+        layer = numba.config.THREADING_LAYER  # type: ignore[attr-defined]
+        raise ProcessError(
+            f"the environment variable NUMBA_THREADING_LAYER={layer} names a threading layer that "
+            f"cannot be loaded ({' '.join(str(error).split())}); unset it"
+        ) from None
 
 
 class ParallelLoop:
@@ -44,7 +63,7 @@ class ParallelLoop:
         words: list[int] = []
         address = self._address(_flatten(arguments, words), arguments)
         flat, counter = np.array(words, np.int64), np.zeros(1, np.int64)
-        _in_parallel(address, flat.ctypes.data, counter, count, numba.get_num_threads())
+        _in_parallel(address, flat.ctypes.data, counter, count, threads_now())
 
     def _address(self, form: Any, arguments: tuple[Any, ...]) -> int:
         """Return the address of the machine code for arguments of a form; compile it if needed."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compiled.parallel import threads_now
 from ntk_numba.engine.fitted import FittedNetwork
 from ntk_numba.engine.pairs import Bands
 from ntk_numba.engine.products import empty_panels, panel_width
@@ -226,7 +227,7 @@ class Kernel:
                 "or set NUMBA_THREADING_LAYER=workqueue"
             )
         with _one_at_a_time:
-            before = numba.get_num_threads()
+            before = threads_now()
             numba.set_num_threads(self.threads)
             try:
                 return function(*arguments)

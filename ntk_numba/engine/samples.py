@@ -12,13 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compiled.intrinsics import fma, larger
-from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
+from ntk_numba.compiled.parallel import ParallelLoop, arguments_at, threads_now
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.products import empty_panels
@@ -149,7 +148,7 @@ def normalise(
 
     x : (rows, n0), the samples first, first + 1, …
     """
-    features, threads = x.shape[1], numba.get_num_threads()
+    features, threads = x.shape[1], threads_now()
     # Threads take whole lines of the cache: two that share a line wait for each other.
     line = LINE_BYTES // panels.itemsize
     begin, end = first // line, -(-(first + x.shape[0]) // line)

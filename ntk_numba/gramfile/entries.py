@@ -33,12 +33,16 @@ class Whole(Matrix, h5py.Dataset):  # type: ignore[misc]
         self._contents = contents
 
     def __getitem__(self, key: Any) -> Any:
+        self._refuse_closed()
         if key == () if isinstance(key, tuple) else key is Ellipsis:
             return h5py.Dataset.__getitem__(self, key)
         keys = self._whole_key(key)
         if any(isinstance(k, np.ndarray) or (isinstance(k, slice) and _steps(k)) for k in keys):
             return super().__getitem__(key)
         return h5py.Dataset.__getitem__(self, tuple(keys))
+
+    def _stored(self) -> h5py.Dataset:
+        return self
 
     def _read(self, layers: Index, rows: Index, columns: Index) -> NDArray[Any]:
         return _read_stored(self, self._contents, layers, rows, columns)
@@ -102,6 +106,9 @@ class Entries(Matrix):
         cache.set_chunk_cache(CACHE_SLOTS, CACHE_BYTES, 1.0)
         self._dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), cache))
         self.shape, self.dtype = contents.shape, contents.dtype
+
+    def _stored(self) -> h5py.Dataset:
+        return self._dataset
 
     @property
     def ndim(self) -> int:

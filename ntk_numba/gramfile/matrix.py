@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -102,6 +103,15 @@ class Matrix:
             found[:, at] = self._read(chosen, r, c)[:, down, across]
         return found.reshape(-1, *shape)[within]
 
+    def _refuse_closed(self) -> None:
+        """Raise an error if the file is closed."""
+        if not self._stored():
+            raise InvalidValueError("the Gram file of this matrix is closed; open it again")
+
+    def _stored(self) -> h5py.Dataset:
+        """Return the dataset that has the entries."""
+        raise NotImplementedError
+
     def _whole_key(self, key: Any) -> list[Any]:
         """Return an index for each dimension: an int, a slice, or an array of numbers ≥ 0.
 
@@ -112,6 +122,7 @@ class Matrix:
         TypeError, IndexError
             If the key is none that NumPy takes, or has a new axis.
         """
+        self._refuse_closed()
         keys = list(key) if isinstance(key, tuple) else [key]
         if any(isinstance(k, bool | np.bool_) or k is None for k in keys):
             raise InvalidTypeError(
@@ -167,6 +178,7 @@ class Matrix:
             If the shapes do not fit, the other factor does not hold numbers, or the file lacks
             tiles.
         """
+        self._refuse_closed()
         name = "the left" if left else "the right"
         factor = np.asarray(other)
         if factor.dtype.kind not in "biufc":

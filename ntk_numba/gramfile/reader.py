@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ntk_numba.accuracy import schwarz_slack
 from ntk_numba.arguments import KERNELS, KernelName
-from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
+from ntk_numba.errors import InvalidValueError, MissingFileError, file_error, folder_error
 from ntk_numba.gramfile.claims import attribute
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
@@ -280,7 +280,7 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
     """
     path = Path(path)
     if path.is_dir():
-        raise FolderError(f"{path} is a folder; name a Gram file")
+        raise folder_error(path, "a Gram file")
     if not path.exists():
         partial = partial_of(path)
         hint = f", but {partial} does: run its command again to complete it"

@@ -24,12 +24,12 @@ from ntk_numba.arguments import Policy, show_bytes
 from ntk_numba.errors import (
     AccessError,
     FileError,
-    FolderError,
     InvalidValueError,
     MissingFileError,
     OutputExistsError,
     StoppedError,
     file_error,
+    folder_error,
 )
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header, Output
@@ -296,7 +296,7 @@ def check_folder(path: Path, *, write: bool = True) -> None:
     """
     folder = path.parent
     if path.is_dir():
-        raise FolderError(f"{path} is a folder; name a file in it")
+        raise folder_error(path, "a file in it")
     if path.exists() and not path.is_file():
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     if not folder.is_dir():

@@ -39,8 +39,10 @@ class Opened(NamedTuple):
     close: Callable[[], None] = lambda: None
 
 
-def pick(path: Path, key: str, keys: list[str]) -> str:
+def pick(path: Path, key: str, keys: list[str], way: str = "{}:key") -> str:
     """Return `key` if the file has it or, without a key, the only one of its keys.
+
+    way : how a user names a key of the file, for errors
 
     Raises
     ------
@@ -54,7 +56,7 @@ def pick(path: Path, key: str, keys: list[str]) -> str:
         return key
     if len(keys) != 1:
         raise InvalidValueError(
-            f"{path} holds {len(keys)} arrays ({known or 'none'}); name one: {path}:key"
+            f"{path} holds {len(keys)} arrays ({known or 'none'}); name one: {way.format(path)}"
         )
     return keys[0]
 

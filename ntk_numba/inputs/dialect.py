@@ -22,11 +22,30 @@ MISSING = frozenset(
 BLANKS = " \t\r\n\v\f"  # may stand around a number, as for `float`
 COMMA_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.' ]\d{3})*,\d+|,\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_COMMENT = re.compile(r"\s+#")
 _LIKE_DATA = re.compile(
     r"[+-]?(?:inf|infinity|0x[\da-f.p+-]+|[$€£]?[\d.,'  _]*\d[\d.,'  _]*%?(?:[ed][+-]?\d+)?)",
     re.IGNORECASE,
 )
 _BEGINS_AS_NUMBER = re.compile(r"[+.$€£(-]*\d")
+
+
+def uncomment(line: str, separator: str | None = None) -> str:
+    """Return a line that begins a record without the comment at its end, if it has one.
+
+    A comment begins with # behind a blank that follows a cell with a number, outside quotes; behind
+    text, as in the name ``Sample #1``, it is part of the cell.
+
+    separator : None if it is not known yet
+    """
+    for match in _COMMENT.finditer(line):
+        before = line[: match.start()]
+        if before.count('"') % 2 == 0:
+            ends = r"[,;|\s]" if separator in (None, " ") else re.escape(separator)
+            cell = re.split(ends, before)[-1]
+            if NUMBER.fullmatch(cell.strip(BLANKS + '"')):
+                return before + line[len(line.rstrip("\r\n")) :]
+    return line
 
 
 def find_separator(lines: Sequence[str]) -> str | None:
@@ -120,7 +139,7 @@ def _like_names(cells: list[str], below: list[list[str]], beside: bool) -> bool:
 
     They may if they are 0, 1, 2, …, as pandas writes them, another ascending sequence in equal
     steps (but 1, 2, 3, … above integers), or different integers of which each stands above
-    numbers with decimals only.
+    numbers with decimals only. A single 0 may only in the last case.
 
     Parameters
     ----------
@@ -131,10 +150,10 @@ def _like_names(cells: list[str], below: list[list[str]], beside: bool) -> bool:
         return False
     values = [int(cell) for cell in cells]
     if len(values) == 1:
-        return values == [0]
+        return values == [0] and all(map(has_decimals, below[0]))
     step = values[1] - values[0]
     even = step > 0 and values == list(range(values[0], values[-1] + 1, step))
-    real = [all(map(_has_decimals, column)) for column in below]
+    real = [all(map(has_decimals, column)) for column in below]
     if even and (values == list(range(len(values))) or (len(below[0]) > 1 and any(real))):
         return True
     if even and values[0] > 1 and (len(values) > 2 or beside):
@@ -142,7 +161,7 @@ def _like_names(cells: list[str], below: list[list[str]], beside: bool) -> bool:
     return len(set(values)) == len(values) and all(real)
 
 
-def _has_decimals(cell: str) -> bool:
+def has_decimals(cell: str) -> bool:
     """Return whether a cell is written as no integer is."""
     return not _INTEGER.fullmatch(cell)
 

@@ -34,6 +34,9 @@ class Frame(Protocol):
     def column(self, j: int, start: int, stop: int) -> Column:
         """Return rows `start` to `stop` of column j."""
 
+    def rows(self, start: int, stop: int) -> NDArray[Any] | None:
+        """Return rows `start` to `stop` if all columns have one dtype of NumPy, else None."""
+
 
 CHUNK_BYTES = 16 << 20  # each column of a chunk takes calls of its own
 
@@ -62,6 +65,8 @@ def open_frame(name: str, frame: Frame) -> Opened:
     dtype = np.dtype(np.float32 if single else np.float64)
 
     def load(start: int, stop: int) -> NDArray[np.floating]:
+        if (block := frame.rows(start, stop)) is not None:  # in one call, which is faster
+            return to_floats(name, block, dtype, (start, 0), frame.labels)
         out = np.empty((stop - start, columns), dtype)
         for j in range(columns):
             missing, values = frame.column(j, start, stop)
@@ -84,10 +89,15 @@ class PandasFrame:
     def __init__(self, frame: Any) -> None:
         self._frame, self.shape = frame, frame.shape
         self.labels: Sequence[Any] = list(frame.columns)
+        kinds = set(frame.dtypes)
+        self._alike = len(kinds) == 1 and isinstance(kinds.pop(), np.dtype)
+
+    def rows(self, start: int, stop: int) -> NDArray[Any] | None:
+        return self._frame.iloc[start:stop].to_numpy() if self._alike else None
 
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         given = self._frame.dtypes.iloc[j]
-        return self._numpy_dtype(given), given
+        return _or_decimal(self._numpy_dtype(given), given), given
 
     @classmethod
     def _numpy_dtype(cls, given: Any) -> np.dtype:
@@ -120,7 +130,10 @@ class PolarsFrame:
 
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         empty = self._frame.to_series(j).clear()
-        return _dtype_of(empty.to_numpy), empty.dtype
+        return _or_decimal(_dtype_of(empty.to_numpy), empty.dtype), empty.dtype
+
+    def rows(self, start: int, stop: int) -> NDArray[Any] | None:
+        return None
 
     def column(self, j: int, start: int, stop: int) -> Column:
         rows = self._frame.to_series(j).slice(start, stop - start)
@@ -138,12 +151,24 @@ class ArrowTable:
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         column = self._table.column(j)
         empty = column.slice(0, 0)
-        return _dtype_of(lambda: empty.to_numpy(zero_copy_only=False)), column.type
+        found = _dtype_of(lambda: empty.to_numpy(zero_copy_only=False))
+        return _or_decimal(found, column.type), column.type
+
+    def rows(self, start: int, stop: int) -> NDArray[Any] | None:
+        return None
 
     def column(self, j: int, start: int, stop: int) -> Column:
         rows = self._table.column(j).slice(start, stop - start)
         missing = rows.is_null().to_numpy(zero_copy_only=False) if rows.null_count else None
         return Column(missing, lambda: rows.to_numpy(zero_copy_only=False))
+
+
+def _or_decimal(dtype: np.dtype, given: Any) -> np.dtype:
+    """Return float64 for a type of decimal numbers, else the dtype.
+
+    Their values are objects, which NumPy converts to the nearest float64.
+    """
+    return np.dtype(np.float64) if str(given).lower().startswith("decimal") else dtype
 
 
 def _dtype_of(values: Callable[[], Any]) -> np.dtype:

@@ -48,7 +48,7 @@ def open_hdf5(path: Path, key: str) -> Opened:
         raise _not_opened(path, error) from None
     try:
         with _damage(str(path)):
-            opened = open_group(file, str(path), key)
+            opened = open_group(file, str(path), key, "{}:key")
         if _by_matlab(path, opened.rows):
             opened = opened._replace(rows=Transposed(opened.rows))
             shape = " × ".join(map(str, opened.rows.shape))
@@ -83,10 +83,10 @@ def _not_opened(path: Path, error: OSError) -> NtkNumbaError:
     return InvalidValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})")
 
 
-def open_group(group: h5py.Group, name: str, key: str = "") -> Opened:
+def open_group(group: h5py.Group, name: str, key: str = "", way: str = "{}['key']") -> Opened:
     """Return the array `key` of a group or file or, without a key, its only one.
 
-    name : the name of the group, for errors
+    name, way : the name of the group and the way to name an array in it, for errors
 
     Raises
     ------
@@ -104,7 +104,7 @@ def open_group(group: h5py.Group, name: str, key: str = "") -> Opened:
         elif _is_sparse(group):
             return _open_array(group, name, "")
         else:
-            key = pick(Path(name), "", _arrays(group))
+            key = pick(Path(name), "", _arrays(group), way)
             found = _follow(group, name, key)
         return _open_array(found, f"{name}:{key}", key)
 
@@ -192,7 +192,8 @@ def _text(item: Any, key: str) -> str:
     kind = found.get_type()
     if found.shape != () or kind.get_class() != h5py.h5t.STRING:
         return ""
-    return str(item.attrs[key])
+    value = item.attrs[key]  # bytes if its length is fixed, as programs in R write it
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _arrays(group: h5py.Group) -> list[str]:

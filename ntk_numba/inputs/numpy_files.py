@@ -48,6 +48,10 @@ def open_npz(path: Path, key: str) -> Opened:
             raise InvalidValueError(
                 f"{path} is no .npz archive; a single array belongs in a .npy file"
             )
+        if not key and {"indices", "indptr", "format"} <= set(archive.files):
+            raise InvalidValueError(
+                f"{path} is a sparse matrix; load it: X = scipy.sparse.load_npz({str(path)!r})"
+            )
         chosen = pick(path, key, list(archive.files))
         try:
             array = archive[chosen]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.arrays import Opened
+from ntk_numba.inputs.arrays import Opened, bad_entry, to_floats
 from ntk_numba.inputs.columns import parse_choice, resolve
 
 
@@ -145,9 +145,26 @@ class ParquetRows:
                         f"{self._columns[j]} ({name!r}) is missing (null; counted from 0); drop "
                         f"the row or fill in a number"
                     )
-                group[:, j] = values
+                group[:, j] = self._checked(values, int(self._starts[k]), j)
             self._kept = (k, group)
             return group
+
+    def _checked(self, values: NDArray[Any], first: int, j: int) -> NDArray[np.floating]:
+        """Return values of a column, from row `first` on, as finite floats.
+
+        Raises
+        ------
+        ValueError
+            If one is NaN or infinite, or an integer that float64 does not hold.
+        """
+        number = self._columns[j]
+        labels = self._file.schema_arrow.names
+        floats = to_floats(str(self._path), values[:, None], self.dtype, (first, number), labels)
+        if not np.isfinite(floats).all():
+            row = int(np.argmin(np.isfinite(floats[:, 0])))
+            what = f"is {floats[row, 0]}; remove the row or fill in a finite number"
+            raise bad_entry(str(self._path), (first + row, number), what, labels)
+        return floats[:, 0]
 
 
 def _floats(column: Any) -> NDArray[Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ntk_numba.errors import FolderError, InvalidValueError, MissingFileError, file_error
+from ntk_numba.errors import InvalidValueError, MissingFileError, file_error, folder_error
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
@@ -74,15 +74,17 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
     """
     path, key = _split(spec)
     if path.is_dir():
-        raise FolderError(f"{spec} is a folder; name a file in it ({', '.join(FORMATS)})")
+        raise folder_error(path, f"a file in it ({', '.join(FORMATS)})")
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     if not path.is_file():
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     ending = _ending(path)
     if ending not in FORMATS:
+        inner = path.with_suffix("")
+        packed = f"unpack it to {inner.name}; " * (_ending(inner) in FORMATS)
         raise InvalidValueError(
-            f"{path}: unknown ending {ending!r}; known are {', '.join(FORMATS)}"
+            f"{path}: unknown ending {ending!r}; {packed}known are {', '.join(FORMATS)}"
         )
     file_format = FORMATS[ending]
     if key and not file_format.keys:

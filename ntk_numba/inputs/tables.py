@@ -29,14 +29,17 @@ from ntk_numba.inputs.dialect import (
     MISSING,
     NUMBER,
     find_separator,
+    has_decimals,
     has_header,
     reader,
     split,
+    uncomment,
 )
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 1 << 18  # the first lines, which the dialect is found from
 SEPARATOR_LINES = 20  # of these, those that the separator is found from
-INDEX_ROWS = 5  # a first column without a name that counts so many rows from 0 is an index
+INDEX_ROWS = 5  # a first column without a name that counts so many rows from 0 or 1 is an index
+FEW_INDEX_ROWS = 3  # as many are enough if all numbers beside it have decimals
 BLOCK = 4096  # rows are checked for NaN in blocks of so many
 CHECK_MEMORY = 1 << 24  # from so many numbers on, the free memory is checked as they grow
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -121,7 +124,7 @@ class _Lines:
     """
 
     def __init__(self, lines: Iterable[str], separator: str | None) -> None:
-        self._lines, self._strip = lines, separator == " "
+        self._lines, self._separator = lines, separator
         self._blank = " \r\n" if separator == "\t" else " \t\r\n"
         self.fresh, self.number, self.start, self.odd = True, 0, 0, False
 
@@ -133,9 +136,11 @@ class _Lines:
                 if not bare or bare[0] == "#":
                     continue
                 self.start, self.odd, self.fresh = self.number, False, False
+                if "#" in line:
+                    line = uncomment(line, self._separator)
             if "_" in line or not line.isascii():
                 self.odd = True
-            yield line.strip() if self._strip else line
+            yield line.strip() if self._separator == " " else line
 
 
 def _records(lines: _Lines, separator: str | None, file: str) -> Iterator[list[str]]:
@@ -196,7 +201,9 @@ def _read(choice: Choice, file: IO[str], path: Path) -> np.ndarray:
     separator = choice.separator
     if separator is None:
         tabs = path.name.lower().removesuffix(path.suffix.lower() * (path.suffix in _OPENERS))
-        separator = "\t" if tabs.endswith(".tsv") else find_separator(sample[:SEPARATOR_LINES])
+        some = [uncomment(line) for line in sample[:SEPARATOR_LINES]]
+        separator = "\t" if tabs.endswith(".tsv") else find_separator(some)
+    sample = [uncomment(line, separator) for line in sample]
     lines = _Lines(chain(head, file), separator)
     records = _records(lines, separator, choice.file)
     first = next(records, None)
@@ -226,12 +233,19 @@ def _shape(choice: Choice, rows: list[list[str]], quoted: list[bool]) -> _Shape:
     names = None
     if has_header(choice, [row[:width] for row in rows], quoted):
         names = [_printable(name.strip()) for name in rows[0][:width]]
-    if names:
-        index = not names[0] or names[0].startswith("Unnamed:")
-    else:
-        index = len(rows) >= INDEX_ROWS and all(row[0] == str(k) for k, row in enumerate(rows))
+    unnamed = names and (not names[0] or names[0].startswith("Unnamed:"))
+    index = unnamed if names else _counts_rows(rows, width)
     columns = resolve(choice, names, width, [0] if index and width > 1 else [])
     return _Shape(cells, names, columns, trailing)
+
+
+def _counts_rows(rows: list[list[str]], width: int) -> bool:
+    """Return whether the first column, which has no name, looks like an index of the rows."""
+    first = [row[0].strip(BLANKS) for row in rows]
+    if first not in ([str(k) for k in range(start, start + len(first))] for start in (0, 1)):
+        return False
+    decimals = all(has_decimals(cell.strip(BLANKS)) for row in rows for cell in row[1:width])
+    return len(first) >= (FEW_INDEX_ROWS if decimals else INDEX_ROWS)
 
 
 def _printable(text: str) -> str:
@@ -261,6 +275,8 @@ def _numbers(
             raise InvalidValueError(
                 f"{choice.file}: line {lines.start} has another number of cells, {len(row)}, than "
                 f"the lines above it, {cells - shape.trailing}"
+                + "; if each line begins with the name of its row, give it one in the first line"
+                * bool(shape.names and not starts and len(row) == cells + 1)
             )
         chosen = row if pick is None else pick(row) if count > 1 else (pick(row),)
         try:
@@ -310,7 +326,9 @@ def _refuse(choice: Choice, shape: _Shape, cell: str, line: int, column: int) ->
             f"separators of thousands, 1234.5"
         )
     if "#" in cell:
-        raise InvalidValueError(f"{place} is {shown}; a comment needs a line of its own")
+        raise InvalidValueError(
+            f"{place} is {shown}; a comment needs a line of its own, or a blank before its #"
+        )
     raise InvalidValueError(
         f"{place} is {shown}, which is no number; correct it; as to the column, "
         f"{choice.without(shape.names, column)}"

@@ -146,6 +146,11 @@ def test_plan_refuses_what_the_disk_cannot_hold(monkeypatch, tmp_path, points, c
         (["gram", "x.npy", "--depth", "2", "--activation", "rleu", "-o", "g.h5"], "mean 'relu'"),
         (["gram", "x.npy", "--depth", "2", "-o", "none/g.h5"], "none does not exist; create it"),
         (["gram", "x.npy", "--depth", "2", "-o", "."], "is a folder"),
+        (["gram", "x.npy", "--depth", "2", "-o", ""], "(the path is empty, or '.')"),
+        (["gram", "", "--depth", "2", "-o", "g.h5"], "(the path is empty, or '.')"),
+        (["info", ""], "(the path is empty, or '.')"),
+        (["merge", "", "-o", "g.h5"], "(the path is empty, or '.')"),
+        (["gram", "x.csv.zst", "--depth", "2", "-o", "g.h5"], "x.csv.zst does not exist"),
         (["gram", "x.npy", "--depth", "2", "-o", "x.npy", "--overwrite"], "is the data itself"),
         (["gram", "x.npy", "--depth", "2", "-o", "y.npy"], "no valid HDF5 file"),
         (["gram", "x.npy", "--depth", "2", "-o", "g.h5", "--memory", "much"], "2GiB or 500MB"),
@@ -163,6 +168,25 @@ def test_mistakes_get_one_clear_line(run, tmp_path, arguments, text):
     answer = run(*arguments, code=2)
     assert text in answer.stderr.splitlines()[-1] and answer.stdout == ""
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_plan_refuses_longer_rows_as_gram_does(run):
+    words = ["x.npy", "-o", "g.h5", "--depth", "2", "--activation", "tanh", "--up-to", "0.1"]
+    for command in ("plan", "gram"):
+        answer = run(command, *words, code=2)
+        assert "more than up_to=0.1" in answer.stderr and len(answer.stderr.splitlines()) == 1
+        assert (command == "plan") == ("samples" in answer.stdout)
+
+
+def test_warnings_are_one_line(start, folder, points):
+    import h5py
+
+    with h5py.File(folder / "m.h5", "w") as file:
+        file["x"] = points.T
+        file["x"].attrs["MATLAB_class"] = np.bytes_("double")
+    answer = start("plan", "m.h5", "-o", "g.h5", "--depth", "2")
+    assert answer.stderr.startswith("ntk-numba: warning: m.h5:x was written by MATLAB")
+    assert len(answer.stderr.splitlines()) == 1
 
 
 def test_a_mistake_of_a_process(start):

@@ -130,6 +130,14 @@ def test_products_of_links_and_of_parts(points, tmp_path):
         assert (f.ntk[[140, 3, 140], [2, 2, 149]] == k[[140, 3, 140], [2, 2, 149]]).all()
 
 
+def test_a_closed_file_is_named(points, tmp_path, stored):
+    with nk.write_gram(NET, points, tmp_path / "g.h5", layout=stored) as f:
+        matrix = f.ntk
+    for use in (lambda: matrix[0], lambda: matrix[[1, 2]], lambda: matrix @ points[:, 0]):
+        with pytest.raises(nk.NtkNumbaError, match="is closed; open it again"):
+            use()
+
+
 def test_each_tile_is_read_once(points, tmp_path, monkeypatch, stored):
     nk.write_gram(NET, points, tmp_path / "g.h5", layout=stored).close()
     reads = []

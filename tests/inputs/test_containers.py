@@ -4,6 +4,7 @@ import array
 import datetime
 import io
 import warnings
+from decimal import Decimal
 
 import dask
 import dask.array
@@ -114,6 +115,7 @@ def test_a_sparse_matrix_is_never_dense():
     assert block.shape == (2, 1 << 20) and block[1, 7] == 1 == block.sum()
 
 
+DECIMALS = [Decimal("0.1"), Decimal("-2.7")]
 CONTAINERS = {
     "pandas": lambda: (FRAME, X),
     "pandas32": lambda: (FRAME.astype("f4"), X32),
@@ -138,6 +140,11 @@ CONTAINERS = {
     "arrow": lambda: (pa.table({n: X[:, j] for j, n in enumerate("abcde")}), X),
     "batch": lambda: (pa.record_batch({"a": X[:, 0], "b": X[:, 1] > 0}),
                       np.column_stack([X[:, 0], X[:, 1] > 0])),
+    "decimals": lambda: (pa.table({"a": DECIMALS}), [[0.1], [-2.7]]),
+    "polars decimals": lambda: (pl.DataFrame({"a": DECIMALS}), [[0.1], [-2.7]]),
+    "pandas decimals": lambda: (pd.DataFrame({"a": pd.Series(
+        DECIMALS, dtype=pd.ArrowDtype(pa.decimal128(9, 1)))}), [[0.1], [-2.7]]),
+    "int8": lambda: (pd.DataFrame(WHOLE % 100).astype("i1"), WHOLE % 100),
     "dictionary": lambda: (pa.table({"a": pa.array([5, 6, 5]).dictionary_encode()}),
                            np.array([[5], [6], [5]])),
     "dask": lambda: (dask.array.from_array(X, chunks=(100, 2)), X),
@@ -224,6 +231,8 @@ REFUSED = {
     "period": (lambda: column_of(pd.Period("2020")), TypeError, "'d', .* holds period"),
     "interval": (lambda: column_of(pd.Interval(0, 1)), TypeError, "'d', .* holds interval"),
     "complex": (lambda: column_of(1j), TypeError, "'d', .* holds complex128"),
+    "integer alone": (lambda: pd.DataFrame({"a": [1, 2**53 + 1]}), ValueError,
+                              r"row 1, column 0 \('a', .* is 9007199254740993,"),
     "objects": (lambda: FRAME.astype({"d": object}), TypeError, "'d', .* holds object; convert it"),
     "integer": (lambda: FRAME.assign(b=2**53 + (np.arange(700) == 650)), ValueError,
                 r"row 650, column 1 \('b', .* is 9007199254740993,"),

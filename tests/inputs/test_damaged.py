@@ -20,13 +20,13 @@ import numpy as np
 import ntk_numba as nk
 from ntk_numba.inputs.source import open_source
 
-faulthandler.dump_traceback_later(60, exit=True)
 path, count = Path(sys.argv[1]), int(sys.argv[2])
 data, rng = path.read_bytes(), np.random.default_rng(int(sys.argv[2]))
 right = open_source(str(path), "X").read(0, 40)
 new = path.with_name("spoilt" + path.suffix)
 refused = other = 0
 for k in range(count):
+    faulthandler.dump_traceback_later(30, exit=True)  # of one file
     spoilt = bytearray(data)
     if k % 4 == 0:
         spoilt = spoilt[: rng.integers(len(data))]
@@ -55,10 +55,11 @@ def write(path, kind):
         np.savez_compressed(path, x=X)
     elif kind == "sparse.h5ad":
         # Without checksums of its metadata, as in older formats, HDF5 itself may loop for ever or
-        # crash in a damaged group or string; that is not prevented.
+        # crash in a damaged group or string; that is not prevented. Strings of variable length are
+        # in a heap without a checksum, so the one here has a fixed length.
         with h5py.File(path, "w", libver="latest") as file:
             group = file.create_group("X")
-            group.attrs["encoding-type"], group.attrs["shape"] = "csr_matrix", X.shape
+            group.attrs["encoding-type"], group.attrs["shape"] = np.bytes_("csr_matrix"), X.shape
             group["data"], group["indices"] = X.ravel(), np.tile(np.arange(3), 40)
             group["indptr"] = np.arange(0, 121, 3)
     else:
