@@ -377,7 +377,8 @@ def _errors(
             error_of_rate = max(
                 error_of_rate, float(np.linalg.norm(np.sqrt(k) * difference)) / ratio**0.5
             )
-    error, error_of_rate = error + tails.unseen[0], error_of_rate + tails.unseen[1]
+    error += float(tails.unseen[0])
+    error_of_rate += float(tails.unseen[1])
     t, t1 = (float(PEAK * v[degree]) for v in tails.largest)
     # the true coefficients kept have a norm of at most 1, those of the fit of at most 1 + error
     return (
