@@ -39,7 +39,8 @@ def same(first, second):
 def test_the_samples_of_a_pair_may_change_places(name, dtype):
     x = awkward_samples(dtype)
     for b_std in (0.0, 0.2):
-        net = nk.MLP(3, name, 0.8, b_std)
+        # Of larger variances, exp(exp(2q)) is too large for float32.
+        net = nk.MLP(3, name, 0.5 if name == "exp" else 0.8, b_std)
         k = nk.gram(net, x, layers="all")
         assert same(nk.gram(net, x, x, layers="all"), k)
         z = x[60:] * dtype(0.5)
