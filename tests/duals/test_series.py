@@ -2,26 +2,32 @@
 
 import numpy as np
 import pytest
-from marks import marked
 
 import ntk_numba as nk
 from ntk_numba import activations
+from ntk_numba.duals import series
 
 
 @pytest.mark.parametrize(
     ("name", "q_max", "text"),
-    marked(
-        pytest.mark.slow,
-        [
-            ("softsign:1e-10", 1.0, "ask for softsign:"),
-            ("tanh", 120, r"activation tanh: at variances up to 128 .* tanh:"),
-            ("tanh", 1e4, r"scale the data or w_std down$"),
-        ],
-    ),
+    [
+        ("softsign:1e-10", 1.0, "ask for softsign:"),
+        ("tanh", 120, r"activation tanh: at variances up to 128 .* tanh:"),
+        ("tanh", 1e4, r"scale the data or w_std down$"),
+    ],
 )
+@pytest.mark.slow
 def test_a_tolerance_out_of_reach_is_refused_with_one_in_reach(name, q_max, text):
     with pytest.raises(ValueError, match=text):
         activations.get(name).dual(q_max)
+
+
+@pytest.mark.parametrize("name", ["tanh", "softsign:1e-10"])
+def test_a_refusal_of_short_series(name, monkeypatch):
+    monkeypatch.setattr(series, "DEGREES", (32,))
+    wider = rf"reaches \S+ with 32 terms, .* down, or ask for {name.partition(':')[0]}:"
+    with pytest.raises(nk.errors.InvalidValueError, match=wider):
+        nk.dual(name, 16.0, 1.0, 0.0)
 
 
 def test_tolerances():

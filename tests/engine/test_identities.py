@@ -13,7 +13,7 @@ import ntk_numba as nk
 
 # One activation for each loop
 EXAMPLES = ("relu", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "erf:1.5,0.7,0.2", "gelu",
-         "sin:2,1.5,0.3", "gaussian:2,-0.4", "gabor", "monomial:3", "tanh", "rbf", "hard_tanh",
+         "sin:2,1.5,0.3", "gaussian:2,-0.4", "gabor", "monomial:3", "tanh:1e-3", "rbf", "hard_tanh",
          "exp")  # fmt: skip
 ALL = {*SIGMA, *EXAMPLES, "piecewise_linear:0.5,1,-1,0.5,1,0.25,2,-1"}
 TYPES = [np.float64, np.float32]
