@@ -22,12 +22,15 @@ def test_a_tolerance_out_of_reach_is_refused_with_one_in_reach(name, q_max, text
         activations.get(name).dual(q_max)
 
 
-@pytest.mark.parametrize("name", ["tanh", "softsign:1e-10"])
-def test_a_refusal_of_short_series(name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "q", "text"),
+    [("tanh", 1.0, "down, or ask for tanh:"), ("softsign:1e-10", 16.0, "w_std down$")],
+)
+def test_a_refusal_of_short_series(name, q, text, monkeypatch):
     monkeypatch.setattr(series, "DEGREES", (32,))
-    wider = rf"reaches \S+ with 32 terms, .* down, or ask for {name.partition(':')[0]}:"
-    with pytest.raises(nk.errors.InvalidValueError, match=wider):
-        nk.dual(name, 16.0, 1.0, 0.0)
+    whole = rf"at variances up to \S+ the series reaches \S+ with 32 terms, .*{text}"
+    with pytest.raises(nk.errors.InvalidValueError, match=whole):
+        nk.dual(name, q, 1.0, 0.0)
 
 
 def test_tolerances():
