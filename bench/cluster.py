@@ -21,7 +21,7 @@ from bench.safety import forget
 from bench.timing import refresh_memory, seconds
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.grid import Part, tile_size
-from ntk_numba.inputs.source import open_source
+from ntk_numba.inputs.source import Source, open_source
 from ntk_numba.machine import available_threads
 
 N, FEATURES = 20_000, 784
@@ -156,7 +156,7 @@ def large(per_pair: float, hashing: float, disk: float) -> str:
     hashing, disk : bytes a second of reading and hashing X, and of copying on one disk
     """
     rows = []
-    x = open_source(Shape(LARGE, FEATURES), "X")
+    x = Source("X", Shape(LARGE, FEATURES))
     assert tile_size(LARGE, LARGE, FEATURES, 4, 2) == 512
     for of in (NODES, 10 * NODES):
         plans = [make_plan(NET, x, part=Part(k + 1, of), memory="64GiB") for k in range(of)]

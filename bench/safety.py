@@ -73,7 +73,7 @@ def without(data: Path, output: Path) -> None:
         tile_map = read_tile_map(file, output, contents)
     with Careless(output, tile_map, write=True) as tiles:
         disk.allocate(tiles._fd, output.stat().st_size)
-        stream_tiles(plan, make_kernel(plan, x), x, None, tiles)
+        stream_tiles(plan, make_kernel(plan, x, None), x, None, tiles)
         tiles.sync()
 
 

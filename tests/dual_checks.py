@@ -5,6 +5,7 @@ A dual here is (q1, q2, s) → (K, K̇) in mpmath, written in a test from the de
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -285,8 +286,14 @@ def is_finite_everywhere(spec: str, largest: float = 1e30) -> None:
         assert (z_k <= 0.5 + 1e-15).all()
     x = np.sqrt(q[q <= min(largest, 1e4)])[:, None] * np.array([[1.0], [-1.0]])[:, None]
     for dtype in (np.float32, np.float64):
-        both = nk.gram(nk.MLP(3, spec, 1.0, 0.0), x.reshape(-1, 1), layers="all", dtype=dtype)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            both = nk.gram(nk.MLP(3, spec, 1.0, 0.0), x.reshape(-1, 1), layers="all", dtype=dtype)
         assert np.isfinite(both.nngp[:2]).all() and np.isfinite(both.ntk[:2]).all()
+        # Variances of samples other than 0 are not 0, but they may be below the normal numbers.
+        variances = np.diagonal(both.nngp, axis1=1, axis2=2)[:, x.ravel() != 0]
+        underflows = (variances < np.finfo(dtype).tiny).any()
+        assert [w.category for w in caught] == [nk.UnderflowWarning] * int(underflows)
 
 
 def parity_and_signs_are_true(spec: str, dual: Dual) -> None:

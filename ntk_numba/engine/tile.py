@@ -134,9 +134,9 @@ def repair(
 ) -> None:
     """Replace inexact z of a row by |û − û'|²/4, and inexact w by |û + û'|²/4.
 
-    The distances are computed for a panel at a time. The difference of equal unit vectors is 0. The
-    sum (v + v') + 2m of opposite ones is within its rounding error of 0, as is that of no others
-    whose angle could be told from π; then w = 0.
+    The distances are computed for a panel at a time. A difference v − v', or a sum (v + v') + 2m,
+    that is within the rounding error of its terms is taken as 0: the angle cannot be told from 0, or
+    from π.
 
     product, z, w : (n,), of the row of pairs `pairs`
     vector, distance : (2·n0,) and (1, P), scratch memory
@@ -180,6 +180,9 @@ def repair(
                         quarter = z.dtype.type(0)
                     w[j], z[j] = quarter, 1 - quarter
                 elif not opposite and nearness(s, spread, columns.spread[j0 + j]) <= 0:
+                    spreads = spread + columns.spread[j0 + j]
+                    if distance[0, j - c] <= 12 * unit_roundoff**2 * spreads:
+                        quarter = z.dtype.type(0)
                     z[j], w[j] = quarter, 1 - quarter
 
 

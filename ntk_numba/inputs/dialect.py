@@ -139,7 +139,7 @@ def _like_names(cells: list[str], below: list[list[str]], beside: bool) -> bool:
 
     They may if they are 0, 1, 2, …, as pandas writes them, another ascending sequence in equal
     steps (but 1, 2, 3, … above integers), or different integers of which each stands above
-    numbers with decimals only. A single 0 may only in the last case.
+    numbers with decimals only. Of single numbers only 0 may.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def _like_names(cells: list[str], below: list[list[str]], beside: bool) -> bool:
         return False
     values = [int(cell) for cell in cells]
     if len(values) == 1:
-        return values == [0] and all(map(has_decimals, below[0]))
+        return values == [0]
     step = values[1] - values[0]
     even = step > 0 and values == list(range(values[0], values[-1] + 1, step))
     real = [all(map(has_decimals, column)) for column in below]

@@ -29,7 +29,7 @@ def test_parameters():
         ("leaky_relu:1,2", ValueError, "takes 0 to 1 parameters, not 2"),
         ("leaky_relu:x", ValueError, "'x' is not a list of numbers"),
         ("leaky_relu:nan", ValueError, "must be finite"),
-        (3, TypeError, "must be a name or an Activation, not int"),
+        (3, TypeError, "must be a name, an Activation or a sequence of them, not 3;"),
     ],
 )
 def test_bad_specs(spec, error, text):

@@ -12,6 +12,7 @@ import types
 
 import numba
 import pytest
+from marks import marked
 
 from ntk_numba.compiled import cache as package_cache
 from ntk_numba.compiled.loops import compile_by_address
@@ -176,7 +177,8 @@ def test_two_caches_that_save_at_once_load_their_own_code(order, folder):
     assert saved_in_turns(order) == ["code 0", "code 1"]
 
 
-def test_processes_that_compile_for_many_dtypes_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("dtypes", marked(pytest.mark.slow, ["f4 f8 i8", "f4 f8 i4 i8 c8 c16"]))
+def test_processes_that_compile_for_many_dtypes_at_once(dtypes, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "module.py").write_text(
         "from ntk_numba.compiled.policy import kernel\n@kernel()\ndef first(x):\n    return x[0]\n"
@@ -189,7 +191,8 @@ def test_processes_that_compile_for_many_dtypes_at_once(tmp_path, monkeypatch):
         "x = np.array([3, 4], sys.argv[1])\n"
         "print(first(x) == 3, sum(first.stats.cache_hits.values()), len(first.signatures))"
     )
-    dtypes = ("f4", "f8", "i4", "i8", "c8", "c16")
+    dtypes = dtypes.split()
+    count = len(dtypes)
 
     def start(*arguments):
         return subprocess.Popen(
@@ -198,13 +201,13 @@ def test_processes_that_compile_for_many_dtypes_at_once(tmp_path, monkeypatch):
         )  # fmt: skip
 
     processes = [start(dtype, "wait") for dtype in dtypes]
-    assert [process.stdout.readline() for process in processes] == ["\n"] * 6
+    assert [process.stdout.readline() for process in processes] == ["\n"] * count
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [process.communicate()[0] for process in processes] == ["True 0 1\n"] * 6
-    assert [start(dtype, "").communicate()[0] for dtype in dtypes] == ["True 1 1\n"] * 6
-    assert len(files(tmp_path / "cache")) == 6
+    assert [process.communicate()[0] for process in processes] == ["True 0 1\n"] * count
+    assert [start(dtype, "").communicate()[0] for dtype in dtypes] == ["True 1 1\n"] * count
+    assert len(files(tmp_path / "cache")) == count
 
 
 def test_damaged_code_is_compiled_again(folder):

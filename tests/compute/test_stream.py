@@ -40,9 +40,9 @@ def bands_loaded(monkeypatch):
     loaded = []
     original = Kernel.samples
 
-    def samples(self, source, start, stop):
+    def samples(self, source, start, stop, **options):
         loaded.append((source.name, start, stop))
-        return original(self, source, start, stop)
+        return original(self, source, start, stop, **options)
 
     monkeypatch.setattr(Kernel, "samples", samples)
     return loaded
@@ -206,11 +206,11 @@ def test_data_that_cannot_be_read_any_more_stops_the_job(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", x)
     samples, made = Kernel.samples, []
 
-    def cut(self, source, start, stop):
+    def cut(self, source, start, stop, **options):
         made.append(start)
         if len(made) == 4:
             os.truncate(tmp_path / "x.npy", 1000)
-        return samples(self, source, start, stop)
+        return samples(self, source, start, stop, **options)
 
     monkeypatch.setattr(Kernel, "samples", cut)
     with pytest.raises(nk.StoppedError, match=r"x.npy: rows .* cannot be read; .* tiles are done"):
@@ -230,11 +230,11 @@ def test_data_replaced_meanwhile_makes_no_tile(tmp_path, monkeypatch):
     np.save(tmp_path / "other.npy", x + 1)
     samples, made = Kernel.samples, []
 
-    def swapped(self, source, start, stop):
+    def swapped(self, source, start, stop, **options):
         made.append(start)
         if len(made) == 4:
             (tmp_path / "other.npy").replace(tmp_path / "x.npy")
-        return samples(self, source, start, stop)
+        return samples(self, source, start, stop, **options)
 
     monkeypatch.setattr(Kernel, "samples", swapped)
     with pytest.raises(nk.StoppedError, match=r"x.npy has changed since it was opened; \d+ of"):

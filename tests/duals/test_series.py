@@ -2,26 +2,35 @@
 
 import numpy as np
 import pytest
-from marks import marked
 
 import ntk_numba as nk
 from ntk_numba import activations
+from ntk_numba.duals import series
 
 
 @pytest.mark.parametrize(
     ("name", "q_max", "text"),
-    marked(
-        pytest.mark.slow,
-        [
-            ("mish:1e-13", 30.0, "ask for mish:"),
-            ("gelu_tanh", 60, r"activation gelu_tanh: at variances up to 64 .* gelu_tanh:"),
-            ("gelu_tanh", 1e8, r"scale the data or w_std down$"),
-        ],
-    ),
+    [
+        ("mish:1e-13", 30.0, "ask for mish:"),
+        ("gelu_tanh", 60, r"activation gelu_tanh: at variances up to 64 .* gelu_tanh:"),
+        ("gelu_tanh", 1e8, r"scale the data or w_std down$"),
+    ],
 )
+@pytest.mark.slow
 def test_a_tolerance_out_of_reach_is_refused_with_one_in_reach(name, q_max, text):
     with pytest.raises(ValueError, match=text):
         activations.get(name).dual(q_max)
+
+
+@pytest.mark.parametrize(
+    ("name", "q", "text"),
+    [("mish", 4.0, "down, or ask for mish:"), ("gelu_tanh", 1e6, "w_std down$")],
+)
+def test_a_refusal_of_short_series(name, q, text, monkeypatch):
+    monkeypatch.setattr(series, "DEGREES", (32,))
+    whole = rf"at variances up to \S+ the series reaches \S+ with 32 terms, .*{text}"
+    with pytest.raises(nk.errors.InvalidValueError, match=whole):
+        nk.dual(name, q, 1.0, 0.0)
 
 
 def test_tolerances():

@@ -16,6 +16,12 @@ from ntk_numba.duals.special import (
 )
 
 
+@pytest.fixture(autouse=True)
+def digits_of_mpmath():
+    with mp.workdps(60):
+        yield
+
+
 def excess(m):
     m = mpf(m)
     if m < mpf(10) ** -20:

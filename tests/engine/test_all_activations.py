@@ -106,8 +106,9 @@ EXAMPLES = ("relu", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "erf:1.5
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
     x = np.random.default_rng(1).standard_normal((40, 5)).astype(dtype)
+    x[0] = np.round(x[0] * 4) / 4  # so that the multiple of row 4 is exact
     x[1], x[2], x[3] = x[0], -x[0], 0
-    x[4] = x[0] * dtype(1 + 1e-6)
+    x[4] = x[0] * dtype(1 + 2.0**-20)
     for b_std in (0.0, 0.2):
         k = nk.gram(nk.MLP(3, name, 1.0, b_std), x, layers="all")
         for matrix, alone in zip(k, nk.diagonal(nk.MLP(3, name, 1.0, b_std), x, layers="all"),
@@ -115,6 +116,8 @@ def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
             assert (np.diagonal(matrix, axis1=1, axis2=2) == alone).all()
             assert np.isfinite(matrix).all()
             assert (matrix[:, 0] == matrix[:, 1]).all()
+            if name == "sign" and b_std == 0:  # of equal directions
+                assert (matrix[1:, 0] == matrix[1:, 4]).all()
             assert (matrix == matrix.transpose(0, 2, 1)).all()
             for layer in matrix.astype(float):
                 low = np.linalg.eigvalsh(layer)[0]

@@ -13,7 +13,7 @@ import ntk_numba as nk
 
 # One activation for each loop
 EXAMPLES = ("relu", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "erf:1.5,0.7,0.2", "gelu",
-         "sin:2,1.5,0.3", "gaussian:2,-0.4", "gabor", "monomial:3", "tanh", "rbf", "hard_tanh",
+         "sin:2,1.5,0.3", "gaussian:2,-0.4", "gabor", "monomial:3", "tanh:1e-3", "rbf", "hard_tanh",
          "exp")  # fmt: skip
 ALL = {*SIGMA, *EXAMPLES, "piecewise_linear:0.5,1,-1,0.5,1,0.25,2,-1"}
 TYPES = [np.float64, np.float32]
@@ -39,7 +39,8 @@ def same(first, second):
 def test_the_samples_of_a_pair_may_change_places(name, dtype):
     x = awkward_samples(dtype)
     for b_std in (0.0, 0.2):
-        net = nk.MLP(3, name, 0.8, b_std)
+        # Of larger variances, exp(exp(2q)) is too large for float32.
+        net = nk.MLP(3, name, 0.5 if name == "exp" else 0.8, b_std)
         k = nk.gram(net, x, layers="all")
         assert same(nk.gram(net, x, x, layers="all"), k)
         z = x[60:] * dtype(0.5)

@@ -1,5 +1,7 @@
 """Tests of the promised accuracy of the kernels, against 60-digit arithmetic."""
 
+from dataclasses import replace
+
 import numpy as np
 import oracle
 import pytest
@@ -178,6 +180,7 @@ def test_a_zero_vector_without_bias_gives_zeros(activation):
 def test_zero_weights_leave_the_bias():
     k = nk.gram(nk.MLP(3, "relu", w_std=0, b_std=0.5), np.ones((2, 2)))
     assert (k.nngp == 0.25).all() and (k.ntk == 0.25).all()
-    k = nk.gram(nk.MLP(3, "ab_relu:0,0", b_std=0.5), np.ones((2, 2)))
+    zero = replace(nk.activations.get("ab_relu:1,1"), a=0.0, b=0.0)  # by its name it is refused
+    k = nk.gram(nk.MLP(3, zero, b_std=0.5), np.ones((2, 2)))
     assert (k.nngp == 0.25).all()
     assert (nk.gram(nk.MLP(3, "relu", w_std=0), np.ones((2, 2))).ntk == 0).all()
