@@ -133,7 +133,7 @@ class Named(Series):
     def facts(self) -> Facts:
         if FORMULAS[self.function].mixture is None:
             return super().facts
-        return Facts(method="Hermite series by octaves", needs_largest=True)
+        return Facts(method="Hermite series", needs_largest=True)
 
     def dual(self, q_max: float) -> Dual:
         """Return the dual for variances up to q_max, within the tolerance.

@@ -166,6 +166,11 @@ def _fit_once(
     return tuple(duals), error.largest
 
 
+def _no_curve(q: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return a curve of length 0, (2, N)."""
+    return np.zeros((2, q.size))
+
+
 class ErrorBound:
     """Bounds of the errors of Σ and Θ that errors of the duals cause, layer after layer.
 
@@ -192,6 +197,8 @@ class ErrorBound:
 
     def advance(self, dual: Dual, q: NDArray[np.floating], after: Variance) -> None:
         """Propagate the bounds through one layer, from variances q to the variances `after`."""
+        if dual.curve is not None:  # no arc lies between equal variances, and curves take time
+            dual = replace(dual, curve=_no_curve)
         e = min(1.0, float(self._cosine.max()))
         _, _, rate = pair_dual(dual, q, q, np.zeros(q.size))
         _, _, changed = pair_dual(dual, q, q, np.full(q.size, e / 2))

@@ -135,8 +135,8 @@ def repair(
     """Replace inexact z of a row by |û − û'|²/4, and inexact w by |û + û'|²/4.
 
     The distances are computed for a panel at a time. A difference v − v', or a sum (v + v') + 2m,
-    that is within the rounding error of its terms is taken as 0: the angle cannot be told from 0, or
-    from π.
+    that is within the rounding error of its terms is taken as 0: its angle cannot be told from 0,
+    or from π.
 
     product, z, w : (n,), of the row of pairs `pairs`
     vector, distance : (2·n0,) and (1, P), scratch memory
