@@ -10,11 +10,8 @@ Constructor = TypeVar("Constructor", bound=Callable[..., Activation])
 
 CONSTRUCTORS: dict[str, Callable[..., Activation]] = {}
 
-
-SMALLEST, LARGEST = (
-    1e-30,
-    1e30,
-)  # of parameters: their powers stay within the range of float32 to float64
+# The range of the sizes of parameters, whose powers then stay within the range of float64
+SMALLEST, LARGEST = 1e-30, 1e30
 
 
 def check_size(what: str, number: float) -> None:

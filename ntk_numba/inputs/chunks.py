@@ -42,8 +42,10 @@ class Chunks:
         self._kept = -1, np.empty(0)
         self._lock = threading.Lock()
 
-    def __getitem__(self, rows: slice) -> Any:
-        start, stop, _ = rows.indices(self.shape[0])
+    def __getitem__(self, rows: Any) -> Any:
+        """Return rows ``[start:stop]``, or all of them for ``[()]``."""
+        run = slice(None) if isinstance(rows, tuple) else rows
+        start, stop, _ = run.indices(self.shape[0])
         pieces = [np.empty((0, *self.shape[1:]), self.dtype)]
         while start < stop:
             number = int(np.searchsorted(self._ends, start, "right"))

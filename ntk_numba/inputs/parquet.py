@@ -1,6 +1,5 @@
 """Reader of Parquet files, by row groups; it needs pyarrow."""
 
-import threading
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.arrays import Opened, bad_entry, to_floats
+from ntk_numba.inputs.chunks import Chunks
 from ntk_numba.inputs.columns import parse_choice, resolve
 
 
@@ -54,8 +54,10 @@ def open_parquet(path: Path, key: str) -> Opened:
             raise InvalidTypeError(
                 f"{where} holds {shown}, and numbers are wanted; {choice.without(names, column)}"
             )
-    rows = ParquetRows(path, file, columns)
-    return Opened(rows, key, rows.largest_group)
+    groups = _RowGroups(path, file, columns)
+    shape = (groups.ends[-1] if groups.ends else 0, len(columns))
+    rows = Chunks(shape, groups.dtype, groups.ends, groups.load)
+    return Opened(rows, key, rows.nbytes)
 
 
 def _refused(kind: Any) -> str | None:
@@ -72,17 +74,13 @@ def _refused(kind: Any) -> str | None:
     return None if number else str(kind)
 
 
-class ParquetRows:
-    """Columns of numbers of a Parquet file as a matrix, whose runs of rows are read when needed.
-
-    The row group that was read last is kept, since the next run mostly lies in it too.
+class _RowGroups:
+    """The chosen columns of a Parquet file, by row groups.
 
     Attributes
     ----------
-    shape : (rows, columns)
+    ends : the last row plus 1 of each row group
     dtype : float32 if all columns are float32, else float64
-    largest_group : int
-        The bytes of the largest row group.
     """
 
     def __init__(self, path: Path, file: Any, columns: list[int]) -> None:
@@ -91,80 +89,49 @@ class ParquetRows:
         self._path, self._file, self._columns = path, file, columns
         metadata = file.metadata
         counts = [metadata.row_group(k).num_rows for k in range(metadata.num_row_groups)]
-        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self.shape = (int(self._starts[-1]), len(columns))
+        self.ends = [int(end) for end in np.cumsum(counts, dtype=np.int64)]
         types = [file.schema_arrow.types[column] for column in columns]
         single = all(kind == pyarrow.float32() for kind in types)
         self.dtype = np.dtype(np.float32 if single else np.float64)
-        self.largest_group = max(counts, default=0) * len(columns) * self.dtype.itemsize
-        self._kept: tuple[int, NDArray[np.floating] | None] = (-1, None)
-        self._lock = threading.Lock()  # a file of pyarrow is read by one thread at a time
 
-    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
-        """Return rows ``[start:stop]``, or all of them for ``[()]``."""
-        run = slice(None) if isinstance(rows, tuple) else rows
-        start, stop, _ = run.indices(self.shape[0])
-        result = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
-        for k in range(len(self._starts) - 1):
-            first, last = int(self._starts[k]), int(self._starts[k + 1])
-            low, high = max(start, first), min(stop, last)
-            if low < high:
-                result[low - start : high - start] = self._group(k)[low - first : high - first]
-        return result
-
-    def _group(self, k: int) -> NDArray[np.floating]:
-        """Return a row group.
+    def load(self, start: int, stop: int) -> NDArray[np.floating]:
+        """Return the row group of rows start to stop.
 
         Raises
         ------
         ValueError
-            If an entry is missing.
+            If an entry is missing, not finite, or an integer that float64 does not hold.
         OSError
             If the file is damaged.
         """
-        with self._lock:
-            kept, group = self._kept
-            if kept == k and group is not None:
-                return group
-            self._kept = (-1, None)  # two groups at once are more than the plan counts
-            names = [self._file.schema_arrow.names[column] for column in self._columns]
-            group = np.empty((int(self._starts[k + 1] - self._starts[k]), len(names)), self.dtype)
-            for j, name in enumerate(names):
-                try:
-                    column = self._file.read_row_group(k, columns=[name]).column(name)
-                    nulls: Any = np.flatnonzero(column.is_null()) if column.null_count else ()
-                    values = None if len(nulls) else _floats(column)
-                except Exception as error:  # many classes, as above
-                    raise FileError(
-                        f"{self._path}: column {self._columns[j]} ({name!r}) cannot be read from "
-                        f"row {int(self._starts[k])} on; the file is damaged ({error})"
-                    ) from None
-                if values is None:
-                    raise InvalidValueError(
-                        f"{self._path}: row {int(self._starts[k]) + int(nulls[0])}, column "
-                        f"{self._columns[j]} ({name!r}) is missing (null; counted from 0); drop "
-                        f"the row or fill in a number"
-                    )
-                group[:, j] = self._checked(values, int(self._starts[k]), j)
-            self._kept = (k, group)
-            return group
-
-    def _checked(self, values: NDArray[Any], first: int, j: int) -> NDArray[np.floating]:
-        """Return values of a column, from row `first` on, as finite floats.
-
-        Raises
-        ------
-        ValueError
-            If one is NaN or infinite, or an integer that float64 does not hold.
-        """
-        number = self._columns[j]
         labels = self._file.schema_arrow.names
-        floats = to_floats(str(self._path), values[:, None], self.dtype, (first, number), labels)
-        if not np.isfinite(floats).all():
-            row = int(np.argmin(np.isfinite(floats[:, 0])))
-            what = f"is {floats[row, 0]}; remove the row or fill in a finite number"
-            raise bad_entry(str(self._path), (first + row, number), what, labels)
-        return floats[:, 0]
+        group = np.empty((stop - start, len(self._columns)), self.dtype)
+        for j, number in enumerate(self._columns):
+            try:
+                column = self._file.read_row_group(
+                    self.ends.index(stop), columns=[labels[number]]
+                ).column(labels[number])
+                nulls: Any = np.flatnonzero(column.is_null()) if column.null_count else ()
+                values = None if len(nulls) else _floats(column)
+            except Exception as error:  # many classes, as above
+                raise FileError(
+                    f"{self._path}: column {number} ({labels[number]!r}) cannot be read from row "
+                    f"{start} on; the file is damaged ({error})"
+                ) from None
+            if values is None:
+                raise InvalidValueError(
+                    f"{self._path}: row {start + int(nulls[0])}, column {number} "
+                    f"({labels[number]!r}) is missing (null; counted from 0); drop the row or "
+                    f"fill in a number"
+                )
+            name = str(self._path)
+            floats = to_floats(name, values[:, None], self.dtype, (start, number), labels)
+            if not np.isfinite(floats).all():
+                row = int(np.argmin(np.isfinite(floats[:, 0])))
+                what = f"is {floats[row, 0]}; remove the row or fill in a finite number"
+                raise bad_entry(name, (start + row, number), what, labels)
+            group[:, j] = floats[:, 0]
+        return group
 
 
 def _floats(column: Any) -> NDArray[Any]:
