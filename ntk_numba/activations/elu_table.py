@@ -12,6 +12,7 @@ symmetric in the samples bit for bit. C_mn falls as 10^−(m+n), so few n are ne
 ones fewer powers of Ω.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from ntk_numba.activations.elu_integral import SCALE, A
 from ntk_numba.compiled.intrinsics import fma, sample_polynomial, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.panels import points, to_coefficients
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
@@ -32,7 +34,7 @@ LARGEST = 2.25  # the largest a² that the table is for
 CENTRE = 5.0  # c
 POWERS = 26  # the number of powers of Ω
 BASIS = 12  # the number of Chebyshev polynomials of u
-# The numbers of powers of Ω in p_n, n = 0, 1, …, and the intrinsics for each number of them
+# The numbers of powers of Ω in p_n, n = 0, 1, …
 TERMS = (26, 26, 26, 26, 23, 23, 17, 17)
 LONG, MIDDLE = 4, 6  # the first n that have 23 and 17
 REACH = 9  # the integral over the radius ends here, where its integrand is below 1e-16
@@ -49,7 +51,33 @@ BLOCK = 128  # columns at a time
 # Rows of the working memory: Ω; sinθ, later K; 2Ω/π − 1; D/ab, later K̇; terms of one sample
 OMEGA, SINE, VARIABLE, PAIR, VALUE, SLOPE = range(6)
 _working = stack_array(6, BLOCK)
-_of_angle, _middle, _short = (sample_polynomial(n, n, 2) for n in (POWERS, TERMS[LONG], TERMS[-1]))
+_of_angle = sample_polynomial(POWERS, POWERS, 2)
+
+
+def _adding(begin_n: int, end_n: int) -> Callable[..., None]:
+    """Make a function that adds T_n(u) p_n(u') + T_n(u') p_n(u) for p_n of one number of powers."""
+    first_row, powers = PAIR_ROW + sum(TERMS[:begin_n]), TERMS[begin_n]
+    polynomial = sample_polynomial(powers, powers, 2)
+
+    @njit
+    def add(
+        pair: Floats, value: Floats, variable: Floats, row: Floats, columns: Floats, begin: int,
+        count: int,
+    ) -> None:  # fmt: skip
+        for n in range(begin_n, end_n):
+            first = first_row + (n - begin_n) * powers
+            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin : begin + count]
+            for j in range(count):
+                value[j] = others[j] * polynomial(variable[j], row, first, 0)
+            for j in range(count):
+                of_column = polynomial(variable[j], columns, first, begin + j)
+                pair[j] += value[j] + own * of_column
+
+    return add
+
+
+_add_long = _adding(0, LONG)
+_add_middle, _add_short = _adding(LONG, MIDDLE), _adding(MIDDLE, len(TERMS))
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -72,31 +100,9 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
             variable[j] = fma(two_over_pi, omega[j], -one)
             pair[j] = zero
-        first = PAIR_ROW
-        for n in range(LONG):
-            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
-            for j in range(count):
-                value[j] = others[j] * _of_angle(variable[j], row, first, 0)
-            for j in range(count):
-                of_column = _of_angle(variable[j], columns, first, begin + j)
-                pair[j] += value[j] + own * of_column
-            first += POWERS
-        for n in range(LONG, MIDDLE):
-            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
-            for j in range(count):
-                value[j] = others[j] * _middle(variable[j], row, first, 0)
-            for j in range(count):
-                of_column = _middle(variable[j], columns, first, begin + j)
-                pair[j] += value[j] + own * of_column
-            first += TERMS[LONG]
-        for n in range(MIDDLE, len(TERMS)):
-            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin:end]
-            for j in range(count):
-                value[j] = others[j] * _short(variable[j], row, first, 0)
-            for j in range(count):
-                of_column = _short(variable[j], columns, first, begin + j)
-                pair[j] += value[j] + own * of_column
-            first += TERMS[MIDDLE]
+        _add_long(pair, value, variable, row, columns, begin, count)
+        _add_middle(pair, value, variable, row, columns, begin, count)
+        _add_short(pair, value, variable, row, columns, begin, count)
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
             omega[j] *= per_two_pi
