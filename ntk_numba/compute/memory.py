@@ -180,7 +180,7 @@ def gram(
     arrays = _outputs(out, plan.kernels, plan.shape, plan.dtype)
     for source in (x, z):
         if source is not None:
-            _check(source, None if up_to is None else plan.largest_norm)
+            _check(source, plan.largest_norm)
     kernel = make_kernel(plan, x, z)
     shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
@@ -232,7 +232,7 @@ def diagonal(
     real = result_dtype(dtype, x)
     largest_norm = find_largest_norm(check_network(net), x, None, up_to)
     fitted = fit_network(net, largest_norm, x.shape[1])
-    _check(x, None if up_to is None else largest_norm)
+    _check(x, largest_norm)
     kernel = Kernel(
         fitted,
         x,
@@ -254,7 +254,7 @@ def diagonal(
 
 
 def _check(source: Source, largest_norm: float | None) -> None:
-    """Raise an error if a number is not finite, or a row is longer than a given largest norm."""
+    """Raise an error if a number is not finite, or a row longer than activations are fitted to."""
     source.check()
     if largest_norm is not None:
         refuse_larger(source, source.survey(), largest_norm)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import arrays_of, fma
 from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.compiled.policy import njit
 from ntk_numba.function import Floats
 
 MOST_TERMS = 1040  # room for the terms of a series; `duals.series` goes to degree 1024
@@ -112,6 +113,17 @@ def _horner(size: int) -> Any:
 _by_blocks, _by_vectors, _one_by_one = _horner(BLOCK_BYTES), _horner(VECTOR_BYTES), _horner(1)
 
 
+@njit
+def sum_chain(x: Floats, p: Floats, d: Floats, row: Floats, columns: Floats, terms: int) -> None:
+    """Fill p = Σ_m c_m x^m and d = dp/dx of a row of pairs, from the rows `CHAIN` + m."""
+    if x.nbytes >= BLOCK_BYTES:
+        _by_blocks(x, p, d, row, columns, terms)
+    elif x.nbytes >= VECTOR_BYTES:
+        _by_vectors(x, p, d, row, columns, terms)
+    else:
+        _one_by_one(x, p, d, row, columns, terms)
+
+
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     z, w, zk, wk, rate = angles
     real = z.dtype.type
@@ -120,12 +132,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     for j in range(z.size):
         cosine = w[j] - z[j]
         wk[j] = cosine if step == one else cosine * cosine
-    if z.nbytes >= BLOCK_BYTES:
-        _by_blocks(wk, zk, rate, row, columns, terms)
-    elif z.nbytes >= VECTOR_BYTES:
-        _by_vectors(wk, zk, rate, row, columns, terms)
-    else:
-        _one_by_one(wk, zk, rate, row, columns, terms)
+    sum_chain(wk, zk, rate, row, columns, terms)
     lone, lones = row[LONE, 0], columns[LONE]
     step_is_one = step == one
     first_is_one = first == one

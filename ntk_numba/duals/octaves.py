@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import fma, larger, smaller, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
+from ntk_numba.duals.hermite import CHAIN, LONE, sum_chain
 from ntk_numba.function import Floats
 
 FIRST = 128  # the degree from which degrees are in octaves
@@ -36,13 +37,11 @@ BASE = tuple(int(k) for k in np.rint(FIRST * (3 + legendre.leggauss(NODES)[0]) /
 RULE_ERROR, RULE_ERROR_RATE = 1e-14, 4e-14
 LARGEST_SUMMED = 4096  # moments of larger octaves are extrapolated
 
-LONE, CHAIN = 0, 1  # the rows of a sample's coefficients
-
 BLOCK = 64  # columns at a time
 VANISHED = 1e-30  # smaller powers are set to 0
-# Rows of the working memory
-COSINE, SQUARE, P, D, HIGH, SLOPE = range(6)
-_sums = stack_array(6, BLOCK)
+# Rows of the working memory; the last two are the sums over octaves
+COSINE, HIGH, SLOPE = range(3)
+_sums = stack_array(3, BLOCK)
 _squares, _rests = stack_array(LOG_FIRST + 1, BLOCK), stack_array(LOG_FIRST + 1, BLOCK)
 _powers, _complements = stack_array(NODES, BLOCK), stack_array(NODES, BLOCK)
 
@@ -56,8 +55,11 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     terms, octaves = int(parameters[0]), int(parameters[1])
     sums, squares, rests = _sums(one), _squares(one), _rests(one)
     powers, complements = _powers(one), _complements(one)
-    cosine, square, p, d = sums[COSINE], sums[SQUARE], sums[P], sums[D]
-    high, slope = sums[HIGH], sums[SLOPE]
+    cosine, high, slope = sums[COSINE], sums[HIGH], sums[SLOPE]
+    for j in range(z.size):
+        c = one - two * smaller(z[j], w[j])
+        wk[j] = c * c
+    sum_chain(wk, zk, rate, row, columns, terms)
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
         count = end - begin
@@ -66,14 +68,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
             rest = two * smaller(z_n[j], w_n[j])
             cosine[j] = one - rest
             rests[0, j] = rest
-            square[j] = cosine[j] * cosine[j]
-            p[j], d[j], high[j], slope[j] = zero, zero, zero, zero
-        for k in range(terms):
-            m = terms - 1 - k
-            own, others = row[CHAIN + m, 0], columns[CHAIN + m, begin:end]
-            for j in range(count):
-                d[j] = fma(d[j], square[j], p[j])
-                p[j] = fma(p[j], square[j], own * others[j])
+            high[j], slope[j] = zero, zero
         if octaves > 0:
             first = squares[0]
             for j in range(count):
@@ -129,12 +124,13 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         lone, lones = row[LONE, 0], columns[LONE, begin:end]
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
-            of_odd = fma(cosine[j], p[j], high[j])
+            p, d, square = z_out[j], rate_out[j], w_out[j]
+            of_odd = fma(cosine[j], p, high[j])
             lone_product = lone * lones[j]
             cosine_k = of_odd + lone_product if z_n[j] <= w_n[j] else lone_product - of_odd
             cosine_k = smaller(larger(cosine_k, lowest), one)
             z_out[j], w_out[j] = fma(-half, cosine_k, half), fma(half, cosine_k, half)
-            low = fma(two * square[j], d[j], p[j])
+            low = fma(two * square, d, p)
             rate_out[j] = low + slope[j] / larger(cosine[j], vanished)
 
 

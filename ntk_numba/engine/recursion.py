@@ -198,11 +198,12 @@ def all_layers(
                 # The larger of z and w is computed as 1 minus the smaller. Its rounded value
                 # differs in rows without obtuse pairs, so an entry would depend on the others of
                 # its row.
-                for j in range(n):
-                    if obtuse and z[j] > z.dtype.type(OBTUSE):
-                        z[j] = z.dtype.type(1) - w[j]
-                    else:
-                        w[j] = z.dtype.type(1) - z[j]
+                one, obtuse_from = z.dtype.type(1), z.dtype.type(OBTUSE)
+                for j in range(n):  # both are read and written, so that the loop vectorises
+                    zj, wj = z[j], w[j]
+                    from_w = obtuse and zj > obtuse_from
+                    z[j] = one - wj if from_w else zj
+                    w[j] = wj if from_w else one - zj
                 next_layer_by_loop(working, pairs, duals, layer - 1, mixing)
                 obtuse = not duals.never_obtuse[layer - 1]
             elif not obtuse:
