@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from ntk_numba.duals import octaves
 from ntk_numba.duals.base import Dual
 from ntk_numba.duals.curve import curve_of
+from ntk_numba.duals.hermite import NOISE
 from ntk_numba.duals.octaves import EXPLICIT, NODES, octave_loop, rule
 from ntk_numba.duals.panels import LOWEST, Panels, interpolated, panel_of
 from ntk_numba.duals.quadrature import gauss_legendre, nodes
@@ -220,6 +221,11 @@ def _table(mixture_of: Callable[[], Mixture], terms: _Terms, count: int) -> Pane
     return interpolated(lambda q: np.array([_unit(mixture_of(), v, terms) for v in q]), count)
 
 
+def _without_noise(unit: Array) -> Array:
+    """Return coefficients with 0 for those whose products would leave the range of float32."""
+    return np.where(unit < NOISE, 0, unit)
+
+
 @lru_cache(maxsize=128)
 def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) -> Dual:
     """Return the dual for variances up to q_max; the last ones are cached.
@@ -248,7 +254,7 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
             float(terms.octaves),
             0.0 if activation.never_negative else -1.0,
         ),
-        coefficients=lambda q: table(np.asarray(q)).astype(q.dtype),
+        coefficients=lambda q: _without_noise(table(np.asarray(q))).astype(q.dtype),
         curve=curve_of(activation),
         parity=activation.parity,
         bounds=bounds,

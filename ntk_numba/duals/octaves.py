@@ -38,7 +38,9 @@ RULE_ERROR, RULE_ERROR_RATE = 1e-14, 4e-14
 LARGEST_SUMMED = 4096  # moments of larger octaves are extrapolated
 
 BLOCK = 64  # columns at a time
-VANISHED = 1e-30  # smaller powers are set to 0
+# Smaller powers are set to 0; products of two larger ones are in the normal range of float32,
+# outside of which processors are slow.
+VANISHED = 1e-18
 # Rows of the working memory; the last two are the sums over octaves
 COSINE, HIGH, SLOPE = range(3)
 _sums = stack_array(3, BLOCK)
