@@ -1,6 +1,7 @@
 """Stand-ins for parts, and a program that runs them on a named executor.
 
-A part writes a file and follows its plan: ``die`` kills its worker, ``full`` raises an OSError,
+A part writes a file and follows its plan: ``die`` kills its worker, ``outlive`` does so after the
+parts 0 and 2 are done by another worker, ``full`` raises an OSError,
 ``bad`` raises a ValueError, ``slow`` takes 60 seconds unless it is asked to stop. ``die 1`` does so
 at the first start only. Starts are counted on disk, since memory does not outlive a worker.
 """
@@ -33,7 +34,10 @@ def compute(folder: Path, plan: dict[int, str], part: int) -> Receipt:
     time.sleep(0.2)  # so that events happen in the middle of the task
     action, _, times = plan.get(part, "").partition(" ")
     if not times or starts(folder, part) <= int(times):
-        if action == "die":
+        if action == "outlive":
+            while not {0, 2} <= done(folder):
+                time.sleep(0.01)
+        if action in ("die", "outlive"):
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "full":
             raise OSError(f"part {part}: the disk is full")

@@ -279,7 +279,7 @@ def test_a_lost_worker_and_a_part_that_loses_every_worker(tmp_path, kind):
 
 @pytest.mark.cluster
 def test_a_pool_that_cannot_be_replaced(tmp_path):
-    end = run("process-instance", tmp_path, 6, {1: "die"})
+    end = run("process-instance", tmp_path, 6, {1: "outlive"})
     assert end.returncode == 3
     assert "of 6 parts could not be done: 1," in end.stderr
     assert "give a function, as lambda: ProcessPoolExecutor(2, mp" in end.stderr
