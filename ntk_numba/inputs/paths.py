@@ -70,8 +70,16 @@ def _split(spec: str) -> tuple[Path, str]:
     ends = [len(spec), *(k for k in reversed(range(len(spec))) if spec[k] == ":")]
     heads = [(Path(spec[:end]), spec[end + 1 :]) for end in ends]
     known = [head for head in heads if _ending(head[0]) in FORMATS]
-    there = [head for head in known if head[0].is_file()]
-    return (heads[:1] if heads[0][0].exists() else there or known or heads)[0]
+    there = [head for head in known if _exists(head[0])]
+    return (heads[:1] if _exists(heads[0][0]) else there or known or heads)[0]
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is something of this name; names may be too long to ask."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def open_path(spec: str) -> tuple[str, Path, Opened]:

@@ -31,6 +31,7 @@ LOOKED_AT = 100_000  # chunks; of more, which would take a second, only the numb
 MOST_NESTED = 16  # virtual datasets of virtual datasets
 MOST_BOXES = 1_000_000  # pieces that a source has in a virtual dataset
 MOST_PLACES = 50_000_000  # of a grid of all edges of these pieces
+TOO_MANY = "a virtual dataset is scattered over too many pieces; copy it, numpy.save('x.npy', x[:])"
 
 Seen = tuple[tuple[str, str], ...]
 
@@ -41,6 +42,8 @@ class _Look:
 
     Attributes
     ----------
+    name : str
+        The name of the dataset, for errors.
     external : bool
         Whether raw files may be read.
     files : set of Stamp
@@ -49,6 +52,7 @@ class _Look:
         The sources all of whose values are there.
     """
 
+    name: str
     external: bool
     files: set[Stamp] = field(default_factory=set)
     whole: set[tuple[str, str]] = field(default_factory=set)
@@ -72,7 +76,7 @@ def refuse_absent(dataset: h5py.Dataset, name: str, *, external: bool) -> tuple[
     OSError
         A source of a virtual dataset or a file of raw data is missing.
     """
-    look = _Look(external)
+    look = _Look(name, external)
     _check(dataset, name, look)
     return tuple(look.files)
 
@@ -171,9 +175,7 @@ def _check_sources(dataset: h5py.Dataset, name: str, look: _Look, seen: Seen) ->
     if own in seen:
         raise InvalidValueError(f"{name} is a virtual dataset that refers to itself")
     if len(seen) == MOST_NESTED:
-        raise InvalidValueError(
-            f"{name} is the source of too many virtual datasets, one in another"
-        )
+        raise InvalidValueError(f"{name} is a virtual dataset of too many others")
     corners = []
     for mapping in dataset.virtual_sources():
         numbered = _is_numbered(mapping.file_name) or _is_numbered(mapping.dset_name)
@@ -185,7 +187,7 @@ def _check_sources(dataset: h5py.Dataset, name: str, look: _Look, seen: Seen) ->
             if numbered and not len(boxes):
                 break
             with _source(dataset, name, file_name, dset_name, look) as source:
-                what = f"{dset_name} in {source.file.filename}, a source of {name},"
+                what = f"{dset_name} in {source.file.filename}, a source of {look.name},"
                 place = str(source.file.filename), str(source.name)
                 if place not in look.whole:
                     _check(source, what, look, (*seen, own))
@@ -284,12 +286,15 @@ def _boxes(space: Any, shape: tuple[int, ...], block: int | None) -> NDArray[np.
     if not space.is_regular_hyperslab():
         boxes = np.array(space.get_select_hyper_blocklist(), np.int64)
         return boxes + np.array([[0], [1]])
-    runs = []
+    runs: list[NDArray[np.int64]] = []
     for start, stride, count, width, n in zip(*space.get_regular_hyperslab(), shape, strict=True):
         if block is not None and count == h5py.h5s.UNLIMITED:
             first = np.array([start + block * stride])
         else:
-            first = start + stride * np.arange(min(count, max(0, -(-(n - start) // stride))))
+            count = min(count, max(0, -(-(n - start) // stride)))
+            if count * math.prod(map(len, runs)) > MOST_BOXES:
+                raise InvalidValueError(TOO_MANY)
+            first = start + stride * np.arange(count)
         first = first[first < n]
         end = np.minimum(first + min(width, n), n)
         if stride == width and first.size:
@@ -326,6 +331,8 @@ def _fitted(
 def _covered(boxes: NDArray[np.int64]) -> int:
     """Return the number of entries in at least one of some boxes."""
     edges = [np.unique(boxes[:, :, k]) for k in range(boxes.shape[2])]
+    if math.prod(map(len, edges)) > MOST_PLACES:
+        raise InvalidValueError(TOO_MANY)
     steps = np.zeros([len(e) for e in edges], np.int64)
     at = [np.searchsorted(e, boxes[:, :, k]) for k, e in enumerate(edges)]
     for ends in itertools.product((0, 1), repeat=len(edges)):

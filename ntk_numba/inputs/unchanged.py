@@ -21,19 +21,33 @@ BUFFER_BYTES = 1 << 20
 
 
 class Stamp(NamedTuple):
-    """The status of a file: numbers that change when it is written to or replaced.
+    """The status of a file, which tells whether it has been written to, replaced or removed.
 
-    path : the absolute path, which a change of the working folder does not affect
-    status : empty if there is no file
+    Attributes
+    ----------
+    path : Path
+        The absolute path, which a change of the working folder does not affect.
+    contents : tuple of int
+        Device, inode, size and time of modification; empty if there is no file.
+    rights : tuple of int
+        Mode, owner, group and number of names.
+    time : int
+        The time of the last change of all this, which nobody can set back.
     """
 
     path: Path
-    status: tuple[int, ...]
+    contents: tuple[int, ...] = ()
+    rights: tuple[int, ...] = ()
+    time: int = 0
 
     @property
     def changed(self) -> bool:
         """Whether the file has been written to, replaced or removed since."""
-        return stamp(self.path) != self
+        now = stamp(self.path)
+        if now.contents != self.contents:
+            return True
+        # New rights, and new names as in a backup by hard links, change the last time too.
+        return now.time != self.time and now.rights == self.rights
 
 
 def stamp(path: Path) -> Stamp:
@@ -42,10 +56,10 @@ def stamp(path: Path) -> Stamp:
     try:
         found = path.stat()
     except OSError:
-        return Stamp(path, ())
-    # The time of modification can be set to any time, that of a change of the status cannot.
-    times = found.st_mtime_ns, found.st_ctime_ns
-    return Stamp(path, (found.st_dev, found.st_ino, found.st_size, *times))
+        return Stamp(path)
+    contents = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    rights = found.st_mode, found.st_uid, found.st_gid, found.st_nlink
+    return Stamp(path, contents, rights, found.st_ctime_ns)
 
 
 class RowChecksums:
