@@ -14,6 +14,8 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.arrays import Opened, pick
 from ntk_numba.opening import open_ordinary
 
+FEW = 64  # rows; so many, in column order, are read together with those that follow
+KEPT_BYTES = 16 << 20  # of rows in column order
 PAGE = 4096  # to read so many bytes takes as long as the call
 _MAGIC, _ZIPS = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -32,7 +34,7 @@ def open_npy(path: Path, _: str) -> Opened:
     except Exception as error:  # NumPy raises many classes of errors for damaged files
         file.close()
         raise _refusal(path, error) from None
-    return Opened(rows, close=file.close)
+    return Opened(rows, held=rows.held, close=file.close)
 
 
 class FileArray:
@@ -44,6 +46,8 @@ class FileArray:
     Attributes
     ----------
     shape, dtype : those of the array
+    held : int
+        The most bytes that are kept from one read to the next.
 
     Raises
     ------
@@ -70,6 +74,8 @@ class FileArray:
         self._offset, size = file.tell(), os.fstat(file.fileno()).st_size
         if min(self.shape, default=0) < 0 or self._offset + self._bytes(self.shape) > size:
             raise InvalidValueError(f"it has {size} bytes, too few for an array of {self.shape}")
+        self._kept: tuple[int, NDArray[Any]] = 0, np.empty(0)
+        self.held = KEPT_BYTES if self._by_columns else 0
         self._file = file
         weakref.finalize(self, file.close)
 
@@ -81,12 +87,25 @@ class FileArray:
         start, stop, _ = rows.indices(self.shape[0])
         count = max(0, stop - start)
         if self._by_columns and len(self.shape) > 1:
-            return self._of_columns(start, count)
+            return self._of_columns(start, count) if count < FEW else self._kept_rows(start, count)
         width = self.shape[1:]
         return self._read(count * math.prod(width), start * math.prod(width)).reshape(count, *width)
 
+    def _kept_rows(self, start: int, count: int) -> NDArray[Any]:
+        """Return rows of an array that is stored column by column; keep those that follow them.
+
+        Each column is read by a call of its own, so that many rows take as long as a few.
+        """
+        first, rows = self._kept
+        if not first <= start <= start + count <= first + len(rows):
+            self._kept = 0, rows[:0]  # so that no two runs of rows are in memory
+            most = KEPT_BYTES // max(1, self._bytes(self.shape[1:]))
+            rows = self._of_columns(start, min(max(count, most), self.shape[0] - start))
+            first, self._kept = start, (start, rows)
+        return rows[start - first : start - first + count]
+
     def _of_columns(self, start: int, count: int) -> NDArray[Any]:
-        """Return rows of a matrix that is stored column by column.
+        """Return rows of an array that is stored column by column.
 
         Columns that are shorter than a page are read several at a time.
         """
@@ -94,23 +113,32 @@ class FileArray:
         step = max(1, PAGE // max(1, self._bytes((length,))))
         out = np.empty((columns, count), self.dtype)
         for first in range(0, columns, step):
-            last = min(first + step, columns) - 1
-            run = self._read((last - first) * length + count, first * length + start)
-            for j in range(first, last + 1):
-                at = (j - first) * length
-                out[j] = run[at : at + count]
+            some = out[first : first + step]
+            at = first * length + start
+            if len(some) == 1:
+                self._fill(some[0], at)
+                continue
+            run = self._read((len(some) - 1) * length + count, at)
+            for j, column in enumerate(some):
+                column[:] = run[j * length : j * length + count]
         return out.T.reshape(count, *self.shape[1:], order="F")
 
     def _read(self, count: int, first: int) -> NDArray[Any]:
         """Return `count` entries from entry `first` on, in the order of the file."""
-        data = np.empty(self._bytes((count,)), np.uint8)
-        view, at = data.data, self._offset + self._bytes((first,))
+        entries = np.empty(count, self.dtype)
+        self._fill(entries, first)
+        return entries
+
+    def _fill(self, entries: NDArray[Any], first: int) -> None:
+        """Fill a contiguous array with the entries of the file from entry `first` on."""
+        if not entries.nbytes:
+            return
+        view, at = entries.view(np.uint8).data, self._offset + first * entries.itemsize
         while view:
             done = os.preadv(self._file.fileno(), [view], at)
             if done == 0:
                 raise OSError(errno.EIO, "the file has become shorter")
             view, at = view[done:], at + done
-        return data.view(self.dtype) if self.dtype.itemsize else np.empty(count, self.dtype)
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
         """Return the bytes of an array of some shape."""
