@@ -132,7 +132,7 @@ def test_a_file_that_becomes_shorter_gives_one_error(tmp_path, order):
         from ntk_numba.inputs.source import open_source
         numpy_files.KEPT_BYTES = 0
         source = open_source(sys.argv[1], "X")
-        source.check()
+        source.read(0, 64)
         os.truncate(sys.argv[1], 200)
         try:
             source.read(100, 9000)
