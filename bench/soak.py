@@ -28,6 +28,12 @@ EXPERIMENTS = {
         "the power fails: the disk keeps, loses or tears any data that was not synced",
         f"{RESUMES}; {NO_LIES}",
     ),
+    "writebacks": (
+        100,
+        "each sync in turn loses what was written before it; one caller is told, and the page cache "
+        "keeps the lost bytes (a disk's errors as Linux reports them)",
+        RESUMES,
+    ),
     "flips": (
         5000,
         "bits, bytes or runs of bytes of a finished file change, or it is cut",

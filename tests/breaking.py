@@ -329,6 +329,41 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result()
 
 
+def writebacks(rounds: int) -> dict[str, Any]:
+    """Let each sync in turn lose what it should make durable, and continue on the same machine.
+
+    Linux tells one call of such a loss, and keeps the lost bytes in its cache. When the cache is
+    dropped at the end, the disk has to have the whole file.
+    """
+    count, losses = Count(), 0
+    with empty_folder() as home:
+        job = Job(home, 400, 7, 3)
+        for number in range(1, rounds + 1):
+            with empty_folder() as folder, empty_folder() as after:
+
+                def disturbed(
+                    number: int = number, folder: Path = folder, after: Path = after
+                ) -> int:
+                    model = Disk(folder)
+                    syncs = itertools.count(1)
+                    model.loses = lambda: next(syncs) == number
+                    code = DONE
+                    try:
+                        job(folder / "g.h5", memory="48MiB", threads=2)
+                    except OSError:
+                        code = STOPPED
+                        job(folder / "g.h5", memory="48MiB", threads=2)
+                    model.crash(random.Random(0), after, keep=0)
+                    return code
+
+                code = run(disturbed)
+                if code == DONE:
+                    break
+                losses += 1
+                count.check(job, after, DONE if code == STOPPED else code, number)
+    return count.result(losses=losses)
+
+
 def damage(data: bytearray, rng: random.Random, where: range) -> str:
     """Change bytes of a file or truncate it, and return a text that says how."""
     kind = rng.choice(["bit", "bit", "byte", "byte", "run", "cut"])
@@ -441,6 +476,7 @@ EXPERIMENTS = {
     "merges": merges,
     "kills": kills,
     "crashes": crashes,
+    "writebacks": writebacks,
     "flips": flips,
     "unfinished": unfinished,
 }

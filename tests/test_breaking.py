@@ -64,6 +64,11 @@ def test_power_failures(rounds):
     assert experiment("crashes", rounds) == {"right": rounds}
 
 
+def test_syncs_that_lose_data():
+    result = experiment("writebacks", 1000)
+    assert result["right"] == result["losses"] > 5
+
+
 @pytest.mark.parametrize("rounds", marked(pytest.mark.system, [100, 1000]))
 def test_damage_of_finished_files(rounds):
     result = experiment("flips", rounds)
@@ -84,6 +89,7 @@ def test_damage_of_unfinished_files(rounds):
         ("merges", 9, "lease.Lease.release = lambda self: None"),
         ("kills", 3, "lease.Lease.release = lambda self: None"),
         ("crashes", 40, "tiles.TileFile.sync = lambda self: None"),
+        ("writebacks", 9, "tiles.TileFile.forget = lambda self: None"),
         ("flips", 40, "tiles.TileFile.scan = lambda *_: iter(())"),
         ("unfinished", 20, "tiles.TileFile.scan = lambda *_: iter(())"),
     ],
