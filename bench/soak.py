@@ -30,8 +30,14 @@ EXPERIMENTS = {
     ),
     "writebacks": (
         100,
-        "each sync in turn loses what was written before it; one caller is told, and the page cache "
-        "keeps the lost bytes (a disk's errors as Linux reports them)",
+        "each sync in turn loses what was written before it, and the page cache keeps the lost "
+        "bytes (a disk's errors as Linux reports them)",
+        RESUMES,
+    ),
+    "takeovers": (
+        1000,
+        "a job is suspended before each call, taken over by another machine that completes it or "
+        "is killed, and wakes",
         RESUMES,
     ),
     "flips": (
