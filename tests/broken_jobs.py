@@ -1,7 +1,7 @@
 """Small jobs in processes of their own, which are killed, suspended or made to fail at a call.
 
 `breaking` has the experiments. Each job runs in a process forked from this one, so that it starts
-at once, and is killed by a real SIGKILL. All files are compared with the file of an undisturbed run.
+at once, and is killed by a real SIGKILL. Files are compared with the file of an undisturbed run.
 """
 
 import contextlib
