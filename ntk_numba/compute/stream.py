@@ -29,7 +29,7 @@ from ntk_numba.inputs.survey import Survey
 # Network file systems need that, and it is twice as fast on a local disk if tiles are small.
 WRITERS = 4
 # The number of batches that may be written and not yet durable. Waiting for each of them took 10 %
-# of the time on a busy disk.
+# of the time on a busy disk. One thread commits them, one after another.
 COMMITS = 4
 
 
@@ -132,7 +132,11 @@ def stream_tiles(
 
     before = 0 if done is None else int(np.count_nonzero(done))
     bar = tqdm(total=plan.count, initial=before, unit="tile", disable=not progress, smoothing=0.1)
-    with bar, ThreadPoolExecutor(WRITERS + 1, "writer") as pool:
+    with (
+        bar,
+        ThreadPoolExecutor(1, "committer") as committer,
+        ThreadPoolExecutor(WRITERS, "writer") as pool,
+    ):
         writing: list[list[Future[None]]] = [[] for _ in range(BATCHES)]
         committing: deque[Future[None]] = deque()
         turn = 0
@@ -157,7 +161,7 @@ def stream_tiles(
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(batch.indices)
                 ]
-                committing.append(pool.submit(target.commit))
+                committing.append(committer.submit(target.commit))
                 turn = (turn + 1) % BATCHES
                 bar.update(len(batch.indices))
                 del batch  # so that no more than two bands are in memory

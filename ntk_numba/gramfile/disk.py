@@ -89,6 +89,18 @@ def sync(fd: int) -> None:
     os.fsync(fd)
 
 
+def forget(fd: int) -> None:
+    """Drop what the page cache holds of a file, so that it is read from the disk.
+
+    After a failed `sync` the cache may hold bytes that the disk lacks. Call `sync` first: bytes
+    that are still to be written stay. File systems in memory ignore the call; a network file system
+    drops its own copy, and the server may keep another one.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def rename(old: Path, new: Path) -> None:
     """Rename a file durably, replacing an existing one."""
     old.replace(new)

@@ -66,6 +66,7 @@ class TileFile:
         self.tile_map = tile_map
         mode = os.O_RDWR if write else os.O_RDONLY
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()
         self._written: list[tuple[int, int]] = []
         self._failed: OSError | None = None
         self._fd = os.open(path, mode)  # for tiles
@@ -125,17 +126,27 @@ class TileFile:
     def commit(self) -> None:
         """Make the tiles written so far durable, then write their checksums.
 
-        Any thread may call this.
+        Any thread may call this. The tiles of calls that wait for each other are synced at once.
         """
-        with self._lock:
-            group, self._written = self._written, []
-        if group:
-            self.sync()
-            for at, value in group:
-                disk.write_at(self._small, value.to_bytes(8, "little"), at)
+        with self._syncing:
+            with self._lock:
+                group, self._written = self._written, []
+            if group:
+                self._sync()
+                for at, value in group:
+                    disk.write_at(self._small, value.to_bytes(8, "little"), at)
 
     def sync(self) -> None:
         """Make all tiles and checksums durable; after an error raise it again (see `disk.sync`)."""
+        with self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Sync once the lock is held.
+
+        Of several syncs at the same time Linux tells one that data was lost; the others would
+        write the checksums of lost tiles.
+        """
         if self._failed:
             raise self._failed
         try:
@@ -143,6 +154,11 @@ class TileFile:
         except OSError as error:
             self._failed = error
             raise
+
+    def forget(self) -> None:
+        """Make all durable, and read from the disk from now on, not from the page cache."""
+        self.sync()
+        disk.forget(self._fd)
 
     def begin_with(self, signature: bytes) -> None:
         """Write the first bytes of the file."""

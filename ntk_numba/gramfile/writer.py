@@ -178,8 +178,12 @@ class GramWriter:
         return True
 
     def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
-        """Read all tiles that have a checksum, and clear the checksums that do not match."""
+        """Read all tiles that have a checksum, and clear the checksums that do not match.
+
+        The tiles come from the disk: what an earlier writer could not write may be in the cache.
+        """
         tiles = self.tiles
+        tiles.forget()
         if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
             tiles.begin_with(INCOMPLETE)
             tiles.sync()
