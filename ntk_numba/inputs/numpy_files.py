@@ -15,7 +15,7 @@ from ntk_numba.inputs.arrays import Opened, pick
 from ntk_numba.opening import open_ordinary
 
 FEW = 64  # rows; so many, in column order, are read together with those that follow
-KEPT_BYTES = 16 << 20  # of rows in column order
+KEPT_BYTES = 8 << 20  # of rows in column order
 PAGE = 4096  # to read so many bytes takes as long as the call
 _MAGIC, _ZIPS = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -75,7 +75,7 @@ class FileArray:
         if min(self.shape, default=0) < 0 or self._offset + self._bytes(self.shape) > size:
             raise InvalidValueError(f"it has {size} bytes, too few for an array of {self.shape}")
         self._kept: tuple[int, NDArray[Any]] = 0, np.empty(0)
-        self.held = KEPT_BYTES if self._by_columns else 0
+        self.held = min(KEPT_BYTES, self._bytes(self.shape)) if self._by_columns else 0
         self._file = file
         weakref.finalize(self, file.close)
 

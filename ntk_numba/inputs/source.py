@@ -28,6 +28,7 @@ from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
 from ntk_numba.inputs.unchanged import RowChecksums, Stamp
 
+MOST_ROWS = 1 << 31  # a file may state any number, and each block of 512 rows takes memory
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 BLOCK_ROWS = 64  # blocks have a multiple of so many rows, so that threads share them evenly
 # The number of evenly spaced rows that the centre is computed from: at most CENTRE_ROWS, fewer if
@@ -81,6 +82,8 @@ class Source:
         dtype = np.dtype(rows.dtype)
         refuse_not_real(name, dtype, call)
         shape = matrix_shape(name, rows.shape, call)
+        if shape[0] > MOST_ROWS:
+            raise InvalidValueError(f"{name} has {shape[0]:,} rows, more than {MOST_ROWS:,}")
         self.name, self.shape, self.held = name, shape, held
         self.file = file_of(rows) if file is None else file
         self.dtype = real_dtype(dtype)

@@ -8,6 +8,7 @@ What cannot be found in this way is what HDF5 makes up in place of values that a
 first read on. Therefore the status of each file is compared too.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +70,15 @@ class RowChecksums:
     """
 
     def __init__(self, length: int) -> None:
-        self._known = np.zeros(length, np.uint64)
+        self._length = length
+
+    @cached_property
+    def _known(self) -> NDArray[np.uint64]:
+        """The checksums; 0 for rows that have not been read.
+
+        They are allocated when the first row is read: a plan refuses what does not fit before.
+        """
+        return np.zeros(self._length, np.uint64)
 
     def compare(self, first: int, rows: NDArray[np.floating]) -> int | None:
         """Return the first row that is not what it was when it was first read; None without one.

@@ -186,6 +186,12 @@ def test_values_that_were_never_written(folder):
     assert (values(f"{path}:sparse")[:5] == X[:5]).all() and (values(f"{path}:all") == X).all()
 
 
+def test_a_number_of_rows_that_no_matrix_has(folder):
+    with h5py.File(folder / "long.h5", "w") as file:
+        file.create_dataset("x", (1 << 40, 2), "f8", chunks=(4, 2), fillvalue=1.0)[:4] = X[:4, :2]
+    refuse(folder / "long.h5", "has 1,099,511,627,776 rows, more than 2,147,483,648")
+
+
 def test_data_outside_the_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with h5py.File("e.h5", "w") as file:
