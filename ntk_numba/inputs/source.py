@@ -292,7 +292,10 @@ def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """Read one label per sample from a file whose path is as for `open_source`."""
     name, _, opened = open_path(os.fspath(path))
-    labels = np.asarray(opened.rows[()]).ravel()
+    try:
+        labels = np.asarray(opened.rows[()]).ravel()
+    except OSError as error:
+        raise FileError(f"{name} cannot be read ({error})") from None
     if labels.dtype.kind == "O":
         raise InvalidTypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
     if len(labels) != count:

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+import ntk_numba as nk
 from ntk_numba.inputs import source
 from ntk_numba.inputs.source import open_source, read_labels
 
@@ -227,3 +228,16 @@ def test_labels(folder):
     assert (read_labels(f"{folder}/x.h5:y", 50) == np.arange(50)).all()
     with pytest.raises(ValueError, match="holds 50 labels; the matrix has 3 rows"):
         read_labels(folder / "y.npy", 3)
+
+
+def test_labels_that_vanish_meanwhile(folder, monkeypatch):
+    np.save(folder / "y.npy", np.arange(50))
+    original = os.preadv
+
+    def late(*arguments):
+        os.truncate(folder / "y.npy", 200)
+        return original(*arguments)
+
+    monkeypatch.setattr(os, "preadv", late)
+    with pytest.raises(nk.NtkNumbaError, match=r"y.npy cannot be read .*has become shorter"):
+        read_labels(folder / "y.npy", 50)
