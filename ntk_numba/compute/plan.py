@@ -269,7 +269,7 @@ def make_plan(
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = fixed + buffers + held_rows * tile * row
-    return Plan(
+    plan = Plan(
         net=net,
         kernels=wanted,
         layers=layers,
@@ -285,3 +285,6 @@ def make_plan(
         working=working,
         largest_norm=largest_norm,
     )
+    if not in_memory and (text := plan.excess):
+        raise InvalidValueError(text)
+    return plan
