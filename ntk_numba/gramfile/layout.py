@@ -358,7 +358,8 @@ def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
                 raise InvalidValueError(f"the list of its {TILES} has changed")
         for name in contents.kernels:
             dataset = claims.dataset(file, name, contents.dtype, contents.stored_shape)
-            sums = claims.dataset(claims.group(file, CHECKSUMS), name, CHECKSUM, contents.tiles_shape)
+            group = claims.group(file, CHECKSUMS)
+            sums = claims.dataset(group, name, CHECKSUM, contents.tiles_shape)
             if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
                 raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
             last = tuple(
