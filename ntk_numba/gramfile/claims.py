@@ -70,7 +70,7 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
     if not isinstance(value, str if kind is str else np.generic):
         raise wrong
     if kind is str:
-        refuse_long(key, value)
+        refuse_long(key, str(value))
     return kind(value)
 
 
