@@ -197,7 +197,7 @@ def _write(
         with the same contents is never replaced, even with `overwrite`: to compute it again, the
         user deletes it.
     """
-    x, z = open_sources(job.x, job.z)
+    x, z = open_sources(job.x, job.z, job.memory)
     plan = job.plan(x, z, part)
     _check_target(target, x, z, overwrite=policy.overwrite)
     contents = contents_of(plan, x, z)
@@ -243,7 +243,7 @@ def _write_parts(
     layout: Layout,
 ) -> GramFile:
     """Compute all parts, in this process or on an executor, and merge them."""
-    x, z = open_sources(job.x, job.z)
+    x, z = open_sources(job.x, job.z, job.memory)
     plan = job.plan(x, z, parse_layout(layout, z is None))
     plan.grid.size(Part(1, count))  # raises an error if there are more parts than tiles
     _check_target(target, x, z, overwrite=policy.overwrite)

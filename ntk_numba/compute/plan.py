@@ -27,11 +27,9 @@ from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
 from ntk_numba.inputs.source import BLOCK_BYTES, CENTRE_MIN_ROWS, Source, result_dtype
 from ntk_numba.inputs.survey import Survey
-from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.machine import INTERPRETER, available_memory, job_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 
-# Python, Numba and LLVM take 250 to 335 MiB of resident memory, most of it while compiling.
-INTERPRETER = 320 << 20
 BATCH_BYTES = 64 << 20  # of finished tiles that wait to be written
 BATCHES = 2  # one is computed while the other is written
 # Seconds of computing between two checks whether the job should stop, for any features and layers.
@@ -240,7 +238,7 @@ def make_plan(
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * storage.images
-    budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
+    budget = limit if in_memory else job_memory(limit)
     if in_memory:
         batch, buffers = IN_MEMORY_BATCH * count, 0
     else:

@@ -188,7 +188,7 @@ def repair(
         If the file cannot be written, or another process is writing it.
     """
     path = Path(path).resolve()
-    x, z = open_sources(X, Z)
+    x, z = open_sources(X, Z, memory)
     with open_gram(path) as file:
         contents = file.contents
         if file.linked:

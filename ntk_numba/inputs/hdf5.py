@@ -27,7 +27,7 @@ DAMAGE = (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError
           UnicodeError, MemoryError, OverflowError, NotImplementedError)  # fmt: skip
 
 
-def open_hdf5(path: Path, key: str) -> Opened:
+def open_hdf5(path: Path, key: str, most: int) -> Opened:
     """Open a dataset of an HDF5 file; its rows are read when needed.
 
     MATLAB stores matrices by columns, so that HDF5 sees their transposes: the matrices of a file

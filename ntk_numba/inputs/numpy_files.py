@@ -1,14 +1,20 @@
 """Readers of data in .npy and .npz files, which never load pickled objects."""
 
+import math
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.arguments import show_bytes
+from ntk_numba.errors import InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import Opened, pick
 
+PIECE = 1 << 20  # bytes that are unpacked at a time
 
-def open_npy(path: Path, _: str) -> Opened:
+
+def open_npy(path: Path, _: str, most: int) -> Opened:
     """Map a .npy file; its rows are read when needed.
 
     Raises
@@ -31,13 +37,14 @@ def open_npy(path: Path, _: str) -> Opened:
         raise _refusal(path, error) from None
 
 
-def open_npz(path: Path, key: str) -> Opened:
-    """Load a whole array of an .npz archive, since it may be compressed.
+def open_npz(path: Path, key: str, most: int) -> Opened:
+    """Load a whole array of an .npz archive, since it may be compressed, of at most `most` bytes.
 
     Raises
     ------
     ValueError
-        If the file is damaged or truncated, holds pickled objects, or lacks the key.
+        If the file is damaged or truncated, holds pickled objects, lacks the key, or states a size
+        that is too large or not that of the array.
     """
     with path.open("rb") as file:
         try:
@@ -53,13 +60,53 @@ def open_npz(path: Path, key: str) -> Opened:
                 f"{path} is a sparse matrix; load it: X = scipy.sparse.load_npz({str(path)!r})"
             )
         chosen = pick(path, key, list(archive.files))
+        names = archive.zip.namelist()
+        member = chosen if chosen in names else f"{chosen}.npy"
         try:
-            array = archive[chosen]
-            if not isinstance(array, np.ndarray):
-                raise InvalidValueError(f"{chosen} is no array")
-        except Exception as error:
+            with archive.zip.open(member) as stream:
+                array = _read_member(stream, f"{path}:{chosen}", most)
+        except NtkNumbaError:
+            raise
+        except Exception as error:  # NumPy and zipfile raise many classes for damaged files
             raise _refusal(path, error) from None
     return Opened(array, chosen, array.nbytes)
+
+
+def _read_member(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
+    """Return the array of a member of an archive, whose size its header states.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than `most` bytes, or does not have as many bytes as its header states.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)  # fmt: skip
+    if read is None:
+        raise InvalidValueError(f"{name} is of version {version}, which is for records")
+    shape, by_columns, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays")
+    size = math.prod(shape) * dtype.itemsize
+    if size > most:
+        raise InvalidValueError(
+            f"{name} takes {show_bytes(size)} of memory, more than {show_bytes(most)}, since an "
+            f".npz file is read as a whole; save it as .npy, which is read in runs of rows"
+        )
+    array = np.empty(math.prod(shape), dtype)
+    view = memoryview(array.view(np.uint8)) if size else memoryview(b"")
+    for start in range(0, size, PIECE):
+        piece = view[start : start + PIECE]
+        while len(piece):
+            count = stream.readinto(piece)  # type: ignore[attr-defined]
+            if not count:
+                raise InvalidValueError(f"{name} is truncated: it has fewer bytes than it states")
+            piece = piece[count:]
+    if stream.read(1):  # this also checks the checksum of the archive
+        raise InvalidValueError(f"{name} has more bytes than it states")
+    return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
 
 
 def _refusal(path: Path, error: Exception) -> InvalidValueError:

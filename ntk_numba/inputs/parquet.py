@@ -14,7 +14,7 @@ from ntk_numba.inputs.chunks import Chunks
 from ntk_numba.inputs.columns import parse_choice, resolve
 
 
-def open_parquet(path: Path, key: str) -> Opened:
+def open_parquet(path: Path, key: str, most: int) -> Opened:
     """Open the chosen columns of a Parquet file; its row groups are read when needed.
 
     One row group is in memory at a time.

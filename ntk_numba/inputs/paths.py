@@ -10,6 +10,7 @@ from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
 from ntk_numba.inputs.parquet import open_parquet
 from ntk_numba.inputs.tables import COMPRESSIONS, open_table
+from ntk_numba.machine import available_memory
 
 
 class Format(NamedTuple):
@@ -17,13 +18,14 @@ class Format(NamedTuple):
 
     Attributes
     ----------
-    open : (path, key) → Opened
-        Opens a file; the key is "" if none is given.
+    open : (path, key, most) → Opened
+        Opens a file; the key is "" if none is given. What it keeps in memory takes at most `most`
+        bytes; it is refused before more is read.
     keys : bool
         Whether a key may name one of several arrays, or columns of a table.
     """
 
-    open: Callable[[Path, str], Opened]
+    open: Callable[[Path, str, int], Opened]
     keys: bool
 
 
@@ -62,8 +64,10 @@ def _split(spec: str) -> tuple[Path, str]:
     return (heads[:1] if heads[0][0].exists() else there or known or heads)[0]
 
 
-def open_path(spec: str) -> tuple[str, Path, Opened]:
+def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
     """Open a data file; return the name of the data for errors, the path, and the contents.
+
+    memory : the bytes that the data may take, by default those that this process may still use
 
     Raises
     ------
@@ -94,5 +98,5 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
             file.read(1)
     except OSError as error:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
-    opened = file_format.open(path, key)
+    opened = file_format.open(path, key, available_memory() if memory is None else memory)
     return f"{path}:{opened.key}" if opened.key else str(path), path, opened

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
+from ntk_numba.arguments import parse_bytes
 from ntk_numba.digest import Digest
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import (
@@ -25,6 +26,7 @@ from ntk_numba.inputs.arrays import (
 from ntk_numba.inputs.containers import open_object
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
+from ntk_numba.machine import job_memory
 
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 BLOCK_ROWS = 64  # blocks have a multiple of so many rows, so that threads share them evenly
@@ -218,7 +220,7 @@ def result_dtype(dtype: DTypeLike | None, *sources: Source) -> np.dtype:
     return np.dtype(wanted.type)
 
 
-def open_source(x: Any, name: str) -> Source:
+def open_source(x: Any, name: str, memory: int | None = None) -> Source:
     """Open the data that an argument stands for.
 
     Parameters
@@ -228,6 +230,9 @@ def open_source(x: Any, name: str) -> Source:
         be omitted if the file holds one array; of tables it chooses columns, see `columns`.
     name : str
         The name of the argument, for errors.
+    memory : int, optional
+        The bytes that a file's data may take in memory, by default all that this process may still
+        use. More is refused before it is read.
 
     Raises
     ------
@@ -241,7 +246,7 @@ def open_source(x: Any, name: str) -> Source:
         return x
     if isinstance(x, str | os.PathLike):
         try:
-            given, path, opened = open_path(os.fsdecode(x))
+            given, path, opened = open_path(os.fsdecode(x), memory)
         except NtkNumbaError:
             raise
         except (OSError, ValueError) as error:  # such as a name that is too long
@@ -257,9 +262,18 @@ def open_source(x: Any, name: str) -> Source:
     return Source(name, opened.rows, opened.held, call=call)
 
 
-def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
-    """Open X, and Z if there is one; see `open_source`."""
-    return open_source(X, "X"), None if Z is None else open_source(Z, "Z")
+def open_sources(
+    X: Any, Z: Any, memory: int | str | None = None
+) -> tuple[Source, Source | None]:
+    """Open X, and Z if there is one; see `open_source`.
+
+    memory : the limit of the job's memory, of which both may take what is left for a job
+    """
+    room = None if memory is None else job_memory(parse_bytes(memory, "memory"))
+    x = open_source(X, "X", room)
+    if room is not None:
+        room = max(room - x.held, 0)
+    return x, None if Z is None else open_source(Z, "Z", room)
 
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
