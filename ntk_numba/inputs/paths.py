@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from ntk_numba.errors import InvalidValueError, MissingFileError, file_error, folder_error
 from ntk_numba.inputs.arrays import Opened
+from ntk_numba.inputs.compressed import COMPRESSIONS
 from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
 from ntk_numba.inputs.parquet import open_parquet
-from ntk_numba.inputs.tables import COMPRESSIONS, open_table
+from ntk_numba.inputs.tables import open_table
 from ntk_numba.machine import available_memory
 
 

@@ -262,9 +262,7 @@ def open_source(x: Any, name: str, memory: int | None = None) -> Source:
     return Source(name, opened.rows, opened.held, call=call)
 
 
-def open_sources(
-    X: Any, Z: Any, memory: int | str | None = None
-) -> tuple[Source, Source | None]:
+def open_sources(X: Any, Z: Any, memory: int | str | None = None) -> tuple[Source, Source | None]:
     """Open X, and Z if there is one; see `open_source`.
 
     memory : the limit of the job's memory, of which both may take what is left for a job

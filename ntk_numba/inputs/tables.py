@@ -4,14 +4,12 @@ The standard library's reader splits lines into cells, and Python's `float`, whi
 correctly, reads the numbers.
 """
 
-import bz2
 import csv
-import gzip
 import io
 import lzma
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -24,6 +22,7 @@ from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError, file_error
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.columns import Choice, parse_choice, resolve
+from ntk_numba.inputs.compressed import COMPRESSIONS, open_bytes
 from ntk_numba.inputs.dialect import (
     BLANKS,
     BOOLEANS,
@@ -45,11 +44,8 @@ FEW_INDEX_ROWS = 3  # as many are enough if all numbers beside it have decimals
 BLOCK = 4096  # rows are checked for NaN in blocks of so many
 BLOCK_NUMBERS = 1 << 20  # or sooner, after so many numbers; the memory is checked then too
 LINE_MEMORY = 32  # bytes of memory that a character of a line may take until its cells are numbers
-PIECE = 1 << 16  # bytes of a compressed file that are read at a time
 MOST_COMMENTS = 100_000  # lines without samples before the first samples
 CHECK_LINES = 1 << 16  # lines without samples between two checks whether to stop
-_UNPACKERS: dict[str, Any] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
-COMPRESSIONS = (".gz", *_UNPACKERS)
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd")
 _BOMS = [
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -77,10 +73,10 @@ def open_table(path: Path, key: str, most: int) -> Opened:
     choice = parse_choice(str(path), key)
     before = path.stat()
     try:
-        with _open_bytes(path) as file:
+        with open_bytes(path) as file:
             encoding = _encoding(path, file.read(4096))
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-        with io.TextIOWrapper(_open_bytes(path), encoding, errors, newline="") as text:
+        with io.TextIOWrapper(open_bytes(path), encoding, errors, newline="") as text:
             table = _read(choice, text, path, most)
     except UnicodeError:
         raise InvalidValueError(f"{path} is no text file") from None
@@ -98,51 +94,6 @@ def open_table(path: Path, key: str, most: int) -> Opened:
     ):
         raise FileError(f"{path} has changed while it was read")
     return Opened(table, key, table.nbytes)
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, and unpack it if its name says that it is compressed."""
-    ending = path.suffix.lower()
-    if ending in _UNPACKERS:
-        return io.BufferedReader(_Unpacked(path, _UNPACKERS[ending]))
-    return gzip.open(path, "rb") if ending == ".gz" else path.open("rb")
-
-
-class _Unpacked(io.RawIOBase):
-    """The bytes of compressed streams, one after another.
-
-    The standard library ends without an error where a second stream does not begin as it should,
-    which would drop its rows.
-
-    make : a function that makes the decompressor of a stream
-    """
-
-    def __init__(self, path: Path, make: Callable[[], Any]) -> None:
-        self._file, self._make, self._stream = path.open("rb"), make, make()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = b""
-        while not found:
-            data = b""
-            if self._stream.eof:
-                data = self._stream.unused_data.lstrip(b"\0")  # zeros are padding
-                while not data and (more := self._file.read(PIECE)):
-                    data = more.lstrip(b"\0")
-                if not data:
-                    return 0
-                self._stream = self._make()
-            elif self._stream.needs_input and not (data := self._file.read(PIECE)):
-                raise EOFError("it ends within a stream")
-            found = self._stream.decompress(data, len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def _encoding(path: Path, start: bytes) -> str:
@@ -444,6 +395,6 @@ def _refuse_not_finite(
 def _too_large(name: str, most: int) -> InvalidValueError:
     """Return the error for a table that takes too much memory."""
     return InvalidValueError(
-        f"{name} does not fit into memory, of which it may take {show_bytes(most)}, since text is read "
-        f"as a whole; convert it to .npy or .parquet, which are read in runs of rows"
+        f"{name} does not fit into memory, of which it may take {show_bytes(most)}, since text is "
+        f"read as a whole; convert it to .npy or .parquet, which are read in runs of rows"
     )
