@@ -6,14 +6,14 @@ import io
 import lzma
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 PIECE = 1 << 16  # bytes of a compressed file that are read at a time
 _UNPACKERS: dict[str, Any] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
 COMPRESSIONS = (".gz", *_UNPACKERS)
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> Any:
     """Open a file for reading, and unpack it if its name says that it is compressed."""
     ending = path.suffix.lower()
     if ending in _UNPACKERS:

@@ -60,10 +60,10 @@ def open_npz(path: Path, key: str, most: int) -> Opened:
                 f"{path} is a sparse matrix; load it: X = scipy.sparse.load_npz({str(path)!r})"
             )
         chosen = pick(path, key, list(archive.files))
-        names = archive.zip.namelist()
-        member = chosen if chosen in names else f"{chosen}.npy"
+        members: Any = archive.zip
         try:
-            with archive.zip.open(member) as stream:
+            member = chosen if chosen in members.namelist() else f"{chosen}.npy"
+            with members.open(member) as stream:
                 array = _read_member(stream, f"{path}:{chosen}", most)
         except NtkNumbaError:
             raise
@@ -96,7 +96,8 @@ def _read_member(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
             f".npz file is read as a whole; save it as .npy, which is read in runs of rows"
         )
     array = np.empty(math.prod(shape), dtype)
-    view = memoryview(array.view(np.uint8)) if size else memoryview(b"")
+    data: Any = array.view(np.uint8) if size else b""
+    view = memoryview(data)
     for start in range(0, size, PIECE):
         piece = view[start : start + PIECE]
         while len(piece):

@@ -60,14 +60,14 @@ def open_parquet(path: Path, key: str, most: int) -> Opened:
     groups = _RowGroups(path, file, columns)
     shape = (groups.ends[-1] if groups.ends else 0, len(columns))
     rows = Chunks(shape, groups.dtype, groups.ends, groups.load)
-    held = rows.nbytes + DECODING * groups.largest_column
-    if held > most:
+    needed = rows.nbytes + DECODING * groups.largest_column
+    if needed > most:
         raise InvalidValueError(
-            f"{path} has row groups that take {show_bytes(held)} of memory, more than "
+            f"{path} has row groups that take {show_bytes(needed)} of memory, more than "
             f"{show_bytes(most)}; write it with fewer rows in a row group, as "
             f"pyarrow.parquet.write_table(table, path, row_group_size=10_000) does"
         )
-    return Opened(rows, key, held)
+    return Opened(rows, key, rows.nbytes)
 
 
 def _refused(kind: Any) -> str | None:
