@@ -18,6 +18,7 @@ from ntk_numba.arguments import (
     show_bytes,
 )
 from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
+from ntk_numba.engine.products import panel_width
 from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS, find_underflow, roots_of_variances
 from ntk_numba.engine.tile import STRIP
@@ -25,7 +26,7 @@ from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.gramfile.contents import SAME_NORM, Output
 from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
-from ntk_numba.inputs.source import BLOCK_BYTES, CENTRE_MIN_ROWS, Source, result_dtype
+from ntk_numba.inputs.source import BLOCK_BYTES, Source, result_dtype
 from ntk_numba.inputs.survey import Survey
 from ntk_numba.machine import INTERPRETER, available_memory, job_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -37,6 +38,7 @@ BATCH_SECONDS = 1.0
 # Nanoseconds that an entry takes on one core: for each feature, for each layer, and in addition.
 # They are twice those that `bench growth` shows.
 ENTRY = 0.05, 1.2, 3.0
+ROWS_AT_ONCE = 10  # rows of X in float64 that reading and normalising take, and the centre
 IN_MEMORY_BATCH = 128  # tiles per thread between two checks whether to stop
 
 
@@ -226,17 +228,25 @@ def make_plan(
 
     largest_norm = find_largest_norm(net, x, z, up_to, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
-    # bytes of a sample: panel, std, weight and bias of each layer, coefficients; spread and norm
-    row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
+    # bytes of the samples of a tile row: panels; std, weight and bias of each layer, coefficients;
+    # spread and norm
+    panel = panel_width(real)
+    height = -(-min(tile, max(n, m)) // panel) * panel
+    numbers = (3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
+    samples = height * features * real.itemsize + tile * numbers
     # bytes of the `tile.Scratch` of all threads
     scratch = count * (
-        STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
+        STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + 2 * features) * real.itemsize
     )
-    reading = 3 * max(BLOCK_BYTES, CENTRE_MIN_ROWS * features * 8)
+    row = features * 8
+    reading = 3 * BLOCK_BYTES + ROWS_AT_ONCE * row
     held = x.held + (z.held if z else 0)
     # in extended precision, including the temporary arrays of the activations
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
+    # before that: the rows that the centre is computed from, their panels, and their unit vectors
+    centre = [s.centre_rows for s in (x, z) if s is not None]
+    before = held + reading + sum(3 * c + -(-c // panel) * panel for c in centre) * row
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * storage.images
     budget = limit if in_memory else job_memory(limit)
     if in_memory:
@@ -244,7 +254,7 @@ def make_plan(
     else:
         # A quarter of the memory is for tiles that wait to be written, or more if all threads need
         # it.
-        room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
+        room = (budget - fixed - 2 * samples) // (BATCHES * slot)
         feature, layer, itself = ENTRY
         seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
         stoppable = max(count, int(count * BATCH_SECONDS / seconds))
@@ -257,16 +267,16 @@ def make_plan(
         len(piece.rows) + (0 if z is None and piece.rows == piece.columns else len(piece.columns))
         for piece in grid.pieces(part)
     )
-    held_rows = whole if available >= whole * tile * row else 2 * (available // (2 * tile * row))
-    if held_rows < min(2, whole):
-        least = fixed + buffers + 2 * tile * row
+    held_rows = whole if available >= whole * samples else 2 * (available // (2 * samples))
+    if held_rows < min(2, whole) or before > budget:
+        least = max(before, fixed + buffers + min(2, whole) * samples)
         raise InvalidValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
             f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
             f"(tiles of {tile} × {tile}, {count} threads, {features} features)"
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
-    working = fixed + buffers + held_rows * tile * row
+    working = max(before, fixed + buffers + held_rows * samples)
     plan = Plan(
         net=net,
         kernels=wanted,

@@ -122,7 +122,10 @@ class Source:
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
         """Return the given rows, in that order."""
-        return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        for k, i in enumerate(rows):
+            found[k] = self.read(int(i), int(i) + 1)[0]
+        return found
 
     def sample(self, count: int) -> NDArray[np.floating]:
         """Return at most `count` evenly spaced rows, which may not hold NaN or infinity."""
@@ -133,8 +136,13 @@ class Source:
 
     def centre_sample(self) -> NDArray[np.floating]:
         """Return the evenly spaced rows that the centre of the unit vectors is computed from."""
-        size = self.shape[1] * 8
-        return self.sample(min(CENTRE_ROWS, max(CENTRE_MIN_ROWS, CENTRE_BYTES // size)))
+        return self.sample(self.centre_rows)
+
+    @property
+    def centre_rows(self) -> int:
+        """The number of rows of `centre_sample`."""
+        most = max(CENTRE_MIN_ROWS, CENTRE_BYTES // (self.shape[1] * 8))
+        return min(CENTRE_ROWS, most, self.shape[0])
 
     def check(self) -> "Source":
         """Raise an error if a row holds NaN or infinity, and return this source.
@@ -169,7 +177,9 @@ class Source:
     @cached_property
     def _sample_hash(self) -> bytes:
         """The SHA-256 of the rows of `centre_sample`, as float64 with 0 for −0."""
-        return hashlib.sha256((self.centre_sample().astype("<f8") + 0.0).data).digest()
+        values = self.centre_sample().astype("<f8")
+        values += 0.0
+        return hashlib.sha256(values.data).digest()
 
     def _read_unknown(self, rows: Sequence[range] | None, depth: Depth) -> None:
         """Read the blocks of the given rows about which less than `depth` is known."""
