@@ -24,7 +24,6 @@ from ntk_numba.engine.samples import STATISTICS_ROWS, find_underflow, roots_of_v
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.gramfile.contents import SAME_NORM, Output
-from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
 from ntk_numba.inputs.source import BLOCK_BYTES, Source, result_dtype
 from ntk_numba.inputs.survey import Survey
@@ -43,12 +42,28 @@ IN_MEMORY_BATCH = 128  # tiles per thread between two checks whether to stop
 
 
 @dataclass(frozen=True)
-class Plan(Output):
-    """A job, fully determined except for the contents of its rows.
+class Outline(Output):
+    """The matrices of a job, which follow from shapes: no row of X is read for them.
 
     Attributes
     ----------
     net : the network
+    """
+
+    net: MLP
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return self.net.depth
+
+
+@dataclass(frozen=True)
+class Plan(Outline):
+    """A job, fully determined except for the contents of its rows.
+
+    Attributes
+    ----------
     fitted : the network, fitted to the data
     features : n0
     threads : int
@@ -65,7 +80,6 @@ class Plan(Output):
         activation depends on it.
     """
 
-    net: MLP
     fitted: FittedNetwork
     features: int
     threads: int
@@ -74,11 +88,6 @@ class Plan(Output):
     batch: int
     working: int
     largest_norm: float | None
-
-    @property
-    def depth(self) -> int:
-        """The depth L of the network."""
-        return self.net.depth
 
     @property
     def pairs(self) -> int:
@@ -173,6 +182,31 @@ def refuse_larger(source: Source, survey: Survey, largest_norm: float | None) ->
         )
 
 
+def outline(
+    net: MLP,
+    x: Source,
+    z: Source | None = None,
+    *,
+    kernels: Kernels = ("ntk",),
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
+    part: Part | None = None,
+) -> Outline:
+    """Return the matrices of a job; the arguments and errors are those of `make_plan`."""
+    check_network(net)
+    if z is not None and z.shape[1] != x.shape[1]:
+        raise InvalidValueError(
+            f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
+        )
+    wanted, layers = parse_kernels(kernels), parse_layers(layers)
+    real = result_dtype(dtype, x, z or x)
+    n, m = x.shape[0], (z or x).shape[0]
+    outputs = len(wanted) * (net.depth if layers == "all" else 1) * (2 if z is None else 1)
+    grid = Grid(n, m, z is None, tile_size(n, m, x.shape[1], real.itemsize, outputs))
+    grid.size(part)  # raises an error if there are more parts than tiles
+    return Outline(wanted, layers, real, grid, part, net)
+
+
 def make_plan(
     net: MLP,
     x: Source,
@@ -210,22 +244,13 @@ def make_plan(
         If X and Z have different numbers of features, the memory is too small for the job, there
         are more parts than tiles, or another argument is out of range.
     """
-    check_network(net)
-    if z is not None and z.shape[1] != x.shape[1]:
-        raise InvalidValueError(
-            f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
-        )
-    wanted, layers = parse_kernels(kernels), parse_layers(layers)
-    real = result_dtype(dtype, x, z or x)
-    n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
+    what = outline(net, x, z, kernels=kernels, layers=layers, dtype=dtype, part=part)
+    if not in_memory and (text := what.excess):
+        raise InvalidValueError(text)
+    grid, storage, real, matrices = what.grid, what.storage, what.dtype, what.all_matrices
+    n, m, features, tile = grid.rows, grid.columns, x.shape[1], grid.tile
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
-    matrices = len(wanted) * (net.depth if layers == "all" else 1)
-    outputs = matrices * (2 if z is None else 1)
-    tile = tile_size(n, m, features, real.itemsize, outputs)
-    grid = Grid(n, m, z is None, tile)
-    storage = Storage(grid, part)
-
     largest_norm = find_largest_norm(net, x, z, up_to, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
     # bytes of the samples of a tile row: panels; std, weight and bias of each layer, coefficients;
@@ -277,10 +302,10 @@ def make_plan(
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
     working = max(before, fixed + buffers + held_rows * samples)
-    plan = Plan(
+    return Plan(
         net=net,
-        kernels=wanted,
-        layers=layers,
+        kernels=what.kernels,
+        layers=what.layers,
         dtype=real,
         grid=grid,
         part=part,
@@ -293,6 +318,3 @@ def make_plan(
         working=working,
         largest_norm=largest_norm,
     )
-    if not in_memory and (text := plan.excess):
-        raise InvalidValueError(text)
-    return plan

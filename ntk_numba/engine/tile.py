@@ -3,7 +3,8 @@
 The code relies on these sizes: a tile has T × T entries and a strip STRIP × T; T is a multiple of
 STRIP, and STRIP of the width P of a panel (see `products`). The vectors of samples are padded with
 zeros to whole panels, their other numbers to whole tiles. A strip's scratch stays in the
-second-level cache, a row's in the first. Tiles are independent: nothing is summed across threads, so their number cannot change a bit.
+second-level cache, a row's in the first. Tiles are independent: nothing is summed across threads,
+so their number cannot change a bit.
 """
 
 from typing import Any, NamedTuple

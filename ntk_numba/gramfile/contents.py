@@ -72,6 +72,11 @@ class Output:
         return self.depth if self.all_layers else 1
 
     @property
+    def all_matrices(self) -> int:
+        """The number of matrices of all kernels."""
+        return len(self.kernels) * self.matrices
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of each kernel as a reader sees it."""
         matrix = (self.grid.rows, self.grid.columns)
@@ -111,7 +116,7 @@ class Output:
             return f"a file holds kernels of at most {DEEPEST:,} layers, not {self.depth:,}"
         if max(grid.rows, grid.columns) > MOST_ROWS:
             return f"a file holds at most {MOST_ROWS:,} rows and columns"
-        tiles = max(grid.down * grid.across, len(self.kernels) * self.matrices * self.count)
+        tiles = max(grid.down * grid.across, self.all_matrices * self.count)
         if tiles > MOST_TILES:
             return f"a file holds at most {MOST_TILES:,} tiles, not {tiles:,}"
         return ""
