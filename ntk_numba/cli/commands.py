@@ -210,7 +210,7 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.inputs.source import open_sources
 
     job = _job(options)
-    x, z = open_sources(options.data, options.against)
+    x, z = open_sources(options.data, options.against, options.memory)
     plan = job.measured(x, z).plan(x, z, parse_layout(options.layout, z is None))
     target = Path(options.output)
     check_folder(target)

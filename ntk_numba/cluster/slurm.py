@@ -15,10 +15,11 @@ from typing import NamedTuple
 from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.write import Job
 from ntk_numba.compute.estimate import estimate
-from ntk_numba.compute.plan import INTERPRETER
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.writer import check_space
 from ntk_numba.grid import Part
 from ntk_numba.inputs.source import open_sources
+from ntk_numba.machine import INTERPRETER
 
 # Target time of a part: jobs of 15 to 60 minutes start early, and lose little if they are stopped
 PART_SECONDS = 1800
@@ -282,7 +283,8 @@ def design_array(job: Job, stored: Part | None, folder: Path, wanted: Wanted) ->
     ValueError, TypeError, OSError
         As `write_gram`, which would raise them later.
     """
-    x, z = open_sources(job.x, job.z)
+    x, z = open_sources(job.x, job.z, job.memory)
+    check_space(folder / "the output", job.outline(x, z, stored))  # before all rows are read
     job = job.measured(x, z)
     whole = replace(job, memory=None).plan(x, z, stored)
     cpus = wanted.cpus or whole.threads

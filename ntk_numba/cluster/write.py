@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,19 @@ from ntk_numba.cluster.cover import find_merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
 from ntk_numba.cluster.workers import AnyExecutor, Receipt, parts_on_this_host, worker_threads
-from ntk_numba.compute.plan import Plan, find_largest_norm, make_plan
+from ntk_numba.compute.plan import Outline, Plan, find_largest_norm, make_plan, outline
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.writer import GramWriter, check_folder, output_path
+from ntk_numba.gramfile.writer import (
+    GramWriter,
+    check_folder,
+    check_space,
+    output_path,
+    partial_of,
+)
 from ntk_numba.grid import Part, parse_part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory
@@ -57,6 +64,18 @@ class Job:
         A plan finds it too, but together with a digest, which takes three times as long.
         """
         return replace(self, up_to=find_largest_norm(self.net, x, z, self.up_to))
+
+    def outline(self, x: Source, z: Source | None, part: Part | None) -> Outline:
+        """Return the matrices of the job, or of a part of it, without reading a row."""
+        return outline(
+            self.net,
+            x,
+            z,
+            kernels=self.kernels,
+            layers=self.layers,
+            dtype=self.dtype,
+            part=part,
+        )
 
     def plan(self, x: Source, z: Source | None, part: Part | None) -> Plan:
         """Plan the whole job, or a part of it."""
@@ -197,9 +216,12 @@ def _write(
         with the same contents is never replaced, even with `overwrite`: to compute it again, the
         user deletes it.
     """
-    x, z = open_sources(job.x, job.z)
+    _check_folder(target, policy)
+    x, z = open_sources(job.x, job.z, job.memory)
+    _refuse_data(target, x, z)
+    begun = [target] if whole is None else [target, whole]
+    _check_space(target, job.outline(x, z, part), begun, policy)
     plan = job.plan(x, z, part)
-    _check_target(target, x, z, overwrite=policy.overwrite)
     contents = contents_of(plan, x, z)
     if target.exists():
         if not policy.overwrite:
@@ -225,13 +247,27 @@ def _write_part(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
     return _write(job, part_path(target, part), part, policy, whole=target)
 
 
-def _check_target(target: Path, x: Source, z: Source | None, *, overwrite: bool) -> None:
-    """Raise an error if an output cannot be written, or is the data itself."""
-    check_folder(target, write=overwrite or not target.exists())
+def _check_folder(target: Path, policy: Policy) -> None:
+    """Raise an error if an output cannot be written; this is before X is opened."""
+    check_folder(target, write=policy.overwrite or not target.exists())
+
+
+def _refuse_data(target: Path, x: Source, z: Source | None) -> None:
+    """Raise an error if an output is the data itself."""
     for source in (x, z) if target.exists() else ():
         files = {source.file, *(file.path for file in source.files)} if source else set()
         if any(file and file.exists() and target.samefile(file) for file in files):
             raise InvalidValueError(f"{target} is the data itself; choose another output")
+
+
+def _check_space(target: Path, output: Outline, begun: Iterable[Path], policy: Policy) -> None:
+    """Raise an error if the disk is too small for an output; this is before X is read.
+
+    begun : files that, if one of them or its unfinished form exists, may already have the space
+    """
+    there = [path for path in begun if partial_of(path).exists() or path.exists()]
+    if not there or (policy.overwrite and there == [target] and not partial_of(target).exists()):
+        check_space(target, output)
 
 
 def _write_parts(
@@ -244,10 +280,14 @@ def _write_parts(
     layout: Layout,
 ) -> GramFile:
     """Compute all parts, in this process or on an executor, and merge them."""
-    x, z = open_sources(job.x, job.z)
-    plan = job.plan(x, z, parse_layout(layout, z is None))
-    plan.grid.size(Part(1, count))  # raises an error if there are more parts than tiles
-    _check_target(target, x, z, overwrite=policy.overwrite)
+    _check_folder(target, policy)
+    x, z = open_sources(job.x, job.z, job.memory)
+    _refuse_data(target, x, z)
+    whole = job.outline(x, z, parse_layout(layout, z is None))
+    whole.grid.size(Part(1, count))  # raises an error if there are more parts than tiles
+    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
+    _check_space(target, whole, [target, *paths], policy)
+    plan = job.plan(x, z, whole.part)
     job = replace(job, up_to=plan.largest_norm)
     if executor is None:
         # an open source keeps the survey of its rows for the next part
@@ -259,7 +299,7 @@ def _write_parts(
             z=None if job.z is None else _absolute("Z", job.z),
         )
         target = target.absolute()
-    paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
+        paths = [path.absolute() for path in paths]
     if target.exists() and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
         # parts are left if an earlier call was killed before it deleted them

@@ -18,20 +18,18 @@ from ntk_numba.arguments import (
     show_bytes,
 )
 from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
+from ntk_numba.engine.products import panel_width
 from ntk_numba.engine.rows import WORKING
 from ntk_numba.engine.samples import STATISTICS_ROWS, find_underflow, roots_of_variances
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.gramfile.contents import SAME_NORM, Output
-from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part, tile_size
-from ntk_numba.inputs.source import BLOCK_BYTES, CENTRE_MIN_ROWS, Source, result_dtype
+from ntk_numba.inputs.source import BLOCK_BYTES, Source, result_dtype
 from ntk_numba.inputs.survey import Survey
-from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.machine import INTERPRETER, available_memory, job_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 
-# Python, Numba and LLVM take 250 to 335 MiB of resident memory, most of it while compiling.
-INTERPRETER = 320 << 20
 BATCH_BYTES = 64 << 20  # of finished tiles that wait to be written
 BATCHES = 2  # one is computed while the other is written
 # Seconds of computing between two checks whether the job should stop, for any features and layers.
@@ -39,16 +37,33 @@ BATCH_SECONDS = 1.0
 # Nanoseconds that an entry takes on one core: for each feature, for each layer, and in addition.
 # They are twice those that `bench growth` shows.
 ENTRY = 0.05, 1.2, 3.0
+ROWS_AT_ONCE = 10  # rows of X in float64 that reading and normalising take, and the centre
 IN_MEMORY_BATCH = 128  # tiles per thread between two checks whether to stop
 
 
 @dataclass(frozen=True)
-class Plan(Output):
-    """A job, fully determined except for the contents of its rows.
+class Outline(Output):
+    """The matrices of a job, which follow from shapes: no row of X is read for them.
 
     Attributes
     ----------
     net : the network
+    """
+
+    net: MLP
+
+    @property
+    def depth(self) -> int:
+        """The depth L of the network."""
+        return self.net.depth
+
+
+@dataclass(frozen=True)
+class Plan(Outline):
+    """A job, fully determined except for the contents of its rows.
+
+    Attributes
+    ----------
     fitted : the network, fitted to the data
     features : n0
     threads : int
@@ -65,7 +80,6 @@ class Plan(Output):
         activation depends on it.
     """
 
-    net: MLP
     fitted: FittedNetwork
     features: int
     threads: int
@@ -74,11 +88,6 @@ class Plan(Output):
     batch: int
     working: int
     largest_norm: float | None
-
-    @property
-    def depth(self) -> int:
-        """The depth L of the network."""
-        return self.net.depth
 
     @property
     def pairs(self) -> int:
@@ -173,6 +182,31 @@ def refuse_larger(source: Source, survey: Survey, largest_norm: float | None) ->
         )
 
 
+def outline(
+    net: MLP,
+    x: Source,
+    z: Source | None = None,
+    *,
+    kernels: Kernels = ("ntk",),
+    layers: Layers = "last",
+    dtype: DTypeLike | None = None,
+    part: Part | None = None,
+) -> Outline:
+    """Return the matrices of a job; the arguments and errors are those of `make_plan`."""
+    check_network(net)
+    if z is not None and z.shape[1] != x.shape[1]:
+        raise InvalidValueError(
+            f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
+        )
+    wanted, layers = parse_kernels(kernels), parse_layers(layers)
+    real = result_dtype(dtype, x, z or x)
+    n, m = x.shape[0], (z or x).shape[0]
+    outputs = len(wanted) * (net.depth if layers == "all" else 1) * (2 if z is None else 1)
+    grid = Grid(n, m, z is None, tile_size(n, m, x.shape[1], real.itemsize, outputs))
+    grid.size(part)  # raises an error if there are more parts than tiles
+    return Outline(wanted, layers, real, grid, part, net)
+
+
 def make_plan(
     net: MLP,
     x: Source,
@@ -210,43 +244,42 @@ def make_plan(
         If X and Z have different numbers of features, the memory is too small for the job, there
         are more parts than tiles, or another argument is out of range.
     """
-    check_network(net)
-    if z is not None and z.shape[1] != x.shape[1]:
-        raise InvalidValueError(
-            f"Z has {z.shape[1]} features but X has {x.shape[1]}; they must be of the same kind"
-        )
-    wanted, layers = parse_kernels(kernels), parse_layers(layers)
-    real = result_dtype(dtype, x, z or x)
-    n, m, features = x.shape[0], (z or x).shape[0], x.shape[1]
+    what = outline(net, x, z, kernels=kernels, layers=layers, dtype=dtype, part=part)
+    if not in_memory and (text := what.excess):
+        raise InvalidValueError(text)
+    grid, storage, real, matrices = what.grid, what.storage, what.dtype, what.all_matrices
+    n, m, features, tile = grid.rows, grid.columns, x.shape[1], grid.tile
     limit = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
     count = threads_to_use(threads)
-    matrices = len(wanted) * (net.depth if layers == "all" else 1)
-    outputs = matrices * (2 if z is None else 1)
-    tile = tile_size(n, m, features, real.itemsize, outputs)
-    grid = Grid(n, m, z is None, tile)
-    storage = Storage(grid, part)
-
     largest_norm = find_largest_norm(net, x, z, up_to, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
-    # bytes of a sample: panel, std, weight and bias of each layer, coefficients; spread and norm
-    row = (features + 3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
+    # bytes of the samples of a tile row: panels; std, weight and bias of each layer, coefficients;
+    # spread and norm
+    panel = panel_width(real)
+    height = -(-min(tile, max(n, m)) // panel) * panel
+    numbers = (3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
+    samples = height * features * real.itemsize + tile * numbers
     # bytes of the `tile.Scratch` of all threads
     scratch = count * (
-        STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
+        STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + 2 * features) * real.itemsize
     )
-    reading = 3 * max(BLOCK_BYTES, CENTRE_MIN_ROWS * features * 8)
+    row = features * 8
+    reading = 3 * BLOCK_BYTES + ROWS_AT_ONCE * row
     held = sum(s.held + s.overhead for s in (x, z) if s is not None)
     # in extended precision, including the temporary arrays of the activations
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics
+    # before that: the rows that the centre is computed from, their panels, and their unit vectors
+    centre = [s.centre_rows for s in (x, z) if s is not None]
+    before = held + reading + sum(3 * c + -(-c // panel) * panel for c in centre) * row
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * storage.images
-    budget = limit if in_memory else max(limit - INTERPRETER, limit // 2)
+    budget = limit if in_memory else job_memory(limit)
     if in_memory:
         batch, buffers = IN_MEMORY_BATCH * count, 0
     else:
         # A quarter of the memory is for tiles that wait to be written, or more if all threads need
         # it.
-        room = (budget - fixed - 2 * tile * row) // (BATCHES * slot)
+        room = (budget - fixed - 2 * samples) // (BATCHES * slot)
         feature, layer, itself = ENTRY
         seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
         stoppable = max(count, int(count * BATCH_SECONDS / seconds))
@@ -259,20 +292,20 @@ def make_plan(
         len(piece.rows) + (0 if z is None and piece.rows == piece.columns else len(piece.columns))
         for piece in grid.pieces(part)
     )
-    held_rows = whole if available >= whole * tile * row else 2 * (available // (2 * tile * row))
-    if held_rows < min(2, whole):
-        least = fixed + buffers + 2 * tile * row
+    held_rows = whole if available >= whole * samples else 2 * (available // (2 * samples))
+    if held_rows < min(2, whole) or before > budget:
+        least = max(before, fixed + buffers + min(2, whole) * samples)
         raise InvalidValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
             f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
             f"(tiles of {tile} × {tile}, {count} threads, {features} features)"
         )
     band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
-    working = fixed + buffers + held_rows * tile * row
+    working = max(before, fixed + buffers + held_rows * samples)
     return Plan(
         net=net,
-        kernels=wanted,
-        layers=layers,
+        kernels=what.kernels,
+        layers=what.layers,
         dtype=real,
         grid=grid,
         part=part,

@@ -128,7 +128,10 @@ class Kernel:
         ]
 
     def samples(self, source: Source, start: int, stop: int, *, warn: bool = True) -> Samples:
-        """Return samples start to stop - 1 of a source, padded with zeros to whole tiles.
+        """Return samples start to stop - 1 of a source, padded with zeros.
+
+        Their vectors, which take nearly all of the memory, are padded to whole panels, and all
+        other numbers to whole tiles.
 
         Raises
         ------
@@ -138,7 +141,7 @@ class Kernel:
         """
         count = stop - start
         padded = -(-count // self.tile) * self.tile
-        panels = empty_panels(count, self.features, self.dtype, padded)
+        panels = empty_panels(count, self.features, self.dtype)
         spread, norm = np.zeros(padded), np.zeros(padded)
         for first, last in source.blocks(start, stop):
             rows = source.read(first, last)

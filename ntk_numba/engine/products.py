@@ -51,10 +51,10 @@ def panel_width(dtype: Any) -> int:
     return PANEL_BYTES // np.dtype(dtype).itemsize
 
 
-def empty_panels(count: int, features: int, dtype: Any, room: int = 0) -> Floats:
-    """Return panels for `count` vectors, with zeros after them up to `room`: (panels, n0, P)."""
+def empty_panels(count: int, features: int, dtype: Any) -> Floats:
+    """Return panels for `count` vectors, with zeros after them: (panels, n0, P)."""
     width = panel_width(dtype)
-    panels = aligned((-(-max(count, room) // width), features, width), dtype)
+    panels = aligned((-(-count // width), features, width), dtype)
     panels[count // width :] = 0
     return panels
 

@@ -23,7 +23,7 @@ from ntk_numba.duals.base import Dual
 from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.function import Floats
-from ntk_numba.inputs.source import Source
+from ntk_numba.inputs.source import BLOCK_BYTES, Source
 from ntk_numba.network import Layer
 
 # The centre m is rounded to a grid of this many points per unit, so that it does not depend on the
@@ -196,9 +196,14 @@ def centre_of(x: Source, z: Source | None, dtype: np.dtype) -> NDArray[np.float6
 def _unit_vectors(rows: Floats, dtype: np.dtype) -> Floats:
     """Return the unit vectors of rows, in a dtype, (rows, n0)."""
     unit = empty_panels(len(rows), rows.shape[1], dtype)
-    spread, norm = np.empty(len(rows)), np.empty(len(rows))
-    normalise(rows, 0, np.zeros(rows.shape[1]), unit, spread, norm)
-    return np.asarray(unit.transpose(0, 2, 1).reshape(-1, rows.shape[1])[: len(rows)])
+    spread, norm, width = np.empty(len(rows)), np.empty(len(rows)), unit.shape[2]
+    origin, step = np.zeros(rows.shape[1]), max(1, BLOCK_BYTES // rows[0].nbytes)
+    for first in range(0, len(rows), step):
+        normalise(rows[first : first + step], first, origin, unit, spread, norm)
+    found = np.empty(rows.shape, dtype)
+    for panel, some in zip(unit, np.split(found, range(width, len(rows), width)), strict=True):
+        some[:] = panel[:, : len(some)].T
+    return found
 
 
 def _mean_square(vectors: Floats) -> float:

@@ -1,9 +1,10 @@
 """A tile, strip by strip: inner products, repair of nearly parallel pairs, recursion, mirror image.
 
 The code relies on these sizes: a tile has T × T entries and a strip STRIP × T; T is a multiple of
-STRIP, and STRIP of the width P of a panel (see `products`). Samples are padded with zeros to whole
-tiles. A strip's scratch stays in the second-level cache, a row's in the first. Tiles are
-independent: nothing is summed across threads, so their number cannot change a bit.
+STRIP, and STRIP of the width P of a panel (see `products`). The vectors of samples are padded with
+zeros to whole panels, their other numbers to whole tiles. A strip's scratch stays in the
+second-level cache, a row's in the first. Tiles are independent: nothing is summed across threads,
+so their number cannot change a bit.
 """
 
 from typing import Any, NamedTuple

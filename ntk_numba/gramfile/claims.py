@@ -1,32 +1,55 @@
 """What a Gram file says of itself, checked before it is used.
 
 `layout.read_header` reads every attribute and every dataset of a header through these functions. A
-damaged or forged file may claim any type, shape and size. What it claims to hold has to fit into
-it, so that no claim can make a reader allocate more memory than the file has bytes.
+damaged or forged file may claim any type, shape and size. Types and sizes are looked at before
+values are read, and what a file claims to hold has to fit into it and below the limits of
+`contents`, so that no claim can make a reader allocate more memory than the file has bytes.
 """
 
 import json
 import math
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
 import numpy as np
 
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.contents import DEEPEST, MOST_ROWS
 from ntk_numba.grid import LARGEST_TILE
 
-MOST = 2**53  # rows, columns, layers and versions are smaller
+MOST = 2**53  # features and versions are smaller
+MOST_ATTRIBUTES = 1000  # users may add some of their own
+# Bytes of the longest text: of a network of `DEEPEST` layers, of the list of parts of a link, and
+# of all others, which are short
+LONGEST = {"net": 4 << 20, "linked": 4 << 20}
+LONGEST_OTHER = 1000
+LARGEST_CHUNK = 64 << 20  # bytes of a chunk that HDF5 reads whole, since it is compressed
+
+_WHAT = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS = {
+    str: h5py.h5t.STRING, int: h5py.h5t.INTEGER, float: h5py.h5t.FLOAT, bool: h5py.h5t.ENUM,
+}  # fmt: skip
+
+
+def attributes(file: h5py.File, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Return the attributes that a header has, each of its kind."""
+    count = h5py.h5a.get_num_attrs(file.id)
+    if count > MOST_ATTRIBUTES:
+        raise InvalidValueError(f"it has {count:,} attributes, more than {MOST_ATTRIBUTES:,}")
+    return {key: attribute(file, key, kind) for key, kind in kinds.items()}
 
 
 def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any:
-    """Return an attribute, which must be one str, int or float.
+    """Return an attribute, which must be one str, int, float or bool.
 
     default : returned if the file has no such attribute; None if it must have one
 
     Raises
     ------
     ValueError
-        It is missing, or is something else.
+        It is missing, is something else, or is a text that is too long.
     """
     if default is not None and key not in file.attrs:
         return default
@@ -34,28 +57,49 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
         found = file.attrs.get_id(key)
     except KeyError:
         raise InvalidValueError(f"its attribute {key} is missing") from None
-    what = {str: "a text", int: "a whole number", float: "a number"}[kind]
-    kinds = {str: (h5py.h5t.STRING,), int: (h5py.h5t.INTEGER,), float: (h5py.h5t.FLOAT,)}[kind]
+    wrong = InvalidValueError(f"its attribute {key} is not {_WHAT[kind]}")
     # of the type first: an array of any size may stand here, which would be read whole
-    if found.shape != () or found.get_type().get_class() not in kinds:
-        raise InvalidValueError(f"its attribute {key} is not {what}")
-    value = file.attrs[key]
-    if kind is str and not isinstance(value, str):
-        raise InvalidValueError(f"its attribute {key} is not {what}")
+    what, longest = found.get_type(), LONGEST.get(key, LONGEST_OTHER)
+    single = found.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+    if not single or what.get_class() != _KINDS[kind] or what.get_size() > longest:
+        raise wrong
+    try:
+        value = file.attrs[key]
+    except (TypeError, ValueError, UnicodeError):  # a number that NumPy does not have
+        raise wrong from None
+    if not isinstance(value, str if kind is str else np.generic):
+        raise wrong
+    if kind is str:
+        refuse_long(key, str(value))
     return kind(value)
 
 
-def count(file: h5py.File, key: str, least: int = 1, most: int = MOST) -> int:
-    """Return an attribute that is a whole number from `least` to `most`."""
-    value = int(attribute(file, key, int))
+def refuse_long(key: str, text: str) -> None:
+    """Raise an error if a text is longer than a reader accepts."""
+    longest = LONGEST.get(key, LONGEST_OTHER)
+    if len(text.encode("utf-8", "surrogatepass")) > longest:
+        raise InvalidValueError(f"its attribute {key} is longer than {longest:,} bytes")
+
+
+def between(key: str, value: int, least: int = 1, most: int = MOST) -> int:
+    """Return an attribute that is a whole number, if it is from `least` to `most`."""
     if not least <= value <= most:
         raise InvalidValueError(f"its attribute {key} is {value}, not from {least} to {most}")
     return value
 
 
-def tile_edge(file: h5py.File) -> int:
-    """Return the edge of a tile."""
-    return count(file, "tile", 1, LARGEST_TILE)
+def sizes(values: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Return rows, columns, features and the edge of a tile, each within its limits."""
+    rows, columns = (between(key, values[key], 1, MOST_ROWS) for key in ("rows", "columns"))
+    features = between("features", values["features"])
+    return rows, columns, features, between("tile", values["tile"], 1, LARGEST_TILE)
+
+
+def norm(value: float) -> float:
+    """Return the largest norm of the data, if it can be one."""
+    if not 0 <= value < math.inf:
+        raise InvalidValueError(f"its largest norm is {value}")
+    return value
 
 
 def numbers(key: str, text: str, length: int) -> tuple[float, ...]:
@@ -73,8 +117,10 @@ def network(text: str) -> str:
     depth = found.get("depth") if isinstance(found, dict) else None
     if isinstance(depth, bool) or not isinstance(depth, int):
         raise InvalidValueError("its attribute net describes no network")
-    if depth < 1:
-        raise InvalidValueError(f"its network has depth {depth}")
+    if not 1 <= depth <= DEEPEST:
+        raise InvalidValueError(f"its network has a depth that is not from 1 to {DEEPEST:,}")
+    if unknown := sorted(set(found) - {"depth", "activation", "w_std", "b_std"}):
+        raise InvalidValueError(f"its network has a {unknown[0][:40]!r}, which is unknown")
     for key, length in (("activation", depth - 1), ("w_std", depth), ("b_std", depth)):
         values = found.get(key)
         if not isinstance(values, list) or len(values) != length:
@@ -89,8 +135,8 @@ def links(text: str) -> tuple[tuple[str, int], ...]:
     found = decoded("linked", text)
     pairs: list[Any] = found if isinstance(found, list) else [found]
     for pair in pairs:
-        right = isinstance(pair, list) and len(pair) == 2
-        if not right or not isinstance(pair[0], str) or type(pair[1]) is not int:
+        right = isinstance(pair, list) and len(pair) == 2 and type(pair[1]) is int
+        if not right or not isinstance(pair[0], str) or not 0 <= pair[1] < 2**64:
             raise InvalidValueError("its attribute linked is no list of names and seals")
         if not pair[0] or "\0" in pair[0]:
             raise InvalidValueError("its attribute linked has a name that no file can have")
@@ -98,9 +144,21 @@ def links(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def decoded(key: str, text: str) -> Any:
-    """Return what an attribute in JSON stands for."""
+    """Return what an attribute in JSON stands for.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or has a key twice, of which readers take different ones.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError):
         raise InvalidValueError(f"its attribute {key} is no JSON") from None
 
@@ -109,7 +167,37 @@ def _is_number(value: Any) -> bool:
     """Return whether a value of JSON is a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return 0 <= value < math.inf
+    return 0 <= value <= sys.float_info.max
+
+
+def group(file: h5py.Group, name: str) -> h5py.Group:
+    """Return a group of this file, never one that a link leads to elsewhere."""
+    found = _own(file, name)
+    if not isinstance(found, h5py.Group):
+        raise InvalidValueError(f"it has no group {name}")
+    return found
+
+
+def dataset_type(file: h5py.Group, name: str) -> np.dtype:
+    """Return the dtype of a kernel's dataset, which is float32 or float64."""
+    found = _own(file, name)
+    dtype = _dtype(found) if isinstance(found, h5py.Dataset) else None
+    if dtype not in (np.float32, np.float64):
+        raise InvalidValueError(f"{name} does not hold float32 or float64")
+    return dtype
+
+
+def _own(group: h5py.Group, name: str) -> Any:
+    """Return what this group has under a name; None if it has nothing, or a link to elsewhere."""
+    return group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+
+
+def _dtype(dataset: h5py.Dataset) -> np.dtype | None:
+    """Return the dtype of a dataset; None if NumPy has no such type."""
+    try:
+        return np.dtype(dataset.dtype)
+    except (TypeError, ValueError, AttributeError):
+        return None
 
 
 def dataset(
@@ -124,17 +212,22 @@ def dataset(
     ValueError
         It is missing, or is something else.
     """
-    link = group.get(name, getlink=True)
-    found = group[name] if isinstance(link, h5py.HardLink) else None
+    found = _own(group, name)
     if not isinstance(found, h5py.Dataset):
         raise InvalidValueError(f"it has no dataset {name}")
-    if found.shape != shape or found.dtype != dtype:
+    if found.shape != shape or _dtype(found) != dtype:
         raise InvalidValueError(f"{name} is not {np.dtype(dtype)} of shape {shape}")
     if found.external:
         raise InvalidValueError(f"the values of {name} are outside the file")
-    size = math.prod(shape) * found.dtype.itemsize
+    filters = found.id.get_create_plist().get_nfilters()
+    size, chunk = (math.prod(n or ()) * found.dtype.itemsize for n in (shape, found.chunks))
+    if filters and chunk > LARGEST_CHUNK:
+        raise InvalidValueError(
+            f"{name} is compressed in pieces of {chunk:,} bytes, which are read whole; repack it "
+            f"with chunks of at most {LARGEST_CHUNK:,} bytes"
+        )
     if stored and size > group.file.id.get_filesize():
         raise InvalidValueError(f"it is truncated: {name} has {size:,} bytes, more than the file")
-    if stored and (found.is_virtual or found.id.get_storage_size() < size):
+    if stored and (found.is_virtual or filters or found.id.get_storage_size() < size):
         raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
     return found

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 # Norms whose relative difference is smaller count as equal: processors add in different orders
 SAME_NORM = 1e-9
+# Limits of a file, far above what any disk holds, so that a damaged one cannot claim more
+DEEPEST = 100_000  # layers
+MOST_ROWS = 1 << 30
+MOST_TILES = 1 << 29  # of a grid, and of all matrices of a file: 11.8 million rows and columns
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Output:
         return self.depth if self.all_layers else 1
 
     @property
+    def all_matrices(self) -> int:
+        """The number of matrices of all kernels."""
+        return len(self.kernels) * self.matrices
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of each kernel as a reader sees it."""
         matrix = (self.grid.rows, self.grid.columns)
@@ -98,6 +107,19 @@ class Output:
     def output_bytes(self) -> int:
         """The size of all tiles in bytes."""
         return len(self.kernels) * int(np.prod(self.tiles_shape)) * self.tile_bytes
+
+    @property
+    def excess(self) -> str:
+        """The text of an error if this is more than a file may hold, else ""."""
+        grid = self.grid
+        if self.depth > DEEPEST:
+            return f"a file holds kernels of at most {DEEPEST:,} layers, not {self.depth:,}"
+        if max(grid.rows, grid.columns) > MOST_ROWS:
+            return f"a file holds at most {MOST_ROWS:,} rows and columns"
+        tiles = max(grid.down * grid.across, self.all_matrices * self.count)
+        if tiles > MOST_TILES:
+            return f"a file holds at most {MOST_TILES:,} tiles, not {tiles:,}"
+        return ""
 
     def matrix_name(self, kernel: str, layer: int) -> str:
         """Return the name of a matrix for people, such as "ntk" or, with all layers, "ntk layer 2".

@@ -101,7 +101,6 @@ class Entries(Matrix):
         done: Callable[[], NDArray[np.bool_]],
     ) -> None:
         self._path, self._contents, self._done, self._file = path, contents, done, file
-        self._slots = contents.storage.slots if contents.storage.packed else None
         cache = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
         cache.set_chunk_cache(CACHE_SLOTS, CACHE_BYTES, 1.0)
         self._dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), cache))
@@ -130,7 +129,7 @@ class Entries(Matrix):
         tile = self._contents.grid.tile
         down, across = list(tile_runs(rows, tile)), list(tile_runs(columns, tile))
         self._refuse_missing([run.tile for run in down], [run.tile for run in across])
-        if self._slots is None:
+        if not self._contents.storage.packed:
             return _read_stored(self._dataset, self._contents, layers, rows, columns)
         found = np.empty((len(layers), rows.size, columns.size), self.dtype)
         for out, layer in zip(found, layers, strict=True):
@@ -161,14 +160,14 @@ class Entries(Matrix):
         self, out: NDArray[Any], layer: int, down: list[TileRun], across: list[TileRun]
     ) -> None:
         """Fill a matrix from the stored tiles, transposed where only the mirror image is stored."""
-        assert self._slots is not None
+        slot_of = self._contents.storage.slot
         for row in down:
             for column in across:
                 first, second = row, column
-                flip = self._slots[first.tile, second.tile] < 0
+                flip = slot_of(first.tile, second.tile) < 0
                 if flip:
                     first, second = second, first
-                slot = int(self._slots[first.tile, second.tile])
+                slot = slot_of(first.tile, second.tile)
                 at = (layer, slot) if self._contents.all_layers else (slot,)
                 (rows, inner_rows), (columns, inner_columns) = (
                     bounds(run.within) for run in (first, second)

@@ -11,7 +11,6 @@ of HDF5, so that no program takes an unwritten tile for zeros.
 import contextlib
 import io
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,11 +41,12 @@ INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
 LINKED = b"\x89NTKLINK"
 MARK = len(LINKED) + 8  # bytes, of which the last 8 are the checksum
 USER_BLOCK = PAGE  # bytes that HDF5 leaves to programs; not less than the alignment
-ATTRIBUTES = (
-    "format", "format_version", "package_version", "numerics", "net", "rows", "columns", "features",
-    "input_digest", "against_digest", "layers", "tile", "layout", "part", "linked", "error",
-    "complete",
-)  # fmt: skip
+ATTRIBUTES: dict[str, type] = {
+    "format": str, "format_version": int, "package_version": str, "numerics": int, "net": str,
+    "rows": int, "columns": int, "features": int, "input_digest": str, "against_digest": str,
+    "layers": str, "tile": int, "layout": str, "part": str, "linked": str, "error": str,
+    "complete": bool,
+}  # fmt: skip
 LARGEST_NORM = "largest_norm"  # an optional attribute, see `Contents`
 
 
@@ -105,6 +105,8 @@ def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
         )  # fmt: skip
         # written first, so that their strings are where `_check_heaps` looks
         for key, value in zip(ATTRIBUTES, values, strict=True):
+            if isinstance(value, str):
+                claims.refuse_long(key, value)
             file.attrs[key] = value
         file.attrs["seal"] = _seal(file.attrs)
         if c.largest_norm is not None:
@@ -283,62 +285,54 @@ def read_header(file: HDF5, path: Path) -> Header:
         The file is damaged.
     """
     with _errors(path):
-        texts = {
-            key: claims.attribute(file, key, str)
-            for key in (
-                "net", "layers", "part", "layout", "error", "linked", "input_digest",
-                "against_digest", "package_version",
-            )
-        }  # fmt: skip
-        names = tuple(name for name in KERNELS if name in file)
+        values = claims.attributes(file, ATTRIBUTES)
+        names = tuple(name for name in KERNELS if file.get(name, getlink=True) is not None)
         if not names:
             raise InvalidValueError("it holds no kernel")
-        rows, columns, features = (claims.count(file, k) for k in ("rows", "columns", "features"))
-        numerics, tile = claims.count(file, "numerics", 0), claims.tile_edge(file)
-        if claims.attribute(file, "seal", int) != _seal(file.attrs):
+        rows, columns, features, tile = claims.sizes(values)
+        numerics = claims.between("numerics", values["numerics"], 0)
+        if claims.attribute(file, "seal", int) != _seal(values):
             raise InvalidValueError("its attributes have changed")
-        symmetric = not texts["against_digest"]
+        symmetric = not values["against_digest"]
         if symmetric and rows != columns:
             raise InvalidValueError(f"it is symmetric, but of {rows} × {columns} entries")
-        grid = Grid(rows, columns, symmetric, tile)
-        linked = claims.links(texts["linked"])
+        linked = claims.links(values["linked"])
         if bool(linked) != file.links_parts:
             raise InvalidValueError("its first bytes have changed")
-        dtype = file[names[0]].dtype
-        if dtype not in (np.float32, np.float64):
-            raise InvalidValueError(f"{names[0]} holds {dtype}")
+        dtype = claims.dataset_type(file, names[0])
         largest_norm = None
         if LARGEST_NORM in file.attrs:
-            largest_norm = claims.attribute(file, LARGEST_NORM, float)
-            if not 0 <= largest_norm < math.inf:
-                raise InvalidValueError(f"its largest norm is {largest_norm}")
+            largest_norm = claims.norm(claims.attribute(file, LARGEST_NORM, float))
+        part = parse_part(values["part"]) if values["part"] else None
         contents = Contents(
-            network=claims.network(texts["net"]),
+            network=claims.network(values["net"]),
             kernels=names,
-            layers=parse_layers(texts["layers"]),
+            layers=parse_layers(values["layers"]),
             dtype=dtype,
-            grid=grid,
-            part=parse_part(texts["part"]) if texts["part"] else None,
-            x=_read_digest(file, "X", (rows, features), texts["input_digest"]),
+            grid=Grid(rows, columns, symmetric, tile),
+            part=part,
+            x=_read_digest(file, "X", (rows, features), values["input_digest"]),
             z=None
             if symmetric
-            else _read_digest(file, "Z", (columns, features), texts["against_digest"]),
-            error=claims.numbers("error", texts["error"], 2),  # type: ignore[arg-type]
+            else _read_digest(file, "Z", (columns, features), values["against_digest"]),
+            error=claims.numbers("error", values["error"], 2),  # type: ignore[arg-type]
             largest_norm=largest_norm,
         )
-        if texts["layout"] != contents.layout:
-            raise InvalidValueError(f"its layout is {texts['layout']}, not {contents.layout}")
+        if text := contents.excess:
+            raise InvalidValueError(text)
+        if values["layout"] != contents.layout:
+            raise InvalidValueError(f"its layout is {values['layout']}, not {contents.layout}")
         for name in names:
             dataset = claims.dataset(file, name, dtype, contents.stored_shape, stored=False)
             if bool(dataset.is_virtual) != bool(linked):
                 raise InvalidValueError(f"the values of {name} are not where they were written")
-        return Header(contents, numerics, texts["package_version"], linked)
+        return Header(contents, numerics, values["package_version"], linked)
 
 
 def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> Digest:
     """Return the stored digest of X or Z, if it is the one that the attributes state."""
     size = 1 + -(-shape[0] // ROWS), SIZE
-    table = claims.dataset(file[DIGESTS], name, np.uint8, size)
+    table = claims.dataset(claims.group(file, DIGESTS), name, np.uint8, size)
     digest = Digest.from_table(shape, table[:])
     if digest.hex != hexes:
         raise InvalidValueError(f"the digests of {name} have changed")
@@ -364,7 +358,8 @@ def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
                 raise InvalidValueError(f"the list of its {TILES} has changed")
         for name in contents.kernels:
             dataset = claims.dataset(file, name, contents.dtype, contents.stored_shape)
-            sums = claims.dataset(file[CHECKSUMS], name, CHECKSUM, contents.tiles_shape)
+            group = claims.group(file, CHECKSUMS)
+            sums = claims.dataset(group, name, CHECKSUM, contents.tiles_shape)
             if dataset.chunks != contents.chunk or dataset.id.get_create_plist().get_nfilters():
                 raise InvalidValueError(f"{name} is not stored as it was written (repacked?)")
             last = tuple(

@@ -148,7 +148,7 @@ class Matrix:
             if isinstance(k, _Mask) and k.length != n:
                 raise IndexError(f"a mask of {k.length} entries for a dimension of {n}")
             if not isinstance(k, slice):
-                keys[axis] = np.arange(n)[k.numbers if isinstance(k, _Mask) else k]
+                keys[axis] = k.numbers if isinstance(k, _Mask) else _not_negative(k, n)
         return keys
 
     def _refuse_missing(self, rows: list[int], columns: list[int]) -> None:
@@ -260,6 +260,23 @@ def _numbers(key: Any) -> Any:
             f"an index must be a number, a slice, a list of numbers or a mask, not {key!r}"
         )
     return array if array.ndim else int(array)
+
+
+def _not_negative(key: Any, length: int) -> Any:
+    """Return a number or an array of numbers, counted from the start of a dimension.
+
+    Raises
+    ------
+    IndexError
+        If one of them is outside.
+    """
+    numbers = np.asarray(key)
+    outside = (numbers >= length) | (numbers < -length)
+    if outside.any():
+        bad = numbers[outside].flat[0] if numbers.ndim else numbers
+        raise IndexError(f"index {bad} is out of bounds for a dimension of {length}")
+    numbers = numbers.astype(np.intp)
+    return np.where(numbers < 0, numbers + length, numbers)[()]
 
 
 def _apart(key: Any, length: int) -> tuple[Index, Any]:

@@ -13,7 +13,13 @@ from tqdm import tqdm
 
 from ntk_numba.accuracy import schwarz_slack
 from ntk_numba.arguments import KERNELS, KernelName
-from ntk_numba.errors import InvalidValueError, MissingFileError, file_error, folder_error
+from ntk_numba.errors import (
+    InvalidValueError,
+    MissingFileError,
+    NtkNumbaError,
+    file_error,
+    folder_error,
+)
 from ntk_numba.gramfile.claims import attribute
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
@@ -80,8 +86,17 @@ class GramFile:
 
     @property
     def net(self) -> "MLP":
-        """The network, decoded from its description when it is first used."""
-        return self.contents.net
+        """The network, decoded from its description when it is first used.
+
+        Raises
+        ------
+        ValueError
+            This version of the package has no such network.
+        """
+        try:
+            return self.contents.net
+        except NtkNumbaError as error:
+            raise InvalidValueError(f"{self.path}: its network is unknown here: {error}") from None
 
     @property
     def kernels(self) -> tuple[KernelName, ...]:

@@ -91,6 +91,12 @@ class Storage:
         """The slot of each packed tile, counted row by row, or −1: (tiles down, tiles across)."""
         return np.where(self.mask, np.cumsum(self.mask).reshape(self.mask.shape) - 1, -1)
 
+    def slot(self, i: int, j: int) -> int:
+        """Return the slot of packed tile (i, j), or −1 if it is not stored."""
+        if self.layout == "lower":  # without an array of all tiles, of which there may be many
+            return i * (i + 1) // 2 + j if j <= i else -1
+        return int(self.slots[i, j])
+
     @property
     def places(self) -> NDArray[np.uint32]:
         """The (i, j) of packed tiles in the order of their slots, as an array of (tiles, 2)."""
@@ -99,7 +105,7 @@ class Storage:
     def number(self, layer: int, i: int, j: int) -> int:
         """Return how many tiles are stored before tile (i, j) of a layer."""
         if self.packed:
-            return layer * self.count + int(self.slots[i, j])
+            return layer * self.count + self.slot(i, j)
         return (layer * self.grid.down + i) * self.grid.across + j
 
     def spread(self, values: NDArray[Any], matrices: int) -> NDArray[Any]:

@@ -182,6 +182,7 @@ def to_floats(
 
 def file_of(rows: Any) -> Path | None:
     """Return the file of a memory map or an HDF5 dataset; None for other arrays."""
+    rows = getattr(rows, "dataset", rows)  # of compressed ones, see `bands`
     if isinstance(rows, h5py.Dataset):
         return Path(rows.file.filename)
     if isinstance(rows, np.memmap) and isinstance(rows.filename, str | os.PathLike):

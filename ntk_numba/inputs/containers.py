@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.arrays import Opened, matrix_shape, real_dtype, refuse_not_real, to_floats
+from ntk_numba.inputs.bands import in_bands
 from ntk_numba.inputs.chunks import Chunks
 from ntk_numba.inputs.frames import ArrowTable, PandasFrame, PolarsFrame, open_frame
 from ntk_numba.inputs.hdf5 import checked_dataset, open_group
 from ntk_numba.inputs.sparse import CompressedRows
+from ntk_numba.machine import available_memory
 
 
 class Kind(NamedTuple):
@@ -236,7 +238,18 @@ def _type(x: Any) -> str:
 
 def _open_dataset(x: Any, name: str) -> Opened:
     """Open an HDF5 dataset all of whose values are there."""
-    return Opened(x, files=checked_dataset(x, name, external=True))
+    return _banded(Opened(x, files=checked_dataset(x, name, external=True)), name)
+
+
+def _open_group(x: Any, name: str) -> Opened:
+    """Open the only array of an HDF5 group."""
+    return _banded(open_group(x, name), name)
+
+
+def _banded(opened: Opened, name: str) -> Opened:
+    """Read a compressed dataset in bands."""
+    rows, held = in_bands(opened.rows, name, available_memory())
+    return opened._replace(rows=rows, held=held)
 
 
 def _refuse_empty(x: Any, name: str) -> Opened:
@@ -253,7 +266,7 @@ KINDS = (
     Kind(np.ma.isMA, _open_masked),
     Kind(lambda x: isinstance(x, np.ndarray), _opened),
     Kind(lambda x: isinstance(x, h5py.Dataset), _open_dataset),
-    Kind(lambda x: isinstance(x, h5py.Group), open_group),  # a mapping too
+    Kind(lambda x: isinstance(x, h5py.Group), _open_group),  # a mapping too
     Kind(lambda x: isinstance(x, h5py.Empty), _refuse_empty),
     Kind(_has("tocsr"), _open_sparse),  # a matrix of the form DOK is a mapping too
     Kind(lambda x: isinstance(x, Mapping), _open_other),

@@ -16,13 +16,13 @@ BOOLEANS = {"true": 1.0, "false": 0.0}
 MISSING = frozenset(
     (
         *("", "?", "-", "--", ".", "na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "-nan"),
-        *("+nan", "null", "none", "nil", "missing", "#null!", "#div/0!"),
+        *("+nan", "null", "none", "nil", "missing", "#null!", "#div/0!", "#ref!", "#value!"),
+        *("#name?", "#num!"),
     )
 )
 BLANKS = " \t\r\n\v\f"  # may stand around a number, as for `float`
 COMMA_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.' ]\d{3})*,\d+|,\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-_COMMENT = re.compile(r"\s+#")
 _LIKE_DATA = re.compile(
     r"[+-]?(?:inf|infinity|0x[\da-f.p+-]+|[$€£]?[\d.,'  _]*\d[\d.,'  _]*%?(?:[ed][+-]?\d+)?)",
     re.IGNORECASE,
@@ -30,22 +30,24 @@ _LIKE_DATA = re.compile(
 _BEGINS_AS_NUMBER = re.compile(r"[+.$€£(-]*\d")
 
 
-def uncomment(line: str, separator: str | None = None) -> str:
-    """Return a line that begins a record without the comment at its end, if it has one.
+def may_be_sample(line: str, separator: str | None, *, inside: bool) -> bool:
+    """Return whether a line that begins with # may be a sample, and not a comment.
 
-    A comment begins with # behind a blank that follows a cell with a number, outside quotes; behind
-    text, as in the name ``Sample #1``, it is part of the cell.
+    A comment has no cells that are values. Before the first line of the table it may have some, but
+    not only such cells; after it, a blank or a second # has to follow the #.
 
-    separator : None if it is not known yet
+    line : the line, without the blanks around it
+    inside : whether it stands after the first line of the table
     """
-    for match in _COMMENT.finditer(line):
-        before = line[: match.start()]
-        if before.count('"') % 2 == 0:
-            ends = r"[,;|\s]" if separator in (None, " ") else re.escape(separator)
-            cell = re.split(ends, before)[-1]
-            if NUMBER.fullmatch(cell.strip(BLANKS + '"')):
-                return before + line[len(line.rstrip("\r\n")) :]
-    return line
+    text = line[1:]
+    if not text.strip("#-=*~+_ \t"):
+        return False
+    cells = [c.strip(BLANKS) for c in next(iter(split([text], separator)), [text])]
+    values = [_kind(c) in ("number", "bool", "data") for c in cells if c]
+    values.append(f"#{cells[0]}".lower() in MISSING)
+    if inside:
+        return any(values) or text[0] not in "# \t"
+    return all(values[:-1]) or values[-1]
 
 
 def find_separator(lines: Sequence[str]) -> str | None:

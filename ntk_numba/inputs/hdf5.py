@@ -18,6 +18,7 @@ from ntk_numba.errors import (
     NtkNumbaError,
 )
 from ntk_numba.inputs.arrays import Opened, pick
+from ntk_numba.inputs.bands import in_bands
 from ntk_numba.inputs.links import DAMAGE, Found, follow, names_of_arrays, open_read
 from ntk_numba.inputs.sparse import CompressedRows
 from ntk_numba.inputs.stored import refuse_absent
@@ -27,8 +28,8 @@ from ntk_numba.opening import open_ordinary
 MATLAB = b"MATLAB 7.3 MAT-file"  # the first bytes of a file that MATLAB saved with -v7.3
 
 
-def open_hdf5(path: Path, key: str) -> Opened:
-    """Open a dataset of an HDF5 file; its rows are read when needed.
+def open_hdf5(path: Path, key: str, most: int) -> Opened:
+    """Open a dataset of an HDF5 file; its rows are read when needed, compressed ones in `bands`.
 
     MATLAB stores matrices by columns, so that HDF5 sees their transposes: the matrices of a file
     that MATLAB wrote are transposed back, with a warning that says so, and have the shape that they
@@ -49,15 +50,19 @@ def open_hdf5(path: Path, key: str) -> Opened:
     try:
         with _damage(str(path)):
             opened = open_group(file, str(path), key, "{}:key", external=False)
-        if _by_matlab(path, opened.rows):
-            opened = opened._replace(rows=Transposed(opened.rows))
+        name, transposed = f"{path}:{opened.key}", _by_matlab(path, opened.rows)
+        rows, held = in_bands(opened.rows, name, most, transposed=transposed)
+        if transposed:
+            opened = opened._replace(rows=Transposed(rows) if rows is opened.rows else rows)
             shape = " × ".join(map(str, opened.rows.shape))
             warnings.warn(
                 f"{path}:{opened.key} was written by MATLAB, which stores matrices by columns; it "
                 f"is read as the matrix of {shape} that MATLAB shows, one sample per row",
                 stacklevel=2,
             )
-        return opened._replace(close=file.close)
+        else:
+            opened = opened._replace(rows=rows)
+        return opened._replace(held=held, close=file.close)
     except BaseException:
         file.close()
         raise

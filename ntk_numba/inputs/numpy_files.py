@@ -5,22 +5,28 @@ import math
 import os
 import weakref
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.arguments import show_bytes
+from ntk_numba.errors import InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import Opened, pick
 from ntk_numba.opening import open_ordinary
 
 FEW = 64  # rows; so many, in column order, are read together with those that follow
 KEPT_BYTES = 8 << 20  # of rows in column order
+PIECE = 1 << 20  # bytes of an archive that are unpacked at a time
 PAGE = 4096  # to read so many bytes takes as long as the call
 _MAGIC, _ZIPS = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def open_npy(path: Path, _: str) -> Opened:
+class _DamagedError(Exception):
+    """A file is not what its name says; the text says why, and `_refusal` names the file."""
+
+
+def open_npy(path: Path, _: str, most: int) -> Opened:
     """Open a .npy file; its rows are read when needed.
 
     Raises
@@ -51,29 +57,22 @@ class FileArray:
 
     Raises
     ------
-    ValueError
-        If it is no .npy file, is too short for its array, or holds pickled objects.
+    Exception
+        Of many classes, if it is no .npy file, is too short for its array, or holds pickled
+        objects; see `_refusal`.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         start = file.read(len(_ZIPS[0]))
         file.seek(0)
         if start in _ZIPS:
-            raise InvalidValueError("it is an .npz archive")
+            raise _DamagedError("it is an .npz archive")
         if not _MAGIC.startswith(start):
-            raise InvalidValueError("or pickled Python objects, which are never loaded")
-        version = np.lib.format.read_magic(file)
-        # Version 3 has other letters in the names of fields only, and fields are refused.
-        known = {(1, 0): np.lib.format.read_array_header_1_0}
-        read_header = known.get(version, np.lib.format.read_array_header_2_0)
-        if version not in ((1, 0), (2, 0), (3, 0)):
-            raise InvalidValueError(f"its version is {version}")
-        self.shape, self._by_columns, self.dtype = read_header(file)
-        if self.dtype.hasobject:
-            raise InvalidValueError("Python objects")
+            raise _DamagedError("or pickled Python objects, which are never loaded")
+        self.shape, self._by_columns, self.dtype = _read_header(file)
         self._offset, size = file.tell(), os.fstat(file.fileno()).st_size
-        if min(self.shape, default=0) < 0 or self._offset + self._bytes(self.shape) > size:
-            raise InvalidValueError(f"it has {size} bytes, too few for an array of {self.shape}")
+        if self._offset + self._bytes(self.shape) > size:
+            raise _DamagedError(f"it has {size} bytes, too few for an array of {self.shape}")
         self._kept: tuple[int, NDArray[Any]] = 0, np.empty(0)
         self.held = min(KEPT_BYTES, self._bytes(self.shape)) if self._by_columns else 0
         self._file = file
@@ -98,7 +97,7 @@ class FileArray:
         """
         first, rows = self._kept
         if not first <= start <= start + count <= first + len(rows):
-            self._kept = 0, rows[:0]  # so that no two runs of rows are in memory
+            self._kept, rows = (0, np.empty(0)), np.empty(0)  # so that no two runs are in memory
             most = KEPT_BYTES // max(1, self._bytes(self.shape[1:]))
             rows = self._of_columns(start, min(max(count, most), self.shape[0] - start))
             first, self._kept = start, (start, rows)
@@ -145,13 +144,36 @@ class FileArray:
         return math.prod(shape) * self.dtype.itemsize
 
 
-def open_npz(path: Path, key: str) -> Opened:
-    """Load a whole array of an .npz archive, since it may be compressed.
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of a .npy file: the shape, whether it is stored by columns, and the dtype.
+
+    Raises
+    ------
+    Exception
+        Of many classes, if there is none, or the array holds Python objects; see `_refusal`.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise _DamagedError(f"its version is {version}")
+    # Version 3 has other letters in the names of fields only, and fields are refused.
+    first = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(file)
+    if dtype.hasobject:
+        raise _DamagedError("Python objects")
+    if min(shape, default=0) < 0:
+        raise _DamagedError(f"its shape is {shape}")
+    return shape, by_columns, dtype
+
+
+def open_npz(path: Path, key: str, most: int) -> Opened:
+    """Load a whole array of an .npz archive, since it may be compressed, of at most `most` bytes.
 
     Raises
     ------
     ValueError
-        If the file is damaged or truncated, holds pickled objects, or lacks the key.
+        If the file is damaged or truncated, holds pickled objects, lacks the key, or states a size
+        that is too large or not that of the array.
     """
     with open_ordinary(path) as file:
         try:
@@ -167,13 +189,46 @@ def open_npz(path: Path, key: str) -> Opened:
                 f"{path} is a sparse matrix; load it: X = scipy.sparse.load_npz({str(path)!r})"
             )
         chosen = pick(path, key, list(archive.files))
+        members: Any = archive.zip
         try:
-            array = archive[chosen]
-            if not isinstance(array, np.ndarray):
-                raise InvalidValueError(f"{chosen} is no array")
-        except Exception as error:
+            member = chosen if chosen in members.namelist() else f"{chosen}.npy"
+            with members.open(member) as stream:
+                array = _read_member(stream, f"{path}:{chosen}", most)
+        except NtkNumbaError:
+            raise
+        except Exception as error:  # NumPy and zipfile raise many classes for damaged files
             raise _refusal(path, error) from None
     return Opened(array, chosen, array.nbytes)
+
+
+def _read_member(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
+    """Return the array of a member of an archive, whose size its header states.
+
+    Raises
+    ------
+    ValueError
+        If it is larger than `most` bytes, or does not have as many bytes as its header states.
+    """
+    shape, by_columns, dtype = _read_header(stream)
+    size = math.prod(shape) * dtype.itemsize
+    if size > most:
+        raise InvalidValueError(
+            f"{name} takes {show_bytes(size)} of memory, more than {show_bytes(most)}, since an "
+            f".npz file is read as a whole; save it as .npy, which is read in runs of rows"
+        )
+    array = np.empty(math.prod(shape), dtype)
+    data: Any = array.view(np.uint8) if size else b""
+    view = memoryview(data)
+    for start in range(0, size, PIECE):
+        piece = view[start : start + PIECE]
+        while len(piece):
+            count = stream.readinto(piece)  # type: ignore[attr-defined]
+            if not count:
+                raise InvalidValueError(f"{name} is truncated: it has fewer bytes than it states")
+            piece = piece[count:]
+    if stream.read(1):  # this also checks the checksum of the archive
+        raise InvalidValueError(f"{name} has more bytes than it states")
+    return array.reshape(shape[::-1]).T if by_columns else array.reshape(shape)
 
 
 def _refusal(path: Path, error: Exception) -> InvalidValueError:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.arrays import Opened, bad_entry, to_floats
 from ntk_numba.inputs.chunks import Chunks
 from ntk_numba.inputs.columns import parse_choice, resolve
 
+DECODING = 3  # copies of a column that are in memory while it is decoded
 
-def open_parquet(path: Path, key: str) -> Opened:
+
+def open_parquet(path: Path, key: str, most: int) -> Opened:
     """Open the chosen columns of a Parquet file; its row groups are read when needed.
 
     One row group is in memory at a time.
@@ -57,6 +60,13 @@ def open_parquet(path: Path, key: str) -> Opened:
     groups = _RowGroups(path, file, columns)
     shape = (groups.ends[-1] if groups.ends else 0, len(columns))
     rows = Chunks(shape, groups.dtype, groups.ends, groups.load)
+    needed = rows.nbytes + DECODING * groups.largest_column
+    if needed > most:
+        raise InvalidValueError(
+            f"{path} has row groups that take {show_bytes(needed)} of memory, more than "
+            f"{show_bytes(most)}; write it with fewer rows in a row group, as "
+            f"pyarrow.parquet.write_table(table, path, row_group_size=10_000) does"
+        )
     return Opened(rows, key, rows.nbytes)
 
 
@@ -81,6 +91,7 @@ class _RowGroups:
     ----------
     ends : the last row plus 1 of each row group
     dtype : float32 if all columns are float32, else float64
+    largest_column : the bytes of the largest chosen column of a row group
     """
 
     def __init__(self, path: Path, file: Any, columns: list[int]) -> None:
@@ -93,6 +104,14 @@ class _RowGroups:
         types = [file.schema_arrow.types[column] for column in columns]
         single = all(kind == pyarrow.float32() for kind in types)
         self.dtype = np.dtype(np.float32 if single else np.float64)
+        sizes = [8 * max(counts, default=0)]
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            # columns are counted by their leaves; of nested ones the group's size is a bound
+            if group.num_columns == len(file.schema_arrow.names):
+                sizes += [group.column(c).total_uncompressed_size for c in columns]
+            else:
+                sizes.append(group.total_byte_size)
+        self.largest_column = max(sizes)
 
     def load(self, start: int, stop: int) -> NDArray[np.floating]:
         """Return the row group of rows start to stop.

@@ -13,11 +13,13 @@ from ntk_numba.errors import (
     folder_error,
 )
 from ntk_numba.inputs.arrays import Opened
+from ntk_numba.inputs.compressed import COMPRESSIONS
 from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
 from ntk_numba.inputs.parquet import open_parquet
-from ntk_numba.inputs.tables import COMPRESSIONS, open_table
+from ntk_numba.inputs.tables import open_table
 from ntk_numba.inputs.unchanged import checksum, stamp
+from ntk_numba.machine import available_memory
 from ntk_numba.opening import open_ordinary
 
 
@@ -26,15 +28,16 @@ class Format(NamedTuple):
 
     Attributes
     ----------
-    open : (path, key) → Opened
-        Opens a file; the key is "" if none is given.
+    open : (path, key, most) → Opened
+        Opens a file; the key is "" if none is given. What it keeps in memory takes at most `most`
+        bytes; it is refused before more is read.
     keys : bool
         Whether a key may name one of several arrays, or columns of a table.
     whole : bool
         Whether opening reads all of the data into memory.
     """
 
-    open: Callable[[Path, str], Opened]
+    open: Callable[[Path, str, int], Opened]
     keys: bool
     whole: bool = False
 
@@ -82,8 +85,10 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def open_path(spec: str) -> tuple[str, Path, Opened]:
+def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
     """Open a data file; return the name of the data for errors, the absolute path, the contents.
+
+    memory : the bytes that the data may take, by default those that this process may still use
 
     Raises
     ------
@@ -111,7 +116,8 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
         raise InvalidValueError(f"{spec}: a {ending} file holds one array; leave out :{key}")
     found, whole = stamp(path), file_format.whole
     before = _look(path, whole)
-    opened = file_format.open(path, key)
+    most = available_memory() if memory is None else memory
+    opened = file_format.open(path, key, most)
     if whole and _look(path, whole) != before:
         raise FileError(f"{path} has changed while it was read; wait until it is complete")
     opened = opened._replace(files=(found, *opened.files))

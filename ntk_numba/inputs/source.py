@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
+from ntk_numba.arguments import parse_bytes
 from ntk_numba.digest import Digest
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import (
@@ -27,6 +28,7 @@ from ntk_numba.inputs.containers import open_object
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
 from ntk_numba.inputs.unchanged import RowChecksums, Stamp
+from ntk_numba.machine import job_memory
 
 MOST_ROWS = 1 << 31  # a file may state any number, and each block of 512 rows takes memory
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
@@ -143,9 +145,11 @@ class Source:
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
         """Return the given rows, in that order."""
-        taken = np.concatenate([self._read(int(i), int(i) + 1) for i in rows])
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        for k, i in enumerate(rows):
+            found[k] = self._read(int(i), int(i) + 1)[0]
         self.refuse_changed()
-        return taken
+        return found
 
     def sample(self, count: int) -> NDArray[np.floating]:
         """Return at most `count` evenly spaced rows, which may not hold NaN or infinity."""
@@ -156,8 +160,13 @@ class Source:
 
     def centre_sample(self) -> NDArray[np.floating]:
         """Return the evenly spaced rows that the centre of the unit vectors is computed from."""
-        size = self.shape[1] * 8
-        return self.sample(min(CENTRE_ROWS, max(CENTRE_MIN_ROWS, CENTRE_BYTES // size)))
+        return self.sample(self.centre_rows)
+
+    @property
+    def centre_rows(self) -> int:
+        """The number of rows of `centre_sample`."""
+        most = max(CENTRE_MIN_ROWS, CENTRE_BYTES // (self.shape[1] * 8))
+        return min(CENTRE_ROWS, most, self.shape[0])
 
     def check(self) -> "Source":
         """Raise an error if a row holds NaN or infinity, and return this source.
@@ -192,7 +201,9 @@ class Source:
     @cached_property
     def _sample_hash(self) -> bytes:
         """The SHA-256 of the rows of `centre_sample`, as float64 with 0 for −0."""
-        return hashlib.sha256((self.centre_sample().astype("<f8") + 0.0).data).digest()
+        values = self.centre_sample().astype("<f8")
+        values += 0.0
+        return hashlib.sha256(values.data).digest()
 
     def _read_unknown(self, rows: Sequence[range] | None, depth: Depth) -> None:
         """Read the blocks of the given rows about which less than `depth` is known."""
@@ -245,7 +256,7 @@ def result_dtype(dtype: DTypeLike | None, *sources: Source) -> np.dtype:
     return np.dtype(wanted.type)
 
 
-def open_source(x: Any, name: str) -> Source:
+def open_source(x: Any, name: str, memory: int | None = None) -> Source:
     """Open the data that an argument stands for.
 
     Parameters
@@ -255,6 +266,9 @@ def open_source(x: Any, name: str) -> Source:
         be omitted if the file holds one array; of tables it chooses columns, see `columns`.
     name : str
         The name of the argument, for errors.
+    memory : int, optional
+        The bytes that a file's data may take in memory, by default all that this process may still
+        use. More is refused before it is read.
 
     Raises
     ------
@@ -268,7 +282,7 @@ def open_source(x: Any, name: str) -> Source:
         return x
     if isinstance(x, str | os.PathLike):
         try:
-            given, path, opened = open_path(os.fsdecode(x))
+            given, path, opened = open_path(os.fsdecode(x), memory)
         except NtkNumbaError:
             raise
         except (OSError, ValueError) as error:  # such as a name that is too long
@@ -284,9 +298,16 @@ def open_source(x: Any, name: str) -> Source:
     return Source(name, opened.rows, opened.held, files=opened.files, call=call)
 
 
-def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
-    """Open X, and Z if there is one; see `open_source`."""
-    return open_source(X, "X"), None if Z is None else open_source(Z, "Z")
+def open_sources(X: Any, Z: Any, memory: int | str | None = None) -> tuple[Source, Source | None]:
+    """Open X, and Z if there is one; see `open_source`.
+
+    memory : the limit of the job's memory, of which both may take what is left for a job
+    """
+    room = None if memory is None else job_memory(parse_bytes(memory, "memory"))
+    x = open_source(X, "X", room)
+    if room is not None:
+        room = max(room - x.held, 0)
+    return x, None if Z is None else open_source(Z, "Z", room)
 
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:

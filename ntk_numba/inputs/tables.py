@@ -4,9 +4,8 @@ The standard library's reader splits lines into cells, and Python's `float`, whi
 correctly, reads the numbers.
 """
 
-import bz2
 import csv
-import gzip
+import io
 import lzma
 import zlib
 from array import array
@@ -19,9 +18,11 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 
 from ntk_numba import machine, stopping
+from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError, file_error
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.columns import Choice, parse_choice, resolve
+from ntk_numba.inputs.compressed import COMPRESSIONS, open_bytes
 from ntk_numba.inputs.dialect import (
     BLANKS,
     BOOLEANS,
@@ -31,9 +32,9 @@ from ntk_numba.inputs.dialect import (
     find_separator,
     has_decimals,
     has_header,
+    may_be_sample,
     reader,
     split,
-    uncomment,
 )
 
 SAMPLE_LINES, SAMPLE_CHARACTERS = 100, 1 << 18  # the first lines, which the dialect is found from
@@ -41,9 +42,10 @@ SEPARATOR_LINES = 20  # of these, those that the separator is found from
 INDEX_ROWS = 5  # a first column without a name that counts so many rows from 0 or 1 is an index
 FEW_INDEX_ROWS = 3  # as many are enough if all numbers beside it have decimals
 BLOCK = 4096  # rows are checked for NaN in blocks of so many
-CHECK_MEMORY = 1 << 24  # from so many numbers on, the free memory is checked as they grow
-_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-COMPRESSIONS = tuple(_OPENERS)
+BLOCK_NUMBERS = 1 << 20  # or sooner, after so many numbers; the memory is checked then too
+LINE_MEMORY = 32  # bytes of memory that a character of a line may take until its cells are numbers
+MOST_COMMENTS = 100_000  # lines without samples before the first samples
+CHECK_LINES = 1 << 16  # lines without samples between two checks whether to stop
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd")
 _BOMS = [
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -54,11 +56,11 @@ _BOMS = [
 ]
 
 
-def open_table(path: Path, key: str) -> Opened:
-    """Read the chosen columns of a whole text file into memory.
+def open_table(path: Path, key: str, most: int) -> Opened:
+    """Read the chosen columns of a whole text file into memory, at most `most` bytes.
 
-    A line is a sample; empty lines, and lines that begin with #, are passed over. The separator and
-    a header are found from the first lines, see `dialect`; `columns` has the words of the key.
+    A line is a sample; empty lines and comments are passed over. The separator and a header are
+    found from the first lines, see `dialect`; `columns` has the words of the key.
 
     Raises
     ------
@@ -70,13 +72,12 @@ def open_table(path: Path, key: str) -> Opened:
     """
     choice = parse_choice(str(path), key)
     before = path.stat()
-    opener = _OPENERS.get(path.suffix.lower(), Path.open)
     try:
-        with opener(path, "rb") as file:
+        with open_bytes(path) as file:
             encoding = _encoding(path, file.read(4096))
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-        with opener(path, "rt", encoding=encoding, errors=errors, newline="") as file:
-            table = _read(choice, file, path)
+        with io.TextIOWrapper(open_bytes(path), encoding, errors, newline="") as text:
+            table = _read(choice, text, path, most)
     except UnicodeError:
         raise InvalidValueError(f"{path} is no text file") from None
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -84,7 +85,7 @@ def open_table(path: Path, key: str) -> Opened:
             raise file_error(error, f"{path} cannot be read: {error}") from None
         raise InvalidValueError(f"{path} is damaged or truncated ({error})") from None
     except MemoryError:
-        raise _too_large(path) from None
+        raise _too_large(str(path), most) from None
     after = path.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (
         after.st_ino,
@@ -116,17 +117,21 @@ class _Lines:
     ----------
     fresh : bool
         Whether the next line begins a record; the consumer sets it.
+    single : bool
+        Whether a record is one cell, so that an empty line may be a missing value.
     number, start : int
         The number of the last line, and of the first one of its record, counted from 1.
     odd : bool
-        Whether `float` may read a cell of the record as a number that is none: 1_000, or digits
-        that are not those of ASCII.
+        Whether `float` may read a cell of the record as a number that is none: 1_000, digits that
+        are not those of ASCII, or numbers between control characters.
     """
 
-    def __init__(self, lines: Iterable[str], separator: str | None) -> None:
-        self._lines, self._separator = lines, separator
+    def __init__(self, lines: Iterable[str], separator: str | None, file: str, most: int) -> None:
+        self._lines, self._separator, self._file = lines, separator, file
         self._blank = " \r\n" if separator == "\t" else " \t\r\n"
+        self._most, self._longest, self._length = most, most // LINE_MEMORY, 0
         self.fresh, self.number, self.start, self.odd = True, 0, 0, False
+        self.single, self._empty = False, 0
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
@@ -134,13 +139,43 @@ class _Lines:
             if self.fresh:
                 bare = line.strip(self._blank)
                 if not bare or bare[0] == "#":
+                    self._pass_over(bare)
                     continue
+                if self._empty and self.single:
+                    raise InvalidValueError(
+                        f"{self._file}: line {self._empty} is empty, which may be a missing value; "
+                        f"delete the line or fill in a number"
+                    )
                 self.start, self.odd, self.fresh = self.number, False, False
-                if "#" in line:
-                    line = uncomment(line, self._separator)
-            if "_" in line or not line.isascii():
+                self._length = self._empty = 0
+            self._length += len(line)
+            if self._length > self._longest:
+                raise _too_large(f"{self._file}: line {self.start}", self._most)
+            text = line.rstrip("\r\n")
+            if self._separator == "\t":
+                text = text.replace("\t", "")
+            if "_" in text or not (text.isascii() and text.isprintable()):
                 self.odd = True
             yield line.strip() if self._separator == " " else line
+
+    def _pass_over(self, bare: str) -> None:
+        """Pass over a line that is empty or a comment, or raise an error if it may be a sample."""
+        if self.number % CHECK_LINES == 0:
+            stopping.check()
+        if not bare:
+            self._empty = self._empty or self.number
+        elif may_be_sample(bare, self._separator, inside=self.start > 0):
+            shown = repr(_printable(bare if len(bare) <= 40 else bare[:40] + "…"))
+            raise InvalidValueError(
+                f"{self._file}: line {self.number} is {shown}, which may be a comment or a sample; "
+                f"delete the line, or its #, or write a comment as words behind '# '"
+            )
+
+
+def _pieces(file: IO[str], longest: int) -> Iterator[str]:
+    """Yield the lines of a file, longer ones in pieces, so that no line fills the memory."""
+    while line := file.readline(longest):
+        yield line
 
 
 def _records(lines: _Lines, separator: str | None, file: str) -> Iterator[list[str]]:
@@ -188,23 +223,28 @@ class _Shape(NamedTuple):
         return f"{file}: line {line}, column {column}{name}"
 
 
-def _read(choice: Choice, file: IO[str], path: Path) -> np.ndarray:
+def _read(choice: Choice, file: IO[str], path: Path, most: int) -> np.ndarray:
     """Return the chosen columns of an open text file."""
+    pieces = _pieces(file, most // LINE_MEMORY + 1)
     head: list[str] = []
     sample: list[str] = []  # those lines of the head that are no comments
-    for line in file:
+    for line in pieces:
         head.append(line)
         if line.strip() and line.lstrip()[0] != "#":
             sample.append(line)
             if len(sample) == SAMPLE_LINES or sum(map(len, sample)) > SAMPLE_CHARACTERS:
                 break
+        elif len(head) > MOST_COMMENTS:
+            raise InvalidValueError(
+                f"{path} has {MOST_COMMENTS:,} comments and empty lines, and few samples between "
+                f"them; delete them"
+            )
     separator = choice.separator
     if separator is None:
-        tabs = path.name.lower().removesuffix(path.suffix.lower() * (path.suffix in _OPENERS))
-        some = [uncomment(line) for line in sample[:SEPARATOR_LINES]]
-        separator = "\t" if tabs.endswith(".tsv") else find_separator(some)
-    sample = [uncomment(line, separator) for line in sample]
-    lines = _Lines(chain(head, file), separator)
+        tabs = path.name.lower().removesuffix(path.suffix.lower() * (path.suffix in COMPRESSIONS))
+        tabs_only = tabs.endswith(".tsv")
+        separator = "\t" if tabs_only else find_separator(sample[:SEPARATOR_LINES])
+    lines = _Lines(chain(head, pieces), separator, choice.file, most)
     records = _records(lines, separator, choice.file)
     first = next(records, None)
     if first is None:
@@ -215,9 +255,10 @@ def _read(choice: Choice, file: IO[str], path: Path) -> np.ndarray:
             rows.append(row)
             quoted.append(_is_quoted(line, row))
     shape = _shape(choice, rows, quoted)
+    lines.single = shape.cells == 1
     if shape.names is None:
         records = chain([first], records)
-    return _numbers(choice, shape, records, lines)
+    return _numbers(choice, shape, records, lines, most)
 
 
 def _is_quoted(text: str, row: list[str]) -> bool:
@@ -258,7 +299,7 @@ def _printable(text: str) -> str:
 
 
 def _numbers(
-    choice: Choice, shape: _Shape, records: Iterable[list[str]], lines: _Lines
+    choice: Choice, shape: _Shape, records: Iterable[list[str]], lines: _Lines, most: int
 ) -> np.ndarray:
     """Return the chosen cells of all records as a matrix of float64.
 
@@ -269,7 +310,8 @@ def _numbers(
     """
     cells, count = shape.cells, len(shape.columns)
     pick: Any = None if shape.columns == list(range(cells)) else itemgetter(*shape.columns)
-    values, starts, checked, mark = array("d"), array("q"), 0, CHECK_MEMORY
+    values, starts, checked = array("d"), array("q"), 0
+    block = max(1, min(BLOCK, BLOCK_NUMBERS // count))
     for row in records:
         if len(row) != cells or (shape.trailing and row[-1].strip()):
             raise InvalidValueError(
@@ -287,14 +329,13 @@ def _numbers(
             del values[len(starts) * count :]
             values.extend(_exact(choice, shape, row, lines))
         starts.append(lines.start)
-        if len(starts) - checked == BLOCK:
+        if len(starts) - checked == block:
             stopping.check()
             _refuse_not_finite(choice, shape, values, starts, checked)
             checked = len(starts)
-            if len(values) > mark:
-                mark = len(values) * 5 // 4
-                if machine.available_memory() < 2 * (mark - len(values)) * values.itemsize:
-                    raise _too_large(Path(choice.file))
+            # arrays grow by an eighth, and may be copied then
+            if (len(values) + len(starts)) * 9 > min(most, machine.available_memory()):
+                raise _too_large(choice.file, most)
     _refuse_not_finite(choice, shape, values, starts, checked)
     return np.frombuffer(values, np.float64).reshape(len(starts), count)
 
@@ -327,7 +368,7 @@ def _refuse(choice: Choice, shape: _Shape, cell: str, line: int, column: int) ->
         )
     if "#" in cell:
         raise InvalidValueError(
-            f"{place} is {shown}; a comment needs a line of its own, or a blank before its #"
+            f"{place} is {shown}; a comment needs a line of its own, so delete what begins with #"
         )
     raise InvalidValueError(
         f"{place} is {shown}, which is no number; correct it; as to the column, "
@@ -351,9 +392,9 @@ def _refuse_not_finite(
     raise InvalidValueError(f"{place} is infinite or too large for float64; correct it")
 
 
-def _too_large(path: Path) -> InvalidValueError:
-    """Return the error for a table that does not fit into memory."""
+def _too_large(name: str, most: int) -> InvalidValueError:
+    """Return the error for a table that takes too much memory."""
     return InvalidValueError(
-        f"{path} does not fit into memory, and text is read as a whole; convert it to .npy or "
-        f".parquet, which are read in runs of rows"
+        f"{name} does not fit into memory, of which it may take {show_bytes(most)}, since text is "
+        f"read as a whole; convert it to .npy or .parquet, which are read in runs of rows"
     )

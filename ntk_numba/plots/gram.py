@@ -12,8 +12,11 @@ from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import read_labels
 from ntk_numba.plots.figure import new_figure
 
-PIXELS = 1200  # the largest number of rows in the picture; larger matrices are thinned out evenly
+PIXELS = 1200  # the largest number of rows in the picture; larger matrices are thinned out
 SPECTRUM = 3000  # the largest number of rows of which eigenvalues are computed, in a few seconds
+# Matrices of at most EVEN rows of tiles are thinned out evenly. Of larger ones, RUNS runs of rows
+# are taken, each from one row of tiles, so that a picture reads parts of RUNS² tiles and no more.
+EVEN, RUNS = 16, 32
 
 
 def plot_gram(
@@ -56,6 +59,8 @@ def plot_gram(
 
     matrix, rows = _thinned(file, name, (layer or depth) - 1, groups, PIXELS)
     square, _ = _thinned(file, name, (layer or depth) - 1, None, SPECTRUM)
+    if not (np.isfinite(matrix).all() and np.isfinite(square).all()):
+        raise InvalidValueError(f"{file.path}: {name} has entries that are not finite; verify it")
     symmetric = grid.symmetric
     values = np.linalg.eigvalsh(square)[::-1] if symmetric else np.linalg.svd(square)[1]
 
@@ -72,9 +77,11 @@ def plot_gram(
     right.loglog(
         np.arange(1, len(values) + 1), np.maximum(values, np.finfo(float).tiny), ".-", ms=3
     )
-    right.set_ylim(max(values[0] * 1e-17, np.abs(values).min() / 2), values[0] * 2)
+    if values[0] > 0:
+        right.set_ylim(max(values[0] * 1e-17, np.abs(values).min() / 2), values[0] * 2)
     quantity = "eigenvalue" if symmetric else "singular value"
-    part = "" if len(square) == grid.rows else f" of {len(square):,} rows, evenly spaced"
+    spaced = "evenly spaced" if grid.down <= EVEN else f"in {min(RUNS, grid.down)} runs"
+    part = "" if len(square) == grid.rows else f" of {len(square):,} rows, {spaced}"
     right.set_title(f"{quantity.capitalize()}s{part}")
     right.set_xlabel("rank")
     right.set_ylabel(quantity)
@@ -86,23 +93,33 @@ def plot_gram(
 def _thinned(
     file: GramFile, name: str, layer: int, groups: NDArray[Any] | None, limit: int
 ) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
-    """Read at most `limit` rows and columns, evenly spaced; return them and the rows' numbers.
+    """Read at most `limit` rows and columns; return them and the rows' numbers.
 
     groups : the label of each row, by which rows are sorted; None for the order of the file
     """
     dataset, grid = getattr(file, name), file.contents.grid
-
-    def picks(length: int, order: NDArray[np.integer]) -> NDArray[np.integer]:
-        return np.asarray(order)[np.linspace(0, length - 1, min(limit, length)).astype(int)]
-
-    order = np.arange(grid.rows) if groups is None else np.argsort(groups, kind="stable")
-    rows = picks(grid.rows, order)
-    columns = rows if grid.symmetric else picks(grid.columns, np.arange(grid.columns))
+    rows = _picked(grid.rows, grid.tile, limit, groups)
+    columns = rows if grid.symmetric else _picked(grid.columns, grid.tile, limit)
+    down, down_at = np.unique(rows, return_inverse=True)  # read in the order of the file
+    across, across_at = np.unique(columns, return_inverse=True)
     leading = (layer,) if file.contents.all_layers else ()
-    matrix = np.empty((len(rows), len(columns)))
-    for k in np.argsort(rows):  # read in the order of the file
-        matrix[k] = dataset[(*leading, int(rows[k]))][columns]
-    return matrix, rows
+    matrix = np.asarray(dataset[(*leading, *np.ix_(down, across))], float)
+    return matrix[np.ix_(down_at, across_at)], rows
+
+
+def _picked(
+    length: int, tile: int, limit: int, groups: NDArray[Any] | None = None
+) -> NDArray[np.integer]:
+    """Return the numbers of at most `limit` rows, sorted by their labels if they have any."""
+    tiles = -(-length // tile)
+    if tiles <= EVEN:
+        order = np.arange(length) if groups is None else np.argsort(groups, kind="stable")
+        return order[np.linspace(0, length - 1, min(limit, length)).astype(int)]
+    runs = min(RUNS, tiles)
+    each = min(limit // runs, tile)
+    starts = np.minimum(np.linspace(0, tiles - 1, runs).astype(int) * tile, length - each)
+    rows = (starts[:, None] + np.arange(each)).ravel()
+    return rows if groups is None else rows[np.argsort(groups[rows], kind="stable")]
 
 
 def _number_ticks(axes: Any, rows: NDArray[np.integer], columns: int, width: int) -> None:

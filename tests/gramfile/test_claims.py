@@ -1,6 +1,7 @@
 """Whatever a Gram file says of itself, its readers raise only errors of the package."""
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 from marks import marked
 from parts import NET, parts_of
@@ -17,9 +19,11 @@ import ntk_numba as nk
 from ntk_numba.cli import main
 from ntk_numba.compute.verify import verify_sample
 from ntk_numba.gramfile import layout
+from ntk_numba.gramfile.contents import DEEPEST, MOST_ROWS
 from ntk_numba.gramfile.lease import lock_of
 
 HUGE = 512 << 30
+NETWORK = json.dumps(NET.to_dict())
 VALUES = [
     np.array([]), np.array("", h5py.string_dtype()), h5py.Empty("f8"), h5py.Empty("S1"), -1, 0,
     2**62, np.nan, -np.inf, 3.5, 1e300, True, b"\xff\xfe", "NaN", "{}", "[]", "[" * 3000, "null",
@@ -28,7 +32,11 @@ VALUES = [
     '{"depth": 1000000000000}', '{"depth": 1, "activation": [], "w_std": ["a"], "b_std": [1]}',
     '{"depth": true, "activation": [], "w_std": [1], "b_std": [1]}', "x" * 60000,
     '{"depth": 2, "activation": ["none"], "w_std": [1, 1], "b_std": [1, 1]}',
-    np.zeros(2, "S4"), 1j,
+    np.zeros(2, "S4"), 1j, np.inf, 2**30, 512, 2**64 - 1, np.longdouble(1), np.int8(1),
+    "1" + "0" * 5000, NETWORK[:-1] + ', "depth": 1}', NETWORK[:-1] + ', "train": 1}',
+    NETWORK.replace("3", "1" + "0" * 400, 1), NETWORK.replace("3", '"3"', 1),
+    NETWORK.replace("[1.0", "[1" + "0" * 400), "\x1b]0;title\x07", "[1e9, 1e9]",
+    "{" + '"a": {' * 5000, "x" * (5 << 20),
 ]  # fmt: skip
 ATTRIBUTES = [*layout.ATTRIBUTES, "seal", layout.LARGEST_NORM]
 DATASETS = ["ntk", "checksums/ntk", "digests/X", "tiles", "checksums", "digests"]
@@ -56,6 +64,16 @@ CHANGES = {
         name, (150, 150), "f8", external=[("/dev/zero", 0, 150 * 150 * 8)]
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def little_memory():
+    """Allow 2 GiB more than the process has: no claim may take that."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (now + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +223,16 @@ def test_datasets_of_any_kind(kinds, kind, capsys):
         ("largest_norm", np.nan, "its largest norm is nan"),
         ("format_version", "4", "its attribute format_version is not a whole number"),
         ("numerics", None, "its attribute numerics is missing"),
+        ("rows", MOST_ROWS + 1, f"its attribute rows is {MOST_ROWS + 1}, not from 1 to"),
+        ("complete", np.zeros(5000), "its attribute complete is not true or false"),
+        ("layers", "x" * 1001, "its attribute layers is longer than 1,000 bytes"),
+        ("package_version", np.array(["a"], "S4"), "its attribute package_version is not a text"),
+        ("net", json.dumps({"depth": 10**9}), "a depth that is not from 1 to 100,000"),
+        ("net", NETWORK.replace("[1.0, ", "[1" + 400 * "0" + ", "), "a w_std that cannot be"),
+        ("net", NETWORK[:-1] + ', "depth": 1}', "its attribute net is no JSON"),
+        ("net", NETWORK[:-1] + ', "train": 1}', "its network has a 'train', which is unknown"),
+        ("linked", '[["a", -1]]', "its attribute linked is no list of names and seals"),
+        ("part", "1/" + 5000 * "9", "its attribute part is longer than 1,000 bytes"),
     ],
 )
 def test_claims_are_named(kinds, capsys, name, value, text):
@@ -219,6 +247,36 @@ def test_claims_are_named(kinds, capsys, name, value, text):
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("stated", "activation"),
+    [("[1e9, 1e9]", "relu"), ("[1e-3, 1e-3]", "tanh"), ("[1e-9, 1e-9]", "erf")],
+)
+def test_an_error_bound_that_the_network_does_not_have(tmp_path, points, stated, activation):
+    """A file may not state an error so large that wrong entries pass."""
+    path, x = tmp_path / "g.h5", points
+    nk.write_gram(nk.MLP(3, activation), x, path).close()
+    with nk.open_gram(path) as f:
+        assert verify_sample(f, x)
+
+    def forge(file):
+        file.attrs["error"] = stated
+        if stated == "[1e9, 1e9]":
+            file["ntk"][...] = np.eye(len(x))
+
+    change(path, forge)
+    with nk.open_gram(path) as f:
+        problems = verify_sample(f, x).problems
+    assert problems[0].startswith(f"ntk: the file states an error of {json.loads(stated)[1]:.3g}, ")
+    assert len(problems) == 1 + (stated == "[1e9, 1e9]")
+
+
+def test_a_file_that_no_reader_accepts_is_not_begun(tmp_path):
+    deep = nk.MLP(DEEPEST + 1)
+    with pytest.raises(ValueError, match="a file holds kernels of at most 100,000 layers"):
+        nk.write_gram(deep, np.eye(3), tmp_path / "g.h5")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_digest_that_claims_more_than_the_file(kinds):
     path = kinds / "digest.h5"
     shutil.copy(kinds / "full.h5", path)
@@ -227,12 +285,13 @@ def test_a_digest_that_claims_more_than_the_file(kinds):
         nk.open_gram(path)
 
     def edit(file):
-        file.attrs["rows"] = file.attrs["columns"] = rows = (HUGE // 32 - 1) * 512
-        assert 1 + -(-rows // 512) == HUGE // 32
+        file.attrs["rows"] = file.attrs["columns"] = rows = MOST_ROWS
         set_dataset("digests/X", "huge")(file)
+        del file["digests/X"]
+        late(file, "digests/X", (1 + rows // 512, 32))
 
     change(path, edit)
-    with pytest.raises(ValueError, match=r"it is truncated: X has 549,755,813,888 bytes, more"):
+    with pytest.raises(ValueError, match=r"it is truncated: X has 67,108,896 bytes, more"):
         nk.open_gram(path)
 
 

@@ -103,9 +103,9 @@ def test_compressed(table, tmp_path, name, compress):
         ("1" * 300 + ",1e-400\n1,2", [[float("1" * 300), 0], [1, 2]]),
         ("name,\n3,4", [[3, 4]]),
         ("t,a\n0,5\n1,5\n2,5\n3,5\n4,5", [[0, 5], [1, 5], [2, 5], [3, 5], [4, 5]]),
-        ("1,2 # c, d\n3,4\t#5", [[1, 2], [3, 4]]),
-        ('a,b\n"1","2" # "c\n3;4 # c'.replace(";", ","), [[1, 2], [3, 4]]),
-        ("1 2 # 3 4\n3 4", [[1, 2], [3, 4]]),
+        ("#a,b\n# 5 columns, 2 rows\n1,2\n#\n## c\n#-----\n3,4\n # end, of it", [[1, 2], [3, 4]]),
+        ("1,2\r\r\n3,4\r\r\n", [[1, 2], [3, 4]]),
+        ("5\n6\n\n\n", [[5], [6]]),
         ("Sample #1,b\n1,2\n", [[1, 2]]),
         ("0,1.5\n1,2.5", [[0, 1.5], [1, 2.5]]),
         ("0,5\n1,5\n2,5\n4,5\n3,5", [[0, 5], [1, 5], [2, 5], [4, 5], [3, 5]]),
@@ -172,7 +172,26 @@ def test_a_first_line_that_may_be_both_is_refused(table, text):
         ("a,b\n-inf,1\n", "is infinite or too large"),
         ('a,b\n1,"2\n3,4\n', "line 2: a quote is wrong or not closed"),
         ('a,b\n1,"2"3\n', "line 2: a quote is wrong"),
-        ("a,b\n1,2# c\n", "a comment needs a line of its own, or a blank before its #"),
+        ("a,b\n1,2# c\n", "a comment needs a line of its own, so delete what begins with #"),
+        ("a,b\n1,2 # c\n", r"line 2, column 1 \('b'\) is '2 # c'; a comment needs a line"),
+        ("1,2\n3,4\t#5", "line 2, column 1 is '4\\\\t#5'; a comment needs"),
+        ("1 2\n1 2 # 3 4\n3 4", "line 2 has another number of cells, 5"),
+        ("1,2\n#3,4\n5,6\n", r"line 2 is '#3,4', which may be a comment or a sample; delete the"),
+        ("1,2\n# 3,4\n5,6\n", "line 2 is '# 3,4', which may be a comment or a sample"),
+        ("#3,4\n5,6\n", "line 1 is '#3,4', which may be a comment or a sample"),
+        ("#3;4\n5;6\n", "line 1 is '#3;4', which may be"),
+        ("#3\n5\n", "line 1 is '#3', which may be"),
+        ("1\n#N/A\n2\n", "line 2 is '#N/A', which may be a comment or a sample"),
+        ("1\n#REF!\n2\n", "line 2 is '#REF!', which may be a comment or a sample"),
+        ("#DIV/0!\n2\n", "line 1 is '#DIV/0!', which may be"),
+        ("a,b\n#x,4\n5,6\n", "line 2 is '#x,4', which may be"),
+        ("a,b\n1,2\n# mean,4\n5,6\n", "line 3 is '# mean,4', which may be"),
+        ("1\n\n2\n", "line 2 is empty, which may be a missing value"),
+        ("x\n1\n \n2\n", "line 3 is empty, which may be a missing value"),
+        ("a,b\n\x1c1,2\n", "is '\\\\x1c1', which is no number"),
+        ("a,b\n1,2\u2028\n", "is '2\\\\u2028', which is no number"),
+        ("a,b\n1,2\n\ufeff3,4\n", "line 3, column 0 .* which is no number"),
+        ("1,2\n3,4\n\0\0\0", "is no text file"),
         ("a,b\n1,# c\n", "a comment needs a line of its own"),
         ('a,b\n1,"2 # c"\n', "a comment needs a line of its own"),
         (",a\n0,1\n", r"column 0 \(''\) looks like an index .*x.csv:!0, or .*x.csv:0:"),
@@ -273,10 +292,36 @@ def test_a_file_that_changes_while_it_is_read(table, tmp_path, monkeypatch):
 
 
 def test_a_table_larger_than_memory(table, monkeypatch):
-    monkeypatch.setattr(tables, "CHECK_MEMORY", 1000)
+    monkeypatch.setattr(tables, "BLOCK", 10)
     monkeypatch.setattr(tables.machine, "available_memory", lambda: 1000)
     with pytest.raises(ValueError, match=r"does not fit into memory, .*convert it to .npy"):
         table("\n".join(LINES * 300))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1,2\n" * 5000, "1," * 5000 + "1", "# c\n" * 200_000 + "1,2\n", '"' + "a\n" * 5000 + '",2\n'],
+)
+def test_a_table_larger_than_the_limit(tmp_path, text):
+    """Rows, lines and comments are counted as they are read, also of what takes few bytes."""
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(ValueError, match=r"does not fit into memory|100,000 comments|a quote is"):
+        open_source(path, "X", 60_000)
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress),
+                                              (".gz", gzip.compress)])  # fmt: skip
+def test_packed_tables_of_several_streams(tmp_path, ending, pack):
+    """What stands behind a stream is another one; if it is damaged, its rows are not dropped."""
+    path, two = tmp_path / f"x.csv{ending}", pack(b"1,2\n") + pack(b"3,4\n")
+    path.write_bytes(two)
+    assert open_source(path, "X").read(0, 2).tolist() == [[1, 2], [3, 4]]
+    whole = len(pack(b"1,2\n"))
+    for spoilt in (two[:-5], two[:whole] + b"?" + two[whole + 1 :], two + b"5,6\n"):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="is damaged or truncated"):
+            open_source(path, "X")
 
 
 def main(words):

@@ -221,8 +221,8 @@ def test_a_file_that_changes_while_it_is_read_as_a_whole(tmp_path, kind, monkeyp
     ending = f".{kind}"
     whole = paths.FORMATS[ending]
 
-    def open_late(path, key):
-        opened = whole.open(path, key)
+    def open_late(*arguments):
+        opened = whole.open(*arguments)
         data.rewrite()
         return opened
 
