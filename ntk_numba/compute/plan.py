@@ -253,12 +253,18 @@ def make_plan(
     count = threads_to_use(threads)
     largest_norm = find_largest_norm(net, x, z, up_to, digest=not in_memory)
     fitted = fit_network(net, largest_norm, features)
-    # bytes of the samples of a tile row: panels; std, weight and bias of each layer, coefficients;
-    # spread and norm
-    panel = panel_width(real)
-    height = -(-min(tile, max(n, m)) // panel) * panel
+    # bytes of the numbers of a sample beside its vector: std, weight and bias of each layer,
+    # coefficients; spread and norm
     numbers = (3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
-    samples = height * features * real.itemsize + tile * numbers
+    panel = panel_width(real)
+
+    def size_of(tiles: range, length: int) -> int:
+        """Return the bytes of the samples of a run of tile rows."""
+        rows = min(tiles.stop * tile, length) - tiles.start * tile
+        padded = -(-rows // panel) * panel
+        return padded * features * real.itemsize + len(tiles) * tile * numbers
+
+    samples = size_of(range(1), max(n, m))  # of one tile row
     # bytes of the `tile.Scratch` of all threads
     scratch = count * (
         STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + 2 * features) * real.itemsize
@@ -288,20 +294,22 @@ def make_plan(
         buffers = BATCHES * batch * slot
     # All samples are in memory if they fit, else two bands at a time.
     available = budget - fixed - buffers
-    whole = max(
-        len(piece.rows) + (0 if z is None and piece.rows == piece.columns else len(piece.columns))
+    sizes = [
+        size_of(piece.rows, n)
+        + (0 if z is None and piece.rows == piece.columns else size_of(piece.columns, m))
         for piece in grid.pieces(part)
-    )
-    held_rows = whole if available >= whole * samples else 2 * (available // (2 * samples))
-    if held_rows < min(2, whole) or before > budget:
-        least = max(before, fixed + buffers + min(2, whole) * samples)
+    ]
+    whole = max(sizes)
+    bands = 2 * (available // (2 * samples))  # tile rows, if not all samples fit
+    if max(min(whole, 2 * samples) - available, before - budget) > 0:
+        least = max(before, fixed + buffers + min(whole, 2 * samples))
         raise InvalidValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
             f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
             f"(tiles of {tile} × {tile}, {count} threads, {features} features)"
         )
-    band = max(grid.down, grid.across) if held_rows == whole else held_rows // 2
-    working = max(before, fixed + buffers + held_rows * samples)
+    band = max(grid.down, grid.across) if available >= whole else bands // 2
+    working = max(before, fixed + buffers + (whole if available >= whole else bands * samples))
     return Plan(
         net=net,
         kernels=what.kernels,

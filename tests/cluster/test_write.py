@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from parts import Stop
@@ -153,3 +155,31 @@ def test_a_part_that_a_kill_has_left_is_deleted(x, tmp_path, layout):
     left.write_bytes(kept)
     nk.write_gram(NET, 2 * x, path, parts=3).close()
     assert left.read_bytes() == kept
+
+
+class Untouched:
+    """Data no row of which may be read."""
+
+    shape, dtype = (3000, 5), np.dtype("f8")
+
+    def __getitem__(self, rows):
+        raise AssertionError("a row is read")
+
+
+@pytest.mark.parametrize("options", [{}, {"part": (2, 3)}, {"parts": 2}, {"layout": "lower"}])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_space_is_looked_at_before_any_row(tmp_path, monkeypatch, options, activation):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(OSError, match=r"its disk has 0.977 KiB free|its disk has 1000 B free"):
+        nk.write_gram(nk.MLP(3, activation), Untouched(), tmp_path / "g.h5", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_complete_or_begun_file_needs_no_space(tmp_path, monkeypatch, points):
+    nk.write_gram(nk.MLP(3), points, tmp_path / "g.h5").close()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    nk.write_gram(nk.MLP(3), points, tmp_path / "g.h5").close()
+    with pytest.raises(OSError, match="its disk has"):
+        nk.write_gram(nk.MLP(2), points, tmp_path / "g.h5", overwrite=True)
