@@ -72,7 +72,7 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
         raise wrong
     if kind is str:
         refuse_long(key, str(value))
-        if not (value.isascii() and value.isprintable()):
+        if not (str(value).isascii() and str(value).isprintable()):
             raise InvalidValueError(f"its attribute {key} has characters that do not belong there")
     return kind(value)
 
@@ -157,7 +157,7 @@ def decoded(key: str, text: str) -> Any:
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("a key stands twice")
+            raise InvalidValueError("a key stands twice")
         return found
 
     try:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ntk_numba.errors import FileError
+
 PIECE = 1 << 16  # bytes of a compressed file that are read at a time
 _UNPACKERS: dict[str, Any] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
 COMPRESSIONS = (".gz", *_UNPACKERS)
@@ -48,7 +50,7 @@ class _Unpacked(io.RawIOBase):
                     return 0
                 self._stream = self._make()
             elif self._stream.needs_input and not (data := self._file.read(PIECE)):
-                raise EOFError("it ends within a stream")
+                raise FileError("it ends within a stream")
             found = self._stream.decompress(data, len(buffer))
         buffer[: len(found)] = found
         return len(found)

@@ -88,7 +88,10 @@ def _read_member(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
         raise InvalidValueError(f"{name} is of version {version}, which is for records")
     shape, by_columns, dtype = read(stream)
     if dtype.hasobject:
-        raise ValueError("Object arrays")
+        raise InvalidValueError(
+            f"{name} holds pickled Python objects, which are never loaded; save a plain array of "
+            f"numbers"
+        )
     size = math.prod(shape) * dtype.itemsize
     if size > most:
         raise InvalidValueError(
