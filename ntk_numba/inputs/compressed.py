@@ -5,13 +5,17 @@ import gzip
 import io
 import lzma
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ntk_numba.errors import FileError
 
 PIECE = 1 << 16  # bytes of a compressed file that are read at a time
-_UNPACKERS: dict[str, Any] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
+XZ_MEMORY = 256 << 20  # bytes; xz -9 needs 65 MB, and a file may ask for 4 GB
+_UNPACKERS: dict[str, Any] = {
+    ".bz2": bz2.BZ2Decompressor, ".xz": partial(lzma.LZMADecompressor, memlimit=XZ_MEMORY),
+}  # fmt: skip
 COMPRESSIONS = (".gz", *_UNPACKERS)
 
 

@@ -149,6 +149,8 @@ def use_everywhere(path, folder, capsys, thorough):
     with contextlib.suppress(nk.NtkNumbaError):
         nk.write_gram(NET, x, path).close()
     if thorough:
+        with contextlib.suppress(nk.NtkNumbaError):
+            nk.repair(path, x)
         codes = [run(*words) for words in (
             ("info", path), ("info", path, "--json"), ("verify", path),
             ("verify", path, "--data", folder / "x.npy"),
