@@ -126,6 +126,7 @@ def write_gram(
     memory : int or str
         The memory that the process may take, in bytes or as "2GiB", see `compute.plan.make_plan`.
         The default is a quarter of the memory that is available to it.
+        Data that a file would put into memory as a whole counts, and is refused before it is read.
     part : (i, n) or "i/n"
         Compute the i-th of n parts only, counted from 1, into ``<stem>.part-<i>-of-<n>.h5`` beside
         `path`, and return that file. The numbers of tiles of the parts differ by at most one; each

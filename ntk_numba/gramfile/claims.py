@@ -24,7 +24,7 @@ MOST_ATTRIBUTES = 1000  # users may add some of their own
 # Bytes of the longest text: of a network of `DEEPEST` layers, of the list of parts of a link, and
 # of all others, which are short
 LONGEST = {"net": 4 << 20, "linked": 4 << 20}
-LONGEST_OTHER = 1000
+LONGEST_OTHER = 200
 LARGEST_CHUNK = 64 << 20  # bytes of a chunk that HDF5 reads whole, since it is compressed
 
 _WHAT = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -49,7 +49,8 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
     Raises
     ------
     ValueError
-        It is missing, is something else, or is a text that is too long.
+        It is missing, is something else, or is a text that is too long or has characters that
+        this package never writes, such as those that control a terminal.
     """
     if default is not None and key not in file.attrs:
         return default
@@ -71,6 +72,8 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
         raise wrong
     if kind is str:
         refuse_long(key, str(value))
+        if not (str(value).isascii() and str(value).isprintable()):
+            raise InvalidValueError(f"its attribute {key} has characters that do not belong there")
     return kind(value)
 
 
@@ -154,7 +157,7 @@ def decoded(key: str, text: str) -> Any:
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(found := dict(pairs)) < len(pairs):
-            raise ValueError("a key stands twice")
+            raise InvalidValueError("a key stands twice")
         return found
 
     try:

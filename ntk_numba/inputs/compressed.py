@@ -5,13 +5,18 @@ import gzip
 import io
 import lzma
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ntk_numba.errors import FileError
 from ntk_numba.opening import open_ordinary
 
 PIECE = 1 << 16  # bytes of a compressed file that are read at a time
-_UNPACKERS: dict[str, Any] = {".bz2": bz2.BZ2Decompressor, ".xz": lzma.LZMADecompressor}
+XZ_MEMORY = 256 << 20  # bytes; xz -9 needs 65 MB, and a file may ask for 4 GB
+_UNPACKERS: dict[str, Any] = {
+    ".bz2": bz2.BZ2Decompressor, ".xz": partial(lzma.LZMADecompressor, memlimit=XZ_MEMORY),
+}  # fmt: skip
 COMPRESSIONS = (".gz", *_UNPACKERS)
 
 
@@ -50,7 +55,7 @@ class _Unpacked(io.RawIOBase):
                     return 0
                 self._stream = self._make()
             elif self._stream.needs_input and not (data := self._file.read(PIECE)):
-                raise EOFError("it ends within a stream")
+                raise FileError("it ends within a stream")
             found = self._stream.decompress(data, len(buffer))
         buffer[: len(found)] = found
         return len(found)

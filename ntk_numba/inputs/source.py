@@ -1,6 +1,7 @@
 """The samples X as a matrix that is read in runs of rows, from an array or from a file."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -313,12 +314,12 @@ def open_sources(X: Any, Z: Any, memory: int | str | None = None) -> tuple[Sourc
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """Read one label per sample from a file whose path is as for `open_source`."""
     name, _, opened = open_path(os.fspath(path))
+    if (size := math.prod(opened.rows.shape)) != count:  # before they are read
+        raise InvalidValueError(f"{name} holds {size} labels; the matrix has {count} rows")
     try:
         labels = np.asarray(opened.rows[()]).ravel()
     except OSError as error:
         raise FileError(f"{name} cannot be read ({error})") from None
     if labels.dtype.kind == "O":
         raise InvalidTypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
-    if len(labels) != count:
-        raise InvalidValueError(f"{name} holds {len(labels)} labels; the matrix has {count} rows")
     return labels

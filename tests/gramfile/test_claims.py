@@ -149,6 +149,8 @@ def use_everywhere(path, folder, capsys, thorough):
     with contextlib.suppress(nk.NtkNumbaError):
         nk.write_gram(NET, x, path).close()
     if thorough:
+        with contextlib.suppress(nk.NtkNumbaError):
+            nk.repair(path, x)
         codes = [run(*words) for words in (
             ("info", path), ("info", path, "--json"), ("verify", path),
             ("verify", path, "--data", folder / "x.npy"),
@@ -225,14 +227,16 @@ def test_datasets_of_any_kind(kinds, kind, capsys):
         ("numerics", None, "its attribute numerics is missing"),
         ("rows", MOST_ROWS + 1, f"its attribute rows is {MOST_ROWS + 1}, not from 1 to"),
         ("complete", np.zeros(5000), "its attribute complete is not true or false"),
-        ("layers", "x" * 1001, "its attribute layers is longer than 1,000 bytes"),
+        ("layers", "x" * 1001, "its attribute layers is longer than 200 bytes"),
         ("package_version", np.array(["a"], "S4"), "its attribute package_version is not a text"),
         ("net", json.dumps({"depth": 10**9}), "a depth that is not from 1 to 100,000"),
         ("net", NETWORK.replace("[1.0, ", "[1" + 400 * "0" + ", "), "a w_std that cannot be"),
         ("net", NETWORK[:-1] + ', "depth": 1}', "its attribute net is no JSON"),
         ("net", NETWORK[:-1] + ', "train": 1}', "its network has a 'train', which is unknown"),
+        ("package_version", "\x1b]0;title\x07", "its attribute package_version has characters"),
+        ("layout", "lower\u202e", "its attribute layout has characters that do not belong there"),
         ("linked", '[["a", -1]]', "its attribute linked is no list of names and seals"),
-        ("part", "1/" + 5000 * "9", "its attribute part is longer than 1,000 bytes"),
+        ("part", "1/" + 5000 * "9", "its attribute part is longer than 200 bytes"),
     ],
 )
 def test_claims_are_named(kinds, capsys, name, value, text):
