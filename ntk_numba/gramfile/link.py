@@ -16,7 +16,7 @@ from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease
-from ntk_numba.gramfile.writer import check_folder, partial_of
+from ntk_numba.gramfile.writer import check_folder, keep_mode, partial_of
 
 
 def write_link(
@@ -35,7 +35,7 @@ def write_link(
     """
     check_folder(path)
     partial = partial_of(path)
-    lease = Lease(partial)
+    lease = Lease(path)
     new = partial.with_name(f"{partial.name}.new")
     try:
         if not overwrite:
@@ -49,13 +49,16 @@ def write_link(
                 linked.append((name, int(file.attrs["seal"])))
             slots_of_parts[name] = np.sort(slots[header.contents.storage.mask])
         disk.remove(new)
-        with new_file(new, Header(contents, numerics, version("ntk_numba"), tuple(linked))) as file:
-            for kernel in contents.kernels:
-                _link(file, kernel, contents, slots_of_parts)
-        fd = os.open(new, os.O_RDWR)
+        header = Header(contents, numerics, version("ntk_numba"), tuple(linked))
+        fd = disk.create(new)
         try:
-            disk.write_at(fd, link_mark(new), 0)
+            keep_mode(fd, path)
+            with new_file(fd, header) as file:
+                for kernel in contents.kernels:
+                    _link(file, kernel, contents, slots_of_parts)
+            disk.write_at(fd, link_mark(fd), 0)
             disk.sync(fd)
+            lease.check()
         finally:
             os.close(fd)
         disk.remove(partial)
