@@ -40,6 +40,32 @@ EXPERIMENTS = {
         "is killed, and wakes",
         RESUMES,
     ),
+    "merges": (
+        1000,
+        "the same as in the first row for merges that delete their parts, or do not, or replace a "
+        "damaged file",
+        RESUMES,
+    ),
+    "repairs": (
+        1000,
+        "the file of another job replaces one that is being repaired, before each call",
+        "the other file keeps all of its bytes",
+    ),
+    "changes": (
+        1000,
+        "data is rewritten, replaced or cut before each call of a job, and its times are set back",
+        f"the job stops, or its file is that of the old data; with the old data {RESUMES}",
+    ),
+    "links": (
+        300,
+        "parts of a link are replaced or removed, or parts of another job have their names",
+        "entries are right, or refused",
+    ),
+    "streams": (
+        1000,
+        "standard streams are closed, and the program is ended at each call by Ctrl-C, twice",
+        f"{RESUMES}; {NO_LIES}",
+    ),
     "flips": (
         5000,
         "bits, bytes or runs of bytes of a finished file change, or it is cut",

@@ -1,7 +1,7 @@
 """Experiments that disturb the writing of Gram files, and check that nothing is lost.
 
 ``python tests/breaking.py kills 200`` runs one experiment and prints a JSON object; the tests and
-the benchmark of robustness call it. `broken_jobs` has the jobs.
+the benchmark of robustness call it. `meddling` has more experiments, `broken_jobs` the jobs.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import random
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,10 @@ from broken_jobs import (
     values,
 )
 from disk_model import Disk
+from meddling import MEDDLING
 
 import ntk_numba as nk
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.gramfile import lease
 
 BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of successive runs
 
@@ -67,8 +66,12 @@ def faults(rounds: int) -> dict[str, Any]:
     return count.result(calls=calls)
 
 
+WAYS = {"": {}, ", deleting": {"delete_parts": True}}
+WAYS[", replacing"] = {"delete_parts": True, "overwrite": True}
+
+
 def merges(rounds: int) -> dict[str, Any]:
-    """Do the same as `faults` to merges that delete their parts, or do not."""
+    """Do the same as `faults` to merges, also those that delete their parts or replace a file."""
     count, calls = Count(), {}
     with empty_folder() as home:
         job = Job(home, 130, 7, 3)
@@ -76,36 +79,36 @@ def merges(rounds: int) -> dict[str, Any]:
             job(home / "g.h5", part=(number, 2))
         parts = sorted(home.glob("g.part-*"))
 
-        def merge(folder: Path, delete: bool) -> None:
-            found = sorted(folder.glob("g.part-*"))
-            nk.merge(found, folder / "g.h5", delete_parts=delete).close()
+        def merge(folder: Path, options: dict[str, Any]) -> None:
+            found = sorted(folder.glob("g.part-*")) or [folder / part.name for part in parts]
+            nk.merge(found, folder / "g.h5", **options).close()
 
         def disturbed(number: int, how: str, work: Callable[[], None]) -> None:
             break_at(number, how)
             work()
 
-        for how, delete in itertools.product(
-            ("EIO", "kill before", "kill within", "kill after"), (False, True)
-        ):
-            merge_parts = partial(merge, delete=delete)
+        hows = "EIO", "kill before", "kill within", "kill after"
+        for how, way in itertools.product(hows, WAYS):
             for number in itertools.count(1):
                 with empty_folder() as folder:
                     for part in parts:
                         shutil.copy(part, folder)
-
-                    code = run(partial(disturbed, number, how, partial(merge_parts, folder)))
+                    if "overwrite" in WAYS[way]:  # a finished file with a damaged tile
+                        (folder / "g.h5").write_bytes(job.bytes[:-5000] + bytes(5000))
+                    work = partial(merge, folder, WAYS[way])
+                    code = run(partial(disturbed, number, how, work))
                     expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
                     if code == DONE:
-                        calls[f"{how}{', deleting' * delete}"] = number - 1
+                        calls[f"{how}{way}"] = number - 1
                         break
                     if code not in expected:
                         count.add("wrong ends", (how, number, code))
-                    code = run(partial(merge_parts, folder))
-                    for part in parts if not delete else ():
+                    code = run(work)
+                    for part in parts if not way else ():
                         if (folder / part.name).read_bytes() != part.read_bytes():
                             count.add("parts that changed", (how, number))
                         (folder / part.name).unlink()
-                    count.check(job, folder, code, (how, delete, number))
+                    count.check(job, folder, code, (how, way, number))
                 if number == rounds:
                     break
     return count.result(calls=calls)
@@ -246,57 +249,6 @@ def writebacks(rounds: int) -> dict[str, Any]:
     return count.result(losses=losses)
 
 
-def takeovers(rounds: int, seed: int = 0) -> dict[str, Any]:
-    """Suspend a job before one of its calls, let another machine take it over, and wake it.
-
-    The other machine completes the job, or is killed within it, before the first one wakes.
-    """
-    count, woken = Count(), Counter[str]()
-    with empty_folder() as home:
-        job = Job(home, 200, 7, 3)
-
-        def on_machine(name: str, work: Callable[[], None]) -> None:
-            """Do the work as if on a machine that shares no locks with others."""
-            me = lease.Holder.me
-            lease.Holder.me = lambda: me()._replace(host=name, boot=name)
-            lease._lock = lambda fd, path: None
-            lease.WATCH, lease.SETTLE, lease.BEAT, lease.GLANCE = 0.2, 0.05, 0.02, 0.01
-            work()
-
-        def suspended(number: int, path: Path) -> None:
-            break_at(number, "suspend")
-            on_machine("first", lambda: job(path, threads=1))
-
-        def other(number: int, path: Path) -> None:
-            if number:
-                break_at(number, "kill before")
-            on_machine("second", lambda: job(path, threads=1))
-
-        for number in itertools.count(1):
-            rng = random.Random(f"{seed} {number}")
-            with empty_folder() as folder:
-                path = folder / "g.h5"
-                pid = start_process(partial(suspended, number, path))
-                _, status = os.waitpid(pid, os.WUNTRACED)
-                if not os.WIFSTOPPED(status):
-                    break
-                killed = rng.choice([0, rng.randrange(1, 60)])
-                code = run(partial(other, killed, path))
-                if code not in (DONE, -signal.SIGKILL):
-                    count.add("jobs that cannot be taken over", (number, code))
-                os.kill(pid, signal.SIGCONT)
-                code = ended(pid)
-                woken[str(code)] += 1
-                if code not in (DONE, REFUSED, STOPPED):
-                    count.add("wrong ends", (number, killed, code))
-                time.sleep(0.3)  # no touch of the lock file any more
-                again = run(lambda path=path: on_machine("third", lambda: job(path)))
-                count.check(job, folder, again, (number, killed, code))
-            if number == rounds:
-                break
-    return count.result(woken=woken)
-
-
 def damage(data: bytearray, rng: random.Random, where: range) -> str:
     """Change bytes of a file or truncate it, and return a text that says how."""
     kind = rng.choice(["bit", "bit", "byte", "byte", "run", "cut"])
@@ -404,7 +356,7 @@ EXPERIMENTS = {
     "kills": kills,
     "crashes": crashes,
     "writebacks": writebacks,
-    "takeovers": takeovers,
+    **MEDDLING,
     "flips": flips,
     "unfinished": unfinished,
 }

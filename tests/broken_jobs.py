@@ -46,8 +46,9 @@ class Job:
         self(self.right)
         self.bytes = self.right.read_bytes()
 
-    def __call__(self, path: Path, **options: Any) -> None:
-        nk.write_gram(self.net, self.x, path, kernels=("nngp", "ntk"), **options).close()
+    def __call__(self, path: Path, X: Any = None, **options: Any) -> None:
+        x = self.x if X is None else X
+        nk.write_gram(self.net, x, path, kernels=("nngp", "ntk"), **options).close()
 
 
 def start_process(work: Callable[[], int | None]) -> int:
@@ -135,6 +136,11 @@ def break_at(number: int, how: str) -> None:
             original(*arguments)
         elif how == "suspend":
             os.kill(os.getpid(), signal.SIGSTOP)
+            original(*arguments)
+        elif how == "interrupt":
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.02)  # until the main thread has run the handler
             original(*arguments)
         elif how in ("ENOSPC", "EIO", "EDQUOT"):
             raise OSError(getattr(errno, how), os.strerror(getattr(errno, how)))
