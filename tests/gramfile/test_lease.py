@@ -190,7 +190,7 @@ def test_a_holder_elsewhere_that_hangs_is_replaced_and_notices_it_later(target, 
     assert holder_in(target).pid == os.getpid()
     process.send_signal(signal.SIGCONT)
     time.sleep(2 * TIMES["BEAT"])
-    taken = f"BusyFileError {target} was taken over by process {os.getpid()} on"
+    taken = f"TakenOverError {target} was taken over by process {os.getpid()} on"
     assert answer(process, "check").startswith(taken)
     assert answer(process, "release") == "released"
     assert holder_in(target).pid == os.getpid()
