@@ -124,11 +124,7 @@ class GramWriter:
             raise
 
     def check(self) -> None:
-        """Raise an error if this process is to stop, or if another one has taken over the file.
-
-        Stopping raises StopRequested, the other a BlockingIOError.
-        """
-        stopping.check()
+        """Raise TakenOverError if another process has taken over the file."""
         self._lease.check()
 
     def _begin(self) -> int:
@@ -154,6 +150,8 @@ class GramWriter:
             disk.sync(fd)
             self._lease.check()
             disk.rename(new, self._partial)
+            if not disk.is_at(fd, self._partial):
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
         except BaseException as error:
             if fd is not None:
                 with contextlib.suppress(OSError):
