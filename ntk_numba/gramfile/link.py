@@ -3,6 +3,7 @@
 `merge(..., link=True)` calls it instead of copying tiles.
 """
 
+import contextlib
 import os
 import re
 from importlib.metadata import version
@@ -59,6 +60,10 @@ def write_link(
             disk.write_at(fd, link_mark(fd), 0)
             disk.sync(fd)
             lease.check()
+            if not disk.is_at(fd, new):
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
+            with contextlib.suppress(FileNotFoundError):
+                disk.set_mode(fd, path.stat())
         finally:
             os.close(fd)
         disk.remove(partial)

@@ -149,9 +149,9 @@ class GramWriter:
             disk.write_at(fd, INCOMPLETE, 0)
             disk.sync(fd)
             self._lease.check()
-            disk.rename(new, self._partial)
-            if not disk.is_at(fd, self._partial):
+            if not disk.is_at(fd, new):
                 raise FileError(f"{new} was replaced by another process; is the folder safe?")
+            disk.rename(new, self._partial)
         except BaseException as error:
             if fd is not None:
                 with contextlib.suppress(OSError):
