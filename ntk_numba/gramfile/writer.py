@@ -149,9 +149,11 @@ class GramWriter:
             disk.write_at(fd, INCOMPLETE, 0)
             disk.sync(fd)
             self._lease.check()
-            if not disk.is_at(fd, new):
-                raise FileError(f"{new} was replaced by another process; is the folder safe?")
             disk.rename(new, self._partial)
+            if not disk.is_at(fd, self._partial):  # we were suspended, and this is another's file
+                disk.rename(self._partial, new)
+                self._lease.check()
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
         except BaseException as error:
             if fd is not None:
                 with contextlib.suppress(OSError):
