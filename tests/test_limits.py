@@ -177,9 +177,7 @@ def test_two_at_once(tmp_path, data, right):
     said = Command(tmp_path, data).end(2)
     first.process.send_signal(signal.SIGCONT)
     pid = first.process.pid
-    assert re.search(
-        rf"partial is being written by process {pid} on \S+ since 20\d\d-.*; wait", said
-    )
+    assert re.search(rf"g.h5 is being written by process {pid} on \S+ since 20\d\d-.*; wait", said)
     first.end(0)
     assert first.output.read_bytes() == right and first.left() == ["g.h5"]
     assert Command(tmp_path, data).end(0) == ""  # nothing is left to do

@@ -99,7 +99,8 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             overwrite=options.overwrite,
             progress=_progress(options),
             up_to=job.up_to,
-        )
+        ),
+        options.output,
     )
 
 
@@ -108,15 +109,21 @@ def _progress(options: argparse.Namespace) -> bool:
     return not options.quiet and (options.progress or sys.stderr.isatty())
 
 
-def _print_result(file: "GramFile") -> bool:
-    """Print the name and contents of a written file; return True even if printing fails."""
+def _print_result(file: "GramFile", output: str) -> bool:
+    """Print the name and contents of a written file; return True even if printing fails.
+
+    output : the name that the user has typed
+    """
+    path = file.path
+    if not Path(output).is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
         if label := file.contents.storage.label:
             facts.append(label)
         try:
-            print(f"{file.path}: {', '.join(facts)}", flush=True)
+            print(f"{path}: {', '.join(facts)}", flush=True)
         except OSError:
             drop_output()
     return True
@@ -133,7 +140,8 @@ def merge(options: argparse.Namespace) -> bool:
             delete_parts=options.delete_parts,
             overwrite=options.overwrite,
             progress=_progress(options),
-        )
+        ),
+        options.output,
     )
 
 

@@ -47,6 +47,8 @@ GLANCE = 0.2  # seconds between two looks at the file, and two checks for signal
 # The clock by which a process watches and waits; tests replace it by a faster one
 _clock, _sleep = time.monotonic, time.sleep
 
+# What a file system answers where no lock file can be made
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 LONGEST = 4096  # characters of a lock file that are read
 
 
@@ -235,7 +237,7 @@ class Lease:
             disk.write_at(fd, json.dumps(self._holder).encode(), 0)
         except OSError as error:
             disk.remove(path)
-            raise FileError(f"{path} cannot be written: {error.strerror}") from None
+            raise file_error(error, f"{path} cannot be written: {error.strerror}") from None
 
 
 def lock_of(output: Path) -> Path:
@@ -261,7 +263,9 @@ def held(path: Path) -> Iterator[None]:
         lease = Lease(path, mend=mend)
     except BusyFileError:
         raise
-    except FileError:
+    except FileError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         if _is_held(lock_of(path)):
             holder = _read(lock_of(path)) or "another process"
             raise BusyFileError(f"{path} is being written by {holder}; {mend}") from None

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ntk_numba import stopping
-from ntk_numba.errors import FileError, TakenOverError
+from ntk_numba.errors import TakenOverError, file_error
 from ntk_numba.gramfile import lease
 from ntk_numba.gramfile import names as names_beside
 from ntk_numba.gramfile.lease import Holder, Lease
@@ -562,7 +562,7 @@ class TestHeld:
         path.chmod(0o444)
 
         def refuse(self):
-            raise FileError("the folder cannot be written")
+            raise file_error(OSError(errno.EROFS, "no"), "the folder cannot be written")
 
         monkeypatch.setattr(Lease, "_take", refuse)
         if alive:
@@ -572,3 +572,11 @@ class TestHeld:
         else:
             self.use(target)
             assert clock.now >= TIMES["WATCH"]
+
+    def test_another_error_of_the_disk_is_raised(self, target, monkeypatch):
+        def fail(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(lease.disk, "create", fail)
+        with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be written: Input/output"):
+            self.use(target)
