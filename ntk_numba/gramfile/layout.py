@@ -9,6 +9,7 @@ of HDF5, so that no program takes an unwritten tile for zeros.
 """
 
 import contextlib
+import errno
 import io
 import json
 import math
@@ -27,7 +28,7 @@ import xxhash
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import ROWS, SIZE, Digest
-from ntk_numba.errors import FileError, InvalidValueError, folder_error
+from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, folder_error
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, parse_part
@@ -273,6 +274,8 @@ class HDF5(h5py.File):  # type: ignore[misc]
     ------
     ValueError
         The file is not HDF5, is truncated, or is not a Gram file of this format.
+    OSError
+        It cannot be read, or another program has opened it for writing.
     """
 
     def __init__(self, path: Path, fd: int | None = None) -> None:
@@ -301,11 +304,17 @@ class HDF5(h5py.File):  # type: ignore[misc]
                 locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
                 if locks and int(locks[1]) in disk.NO_LOCKS:
                     super().__init__(name, "r", locking=False)
+                elif locks and int(locks[1]) == errno.EAGAIN:
+                    raise BusyFileError(
+                        f"{path} is open for writing in another program; close it there"
+                    ) from None
                 elif "real path" in str(error):  # HDF5 wants one, and another file has it by now
                     raw = _Unmasked(name)
                     super().__init__(raw, "r")
                 else:
                     raise
+        except BusyFileError:
+            raise
         except OSError as error:
             raise InvalidValueError(
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
