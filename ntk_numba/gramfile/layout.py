@@ -95,12 +95,8 @@ def create(fd: int, header: Header) -> None:
 def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
     """Give an open, empty file everything except tiles and checksums; a context of its HDF5 file.
 
-    HDF5 opens it by `disk.name_of`: another file may have taken its name in its folder by now.
-
-    Raises
-    ------
-    OSError
-        That has happened, or the disk is full.
+    HDF5 opens it by `disk.name_of`: another file may have taken its name in its folder by now. That
+    raises an OSError, as a full disk does.
     """
     c = header.contents
     try:
@@ -155,13 +151,7 @@ def _seal(attributes: Mapping[str, Any]) -> np.uint64:
 
 @contextlib.contextmanager
 def _opened(file: Path | int) -> Iterator[int]:
-    """Open a file for reading, as a context, unless it is open already.
-
-    Raises
-    ------
-    OSError, ValueError
-        It cannot be opened, is a folder, or is no ordinary file.
-    """
+    """Open an ordinary file for reading, as a context, unless it is open already."""
     if isinstance(file, int):
         yield file
         return
@@ -298,28 +288,30 @@ class HDF5(h5py.File):  # type: ignore[misc]
         self.complete = not first.startswith(INCOMPLETE)
         raw = None if self.complete else _Unmasked(name)
         try:
-            try:
-                super().__init__(raw or name, "r", locking="best-effort")
-            except OSError as error:
-                locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
-                if locks and int(locks[1]) in disk.NO_LOCKS:
-                    super().__init__(name, "r", locking=False)
-                elif locks and int(locks[1]) == errno.EAGAIN:
-                    raise BusyFileError(
-                        f"{path} is open for writing in another program; close it there"
-                    ) from None
-                elif "real path" in str(error):  # HDF5 wants one, and another file has it by now
-                    raw = _Unmasked(name)
-                    super().__init__(raw, "r")
-                else:
-                    raise
-        except BusyFileError:
-            raise
+            self._attach(path, raw or name, "best-effort")
+        except InvalidValueError as error:
+            locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
+            number = int(locks[1]) if locks else 0
+            if number == errno.EAGAIN:
+                text = f"{path} is open for writing in another program; close it there"
+                raise BusyFileError(text) from None
+            if number in disk.NO_LOCKS:
+                self._attach(path, name, False)
+            elif "real path" in str(error):  # HDF5 wants one, and another file has it by now
+                raw = _Unmasked(name)
+                self._attach(path, raw, False)
+            else:
+                raise
+        self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
+
+    def _attach(self, path: Path, source: str | _Unmasked, locking: str | bool) -> None:
+        """Let HDF5 open the file."""
+        try:
+            super().__init__(source, "r", locking=locking)
         except OSError as error:
             raise InvalidValueError(
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None
-        self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
 
     def _check(self, path: Path) -> None:
         """Raise ValueError if this is not a Gram file of a format that this package reads."""
