@@ -141,14 +141,7 @@ class _Earlier(NamedTuple):
 
     def is_of(self, contents: Contents, numerics: int) -> bool:
         """Return whether it is of the same job, and of the same data where both know the data."""
-        found = self.contents
-        same_data = replace(found, part=contents.part, x=contents.x, z=contents.z)
-        if (same_data, self.numerics) != (contents, numerics):
-            return False
-        if not found.same_norm(contents):
-            return False
-        digests = (found.x, contents.x), (found.z, contents.z)
-        return not any(a.difference(b) for a, b in digests if a and b)
+        return self.numerics == numerics and self.contents.same_job(contents)
 
 
 def _read_earlier(path: Path) -> _Earlier | None:
