@@ -28,6 +28,44 @@ EXPERIMENTS = {
         "the power fails: the disk keeps, loses or tears any data that was not synced",
         f"{RESUMES}; {NO_LIES}",
     ),
+    "writebacks": (
+        100,
+        "each sync in turn loses what was written before it, and the page cache keeps the lost "
+        "bytes (a disk's errors as Linux reports them)",
+        RESUMES,
+    ),
+    "takeovers": (
+        1000,
+        "a job is suspended before each call, taken over by another machine that completes it or "
+        "is killed, and wakes",
+        RESUMES,
+    ),
+    "merges": (
+        1000,
+        "the same as in the first row for merges that delete their parts, or do not, or replace a "
+        "damaged file",
+        RESUMES,
+    ),
+    "repairs": (
+        1000,
+        "the file of another job replaces one that is being repaired, before each call",
+        "the other file keeps all of its bytes",
+    ),
+    "changes": (
+        1000,
+        "data is rewritten, replaced or cut before each call of a job, and its times are set back",
+        f"the job stops, or its file is that of the old data; with the old data {RESUMES}",
+    ),
+    "links": (
+        300,
+        "parts of a link are replaced or removed, or parts of another job have their names",
+        "entries are right, or refused",
+    ),
+    "streams": (
+        1000,
+        "standard streams are closed, and the program is ended at each call by Ctrl-C, twice",
+        f"{RESUMES}; {NO_LIES}",
+    ),
     "flips": (
         5000,
         "bits, bytes or runs of bytes of a finished file change, or it is cut",

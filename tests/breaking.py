@@ -1,161 +1,42 @@
 """Experiments that disturb the writing of Gram files, and check that nothing is lost.
 
 ``python tests/breaking.py kills 200`` runs one experiment and prints a JSON object; the tests and
-the benchmark of robustness call it. Each job runs in a process of its own, forked from this one so
-that it starts at once; where the experiment says so, the process is killed by a real SIGKILL. All
-files are compared with the file of an undisturbed run.
+the benchmark of robustness call it. `meddling` has more experiments, `broken_jobs` the jobs.
 """
 
 import argparse
-import contextlib
-import errno
 import itertools
 import json
 import os
 import random
 import shutil
 import signal
-import tempfile
-import threading
 import time
-import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Settings that survive a fork: BLAS without threads, Numba with threads that a child creates again
-os.environ |= {"OPENBLAS_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue"}
-
-import h5py
-import numpy as np
-from disk_model import CALLS, Disk
-from numba.np.ufunc import parallel
-from tqdm import tqdm
+from broken_jobs import (
+    DONE,
+    REFUSED,
+    STOPPED,
+    Count,
+    Job,
+    break_at,
+    empty_folder,
+    ended,
+    run,
+    start_process,
+    values,
+)
+from disk_model import Disk
+from meddling import MEDDLING
 
 import ntk_numba as nk
-from ntk_numba.compute import plan
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.gramfile import disk
 
-PATIENCE = 60  # seconds after which a process is said to hang
-
-DONE, BUG, REFUSED, STOPPED = 0, 1, 2, 3  # how a job ended; a STOPPED one can be continued
-
-
-class Job:
-    """A small job, and the bytes that its file must have."""
-
-    def __init__(self, folder: Path, samples: int, features: int, depth: int) -> None:
-        self.x = np.random.default_rng(0).standard_normal((samples, features))
-        self.net = nk.MLP(depth, ["relu", *["abs"] * (depth - 2)], b_std=0.1)
-        self.right = folder / "right.h5"
-        self(self.right)
-        self.bytes = self.right.read_bytes()
-
-    def __call__(self, path: Path, **options: Any) -> None:
-        nk.write_gram(self.net, self.x, path, kernels=("nngp", "ntk"), **options).close()
-
-
-def start_process(work: Callable[[], int | None]) -> int:
-    """Start the work in a forked process, and return its PID."""
-    pid = os.fork()
-    if pid == 0:
-        code = BUG
-        try:
-            code = work() or DONE
-        except nk.StoppedError:
-            code = STOPPED
-        except (OSError, ValueError):
-            code = REFUSED
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def ended(pid: int) -> int:
-    """Return the exit code of a process, or minus its signal; minus SIGALRM if it hangs."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        number, status = os.waitpid(pid, os.WNOHANG)
-        if number:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.001)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return -signal.SIGALRM
-
-
-def run(work: Callable[[], int | None]) -> int:
-    """Do the work in a forked process, and return its exit code as `ended` does."""
-    return ended(start_process(work))
-
-
-class Count:
-    """Counts of outcomes by name, with the first examples."""
-
-    def __init__(self) -> None:
-        self.numbers: Counter[str] = Counter()
-        self.examples: list[str] = []
-
-    def add(self, name: str, example: object = None) -> None:
-        self.numbers[name] += 1
-        if example is not None and len(self.examples) < 20:
-            self.examples.append(f"{name}: {example}")
-
-    def check(self, job: Job, folder: Path, code: int, what: object) -> None:
-        """Check a run that had to complete: there is one file, with the right bytes."""
-        if code != DONE:
-            self.add("files that cannot be continued", (what, code))
-        elif (folder / "g.h5").read_bytes() != job.bytes:
-            self.add("wrong files", what)
-        elif (names := sorted(p.name for p in folder.iterdir())) != ["g.h5"]:
-            self.add("files left over", (what, names))
-        else:
-            self.add("right")
-
-    def result(self, **more: Any) -> dict[str, Any]:
-        return {**self.numbers, **more, "examples": self.examples}
-
-
-@contextlib.contextmanager
-def empty_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-# Locks that all forked processes would share: a process killed while holding one would keep it
-parallel._backend_init_process_lock = threading.RLock()
-tqdm.set_lock(threading.RLock())
-tqdm.monitor_interval = 0  # no thread that might hold a lock at a fork
 BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of successive runs
-plan.BATCH_BYTES = 1 << 18  # few tiles are in flight, as in a larger job
-
-
-def break_at(number: int, how: str) -> None:
-    """Make the `number`-th call that changes a file fail or be killed, in this process."""
-    counter = itertools.count(1)
-
-    def broken(name: str, original: Callable[..., None], *arguments: Any) -> None:
-        if next(counter) != number:
-            original(*arguments)
-        elif how in ("ENOSPC", "EIO", "EDQUOT"):
-            raise OSError(getattr(errno, how), os.strerror(getattr(errno, how)))
-        else:
-            if how == "kill after":
-                original(*arguments)
-            elif how == "kill within" and name == "write_at":
-                fd, block, at = arguments
-                view = disk._bytes(block)
-                original(fd, bytes(view[: len(view) // 2]), at)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    for name in CALLS:
-        original = getattr(disk, name)
-        setattr(disk, name, lambda *a, n=name, o=original: broken(n, o, *a))
 
 
 def faults(rounds: int) -> dict[str, Any]:
@@ -185,8 +66,12 @@ def faults(rounds: int) -> dict[str, Any]:
     return count.result(calls=calls)
 
 
+WAYS = {"": {}, ", deleting": {"delete_parts": True}}
+WAYS[", replacing"] = {"delete_parts": True, "overwrite": True}
+
+
 def merges(rounds: int) -> dict[str, Any]:
-    """Do the same as `faults` to merges that delete their parts, or do not."""
+    """Do the same as `faults` to merges, also those that delete their parts or replace a file."""
     count, calls = Count(), {}
     with empty_folder() as home:
         job = Job(home, 130, 7, 3)
@@ -194,36 +79,36 @@ def merges(rounds: int) -> dict[str, Any]:
             job(home / "g.h5", part=(number, 2))
         parts = sorted(home.glob("g.part-*"))
 
-        def merge(folder: Path, delete: bool) -> None:
-            found = sorted(folder.glob("g.part-*"))
-            nk.merge(found, folder / "g.h5", delete_parts=delete).close()
+        def merge(folder: Path, options: dict[str, Any]) -> None:
+            found = sorted(folder.glob("g.part-*")) or [folder / part.name for part in parts]
+            nk.merge(found, folder / "g.h5", **options).close()
 
         def disturbed(number: int, how: str, work: Callable[[], None]) -> None:
             break_at(number, how)
             work()
 
-        for how, delete in itertools.product(
-            ("EIO", "kill before", "kill within", "kill after"), (False, True)
-        ):
-            merge_parts = partial(merge, delete=delete)
+        hows = "EIO", "kill before", "kill within", "kill after"
+        for how, way in itertools.product(hows, WAYS):
             for number in itertools.count(1):
                 with empty_folder() as folder:
                     for part in parts:
                         shutil.copy(part, folder)
-
-                    code = run(partial(disturbed, number, how, partial(merge_parts, folder)))
+                    if "overwrite" in WAYS[way]:  # a finished file with a damaged tile
+                        (folder / "g.h5").write_bytes(job.bytes[:-5000] + bytes(5000))
+                    work = partial(merge, folder, WAYS[way])
+                    code = run(partial(disturbed, number, how, work))
                     expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
                     if code == DONE:
-                        calls[f"{how}{', deleting' * delete}"] = number - 1
+                        calls[f"{how}{way}"] = number - 1
                         break
                     if code not in expected:
                         count.add("wrong ends", (how, number, code))
-                    code = run(partial(merge_parts, folder))
-                    for part in parts if not delete else ():
+                    code = run(work)
+                    for part in parts if not way else ():
                         if (folder / part.name).read_bytes() != part.read_bytes():
                             count.add("parts that changed", (how, number))
                         (folder / part.name).unlink()
-                    count.check(job, folder, code, (how, delete, number))
+                    count.check(job, folder, code, (how, way, number))
                 if number == rounds:
                     break
     return count.result(calls=calls)
@@ -329,6 +214,41 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result()
 
 
+def writebacks(rounds: int) -> dict[str, Any]:
+    """Let each sync in turn lose what it should make durable, and continue on the same machine.
+
+    Linux tells one call of such a loss, and keeps the lost bytes in its cache. When the cache is
+    dropped at the end, the disk has to have the whole file.
+    """
+    count, losses = Count(), 0
+    with empty_folder() as home:
+        job = Job(home, 400, 7, 3)
+        for number in range(1, rounds + 1):
+            with empty_folder() as folder, empty_folder() as after:
+
+                def disturbed(
+                    number: int = number, folder: Path = folder, after: Path = after
+                ) -> int:
+                    model = Disk(folder)
+                    syncs = itertools.count(1)
+                    model.loses = lambda: next(syncs) == number
+                    code = DONE
+                    try:
+                        job(folder / "g.h5", memory="48MiB", threads=2)
+                    except OSError:
+                        code = STOPPED
+                        job(folder / "g.h5", memory="48MiB", threads=2)
+                    model.crash(random.Random(0), after, keep=0)
+                    return code
+
+                code = run(disturbed)
+                if code == DONE:
+                    break
+                losses += 1
+                count.check(job, after, DONE if code == STOPPED else code, number)
+    return count.result(losses=losses)
+
+
 def damage(data: bytearray, rng: random.Random, where: range) -> str:
     """Change bytes of a file or truncate it, and return a text that says how."""
     kind = rng.choice(["bit", "bit", "byte", "byte", "run", "cut"])
@@ -343,12 +263,6 @@ def damage(data: bytearray, rng: random.Random, where: range) -> str:
     else:
         del data[at:]
     return f"{kind} at {at}"
-
-
-def values(path: Path) -> list[bytes]:
-    """Return the entries of a file as HDF5 reads them, without the package."""
-    with h5py.File(path, locking=False) as file:
-        return [file[name][:].tobytes() for name in ("nngp", "ntk")]
 
 
 def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
@@ -441,6 +355,8 @@ EXPERIMENTS = {
     "merges": merges,
     "kills": kills,
     "crashes": crashes,
+    "writebacks": writebacks,
+    **MEDDLING,
     "flips": flips,
     "unfinished": unfinished,
 }

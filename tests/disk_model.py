@@ -1,5 +1,6 @@
 """A model of a disk whose power may fail, in place of the functions of `gramfile.disk`."""
 
+import errno
 import os
 import random
 import threading
@@ -20,32 +21,37 @@ def file_of(fd: int) -> Path:
 class Disk:
     """A model of a disk: the bytes that were synced, and those that a crash may keep or lose.
 
-    It replaces the functions of `disk`, and calls them as well. Files are identified by inode, so
-    that they keep their contents when they are renamed.
+    It replaces the functions of `disk`, and calls them as well. Files are known by their numbers,
+    so that they keep their contents when they are renamed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.numbers: dict[int, int] = {}  # by inode, which a new file may take from a removed one
         self.durable: dict[int, bytearray] = {}
         self.pending: dict[int, list[tuple[int, bytes]]] = {}
         self.names: dict[str, int] = {}
         self.moves: list[Callable[[dict[str, int]], None]] = []
         self.before: Callable[[], None] = lambda: None
-        real = {name: getattr(disk, name) for name in (*CALLS, "sync_folder")}
+        self.loses: Callable[[], bool] = lambda: False  # whether a sync loses what it should keep
+        real = {name: getattr(disk, name) for name in (*CALLS, "forget")}
 
         def write_at(fd: int, block: Any, at: int) -> None:
             self.before()
             real["write_at"](fd, block, at)
-            self.pending.setdefault(self.inode(fd), []).append((at, bytes(disk._bytes(block))))
+            self.pending.setdefault(self.number(fd), []).append((at, bytes(disk._bytes(block))))
 
         def allocate(fd: int, size: int) -> None:
             self.before()
             real["allocate"](fd, size)
-            self.inode(fd)
+            self.number(fd)
 
         def sync(fd: int) -> None:
             self.before()
-            node = self.inode(fd)
+            node = self.number(fd)
+            if self.loses():  # as Linux: one call is told, and the cache keeps what the disk lacks
+                self.pending.pop(node, None)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
             real["sync"](fd)
             size = os.fstat(fd).st_size
             if len(self.durable[node]) != size:  # HDF5 has written it
@@ -60,8 +66,16 @@ class Disk:
             self.before()
             self.settle()
 
+        def forget(fd: int) -> None:
+            node = self.number(fd)
+            if self.durable[node] and not self.pending.get(node):
+                real["write_at"](fd, self.durable[node], 0)
+            real["forget"](fd)
+
         def remove(path: Path) -> None:
             self.before()
+            if path.exists():
+                self.numbers.pop(path.stat().st_ino, None)
             real["remove"](path)
             self.moves.append(lambda names: names.pop(path.name, None) and None)
 
@@ -74,17 +88,18 @@ class Disk:
 
             return locked
 
-        for call in (write_at, allocate, sync, rename, remove):
+        for call in (write_at, allocate, sync, rename, remove, forget):
             setattr(disk, call.__name__, in_turn(call))
 
-    def inode(self, fd: int) -> int:
-        """Return the inode of an open file, and add a new file to the model."""
-        node = os.fstat(fd).st_ino
-        if node not in self.durable:
+    def number(self, fd: int) -> int:
+        """Return the number of an open file, and add a new file to the model."""
+        inode = os.fstat(fd).st_ino
+        if inode not in self.numbers:
+            node = self.numbers[inode] = len(self.durable)
             self.durable[node] = bytearray()
             name = file_of(fd).readlink().name
             self.moves.append(lambda names: names.update({name: node}))
-        return node
+        return self.numbers[inode]
 
     def settle(self) -> None:
         """Make all names durable."""
@@ -92,9 +107,13 @@ class Disk:
             move(self.names)
         self.moves = []
 
-    def crash(self, rng: random.Random, into: Path) -> None:
-        """Write one of the states that the disk may be in if the power fails now."""
-        keep = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0])
+    def crash(self, rng: random.Random, into: Path, keep: float | None = None) -> None:
+        """Write one of the states that the disk may be in if the power fails now.
+
+        keep : the share of bytes not synced that the disk has; at random by default
+        """
+        if keep is None:
+            keep = rng.choice([0.0, 0.2, 0.5, 0.8, 1.0])
         names = dict(self.names)
         for move in self.moves[: rng.randint(0, len(self.moves))]:  # a journal keeps their order
             move(names)

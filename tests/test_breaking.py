@@ -43,9 +43,9 @@ def test_every_call_of_a_merge_fails_or_is_the_last(rounds):
     result = experiment("merges", rounds)
     points = result.pop("calls")
     if rounds < 1000:
-        assert points == {} and result == {"right": 8 * rounds}
+        assert points == {} and result == {"right": 12 * rounds}
     else:
-        assert len(points) == 8 and min(points.values()) > 20
+        assert len(points) == 12 and min(points.values()) > 20
         assert result == {"right": sum(points.values())}
 
 
@@ -62,6 +62,40 @@ def test_kills_at_random_times(rounds):
 @pytest.mark.parametrize("rounds", marked(pytest.mark.system, [15, 150]))
 def test_power_failures(rounds):
     assert experiment("crashes", rounds) == {"right": rounds}
+
+
+def test_syncs_that_lose_data():
+    result = experiment("writebacks", 1000)
+    assert result["right"] == result["losses"] > 5
+
+
+@pytest.mark.parametrize("rounds", CALLS)
+def test_a_job_that_is_suspended_and_taken_over(rounds):
+    result = experiment("takeovers", rounds)
+    ends = result.pop("woken")
+    assert result["right"] == sum(ends.values()) >= min(rounds, 40)
+
+
+@pytest.mark.parametrize("rounds", CALLS)
+def test_a_file_that_is_replaced_during_its_repair(rounds):
+    assert experiment("repairs", rounds)["right"] >= min(rounds, 8)
+
+
+@pytest.mark.parametrize("rounds", CALLS)
+def test_data_that_changes(rounds):
+    assert experiment("changes", rounds)["right"] >= min(rounds, 40)
+
+
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [10, 200]))
+def test_parts_that_change_behind_a_link(rounds):
+    result = experiment("links", rounds)
+    assert result.keys() == {"right", "refused"} and sum(result.values()) == rounds
+
+
+@pytest.mark.parametrize("rounds", CALLS)
+def test_standard_streams_that_are_closed(rounds):
+    result = experiment("streams", rounds)
+    assert result["right"] > min(rounds - 1, 30)
 
 
 @pytest.mark.parametrize("rounds", marked(pytest.mark.system, [100, 1000]))
@@ -84,6 +118,7 @@ def test_damage_of_unfinished_files(rounds):
         ("merges", 9, "lease.Lease.release = lambda self: None"),
         ("kills", 3, "lease.Lease.release = lambda self: None"),
         ("crashes", 40, "tiles.TileFile.sync = lambda self: None"),
+        ("writebacks", 9, "tiles.TileFile.forget = lambda self: None"),
         ("flips", 40, "tiles.TileFile.scan = lambda *_: iter(())"),
         ("unfinished", 20, "tiles.TileFile.scan = lambda *_: iter(())"),
     ],

@@ -19,11 +19,12 @@ from ntk_numba.cluster.cover import Cover, find_parts, show_indices
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, folder_error
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.tiles import Place, Tile, TileFile
-from ntk_numba.gramfile.writer import GramWriter, output_path
+from ntk_numba.gramfile.tiles import Place, Tile
+from ntk_numba.gramfile.writer import GramWriter, is_taken, output_path
 from ntk_numba.grid import Part
 
 COMMIT_BYTES = 256 << 20  # bytes that are copied between two commits
@@ -84,8 +85,8 @@ def merge(
         )
     if isinstance(parts, str | os.PathLike):
         raise InvalidTypeError(f"parts must be a list of files, not one: {parts!r}")
-    given = [Path(part) for part in parts]
-    if Path() in given:
+    given = [Path(part).absolute() for part in parts]  # the working folder may change
+    if any(Path(part) == Path() for part in parts):
         raise folder_error(Path(), "the files of the parts")
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise InvalidValueError(f"{target} is one of the parts; choose another output")
@@ -97,7 +98,7 @@ def merge(
     contents = found.contents
     stored = parse_layout("lower" if link else layout, contents.grid.symmetric)
     contents = replace(contents, part=stored)
-    if target.exists() and not overwrite:
+    if is_taken(target) and not overwrite:
         file = _merged_before(target, contents, found.numerics, link)
     elif link:
         paths = list(found.paths.values())
@@ -156,7 +157,7 @@ def _copy_all(
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done
-                if wrong := _copy(path, found.headers[number], todo, writer.tiles, bar.update):
+                if wrong := _copy(path, found.headers[number], todo, writer, bar.update):
                     # a part that exists is not computed again, so it has to be deleted
                     raise InvalidValueError(
                         f"{path}: {wrong}; delete that file, compute it again with the same "
@@ -165,6 +166,7 @@ def _copy_all(
                 # the last part stays until the file is complete
                 if delete and number != max(found.paths):
                     writer.tiles.sync()
+                    writer.check()
                     _delete(path)
 
 
@@ -181,11 +183,12 @@ def _copy(
     path: Path,
     header: Header,
     todo: NDArray[np.bool_],
-    target: TileFile,
+    writer: GramWriter,
     update: Callable[[float], object],
 ) -> str:
     """Copy the tiles of a part in `todo`; return the problem with a bad tile, or an empty text."""
-    with open_gram(path) as file, file.tiles() as tiles:
+    target = writer.tiles
+    with held(path.resolve()), open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.tile_map.contents
         if (c, file.numerics) != (header.contents, header.numerics):
             raise FileError(f"{path} has been replaced by a file of another job")
@@ -216,6 +219,7 @@ def _copy(
             copied += c.tile_bytes
             if copied >= COMMIT_BYTES:
                 target.commit()
+                writer.check()
                 copied = 0
         target.commit()
     return ""

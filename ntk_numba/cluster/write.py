@@ -30,7 +30,7 @@ from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.writer import GramWriter, check_folder, output_path
+from ntk_numba.gramfile.writer import GramWriter, check_folder, is_taken, output_path
 from ntk_numba.grid import Part, parse_part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory
@@ -201,7 +201,7 @@ def _write(
     plan = job.plan(x, z, part)
     _check_target(target, x, z, overwrite=policy.overwrite)
     contents = contents_of(plan, x, z)
-    if target.exists():
+    if is_taken(target):
         if not policy.overwrite:
             return existing(target, contents)
         if whole is not None:
@@ -213,8 +213,10 @@ def _write(
         with stopping.gently():
             kernel = prepare(plan, x, z)
             with GramWriter(target, contents, NUMERICS, policy) as writer:
-                tiles, done, progress = writer.tiles, writer.done, policy.progress
-                stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
+                stream_tiles(
+                    plan, kernel, x, z, writer.tiles, done=writer.done, check=writer.check,
+                    progress=policy.progress,
+                )  # fmt: skip
     except FileExistsError:  # another job has completed it since the check above
         return existing(target, contents)
     return open_gram(target)
@@ -259,7 +261,8 @@ def _write_parts(
         )
         target = target.absolute()
     paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
-    if target.exists() and not policy.overwrite:
+    check_folder(paths[0], write=False)  # its name is longer
+    if is_taken(target) and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
         # parts are left if an earlier call was killed before it deleted them
         if any(path.exists() for path in paths):

@@ -5,6 +5,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -29,7 +30,7 @@ from ntk_numba.inputs.survey import Survey
 # Network file systems need that, and it is twice as fast on a local disk if tiles are small.
 WRITERS = 4
 # The number of batches that may be written and not yet durable. Waiting for each of them took 10 %
-# of the time on a busy disk.
+# of the time on a busy disk. One thread commits them, one after another.
 COMMITS = 4
 
 
@@ -101,6 +102,7 @@ def stream_tiles(
     target: TileFile,
     *,
     done: NDArray[np.bool_] | None = None,
+    check: Callable[[], object] = stopping.check,
     progress: bool = False,
 ) -> None:
     """Compute the tiles of a plan that are not done, and write them to `target` meanwhile.
@@ -108,6 +110,7 @@ def stream_tiles(
     The last tiles are done after a further `commit` by the caller.
 
     done : (tiles down, tiles across), True for tiles to skip
+    check : called before each batch; raises an error to stop
     """
     grid = plan.grid
     height, width = grid.chunk
@@ -132,14 +135,18 @@ def stream_tiles(
 
     before = 0 if done is None else int(np.count_nonzero(done))
     bar = tqdm(total=plan.count, initial=before, unit="tile", disable=not progress, smoothing=0.1)
-    with bar, ThreadPoolExecutor(WRITERS + 1, "writer") as pool:
+    with (
+        bar,
+        ThreadPoolExecutor(1, "committer") as committer,
+        ThreadPoolExecutor(WRITERS, "writer") as pool,
+    ):
         writing: list[list[Future[None]]] = [[] for _ in range(BATCHES)]
         committing: deque[Future[None]] = deque()
         turn = 0
         try:
             # enumerate would keep a reference to the last batch
             for batch in sweep(plan, kernel, x, z, done):
-                stopping.check()
+                check()
                 for task in writing[turn]:
                     task.result()
                 if len(committing) == COMMITS:
@@ -157,7 +164,7 @@ def stream_tiles(
                     pool.submit(write, k, i, j, buffers[turn])
                     for k, (i, j) in enumerate(batch.indices)
                 ]
-                committing.append(pool.submit(target.commit))
+                committing.append(committer.submit(target.commit))
                 turn = (turn + 1) % BATCHES
                 bar.update(len(batch.indices))
                 del batch  # so that no more than two bands are in memory

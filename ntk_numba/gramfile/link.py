@@ -20,7 +20,7 @@ from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.parts import FINGERPRINTS, fingerprint, read_checksums
-from ntk_numba.gramfile.writer import check_folder, partial_of
+from ntk_numba.gramfile.writer import check_folder, keep_mode, partial_of
 
 
 def write_link(
@@ -39,7 +39,7 @@ def write_link(
     """
     check_folder(path)
     partial = partial_of(path)
-    lease = Lease(partial)
+    lease = Lease(path)
     new = partial.with_name(f"{partial.name}.new")
     try:
         if not overwrite:
@@ -56,14 +56,17 @@ def write_link(
                 linked.append((name, int(file.attrs["seal"])))
             slots_of_parts[name] = np.sort(slots[header.contents.storage.mask])
         disk.remove(new)
-        with new_file(new, Header(contents, numerics, version("ntk_numba"), tuple(linked))) as file:
-            file.attrs[FINGERPRINTS] = json.dumps(prints)
-            for kernel in contents.kernels:
-                _link(file, kernel, contents, slots_of_parts)
-        fd = os.open(new, os.O_RDWR)
+        header = Header(contents, numerics, version("ntk_numba"), tuple(linked))
+        fd = disk.create(new)
         try:
-            disk.write_at(fd, link_mark(new), 0)
+            keep_mode(fd, path)
+            with new_file(fd, header) as file:
+                file.attrs[FINGERPRINTS] = json.dumps(prints)
+                for kernel in contents.kernels:
+                    _link(file, kernel, contents, slots_of_parts)
+            disk.write_at(fd, link_mark(fd), 0)
             disk.sync(fd)
+            lease.check()
         finally:
             os.close(fd)
         disk.remove(partial)

@@ -209,7 +209,7 @@ class Parts:
         with file:
             tile_map = read_tile_map(file, self.paths[number], header.contents)
             # through the page cache, since tiles are read more than once
-            tiles = TileFile(f"/dev/fd/{file.descriptor}", tile_map, direct=False)
+            tiles = TileFile(file.descriptor, tile_map, direct=False)
         return _Reading(tiles, sums)
 
     def _close_one(self) -> None:

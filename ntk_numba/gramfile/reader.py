@@ -126,9 +126,9 @@ class GramFile:
             )
         return read_tile_map(self._file, self.path, self.contents)
 
-    def tiles(self) -> TileFile:
+    def tiles(self, *, write: bool = False) -> TileFile:
         """Open the tiles of this file, past HDF5, even if another file has taken its name."""
-        return TileFile(f"/dev/fd/{self._file.descriptor}", self.tile_map)
+        return TileFile(self._file.descriptor, self.tile_map, write=write)
 
     def verify(self, *, progress: bool = False) -> Report:
         """Read every byte, and check checksums and entries.

@@ -50,7 +50,8 @@ class Tile(NamedTuple):
 class TileFile:
     """The tiles of a file that is laid out; a context manager that closes it.
 
-    write : open the file for writing too
+    file : the file's path or, so that no other file can take its place, its descriptor
+    write : open the file for writing too; a symbolic link is then not followed
     direct : bypass the page cache, since copying through it takes cores from computing. A process
         that only copies tiles may write through the cache, which writes in the background.
 
@@ -61,21 +62,33 @@ class TileFile:
     """
 
     def __init__(
-        self, path: Path | str, tile_map: TileMap, *, write: bool = False, direct: bool = True
+        self, file: Path | str | int, tile_map: TileMap, *, write: bool = False, direct: bool = True
     ) -> None:
         self.tile_map = tile_map
-        mode = os.O_RDWR if write else os.O_RDONLY
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()
         self._written: list[tuple[int, int]] = []
         self._failed: OSError | None = None
-        self._fd = os.open(path, mode)  # for tiles
-        self._small = os.open(path, mode)  # for checksums
+        mode = os.O_RDWR if write else os.O_RDONLY
+        if isinstance(file, int):
+            self._fd = os.open(disk.name_of(file), mode)
+        else:
+            self._fd = disk.open_existing(Path(file)) if write else os.open(file, mode)  # for tiles
+        try:
+            self._small = os.open(disk.name_of(self._fd), mode)  # for checksums
+        except OSError:
+            os.close(self._fd)
+            raise
         disk.set_direct(self._fd, direct and tile_map.contents.tile_bytes % PAGE == 0)
         self._buffers = threading.local()
 
     def is_at(self, path: Path) -> bool:
         """Return whether the file still has the name `path`."""
         return disk.is_at(self._fd, path)
+
+    def keep_mode(self, like: os.stat_result) -> None:
+        """Give the file the permissions of another one, see `disk.set_mode`."""
+        disk.set_mode(self._fd, like)
 
     def close(self) -> None:
         """Close the file; tiles that were not committed are not done."""
@@ -125,17 +138,27 @@ class TileFile:
     def commit(self) -> None:
         """Make the tiles written so far durable, then write their checksums.
 
-        Any thread may call this.
+        Any thread may call this. The tiles of calls that wait for each other are synced at once.
         """
-        with self._lock:
-            group, self._written = self._written, []
-        if group:
-            self.sync()
-            for at, value in group:
-                disk.write_at(self._small, value.to_bytes(8, "little"), at)
+        with self._syncing:
+            with self._lock:
+                group, self._written = self._written, []
+            if group:
+                self._sync()
+                for at, value in group:
+                    disk.write_at(self._small, value.to_bytes(8, "little"), at)
 
     def sync(self) -> None:
         """Make all tiles and checksums durable; after an error raise it again (see `disk.sync`)."""
+        with self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Sync once the lock is held.
+
+        Of several syncs at the same time Linux tells one that data was lost; the others would
+        write the checksums of lost tiles.
+        """
         if self._failed:
             raise self._failed
         try:
@@ -143,6 +166,11 @@ class TileFile:
         except OSError as error:
             self._failed = error
             raise
+
+    def forget(self) -> None:
+        """Make all durable, and read from the disk from now on, not from the page cache."""
+        self.sync()
+        disk.forget(self._fd)
 
     def begin_with(self, signature: bytes) -> None:
         """Write the first bytes of the file."""

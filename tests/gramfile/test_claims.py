@@ -4,7 +4,6 @@ import contextlib
 import os
 import resource
 import shutil
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -254,7 +253,7 @@ def test_a_link_to_itself_or_to_a_pipe(kinds):
                                   '["a","b","c",99999999999999,"d",2.0]'])  # fmt: skip
 def test_a_lock_file_of_any_text(kinds, text):
     path = kinds / "locked.h5"
-    lock_of(Path(f"{path}.partial")).write_text(text)
+    lock_of(path).write_text(text)
     nk.write_gram(NET, np.load(kinds / "x.npy"), path).close()
     path.unlink()
 

@@ -36,7 +36,8 @@ def contents(request):
 
 
 def created(path, contents):
-    layout.create(path, Header(contents, 5, "1.2"))
+    with path.open("w+b") as file:
+        layout.create(file.fileno(), Header(contents, 5, "1.2"))
     return path
 
 

@@ -218,7 +218,7 @@ def test_a_signal_ends_the_watch(target, monkeypatch):
         with pytest.raises(stopping.StopRequested):
             Lease(target)
         assert path.exists() == (name == "WATCH")
-        monkeypatch.setattr(Lease, "_is_touched", lambda *_: False)
+        monkeypatch.setattr(lease, "_is_touched", lambda *_: False)
     assert names(target) == []
 
 
@@ -271,7 +271,7 @@ def test_without_a_thread_for_the_beats_there_is_no_lease(target, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.raises(OSError, match=r"g.h5.lock cannot be kept: can't start new thread"):
+    with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be kept: can't start new thread"):
         Lease(target)
     assert names(target) == []
 
@@ -311,7 +311,7 @@ def test_without_locks_a_process_here_is_known_by_its_number(target, start, no_l
         time.sleep(0.01)  # nobody waits for it
     own = Lease(target)
     assert time.monotonic() - begin < TIMES["WATCH"]
-    assert holder_in(target).pid == os.getpid() and names(target) == ["g.h5.lock"]
+    assert holder_in(target).pid == os.getpid() and names(target) == ["g.h5.partial.lock"]
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
         Lease(target)
     own.release()
@@ -419,7 +419,9 @@ def test_which_errors_say_that_there_are_no_locks(target, monkeypatch):
         if number != errno.EIO:
             Lease(target).release()
             continue
-        with pytest.raises(OSError, match=r"g.h5.lock cannot be locked: Input/output error"):
+        with pytest.raises(
+            OSError, match=r"g.h5.partial.lock cannot be locked: Input/output error"
+        ):
             Lease(target)
 
 
@@ -428,6 +430,6 @@ def test_a_full_disk_leaves_no_lease(target, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(lease.disk, "write_at", full)
-    with pytest.raises(OSError, match=r"g.h5.lock cannot be written: No space left"):
+    with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be written: No space left"):
         Lease(target)
     assert list(target.parent.iterdir()) == []

@@ -1,3 +1,7 @@
+import contextlib
+import itertools
+import threading
+
 import numpy as np
 import pytest
 
@@ -77,6 +81,34 @@ def test_a_sync_that_failed_is_not_tried_again(tiles, monkeypatch):
     tiles.write("ntk", 0, 2, 0, block, block)
     with pytest.raises(OSError, match="Input/output error"):
         tiles.commit()
+    assert not tiles.done()[1:, 0].any()
+
+
+def test_a_failed_sync_is_seen_by_all_commits(tiles, monkeypatch):
+    """Linux tells one of several syncs at the same time that data was lost."""
+    for i in (1, 2):
+        tiles.clear_checksum(("ntk", 0, i, 0))
+    block = np.ones((64, 64))
+    calls, other = itertools.count(), threading.Event()
+
+    def lose(fd):
+        if next(calls) == 0:
+            tiles.write("ntk", 0, 2, 0, block, block)
+            second.start()
+            other.wait(0.3)
+            raise OSError(5, "Input/output error")
+        other.set()
+
+    def commit():
+        with contextlib.suppress(OSError):
+            tiles.commit()
+
+    second = threading.Thread(target=commit)
+    monkeypatch.setattr(disk, "sync", lose)
+    tiles.write("ntk", 0, 1, 0, block, block)
+    with pytest.raises(OSError, match="Input/output error"):
+        tiles.commit()
+    second.join()
     assert not tiles.done()[1:, 0].any()
 
 
