@@ -30,9 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     sys.stderr = _Forgiving(sys.stderr)
     sys.unraisablehook = _unraisable
+    stream: Any = sys.stdout
     with contextlib.suppress(AttributeError, ValueError):  # it may be closed, or another's
-        sys.stdout.reconfigure(errors="replace")  # where the encoding has no ×, for example
-    output = sys.stdout = _Forgiving(sys.stdout)
+        stream.reconfigure(errors="replace")  # where the encoding has no ×, for example
+    output = sys.stdout = _Forgiving(stream)
     try:
         options = make_parser().parse_args(arguments)
     except SystemExit as end:  # of --help and of wrong usage
