@@ -53,6 +53,10 @@ class StoppedError(FileError):
     """A job stopped before it was complete; its results are kept, and the same call resumes it."""
 
 
+class TakenOverError(StoppedError, BusyFileError):
+    """A job stopped because another process has taken its file over, and goes on with it."""
+
+
 _OF_THE_SAME_KIND = {
     FileNotFoundError: MissingFileError,
     IsADirectoryError: FolderError,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ntk_numba import stopping
 from ntk_numba.accuracy import difference
 from ntk_numba.arguments import KERNELS, Data
 from ntk_numba.compute.memory import diagonal, gram
@@ -201,7 +200,6 @@ def repair(
         with file.tiles(write=True) as tiles:
 
             def check() -> None:
-                stopping.check()
                 lease.check()
                 if not tiles.is_at(path):
                     raise FileError(

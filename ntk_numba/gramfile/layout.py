@@ -27,7 +27,7 @@ import xxhash
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import ROWS, SIZE, Digest
-from ntk_numba.errors import InvalidValueError, folder_error
+from ntk_numba.errors import FileError, InvalidValueError, folder_error
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, parse_part
@@ -95,13 +95,22 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
     """Give an open, empty file everything except tiles and checksums; a context of its HDF5 file.
 
     HDF5 opens it by `disk.name_of`: another file may have taken its name in its folder by now.
+
+    Raises
+    ------
+    OSError
+        That has happened, or the disk is full.
     """
     c = header.contents
-    with h5py.File(
-        disk.name_of(fd), "w", libver=("v110", "v110"), locking=False,
-        userblock_size=USER_BLOCK if header.linked else 0,
-        alignment_threshold=PAGE, alignment_interval=PAGE,
-    ) as file:  # fmt: skip
+    try:
+        opened = h5py.File(
+            disk.name_of(fd), "w", libver=("v110", "v110"), locking=False,
+            userblock_size=USER_BLOCK if header.linked else 0,
+            alignment_threshold=PAGE, alignment_interval=PAGE,
+        )  # fmt: skip
+    except OSError as error:
+        raise FileError(f"a new file was replaced or cannot be written ({error})") from None
+    with opened as file:
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
             c.network, c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
@@ -216,7 +225,7 @@ def _size(head: bytes) -> int:
 
 
 class _Unmasked(io.FileIO):
-    """An incomplete file that HDF5 reads as if it were complete."""
+    """A file that HDF5 reads as if it were complete, through a descriptor of ours."""
 
     def readinto(self, buffer: Any) -> int | None:
         at = self.tell()
@@ -283,20 +292,24 @@ class HDF5(h5py.File):  # type: ignore[misc]
             raise InvalidValueError(f"{path} is damaged: it does not match its checksum")
         _check_heaps(path, fd)
         name = disk.name_of(fd)
-        raw = _Unmasked(name) if first.startswith(INCOMPLETE) else None
+        self.complete = not first.startswith(INCOMPLETE)
+        raw = None if self.complete else _Unmasked(name)
         try:
             try:
                 super().__init__(raw or name, "r", locking="best-effort")
             except OSError as error:
-                number = re.search(r"unable to lock file, errno = (\d+)", str(error))
-                if number is None or int(number[1]) not in disk.NO_LOCKS:
+                locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
+                if locks and int(locks[1]) in disk.NO_LOCKS:
+                    super().__init__(name, "r", locking=False)
+                elif "real path" in str(error):  # HDF5 wants one, and another file has it by now
+                    raw = _Unmasked(name)
+                    super().__init__(raw, "r")
+                else:
                     raise
-                super().__init__(raw or name, "r", locking=False)
         except OSError as error:
             raise InvalidValueError(
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None
-        self.complete = raw is None
         self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
 
     def _check(self, path: Path) -> None:

@@ -28,7 +28,13 @@ from pathlib import Path
 from typing import Self
 
 from ntk_numba import stopping
-from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error
+from ntk_numba.errors import (
+    BusyFileError,
+    FileError,
+    InvalidValueError,
+    TakenOverError,
+    file_error,
+)
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.holder import Holder
 from ntk_numba.gramfile.names import LOCK, NEXT, beside
@@ -85,11 +91,11 @@ class Lease:
 
         Raises
         ------
-        BlockingIOError
+        TakenOverError
             Another process holds the lease, or has held it; the text names it.
         """
         if self._is_lost():
-            raise BusyFileError(self._lost)
+            raise TakenOverError(self._lost)
 
     def release(self) -> None:
         """Release the lease and remove the lock file."""

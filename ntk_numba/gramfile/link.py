@@ -5,6 +5,7 @@ HDF5, by which other programs read it. They do not notice a part that was replac
 reads the parts itself (see `parts`) and compares them with what is recorded here.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -67,6 +68,10 @@ def write_link(
             disk.write_at(fd, link_mark(fd), 0)
             disk.sync(fd)
             lease.check()
+            if not disk.is_at(fd, new):
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
+            with contextlib.suppress(FileNotFoundError):
+                disk.set_mode(fd, path.stat())
         finally:
             os.close(fd)
         disk.remove(partial)

@@ -31,6 +31,7 @@ from ntk_numba.errors import (
     MissingFileError,
     OutputExistsError,
     StoppedError,
+    TakenOverError,
     file_error,
     folder_error,
 )
@@ -101,7 +102,6 @@ class GramWriter:
         try:
             if is_taken(path) and not policy.overwrite:
                 raise OutputExistsError(f"{path} already exists")
-            self._take_back()
             fd = self._continue()
             fd = self._begin() if fd is None else fd
             try:
@@ -113,36 +113,19 @@ class GramWriter:
                 os.close(fd)
             try:
                 self.done = self._check_tiles(policy.progress, complete)
-            except BaseException:
-                self.tiles.close()
+            except BaseException as error:
+                try:
+                    self._stop(error)
+                finally:
+                    self.tiles.close()
                 raise
         except BaseException:
             self._lease.release()
             raise
 
     def check(self) -> None:
-        """Raise an error if this process is to stop, or if another one has taken over the file.
-
-        Stopping raises StopRequested, the other a BlockingIOError.
-        """
-        stopping.check()
+        """Raise TakenOverError if another process has taken over the file."""
         self._lease.check()
-
-    def _take_back(self) -> None:
-        """Rename an incomplete file that has the name of a complete one, and continue it.
-
-        Earlier versions left one if a writer was suspended just before it renamed its file, while
-        another one took the file over.
-        """
-        if not self._path.exists() or is_taken(self._path):
-            return
-        if not self._partial.exists():
-            disk.rename(self._path, self._partial)
-        elif not self._overwrite:
-            raise InvalidValueError(
-                f"{self._path} and {self._partial} are both incomplete; delete one of them, or "
-                f"overwrite"
-            )
 
     def _begin(self) -> int:
         """Lay out the file under another name, so that an unfinished one always has a layout.
@@ -166,6 +149,8 @@ class GramWriter:
             disk.write_at(fd, INCOMPLETE, 0)
             disk.sync(fd)
             self._lease.check()
+            if not disk.is_at(fd, new):
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
             disk.rename(new, self._partial)
         except BaseException as error:
             if fd is not None:
@@ -194,11 +179,19 @@ class GramWriter:
         Raise ValueError if it has other contents and is not to be overwritten.
         """
         fd = None
+        # An incomplete file may have the name of a complete one: in earlier versions, a writer that
+        # was suspended just before it renamed its file did so after another had taken it over.
+        misnamed = self._path.exists() and not is_taken(self._path)
         try:
+            if misnamed and self._partial.exists() and not self._overwrite:
+                raise InvalidValueError(f"{self._path} and {self._partial} are both incomplete")
+            misnamed = misnamed and not self._partial.exists()
             with contextlib.suppress(FileNotFoundError):
-                fd = self._open_partial()
+                fd = self._open_unfinished(self._path if misnamed else self._partial)
             if fd is not None:
                 self._refuse_other(fd)
+                if misnamed:
+                    disk.rename(self._path, self._partial)
                 keep_mode(fd, self._path)
         except BaseException as error:
             if fd is not None:
@@ -212,17 +205,16 @@ class GramWriter:
             ) from None
         return fd
 
-    def _open_partial(self) -> int:
+    def _open_unfinished(self, path: Path) -> int:
         """Open the unfinished file for reading and writing."""
         try:
-            return disk.open_existing(self._partial)
+            return disk.open_existing(path)
         except FileNotFoundError:
             raise
         except OSError as error:
-            if not stat.S_ISREG(self._partial.lstat().st_mode):
-                raise InvalidValueError(f"{self._partial} is not a file") from None
-            text = f"{self._partial} cannot be written: {error.strerror}"
-            raise file_error(error, text) from None
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise InvalidValueError(f"{path} is not a file") from None
+            raise file_error(error, f"{path} cannot be written: {error.strerror}") from None
 
     def _refuse_other(self, fd: int) -> None:
         """Raise ValueError if the unfinished file has other contents."""
@@ -333,8 +325,9 @@ class GramWriter:
                     kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
                 else:
                     disk.remove(self._partial)
-        if isinstance(error, BusyFileError):  # "run the same again" would be refused too, for now
-            error.add_note(kept)
+        if isinstance(error, BusyFileError):
+            if not isinstance(error, TakenOverError):  # else to run it again is refused for now
+                error.add_note(kept)
             raise error
         if isinstance(error, MemoryError) or "can't start new thread" in str(error):
             raise StoppedError(
@@ -380,10 +373,10 @@ def partial_of(path: Path) -> Path:
 def is_taken(path: Path) -> bool:
     """Return whether an output's name is taken, by anything but an incomplete Gram file.
 
-    That one is continued like any incomplete file, see `GramWriter`.
+    That one is continued like any incomplete file, unless it belongs to another output.
     """
     try:
-        return path.exists() and not is_incomplete(path)
+        return path.exists() and (path.suffix == PARTIAL or not is_incomplete(path))
     except (OSError, ValueError):
         return True
 
