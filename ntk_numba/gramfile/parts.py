@@ -7,7 +7,6 @@ file, each tile against its checksum.
 """
 
 import contextlib
-import errno
 import json
 import threading
 from collections import OrderedDict
@@ -19,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError, InvalidValueError
-from ntk_numba.gramfile import claims
+from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import CHECKSUM, CHECKSUMS, HDF5, read_header, read_tile_map
 from ntk_numba.gramfile.tiles import Place, TileFile
@@ -28,7 +27,6 @@ MOST_OPEN = 8  # parts that are open at the same time, with two descriptors each
 CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows read their common tiles once
 # The optional attribute of a link: a list, in JSON, of the `fingerprint` of each part
 FINGERPRINTS = "linked_checksums"
-NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class Checked(NamedTuple):
@@ -125,7 +123,7 @@ class Parts:
         except ValueError as error:
             state = f"cannot be read ({error})"
         except OSError as error:
-            if error.errno in NO_DESCRIPTORS:
+            if error.errno in disk.NO_DESCRIPTORS:
                 raise
             state = f"cannot be read ({error.strerror})"
         raise InvalidValueError(
@@ -191,7 +189,7 @@ class Parts:
                 try:
                     reading = self._opened(number)
                 except OSError as error:
-                    if error.errno not in NO_DESCRIPTORS:
+                    if error.errno not in disk.NO_DESCRIPTORS:
                         raise
                     if not self._reading:
                         raise FileError(

@@ -12,7 +12,13 @@ from tqdm import tqdm
 
 from ntk_numba.accuracy import schwarz_slack
 from ntk_numba.arguments import KERNELS, KernelName
-from ntk_numba.errors import InvalidValueError, MissingFileError, file_error, folder_error
+from ntk_numba.errors import (
+    InvalidValueError,
+    MissingFileError,
+    NtkNumbaError,
+    file_error,
+    folder_error,
+)
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
@@ -297,23 +303,25 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
     if not path.is_file():
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     try:
-        unfinished = is_incomplete(path)
-    except OSError as error:
-        raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
-    if unfinished and not incomplete:
-        raise InvalidValueError(
-            f"{path} is incomplete; run its command again to complete it, or open it with "
-            f"incomplete=True"
-        )
-    real = path.resolve()  # linked parts are looked up relative to it
-    file = HDF5(real)
-    try:
-        header = read_header(file, path)
-        parts = Parts(path, real, file, header) if header.linked else None
-        return GramFile(path, file, header, parts)
-    except BaseException:
-        file.close()
+        if is_incomplete(path) and not incomplete:
+            raise InvalidValueError(
+                f"{path} is incomplete; run its command again to complete it, or open it with "
+                f"incomplete=True"
+            )
+        real = path.resolve()  # linked parts are looked up relative to it
+        file = HDF5(real)
+        try:
+            header = read_header(file, path)
+            parts = Parts(path, real, file, header) if header.linked else None
+            return GramFile(path, file, header, parts)
+        except BaseException:
+            file.close()
+            raise
+    except NtkNumbaError:
         raise
+    except OSError as error:
+        name = error.filename or path
+        raise file_error(error, f"{name} cannot be read: {error.strerror}") from None
 
 
 def existing(target: Path, contents: Contents) -> GramFile:
