@@ -13,7 +13,6 @@ import io
 import json
 import math
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +37,8 @@ CHECKSUMS = "checksums"  # the group of the datasets of checksums
 DIGESTS = "digests"  # the group of the digests of X and Z
 TILES = "tiles"  # the dataset of the (i, j) of tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
+# The error of HDF5 where locks fail and HDF5_USE_FILE_LOCKING demands them, whatever we ask for
+NO_LOCK = "unable to lock file"
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
 # The first bytes of a file that links parts; a checksum of all bytes after the user block follows
@@ -109,7 +110,10 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
             alignment_threshold=PAGE, alignment_interval=PAGE,
         )  # fmt: skip
     except OSError as error:
-        raise FileError(f"a new file was replaced or cannot be written ({error})") from None
+        why = f"a new file was replaced or cannot be written ({error})"
+        if NO_LOCK in str(error):
+            why = "the file system has no locks; unset HDF5_USE_FILE_LOCKING, which demands them"
+        raise FileError(why) from None
     with opened as file:
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
@@ -295,17 +299,16 @@ class HDF5(h5py.File):  # type: ignore[misc]
         self.complete = not first.startswith(INCOMPLETE)
         raw = None if self.complete else _Unmasked(name)
         try:
+            # No lock is needed, since HDF5 never writes a file that is laid out
             try:
-                super().__init__(raw or name, "r", locking="best-effort")
+                super().__init__(raw or name, "r", locking=False)
             except OSError as error:
-                locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
-                if locks and int(locks[1]) in disk.NO_LOCKS:
-                    super().__init__(name, "r", locking=False)
-                elif "real path" in str(error):  # HDF5 wants one, and another file has it by now
-                    raw = _Unmasked(name)
-                    super().__init__(raw, "r")
-                else:
+                # HDF5 wants a real path, and another file has it by now; or there are no locks, and
+                # a variable of the environment demands them
+                if "real path" not in str(error) and NO_LOCK not in str(error):
                     raise
+                raw = _Unmasked(name)
+                super().__init__(raw, "r")
         except OSError as error:
             if error.errno in disk.NO_DESCRIPTORS:
                 raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
