@@ -6,7 +6,6 @@ True, or False if a check failed.
 
 import argparse
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -23,13 +22,8 @@ if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
 
-def drop_output() -> None:
-    """Discard further output if printing fails: Python would try to print it again at its end."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+# The commands whose result is a file: they are done even if its name cannot be printed
+WRITERS = ("gram", "merge")
 
 
 def _network(options: argparse.Namespace) -> "MLP":
@@ -110,7 +104,7 @@ def _progress(options: argparse.Namespace) -> bool:
 
 
 def _print_result(file: "GramFile", output: str) -> bool:
-    """Print the name and contents of a written file; return True even if printing fails.
+    """Print the name and contents of a written file; return True.
 
     output : the name that the user has typed
     """
@@ -122,10 +116,7 @@ def _print_result(file: "GramFile", output: str) -> bool:
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
         if label := file.contents.storage.label:
             facts.append(label)
-        try:
-            print(f"{path}: {', '.join(facts)}", flush=True)
-        except OSError:
-            drop_output()
+        print(f"{path}: {', '.join(facts)}", flush=True)
     return True
 
 

@@ -230,8 +230,9 @@ def _write_part(job: Job, target: Path, part: Part, policy: Policy) -> GramFile:
 def _check_target(target: Path, x: Source, z: Source | None, *, overwrite: bool) -> None:
     """Raise an error if an output cannot be written, or is the data itself."""
     check_folder(target, write=overwrite or not target.exists())
-    for source in (x, z):
-        if source and source.file and target.exists() and target.samefile(source.file):
+    for source in (x, z) if target.exists() else ():
+        files = {source.file, *(file.path for file in source.files)} if source else set()
+        if any(file and file.exists() and target.samefile(file) for file in files):
             raise InvalidValueError(f"{target} is the data itself; choose another output")
 
 

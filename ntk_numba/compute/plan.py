@@ -235,7 +235,7 @@ def make_plan(
         STRIP * tile * 8 + ((WORKING + STRIP * matrices) * tile + features) * real.itemsize
     )
     reading = 3 * max(BLOCK_BYTES, CENTRE_MIN_ROWS * features * 8)
-    held = x.held + (z.held if z else 0)
+    held = sum(s.held + s.overhead for s in (x, z) if s is not None)
     # in extended precision, including the temporary arrays of the activations
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
     fixed = scratch + reading + held + statistics

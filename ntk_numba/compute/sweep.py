@@ -64,9 +64,8 @@ def sweep(
     grid, tile = plan.grid, plan.grid.tile
 
     def load(source: Source, band: range, length: int) -> Samples:
-        samples = kernel.samples(source, band.start * tile, min(band.stop * tile, length))
-        source.refuse_changed()  # before any tile is computed from it
-        return samples
+        # `Source.read` refuses rows that are not those of the survey
+        return kernel.samples(source, band.start * tile, min(band.stop * tile, length))
 
     todo = plan.storage.mask if done is None else plan.storage.mask & ~done
     held: range | None = None

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 # What file systems answer that lack a call, or have it for some kinds of files only
 UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 NO_LOCKS = {errno.ENOLCK, *UNSUPPORTED}  # what they answer that have no locks
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}  # too many files are open
 
 
 def create(path: Path) -> int:

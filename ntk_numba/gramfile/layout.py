@@ -39,6 +39,8 @@ CHECKSUMS = "checksums"  # the group of the datasets of checksums
 DIGESTS = "digests"  # the group of the digests of X and Z
 TILES = "tiles"  # the dataset of the (i, j) of tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
+# The error of HDF5 where locks fail and HDF5_USE_FILE_LOCKING demands them, whatever we ask for
+NO_LOCK = "unable to lock file"
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
 # The first bytes of a file that links parts; a checksum of all bytes after the user block follows
@@ -106,7 +108,10 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
             alignment_threshold=PAGE, alignment_interval=PAGE,
         )  # fmt: skip
     except OSError as error:
-        raise FileError(f"a new file was replaced or cannot be written ({error})") from None
+        why = f"a new file was replaced or cannot be written ({error})"
+        if NO_LOCK in str(error):
+            why = "the file system has no locks; unset HDF5_USE_FILE_LOCKING, which demands them"
+        raise FileError(why) from None
     with opened as file:
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
@@ -288,6 +293,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
         self.complete = not first.startswith(INCOMPLETE)
         raw = None if self.complete else _Unmasked(name)
         try:
+            # locked as h5py does: HDF5 refuses a file that this process has opened otherwise
             self._attach(path, raw or name, "best-effort")
         except InvalidValueError as error:
             locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
@@ -295,13 +301,10 @@ class HDF5(h5py.File):  # type: ignore[misc]
             if number == errno.EAGAIN:
                 text = f"{path} is open for writing in another program; close it there"
                 raise BusyFileError(text) from None
-            if number in disk.NO_LOCKS:
-                self._attach(path, name, False)
-            elif "real path" in str(error):  # HDF5 wants one, and another file has it by now
-                raw = _Unmasked(name)
-                self._attach(path, raw, False)
-            else:
+            if number not in disk.NO_LOCKS and not re.search("real path|flag values", str(error)):
                 raise
+            raw = _Unmasked(name)  # for which HDF5 needs no locks, and no name in a folder
+            self._attach(path, raw, False)
         self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
 
     def _attach(self, path: Path, source: str | _Unmasked, locking: str | bool) -> None:
@@ -309,6 +312,8 @@ class HDF5(h5py.File):  # type: ignore[misc]
         try:
             super().__init__(source, "r", locking=locking)
         except OSError as error:
+            if error.errno in disk.NO_DESCRIPTORS:
+                raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
             raise InvalidValueError(
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None

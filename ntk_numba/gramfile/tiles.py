@@ -186,10 +186,13 @@ class TileFile:
         remaining = iter(places)
         with ThreadPoolExecutor(READERS, "reader") as pool:
             while batch := list(islice(remaining, BATCH)):
-                yield from pool.map(lambda place: look(self._read(place, sums)), batch)
+                yield from pool.map(lambda p: look(self.read(p, int(sums[p[0]][p[1:]]))), batch)
 
-    def _read(self, place: Place, sums: dict[str, NDArray[np.uint64]]) -> Tile:
-        """Read a tile and its mirror image into this thread's buffers, and compare them."""
+    def read(self, place: Place, value: int) -> Tile:
+        """Read a tile and its mirror image into this thread's buffers, and compare them.
+
+        value : the checksum that they have to match
+        """
         kernel, layer, i, j = place
         c, own = self.tile_map.contents, self._buffers
         if not hasattr(own, "block"):
@@ -198,7 +201,7 @@ class TileFile:
             rows, columns = c.grid.chunk
             padded = columns + PADDING // c.dtype.itemsize
             own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
-        value, wrong = int(sums[kernel][layer, i, j]), {}
+        wrong = {}
         why = self._fill(own.block, kernel, layer, i, j)
         if why or checksum(own.block) != value:
             wrong[i, j] = why or "does not match its checksum"

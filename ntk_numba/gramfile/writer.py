@@ -311,6 +311,8 @@ class GramWriter:
         self._lease.check()
         if not renamed:
             disk.rename(self._partial, self._path)
+            if not tiles.is_at(self._path):
+                raise FileError(f"{self._partial} was replaced by another process")
 
     def _stop(self, error: BaseException) -> None:
         """Keep the file if any tile is done, remove it otherwise, and say so in the error."""

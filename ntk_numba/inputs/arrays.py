@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.inputs.unchanged import Stamp
 
 Reader = Callable[[int, int], Any]  # (start, stop) → these rows, as any array that NumPy takes
 
@@ -27,15 +28,15 @@ class Opened(NamedTuple):
     held : int
         The bytes that stay in memory as long as `rows` does; 0 if runs of rows are read when
         needed.
-    files : tuple of Path
-        Other files that hold some of the rows, such as the sources of a virtual dataset.
+    files : tuple of Stamp
+        The files that hold the rows, as they were before they were opened.
     close : a function that closes the file
     """
 
     rows: Any
     key: str = ""
     held: int = 0
-    files: tuple[Path, ...] = ()
+    files: tuple[Stamp, ...] = ()
     close: Callable[[], None] = lambda: None
 
 
@@ -188,47 +189,24 @@ def file_of(rows: Any) -> Path | None:
     return None
 
 
-def reader_of(rows: Any, opened_here: bool) -> Reader:
-    """Return a function that reads runs of rows.
-
-    Parameters
-    ----------
-    rows : see `Opened`
-    opened_here : bool
-        Whether this package has opened the file of the rows, so that nobody else changes its map.
-    """
-    if opened_here and isinstance(rows, np.memmap) and rows.flags.c_contiguous:
-        return _through_its_file(rows)
-    return _through_its_map(rows)
-
-
-def _through_its_file(rows: np.memmap) -> Reader:
-    """Return a reader of a .npy file in row order that does not use the map.
-
-    If the file is truncated while it is read, a map ends the process; a read only fails.
-    """
-    path, dtype, width, offset = str(rows.filename), rows.dtype, rows.shape[1:], rows.offset
-    values = int(np.prod(width))
-
-    def read(start: int, stop: int) -> Any:
-        count, at = (stop - start) * values, offset + start * values * dtype.itemsize
-        return np.fromfile(path, dtype, count, offset=at).reshape(stop - start, *width)
-
-    return read
-
-
-def _through_its_map(rows: Any) -> Reader:
-    """Return a reader of an array that frees the pages of a memory map after each read.
-
-    These pages would count as memory of the process.
-    """
+def map_of(rows: Any) -> mmap.mmap | None:
+    """Return the memory map that an array is in; None for other arrays."""
     owner = rows
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
+    return owner if isinstance(owner, mmap.mmap) else None
+
+
+def reader_of(rows: Any) -> Reader:
+    """Return a function that reads runs of rows, and frees the pages of a memory map after each.
+
+    These pages would count as memory of the process.
+    """
+    owner = map_of(rows)
     private = getattr(rows, "mode", "c") == "c"  # pages changed in such a map exist nowhere else
 
     def read(start: int, stop: int) -> Any:
-        if not isinstance(owner, mmap.mmap) or private or not hasattr(mmap, "MADV_DONTNEED"):
+        if owner is None or private or not hasattr(mmap, "MADV_DONTNEED"):
             return rows[start:stop]
         copy = np.empty((stop - start, *rows.shape[1:]), rows.dtype)
         # In column order each column is on pages of its own, and a read maps up to 64 KiB of them,

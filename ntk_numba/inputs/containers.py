@@ -236,8 +236,7 @@ def _type(x: Any) -> str:
 
 def _open_dataset(x: Any, name: str) -> Opened:
     """Open an HDF5 dataset all of whose values are there."""
-    checked_dataset(x, name)
-    return Opened(x)
+    return Opened(x, files=checked_dataset(x, name, external=True))
 
 
 def _refuse_empty(x: Any, name: str) -> Opened:

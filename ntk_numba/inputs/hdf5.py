@@ -18,13 +18,13 @@ from ntk_numba.errors import (
     NtkNumbaError,
 )
 from ntk_numba.inputs.arrays import Opened, pick
+from ntk_numba.inputs.links import DAMAGE, Found, follow, names_of_arrays, open_read
 from ntk_numba.inputs.sparse import CompressedRows
 from ntk_numba.inputs.stored import refuse_absent
+from ntk_numba.inputs.unchanged import Stamp
+from ntk_numba.opening import open_ordinary
 
 MATLAB = b"MATLAB 7.3 MAT-file"  # the first bytes of a file that MATLAB saved with -v7.3
-# what h5py raises, where the contents of a file are not what HDF5 expects
-DAMAGE = (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, IndexError,
-          UnicodeError, MemoryError, OverflowError, NotImplementedError)  # fmt: skip
 
 
 def open_hdf5(path: Path, key: str) -> Opened:
@@ -43,12 +43,12 @@ def open_hdf5(path: Path, key: str) -> Opened:
         If another process is writing the file, or a file that it refers to is missing.
     """
     try:
-        file = h5py.File(path, "r")
+        file = open_read(path)
     except OSError as error:
         raise _not_opened(path, error) from None
     try:
         with _damage(str(path)):
-            opened = open_group(file, str(path), key, "{}:key")
+            opened = open_group(file, str(path), key, "{}:key", external=False)
         if _by_matlab(path, opened.rows):
             opened = opened._replace(rows=Transposed(opened.rows))
             shape = " × ".join(map(str, opened.rows.shape))
@@ -75,7 +75,7 @@ def _not_opened(path: Path, error: OSError) -> NtkNumbaError:
             f"{path} is open for writing (perhaps as SWMR), or its writer was killed; close it, or "
             f"run h5clear -s on it"
         )
-    with path.open("rb") as raw:
+    with open_ordinary(path) as raw:
         if raw.read(10) == b"MATLAB 5.0":
             return InvalidValueError(
                 f"{path} is a MATLAB file of an older format; save it in MATLAB with -v7.3"
@@ -83,10 +83,13 @@ def _not_opened(path: Path, error: OSError) -> NtkNumbaError:
     return InvalidValueError(f"{path} is no valid HDF5 file, perhaps truncated ({error})")
 
 
-def open_group(group: h5py.Group, name: str, key: str = "", way: str = "{}['key']") -> Opened:
+def open_group(
+    group: h5py.Group, name: str, key: str = "", way: str = "{}['key']", *, external: bool = True
+) -> Opened:
     """Return the array `key` of a group or file or, without a key, its only one.
 
     name, way : the name of the group and the way to name an array in it, for errors
+    external : see `checked_dataset`
 
     Raises
     ------
@@ -97,39 +100,54 @@ def open_group(group: h5py.Group, name: str, key: str = "", way: str = "{}['key'
         if not group:
             raise InvalidValueError(f"{name} belongs to a closed file; open it again")
         key = key.strip("/")
-        if key:
-            found = _follow(group, name, key)
-            if found is None or (isinstance(found, h5py.Group) and not _is_sparse(found)):
-                pick(Path(name), key, [k for k in _arrays(group) if k != key])
-        elif _is_sparse(group):
-            return _open_array(group, name, "")
-        else:
-            key = pick(Path(name), "", _arrays(group), way)
-            found = _follow(group, name, key)
-        return _open_array(found, f"{name}:{key}", key)
+        if not key and _is_sparse(group):
+            return _open_array(Found(group), name, "", external)
+        found = follow(group, name, key) if key else None
+        if found is None or not _is_array(found.item):
+            names = names_of_arrays(group, name, _is_array)
+            if not key and not names.complete:
+                raise InvalidValueError(
+                    f"{name} holds more groups and arrays than a search looks at; name the array: "
+                    f"{way.format(name)}"
+                )
+            key = pick(Path(name), key, [k for k in names.paths if k != key], way)
+            found = follow(group, name, key)
+        assert found is not None
+        return _open_array(found, f"{name}:{key}", key, external)
 
 
-def _open_array(found: Any, name: str, key: str) -> Opened:
+def _open_array(found: Found, name: str, key: str, external: bool) -> Opened:
     """Return the contents of a dataset or of a group that stores a sparse matrix."""
-    if not _is_sparse(found):
-        return Opened(found, key, files=tuple(checked_dataset(found, name)))
-    kind = _text(found, "encoding-type") or _text(found, "h5sparse_format")
+    item, files = found
+    if not _is_sparse(item):
+        files += checked_dataset(item, name, external=external)
+        return Opened(item, key, files=files)
+    kind = _text(item, "encoding-type") or _text(item, "h5sparse_format")
     if not kind.startswith("csr"):
         raise InvalidValueError(
             f"{name} is a sparse matrix that is stored by columns; store it by rows, as "
             f"scipy.sparse's tocsr() does"
         )
-    data, indices, indptr = (found[part] for part in ("data", "indices", "indptr"))
-    files = [p for d in (data, indices, indptr) for p in checked_dataset(d, f"{name}: {d.name}")]
-    shape = np.asarray(found.attrs.get("shape", found.attrs.get("h5sparse_shape")))
+    parts = []
+    for part in ("data", "indices", "indptr"):
+        inside = follow(item, name, part)
+        if inside is None or not isinstance(inside.item, h5py.Dataset):
+            raise InvalidValueError(f"{name} is damaged: a sparse matrix without {part}")
+        files += inside.files
+        files += checked_dataset(inside.item, f"{name}: {part}", external=external)
+        parts.append(inside.item)
+    shape = np.asarray(item.attrs.get("shape", item.attrs.get("h5sparse_shape")))
     if shape.shape != (2,) or shape.dtype.kind not in "iu":
         raise InvalidValueError(f"{name} has no shape of two whole numbers")
+    data, indices, indptr = parts
     rows = CompressedRows(name, data, indices, indptr, (int(shape[0]), int(shape[1])))
-    return Opened(rows, key, files=tuple(files))
+    return Opened(rows, key, files=files)
 
 
-def checked_dataset(dataset: Any, name: str) -> list[Path]:
+def checked_dataset(dataset: Any, name: str, *, external: bool) -> tuple[Stamp, ...]:
     """Check that a dataset holds numbers, all of them there; return the other files it is in.
+
+    external : whether values in raw files, whatever these are, may be read; see `stored`
 
     Raises
     ------
@@ -164,7 +182,7 @@ def checked_dataset(dataset: Any, name: str) -> list[Path]:
                 f"{name} holds {dtype if complex_ else what}; real numbers are wanted: bool, "
                 f"integers, float16, float32 or float64"
             )
-        return refuse_absent(dataset, name)
+        return refuse_absent(dataset, name, external=external)
 
 
 def _is_label(dtype: Any) -> bool:
@@ -196,77 +214,16 @@ def _text(item: Any, key: str) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _arrays(group: h5py.Group) -> list[str]:
-    """Return the names of the arrays in a group.
-
-    If there are none, links to arrays elsewhere count.
-    """
-    found: list[str] = []
-    inside: list[str] = []
-
-    def look(name: str, item: Any) -> None:
-        if any(name.startswith(f"{group}/") for group in inside):
-            return
-        if _is_sparse(item):
-            inside.append(name)
-        if _is_sparse(item) or isinstance(item, h5py.Dataset):
-            found.append(name)
-
-    group.visititems(look)
-    if found:
-        return found
-    links: list[str] = []
-    group.visititems_links(
-        lambda name, link: links.append(name) if not isinstance(link, h5py.HardLink) else None
-    )
-    for name in links:
-        with contextlib.suppress(*DAMAGE):
-            if isinstance(group[name], h5py.Dataset) or _is_sparse(group[name]):
-                found.append(name)
-    return found
-
-
-def _follow(group: h5py.Group, name: str, key: str) -> Any:
-    """Return what a key names, through links of all kinds; None if there is no such name.
-
-    Raises
-    ------
-    ValueError
-        If a link on the way leads nowhere.
-    """
-    try:
-        return group[key]
-    except (KeyError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error.args[0]) if error.args else ""
-    words = key.split("/")
-    for k in range(1, len(words) + 1):
-        way = "/".join(words[:k])
-        try:
-            link = group.get(way, getlink=True)
-        except (KeyError, OSError, RuntimeError, ValueError):
-            link = None
-        if link is None:
-            return None
-        try:
-            group[way]
-        except (KeyError, OSError, RuntimeError, ValueError):
-            if isinstance(link, h5py.SoftLink):
-                where = f"{link.path!r}"
-            elif isinstance(link, h5py.ExternalLink):
-                where = f"{link.path!r} of the file {link.filename}"
-            else:
-                raise InvalidValueError(f"{name}: {way!r} is damaged ({reason})") from None
-            raise InvalidValueError(
-                f"{name}: {way!r} is a link to {where}, which cannot be found ({reason})"
-            ) from None
-    return None
+def _is_array(item: Any) -> bool:
+    """Return whether an item of a file is a dataset or stores a sparse matrix."""
+    return isinstance(item, h5py.Dataset) or _is_sparse(item)
 
 
 def _by_matlab(path: Path, rows: Any) -> bool:
     """Return whether MATLAB wrote a matrix."""
     if not isinstance(rows, h5py.Dataset) or rows.ndim != 2:
         return False
-    with path.open("rb") as file:
+    with open_ordinary(path) as file:
         return file.read(len(MATLAB)) == MATLAB or "MATLAB_class" in rows.attrs
 
 

@@ -4,12 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ntk_numba.errors import InvalidValueError, MissingFileError, file_error, folder_error
+from ntk_numba.errors import (
+    FileError,
+    InvalidValueError,
+    MissingFileError,
+    NtkNumbaError,
+    file_error,
+    folder_error,
+)
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
 from ntk_numba.inputs.parquet import open_parquet
 from ntk_numba.inputs.tables import COMPRESSIONS, open_table
+from ntk_numba.inputs.unchanged import checksum, stamp
+from ntk_numba.opening import open_ordinary
 
 
 class Format(NamedTuple):
@@ -21,15 +30,18 @@ class Format(NamedTuple):
         Opens a file; the key is "" if none is given.
     keys : bool
         Whether a key may name one of several arrays, or columns of a table.
+    whole : bool
+        Whether opening reads all of the data into memory.
     """
 
     open: Callable[[Path, str], Opened]
     keys: bool
+    whole: bool = False
 
 
 FORMATS = {
     ".npy": Format(open_npy, False),
-    ".npz": Format(open_npz, True),
+    ".npz": Format(open_npz, True, whole=True),
     ".h5": Format(open_hdf5, True),
     ".hdf5": Format(open_hdf5, True),
     ".hdf": Format(open_hdf5, True),
@@ -37,7 +49,7 @@ FORMATS = {
     ".mat": Format(open_hdf5, True),
     ".parquet": Format(open_parquet, True),
     **{
-        ending + compression: Format(open_table, True)
+        ending + compression: Format(open_table, True, whole=True)
         for ending in (".csv", ".tsv")
         for compression in ("", *COMPRESSIONS)
     },
@@ -58,12 +70,20 @@ def _split(spec: str) -> tuple[Path, str]:
     ends = [len(spec), *(k for k in reversed(range(len(spec))) if spec[k] == ":")]
     heads = [(Path(spec[:end]), spec[end + 1 :]) for end in ends]
     known = [head for head in heads if _ending(head[0]) in FORMATS]
-    there = [head for head in known if head[0].is_file()]
-    return (heads[:1] if heads[0][0].exists() else there or known or heads)[0]
+    there = [head for head in known if _exists(head[0])]
+    return (heads[:1] if _exists(heads[0][0]) else there or known or heads)[0]
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is something of this name; names may be too long to ask."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def open_path(spec: str) -> tuple[str, Path, Opened]:
-    """Open a data file; return the name of the data for errors, the path, and the contents.
+    """Open a data file; return the name of the data for errors, the absolute path, the contents.
 
     Raises
     ------
@@ -89,10 +109,29 @@ def open_path(spec: str) -> tuple[str, Path, Opened]:
     file_format = FORMATS[ending]
     if key and not file_format.keys:
         raise InvalidValueError(f"{spec}: a {ending} file holds one array; leave out :{key}")
+    found, whole = stamp(path), file_format.whole
+    before = _look(path, whole)
+    opened = file_format.open(path, key)
+    if whole and _look(path, whole) != before:
+        raise FileError(f"{path} has changed while it was read; wait until it is complete")
+    opened = opened._replace(files=(found, *opened.files))
+    return f"{path}:{opened.key}" if opened.key else str(path), found.path, opened
+
+
+def _look(path: Path, whole: bool) -> bytes:
+    """Return a checksum of a file or, if it is not read as a whole, its first byte.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            file.read(1)
+        if whole:
+            return checksum(path)
+        with open_ordinary(path) as file:
+            return file.read(1)
+    except NtkNumbaError:
+        raise
     except OSError as error:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
-    opened = file_format.open(path, key)
-    return f"{path}:{opened.key}" if opened.key else str(path), path, opened

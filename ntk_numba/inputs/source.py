@@ -16,6 +16,7 @@ from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, Ntk
 from ntk_numba.inputs.arrays import (
     bad_entry,
     file_of,
+    map_of,
     matrix_shape,
     reader_of,
     real_dtype,
@@ -25,7 +26,9 @@ from ntk_numba.inputs.arrays import (
 from ntk_numba.inputs.containers import open_object
 from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.survey import Depth, Findings, Reading, Survey, largest_entry
+from ntk_numba.inputs.unchanged import RowChecksums, Stamp
 
+MOST_ROWS = 1 << 31  # a file may state any number, and each block of 512 rows takes memory
 BLOCK_BYTES = 2 << 20  # rows are read, checked and hashed in blocks of about this size
 BLOCK_ROWS = 64  # blocks have a multiple of so many rows, so that threads share them evenly
 # The number of evenly spaced rows that the centre is computed from: at most CENTRE_ROWS, fewer if
@@ -45,18 +48,20 @@ class Source:
     rows, held : see `arrays.Opened`
     file : Path, optional
         The file that this package has opened for the rows; none for arrays of the caller.
-    others : sequence of Path
-        Other files that hold some of the rows.
+    files : sequence of Stamp
+        All files that hold the rows and that this package has looked at, `file` among them.
     call : str
         What a user types for the array, in errors.
 
     Attributes
     ----------
-    name, held : as above
+    name, held, files : as above
     shape : (N, n0)
     dtype : float32 if the data is float32, else float64
     file : Path or None
         The file of the data, whoever has opened it; None if there is none.
+    overhead : int
+        The bytes that the detection of changes takes.
 
     Raises
     ------
@@ -70,23 +75,27 @@ class Source:
         rows: Any,
         held: int = 0,
         file: Path | None = None,
-        others: Sequence[Path] = (),
+        files: Sequence[Stamp] = (),
         *,
         call: str = "X",
     ) -> None:
         dtype = np.dtype(rows.dtype)
         refuse_not_real(name, dtype, call)
         shape = matrix_shape(name, rows.shape, call)
+        if shape[0] > MOST_ROWS:
+            raise InvalidValueError(f"{name} has {shape[0]:,} rows, more than {MOST_ROWS:,}")
         self.name, self.shape, self.held = name, shape, held
         self.file = file_of(rows) if file is None else file
         self.dtype = real_dtype(dtype)
         self._columns = getattr(rows, "columns", None)
-        self._rows = reader_of(rows, file is not None)
+        self.files = tuple(files)
+        self._rows = reader_of(rows)
         self._findings = Findings(shape[0])
-        # Changes are detected only in files that this package reads; arrays belong to the caller.
-        whole = isinstance(rows, np.ndarray) and held > 0  # nothing more is read from the file
-        self._paths = [] if whole or file is None else [file, *others]
-        self._stamps = [_stamp(path) for path in self._paths]
+        # An array in memory belongs to the caller, or was read as a whole from a file.
+        in_memory = isinstance(rows, np.ndarray) and map_of(rows) is None
+        self._checksums = None if in_memory else RowChecksums(shape[0])
+        self.overhead = 0 if self._checksums is None else 8 * shape[0]
+        self._watched = () if in_memory else self.files
 
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
         """Return rows `start` to `stop`, C-contiguous, in the source's dtype.
@@ -94,13 +103,20 @@ class Source:
         Raises
         ------
         OSError
-            If they cannot be read.
+            If they cannot be read, or are not those that were read before.
         ValueError
             If an entry is masked, missing, or an integer that float64 does not hold.
         """
+        rows = self._read(start, stop)
+        self.refuse_changed()
+        return rows
+
+    def _read(self, start: int, stop: int) -> NDArray[np.floating]:
+        """Return rows as `read` does, without a look at the files."""
         try:
-            rows = self._rows(start, stop)
-            return to_floats(self.name, rows, self.dtype, (start, 0), self._columns)
+            rows = to_floats(
+                self.name, self._rows(start, stop), self.dtype, (start, 0), self._columns
+            )
         except (NtkNumbaError, MemoryError):
             raise
         except Exception as error:  # a file, or a library that computes the rows
@@ -108,6 +124,13 @@ class Source:
             raise FileError(
                 f"{self.name}: rows {start} to {stop - 1} cannot be read{cause} ({error})"
             ) from None
+        other = None if self._checksums is None else self._checksums.compare(start, rows)
+        if other is not None:
+            raise FileError(
+                f"{self.name} has changed since it was opened: row {other} is not what it was when "
+                f"it was first read; keep the data as it is while a job reads it"
+            )
+        return rows
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
         """Split rows `start` to `stop` into runs of about BLOCK_BYTES; yield the bounds of each."""
@@ -120,7 +143,9 @@ class Source:
 
     def take(self, rows: NDArray[np.integer]) -> NDArray[np.floating]:
         """Return the given rows, in that order."""
-        return np.concatenate([self.read(int(i), int(i) + 1) for i in rows])
+        taken = np.concatenate([self._read(int(i), int(i) + 1) for i in rows])
+        self.refuse_changed()
+        return taken
 
     def sample(self, count: int) -> NDArray[np.floating]:
         """Return at most `count` evenly spaced rows, which may not hold NaN or infinity."""
@@ -179,16 +204,18 @@ class Source:
                 reading.add(start, block)
 
     def refuse_changed(self) -> None:
-        """Check that the file has not changed since it was opened.
+        """Check that the files have not changed since they were opened.
 
         Raises
         ------
         OSError
-            If the file has been written to or replaced.
+            If a file has been written to, replaced or removed.
         """
-        for path, stamp in zip(self._paths, self._stamps, strict=True):
-            if stamp != _stamp(path):
-                what = self.name if path == self._paths[0] else f"{path}, a part of {self.name},"
+        for file in self._watched:
+            if file.changed:
+                what = (
+                    self.name if file.path == self.file else f"{file.path}, a part of {self.name},"
+                )
                 raise FileError(f"{what} has changed since it was opened")
 
     def _refuse_not_finite(
@@ -254,7 +281,7 @@ def open_source(x: Any, name: str) -> Source:
             raise error.with_traceback(None) from None
     opened = open_object(x, name)
     call = name if isinstance(x, np.ndarray) else f"numpy.asarray({name})"
-    return Source(name, opened.rows, opened.held, call=call)
+    return Source(name, opened.rows, opened.held, files=opened.files, call=call)
 
 
 def open_sources(X: Any, Z: Any) -> tuple[Source, Source | None]:
@@ -271,11 +298,3 @@ def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     if len(labels) != count:
         raise InvalidValueError(f"{name} holds {len(labels)} labels; the matrix has {count} rows")
     return labels
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """Return numbers that change when a file is written to or replaced; () without a file."""
-    if not path.exists():
-        return ()
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

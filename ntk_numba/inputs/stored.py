@@ -3,6 +3,9 @@
 HDF5 returns its fill value, usually 0, for what it cannot find: virtual datasets whose sources are
 gone, chunks that were never written, external files that are too short. Such zeros would be taken
 for data.
+
+A dataset may also have its values in raw files ("external storage"), and name any file of the user,
+such as a key or a password. These are read only if the user has opened the dataset himself.
 """
 
 import contextlib
@@ -11,6 +14,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +22,87 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba import stopping
 from ntk_numba.errors import InvalidValueError, MissingFileError
+from ntk_numba.inputs.links import candidates, follow, open_candidate
+from ntk_numba.inputs.unchanged import Stamp, stamp
 
 LOOKED_AT = 100_000  # chunks; of more, which would take a second, only the number is checked
+MOST_NESTED = 16  # virtual datasets of virtual datasets
+MOST_BOXES = 1_000_000  # pieces that a source has in a virtual dataset
+MOST_PLACES = 50_000_000  # of a grid of all edges of these pieces
+TOO_MANY = "a virtual dataset is scattered over too many pieces; copy it, numpy.save('x.npy', x[:])"
 
 Seen = tuple[tuple[str, str], ...]
 
 
-def refuse_absent(dataset: h5py.Dataset, name: str, seen: Seen = ()) -> list[Path]:
+@dataclass
+class _Look:
+    """A look at a dataset and its sources.
+
+    Attributes
+    ----------
+    name : str
+        The name of the dataset, for errors.
+    external : bool
+        Whether raw files may be read.
+    files : set of Stamp
+        All files that were looked at, as they were before.
+    whole : set of (file, dataset)
+        The sources all of whose values are there.
+    """
+
+    name: str
+    external: bool
+    files: set[Stamp] = field(default_factory=set)
+    whole: set[tuple[str, str]] = field(default_factory=set)
+
+
+def refuse_absent(dataset: h5py.Dataset, name: str, *, external: bool) -> tuple[Stamp, ...]:
     """Check that all values of a dataset are stored; return the other files that they are in.
 
     Parameters
     ----------
     name : the name of the dataset, for errors
-    seen : the virtual datasets that led to this one: file and name
+    external : whether the dataset, or a source of it, may have its values in raw files
 
     Raises
     ------
     ValueError
         Values were never written, a virtual dataset has places without a source or refers to
-        itself, or a filter is missing. Chunks that were never written are accepted if the dataset
-        has a fill value of its own, which then says what they are.
+        itself, a filter is missing, or values are in raw files that may not be read. Chunks that
+        were never written are accepted if the dataset has a fill value of its own, which then says
+        what they are.
     OSError
         A source of a virtual dataset or a file of raw data is missing.
     """
+    look = _Look(name, external)
+    _check(dataset, name, look)
+    return tuple(look.files)
+
+
+def _check(dataset: h5py.Dataset, name: str, look: _Look, seen: Seen = ()) -> None:
+    """Do as `refuse_absent`.
+
+    seen : the virtual datasets that led to this one: file and name
+    """
     if not dataset.shape:
-        return []
+        return
     properties = dataset.id.get_create_plist()
     if dataset.is_virtual:  # without its sources it may have no rows
-        return _check_sources(dataset, name, seen)
+        _check_sources(dataset, name, look, seen)
+        return
+    if dataset.external and not look.external:
+        raise InvalidValueError(
+            f"{name} has its values in other files ({os.fsdecode(dataset.external[0][0])!r}, …), "
+            f"which may be any of yours; if you trust the file, open it with h5py and give the "
+            f"dataset, or copy the dataset with numpy.save('x.npy', dataset[:])"
+        )
     if not dataset.size:
-        return []
+        return
     if dataset.external:
-        return _check_external(dataset, name)
+        _check_external(dataset, name, look)
+        return
     _check_filters(properties, name)
     if not dataset.id.get_storage_size():
         raise InvalidValueError(f"{name} was created but never written; write its values first")
@@ -67,7 +119,6 @@ def refuse_absent(dataset: h5py.Dataset, name: str, seen: Seen = ()) -> list[Pat
             )
     elif dataset.id.get_storage_size() > dataset.file.id.get_filesize():
         raise InvalidValueError(f"{name} is damaged: it is larger than its file")
-    return []
 
 
 def _first_missing(dataset: h5py.Dataset, grid: list[int]) -> int | None:
@@ -99,58 +150,60 @@ def _check_filters(properties: Any, name: str) -> None:
             )
 
 
-def _check_external(dataset: h5py.Dataset, name: str) -> list[Path]:
-    """Return the files of raw data outside the HDF5 file, if they hold all of the data."""
+def _check_external(dataset: h5py.Dataset, name: str, look: _Look) -> None:
+    """Check that the files of raw data outside the HDF5 file hold all of the data."""
     prefix = os.environ.get("HDF5_EXTFILE_PREFIX")
     if prefix is None:
         prefix = os.fsdecode(dataset.id.get_access_plist().get_efile_prefix())
     origin = str(Path(dataset.file.filename).parent)
     folder = Path("" if prefix == "." else prefix.replace("${ORIGIN}", origin))
-    left, files = dataset.size * dataset.dtype.itemsize, []
+    left = dataset.size * dataset.dtype.itemsize
     for file_name, offset, size in dataset.external:
         path = folder / os.fsdecode(file_name)
         wanted = min(left, size)
+        look.files.add(stamp(path))
         if not path.is_file():
-            raise MissingFileError(f"{name} has its data in {path}, which does not exist")
+            raise MissingFileError(f"{name} has its data in {path}, which is no file")
         if path.stat().st_size < offset + wanted:
             raise InvalidValueError(f"{name} has its data in {path}, which is too short")
         left -= wanted
-        files.append(path)
-    return files
 
 
-def _check_sources(dataset: h5py.Dataset, name: str, seen: Seen) -> list[Path]:
-    """Return the files of all sources of a virtual dataset, if together they have all of it."""
+def _check_sources(dataset: h5py.Dataset, name: str, look: _Look, seen: Seen) -> None:
+    """Check that the sources of a virtual dataset together have all of it."""
     own = str(dataset.file.filename), str(dataset.name)
     if own in seen:
         raise InvalidValueError(f"{name} is a virtual dataset that refers to itself")
-    files: list[Path] = []
+    if len(seen) == MOST_NESTED:
+        raise InvalidValueError(f"{name} is a virtual dataset of too many others")
     corners = []
     for mapping in dataset.virtual_sources():
         numbered = _is_numbered(mapping.file_name) or _is_numbered(mapping.dset_name)
         for block in itertools.count():
+            stopping.check()
             file_name = _substitute(mapping.file_name, block)
             dset_name = _substitute(mapping.dset_name, block)
             boxes = _boxes(mapping.vspace, dataset.shape, block if numbered else None)
             if numbered and not len(boxes):
                 break
-            with _source(dataset, name, file_name, dset_name) as source:
-                what = f"{dset_name} in {source.file.filename}, a source of {name},"
-                files += [Path(source.file.filename)]
-                files += refuse_absent(source, what, (*seen, own))
+            with _source(dataset, name, file_name, dset_name, look) as source:
+                what = f"{dset_name} in {source.file.filename}, a source of {look.name},"
+                place = str(source.file.filename), str(source.name)
+                if place not in look.whole:
+                    _check(source, what, look, (*seen, own))
+                    look.whole.add(place)
                 boxes = _fitted(boxes, mapping, source, what)
             corners.append(boxes)
             if not numbered:
                 break
         if numbered:
-            _refuse_gap(dataset, name, mapping, block)
+            _refuse_gap(dataset, name, mapping, block, look)
     covered = _covered(np.concatenate([np.zeros((0, 2, dataset.ndim), int), *corners]))
     if covered < dataset.size:
         raise InvalidValueError(
             f"{name} is a virtual dataset, and {dataset.size - covered:,} of its {dataset.size:,} "
             f"entries have no source; HDF5 would make them up"
         )
-    return list(dict.fromkeys(files))
 
 
 def _is_numbered(name: str) -> bool:
@@ -163,53 +216,40 @@ def _substitute(name: str, block: int) -> str:
     return "%".join(piece.replace("%b", str(block)) for piece in name.split("%%"))
 
 
-def candidates(dataset: h5py.Dataset, file_name: str) -> Iterator[Path]:
+def _candidates(dataset: h5py.Dataset, file_name: str) -> Iterator[Path]:
     """Yield the paths at which HDF5 looks for the file of a source, in its order."""
-    folder, path = Path(dataset.file.filename).parent, Path(file_name)
-    if path.is_absolute():
-        yield path
-        path = Path(path.name)
-    for prefix in os.environ.get("HDF5_VDS_PREFIX", "").split(":"):
-        if prefix:
-            yield Path(prefix.replace("${ORIGIN}", str(folder))) / path
-    if prefix := os.fsdecode(dataset.id.get_access_plist().get_virtual_prefix()):
-        yield Path(prefix.replace("${ORIGIN}", str(folder))) / path
-    yield folder / path
-    yield path
-    yield Path(dataset.file.filename).resolve().parent / path
+    prefix = dataset.id.get_access_plist().get_virtual_prefix()
+    return candidates(dataset.file, file_name, "HDF5_VDS_PREFIX", prefix)
 
 
 @contextlib.contextmanager
 def _source(
-    dataset: h5py.Dataset, name: str, file_name: str, dset_name: str
+    dataset: h5py.Dataset, name: str, file_name: str, dset_name: str, look: _Look
 ) -> Iterator[h5py.Dataset]:
     """Open a source of a virtual dataset as HDF5 would; name it if it is missing."""
+    source_of = f"{name} is a virtual dataset, and its source"
     with contextlib.ExitStack() as stack:
-        file, path = (dataset.file if file_name == "." else None), Path(dataset.file.filename)
-        for path in [] if file else candidates(dataset, file_name):
-            if path.is_file():
-                with contextlib.suppress(OSError):
-                    file = stack.enter_context(h5py.File(path, "r"))
-                    break
-        if file is None:
-            tried = next((p for p in candidates(dataset, file_name) if p.exists()), None)
-            why = f"{tried} cannot be opened" if tried else f"{file_name} does not exist"
-            raise MissingFileError(
-                f"{name} is a virtual dataset, and its source {why}; put it back where it was"
-            )
-        try:
-            source = file[dset_name]
-        except (KeyError, RuntimeError, OSError, ValueError):
-            source = None
-        if not isinstance(source, h5py.Dataset):
-            raise InvalidValueError(
-                f"{name} is a virtual dataset, and its source {file.filename} has no dataset "
-                f"{dset_name!r}"
-            )
-        yield source
+        if file_name == ".":
+            file = dataset.file
+        else:
+            try:
+                opened = open_candidate(_candidates(dataset, file_name))
+            except InvalidValueError as error:
+                raise InvalidValueError(f"{source_of} {error}") from None
+            if opened is None:
+                tried = next((p for p in _candidates(dataset, file_name) if p.exists()), None)
+                why = f"{tried} cannot be opened" if tried else f"{file_name} does not exist"
+                raise MissingFileError(f"{source_of} {why}; put it back where it was")
+            file = stack.enter_context(opened[0])
+            look.files.add(opened[1])
+        found = follow(file, file.filename, dset_name.strip("/"))
+        if found is None or not isinstance(found.item, h5py.Dataset):
+            raise InvalidValueError(f"{source_of} {file.filename} has no dataset {dset_name!r}")
+        look.files.update(found.files)
+        yield found.item
 
 
-def _refuse_gap(dataset: h5py.Dataset, name: str, mapping: Any, first: int) -> None:
+def _refuse_gap(dataset: h5py.Dataset, name: str, mapping: Any, first: int, look: _Look) -> None:
     """Raise an error if numbered sources exist beyond `first`, the number that ends the dataset.
 
     HDF5 ends the dataset before the first number that is missing.
@@ -217,9 +257,9 @@ def _refuse_gap(dataset: h5py.Dataset, name: str, mapping: Any, first: int) -> N
     if not _is_numbered(mapping.file_name):
         return
     if not first:
-        with _source(dataset, name, _substitute(mapping.file_name, 0), mapping.dset_name):
+        with _source(dataset, name, _substitute(mapping.file_name, 0), mapping.dset_name, look):
             return
-    for path in candidates(dataset, mapping.file_name):
+    for path in _candidates(dataset, mapping.file_name):
         head, _, tail = (s.replace("%%", "%") for s in path.name.partition("%b"))
         if not path.parent.is_dir():
             continue
@@ -246,12 +286,15 @@ def _boxes(space: Any, shape: tuple[int, ...], block: int | None) -> NDArray[np.
     if not space.is_regular_hyperslab():
         boxes = np.array(space.get_select_hyper_blocklist(), np.int64)
         return boxes + np.array([[0], [1]])
-    runs = []
+    runs: list[NDArray[np.int64]] = []
     for start, stride, count, width, n in zip(*space.get_regular_hyperslab(), shape, strict=True):
         if block is not None and count == h5py.h5s.UNLIMITED:
             first = np.array([start + block * stride])
         else:
-            first = start + stride * np.arange(min(count, max(0, -(-(n - start) // stride))))
+            count = min(count, max(0, -(-(n - start) // stride)))
+            if count * math.prod(map(len, runs)) > MOST_BOXES:
+                raise InvalidValueError(TOO_MANY)
+            first = start + stride * np.arange(count)
         first = first[first < n]
         end = np.minimum(first + min(width, n), n)
         if stride == width and first.size:
@@ -288,6 +331,8 @@ def _fitted(
 def _covered(boxes: NDArray[np.int64]) -> int:
     """Return the number of entries in at least one of some boxes."""
     edges = [np.unique(boxes[:, :, k]) for k in range(boxes.shape[2])]
+    if math.prod(map(len, edges)) > MOST_PLACES:
+        raise InvalidValueError(TOO_MANY)
     steps = np.zeros([len(e) for e in edges], np.int64)
     at = [np.searchsorted(e, boxes[:, :, k]) for k, e in enumerate(edges)]
     for ends in itertools.product((0, 1), repeat=len(edges)):

@@ -203,3 +203,11 @@ def test_a_file_that_another_program_writes(tmp_path, contents):
         with pytest.raises(BlockingIOError, match=r"g.h5 is open for writing in another program"):
             layout.HDF5(path)
         process.stdin.close()
+
+
+@pytest.mark.parametrize("locking", [None, True, False, "best-effort"])
+def test_a_file_that_this_process_has_opened_by_h5py(tmp_path, contents, locking):
+    """HDF5 refuses to open a file twice if its locks are used differently."""
+    path = created(tmp_path / "g.h5", contents)
+    with h5py.File(path, locking=locking), layout.HDF5(path) as file:
+        assert layout.read_header(file, path).contents == contents

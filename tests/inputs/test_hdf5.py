@@ -186,15 +186,41 @@ def test_values_that_were_never_written(folder):
     assert (values(f"{path}:sparse")[:5] == X[:5]).all() and (values(f"{path}:all") == X).all()
 
 
+def test_a_number_of_rows_that_no_matrix_has(folder):
+    with h5py.File(folder / "long.h5", "w") as file:
+        file.create_dataset("x", (1 << 40, 2), "f8", chunks=(4, 2), fillvalue=1.0)[:4] = X[:4, :2]
+    refuse(folder / "long.h5", "has 1,099,511,627,776 rows, more than 2,147,483,648")
+
+
 def test_data_outside_the_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
     with h5py.File("e.h5", "w") as file:
         file.create_dataset("x", data=X, external=[("one.raw", 8, 96), ("two.raw", 0, 288)])
-    assert (values("e.h5") == X).all()
+    virtual(folder / "v.h5", {(0, 12): ("e.h5", "x", (12, 4))})
+    virtual(folder / "nested.h5", {(0, 12): ("v.h5", "x", (12, 4))})
+    with h5py.File("link.h5", "w") as file:
+        file["far"] = h5py.ExternalLink("nested.h5", "/x")
+        file["x"] = h5py.SoftLink("/far")
+    for path in ("e.h5", "v.h5", "nested.h5", "link.h5:x"):
+        refuse(path, r"has its values in other files \('one.raw', …\), which may be any of yours")
+
+    def opened(path="e.h5"):
+        with h5py.File(path) as file:
+            source = open_source(file["x"], "X")
+            return source.read(0, 12), len(source.files)
+
+    for path, count in (("e.h5", 2), ("v.h5", 3), ("nested.h5", 4)):
+        found, files = opened(path)
+        assert (found == X).all() and files == count
     os.truncate("two.raw", 280)
-    refuse("e.h5", "has its data in two.raw, which is too short")
+    with pytest.raises(ValueError, match=r"has its data in .*two.raw, which is too short"):
+        opened()
     Path("one.raw").unlink()
-    refuse("e.h5", "has its data in one.raw, which does not exist", OSError)
+    with pytest.raises(OSError, match=r"has its data in .*one.raw, which is no file"):
+        opened()
+    os.mkfifo("one.raw")
+    with pytest.raises(OSError, match=r"has its data in .*one.raw, which is no file"):
+        opened()
 
 
 def test_links_are_followed(folder):

@@ -1,0 +1,45 @@
+"""Opening of ordinary files, so that no pipe or device is waited for."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ntk_numba.errors import InvalidValueError
+
+
+def open_ordinary(path: Path) -> BinaryIO:
+    """Open a file for reading its bytes.
+
+    Raises
+    ------
+    ValueError
+        It is a device, a pipe or a socket, also if it took the place of a file just now.
+    OSError
+        It cannot be opened.
+    """
+    return open(path, "rb", opener=_open)
+
+
+def refuse_special(path: Path) -> None:
+    """Raise InvalidValueError if a path leads to something else than an ordinary file.
+
+    To open a device could change its state, and to open a pipe waits for its other end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise _refusal(path)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a file as `os.open` does; refuse everything else without waiting."""
+    refuse_special(Path(path))
+    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # it has been replaced since the look at its status
+        os.close(fd)
+        raise _refusal(Path(path))
+    return fd
+
+
+def _refusal(path: Path) -> InvalidValueError:
+    """Return the error for anything but an ordinary file."""
+    return InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
