@@ -24,7 +24,7 @@ BUILT_IN = {
 }
 
 # Built-in errors that the package itself raises, by file: those that Python's protocols ask for,
-# those of bugs, and one that its caller turns into a `FileError`.
+# those of bugs, and those that their callers turn into a `FileError`.
 RAISED = {
     "__init__.py": {"AttributeError"},  # of a name that the package does not have
     # as h5py and NumPy raise it, and by which iteration ends
@@ -32,6 +32,7 @@ RAISED = {
     "registry.py": {"RuntimeError"},
     "writer.py": {"RuntimeError"},
     "disk.py": {"OSError"},
+    "numpy_files.py": {"OSError"},
     "contents.py": {"NotImplementedError"},
     "schedulers.py": {"NotImplementedError"},
     "policy.py": {"NotImplementedError"},

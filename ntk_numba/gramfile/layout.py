@@ -28,7 +28,7 @@ import xxhash
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import ROWS, SIZE, Digest
-from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, folder_error
+from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error, folder_error
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, parse_part
@@ -313,7 +313,8 @@ class HDF5(h5py.File):  # type: ignore[misc]
             super().__init__(source, "r", locking=locking)
         except OSError as error:
             if error.errno in disk.NO_DESCRIPTORS:
-                raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+                why = os.strerror(error.errno)
+                raise file_error(error, f"{path} cannot be read: {why}") from None
             raise InvalidValueError(
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None

@@ -242,7 +242,7 @@ def test_a_link_to_itself_or_to_a_pipe(kinds):
         seal = file.attrs["seal"]
     for target in ("self.h5", "link.h5", "pipe.h5"):
         shutil.copy(kinds / "link.h5", path)
-        change(path, set_attribute("linked", f'[["{target}", {seal}]]'))
+        change(path, set_attribute("linked", f'[["{target}", {seal}], ["{target}", {seal}]]'))
         with pytest.raises(ValueError, match=rf"is made of .*{target}, which is not the file"):
             nk.open_gram(path)
     with pytest.raises(ValueError, match="is a device or a pipe"):
