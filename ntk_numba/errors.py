@@ -53,6 +53,10 @@ class StoppedError(FileError):
     """A job stopped before it was complete; its results are kept, and the same call resumes it."""
 
 
+class TakenOverError(StoppedError, BusyFileError):
+    """A job stopped because another process has taken its file over, and goes on with it."""
+
+
 _OF_THE_SAME_KIND = {
     FileNotFoundError: MissingFileError,
     IsADirectoryError: FolderError,
@@ -75,5 +79,13 @@ def file_error(cause: Exception, text: str) -> NtkNumbaError:
     """Return an error of this hierarchy of the same kind as `cause`, with the given text."""
     for kind, ours in _OF_THE_SAME_KIND.items():
         if isinstance(cause, kind):
-            return ours(text)
-    return FileError(text) if isinstance(cause, OSError) else InvalidValueError(text)
+            return _with_number(ours(text), cause)
+    if isinstance(cause, OSError):
+        return _with_number(FileError(text), cause)
+    return InvalidValueError(text)
+
+
+def _with_number(error: FileError, cause: Exception) -> FileError:
+    """Give an error the number of the system's error behind it."""
+    error.errno = getattr(cause, "errno", None)
+    return error

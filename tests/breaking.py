@@ -20,6 +20,7 @@ from typing import Any
 from broken_jobs import (
     DONE,
     REFUSED,
+    SPARED,
     STOPPED,
     Count,
     Job,
@@ -80,12 +81,13 @@ def merges(rounds: int) -> dict[str, Any]:
         parts = sorted(home.glob("g.part-*"))
 
         def merge(folder: Path, options: dict[str, Any]) -> None:
-            found = sorted(folder.glob("g.part-*")) or [folder / part.name for part in parts]
+            found = sorted(folder.glob("g.part-*.h5")) or [folder / part.name for part in parts]
             nk.merge(found, folder / "g.h5", **options).close()
 
-        def disturbed(number: int, how: str, work: Callable[[], None]) -> None:
-            break_at(number, how)
+        def disturbed(number: int, how: str, work: Callable[[], None]) -> int:
+            broken = break_at(number, how)
             work()
+            return SPARED if broken else DONE
 
         hows = "EIO", "kill before", "kill within", "kill after"
         for how, way in itertools.product(hows, WAYS):
@@ -101,14 +103,18 @@ def merges(rounds: int) -> dict[str, Any]:
                     if code == DONE:
                         calls[f"{how}{way}"] = number - 1
                         break
-                    if code not in expected:
-                        count.add("wrong ends", (how, number, code))
-                    code = run(work)
-                    for part in parts if not way else ():
-                        if (folder / part.name).read_bytes() != part.read_bytes():
-                            count.add("parts that changed", (how, number))
-                        (folder / part.name).unlink()
-                    count.check(job, folder, code, (how, way, number))
+                    if code == SPARED:  # the lock file of a part, or of the output, was not removed
+                        right = (folder / "g.h5").read_bytes() == job.bytes
+                        count.add("right" if right else "wrong files", None if right else number)
+                    else:
+                        if code not in expected:
+                            count.add("wrong ends", (how, number, code))
+                        code = run(work)
+                        for part in parts if not way else ():
+                            if (folder / part.name).read_bytes() != part.read_bytes():
+                                count.add("parts that changed", (how, number))
+                            (folder / part.name).unlink()
+                        count.check(job, folder, code, (how, way, number))
                 if number == rounds:
                     break
     return count.result(calls=calls)

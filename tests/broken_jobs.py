@@ -33,7 +33,8 @@ from ntk_numba.gramfile import disk
 
 PATIENCE = 60  # seconds after which a process is said to hang
 
-DONE, BUG, REFUSED, STOPPED = 0, 1, 2, 3  # how a job ended; a STOPPED one can be continued
+# How a job ended: a STOPPED one can be continued, and a SPARED one did without the call that failed
+DONE, BUG, REFUSED, STOPPED, SPARED = range(5)
 
 
 class Job:
@@ -127,14 +128,19 @@ tqdm.monitor_interval = 0  # no thread that might hold a lock at a fork
 plan.BATCH_BYTES = 1 << 18  # few tiles are in flight, as in a larger job
 
 
-def break_at(number: int, how: str) -> None:
-    """Make the `number`-th call that changes a file fail or be killed, in this process."""
-    counter = itertools.count(1)
+def break_at(number: int, how: str) -> list[str]:
+    """Make the `number`-th call that changes a file fail or be killed, in this process.
+
+    Return a list that gets the name of that call.
+    """
+    counter, broken_call = itertools.count(1), list[str]()
 
     def broken(name: str, original: Callable[..., None], *arguments: Any) -> None:
         if next(counter) != number:
             original(*arguments)
-        elif how == "suspend":
+            return
+        broken_call.append(name)
+        if how == "suspend":
             os.kill(os.getpid(), signal.SIGSTOP)
             original(*arguments)
         elif how == "interrupt":
@@ -156,6 +162,7 @@ def break_at(number: int, how: str) -> None:
     for name in CALLS:
         original = getattr(disk, name)
         setattr(disk, name, lambda *a, n=name, o=original: broken(n, o, *a))
+    return broken_call
 
 
 def values(path: Path) -> list[bytes]:

@@ -35,6 +35,7 @@ def own_process_kept() -> Iterator[None]:
     handlers = [signal.getsignal(number) for number in numbers]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", sys.stderr)
+        patch.setattr(sys, "stdout", sys.stdout)
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         patch.setattr(notices, "wanted", notices.wanted)
         try:

@@ -20,6 +20,7 @@ BUILT_IN = {
     errors.BusyFileError: BlockingIOError,
     errors.OutputExistsError: FileExistsError,
     errors.StoppedError: OSError,
+    errors.TakenOverError: BlockingIOError,
 }
 
 # Built-in errors that the package itself raises, by file: those that Python's protocols ask for,

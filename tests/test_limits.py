@@ -5,6 +5,7 @@ their own, which needs no privileges.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from marks import marked
 
 import ntk_numba as nk
+from ntk_numba.gramfile.holder import Holder
 
 GRAM = [sys.executable, "-m", "ntk_numba", "gram"]
 NET = ["--depth", "300", "--b-std", "0.1", "--memory", "150MiB"]
@@ -175,9 +177,7 @@ def test_two_at_once(tmp_path, data, right):
     said = Command(tmp_path, data).end(2)
     first.process.send_signal(signal.SIGCONT)
     pid = first.process.pid
-    assert re.search(
-        rf"partial is being written by process {pid} on \S+ since 20\d\d-.*; wait", said
-    )
+    assert re.search(rf"g.h5 is being written by process {pid} on \S+ since 20\d\d-.*; wait", said)
     first.end(0)
     assert first.output.read_bytes() == right and first.left() == ["g.h5"]
     assert Command(tmp_path, data).end(0) == ""  # nothing is left to do
@@ -292,4 +292,24 @@ def test_repeated_signals_stop_a_job_once(tmp_path, data, right):
         command.process.send_signal(signal.SIGTERM)
         time.sleep(0.005)
     assert "tiles are done" in command.end(3)
+    finish(tmp_path, data, right)
+
+
+@pytest.mark.system
+def test_a_suspended_command_that_is_taken_over_stops(tmp_path, data, right):
+    """Another machine, which shares no locks, heard nothing of this one for a minute."""
+    command = Command(tmp_path, data)
+    command.wait_for_tiles()
+    command.process.send_signal(signal.SIGSTOP)
+    lock = tmp_path / "g.h5.partial.lock"
+    other = Holder.me()._replace(host="elsewhere", boot="other-boot")
+    (tmp_path / "new").write_text(json.dumps(other))
+    (tmp_path / "new").replace(lock)
+    command.process.send_signal(signal.SIGCONT)
+    start = time.monotonic()
+    assert re.search(r"g.h5 was taken over by process \d+ on elsewhere", command.end(3))
+    assert time.monotonic() - start < 10
+    assert json.loads(lock.read_text()) == list(other)
+    assert command.left() == ["g.h5.partial", lock.name]
+    lock.unlink()
     finish(tmp_path, data, right)

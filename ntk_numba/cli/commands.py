@@ -6,7 +6,6 @@ True, or False if a check failed.
 
 import argparse
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -23,13 +22,8 @@ if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
 
-def drop_output() -> None:
-    """Discard further output if printing fails: Python would try to print it again at its end."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+# The commands whose result is a file: they are done even if its name cannot be printed
+WRITERS = ("gram", "merge")
 
 
 def _network(options: argparse.Namespace) -> "MLP":
@@ -99,7 +93,8 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             overwrite=options.overwrite,
             progress=_progress(options),
             up_to=job.up_to,
-        )
+        ),
+        options.output,
     )
 
 
@@ -108,17 +103,20 @@ def _progress(options: argparse.Namespace) -> bool:
     return not options.quiet and (options.progress or sys.stderr.isatty())
 
 
-def _print_result(file: "GramFile") -> bool:
-    """Print the name and contents of a written file; return True even if printing fails."""
+def _print_result(file: "GramFile", output: str) -> bool:
+    """Print the name and contents of a written file; return True.
+
+    output : the name that the user has typed
+    """
+    path = file.path
+    if not Path(output).is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
         if label := file.contents.storage.label:
             facts.append(label)
-        try:
-            print(f"{file.path}: {', '.join(facts)}", flush=True)
-        except OSError:
-            drop_output()
+        print(f"{path}: {', '.join(facts)}", flush=True)
     return True
 
 
@@ -133,7 +131,8 @@ def merge(options: argparse.Namespace) -> bool:
             delete_parts=options.delete_parts,
             overwrite=options.overwrite,
             progress=_progress(options),
-        )
+        ),
+        options.output,
     )
 
 

@@ -19,6 +19,7 @@ from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, is_incomplete, read_header
+from ntk_numba.gramfile.names import PARTIAL
 from ntk_numba.gramfile.reader import open_gram
 from ntk_numba.gramfile.writer import partial_of
 from ntk_numba.grid import Part
@@ -56,6 +57,7 @@ class Cover:
     problems : texts for people
     again : the numbers of the parts that have to be computed again
     stale : whether files have to be deleted first, since computing would refuse to replace them
+    merged : whether the complete output has the tiles of parts that do not exist
     """
 
     contents: Contents | None = None
@@ -66,12 +68,21 @@ class Cover:
     problems: list[str] = field(default_factory=list)
     again: set[int] = field(default_factory=set)
     stale: bool = False
+    merged: bool = False
 
 
 def find_parts(
-    paths: list[Path], target: Path, *, layout: Layout, link: bool, overwrite: bool
+    paths: list[Path],
+    target: Path,
+    *,
+    layout: Layout,
+    link: bool,
+    overwrite: bool,
+    delete: bool = False,
 ) -> Cover:
     """Look at all parts, and at the tiles that an earlier merge to `target` has copied.
+
+    link, overwrite, delete : the options of `merge`
 
     Raises
     ------
@@ -94,25 +105,32 @@ def find_parts(
         except (OSError, ValueError) as error:
             found.problems.append(str(error))
             found.stale = True
-    earlier = [] if link else _find_earlier(target, layout, overwrite)
+    earlier = [] if link else _find_earlier(target, layout, overwrite, delete)
     if headers:
         _compare(found, headers)
         _combine(found)
         _name_missing(found, earlier)
     elif earlier and (earlier[0].done | ~earlier[0].contents.grid.mask()).all():
         found.contents = replace(earlier[0].contents, part=None)
-        found.numerics = earlier[0].numerics
+        found.numerics, found.merged = earlier[0].numerics, earlier[0].complete
     _refuse(found, paths, target)
     return found
 
 
-def _find_earlier(target: Path, layout: Layout, overwrite: bool) -> list["_Earlier"]:
-    """Return the outputs that may have the tiles of deleted parts and will not be replaced."""
+def _find_earlier(target: Path, layout: Layout, overwrite: bool, delete: bool) -> list["_Earlier"]:
+    """Return the outputs that may have the tiles of deleted parts and will not be replaced.
+
+    A merge that overwrites and deletes may have been killed after it had renamed its output and
+    before it had deleted the last part. Then there is no unfinished output any more.
+    """
     unfinished = _read_earlier(partial_of(target))
-    complete = None if overwrite else _read_earlier(target)
-    if unfinished and overwrite and unfinished.contents.layout != layout:
-        unfinished = None
-    return [output for output in (unfinished, complete) if output]
+    complete = None
+    if not overwrite or (delete and not partial_of(target).exists()):
+        complete = _read_earlier(target)
+    outputs = [output for output in (unfinished, complete) if output]
+    if overwrite:
+        outputs = [output for output in outputs if output.contents.layout == layout]
+    return outputs
 
 
 def _name_missing(found: Cover, earlier: list["_Earlier"]) -> None:
@@ -124,6 +142,7 @@ def _name_missing(found: Cover, earlier: list["_Earlier"]) -> None:
             grid = found.contents.grid
             missing = {n for n in missing if (grid.mask(Part(n, found.of)) & ~output.done).any()}
             if not missing:
+                found.merged = output.complete
                 found.contents = replace(found.contents, x=output.contents.x, z=output.contents.z)
     unfinished = {n for n in missing if _is_unfinished(found, n)}
     for numbers, state in ((unfinished, "unfinished"), (missing - unfinished, "missing")):
@@ -138,17 +157,11 @@ class _Earlier(NamedTuple):
     contents: Contents
     numerics: int
     done: NDArray[np.bool_]
+    complete: bool
 
     def is_of(self, contents: Contents, numerics: int) -> bool:
         """Return whether it is of the same job, and of the same data where both know the data."""
-        found = self.contents
-        same_data = replace(found, part=contents.part, x=contents.x, z=contents.z)
-        if (same_data, self.numerics) != (contents, numerics):
-            return False
-        if not found.same_norm(contents):
-            return False
-        digests = (found.x, contents.x), (found.z, contents.z)
-        return not any(a.difference(b) for a, b in digests if a and b)
+        return self.numerics == numerics and self.contents.same_job(contents)
 
 
 def _read_earlier(path: Path) -> _Earlier | None:
@@ -157,7 +170,8 @@ def _read_earlier(path: Path) -> _Earlier | None:
         with open_gram(path, incomplete=True) as file:
             if file.linked:  # the file has no tiles of its own
                 return None
-            return _Earlier(file.contents, file.numerics, file.done)
+            complete = file.complete and path.suffix != PARTIAL
+            return _Earlier(file.contents, file.numerics, file.done, complete)
     except (OSError, ValueError):
         return None  # if the file is damaged, its writer will say so
 

@@ -19,11 +19,14 @@ from ntk_numba.cluster.cover import Cover, find_parts, show_indices
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, folder_error
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.layout import HDF5, read_header
+from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
+from ntk_numba.gramfile.names import LOCK, NEXT
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.tiles import Place, Tile, TileFile
-from ntk_numba.gramfile.writer import GramWriter, output_path
+from ntk_numba.gramfile.tiles import Place, Tile
+from ntk_numba.gramfile.writer import GramWriter, is_taken, output_path
 from ntk_numba.grid import Part
 
 COMMIT_BYTES = 256 << 20  # bytes that are copied between two commits
@@ -58,7 +61,8 @@ def merge(
         they are relative to it; if one is missing or replaced, opening the file raises an error.
     delete_parts : bool
         Delete each part as soon as its tiles are durable in the new file, which then takes its
-        space step by step and not at the start.
+        space step by step and not at the start. If the file is complete already, all of its tiles
+        are verified before any part is deleted.
     overwrite, progress : see `write_gram`
 
     Returns
@@ -72,7 +76,7 @@ def merge(
         Parts are missing, unfinished, given twice, damaged, or of different jobs, data or versions;
         the text names each of them, and the parts to compute again. Merged tiles are kept.
     OSError
-        See `write_gram`.
+        See `write_gram`; or the file is complete and damaged, so that no part is deleted.
     StoppedError
         An OSError: the disk failed. Merged tiles are kept.
     """
@@ -84,20 +88,24 @@ def merge(
         )
     if isinstance(parts, str | os.PathLike):
         raise InvalidTypeError(f"parts must be a list of files, not one: {parts!r}")
-    given = [Path(part) for part in parts]
-    if Path() in given:
+    # absolute, since the working folder may change; a pattern of the shell finds lock files, too
+    given = [Path(part).absolute() for part in parts if not str(part).endswith((LOCK, NEXT))]
+    if any(Path(part) == Path() for part in parts):
         raise folder_error(Path(), "the files of the parts")
     if target.exists() and any(part.exists() and part.samefile(target) for part in given):
         raise InvalidValueError(f"{target} is one of the parts; choose another output")
     policy = Policy(overwrite, progress)
     if link and not overwrite:
         refuse_unfinished(target)
-    found = find_parts(given, target, layout=layout, link=link, overwrite=overwrite)
+    found = find_parts(
+        given, target, layout=layout, link=link, overwrite=overwrite, delete=delete_parts
+    )
     assert found.contents is not None
     contents = found.contents
     stored = parse_layout("lower" if link else layout, contents.grid.symmetric)
     contents = replace(contents, part=stored)
-    if target.exists() and not overwrite:
+    before = is_taken(target) and (not overwrite or found.merged)
+    if before:
         file = _merged_before(target, contents, found.numerics, link)
     elif link:
         paths = list(found.paths.values())
@@ -109,11 +117,41 @@ def merge(
                 _copy_all(found, target, contents, policy, delete=delete_parts)
             file = open_gram(target)
         except FileExistsError:  # another merge has completed it since the check above
-            file = _merged_before(target, contents, found.numerics, link)
+            file, before = _merged_before(target, contents, found.numerics, link), True
     if delete_parts:
-        for part in found.paths.values():
-            _delete(part)
+        try:
+            with held(target):
+                if before and (found.paths or found.merged):
+                    _verify(file, found, progress=progress)
+                for number, part in found.paths.items():
+                    _delete(part, found.headers[number])
+            for part in given:  # a kill may have left a link to a part that was deleted
+                if part.is_symlink() and not part.exists():
+                    disk.remove(part)
+        except BaseException:
+            file.close()
+            raise
     return file
+
+
+def _verify(file: GramFile, found: Cover, *, progress: bool) -> None:
+    """Raise FileError if a complete output is damaged, for which parts are to be deleted."""
+    report = file.verify(progress=progress)
+    if not report:
+        more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
+        mend = "merge again and overwrite it"
+        if len(found.paths) != found.of:
+            mend = (
+                "repair it with its data (ntk-numba verify --repair --data), and merge again "
+                "without overwriting it"
+            )
+        raise FileError(
+            f"{file.path} is complete but damaged ({report.problems[0]}{more}), so no part is "
+            f"deleted; {mend}"
+        )
+    with file.tiles() as tiles:
+        if not tiles.is_at(file.path):
+            raise FileError(f"{file.path} was replaced while it was verified; merge again")
 
 
 def _merged_before(target: Path, contents: Contents, numerics: int, link: bool) -> GramFile:
@@ -156,7 +194,7 @@ def _copy_all(
             for number in sorted(found.paths):
                 path = found.paths[number]
                 todo = c.grid.mask(Part(number, found.of)) & ~writer.done
-                if wrong := _copy(path, found.headers[number], todo, writer.tiles, bar.update):
+                if wrong := _copy(path, found.headers[number], todo, writer, bar.update):
                     # a part that exists is not computed again, so it has to be deleted
                     raise InvalidValueError(
                         f"{path}: {wrong}; delete that file, compute it again with the same "
@@ -165,13 +203,30 @@ def _copy_all(
                 # the last part stays until the file is complete
                 if delete and number != max(found.paths):
                     writer.tiles.sync()
-                    _delete(path)
+                    writer.check()
+                    _delete(path, found.headers[number])
 
 
-def _delete(part: Path) -> None:
-    """Delete a merged part."""
+def _refuse_other(part: Path, real: Path, header: Header) -> None:
+    """Raise FileError if a part is no longer the file that was merged."""
     try:
-        for path in {part.resolve(), part}:  # for a symbolic link, both the file and the link
+        with HDF5(real) as file:
+            found = read_header(file, real)
+    except (OSError, ValueError) as error:
+        raise FileError(f"{part} is merged, but not deleted: {error}") from None
+    if (found.contents, found.numerics) != (header.contents, header.numerics):
+        raise FileError(f"{part} has been replaced by a file of another job; it is not deleted")
+
+
+def _delete(part: Path, header: Header) -> None:
+    """Delete a merged part, if it is still the file that was merged."""
+    real = part.resolve()
+    if real.exists():
+        with held(real):
+            _refuse_other(part, real, header)
+    # now that its lock file is gone, which would be left alone if this process is killed here
+    try:
+        for path in (real, part):  # for a symbolic link, both the file and the link
             disk.remove(path)
     except OSError as error:
         raise FileError(f"{part} is merged, but cannot be deleted: {error.strerror}") from None
@@ -181,11 +236,12 @@ def _copy(
     path: Path,
     header: Header,
     todo: NDArray[np.bool_],
-    target: TileFile,
+    writer: GramWriter,
     update: Callable[[float], object],
 ) -> str:
     """Copy the tiles of a part in `todo`; return the problem with a bad tile, or an empty text."""
-    with open_gram(path) as file, file.tiles() as tiles:
+    target = writer.tiles
+    with held(path.resolve()), open_gram(path) as file, file.tiles() as tiles:
         c, whole = file.contents, target.tile_map.contents
         if (c, file.numerics) != (header.contents, header.numerics):
             raise FileError(f"{path} has been replaced by a file of another job")
@@ -216,6 +272,7 @@ def _copy(
             copied += c.tile_bytes
             if copied >= COMMIT_BYTES:
                 target.commit()
+                writer.check()
                 copied = 0
         target.commit()
     return ""

@@ -35,6 +35,7 @@ from ntk_numba.gramfile.writer import (
     GramWriter,
     check_folder,
     check_space,
+    is_taken,
     output_path,
     partial_of,
 )
@@ -224,7 +225,7 @@ def _write(
     _check_space(target, job.outline(x, z, part), begun, policy)
     plan = job.plan(x, z, part)
     contents = contents_of(plan, x, z)
-    if target.exists():
+    if is_taken(target):
         if not policy.overwrite:
             return existing(target, contents)
         if whole is not None:
@@ -236,8 +237,10 @@ def _write(
         with stopping.gently():
             kernel = prepare(plan, x, z)
             with GramWriter(target, contents, NUMERICS, policy) as writer:
-                tiles, done, progress = writer.tiles, writer.done, policy.progress
-                stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
+                stream_tiles(
+                    plan, kernel, x, z, writer.tiles, done=writer.done, check=writer.check,
+                    progress=policy.progress,
+                )  # fmt: skip
     except FileExistsError:  # another job has completed it since the check above
         return existing(target, contents)
     return open_gram(target)
@@ -287,6 +290,7 @@ def _write_parts(
     whole = job.outline(x, z, parse_layout(layout, z is None))
     whole.grid.size(Part(1, count))  # raises an error if there are more parts than tiles
     paths = [part_path(target, Part(number, count)) for number in range(1, count + 1)]
+    check_folder(paths[0], write=False)  # its name is longer
     _check_space(target, whole, [target, *paths], policy)
     plan = job.plan(x, z, whole.part)
     job = replace(job, up_to=plan.largest_norm)
@@ -301,7 +305,7 @@ def _write_parts(
         )
         target = target.absolute()
         paths = [path.absolute() for path in paths]
-    if target.exists() and not policy.overwrite:
+    if is_taken(target) and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
         # parts are left if an earlier call was killed before it deleted them
         if any(path.exists() for path in paths):

@@ -5,6 +5,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -101,6 +102,7 @@ def stream_tiles(
     target: TileFile,
     *,
     done: NDArray[np.bool_] | None = None,
+    check: Callable[[], object] | None = None,
     progress: bool = False,
 ) -> None:
     """Compute the tiles of a plan that are not done, and write them to `target` meanwhile.
@@ -108,6 +110,7 @@ def stream_tiles(
     The last tiles are done after a further `commit` by the caller.
 
     done : (tiles down, tiles across), True for tiles to skip
+    check : called before each batch; raises an error if the file is no longer ours
     """
     grid = plan.grid
     height, width = grid.chunk
@@ -144,6 +147,8 @@ def stream_tiles(
             # enumerate would keep a reference to the last batch
             for batch in sweep(plan, kernel, x, z, done):
                 stopping.check()
+                if check:
+                    check()
                 for task in writing[turn]:
                     task.result()
                 if len(committing) == COMMITS:

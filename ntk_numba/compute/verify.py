@@ -17,11 +17,11 @@ from ntk_numba.compute.plan import find_largest_norm, make_plan
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles, surveys_of
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import NUMERICS
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import FileError, InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.reader import GramFile, Report, open_gram
-from ntk_numba.gramfile.tiles import Place, TileFile
+from ntk_numba.gramfile.tiles import Place
 from ntk_numba.inputs.source import Source, open_sources
 
 SAMPLE = 64  # rows, and as many columns, that are recomputed
@@ -185,11 +185,14 @@ def repair(
         If the data is not that of the file, the file is incomplete, links parts, has another
         version of the arithmetic, or is damaged outside its tiles.
     OSError
-        If the file cannot be written, or another process is writing it.
+        If the file cannot be written, is replaced meanwhile, or another process is writing it.
     """
     path = Path(path).resolve()
     x, z = open_sources(X, Z, memory)
-    with open_gram(path) as file:
+    if not path.exists():
+        open_gram(path)  # which raises the error
+    # The lease comes first, and all that follows is done to one open file, whatever has its name.
+    with Lease(path, mend="wait for it") as lease, open_gram(path) as file:
         contents = file.contents
         if file.linked:
             raise InvalidValueError(
@@ -214,21 +217,29 @@ def repair(
         )
         if differences := contents.differences(contents_of(plan, x, z)):
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
-        tile_map = file.tile_map
         bad = file.verify(progress=progress).bad if bad is None else bad
-    kernel = prepare(plan, x, z)
-    done = np.ones((plan.grid.down, plan.grid.across), bool)
-    for _, _, i, j in bad:
-        done[i, j] = False
-    lease = Lease(path)
-    try:
-        with TileFile(path, tile_map, write=True) as tiles:
-            stream_tiles(plan, kernel, x, z, tiles, done=done, progress=progress)
+        kernel = prepare(plan, x, z)
+        done = np.ones((plan.grid.down, plan.grid.across), bool)
+        for _, _, i, j in bad:
+            done[i, j] = False
+        with file.tiles(write=True) as tiles:
+
+            def check() -> None:
+                lease.check()
+                if not tiles.is_at(path):
+                    raise FileError(
+                        f"{path} was replaced or moved while it was repaired; look at the file "
+                        f"that has this name now, and repair it again"
+                    )
+
+            check()
+            stream_tiles(
+                plan, kernel, x, z, tiles, done=done, check=check, progress=progress
+            )  # fmt: skip
             tiles.commit()
             tiles.sync()
             wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]
-    finally:
-        lease.release()
+            check()
     report = Report([f"{np.count_nonzero(~done)} tiles computed again"])
     for (name, layer, _, _), why in wrong:
         label = contents.matrix_name(name, layer)

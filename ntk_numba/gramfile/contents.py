@@ -6,7 +6,7 @@ them from it, and the writer and the merge compare them.
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,6 +170,18 @@ class Contents(Output):
         from ntk_numba.network import MLP
 
         return MLP.from_dict(self.description)
+
+    def same_job(self, other: "Contents") -> bool:
+        """Return whether both are of one job, and of the same data where both know the data.
+
+        They may be different parts of it, or one of them the whole.
+        """
+        if replace(self, part=other.part, x=other.x, z=other.z) != other:
+            return False
+        if not self.same_norm(other):
+            return False
+        digests = (self.x, other.x), (self.z, other.z)
+        return not any(a.difference(b) for a, b in digests if a and b)
 
     def differences(self, other: "Contents") -> list[str]:
         """List, for people, the fields in which `other` differs from this."""

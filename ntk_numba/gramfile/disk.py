@@ -14,10 +14,43 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+
+# What file systems answer that lack a call, or have it for some kinds of files only
+UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
+NO_LOCKS = {errno.ENOLCK, *UNSUPPORTED}  # what they answer that have no locks
+NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}  # too many files are open
+
+
+def create(path: Path) -> int:
+    """Create a file for reading and writing; nothing may have its name, not even a link."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+
+
+def open_existing(path: Path) -> int:
+    """Open a file for reading and writing, if this is the name of an ordinary file.
+
+    A link is not followed: in a folder that others may write, it could lead anywhere.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is something else.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise OSError(errno.EINVAL, "Not a file")
+
+
+def name_of(fd: int) -> str:
+    """Return a name for an open file that leads to it whatever has its name in its folder."""
+    return f"/dev/fd/{fd}"
 
 
 def set_direct(fd: int, on: bool) -> None:
@@ -75,9 +108,35 @@ def _transfer(call: Any, fd: int, view: memoryview, at: int) -> int:
 
 
 def allocate(fd: int, size: int) -> None:
-    """Reserve disk space for a file now; until then it is sparse."""
+    """Reserve disk space for a file now, if its file system can; until then it is sparse."""
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+
+
+def empty(fd: int) -> None:
+    """Remove all bytes of a file."""
+    os.ftruncate(fd, 0)
+
+
+def set_mode(fd: int, like: os.stat_result, *, least: int = 0) -> None:
+    """Give a file the permissions and the group of the file that it replaces.
+
+    If the group cannot be given, it gets no permissions, so that nobody may read more than before.
+
+    least : permissions that it gets in any case
+    """
+    mode = stat.S_IMODE(like.st_mode) & 0o777
+    if os.fstat(fd).st_gid != like.st_gid:
+        try:
+            os.fchown(fd, -1, like.st_gid)
+        except OSError:
+            mode &= ~0o070
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode | least:
+        os.fchmod(fd, mode | least)
 
 
 def sync(fd: int) -> None:
@@ -108,17 +167,29 @@ def rename(old: Path, new: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
+    """Make the names in a folder durable, if its file system has a call for that.
+
+    A folder in which files may be created but not listed cannot be opened for it.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return
     try:
         sync(fd)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
     finally:
         os.close(fd)
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Return whether an open file still has the name `path`."""
-    return path.exists() and os.path.samestat(path.stat(), os.fstat(fd))
+    """Return whether an open file still has the name `path`; a link to it does not count."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except OSError:
+        return False
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 `reader.GramFile` returns `Entries` for such files. They are indexed like an h5py dataset of the
 whole matrix and return the same arrays; they read only the tiles that an index needs, and raise an
-error for entries that the file does not have.
+error for entries that the file does not have. Entries of a linked file are read from its parts, see
+`parts`.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.matrix import Index, Matrix, TileRun, bounds, tile_runs
+from ntk_numba.gramfile.parts import CACHE_BYTES, Parts
 
-CACHE_BYTES = 64 << 20  # of tiles, so that neighbouring rows read their common tiles once
 CACHE_SLOTS = 1009
 
 
@@ -41,8 +42,8 @@ class Whole(Matrix, h5py.Dataset):  # type: ignore[misc]
             return super().__getitem__(key)
         return h5py.Dataset.__getitem__(self, tuple(keys))
 
-    def _stored(self) -> h5py.Dataset:
-        return self
+    def _is_open(self) -> bool:
+        return bool(self)
 
     def _read(self, layers: Index, rows: Index, columns: Index) -> NDArray[Any]:
         return _read_stored(self, self._contents, layers, rows, columns)
@@ -85,6 +86,7 @@ class Entries(Matrix):
     path, contents : the path of the file, for errors, and its contents
     file, name : the open file, and the name of the kernel
     done : a function that returns which tiles are done now, (tiles down, tiles across)
+    parts : the parts that a linked file refers to; None if it holds its own tiles
 
     Attributes
     ----------
@@ -99,15 +101,18 @@ class Entries(Matrix):
         name: str,
         contents: Contents,
         done: Callable[[], NDArray[np.bool_]],
+        parts: Parts | None = None,
     ) -> None:
         self._path, self._contents, self._done, self._file = path, contents, done, file
-        cache = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-        cache.set_chunk_cache(CACHE_SLOTS, CACHE_BYTES, 1.0)
-        self._dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), cache))
+        self._name, self._parts = name, parts
+        if parts is None:
+            cache = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+            cache.set_chunk_cache(CACHE_SLOTS, CACHE_BYTES, 1.0)
+            self._dataset = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), cache))
         self.shape, self.dtype = contents.shape, contents.dtype
 
-    def _stored(self) -> h5py.Dataset:
-        return self._dataset
+    def _is_open(self) -> bool:
+        return bool(self._file)
 
     @property
     def ndim(self) -> int:
@@ -134,11 +139,6 @@ class Entries(Matrix):
         found = np.empty((len(layers), rows.size, columns.size), self.dtype)
         for out, layer in zip(found, layers, strict=True):
             self._assemble(out, int(layer), down, across)
-        # HDF5 returns NaN for the entries of a part that is missing
-        if self._dataset.is_virtual and np.isnan(found).any():
-            raise InvalidValueError(
-                f"{self._path} has entries that are NaN: one of its parts is gone"
-            )
         return found
 
     def _refuse_missing(self, rows: list[int], columns: list[int]) -> None:
@@ -167,10 +167,16 @@ class Entries(Matrix):
                 flip = slot_of(first.tile, second.tile) < 0
                 if flip:
                     first, second = second, first
-                slot = slot_of(first.tile, second.tile)
-                at = (layer, slot) if self._contents.all_layers else (slot,)
                 (rows, inner_rows), (columns, inner_columns) = (
                     bounds(run.within) for run in (first, second)
                 )
-                block = self._dataset[(*at, rows, columns)][inner_rows][:, inner_columns]
+                block = self._block(layer, first.tile, second.tile, rows, columns)
+                block = block[inner_rows][:, inner_columns]
                 out[row.at, column.at] = block.T if flip else block
+
+    def _block(self, layer: int, i: int, j: int, rows: slice, columns: slice) -> NDArray[Any]:
+        """Return some rows and columns of a stored tile."""
+        if self._parts:
+            return self._parts.tile((self._name, layer, i, j))[rows, columns]
+        at = (layer,) if self._contents.all_layers else ()
+        return self._dataset[(*at, self._contents.storage.slot(i, j), rows, columns)]

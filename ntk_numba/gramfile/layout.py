@@ -9,9 +9,12 @@ of HDF5, so that no program takes an unwritten tile for zeros.
 """
 
 import contextlib
+import errno
 import io
 import json
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +27,8 @@ import xxhash
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import ROWS, SIZE, Digest
-from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile import claims
+from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error, folder_error
+from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, parse_part
 
@@ -35,6 +38,8 @@ CHECKSUMS = "checksums"  # the group of the datasets of checksums
 DIGESTS = "digests"  # the group of the digests of X and Z
 TILES = "tiles"  # the dataset of the (i, j) of tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
+# The error of HDF5 where locks fail and HDF5_USE_FILE_LOCKING demands them, whatever we ask for
+NO_LOCK = "unable to lock file"
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
 # The first bytes of a file that links parts; a checksum of all bytes after the user block follows
@@ -78,10 +83,10 @@ def checksum(block: Any) -> int:
     return xxhash.xxh3_64_intdigest(block) or 1
 
 
-def create(path: Path, header: Header) -> None:
-    """Create a file that has everything except its tiles, none of which is done."""
+def create(fd: int, header: Header) -> None:
+    """Give an open, empty file everything except its tiles, none of which is done."""
     c = header.contents
-    with new_file(path, header) as file:
+    with new_file(fd, header) as file:
         group = file.create_group(CHECKSUMS)
         for name in c.kernels:
             _create_dataset(file, name, c.dtype, c.stored_shape, c.chunk)
@@ -89,14 +94,25 @@ def create(path: Path, header: Header) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
-    """Open, as a context, a new file that has everything except tiles and checksums."""
+def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
+    """Give an open, empty file everything except tiles and checksums; a context of its HDF5 file.
+
+    HDF5 opens it by `disk.name_of`: another file may have taken its name in its folder by now. That
+    raises an OSError, as a full disk does.
+    """
     c = header.contents
-    with h5py.File(
-        path, "w", libver=("v110", "v110"), locking=False,
-        userblock_size=USER_BLOCK if header.linked else 0,
-        alignment_threshold=PAGE, alignment_interval=PAGE,
-    ) as file:  # fmt: skip
+    try:
+        opened = h5py.File(
+            disk.name_of(fd), "w", libver=("v110", "v110"), locking=False,
+            userblock_size=USER_BLOCK if header.linked else 0,
+            alignment_threshold=PAGE, alignment_interval=PAGE,
+        )  # fmt: skip
+    except OSError as error:
+        why = f"a new file was replaced or cannot be written ({error})"
+        if NO_LOCK in str(error):
+            why = "the file system has no locks; unset HDF5_USE_FILE_LOCKING, which demands them"
+        raise FileError(why) from None
+    with opened as file:
         values = (
             FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
             c.network, c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
@@ -140,32 +156,45 @@ def _seal(attributes: Mapping[str, Any]) -> np.uint64:
     return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
 
-def _first_bytes(path: Path) -> bytes:
-    """Return the bytes of a file that tell whether it is complete, incomplete or a link."""
-    with path.open("rb") as file:
-        return file.read(MARK)
+@contextlib.contextmanager
+def _opened(file: Path | int) -> Iterator[int]:
+    """Open an ordinary file for reading, as a context, unless it is open already."""
+    if isinstance(file, int):
+        yield file
+        return
+    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise folder_error(file, "a Gram file")
+        if not stat.S_ISREG(mode):
+            raise InvalidValueError(f"{file} is a device or a pipe; name an ordinary file")
+        yield fd
+    finally:
+        os.close(fd)
 
 
-def is_incomplete(path: Path) -> bool:
-    """Return whether a file is an incomplete Gram file."""
-    return _first_bytes(path).startswith(INCOMPLETE)
+def is_incomplete(file: Path | int) -> bool:
+    """Return whether a file, a path or a descriptor, is an incomplete Gram file."""
+    with _opened(file) as fd:
+        return os.pread(fd, MARK, 0).startswith(INCOMPLETE)
 
 
-def link_mark(path: Path) -> bytes:
+def link_mark(file: Path | int) -> bytes:
     """Return the first bytes of the user block of a file that links parts.
 
     They hold a checksum of the rest of the file: HDF5 has none for its list of files and positions,
     and follows whatever it finds there.
     """
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        file.seek(USER_BLOCK)
-        while block := file.read(1 << 20):
+    digest, at = xxhash.xxh3_64(), USER_BLOCK
+    with _opened(file) as fd:
+        while block := os.pread(fd, 1 << 20, at):
             digest.update(block)
+            at += len(block)
     return LINKED + digest.digest()
 
 
-def _check_heaps(path: Path) -> None:
+def _check_heaps(path: Path, fd: int) -> None:
     """Raise ValueError if a heap of strings has wrong sizes, which HDF5 follows unchecked.
 
     It may follow them for ever. The heaps lie one after another from the second page on, and each
@@ -173,20 +202,19 @@ def _check_heaps(path: Path) -> None:
     objects begins with 16 bytes that contain its number and the size of what follows, padded to a
     multiple of 8; for free space, which has the number 0, that size includes the 16 bytes.
     """
-    with path.open("rb") as file:
-        at, end = PAGE, file.seek(0, os.SEEK_END)
-        while file.seek(at) and (head := file.read(16))[:4] == b"GCOL":
-            size, seen = _size(head), 0
-            heap = file.read(size - 16) if 16 < size <= end - at else b""
-            while len(heap) - seen >= 16:
-                head = heap[seen : seen + 16]
-                step = _size(head) if head[:2] == b"\0\0" else 16 + -(-_size(head) // 8) * 8
-                if not 16 <= step <= len(heap) - seen:
-                    break
-                seen += step
-            if not heap or len(heap) - seen >= 16:
-                raise InvalidValueError(f"{path} is damaged: its strings have sizes that cannot be")
-            at += -(-size // PAGE) * PAGE
+    at, end = PAGE, os.fstat(fd).st_size
+    while (head := os.pread(fd, 16, at))[:4] == b"GCOL":
+        size, seen = _size(head), 0
+        heap = os.pread(fd, size - 16, at + 16) if 16 < size <= end - at else b""
+        while len(heap) - seen >= 16:
+            head = heap[seen : seen + 16]
+            step = _size(head) if head[:2] == b"\0\0" else 16 + -(-_size(head) // 8) * 8
+            if not 16 <= step <= len(heap) - seen:
+                break
+            seen += step
+        if not heap or len(heap) - seen >= 16:
+            raise InvalidValueError(f"{path} is damaged: its strings have sizes that cannot be")
+        at += -(-size // PAGE) * PAGE
 
 
 def _size(head: bytes) -> int:
@@ -195,7 +223,7 @@ def _size(head: bytes) -> int:
 
 
 class _Unmasked(io.FileIO):
-    """An incomplete file that HDF5 reads as if it were complete."""
+    """A file that HDF5 reads as if it were complete, through a descriptor of ours."""
 
     def readinto(self, buffer: Any) -> int | None:
         at = self.tell()
@@ -223,6 +251,13 @@ def _errors(path: Path) -> Iterator[None]:
 class HDF5(h5py.File):  # type: ignore[misc]
     """The HDF5 file below a Gram file, complete or not, open for reading.
 
+    It is opened once: what is checked here is what is read, even if its name now means another.
+
+    Parameters
+    ----------
+    path : the path of the file, for errors too
+    fd : a descriptor of it, if it is open already
+
     Attributes
     ----------
     complete : bool
@@ -236,28 +271,55 @@ class HDF5(h5py.File):  # type: ignore[misc]
     ------
     ValueError
         The file is not HDF5, is truncated, or is not a Gram file of this format.
+    OSError
+        It cannot be read, or another program has opened it for writing.
     """
 
-    def __init__(self, path: Path) -> None:
-        first = _first_bytes(path)
-        self.links_parts = first.startswith(LINKED)
-        if self.links_parts and first != link_mark(path):
-            raise InvalidValueError(f"{path} is damaged: it does not match its checksum")
-        _check_heaps(path)
-        raw = _Unmasked(path) if first.startswith(INCOMPLETE) else None
-        try:
-            super().__init__(raw or path, "r", locking="best-effort")
-        except OSError as error:
-            raise InvalidValueError(
-                f"{path} is no valid HDF5 file, perhaps truncated ({error})"
-            ) from None
-        self.complete = raw is None
-        self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
+    def __init__(self, path: Path, fd: int | None = None) -> None:
+        with _opened(path if fd is None else fd) as opened:
+            self._open(path, opened)
         try:
             self._check(path)
         except BaseException:
             self.close()
             raise
+
+    def _open(self, path: Path, fd: int) -> None:
+        """Check the bytes that HDF5 does not check, and let HDF5 open the file."""
+        first = os.pread(fd, MARK, 0)
+        self.links_parts = first.startswith(LINKED)
+        if self.links_parts and first != link_mark(fd):
+            raise InvalidValueError(f"{path} is damaged: it does not match its checksum")
+        _check_heaps(path, fd)
+        name = disk.name_of(fd)
+        self.complete = not first.startswith(INCOMPLETE)
+        raw = None if self.complete else _Unmasked(name)
+        try:
+            # locked as h5py does: HDF5 refuses a file that this process has opened otherwise
+            self._attach(path, raw or name, "best-effort")
+        except InvalidValueError as error:
+            locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
+            number = int(locks[1]) if locks else 0
+            if number == errno.EAGAIN:
+                text = f"{path} is open for writing in another program; close it there"
+                raise BusyFileError(text) from None
+            if number not in disk.NO_LOCKS and not re.search("real path|flag values", str(error)):
+                raise
+            raw = _Unmasked(name)  # for which HDF5 needs no locks, and no name in a folder
+            self._attach(path, raw, False)
+        self.descriptor = self.id.get_vfd_handle() if raw is None else raw.fileno()
+
+    def _attach(self, path: Path, source: str | _Unmasked, locking: str | bool) -> None:
+        """Let HDF5 open the file."""
+        try:
+            super().__init__(source, "r", locking=locking)
+        except OSError as error:
+            if error.errno in disk.NO_DESCRIPTORS:
+                why = os.strerror(error.errno)
+                raise file_error(error, f"{path} cannot be read: {why}") from None
+            raise InvalidValueError(
+                f"{path} is no valid HDF5 file, perhaps truncated ({error})"
+            ) from None
 
     def _check(self, path: Path) -> None:
         """Raise ValueError if this is not a Gram file of a format that this package reads."""

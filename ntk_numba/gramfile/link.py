@@ -1,8 +1,12 @@
-"""Writing a small file that links the parts of a job by virtual datasets of HDF5.
+"""Writing a small file that links the parts of a job.
 
-`merge(..., link=True)` calls it instead of copying tiles.
+`merge(..., link=True)` calls it instead of copying tiles. Its datasets are virtual datasets of
+HDF5, by which other programs read it. They do not notice a part that was replaced, so this package
+reads the parts itself (see `parts`) and compares them with what is recorded here.
 """
 
+import contextlib
+import json
 import os
 import re
 from importlib.metadata import version
@@ -16,7 +20,8 @@ from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease
-from ntk_numba.gramfile.writer import check_folder, partial_of
+from ntk_numba.gramfile.parts import FINGERPRINTS, fingerprint, read_checksums
+from ntk_numba.gramfile.writer import check_folder, keep_mode, partial_of
 
 
 def write_link(
@@ -24,38 +29,49 @@ def write_link(
 ) -> None:
     """Write a file of the layout "lower" that refers to all parts of a job.
 
-    If a part is missing, HDF5 reads its entries as NaN, and `open_gram` raises an error.
+    If a part is missing, other programs read its entries as NaN, and `open_gram` raises an error.
 
     Raises
     ------
     ValueError
-        An unfinished file is in the way, and `overwrite` is False.
+        An unfinished file is in the way, and `overwrite` is False; or a part is of another job.
     OSError
         The folder cannot be written, or another process writes the file.
     """
     check_folder(path)
     partial = partial_of(path)
-    lease = Lease(partial)
+    lease = Lease(path)
     new = partial.with_name(f"{partial.name}.new")
     try:
         if not overwrite:
             refuse_unfinished(path)
-        linked = []
+        linked, prints = [], []
         slots, slots_of_parts = contents.storage.slots, {}
         for part in parts:
             name = os.path.relpath(part.resolve(), path.parent.resolve())
             with HDF5(part) as file:
                 header = read_header(file, part)
+                if not contents.same_job(header.contents):
+                    raise InvalidValueError(f"{part} has been replaced by a file of another job")
+                prints.append(fingerprint(header.contents, read_checksums(file, header.contents)))
                 linked.append((name, int(file.attrs["seal"])))
             slots_of_parts[name] = np.sort(slots[header.contents.storage.mask])
         disk.remove(new)
-        with new_file(new, Header(contents, numerics, version("ntk_numba"), tuple(linked))) as file:
-            for kernel in contents.kernels:
-                _link(file, kernel, contents, slots_of_parts)
-        fd = os.open(new, os.O_RDWR)
+        header = Header(contents, numerics, version("ntk_numba"), tuple(linked))
+        fd = disk.create(new)
         try:
-            disk.write_at(fd, link_mark(new), 0)
+            keep_mode(fd, path)
+            with new_file(fd, header) as file:
+                file.attrs[FINGERPRINTS] = json.dumps(prints)
+                for kernel in contents.kernels:
+                    _link(file, kernel, contents, slots_of_parts)
+            disk.write_at(fd, link_mark(fd), 0)
             disk.sync(fd)
+            lease.check()
+            if not disk.is_at(fd, new):
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
+            with contextlib.suppress(FileNotFoundError):
+                disk.set_mode(fd, path.stat())
         finally:
             os.close(fd)
         disk.remove(partial)

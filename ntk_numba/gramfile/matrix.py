@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,11 +104,11 @@ class Matrix:
 
     def _refuse_closed(self) -> None:
         """Raise an error if the file is closed."""
-        if not self._stored():
+        if not self._is_open():
             raise InvalidValueError("the Gram file of this matrix is closed; open it again")
 
-    def _stored(self) -> h5py.Dataset:
-        """Return the dataset that has the entries."""
+    def _is_open(self) -> bool:
+        """Return whether the file that has the entries is still open."""
         raise NotImplementedError
 
     def _whole_key(self, key: Any) -> list[Any]:

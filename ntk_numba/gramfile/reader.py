@@ -1,6 +1,5 @@
 """Gram files open for reading, and their verification."""
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ from ntk_numba.errors import (
     file_error,
     folder_error,
 )
-from ntk_numba.gramfile.claims import attribute
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
+from ntk_numba.gramfile.parts import Parts
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
 
@@ -69,8 +68,9 @@ class GramFile:
         The names and seals of the parts that the file refers to; empty if it holds its own tiles.
     """
 
-    def __init__(self, path: Path, file: HDF5, header: Header) -> None:
+    def __init__(self, path: Path, file: HDF5, header: Header, parts: Parts | None = None) -> None:
         self.path, self._file, self.complete = path, file, file.complete
+        self._parts = parts
         self.contents, self.numerics, self.package_version, self.linked = header
         self.nngp, self.ntk = (
             self._entries(name) if name in self.kernels else None for name in KERNELS
@@ -82,7 +82,7 @@ class GramFile:
             return Whole(self._file[name], self.contents)
         mask = self.contents.storage.mask
         done = (lambda: mask) if self.complete else (lambda: self.done)
-        return Entries(self.path, self._file, name, self.contents, done)
+        return Entries(self.path, self._file, name, self.contents, done, self._parts)
 
     @property
     def net(self) -> "MLP":
@@ -131,13 +131,19 @@ class GramFile:
         Raises
         ------
         ValueError
-            Another program has stored the file in a different way since it was written.
+            Another program has stored the file in a different way since it was written, or it
+            refers to parts and has no tiles.
         """
+        if self._parts:
+            raise InvalidValueError(
+                f"{self.path} refers to the parts of a job and holds no tiles; open the parts, "
+                f"which parts() returns"
+            )
         return read_tile_map(self._file, self.path, self.contents)
 
-    def tiles(self) -> TileFile:
+    def tiles(self, *, write: bool = False) -> TileFile:
         """Open the tiles of this file, past HDF5, even if another file has taken its name."""
-        return TileFile(f"/dev/fd/{self._file.descriptor}", self.tile_map)
+        return TileFile(self._file.descriptor, self.tile_map, write=write)
 
     def verify(self, *, progress: bool = False) -> Report:
         """Read every byte, and check checksums and entries.
@@ -158,10 +164,11 @@ class GramFile:
         """
         report = Report()
         c = self.contents
-        if self.linked:
-            for part in self.parts():
+        if self._parts:
+            for number, part in enumerate(self._parts.paths):
                 try:
-                    with open_gram(part) as file:
+                    checked = self._parts.open(number)
+                    with GramFile(part, checked.file, checked.header) as file:
                         found = file.verify(progress=progress)
                 except (OSError, ValueError) as error:
                     report.problems.append(str(error))
@@ -198,7 +205,7 @@ class GramFile:
 
     def parts(self) -> list[Path]:
         """Return the files that a linked file refers to."""
-        return [self.path.resolve().parent / name for name, _ in self.linked]
+        return list(self._parts.paths) if self._parts else []
 
     def _verify(
         self, tiles: TileFile, name: str, layer: int, sums: NDArray[np.uint64]
@@ -256,6 +263,8 @@ class GramFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        if self._parts:
+            self._parts.close()
 
     def __enter__(self) -> Self:
         return self
@@ -303,39 +312,25 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
     if not path.is_file():
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     try:
-        unfinished = is_incomplete(path)
-    except OSError as error:
-        raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
-    if unfinished and not incomplete:
-        raise InvalidValueError(
-            f"{path} is incomplete; run its command again to complete it, or open it with "
-            f"incomplete=True"
-        )
-    real = path.resolve()  # linked parts are looked up relative to it, by HDF5 as well
-    file = HDF5(real)
-    try:
-        header = read_header(file, path)
-        for name, seal in header.linked:
-            _check_linked(path, real.parent / name, seal)
-        return GramFile(path, file, header)
-    except BaseException:
-        file.close()
+        if is_incomplete(path) and not incomplete:
+            raise InvalidValueError(
+                f"{path} is incomplete; run its command again to complete it, or open it with "
+                f"incomplete=True"
+            )
+        real = path.resolve()  # linked parts are looked up relative to it
+        file = HDF5(real)
+        try:
+            header = read_header(file, path)
+            parts = Parts(path, real, file, header) if header.linked else None
+            return GramFile(path, file, header, parts)
+        except BaseException:
+            file.close()
+            raise
+    except NtkNumbaError:
         raise
-
-
-def _check_linked(path: Path, part: Path, seal: int) -> None:
-    """Raise ValueError if a part is not the file that was linked."""
-    same = False
-    if part.is_file():
-        with contextlib.suppress(OSError, ValueError), HDF5(part) as file:
-            # a link to a link might lead back to itself
-            same = file.complete and not file.links_parts
-            same &= attribute(file, "seal", int) == seal
-    if not same:
-        state = "is not the file that was linked" if part.exists() else "does not exist"
-        raise InvalidValueError(
-            f"{path} is made of {part}, which {state}; put it back, or merge again"
-        )
+    except OSError as error:
+        name = error.filename or path
+        raise file_error(error, f"{name} cannot be read: {error.strerror}") from None
 
 
 def existing(target: Path, contents: Contents) -> GramFile:

@@ -50,7 +50,8 @@ class Tile(NamedTuple):
 class TileFile:
     """The tiles of a file that is laid out; a context manager that closes it.
 
-    write : open the file for writing too
+    file : the file's path or, so that no other file can take its place, its descriptor
+    write : open the file for writing too; a symbolic link is then not followed
     direct : bypass the page cache, since copying through it takes cores from computing. A process
         that only copies tiles may write through the cache, which writes in the background.
 
@@ -61,22 +62,33 @@ class TileFile:
     """
 
     def __init__(
-        self, path: Path | str, tile_map: TileMap, *, write: bool = False, direct: bool = True
+        self, file: Path | str | int, tile_map: TileMap, *, write: bool = False, direct: bool = True
     ) -> None:
         self.tile_map = tile_map
-        mode = os.O_RDWR if write else os.O_RDONLY
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._written: list[tuple[int, int]] = []
         self._failed: OSError | None = None
-        self._fd = os.open(path, mode)  # for tiles
-        self._small = os.open(path, mode)  # for checksums
+        mode = os.O_RDWR if write else os.O_RDONLY
+        if isinstance(file, int):
+            self._fd = os.open(disk.name_of(file), mode)
+        else:
+            self._fd = disk.open_existing(Path(file)) if write else os.open(file, mode)  # for tiles
+        try:
+            self._small = os.open(disk.name_of(self._fd), mode)  # for checksums
+        except OSError:
+            os.close(self._fd)
+            raise
         disk.set_direct(self._fd, direct and tile_map.contents.tile_bytes % PAGE == 0)
         self._buffers = threading.local()
 
     def is_at(self, path: Path) -> bool:
         """Return whether the file still has the name `path`."""
         return disk.is_at(self._fd, path)
+
+    def keep_mode(self, like: os.stat_result) -> None:
+        """Give the file the permissions of another one, see `disk.set_mode`."""
+        disk.set_mode(self._fd, like)
 
     def close(self) -> None:
         """Close the file; tiles that were not committed are not done."""
@@ -174,10 +186,13 @@ class TileFile:
         remaining = iter(places)
         with ThreadPoolExecutor(READERS, "reader") as pool:
             while batch := list(islice(remaining, BATCH)):
-                yield from pool.map(lambda place: look(self._read(place, sums)), batch)
+                yield from pool.map(lambda p: look(self.read(p, int(sums[p[0]][p[1:]]))), batch)
 
-    def _read(self, place: Place, sums: dict[str, NDArray[np.uint64]]) -> Tile:
-        """Read a tile and its mirror image into this thread's buffers, and compare them."""
+    def read(self, place: Place, value: int) -> Tile:
+        """Read a tile and its mirror image into this thread's buffers, and compare them.
+
+        value : the checksum that they have to match
+        """
         kernel, layer, i, j = place
         c, own = self.tile_map.contents, self._buffers
         if not hasattr(own, "block"):
@@ -186,7 +201,7 @@ class TileFile:
             rows, columns = c.grid.chunk
             padded = columns + PADDING // c.dtype.itemsize
             own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
-        value, wrong = int(sums[kernel][layer, i, j]), {}
+        wrong = {}
         why = self._fill(own.block, kernel, layer, i, j)
         if why or checksum(own.block) != value:
             wrong[i, j] = why or "does not match its checksum"

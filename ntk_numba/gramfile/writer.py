@@ -3,13 +3,15 @@
 Until it is complete the file is called ``<name>.partial``, occupies its full space on disk, and
 does not begin as HDF5 files do. A tile is written, made durable, and only then gets its checksum. A
 job that continues reads the tiles that have a checksum, and keeps those that match it. The last
-steps write the first bytes of the file and rename it.
+steps write the first bytes of the file and rename it. All that is done to the file is done through
+one descriptor: in a folder that others may write, its name may come to mean another file.
 """
 
 import contextlib
 import errno
 import os
 import shutil
+import stat
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +25,13 @@ from ntk_numba import stopping
 from ntk_numba.arguments import Policy, show_bytes
 from ntk_numba.errors import (
     AccessError,
+    BusyFileError,
     FileError,
     InvalidValueError,
     MissingFileError,
     OutputExistsError,
     StoppedError,
+    TakenOverError,
     file_error,
     folder_error,
 )
@@ -43,6 +47,7 @@ from ntk_numba.gramfile.layout import (
     read_tile_map,
 )
 from ntk_numba.gramfile.lease import Lease, lock_of
+from ntk_numba.gramfile.names import NEW, PARTIAL, beside, refuse_long, refuse_of_others
 from ntk_numba.gramfile.tiles import TileFile
 
 DEFAULT = Policy()
@@ -93,50 +98,73 @@ class GramWriter:
         self._path, self._partial = path, partial_of(path)
         self._header = Header(contents, numerics, version("ntk_numba"))
         self._overwrite, self._reserve = policy.overwrite, reserve
-        self._lease = Lease(self._partial)
+        self._lease = Lease(path)
         try:
-            if path.exists() and not policy.overwrite:
+            if is_taken(path) and not policy.overwrite:
                 raise OutputExistsError(f"{path} already exists")
-            if not self._can_continue():
-                self._begin()
-            with HDF5(self._partial) as file:
-                tile_map = read_tile_map(file, self._partial, contents)
-            self.tiles = TileFile(self._partial, tile_map, write=True, direct=direct)
+            fd = self._continue()
+            fd = self._begin() if fd is None else fd
             try:
-                self.done = self._check_tiles(policy.progress)
-            except BaseException:
-                self.tiles.close()
+                with HDF5(self._partial, fd) as file:
+                    tile_map = read_tile_map(file, self._partial, contents)
+                self.tiles = TileFile(fd, tile_map, write=True, direct=direct)
+                complete = not is_incomplete(fd)
+            finally:
+                os.close(fd)
+            try:
+                self.done = self._check_tiles(policy.progress, complete)
+            except BaseException as error:
+                try:
+                    self._stop(error)
+                finally:
+                    self.tiles.close()
                 raise
         except BaseException:
             self._lease.release()
             raise
 
-    def _begin(self) -> None:
-        """Lay out the file under another name, so that an unfinished one always has a layout."""
-        new = self._partial.with_name(self._partial.name + ".new")
+    def check(self) -> None:
+        """Raise TakenOverError if another process has taken over the file."""
+        self._lease.check()
+
+    def _begin(self) -> int:
+        """Lay out the file under another name, so that an unfinished one always has a layout.
+
+        Return its descriptor.
+        """
+        new = beside(self._path, NEW)
+        fd = None
         try:
             disk.remove(self._partial)
             disk.remove(new)
-            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-            try:
-                # already before the layout, so that a full disk is noticed here and not by HDF5
-                if self._reserve:
-                    self._allocate(fd, self._header.contents.allocated_bytes)
-                create(new, self._header)
-                if self._reserve:
-                    self._allocate(fd, os.fstat(fd).st_size)
-                disk.write_at(fd, INCOMPLETE, 0)
-                disk.sync(fd)
-            finally:
-                os.close(fd)
+            fd = disk.create(new)
+            keep_mode(fd, self._path)
+            # already before the layout, so that a full disk is noticed here and not by HDF5
+            if self._reserve:
+                self._allocate(fd, self._header.contents.allocated_bytes)
+                disk.empty(fd)
+            create(fd, self._header)
+            if self._reserve:
+                self._allocate(fd, os.fstat(fd).st_size)
+            disk.write_at(fd, INCOMPLETE, 0)
+            disk.sync(fd)
+            self._lease.check()
             disk.rename(new, self._partial)
+            if not disk.is_at(fd, self._partial):  # we were suspended, and this is another's file
+                disk.rename(self._partial, new)
+                self._lease.check()
+                raise FileError(f"{new} was replaced by another process; is the folder safe?")
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                disk.remove(new)
-                disk.remove(self._partial)
+            if fd is not None:
+                with contextlib.suppress(OSError):
+                    for path in (new, self._partial):
+                        if disk.is_at(fd, path):
+                            disk.remove(path)
+                os.close(fd)
             if isinstance(error, OSError) and error.strerror:
                 raise file_error(error, f"{new} cannot be written: {error.strerror}") from None
             raise
+        return fd
 
     def _allocate(self, fd: int, size: int) -> None:
         """Reserve disk space, or raise an error that says how much is needed and free."""
@@ -147,46 +175,74 @@ class GramWriter:
         except OSError as error:
             raise _no_space(self._path, contents, size, str(error.strerror)) from None
 
-    def _can_continue(self) -> bool:
-        """Return whether an unfinished file with the same contents exists.
+    def _continue(self) -> int | None:
+        """Return the descriptor of an unfinished file with the same contents, None without one.
 
         Raise ValueError if it has other contents and is not to be overwritten.
         """
-        if not self._partial.exists():
-            return False
+        fd = None
+        # An incomplete file may have the name of a complete one: in earlier versions, a writer that
+        # was suspended just before it renamed its file did so after another had taken it over.
+        misnamed = self._path.exists() and not is_taken(self._path)
         try:
-            if not self._partial.is_file():
-                raise InvalidValueError(f"{self._partial} is not a file")
-            with HDF5(self._partial) as file:
-                found = read_header(file, self._partial)
-            differences = self._header.contents.differences(found.contents)
-            if found.numerics != self._header.numerics:
-                differences.append(
-                    f"numerical version is {found.numerics} (ntk_numba {found.package_version}), "
-                    f"not {self._header.numerics}"
-                )
-            if differences:
-                raise InvalidValueError(
-                    f"{self._partial} is the beginning of another job: {'; '.join(differences)}"
-                )
-        except ValueError as error:
+            if misnamed and self._partial.exists() and not self._overwrite:
+                raise InvalidValueError(f"{self._path} and {self._partial} are both incomplete")
+            misnamed = misnamed and not self._partial.exists()
+            with contextlib.suppress(FileNotFoundError):
+                fd = self._open_unfinished(self._path if misnamed else self._partial)
+            if fd is not None:
+                self._refuse_other(fd)
+                if misnamed:
+                    disk.rename(self._path, self._partial)
+                keep_mode(fd, self._path)
+        except BaseException as error:
+            if fd is not None:
+                os.close(fd)
+            if not isinstance(error, ValueError):
+                raise
             if self._overwrite:
-                return False
+                return None
             raise InvalidValueError(
                 f"{error}. Choose another output, delete it, or overwrite it"
             ) from None
-        return True
+        return fd
 
-    def _check_tiles(self, progress: bool) -> NDArray[np.bool_]:
+    def _open_unfinished(self, path: Path) -> int:
+        """Open the unfinished file for reading and writing."""
+        try:
+            return disk.open_existing(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise InvalidValueError(f"{path} is not a file") from None
+            raise file_error(error, f"{path} cannot be written: {error.strerror}") from None
+
+    def _refuse_other(self, fd: int) -> None:
+        """Raise ValueError if the unfinished file has other contents."""
+        with HDF5(self._partial, fd) as file:
+            found = read_header(file, self._partial)
+        differences = self._header.contents.differences(found.contents)
+        if found.numerics != self._header.numerics:
+            differences.append(
+                f"numerical version is {found.numerics} (ntk_numba {found.package_version}), "
+                f"not {self._header.numerics}"
+            )
+        if differences:
+            raise InvalidValueError(
+                f"{self._partial} is the beginning of another job: {'; '.join(differences)}"
+            )
+
+    def _check_tiles(self, progress: bool, complete: bool) -> NDArray[np.bool_]:
         """Read all tiles that have a checksum, and clear the checksums that do not match.
 
         The tiles come from the disk: what an earlier writer could not write may be in the cache.
+
+        complete : whether the file begins as a complete one. If all of its tiles are right, that
+            stays: its writer was about to rename it, and may still do so.
         """
         tiles = self.tiles
         tiles.forget()
-        if not is_incomplete(self._partial):  # its writer was killed just before it was renamed
-            tiles.begin_with(INCOMPLETE)
-            tiles.sync()
         places = [
             (name, int(layer), int(i), int(j))
             for name, sums in tiles.checksums().items()
@@ -196,10 +252,18 @@ class GramWriter:
             tiles.scan(places, lambda tile: tile.place if tile.wrong else None),
             "checking tiles", len(places), unit="tile", disable=not progress, leave=False,
         )  # fmt: skip
+        wrong = []
         for place in bar:
             stopping.check()
             if place is not None:
-                tiles.clear_checksum(place)
+                wrong.append(place)
+        self._lease.check()
+        count = np.count_nonzero(tiles.done())
+        if complete and (wrong or count != self._header.contents.count):
+            tiles.begin_with(INCOMPLETE)
+            tiles.sync()
+        for place in wrong:
+            tiles.clear_checksum(place)
         return tiles.done()
 
     def __enter__(self) -> Self:
@@ -231,15 +295,24 @@ class GramWriter:
         if np.count_nonzero(tiles.done()) != self._header.contents.count:
             raise RuntimeError(f"{self._partial}: tiles are missing; this is a bug")
         self._lease.check()
-        if not tiles.is_at(self._partial):
-            raise FileError(f"{self._partial} was moved or removed while this job ran")
-        if self._path.exists() and not self._overwrite:
-            raise FileError(
-                f"{self._path} was created by another process while this job ran; move or rename it"
-            )
+        renamed = tiles.is_at(self._path)  # by a writer that was suspended, and replaced by us
+        if not renamed:
+            if not tiles.is_at(self._partial):
+                raise FileError(f"{self._partial} was moved or removed while this job ran")
+            if is_taken(self._path) and not self._overwrite:
+                raise FileError(
+                    f"{self._path} was created by another process while this job ran; move or "
+                    f"rename it"
+                )
+            with contextlib.suppress(OSError):  # of a file that is new, or has no more than that
+                tiles.keep_mode(self._path.stat())
         tiles.begin_with(COMPLETE)
         tiles.sync()
-        disk.rename(self._partial, self._path)
+        self._lease.check()
+        if not renamed:
+            disk.rename(self._partial, self._path)
+            if not tiles.is_at(self._path):
+                raise FileError(f"{self._partial} was replaced by another process")
 
     def _stop(self, error: BaseException) -> None:
         """Keep the file if any tile is done, remove it otherwise, and say so in the error."""
@@ -256,6 +329,10 @@ class GramWriter:
                     kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
                 else:
                     disk.remove(self._partial)
+        if isinstance(error, BusyFileError):
+            if not isinstance(error, TakenOverError):  # else to run it again is refused for now
+                error.add_note(kept)
+            raise error
         if isinstance(error, MemoryError) or "can't start new thread" in str(error):
             raise StoppedError(
                 f"out of memory or threads; {kept}, with less memory or fewer threads"
@@ -271,21 +348,56 @@ class GramWriter:
 def remove_stale_lock(path: Path) -> None:
     """Remove the lock file of a writer that was killed just after it completed `path`."""
     with contextlib.suppress(OSError):
-        if lock_of(partial_of(path)).exists():
-            Lease(partial_of(path)).release()
+        if lock_of(path).exists():
+            Lease(path).release()
+
+
+def keep_mode(fd: int, path: Path) -> None:
+    """Give a file that is to replace the one at `path`, if any, no more permissions than that.
+
+    Its owner may still read and write it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        like = path.stat()
+        try:
+            disk.set_mode(fd, like, least=0o600)
+        except OSError as error:
+            raise file_error(
+                error,
+                f"the permissions of {path} cannot be given to {partial_of(path)} "
+                f"({error.strerror}); delete one of them",
+            ) from None
 
 
 def partial_of(path: Path) -> Path:
     """Return the name of a file while it is incomplete."""
-    return path.with_name(path.name + ".partial")
+    return beside(path, PARTIAL)
+
+
+def is_taken(path: Path) -> bool:
+    """Return whether an output's name is taken, by anything but an incomplete Gram file.
+
+    That one is continued like any incomplete file, unless it belongs to another output.
+    """
+    try:
+        return path.exists() and (path.suffix == PARTIAL or not is_incomplete(path))
+    except (OSError, ValueError):
+        return True
 
 
 def output_path(path: str | os.PathLike[str]) -> Path:
-    """Return where an output is written: links are followed, as users of scratch disks expect.
+    """Return where an output is written, as an absolute path: the working folder may change.
 
-    The folder has to exist, but need not be writable: the file may already be complete.
+    Links are followed, as users of scratch disks expect. The folder has to exist, but need not be
+    writable: the file may already be complete.
     """
-    target = Path(path)
+    if Path(path) == Path():
+        raise folder_error(Path(), "a file in it")
+    try:
+        target = Path(path).absolute()
+    except FileNotFoundError:
+        raise MissingFileError("the working folder was removed; give an absolute path") from None
+    refuse_long(target)
     if target.is_symlink():
         target = target.resolve()
     check_folder(target, write=False)
@@ -295,9 +407,10 @@ def output_path(path: str | os.PathLike[str]) -> Path:
 def check_folder(path: Path, *, write: bool = True) -> None:
     """Raise an error if a file cannot have this path.
 
-    The path is that of a folder or a device, or its folder is missing or, with `write`, cannot be
-    written.
+    The path is too long or that of a folder or a device, or its folder is missing or, with `write`,
+    cannot be written, or the file cannot be replaced.
     """
+    refuse_long(path)
     folder = path.parent
     if path.is_dir():
         raise folder_error(path, "a file in it")
@@ -307,6 +420,8 @@ def check_folder(path: Path, *, write: bool = True) -> None:
         raise MissingFileError(f"the folder {folder} does not exist; create it first")
     if write and not os.access(folder, os.W_OK | os.X_OK):
         raise AccessError(f"the folder {folder} cannot be written; choose another one")
+    if write:
+        refuse_of_others(path)
 
 
 def check_space(path: Path, output: Output, size: int | None = None) -> None:

@@ -1,12 +1,22 @@
 """Small files that link the parts of a job."""
 
+import gc
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import h5py
 import numpy as np
+import psutil
 import pytest
 from parts import NET, Stop, parts_of, stop_after
 
 import ntk_numba as nk
-from ntk_numba.gramfile import link
+from ntk_numba.gramfile import layout, link
+from ntk_numba.gramfile import parts as linked_parts
+from ntk_numba.gramfile.tiles import TileFile
 
 
 @pytest.fixture(scope="module")
@@ -14,9 +24,19 @@ def x():
     return np.random.default_rng(0).standard_normal((700, 20))
 
 
+@pytest.fixture(scope="module")
+def made(x, tmp_path_factory):
+    return parts_of(x, tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
-def parts(x, tmp_path):
-    return parts_of(x, tmp_path)
+def parts(made, tmp_path):
+    return [shutil.copy(path, tmp_path / path.name) for path in made]
+
+
+@pytest.fixture(scope="module")
+def k(x):
+    return nk.gram(NET, x, kernels="ntk").ntk
 
 
 def test_a_full_disk_is_reported_in_a_sentence(parts, tmp_path, monkeypatch):
@@ -155,8 +175,172 @@ class TestLink:
         path, paths, _ = linked
         with nk.open_gram(path) as f:
             paths[1].unlink()
-            with pytest.raises(
-                ValueError, match=r"g.h5 has entries that are NaN: one of its parts"
-            ):
+            with pytest.raises(ValueError, match=rf"g.h5 is made of {paths[1]}, which does not ex"):
                 f.ntk[...]
-            assert f.verify().problems == [f"{paths[1]} does not exist"]
+            (problem,) = f.verify().problems
+            assert f"{paths[1]}, which does not exist" in problem
+
+
+READ = """
+import resource, sys
+import numpy as np
+from ntk_numba.gramfile.reader import open_gram
+
+path, right, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(limit), int(limit)))
+right = np.load(right)
+with open_gram(path) as f:
+    assert f.verify()
+    for key in ([690, 3], slice(None)):
+        assert np.array_equal(f.ntk[key], right[key])
+    assert np.allclose(f.ntk @ right[0], right @ right[0], rtol=1e-12)
+"""
+
+
+def other_parts(x, folder, **options):
+    """Write parts with the names of `parts` that belong to another job."""
+    folder.mkdir(exist_ok=True)
+    for number in range(1, 6):
+        net = options.get("net", nk.MLP(3, "relu", b_std=0.7))
+        more = {k: v for k, v in options.items() if k != "net"}
+        nk.write_gram(net, x, folder / "g.h5", part=(number, 5), **more).close()
+    return sorted(folder.glob("g.part-*"))
+
+
+def damaged(part, *, with_checksum):
+    """Change the first tile of a part and, if asked, its checksum, so that it verifies."""
+    with nk.open_gram(part) as f, TileFile(part, f.tile_map, write=True) as tiles:
+        i, j = (int(k) for k in f.contents.storage.places[0])
+        (block,) = tiles.scan([("ntk", 0, i, j)], lambda tile: tile.block.copy())
+        block *= 1 - 2**-20
+        tiles.write("ntk", 0, i, j, block)
+        if with_checksum:
+            tiles.commit()
+    return i, j
+
+
+class TestWhatIsCheckedIsWhatIsRead:
+    """HDF5 would read any file that has the name of a part at that moment."""
+
+    @pytest.fixture
+    def path(self, parts, tmp_path):
+        nk.merge(parts, tmp_path / "g.h5", link=True).close()
+        return tmp_path / "g.h5"
+
+    def test_a_variable_leads_hdf5_elsewhere(self, x, path, k, tmp_path):
+        other = other_parts(x, tmp_path / "other")
+        np.save(tmp_path / "k.npy", k)
+        command = [sys.executable, "-c", READ, path, tmp_path / "k.npy", "200"]
+        environment = os.environ | {"HDF5_VDS_PREFIX": str(other[0].parent)}
+        subprocess.run(command, env=environment, check=True)
+
+    @pytest.mark.parametrize("before", [False, True])
+    @pytest.mark.parametrize("how", ["renamed", "written into"])
+    def test_a_part_is_replaced_while_the_link_is_open(
+        self, x, parts, path, k, tmp_path, before, how
+    ):
+        other = other_parts(x, tmp_path / "other")
+        with nk.open_gram(path) as f:
+            if before:
+                assert (f.ntk[...] == k).all()
+                f._parts._cached.clear()
+            for new, part in zip(other, parts, strict=True):
+                new.replace(part) if how == "renamed" else shutil.copyfile(new, part)
+            if before and how == "renamed":  # the parts that were checked are still open
+                assert (f.ntk[...] == k).all()
+            else:
+                text = "damaged or replaced since" if before else "is not the file that was linked"
+                with pytest.raises(ValueError, match=text):
+                    f.ntk[...]
+            assert len(f.verify().problems) == 5
+        with pytest.raises(ValueError, match="which is not the file that was linked"):
+            nk.open_gram(path)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"net": NET, "dtype": "float32"}, {"net": NET, "kernels": ("nngp",)},
+         {"net": NET, "kernels": ("nngp", "ntk")}],
+        ids=str,
+    )  # fmt: skip
+    def test_it_is_moved_to_other_parts_of_the_same_names(self, x, path, k, tmp_path, options):
+        """A seal does not cover the kernels and the dtype."""
+        other = other_parts(x, tmp_path / "other", **options)
+        with nk.open_gram(path) as f:
+            path.rename(other[0].parent / "g.h5")
+            assert (f.ntk[...] == k).all() and f.verify()
+        with pytest.raises(ValueError, match="which is not the file that was linked"):
+            nk.open_gram(other[0].parent / "g.h5")
+
+    def test_a_part_of_the_same_header_has_other_tiles(self, parts, path):
+        damaged(parts[2], with_checksum=True)
+        with nk.open_gram(parts[2]) as f:
+            assert f.verify()
+        with pytest.raises(ValueError, match=rf"made of {parts[2]}, which is not the file that"):
+            nk.open_gram(path)
+
+    def test_a_part_is_damaged_later(self, x, parts, path, k):
+        with nk.open_gram(path) as f:
+            i, j = damaged(parts[2], with_checksum=False)
+            text = rf"{parts[2]}: tile \({i}, {j}\) of ntk does not match its checksum; it was"
+            for read in (lambda: f.ntk[...], lambda: f.ntk @ x[:, 0], lambda: f.ntk[64 * i]):
+                with pytest.raises(ValueError, match=text):
+                    read()
+            (problem,) = f.verify().problems
+            assert problem.startswith(f"{parts[2]}: ntk: tile ({i}, {j}) does not match")
+
+    def test_an_older_link_still_opens(self, x, parts, path, k, tmp_path):
+        with h5py.File(path, "r+") as file:
+            del file.attrs[linked_parts.FINGERPRINTS]
+        with path.open("r+b") as file:
+            file.write(layout.link_mark(path))
+        with nk.open_gram(path) as f:
+            assert (f.ntk[...] == k).all() and f.verify()
+        other = other_parts(x, tmp_path / "other", net=NET, dtype="float32")
+        shutil.copyfile(other[1], parts[1])
+        with pytest.raises(ValueError, match=rf"made of {parts[1]}, which is not the file that"):
+            nk.open_gram(path)
+
+    def test_it_has_no_tiles_of_its_own(self, path):
+        with nk.open_gram(path) as f:
+            for get in (f.tiles, lambda: f.tile_map):
+                with pytest.raises(ValueError, match="refers to the parts of a job and holds no"):
+                    get()
+
+    def test_more_parts_than_descriptors(self, x, k, tmp_path):
+        folder = tmp_path / "many"
+        folder.mkdir()
+        paths = parts_of(x, folder, 30)
+        nk.merge(paths, folder / "m.h5", link=True).close()
+        np.save(tmp_path / "k.npy", k)
+        for limit in ("25", "15"):
+            command = [sys.executable, "-c", READ, folder / "m.h5", tmp_path / "k.npy", limit]
+            subprocess.run(command, check=True)
+
+    def test_threads_read_it_at_the_same_time(self, path, k, monkeypatch):
+        monkeypatch.setattr(linked_parts, "MOST_OPEN", 2)
+        monkeypatch.setattr(linked_parts, "CACHE_BYTES", 1)
+
+        def read(seed):
+            rng = np.random.default_rng(seed)
+            for _ in range(4):
+                rows = rng.integers(0, 700, 2)
+                assert (f.ntk[rows] == k[rows]).all()
+                assert len(f._parts._reading) <= 2
+
+        with nk.open_gram(path) as f, ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(4)))
+
+    @pytest.mark.parametrize("closed", [True, False])
+    def test_it_leaves_no_descriptor_open(self, path, closed):
+        gc.collect()
+        before = len(psutil.Process().open_files())
+        f = nk.open_gram(path)
+        ntk = f.ntk
+        assert ntk[3, 690] and len(psutil.Process().open_files()) > before + 1
+        if closed:
+            f.close()
+            with pytest.raises(ValueError, match="is closed; open it again"):
+                ntk[3, 690]
+        del f, ntk
+        gc.collect()
+        assert len(psutil.Process().open_files()) == before

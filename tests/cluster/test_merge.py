@@ -176,7 +176,7 @@ class TestCover:
         text = tmp_path / "text.h5"
         text.write_text("hello")
         self.refuse([*parts, text], "text.h5 is no valid HDF5 file", tmp_path)
-        self.refuse([*parts, tmp_path], "Is a directory", tmp_path)
+        self.refuse([*parts, tmp_path], "is a folder; name a Gram file", tmp_path)
         nk.write_gram(NET, x, tmp_path / "whole.h5").close()
         self.refuse([*parts, tmp_path / "whole.h5"], "whole.h5 is no part of a job", tmp_path)
         many = [tmp_path / f"{n}.h5" for n in range(30)]

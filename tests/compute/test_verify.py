@@ -1,12 +1,15 @@
 import h5py
 import numpy as np
 import pytest
+from parts import parts_of
 
 import ntk_numba as nk
 from ntk_numba.compute import verify
 from ntk_numba.compute.verify import verify_sample
 from ntk_numba.engine.kernel import NUMERICS, Kernel
 from ntk_numba.gramfile.lease import Lease
+from ntk_numba.gramfile.reader import GramFile
+from ntk_numba.gramfile.tiles import TileFile
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 
@@ -88,6 +91,93 @@ def test_repair_refuses(damaged, points, monkeypatch):
     (path.rename(path.with_name("g.h5.partial"))).write_bytes(b"\x89NTK\r\n\x1a\n" + before[8:])
     with pytest.raises(ValueError, match="is incomplete; run its command again"):
         nk.repair(path.with_name("g.h5.partial"), points, z)
+
+
+@pytest.mark.parametrize("when", ["before", "prepared", "batch", "end"])
+def test_a_file_that_is_replaced_during_its_repair_is_left_alone(
+    damaged, points, tmp_path_factory, monkeypatch, when
+):
+    """The older file is repaired, wherever it is now; the newer one has its bytes."""
+    path, z, _ = damaged
+    folder = tmp_path_factory.mktemp("other")
+    nk.write_gram(
+        nk.MLP(3, "abs"), points, folder / "o.h5", Z=z, kernels=("nngp", "ntk"), layers="all"
+    ).close()
+    new = (folder / "o.h5").read_bytes()
+
+    def replace():
+        if (folder / "o.h5").exists():
+            (folder / "o.h5").replace(path)
+
+    def late(owner, name):
+        original = getattr(owner, name)
+
+        def call(*arguments, **options):
+            result = original(*arguments, **options)
+            replace()
+            return result
+
+        monkeypatch.setattr(owner, name, call)
+
+    late(
+        *{
+            "before": (GramFile, "verify"),
+            "prepared": (verify, "prepare"),
+            "batch": (Kernel, "compute"),
+            "end": (TileFile, "sync"),
+        }[when]
+    )
+    with pytest.raises(nk.NtkNumbaError, match=r"g.h5 was replaced or moved while it was repaired"):
+        nk.repair(path, points, z)
+    monkeypatch.undo()
+    assert path.read_bytes() == new and list(path.parent.iterdir()) == [path]
+    with nk.open_gram(path) as f:
+        assert f.verify()
+
+
+def test_a_writer_a_merge_and_a_repair_have_one_lease(damaged, points, tmp_path, monkeypatch):
+    path, z, right = damaged
+    link = path.with_name("link.h5")
+    link.symlink_to(path)
+
+    def others(*arguments, **options):
+        for call in (
+            lambda: nk.repair(link, points, z),
+            lambda: nk.write_gram(nk.MLP(4), points, link, Z=z, overwrite=True),
+        ):
+            with pytest.raises(BlockingIOError, match=r"g.h5 is being written by process"):
+                call()
+        called.append(1)
+        return prepare(*arguments, **options)
+
+    called, prepare = [], verify.prepare
+    monkeypatch.setattr(verify, "prepare", others)
+    assert nk.repair(path, points, z)
+    assert called == [1] and path.read_bytes() == right
+
+
+def test_a_merge_refuses_a_part_that_is_being_repaired(points, tmp_path, monkeypatch):
+    parts = parts_of(points, tmp_path, of=2)
+    text = r"g.part-1-of-2.h5 is being written by process \d+ on .*; wait until it is written, rep"
+    with Lease(parts[0]), pytest.raises(BlockingIOError, match=text) as caught:
+        nk.merge(parts, tmp_path / "g.h5", delete_parts=True)
+    assert "run the same again" in caught.value.__notes__[0]
+    assert all(part.exists() for part in parts)
+
+    def busy(self, places, look):
+        if places := list(places):  # of a part, not of the new file
+            with pytest.raises(BlockingIOError, match="is being written by process"):
+                nk.repair(parts[len(seen)], points)
+            seen.append(1)
+        return scan(self, places, look)
+
+    seen, scan = [], TileFile.scan
+    with monkeypatch.context() as patch:
+        patch.setattr(TileFile, "scan", busy)
+        nk.merge(parts, tmp_path / "g.h5").close()
+    assert len(seen) == 2
+    names = ["g.h5", "g.part-1-of-2.h5", "g.part-2-of-2.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize("name", ["tanh:1e-5", "gelu"])

@@ -94,3 +94,29 @@ def test_a_job_writes_directly_where_its_tiles_are_whole_pages(
             start = dataset.id.get_chunk_info_by_coord((0, 0)).byte_offset
             assert start % PAGE == 0 or not whole_pages
     assert set(seen) == {whole_pages and can_be_direct(tmp_path)}
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP])
+def test_calls_that_a_file_system_lacks(tmp_path, file, monkeypatch, number):
+    """A job goes on without them; other errors are raised."""
+
+    def lacks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(disk.os, "posix_fallocate", lacks)
+    monkeypatch.setattr(disk, "sync", lacks)
+    disk.allocate(file, 100)
+    disk.rename(tmp_path / "f", tmp_path / "g")
+    assert (tmp_path / "g").exists()
+    number = errno.EIO
+    for call in (lambda: disk.allocate(file, 100), lambda: disk.sync_folder(tmp_path)):
+        with pytest.raises(OSError, match="Input/output"):
+            call()
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(disk.os, "open", refuse)
+    disk.sync_folder(tmp_path)

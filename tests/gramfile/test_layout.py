@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 import subprocess
@@ -36,7 +37,8 @@ def contents(request):
 
 
 def created(path, contents):
-    layout.create(path, Header(contents, 5, "1.2"))
+    with path.open("w+b") as file:
+        layout.create(file.fileno(), Header(contents, 5, "1.2"))
     return path
 
 
@@ -173,3 +175,39 @@ def test_a_checksum_is_never_that_of_nothing(monkeypatch):
     assert layout.checksum(block) == layout.checksum(block.tobytes()) != 0
     monkeypatch.setattr(layout.xxhash, "xxh3_64_intdigest", lambda block: 0)
     assert layout.checksum(block) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks(tmp_path, contents, monkeypatch, number):
+    """HDF5 by itself reads on after ENOSYS only; its errors have this form."""
+    path = created(tmp_path / "g.h5", contents)
+    opened = h5py.File.__init__
+
+    def refuse(self, *arguments, locking=None, **options):
+        if isinstance(arguments[0], str) and locking is not False:
+            raise OSError(f"Unable to open file (unable to lock file, errno = {number}, error ...")
+        opened(self, *arguments, locking=locking, **options)
+
+    monkeypatch.setattr(h5py.File, "__init__", refuse)
+    with layout.HDF5(path) as file:
+        assert layout.read_header(file, path).contents == contents
+
+
+def test_a_file_that_another_program_writes(tmp_path, contents):
+    path = created(tmp_path / "g.h5", contents)
+    code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        with pytest.raises(BlockingIOError, match=r"g.h5 is open for writing in another program"):
+            layout.HDF5(path)
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("locking", [None, True, False, "best-effort"])
+def test_a_file_that_this_process_has_opened_by_h5py(tmp_path, contents, locking):
+    """HDF5 refuses to open a file twice if its locks are used differently."""
+    path = created(tmp_path / "g.h5", contents)
+    with h5py.File(path, locking=locking), layout.HDF5(path) as file:
+        assert layout.read_header(file, path).contents == contents

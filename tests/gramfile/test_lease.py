@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from ntk_numba import stopping
+from ntk_numba.errors import TakenOverError, file_error
 from ntk_numba.gramfile import lease
+from ntk_numba.gramfile import names as names_beside
 from ntk_numba.gramfile.lease import Holder, Lease
 
 ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
@@ -190,7 +192,7 @@ def test_a_holder_elsewhere_that_hangs_is_replaced_and_notices_it_later(target, 
     assert holder_in(target).pid == os.getpid()
     process.send_signal(signal.SIGCONT)
     time.sleep(2 * TIMES["BEAT"])
-    taken = f"BusyFileError {target} was taken over by process {os.getpid()} on"
+    taken = f"TakenOverError {target} was taken over by process {os.getpid()} on"
     assert answer(process, "check").startswith(taken)
     assert answer(process, "release") == "released"
     assert holder_in(target).pid == os.getpid()
@@ -218,7 +220,7 @@ def test_a_signal_ends_the_watch(target, monkeypatch):
         with pytest.raises(stopping.StopRequested):
             Lease(target)
         assert path.exists() == (name == "WATCH")
-        monkeypatch.setattr(Lease, "_is_touched", lambda *_: False)
+        monkeypatch.setattr(lease, "_is_touched", lambda *_: False)
     assert names(target) == []
 
 
@@ -271,7 +273,7 @@ def test_without_a_thread_for_the_beats_there_is_no_lease(target, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.raises(OSError, match=r"g.h5.lock cannot be kept: can't start new thread"):
+    with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be kept: can't start new thread"):
         Lease(target)
     assert names(target) == []
 
@@ -311,7 +313,7 @@ def test_without_locks_a_process_here_is_known_by_its_number(target, start, no_l
         time.sleep(0.01)  # nobody waits for it
     own = Lease(target)
     assert time.monotonic() - begin < TIMES["WATCH"]
-    assert holder_in(target).pid == os.getpid() and names(target) == ["g.h5.lock"]
+    assert holder_in(target).pid == os.getpid() and names(target) == ["g.h5.partial.lock"]
     with pytest.raises(BlockingIOError, match=f"by process {os.getpid()} on"):
         Lease(target)
     own.release()
@@ -410,7 +412,8 @@ def test_a_replaced_holder_leaves_the_same_lock_file_alone(target):
 
 
 def test_which_errors_say_that_there_are_no_locks(target, monkeypatch):
-    for number in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO):
+    none = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+    for number in (*none, errno.EIO):
 
         def fail(fd, flags, number=number):
             raise OSError(number, os.strerror(number))
@@ -419,7 +422,9 @@ def test_which_errors_say_that_there_are_no_locks(target, monkeypatch):
         if number != errno.EIO:
             Lease(target).release()
             continue
-        with pytest.raises(OSError, match=r"g.h5.lock cannot be locked: Input/output error"):
+        with pytest.raises(
+            OSError, match=r"g.h5.partial.lock cannot be locked: Input/output error"
+        ):
             Lease(target)
 
 
@@ -428,6 +433,150 @@ def test_a_full_disk_leaves_no_lease(target, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(lease.disk, "write_at", full)
-    with pytest.raises(OSError, match=r"g.h5.lock cannot be written: No space left"):
+    with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be written: No space left"):
         Lease(target)
     assert list(target.parent.iterdir()) == []
+
+
+def test_a_lock_file_that_was_to_replace_one_is_left_over(target, clock):
+    """Its process was killed between its creation and its renaming."""
+    left = names_beside.beside(target, names_beside.NEXT)
+    for make in (left.touch, lambda: left.symlink_to("elsewhere")):
+        lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
+        make()
+        own = Lease(target)
+        assert holder_in(target).pid == os.getpid() and names(target) == [own.path.name]
+        own.release()
+        assert names(target) == []
+
+
+def test_our_lock_file_is_taken_for_left_over(target, monkeypatch, no_locks):
+    """We were suspended before we renamed it; another process removes it, and makes its own.
+
+    If we then rename that one, the other process has the lease. If it has renamed ours, we have it.
+    """
+    path, left = lease.lock_of(target), names_beside.beside(target, names_beside.NEXT)
+    dead = json.dumps(Holder.me()._replace(started=1.0))
+    path.write_text(dead)
+    write, other = Lease._write, Holder.me()._replace(since="this moment")
+
+    def suspended(*arguments):
+        write(*arguments)
+        left.unlink()
+        left.write_text(json.dumps(other))
+
+    monkeypatch.setattr(Lease, "_write", suspended)
+    with pytest.raises(BlockingIOError, match="since this moment"):
+        Lease(target)
+    assert holder_in(target) == other and names(target) == [path.name]
+
+    path.write_text(dead)
+    monkeypatch.setattr(Lease, "_write", lambda *a: (write(*a), left.replace(path)))
+    own = Lease(target)
+    assert holder_in(target).pid == os.getpid() and names(target) == [path.name]
+    own.release()
+
+
+def test_a_lease_is_lost_with_its_lock_file(target):
+    """The process that has taken the file over has completed it by now."""
+    own = Lease(target)
+    own.path.unlink()
+    with pytest.raises(TakenOverError, match=r"g.h5.partial.lock was removed while this process"):
+        own.check()
+    own.release()
+    own = Lease(target)
+    own.path.unlink()
+    own.path.touch()  # another process is about to write its name
+    with pytest.raises(TakenOverError, match="removed"):
+        own.check()
+    own.release()
+    assert names(target) == [own.path.name]
+
+
+def test_an_error_of_the_disk_does_not_end_a_lease(target, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    own = Lease(target)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", fail)
+        patch.setattr(lease.os, "open", fail)
+        own.check()
+    own.release()
+
+
+def test_lock_files_are_not_followed(target):
+    victim = target.with_name("victim")
+    victim.write_text("precious")
+    for name in (names_beside.LOCK, names_beside.NEXT):
+        names_beside.beside(target, name).symlink_to(victim)
+    with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be written: Too many levels"):
+        Lease(target)
+    assert victim.read_text() == "precious"
+
+
+class TestHeld:
+    """A file that is only read."""
+
+    def test_a_file_that_is_being_written_is_refused(self, target, holder):
+        with pytest.raises(BlockingIOError, match=rf"process {holder.pid} on .*; wait until"):
+            self.use(target)
+        answer(holder, "release")
+        self.use(target)
+        assert names(target) == []
+
+    @staticmethod
+    def use(target):
+        with lease.held(target):
+            pass
+
+    @pytest.fixture(params=[errno.EROFS, errno.EACCES, errno.ENOSPC])
+    def unwritable(self, request, monkeypatch):
+        def refuse(path):
+            raise OSError(request.param, os.strerror(request.param))
+
+        monkeypatch.setattr(lease.disk, "create", refuse)
+
+    def test_it_is_read_where_no_lock_file_can_be_made(self, target, unwritable):
+        self.use(target)
+
+    def test_nor_is_one_needed_to_see_a_writer(self, target, holder, unwritable, monkeypatch):
+        opened = os.open
+
+        def read_only(path, flags, *mode):
+            if flags & os.O_RDWR:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            return opened(path, flags, *mode)
+
+        monkeypatch.setattr(lease.os, "open", read_only)
+        with pytest.raises(BlockingIOError, match=rf"by process {holder.pid} on .*; wait until"):
+            self.use(target)
+        holder.kill()
+        holder.wait()
+        self.use(target)
+
+    @pytest.mark.parametrize("alive", [False, True])
+    def test_nor_one_elsewhere(self, target, unwritable, monkeypatch, clock, alive):
+        path = lease.lock_of(target)
+        path.write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
+        path.chmod(0o444)
+
+        def refuse(self):
+            raise file_error(OSError(errno.EROFS, "no"), "the folder cannot be written")
+
+        monkeypatch.setattr(Lease, "_take", refuse)
+        if alive:
+            clock.after(TIMES["WATCH"] / 3, lambda: os.utime(path, (1, 1)))
+            with pytest.raises(BlockingIOError, match="on elsewhere since"):
+                self.use(target)
+        else:
+            self.use(target)
+            assert clock.now >= TIMES["WATCH"]
+
+    def test_another_error_of_the_disk_is_raised(self, target, monkeypatch):
+        def fail(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(lease.disk, "create", fail)
+        with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be written: Input/output"):
+            self.use(target)
