@@ -312,7 +312,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
                 super().__init__(raw, "r")
         except OSError as error:
             if error.errno in disk.NO_DESCRIPTORS:
-                raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+                raise FileError(error.errno, os.strerror(error.errno), str(path)) from None
             raise InvalidValueError(
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None
