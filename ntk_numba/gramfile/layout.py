@@ -228,8 +228,9 @@ class _Unmasked(io.FileIO):
     def readinto(self, buffer: Any) -> int | None:
         at = self.tell()
         count = super().readinto(buffer)
-        signature = COMPLETE[at : at + (count or 0)]
-        memoryview(buffer).cast("B")[: len(signature)] = signature
+        begin, ours = (text[at : at + (count or 0)] for text in (COMPLETE, INCOMPLETE))
+        if (view := memoryview(buffer).cast("B")[: len(begin)]) == ours:
+            view[:] = begin
         return count
 
     def __del__(self) -> None:

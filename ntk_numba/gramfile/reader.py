@@ -15,7 +15,6 @@ from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import (
     InvalidValueError,
     MissingFileError,
-    NtkNumbaError,
     file_error,
     folder_error,
 )
@@ -326,9 +325,9 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
         except BaseException:
             file.close()
             raise
-    except NtkNumbaError:
-        raise
     except OSError as error:
+        if error.errno is None:  # it is one of ours
+            raise
         name = error.filename or path
         raise file_error(error, f"{name} cannot be read: {error.strerror}") from None
 

@@ -19,7 +19,15 @@ from ntk_numba.errors import (
 )
 from ntk_numba.inputs.arrays import Opened, pick
 from ntk_numba.inputs.bands import in_bands
-from ntk_numba.inputs.links import DAMAGE, Found, follow, names_of_arrays, open_read
+from ntk_numba.inputs.links import (
+    DAMAGE,
+    LOCKED,
+    NO_LOCK,
+    Found,
+    follow,
+    names_of_arrays,
+    open_read,
+)
 from ntk_numba.inputs.sparse import CompressedRows
 from ntk_numba.inputs.stored import refuse_absent
 from ntk_numba.inputs.unchanged import Stamp
@@ -71,7 +79,12 @@ def open_hdf5(path: Path, key: str, most: int) -> Opened:
 def _not_opened(path: Path, error: OSError) -> NtkNumbaError:
     """Return the error for a file that HDF5 cannot open."""
     text = str(error)
-    if isinstance(error, BlockingIOError) or "unable to lock file" in text:
+    if NO_LOCK in text and error.errno not in LOCKED:
+        return FileError(
+            f"{path} is on a file system without locks, and the variable HDF5_USE_FILE_LOCKING "
+            f"demands them; unset it"
+        )
+    if isinstance(error, BlockingIOError) or NO_LOCK in text:
         return BusyFileError(
             f"{path} is open for writing in another process; wait until it is closed"
         )

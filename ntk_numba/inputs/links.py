@@ -6,6 +6,7 @@ time.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ import h5py
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.unchanged import Stamp, stamp
 from ntk_numba.opening import refuse_special
+
+NO_LOCK = "unable to lock file"  # HDF5's error
+LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # if another process has locked it
 
 MOST_NAMES = 10_000  # of groups and arrays that a search looks at, which takes a second
 MOST_CHARACTERS = 4096  # of a path in a file that a search finds, as of a path in Linux
@@ -47,6 +51,9 @@ class _Lost(Exception):
 def open_read(path: Path) -> h5py.File:
     """Open an HDF5 file for reading, also if the working folder changes later.
 
+    HDF5 locks it, so that a file that another process is writing is refused. Where locks fail for
+    another reason, as on some file systems of clusters, it is read without.
+
     Raises
     ------
     ValueError
@@ -55,7 +62,13 @@ def open_read(path: Path) -> h5py.File:
         HDF5 cannot open it.
     """
     refuse_special(path)
-    return h5py.File(path.absolute(), "r")
+    try:
+        return h5py.File(path.absolute(), "r")
+    except OSError as error:
+        if error.errno in LOCKED:
+            raise
+    # which is also right if this process has opened the file without locks already
+    return h5py.File(path.absolute(), "r", locking=False)
 
 
 def candidates(file: h5py.File, name: str, variable: str, prefix: bytes) -> Iterator[Path]:

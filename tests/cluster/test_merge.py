@@ -418,3 +418,50 @@ def test_parts_by_symbolic_links_are_deleted_themselves(parts, tmp_path, right):
     nk.merge(links, tmp_path / "g.h5", delete_parts=True).close()
     assert [p.name for p in tmp_path.iterdir()] == ["g.h5"]
     assert (tmp_path / "g.h5").read_bytes() == right
+
+
+class TestDamagedTarget:
+    """A complete output whose tiles are damaged does not stand for parts."""
+
+    @pytest.fixture
+    def target(self, parts, tmp_path):
+        path = tmp_path / "g.h5"
+        with nk.merge(parts, path) as f:
+            at = f.tile_map.tile_at("ntk", 0, 3, 1)
+        data = bytearray(path.read_bytes())
+        data[at + 80] ^= 1
+        path.write_bytes(data)
+        return path
+
+    def test_no_part_is_deleted(self, parts, target, right):
+        text = r"g.h5 is complete but damaged \(ntk: tile \(3, 1\) does not match .*; merge again"
+        with pytest.raises(OSError, match=text):
+            nk.merge(parts, target, delete_parts=True)
+        assert all(part.exists() for part in parts)
+        nk.merge(parts, target, delete_parts=True, overwrite=True).close()
+        assert target.read_bytes() == right and not any(part.exists() for part in parts)
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_no_part_is_deleted_if_others_are_gone(self, x, parts, target, right, overwrite):
+        parts[0].unlink()
+        options = {"delete_parts": True, "overwrite": overwrite}
+        with pytest.raises(OSError, match="so no part is deleted; repair it with its data"):
+            nk.merge(parts, target, **options)
+        assert all(part.exists() for part in parts[1:])
+        assert nk.repair(target, x)
+        nk.merge(parts, target, **options).close()
+        assert target.read_bytes() == right and not any(part.exists() for part in parts)
+
+
+def test_a_complete_output_of_another_job_does_not_stand_for_parts(x, parts, tmp_path):
+    nk.write_gram(nk.MLP(5), x, tmp_path / "g.h5").close()
+    with pytest.raises(ValueError, match="of 5 parts 1-2 are missing"):
+        nk.merge(parts[2:], tmp_path / "g.h5", overwrite=True, delete_parts=True)
+    assert all(part.exists() for part in parts)
+
+
+def test_lock_files_among_the_parts_are_no_parts(parts, tmp_path, right):
+    lock = parts[1].with_name(f"{parts[1].name}.partial.lock")
+    lock.touch()
+    nk.merge([*parts, lock], tmp_path / "g.h5").close()
+    assert (tmp_path / "g.h5").read_bytes() == right and not lock.exists()
