@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from ntk_numba import notices, stopping
+from ntk_numba import notices, stopping, streams
 from ntk_numba.cli import commands
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import StoppedError, UnderflowWarning
@@ -23,6 +23,7 @@ FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    streams.keep_messages()
     sys.stderr = _Forgiving(sys.stderr)
     sys.unraisablehook = _unraisable
     if hasattr(sys.stdout, "reconfigure"):

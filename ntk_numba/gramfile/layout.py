@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 import xxhash
 
+from ntk_numba import streams
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import ROWS, SIZE, Digest
@@ -91,6 +92,7 @@ def create(path: Path, header: Header) -> None:
 @contextlib.contextmanager
 def new_file(path: Path, header: Header) -> Iterator[h5py.File]:
     """Open, as a context, a new file that has everything except tiles and checksums."""
+    streams.occupy()
     c = header.contents
     with h5py.File(
         path, "w", libver=("v110", "v110"), locking=False,

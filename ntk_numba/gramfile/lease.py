@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import psutil
 
-from ntk_numba import stopping
+from ntk_numba import stopping, streams
 from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error
 from ntk_numba.gramfile import disk
 
@@ -121,6 +121,7 @@ class Lease:
     """
 
     def __init__(self, target: Path) -> None:
+        streams.occupy()
         self.path, self._target = lock_of(target), target
         self._holder = Holder.me()
         self._successor: Holder | None = None
