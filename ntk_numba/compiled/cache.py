@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator
@@ -76,7 +76,7 @@ class _ReadOnlyLocator(InTreeCacheLocator):
 class _Places(CompileResultCacheImpl):
     """The places of Numba's cache, in its order, and the folder of the source as a last resort."""
 
-    _locator_classes: ClassVar[list[Any]] = [
+    _locator_classes: list[Any] = [  # noqa: RUF012
         *(
             type(kind.__name__, (_Trusted, kind), {})
             for kind in CompileResultCacheImpl._locator_classes
