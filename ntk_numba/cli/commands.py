@@ -5,14 +5,13 @@ True, or False if a check failed.
 """
 
 import argparse
-import json
-import os
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntk_numba
+from ntk_numba.cli.output import flush, show, show_json, show_script
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
     from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile, Report
     from ntk_numba.network import MLP
-
-
-def drop_output() -> None:
-    """Discard further output if printing fails: Python would try to print it again at its end."""
-    try:
-        if sys.stdout:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _network(options: argparse.Namespace) -> "MLP":
@@ -109,16 +99,14 @@ def _progress(options: argparse.Namespace) -> bool:
 
 
 def _print_result(file: "GramFile") -> bool:
-    """Print the name and contents of a written file; return True even if printing fails."""
+    """Print the name and contents of a written file; return True."""
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
         if label := file.contents.storage.label:
             facts.append(label)
-        try:
-            print(f"{file.path}: {', '.join(facts)}", flush=True)
-        except OSError:
-            drop_output()
+        show(f"{file.path}: {', '.join(facts)}")
+        flush()
     return True
 
 
@@ -194,7 +182,7 @@ def slurm(options: argparse.Namespace) -> bool:
         up_to=array.largest_norm,
     )
     parts = target.with_name(PARTS_OF.format(target.stem, "*", array.parts, target.suffix))
-    print(slurm_script(command, merge_words(options, str(parts)), slurm_options), end="")
+    show_script(slurm_script(command, merge_words(options, str(parts)), slurm_options))
     return True
 
 
@@ -227,10 +215,10 @@ def plan(options: argparse.Namespace) -> bool:
             "seconds_write": estimated.write,
             "seconds": estimated.total,
         }
-        print(json.dumps(facts, indent=2))
+        show_json(facts)
     else:
         _print_plan(plan, free, estimated, parts)
-    sys.stdout.flush()
+    flush()
     check_space(target, plan)
     sources = [source for source in (x, z) if source]
     if plan.largest_norm is not None:
@@ -262,7 +250,7 @@ def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> N
         each = _duration(estimated.total / parts)
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     for key, value in lines.items():
-        print(f"{key:8} {value}")
+        show(f"{key:8} {value}")
 
 
 def _duration(seconds: float) -> str:
@@ -280,7 +268,7 @@ def info(options: argparse.Namespace) -> bool:
     with ntk_numba.open_gram(options.file, incomplete=True) as file:
         facts = _facts(file)
     if options.json:
-        print(json.dumps(facts, indent=2))
+        show_json(facts)
         return True
     for key, value in facts.items():
         if key == "net":
@@ -289,7 +277,7 @@ def info(options: argparse.Namespace) -> bool:
             value = (" × " if key == "shape" else ", ").join(map(str, value))
         elif key == "bytes":
             value = show_bytes(value)
-        print(f"{key:16} {value}")
+        show(f"{key:16} {value}")
     return True
 
 
@@ -353,10 +341,10 @@ def verify(options: argparse.Namespace) -> bool:
 def _print_report(report: "Report") -> bool:
     """Print the problems of a report, or else its checks; return whether there are no problems."""
     for line in report.problems:
-        print(f"WRONG  {line}")
+        show(f"WRONG  {line}")
     if report:
         for line in report.checks:
-            print(f"ok     {line}")
+            show(f"ok     {line}")
     return bool(report)
 
 
@@ -370,13 +358,13 @@ def activations(options: argparse.Namespace) -> bool:
 
         plot_activations([f["example"] for f in facts], options.plot, q=options.q)
     if options.json:
-        print(json.dumps(facts, indent=2))
+        show_json(facts)
         return True
     columns = ("name", "parameters", "σ(x)", "dual", "domain", "Θ")
     rows = [columns, *([str(f[c]) for c in columns] for f in facts)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
     for row in rows:
-        print("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
+        show("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
     return True
 
 
@@ -394,7 +382,7 @@ def plot(options: argparse.Namespace) -> bool:
             layer=options.layer,
             labels=options.labels,
         )
-    print(options.output)
+    show(options.output)
     return True
 
 
@@ -417,7 +405,11 @@ def check(options: argparse.Namespace) -> bool:
         seed=options.seed,
         threads=options.threads,
     )
-    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    if options.json:
+        show_json(report.to_dict())
+    else:
+        for line in str(report).split("\n"):
+            show(line)
     if options.plot:
         plot_angle(
             net,

@@ -5,9 +5,10 @@
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import ntk_numba
+from ntk_numba.terminal import escaped
 
 DATA_HELP = (
     "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
@@ -15,9 +16,16 @@ DATA_HELP = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors, which repeat words such as names of files, are safe to print."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; it sets `run` to the name of a command's function."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="ntk-numba",
         description="Exact infinite-width kernels (NTK and NNGP) of fully connected networks, as "
         "Gram matrices in HDF5 files.",

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ntk_numba import notices, stopping, streams
-from ntk_numba.cli import commands
+from ntk_numba.cli import commands, output
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import StoppedError, UnderflowWarning
 
+WRITERS = "gram", "merge"  # whose result is a file, also if its name cannot be printed
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 
@@ -24,6 +25,7 @@ FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     streams.keep_messages()
+    output.failure = None
     sys.stderr = _Forgiving(sys.stderr)
     sys.unraisablehook = _unraisable
     if hasattr(sys.stdout, "reconfigure"):
@@ -36,21 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             warnings.simplefilter("always", UnderflowWarning)
             warnings.showwarning = partial(_show, warnings.showwarning)
             code = DONE if getattr(commands, options.run)(options) else CHECK_FAILED
-        if sys.stdout:
-            sys.stdout.flush()
     except stopping.StopRequested as stop:
-        _say("; ".join(["stopped", *getattr(stop, "__notes__", ["run the same command again"])]))
+        notes = getattr(stop, "__notes__", ["run the same command again"])
+        output.say("; ".join(["stopped", *notes]))
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
-        if isinstance(error, OSError):
-            commands.drop_output()
-        if isinstance(error, BrokenPipeError):
-            sys.exit(DONE)  # the reader of our output has closed it
-        _say("; ".join([str(error), *getattr(error, "__notes__", [])]))
+        output.say("; ".join([str(error), *getattr(error, "__notes__", [])]))
         code = STOPPED if isinstance(error, StoppedError) else BAD_INPUT
     except MemoryError as error:
-        _say(f"out of memory ({error}); give a smaller --memory")
+        output.say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT
+    output.flush()
+    if output.failure and options.run not in WRITERS:
+        output.say(f"the result cannot be printed: {output.failure.strerror}")
+        code = code or BAD_INPUT  # a failed check stays one
     stopping.handle(signal.SIG_IGN)  # only the end of Python itself remains
     sys.exit(code)
 
@@ -101,9 +102,4 @@ def _show(otherwise: Any, message: Any, category: Any, *args: Any, **options: An
         otherwise(message, category, *args, **options)
     elif str(message) not in _shown:
         _shown.add(str(message))
-        _say(f"warning: {message}")
-
-
-def _say(text: str) -> None:
-    """Print a message to standard error."""
-    print(f"ntk-numba: {text}", file=sys.stderr)
+        output.say(f"warning: {message}")

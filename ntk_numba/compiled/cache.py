@@ -23,6 +23,7 @@ from numba.core.serialize import dumps
 
 from ntk_numba.compiled import trust
 from ntk_numba.notices import notice
+from ntk_numba.terminal import escaped
 
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
 
@@ -148,7 +149,10 @@ def _folders(function: Callable[..., Any], written: Path) -> list[Path]:
 def _refuse(place: Path, why: str) -> None:
     """Warn once that a place of compiled code is not used."""
     warnings.warn(
-        f"compiled code in {place} is not used, since others could have put theirs there: {why}; "
+        escaped(
+            f"compiled code in {place} is not used, since others could have put theirs there: {why}"
+        )
+        + "; "
         "set NUMBA_CACHE_DIR to a folder that only you can write",
         stacklevel=2,
     )

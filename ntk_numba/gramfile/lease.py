@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import stat
-import sys
 import threading
 import time
 import uuid
@@ -33,6 +32,7 @@ import psutil
 from ntk_numba import stopping, streams
 from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error
 from ntk_numba.gramfile import disk
+from ntk_numba.notices import notice
 
 BEAT = 15.0  # seconds between touches
 WATCH = 50.0  # seconds without a touch after which a writer counts as dead: a little over 3 beats
@@ -213,12 +213,11 @@ class Lease:
 
     def _is_touched(self, holder: Holder | None, seen: tuple[int, int]) -> bool:
         """Return whether the lock file is touched, replaced or removed within `WATCH` seconds."""
-        if sys.stderr and sys.stderr.isatty():
-            print(
-                f"{self._target} was being written by {holder or 'another process'}; "
-                f"watching for {WATCH:.0f} seconds whether it still is",
-                file=sys.stderr,
-            )
+        notice(
+            f"{self._target} was being written by {holder or 'another process'}; "
+            f"watching for {WATCH:.0f} seconds whether it still is",
+            waits=True,
+        )
         end = _clock() + WATCH
         while _clock() < end:
             _pause(GLANCE)

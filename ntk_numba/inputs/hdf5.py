@@ -20,6 +20,7 @@ from ntk_numba.errors import (
 from ntk_numba.inputs.arrays import Opened, pick
 from ntk_numba.inputs.sparse import CompressedRows
 from ntk_numba.inputs.stored import refuse_absent
+from ntk_numba.terminal import escaped
 
 MATLAB = b"MATLAB 7.3 MAT-file"  # the first bytes of a file that MATLAB saved with -v7.3
 # what h5py raises, where the contents of a file are not what HDF5 expects
@@ -52,8 +53,9 @@ def open_hdf5(path: Path, key: str) -> Opened:
         if _by_matlab(path, opened.rows):
             opened = opened._replace(rows=Transposed(opened.rows))
             shape = " × ".join(map(str, opened.rows.shape))
+            name = escaped(f"{path}:{opened.key}")
             warnings.warn(
-                f"{path}:{opened.key} was written by MATLAB, which stores matrices by columns; it "
+                f"{name} was written by MATLAB, which stores matrices by columns; it "
                 f"is read as the matrix of {shape} that MATLAB shows, one sample per row",
                 stacklevel=2,
             )
