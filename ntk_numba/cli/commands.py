@@ -129,8 +129,13 @@ def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.arguments import parse_bytes, whole_number
     from ntk_numba.cli.options import gram_words, merge_words
-    from ntk_numba.cluster.cover import PARTS_OF
-    from ntk_numba.cluster.slurm import SlurmOptions, Wanted, design_array, slurm_script
+    from ntk_numba.cluster.shell import NamesOfParts
+    from ntk_numba.cluster.slurm import (
+        SlurmOptions,
+        Wanted,
+        design_array,
+        slurm_script,
+    )
     from ntk_numba.gramfile.storage import parse_layout
     from ntk_numba.gramfile.writer import check_folder
 
@@ -181,8 +186,10 @@ def slurm(options: argparse.Namespace) -> bool:
         memory=f"{array.memory >> 20}MiB",
         up_to=array.largest_norm,
     )
-    parts = target.with_name(PARTS_OF.format(target.stem, "*", array.parts, target.suffix))
-    show_script(slurm_script(command, merge_words(options, str(parts)), slurm_options))
+    before = str(target).removesuffix(target.suffix)
+    # a name that begins with a dash would be taken for an option
+    parts = NamesOfParts("./" * before.startswith("-") + before, array.parts, target.suffix)
+    show_script(slurm_script(command, merge_words(options, parts), slurm_options))
     return True
 
 

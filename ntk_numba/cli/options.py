@@ -5,7 +5,7 @@
 
 import argparse
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import ntk_numba
 from ntk_numba.terminal import escaped
@@ -14,6 +14,9 @@ DATA_HELP = (
     "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
     "array, and of tables it chooses columns, :a,b or :!label"
 )
+
+
+Word = TypeVar("Word")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -342,8 +345,11 @@ def gram_words(options: argparse.Namespace, **changed: Any) -> list[str]:
     return ["ntk-numba", "gram", *_words(parser, vars(options) | changed)]
 
 
-def merge_words(options: argparse.Namespace, parts: str) -> list[str]:
-    """Return the words of the command that merges the parts of a job."""
+def merge_words(options: argparse.Namespace, parts: Word) -> list[str | Word]:
+    """Return the words of the command that merges the parts of a job.
+
+    parts : the word that stands for all parts
+    """
     parser = argparse.ArgumentParser(add_help=False)
     for add in (_output_option, _layout_option, _merge_options):
         add(parser)
@@ -357,11 +363,12 @@ def _words(parser: argparse.ArgumentParser, values: dict[str, Any]) -> Iterator[
         if value == action.default:
             continue
         if not action.option_strings:
-            yield str(value)
+            # a path that begins with a dash would be taken for an option
+            yield f"./{value}" if str(value).startswith("-") else str(value)
         elif action.nargs == 0:
             yield action.option_strings[0]
         else:
             for item in value if isinstance(value, list) else [value]:
-                # a value like -1 would be taken for an option
-                option, text = action.option_strings[0], str(item)
-                yield from [f"{option}={text}"] if text.startswith("-") else [option, text]
+                # so would a value like -1
+                text, names = str(item), action.option_strings
+                yield from [f"{names[-1]}={text}"] if text.startswith("-") else [names[0], text]

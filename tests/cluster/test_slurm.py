@@ -13,6 +13,7 @@ import pytest
 from private_slurm import Slurm
 
 import ntk_numba as nk
+from ntk_numba.cluster.shell import NamesOfParts
 from ntk_numba.cluster.slurm import SlurmOptions, slurm_script
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm")]
@@ -64,7 +65,7 @@ class Run:
         self.begun = {}  # by index: the inodes of unfinished files, which must be continued
         text = slurm_script(
             gram or [*COMMAND, "gram", str(data), "-o", "a b.h5", *NET],
-            [*COMMAND, "merge", f"a b.part-*-of-{parts}.h5", "-o", "a b.h5"],
+            [*COMMAND, "merge", NamesOfParts("a b", parts, ".h5"), "-o", "a b.h5"],
             SlurmOptions(parts=parts, **(FAST | options)),
         )
         (folder / "gram.sh").write_text(text)
