@@ -143,8 +143,10 @@ def slurm(options: argparse.Namespace) -> bool:
         if (value := getattr(options, name)) is not None:
             whole_number(f"--{name.replace('_', '-')}", value)
     job = _job(options)
-    target = Path(options.output)
+    target, logs = Path(options.output), Path(options.logs)
     check_folder(target)
+    if logs.exists() and not logs.is_dir():
+        raise InvalidValueError(f"{logs} is not a folder; choose another one with --logs")
     stored = parse_layout(options.layout, options.against is None)
     array = design_array(
         job,

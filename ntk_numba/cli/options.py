@@ -25,6 +25,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(escaped(message))
 
+    def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
+        """Return the value of an option, also if it is "--", which argparse removes before 3.13."""
+        if action.option_strings and words == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, words)
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; it sets `run` to the name of a command's function."""

@@ -198,8 +198,8 @@ class SlurmOptions:
         for text in (*texts, *self.extra, *self.setup):
             if text is not None:
                 one_line(text)
-                if text == END:
-                    raise InvalidValueError(f"{text!r} would end a job's script")
+        if END in self.setup:
+            raise InvalidValueError(f"{END!r} would end a job's script")
         if not self.name:
             raise InvalidValueError("the name of the jobs is empty")
         if not self.logs or "\\" in self.logs:
