@@ -147,6 +147,11 @@ def slurm(options: argparse.Namespace) -> bool:
     check_folder(target)
     if logs.exists() and not logs.is_dir():
         raise InvalidValueError(f"{logs} is not a folder; choose another one with --logs")
+    if "\\" in str(Path.cwd()) and not logs.is_absolute():
+        raise InvalidValueError(
+            f"Slurm cannot write logs below {Path.cwd()}, whose name has a backslash; give --logs "
+            "a path that begins with /"
+        )
     stored = parse_layout(options.layout, options.against is None)
     array = design_array(
         job,

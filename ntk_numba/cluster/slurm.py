@@ -64,7 +64,7 @@ if ! command -v sbatch >/dev/null; then
   echo "no sbatch here: run this where jobs are submitted to Slurm" >&2
   exit 2
 fi
-indices=${{1:-1-{parts}}}
+{here}indices=${{1:-1-{parts}}}
 indices=${{indices#--array=}}
 mkdir -p -- {logs}
 
@@ -84,6 +84,18 @@ echo "job $array: parts $indices of {parts}"
 merge=$(merge | sbatch --parsable \\
 {merge_options})
 echo "job ${{merge%%;*}}: merges them after job $array"
+"""
+
+# For logs in a relative folder: Slurm would replace patterns in the name of the current folder too
+HERE = """\
+here=
+case $PWD in
+  *\\\\*)
+    echo "Slurm cannot write logs below ${PWD@Q}, whose name has a backslash; see --logs" >&2
+    exit 2
+    ;;
+  *%*) here=${PWD//%/%%}/ ;;
+esac
 """
 
 # Before the limit, SIGUSR1 goes only to the step, which then ends by itself with exit code 3. A
@@ -257,6 +269,7 @@ def slurm_script(
     return SCRIPT.format(
         parts=options.parts,
         logs=quoted(options.logs),
+        here="" if _absolute(options.logs) else HERE,
         part=part_job,
         merge=merge_job,
         end=END,
@@ -373,10 +386,9 @@ def _job(what: str, command: str, cpus: int, job_id: str, options: SlurmOptions)
 
 def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: int) -> list[str]:
     """Return the options of sbatch for one job, quoted."""
-    folder = options.logs.replace("%", "%%")
+    output = quoted(f"{options.logs.replace('%', '%%')}/{log}.out")
     words = [
         f"--job-name={options.name}",
-        f"--output={folder}/{log}.out",
         "--open-mode=append",
         "--requeue",
         f"--signal=USR1@{options.grace}",
@@ -391,7 +403,14 @@ def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: in
             words.append(f"--{name}={value}")
     for text in options.extra:
         words += options_of(text)
-    return [quoted(word) for word in words]
+    name, *rest = [quoted(word) for word in words]
+    here = "" if _absolute(options.logs) else '"$here"'
+    return [name, f"--output={here}{output}", *rest]
+
+
+def _absolute(folder: str) -> bool:
+    """Return whether the path of a folder does not depend on the current one."""
+    return folder.startswith("/")
 
 
 def _lines(words: Sequence[str]) -> str:

@@ -159,6 +159,33 @@ def test_any_path_is_quoted(tmp_path):
     assert (tmp_path / "it's $HOME").is_dir() and not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "logs", "expected"),
+    [
+        ("100%j %%", "logs", "{}/100%%j %%%%/logs/%A_%a.out"),
+        ("100%j %%", "/tmp/%", "/tmp/%%/%A_%a.out"),
+        ("a b", "logs", "logs/%A_%a.out"),
+        ("a\\b", "/tmp", "/tmp/%A_%a.out"),
+    ],
+)
+def test_slurm_replaces_nothing_in_the_name_of_the_current_folder(tmp_path, name, logs, expected):
+    folder = tmp_path / name
+    folder.mkdir()
+    text = slurm_script(GRAM, MERGE, SlurmOptions(**LEAST, logs=logs))
+    (words, _), _ = submit(folder, text)[2]
+    assert f"--output={expected.format(tmp_path)}" in words
+
+
+def test_a_current_folder_below_which_slurm_writes_no_logs(tmp_path):
+    folder = tmp_path / "a\\b\x1b"
+    folder.mkdir()
+    text = slurm_script(GRAM, MERGE, SlurmOptions(**LEAST))
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        submit(folder, text)
+    assert failed.value.returncode == 2 and "has a backslash; see --logs" in failed.value.stderr
+    assert "\x1b" not in failed.value.stderr and not (folder / "logs").exists()
+
+
 def test_without_sbatch(tmp_path):
     text = slurm_script(GRAM, MERGE, SlurmOptions(**LEAST))
     answer = subprocess.run(
