@@ -16,7 +16,7 @@ _messages: int | None = None  # a duplicate of standard error; None: there was n
 def occupy() -> None:
     """Open the null device as those of the standard streams that are closed.
 
-    All that opens a file for writing calls this first.
+    All that opens a data file calls this first.
     """
     while not all(map(_is_open, range(3))):
         # the lowest free number, also if another thread has opened a file in between

@@ -1,5 +1,6 @@
 """Names and attributes that others chose reach no terminal as commands."""
 
+import ast
 import pickle
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import warnings
 
 import pytest
 from programs import ENVIRONMENT
+from structure import FILES, module_name
 
 from ntk_numba import errors
 from ntk_numba.terminal import escaped
@@ -57,3 +59,27 @@ def test_and_warnings():
     with pytest.warns(errors.UnderflowWarning) as found:
         warnings.warn(HARM, errors.UnderflowWarning, stacklevel=1)
     assert str(found[0].message) == SHOWN
+
+
+def test_nothing_else_prints():
+    """All text passes through the functions that escape it."""
+    found = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name == "print" or name.endswith(("stdout.write", "stderr.write")):
+                    found.add(module_name(path))
+    assert found == {"cli.output", "notices"}
+
+
+def test_notes_and_warnings_with_names_are_escaped():
+    """Only errors and `UnderflowWarning` escape their text by themselves."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                words = ast.unparse(node)
+                if node.func.attr == "add_note" and "path" in path.read_text():
+                    assert "escaped(" in words or "parts are done" in words, path
+                if ast.unparse(node.func) == "warnings.warn":
+                    assert "escaped(" in path.read_text() or "UnderflowWarning" in words, path

@@ -239,6 +239,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
     """
 
     def __init__(self, path: Path) -> None:
+        streams.occupy()
         first = _first_bytes(path)
         self.links_parts = first.startswith(LINKED)
         if self.links_parts and first != link_mark(path):
