@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import sys
+from pathlib import Path
 
 _messages: int | None = None  # a duplicate of standard error; None: there was none at the start
 
@@ -33,9 +34,15 @@ def _is_open(fd: int) -> bool:
 
 
 def keep_messages() -> None:
-    """Keep standard error, if there is one, for `last_words`, under a number of its own."""
+    """Keep standard error, if there is one, for `last_words`, under a number of its own.
+
+    Where Python has no standard streams, it gets those of the null device: libraries use them.
+    """
     global _messages
     occupy()
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))
     if _messages is None and sys.__stderr__ is not None:  # Python found it closed
         _messages = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
 

@@ -48,6 +48,18 @@ def close_all():
     os.closerange(0, 3)
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("executor", ["processes:2", "loky:2"])
+def test_executors_need_no_streams(executor, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((600, 3)))
+    words = ["gram", "x.npy", "-o", "g.h5", "--depth=2", "--parts=2", f"--executor={executor}"]
+    command = [sys.executable, "-m", "ntk_numba", *words]
+    assert subprocess.run(
+        command, cwd=tmp_path, env=ENVIRONMENT, timeout=100, preexec_fn=close_all
+    ).returncode == 0  # fmt: skip
+    assert nk.open_gram(tmp_path / "g.h5").verify()
+
+
 @pytest.mark.parametrize("how", ["command", "library", "closed later"])
 def test_messages_never_reach_the_file(how, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((1500, 3)))

@@ -62,7 +62,7 @@ class _Trusted:
             trust.check_folder(folder)
         except trust.UntrustedError as error:
             if not isinstance(self, InTreeCacheLocator):  # an installation may be anyone's
-                _refuse(folder, str(error))
+                _refuse(str(error))
             raise
         super().ensure_cache_path()  # type: ignore[misc]
 
@@ -146,14 +146,11 @@ def _folders(function: Callable[..., Any], written: Path) -> list[Path]:
 
 
 @cache
-def _refuse(place: Path, why: str) -> None:
+def _refuse(why: str) -> None:
     """Warn once that a place of compiled code is not used."""
     warnings.warn(
-        escaped(
-            f"compiled code in {place} is not used, since others could have put theirs there: {why}"
-        )
-        + "; "
-        "set NUMBA_CACHE_DIR to a folder that only you can write",
+        escaped(f"compiled code is not used where others could have put theirs: {why}; ")
+        + "set NUMBA_CACHE_DIR to a folder that only you can write",
         stacklevel=2,
     )
 
@@ -229,7 +226,7 @@ class _Entries:
                 content = trust.read(path)
             except trust.UntrustedError as error:
                 if os.path.lexists(path):
-                    _refuse(folder, str(error))
+                    _refuse(str(error))
                 continue
             except OSError:
                 continue

@@ -47,7 +47,7 @@ def check_folder(folder: Path) -> None:
             writable = 0
         if writable and not sticky:
             mine = status.st_uid == os.geteuid()
-            mend = f"; chmod go-w {shlex.quote(str(place))} changes that" if mine else ""
+            mend = f" (chmod go-w {shlex.quote(str(place))} ends that)" if mine else ""
             raise UntrustedError(f"other users may write {place}{mend}")
 
 

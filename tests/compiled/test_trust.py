@@ -93,7 +93,7 @@ def test_code_that_others_could_have_written_is_not_run(harm, entry, tmp_path):
     assert hits() == 1
     replace(entry, Poison(tmp_path / "harmed"))
     harm(entry)
-    with pytest.warns(UserWarning, match="compiled code in .* is not used") as found:
+    with pytest.warns(UserWarning, match="compiled code is not used") as found:
         assert hits() == 0
     assert not (tmp_path / "harmed").exists()
     said = str(found[0].message)
