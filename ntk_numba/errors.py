@@ -4,9 +4,18 @@ Each is also a built-in error of the same kind, so that ``except ValueError`` an
 ``except OSError`` catch them too. A message names the argument, row or file, and says what to do.
 """
 
+from ntk_numba.terminal import escaped
+
 
 class NtkNumbaError(Exception):
-    """The base class of all errors that the package raises for its users."""
+    """The base class of all errors that the package raises for its users.
+
+    A message may contain names from files of others, and Python prints it to the terminal. So its
+    text has escapes for characters that a terminal would obey.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class InvalidValueError(NtkNumbaError, ValueError):
@@ -15,6 +24,9 @@ class InvalidValueError(NtkNumbaError, ValueError):
 
 class UnderflowWarning(UserWarning):
     """Results are so small that they are 0, or have few digits, in their dtype."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class InvalidTypeError(NtkNumbaError, TypeError):

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import sys
 
+from ntk_numba.terminal import escaped
+
 # The variables in which launchers state the rank of a process.
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
@@ -12,15 +14,17 @@ RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 wanted: bool | None = None
 
 
-def notice(text: str) -> None:
+def notice(text: str, *, waits: bool = False) -> None:
     """Print a notice of one line to standard error, if it is wanted.
 
     Workers of a pool and ranks other than 0 print none, since they would all print the same.
+
+    waits : whether this process now waits for long; every process then says so, also in a log
     """
-    if _of_a_worker() or wanted is False or not sys.stderr:
+    if wanted is False or not sys.stderr or (_of_a_worker() and not waits):
         return
-    if wanted or sys.stderr.isatty() or hasattr(sys, "ps1"):
-        print(f"ntk-numba: {text}", file=sys.stderr, flush=True)
+    if wanted or waits or sys.stderr.isatty() or hasattr(sys, "ps1"):
+        print(f"ntk-numba: {escaped(text)}", file=sys.stderr, flush=True)
 
 
 def _of_a_worker() -> bool:

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from ntk_numba import streams
+
 EXIT_CODE = 3  # of a process that was stopped before its work was complete
 PATIENCE = 8.0  # seconds, at most, from a signal to the end of the process
 WORKER_PATIENCE = 6.0  # the same for a worker, which must end before the process that waits for it
@@ -67,11 +69,10 @@ def leave(farewell: bytes = b"", *_: Any) -> NoReturn:
 
     It may be called by a signal, whose number and frame are ignored.
 
-    farewell : text that is first written to standard error
+    farewell : text that is first written by `streams.last_words`
     """
     if farewell:
-        with contextlib.suppress(OSError):
-            os.write(2, farewell)
+        streams.last_words(farewell)
     os._exit(EXIT_CODE)
 
 

@@ -224,7 +224,8 @@ class Slurm:
         """Run a command, which has to succeed, and return its output."""
         answer = subprocess.run(
             [str(word) for word in command], env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=PATIENCE, **options,
+            capture_output=True, text=True, errors="replace", timeout=PATIENCE,
+            **options,
         )  # fmt: skip
         assert answer.returncode == 0, f"{command}: {answer.stderr}{answer.stdout}"
         return answer.stdout

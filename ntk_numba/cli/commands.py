@@ -5,13 +5,13 @@ True, or False if a check failed.
 """
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntk_numba
+from ntk_numba.cli.output import flush, show, show_json, show_script
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile, Report
     from ntk_numba.network import MLP
-
-
-# The commands whose result is a file: they are done even if its name cannot be printed
-WRITERS = ("gram", "merge")
 
 
 def _network(options: argparse.Namespace) -> "MLP":
@@ -116,7 +112,8 @@ def _print_result(file: "GramFile", output: str) -> bool:
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
         if label := file.contents.storage.label:
             facts.append(label)
-        print(f"{path}: {', '.join(facts)}", flush=True)
+        show(f"{path}: {', '.join(facts)}")
+        flush()
     return True
 
 
@@ -140,8 +137,13 @@ def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.arguments import parse_bytes, whole_number
     from ntk_numba.cli.options import gram_words, merge_words
-    from ntk_numba.cluster.cover import PARTS_OF
-    from ntk_numba.cluster.slurm import SlurmOptions, Wanted, design_array, slurm_script
+    from ntk_numba.cluster.shell import NamesOfParts
+    from ntk_numba.cluster.slurm import (
+        SlurmOptions,
+        Wanted,
+        design_array,
+        slurm_script,
+    )
     from ntk_numba.gramfile.storage import parse_layout
     from ntk_numba.gramfile.writer import check_folder
 
@@ -149,8 +151,15 @@ def slurm(options: argparse.Namespace) -> bool:
         if (value := getattr(options, name)) is not None:
             whole_number(f"--{name.replace('_', '-')}", value)
     job = _job(options)
-    target = Path(options.output)
+    target, logs = Path(options.output), Path(options.logs)
     check_folder(target)
+    if logs.exists() and not logs.is_dir():
+        raise InvalidValueError(f"{logs} is not a folder; choose another one with --logs")
+    if "\\" in str(Path.cwd()) and not logs.is_absolute():
+        raise InvalidValueError(
+            f"Slurm cannot write logs below {Path.cwd()}, whose name has a backslash; give --logs "
+            "a path that begins with /"
+        )
     stored = parse_layout(options.layout, options.against is None)
     array = design_array(
         job,
@@ -192,8 +201,10 @@ def slurm(options: argparse.Namespace) -> bool:
         memory=f"{array.memory >> 20}MiB",
         up_to=array.largest_norm,
     )
-    parts = target.with_name(PARTS_OF.format(target.stem, "*", array.parts, target.suffix))
-    print(slurm_script(command, merge_words(options, str(parts)), slurm_options), end="")
+    before = str(target).removesuffix(target.suffix)
+    # a name that begins with a dash would be taken for an option
+    parts = NamesOfParts("./" * before.startswith("-") + before, array.parts, target.suffix)
+    show_script(slurm_script(command, merge_words(options, parts), slurm_options))
     return True
 
 
@@ -226,10 +237,10 @@ def plan(options: argparse.Namespace) -> bool:
             "seconds_write": estimated.write,
             "seconds": estimated.total,
         }
-        print(json.dumps(facts, indent=2))
+        show_json(facts)
     else:
         _print_plan(plan, free, estimated, parts)
-    sys.stdout.flush()
+    flush()
     check_space(target, plan)
     sources = [source for source in (x, z) if source]
     if plan.largest_norm is not None:
@@ -261,7 +272,7 @@ def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> N
         each = _duration(estimated.total / parts)
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     for key, value in lines.items():
-        print(f"{key:8} {value}")
+        show(f"{key:8} {value}")
 
 
 def _duration(seconds: float) -> str:
@@ -279,7 +290,7 @@ def info(options: argparse.Namespace) -> bool:
     with ntk_numba.open_gram(options.file, incomplete=True) as file:
         facts = _facts(file)
     if options.json:
-        print(json.dumps(facts, indent=2))
+        show_json(facts)
         return True
     for key, value in facts.items():
         if key == "net":
@@ -288,7 +299,7 @@ def info(options: argparse.Namespace) -> bool:
             value = (" × " if key == "shape" else ", ").join(map(str, value))
         elif key == "bytes":
             value = show_bytes(value)
-        print(f"{key:16} {value}")
+        show(f"{key:16} {value}")
     return True
 
 
@@ -352,10 +363,10 @@ def verify(options: argparse.Namespace) -> bool:
 def _print_report(report: "Report") -> bool:
     """Print the problems of a report, or else its checks; return whether there are no problems."""
     for line in report.problems:
-        print(f"WRONG  {line}")
+        show(f"WRONG  {line}")
     if report:
         for line in report.checks:
-            print(f"ok     {line}")
+            show(f"ok     {line}")
     return bool(report)
 
 
@@ -369,13 +380,13 @@ def activations(options: argparse.Namespace) -> bool:
 
         plot_activations([f["example"] for f in facts], options.plot, q=options.q)
     if options.json:
-        print(json.dumps(facts, indent=2))
+        show_json(facts)
         return True
     columns = ("name", "parameters", "σ(x)", "dual", "domain", "Θ")
     rows = [columns, *([str(f[c]) for c in columns] for f in facts)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(columns))]
     for row in rows:
-        print("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
+        show("  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip())
     return True
 
 
@@ -393,7 +404,7 @@ def plot(options: argparse.Namespace) -> bool:
             layer=options.layer,
             labels=options.labels,
         )
-    print(options.output)
+    show(options.output)
     return True
 
 
@@ -416,7 +427,11 @@ def check(options: argparse.Namespace) -> bool:
         seed=options.seed,
         threads=options.threads,
     )
-    print(json.dumps(report.to_dict(), indent=2) if options.json else report)
+    if options.json:
+        show_json(report.to_dict())
+    else:
+        for line in str(report).split("\n"):
+            show(line)
     if options.plot:
         plot_angle(
             net,

@@ -5,9 +5,10 @@
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import ntk_numba
+from ntk_numba.terminal import escaped
 
 DATA_HELP = (
     "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
@@ -15,9 +16,27 @@ DATA_HELP = (
 )
 
 
+Word = TypeVar("Word")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors, which repeat words such as names of files, are safe to print."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(escaped(message))
+
+    def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
+        """Return the value of an option, also if it is "--", which argparse removes before 3.13."""
+        if action.option_strings and words == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, words)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; it sets `run` to the name of a command's function."""
-    whole = argparse.ArgumentParser(
+    whole = _Parser(
         prog="ntk-numba",
         description="Exact infinite-width kernels (NTK and NNGP) of fully connected networks, as "
         "Gram matrices in HDF5 files.",
@@ -334,8 +353,11 @@ def gram_words(options: argparse.Namespace, **changed: Any) -> list[str]:
     return ["ntk-numba", "gram", *_words(parser, vars(options) | changed)]
 
 
-def merge_words(options: argparse.Namespace, parts: str) -> list[str]:
-    """Return the words of the command that merges the parts of a job."""
+def merge_words(options: argparse.Namespace, parts: Word) -> list[str | Word]:
+    """Return the words of the command that merges the parts of a job.
+
+    parts : the word that stands for all parts
+    """
     parser = argparse.ArgumentParser(add_help=False)
     for add in (_output_option, _layout_option, _merge_options):
         add(parser)
@@ -349,11 +371,12 @@ def _words(parser: argparse.ArgumentParser, values: dict[str, Any]) -> Iterator[
         if value == action.default:
             continue
         if not action.option_strings:
-            yield str(value)
+            # a path that begins with a dash would be taken for an option
+            yield f"./{value}" if str(value).startswith("-") else str(value)
         elif action.nargs == 0:
             yield action.option_strings[0]
         else:
             for item in value if isinstance(value, list) else [value]:
-                # a value like -1 would be taken for an option
-                option, text = action.option_strings[0], str(item)
-                yield from [f"{option}={text}"] if text.startswith("-") else [option, text]
+                # so would a value like -1
+                text, names = str(item), action.option_strings
+                yield from [f"{names[-1]}={text}"] if text.startswith("-") else [names[0], text]

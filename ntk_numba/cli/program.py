@@ -9,35 +9,37 @@ be printed, for example on a full disk, the exit code is 2, unless the reader of
 """
 
 import contextlib
-import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from ntk_numba import notices, stopping
-from ntk_numba.cli import commands
+from ntk_numba import notices, stopping, streams
+from ntk_numba.cli import commands, output
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import StoppedError, UnderflowWarning
 
+# The commands whose result is a file: they are done even if its name cannot be printed
+WRITERS = "gram", "merge"
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
-    sys.stderr = _Forgiving(sys.stderr)
+    streams.keep_messages()
+    sys.stderr = output.Forgiving(sys.stderr)
     sys.unraisablehook = _unraisable
     stream: Any = sys.stdout
     with contextlib.suppress(AttributeError, ValueError):  # it may be closed, or another's
         stream.reconfigure(errors="replace")  # where the encoding has no ×, for example
-    output = sys.stdout = _Forgiving(stream)
+    results = sys.stdout = output.Forgiving(stream)
     try:
         options = make_parser().parse_args(arguments)
     except SystemExit as end:  # of --help and of wrong usage
-        sys.exit(_printed(output, int(end.code or DONE)))
+        sys.exit(_printed(results, int(end.code or DONE)))
     notices.wanted = not getattr(options, "quiet", False)
     stopping.on_first_signal(_stop)
     try:
@@ -45,80 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             warnings.simplefilter("always", UnderflowWarning)
             warnings.showwarning = partial(_show, warnings.showwarning)
             code = DONE if getattr(commands, options.run)(options) else CHECK_FAILED
-        output.flush()
     except stopping.StopRequested as stop:
-        _say("; ".join(["stopped", *getattr(stop, "__notes__", ["run the same command again"])]))
+        notes = getattr(stop, "__notes__", ["run the same command again"])
+        output.say("; ".join(["stopped", *notes]))
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
-        _say("; ".join([str(error), *getattr(error, "__notes__", [])]))
+        output.say("; ".join([str(error), *getattr(error, "__notes__", [])]))
         code = STOPPED if isinstance(error, StoppedError) else BAD_INPUT
     except MemoryError as error:
-        _say(f"out of memory ({error}); give a smaller --memory")
+        output.say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT
     stopping.handle(signal.SIG_IGN)  # only the end of Python itself remains
-    sys.exit(_printed(output, code, written=options.run in commands.WRITERS))
+    sys.exit(_printed(results, code, written=options.run in WRITERS))
 
 
-def _printed(output: "_Forgiving", code: int, *, written: bool = False) -> int:
-    """Return the exit code of work that ended with `code`, when its output has been printed.
+def _printed(results: output.Forgiving, code: int, *, written: bool = False) -> int:
+    """Return the exit code of work that ended with `code`, when its results have been printed.
 
-    written : whether the result is a file, so that the output matters less
+    written : whether the result is a file, so that what is printed matters less
     """
-    output.flush()
-    failure = output.failure
-    output.drop()
+    results.flush()
+    failure = results.failure
+    results.drop()
     if failure is None or isinstance(failure, BrokenPipeError) or code != DONE or written:
         return code
-    _say(f"the results cannot be printed to standard output: {failure.strerror}")
+    output.say(f"the results cannot be printed to standard output: {failure.strerror}")
     return BAD_INPUT
-
-
-class _Forgiving:
-    """Standard output or error that raises no errors: if it is closed or full, the job continues.
-
-    Attributes
-    ----------
-    failure : OSError or None
-        The first error.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.failure: OSError | None = None
-
-    def write(self, text: str) -> int:
-        with self._noting():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._noting():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Keep the first error, and go on; a stream may be closed, or None."""
-        try:
-            with contextlib.suppress(ValueError, AttributeError):
-                yield
-        except OSError as error:
-            self.failure = self.failure or error
-
-    def drop(self) -> None:
-        """Discard what could not be printed: Python would try to print it again at its end."""
-        if self.failure:
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self._stream.fileno())
-                os.close(null)
-
-    def isatty(self) -> bool:
-        with contextlib.suppress(ValueError, AttributeError):
-            return bool(self._stream.isatty())
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def _unraisable(error: Any) -> None:
@@ -143,9 +97,4 @@ def _show(otherwise: Any, message: Any, category: Any, *args: Any, **options: An
         otherwise(message, category, *args, **options)
     elif str(message) not in _shown:
         _shown.add(str(message))
-        _say(f"warning: {message}")
-
-
-def _say(text: str) -> None:
-    """Print a message to standard error."""
-    print(f"ntk-numba: {text}", file=sys.stderr)
+        output.say(f"warning: {message}")

@@ -6,13 +6,20 @@ on disk and not in Slurm, so everything may be submitted again at any time.
 """
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ntk_numba.arguments import whole_number
+from ntk_numba.cluster.shell import (
+    NamesOfParts,
+    check_lines,
+    command_text,
+    one_line,
+    options_of,
+    quoted,
+)
 from ntk_numba.cluster.write import Job
 from ntk_numba.compute.estimate import estimate
 from ntk_numba.errors import InvalidValueError
@@ -29,7 +36,6 @@ MERGE_RATE = 100_000_000  # bytes per second
 MAX_ARRAY = 1001  # Slurm's default of MaxArraySize, one more than the largest index
 END = "END_OF_JOB"  # marks the end of a job's script within the script that submits it
 DEPENDENCIES = "afterany", "afterok"
-PATTERN = ".part-*"  # the names of all parts; the shell expands the star, which is not quoted
 
 SCRIPT = """\
 #!/bin/bash
@@ -59,9 +65,9 @@ if ! command -v sbatch >/dev/null; then
   echo "no sbatch here: run this where jobs are submitted to Slurm" >&2
   exit 2
 fi
-indices=${{1:-1-{parts}}}
+{here}indices=${{1:-1-{parts}}}
 indices=${{indices#--array=}}
-mkdir -p {logs}
+mkdir -p -- {logs}
 
 # Within a job, such as an interactive one, its memory, cores and restarts would apply to these jobs
 for name in ${{!SLURM_@}}; do
@@ -79,6 +85,18 @@ echo "job $array: parts $indices of {parts}"
 merge=$(merge | sbatch --parsable \\
 {merge_options})
 echo "job ${{merge%%;*}}: merges them after job $array"
+"""
+
+# For logs in a relative folder: Slurm would replace patterns in the name of the current folder too
+HERE = """\
+here=
+case $PWD in
+  *\\\\*)
+    echo "Slurm cannot write logs below ${PWD@Q}, whose name has a backslash; see --logs" >&2
+    exit 2
+    ;;
+  *%*) here=${PWD//%/%%}/ ;;
+esac
 """
 
 # Before the limit, SIGUSR1 goes only to the step, which then ends by itself with exit code 3. A
@@ -139,7 +157,8 @@ class SlurmOptions:
     ------
     TypeError, ValueError
         A number is not a whole number or too small, there are more parts than an array may have,
-        the grace is more than half of a time limit, or a text has a line break.
+        the grace is more than half of a time limit, or a text has a line break or cannot mean to
+        Slurm or to the shell what it says.
     """
 
     parts: int
@@ -188,21 +207,39 @@ class SlurmOptions:
             raise InvalidValueError(
                 f"dependency must be {' or '.join(DEPENDENCIES)}, not {self.dependency!r}"
             )
-        for text in (self.name, self.partition, self.account, self.qos, self.logs):
+        texts = (self.name, self.partition, self.account, self.qos, self.logs)
+        for text in (*texts, *self.extra, *self.setup):
             if text is not None:
-                _one_line(text)
-        for text in (*self.extra, *self.setup):
-            _one_line(text)
+                one_line(text)
+        if END in self.setup:
+            raise InvalidValueError(f"{END!r} would end a job's script")
+        if not self.name:
+            raise InvalidValueError("the name of the jobs is empty")
+        if not self.logs or "\\" in self.logs:
+            raise InvalidValueError(
+                f"{self.logs!r} cannot be the folder for logs: Slurm puts the number of a job into "
+                "the names of logs, except in paths with a backslash"
+            )
+        for text in self.extra:
+            options_of(text)
+        check_lines(self.setup)
 
 
-def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOptions) -> str:
+def slurm_script(
+    gram: Sequence[str], merge: Sequence[str | NamesOfParts], options: SlurmOptions
+) -> str:
     """Return the text of a bash script that submits both jobs.
 
     Parameters
     ----------
     gram : words of the command that computes one part, without ``--part`` and ``--threads``
     merge : words of the complete command that merges
-        In a word with ``.part-*`` the star remains a pattern of the shell; all else is quoted.
+        All words are quoted, and `NamesOfParts` becomes a pattern of the shell.
+
+    Raises
+    ------
+    ValueError
+        A word has a line break.
 
     Notes
     -----
@@ -210,14 +247,15 @@ def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOption
     for quotes. Memory is given in MiB, rounded up.
     """
     # the job ID of an array is also that of one of its elements, so both numbers are given
+    this = f"--threads {options.cpus} --part $SLURM_ARRAY_TASK_ID/{options.parts}"
     part_job = _job(
         f"part $SLURM_ARRAY_TASK_ID of {options.parts}",
-        f"{_words(gram)} --threads {options.cpus} --part $SLURM_ARRAY_TASK_ID/{options.parts}",
+        f"{command_text(gram)} {this}",
         options.cpus,
         "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
         options,
     )
-    merge_job = _job("merge", _words(merge), options.merge_cpus, "$SLURM_JOB_ID", options)
+    merge_job = _job("merge", command_text(merge), options.merge_cpus, "$SLURM_JOB_ID", options)
     throttle = "" if options.at_once is None else f"%{options.at_once}"
     part_options = [
         f'--array="$indices{throttle}"',
@@ -231,7 +269,8 @@ def slurm_script(gram: Sequence[str], merge: Sequence[str], options: SlurmOption
     )
     return SCRIPT.format(
         parts=options.parts,
-        logs=shlex.quote(options.logs),
+        logs=quoted(options.logs),
+        here="" if _absolute(options.logs) else HERE,
         part=part_job,
         merge=merge_job,
         end=END,
@@ -349,10 +388,9 @@ def _job(what: str, command: str, cpus: int, job_id: str, options: SlurmOptions)
 
 def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: int) -> list[str]:
     """Return the options of sbatch for one job, quoted."""
-    folder = options.logs.replace("%", "%%")
+    output = quoted(f"{options.logs.replace('%', '%%')}/{log}.out")
     words = [
         f"--job-name={options.name}",
-        f"--output={folder}/{log}.out",
         "--open-mode=append",
         "--requeue",
         f"--signal=USR1@{options.grace}",
@@ -366,30 +404,17 @@ def _sbatch(options: SlurmOptions, log: str, cpus: int, memory: int, minutes: in
         if value := getattr(options, name):
             words.append(f"--{name}={value}")
     for text in options.extra:
-        words += shlex.split(text)
-    return [shlex.quote(word) for word in words]
+        words += options_of(text)
+    name, *rest = [quoted(word) for word in words]
+    here = "" if _absolute(options.logs) else '"$here"'
+    return [name, f"--output={here}{output}", *rest]
+
+
+def _absolute(folder: str) -> bool:
+    """Return whether the path of a folder does not depend on the current one."""
+    return folder.startswith("/")
 
 
 def _lines(words: Sequence[str]) -> str:
     """Return words of a command of the shell, one on a line."""
     return " \\\n".join(f"  {word}" for word in words)
-
-
-def _words(command: Sequence[str]) -> str:
-    """Return a command of the shell with its words quoted, except the star of `PATTERN`."""
-    quoted = []
-    for word in command:
-        before, star, after = _one_line(word).rpartition(PATTERN)
-        quoted.append(
-            shlex.quote(before) + star + shlex.quote(after) if star else shlex.quote(word)
-        )
-    return " ".join(quoted)
-
-
-def _one_line(text: str) -> str:
-    """Return a text, or raise ValueError if it cannot be within a line of a job's script."""
-    if "\n" in text or "\r" in text or "\0" in text:
-        raise InvalidValueError(f"{text!r} has a line break, which a job's script cannot have")
-    if text == END:
-        raise InvalidValueError(f"{text!r} would end a job's script")
-    return text

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from ntk_numba import machine, stopping
+from ntk_numba import machine, stopping, streams
 
 
 class Receipt(NamedTuple):
@@ -188,6 +188,7 @@ class LocalPool(Executor):
 
 def _begin_process(stop_receiver: Connection, workers: int) -> None:
     """Set up this process as a worker of a `LocalPool`."""
+    streams.occupy()
     _worker.replaceable, _worker.parts_on_this_host = True, workers
     stopping.on_first_signal(_worker.stop)
 
@@ -202,6 +203,7 @@ def _begin_process(stop_receiver: Connection, workers: int) -> None:
 
 def begin_rank(threads: int, ranks: int) -> None:
     """Set up this process as a rank of MPI, one of `ranks` on this machine."""
+    streams.occupy()
     _worker.threads, _worker.parts_on_this_host = threads, ranks
     machine.share_node(ranks)
     stopping.on_first_signal(_worker.stop)

@@ -7,9 +7,11 @@ import contextlib
 import glob
 import hashlib
 import inspect
+import os
 import pickle
 import sys
 import uuid
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,7 +21,9 @@ import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator
 from numba.core.serialize import dumps
 
+from ntk_numba.compiled import trust
 from ntk_numba.notices import notice
+from ntk_numba.terminal import escaped
 
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
 
@@ -46,6 +50,23 @@ def source_digest(package: Path = PACKAGE) -> str:
     return digest.hexdigest()
 
 
+class _Trusted:
+    """A place of Numba's cache that counts as one that cannot be written if others can write it."""
+
+    get_cache_path: Callable[[], str]
+
+    def ensure_cache_path(self) -> None:
+        folder = Path(self.get_cache_path())
+        trust.make_folder(folder)
+        try:
+            trust.check_folder(folder)
+        except trust.UntrustedError as error:
+            if not isinstance(self, InTreeCacheLocator):  # an installation may be anyone's
+                _refuse(str(error))
+            raise
+        super().ensure_cache_path()  # type: ignore[misc]
+
+
 class _ReadOnlyLocator(InTreeCacheLocator):
     """The folder beside a source where no folder can be written: its code is read all the same."""
 
@@ -56,7 +77,13 @@ class _ReadOnlyLocator(InTreeCacheLocator):
 class _Places(CompileResultCacheImpl):
     """The places of Numba's cache, in its order, and the folder of the source as a last resort."""
 
-    _locator_classes = [*CompileResultCacheImpl._locator_classes, _ReadOnlyLocator]  # noqa: RUF012
+    _locator_classes: list[Any] = [  # noqa: RUF012
+        *(
+            type(kind.__name__, (_Trusted, kind), {})
+            for kind in CompileResultCacheImpl._locator_classes
+        ),
+        _ReadOnlyLocator,
+    ]
 
 
 class PackageCache(FunctionCache):
@@ -66,6 +93,9 @@ class PackageCache(FunctionCache):
     source, and from the user's cache folder. It is saved in the first of them that can be written,
     and the later ones are not read. Numba itself would not read a folder that it cannot write, so
     that each process of a container with such an installation would compile.
+
+    Reading code runs what it contains. So folders and files that users other than this one and
+    root can write are neither read nor written (`trust`); a warning names them.
 
     Numba itself checks only the file of the compiled function. If a formula in another file were
     corrected, the cached code with the old formula would still be used.
@@ -113,6 +143,16 @@ def _folders(function: Callable[..., Any], written: Path) -> list[Path]:
     if given := numba.config.CACHE_DIR:  # type: ignore[attr-defined]
         folders.insert(0, Path(given) / InTreeCacheLocator.get_suitable_cache_subpath(source))
     return folders[: folders.index(written) + 1]
+
+
+@cache
+def _refuse(why: str) -> None:
+    """Warn once that a place of compiled code is not used."""
+    warnings.warn(
+        escaped(f"compiled code is not used where others could have put theirs: {why}; ")
+        + "set NUMBA_CACHE_DIR to a folder that only you can write",
+        stacklevel=2,
+    )
 
 
 @cache
@@ -180,22 +220,31 @@ class _Entries:
     def load(self, key: Any, *_: Any, **__: Any) -> Any:
         """Return the code that was saved with the key; None if there is none or it is damaged."""
         for folder in self._folders:
+            path = folder / self._file(key)
             try:
-                content = (folder / self._file(key)).read_bytes()
+                trust.check_folder(folder)
+                content = trust.read(path)
+            except trust.UntrustedError as error:
+                if os.path.lexists(path):
+                    _refuse(str(error))
+                continue
             except OSError:
                 continue
             if hashlib.sha256(content[32:]).digest() == content[:32]:
-                found, data = pickle.loads(content[32:])
-                if found == key:
-                    return data
+                with contextlib.suppress(Exception):  # whatever a pickle of another kind raises
+                    found, data = pickle.loads(content[32:])
+                    if found == key:
+                        return data
         return None
 
     def save(self, key: Any, data: Any, *_: Any, **__: Any) -> None:
         """Save compiled code; it replaces the code that was saved with the same key."""
+        trust.check_folder(self._folders[-1])
         content = dumps((key, data))
         path = self._folders[-1] / self._file(key)
         new = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
+            new.touch(0o644, exist_ok=False)  # not writable for others, whatever the umask is
             new.write_bytes(hashlib.sha256(content).digest() + content)
             new.replace(path)
         finally:

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import xxhash
 
+from ntk_numba import streams
 from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.digest import ROWS, SIZE, Digest
@@ -100,6 +101,7 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
     HDF5 opens it by `disk.name_of`: another file may have taken its name in its folder by now. That
     raises an OSError, as a full disk does.
     """
+    streams.occupy()
     c = header.contents
     try:
         opened = h5py.File(
@@ -277,6 +279,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
     """
 
     def __init__(self, path: Path, fd: int | None = None) -> None:
+        streams.occupy()
         with _opened(path if fd is None else fd) as opened:
             self._open(path, opened)
         try:

@@ -20,14 +20,13 @@ import fcntl
 import json
 import os
 import stat
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from ntk_numba import stopping
+from ntk_numba import stopping, streams
 from ntk_numba.errors import (
     BusyFileError,
     FileError,
@@ -38,6 +37,7 @@ from ntk_numba.errors import (
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.holder import Holder
 from ntk_numba.gramfile.names import LOCK, NEXT, beside
+from ntk_numba.notices import notice
 
 BEAT = 15.0  # seconds between touches
 WATCH = 50.0  # seconds without a touch after which a writer counts as dead: a little over 3 beats
@@ -75,6 +75,7 @@ class Lease:
     def __init__(
         self, output: Path, *, mend: str = "wait for it, or choose another output"
     ) -> None:
+        streams.occupy()
         self.path, self._output, self._mend = lock_of(output), output, mend
         self._holder = Holder.me()
         self._lost = ""
@@ -303,12 +304,11 @@ def _remove(path: Path) -> None:
 
 def _is_touched(path: Path, holder: Holder | None, seen: tuple[int, int]) -> bool:
     """Return whether a lock file is touched, replaced or removed within `WATCH` seconds."""
-    if sys.stderr and sys.stderr.isatty():
-        print(
-            f"{str(path).removesuffix(LOCK)} was being written by "
-            f"{holder or 'another process'}; watching for {WATCH:.0f} seconds whether it still is",
-            file=sys.stderr,
-        )
+    notice(
+        f"{str(path).removesuffix(LOCK)} was being written by {holder or 'another process'}; "
+        f"watching for {WATCH:.0f} seconds whether it still is",
+        waits=True,
+    )
     end = _clock() + WATCH
     while _clock() < end:
         _pause(GLANCE)

@@ -15,6 +15,7 @@ from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.errors import (
     InvalidValueError,
     MissingFileError,
+    NtkNumbaError,
     file_error,
     folder_error,
 )
@@ -24,6 +25,7 @@ from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header,
 from ntk_numba.gramfile.parts import Parts
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
+from ntk_numba.terminal import escaped
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
@@ -273,7 +275,7 @@ class GramFile:
 
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.shape))
-        return (
+        return escaped(
             f"<GramFile {self.path}: {', '.join(self.kernels)}, {shape}, {self.dtype}, {self.net}"
             f"{'' if self.complete else ', incomplete'}>"
         )

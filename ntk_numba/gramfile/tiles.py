@@ -15,6 +15,7 @@ from typing import NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba import streams
 from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
@@ -65,6 +66,7 @@ class TileFile:
         self, file: Path | str | int, tile_map: TileMap, *, write: bool = False, direct: bool = True
     ) -> None:
         self.tile_map = tile_map
+        streams.occupy()
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
         self._written: list[tuple[int, int]] = []

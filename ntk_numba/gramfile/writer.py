@@ -49,6 +49,7 @@ from ntk_numba.gramfile.layout import (
 from ntk_numba.gramfile.lease import Lease, lock_of
 from ntk_numba.gramfile.names import NEW, PARTIAL, beside, refuse_long, refuse_of_others
 from ntk_numba.gramfile.tiles import TileFile
+from ntk_numba.terminal import escaped
 
 DEFAULT = Policy()
 
@@ -342,7 +343,7 @@ class GramWriter:
             if error.strerror:
                 reason = f"{self._partial} cannot be written: {error.strerror}"
             raise StoppedError(f"{reason}; {kept}") from error
-        error.add_note(kept)
+        error.add_note(escaped(kept))
 
 
 def remove_stale_lock(path: Path) -> None:

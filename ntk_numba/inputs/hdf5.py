@@ -32,6 +32,7 @@ from ntk_numba.inputs.sparse import CompressedRows
 from ntk_numba.inputs.stored import refuse_absent
 from ntk_numba.inputs.unchanged import Stamp
 from ntk_numba.opening import open_ordinary
+from ntk_numba.terminal import escaped
 
 MATLAB = b"MATLAB 7.3 MAT-file"  # the first bytes of a file that MATLAB saved with -v7.3
 
@@ -63,8 +64,9 @@ def open_hdf5(path: Path, key: str, most: int) -> Opened:
         if transposed:
             opened = opened._replace(rows=Transposed(rows) if rows is opened.rows else rows)
             shape = " × ".join(map(str, opened.rows.shape))
+            name = escaped(f"{path}:{opened.key}")
             warnings.warn(
-                f"{path}:{opened.key} was written by MATLAB, which stores matrices by columns; it "
+                f"{name} was written by MATLAB, which stores matrices by columns; it "
                 f"is read as the matrix of {shape} that MATLAB shows, one sample per row",
                 stacklevel=2,
             )

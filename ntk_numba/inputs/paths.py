@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ntk_numba import streams
 from ntk_numba.errors import (
     FileError,
     InvalidValueError,
@@ -97,6 +98,7 @@ def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
     ValueError
         If the format is unknown, or the file is truncated, pickled, or lacks the key or a column.
     """
+    streams.occupy()
     path, key = _split(spec)
     if path.is_dir():
         raise folder_error(path, f"a file in it ({', '.join(FORMATS)})")

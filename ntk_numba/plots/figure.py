@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ntk_numba import streams
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.writer import check_folder
 
@@ -32,6 +33,7 @@ def new_figure(path: str | os.PathLike[str], *, width: float = 6.5, height: floa
         raise InvalidValueError(
             "plotting needs matplotlib: pip install 'ntk_numba[plot]'"
         ) from None
+    streams.occupy()
     check_folder(Path(path))
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     known = sorted(figure.canvas.get_supported_filetypes())

@@ -11,6 +11,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import read_labels
 from ntk_numba.plots.figure import new_figure
+from ntk_numba.terminal import escaped
 
 PIXELS = 1200  # the largest number of rows in the picture; larger matrices are thinned out
 SPECTRUM = 3000  # the largest number of rows of which eigenvalues are computed, in a few seconds
@@ -134,6 +135,7 @@ def _label_ticks(axes: Any, labels: NDArray[Any], *, symmetric: bool) -> None:
     """Put each label's name at the middle of its rows; `labels` are sorted."""
     names, start, counts = np.unique(labels, return_index=True, return_counts=True)
     middle = start + counts / 2 - 0.5
-    axes.set_yticks(middle, [str(n) for n in names])
+    shown = [escaped(str(n)) for n in names]
+    axes.set_yticks(middle, shown, parse_math=False)  # a dollar is a dollar
     if symmetric:
-        axes.set_xticks(middle, [str(n) for n in names])
+        axes.set_xticks(middle, shown, parse_math=False)

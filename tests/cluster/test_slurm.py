@@ -1,7 +1,9 @@
 """The script on a real Slurm: real daemons, real commands, kills and signals by Slurm itself."""
 
 import contextlib
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,9 +12,11 @@ from functools import partial
 import numpy as np
 import psutil
 import pytest
+from conftest import ROOT
 from private_slurm import Slurm
 
 import ntk_numba as nk
+from ntk_numba.cluster.shell import NamesOfParts
 from ntk_numba.cluster.slurm import SlurmOptions, slurm_script
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("slurm")]
@@ -64,7 +68,7 @@ class Run:
         self.begun = {}  # by index: the inodes of unfinished files, which must be continued
         text = slurm_script(
             gram or [*COMMAND, "gram", str(data), "-o", "a b.h5", *NET],
-            [*COMMAND, "merge", f"a b.part-*-of-{parts}.h5", "-o", "a b.h5"],
+            [*COMMAND, "merge", NamesOfParts("a b", parts, ".h5"), "-o", "a b.h5"],
             SlurmOptions(parts=parts, **(FAST | options)),
         )
         (folder / "gram.sh").write_text(text)
@@ -238,3 +242,40 @@ def test_a_lost_node(data, right, tmp_path):
         last = slurm.state(job.array)[1]
         assert last.restarts == 1 and {first, last.node} == {"n1", "n2"}
         assert "stopped" not in job.log(1)  # its processes were killed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"-it's \xff\xe9 100%j $(x) \"*?[a] \xce\xa3",
+        b"--a.part-*-of-2 \x1b[31m\x07\t\x01\x7f",
+        b"~'\\ !",
+    ],
+)
+def test_hostile_names(slurm, tmp_path, name):
+    """Names of the folder, the data, the result, the logs and the jobs."""
+    text = os.fsdecode(name)
+    folder = tmp_path / text.replace("\\", "")
+    folder.mkdir()
+    data, target, logs = text + ".npy", text + ".h5", text.replace("\\", "") + " logs"
+    np.save(folder / data, np.random.default_rng(0).standard_normal((600, 3)))
+    program = tmp_path / "programs" / "ntk-numba"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {shlex.join(COMMAND)} "$@"\n')
+    program.chmod(0o755)
+    words = [
+        program, "slurm", "--parts=2", "--cpus=1", "--time=20", "--memory=500MiB", "--depth=2",
+        "--activation=-1*relu", f"--output={target}", f"--logs={logs}", f"--name={text}",
+        f"--setup=export PATH='{program.parent}':\"$PATH\"", "--", data,
+    ]  # fmt: skip
+    script = subprocess.run(words, cwd=folder, capture_output=True, check=True).stdout
+    (folder / "gram.sh").write_bytes(script)
+    said = slurm.run("bash", "gram.sh", cwd=folder)
+    array, merge = map(int, re.findall(r"^job (\d+):", said, re.MULTILINE))
+    merged = slurm.wait(merge)[None]
+    found = {path.name: path.read_text(errors="replace") for path in (folder / logs).iterdir()}
+    assert (merged.state, merged.code) == ("COMPLETED", 0), found
+    assert sorted(found) == [f"{array}_1.out", f"{array}_2.out", f"{merge}_merge.out"]
+    with nk.open_gram(folder / target) as file:
+        assert file.complete and file.verify()
+    slurm.cancel_all()

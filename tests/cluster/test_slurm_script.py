@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from ntk_numba.cluster.shell import NamesOfParts
 from ntk_numba.cluster.slurm import (
     SlurmOptions,
     minutes_for,
@@ -14,7 +15,7 @@ from ntk_numba.cluster.slurm import (
 )
 
 GRAM = ["ntk-numba", "gram", "x.npy", "-o", "gram.h5", "--depth", "4"]
-MERGE = ["ntk-numba", "merge", "gram.part-*-of-64.h5", "-o", "gram.h5"]
+MERGE = ["ntk-numba", "merge", NamesOfParts("gram", 64, ".h5"), "-o", "gram.h5"]
 LEAST = {
     "parts": 64, "cpus": 4, "memory": 8 << 30, "minutes": 60,
     "merge_cpus": 1, "merge_memory": 4 << 30, "merge_minutes": 60,
@@ -145,8 +146,10 @@ def test_options_of_the_jobs_themselves(tmp_path):
 def test_any_path_is_quoted(tmp_path):
     name = "it's \"$(touch no) `touch no`\\ * [a]\t.h5"
     gram = ["ntk-numba", "gram", "x y.npy:it's", "-o", name, "--activation", "elu:1,2"]
-    merge = ["ntk-numba", "merge", name.removesuffix(".h5") + ".part-*-of-64.h5", "-o", name]
-    (tmp_path / merge[2].replace("*-", "01-", 2)).touch()  # only the last star is a pattern
+    parts = NamesOfParts(name.removesuffix(".h5"), 64, ".h5")
+    merge = ["ntk-numba", "merge", parts, "-o", name]
+    # the star of the name is no pattern
+    (tmp_path / name.replace("*", "x").replace(".h5", ".part-01-of-64.h5")).touch()
     found = name.removesuffix(".h5") + ".part-01-of-64.h5"
     (tmp_path / found).touch()
     text = slurm_script(gram, merge, SlurmOptions(**LEAST, logs="it's $HOME"))
@@ -154,6 +157,33 @@ def test_any_path_is_quoted(tmp_path):
     assert said_by(tmp_path, part, SLURM_ARRAY_TASK_ID="1")[3:-4] == gram
     assert said_by(tmp_path, last)[3:] == [*merge[:2], found, *merge[3:]]
     assert (tmp_path / "it's $HOME").is_dir() and not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "logs", "expected"),
+    [
+        ("100%j %%", "logs", "{}/100%%j %%%%/logs/%A_%a.out"),
+        ("100%j %%", "/tmp/%", "/tmp/%%/%A_%a.out"),
+        ("a b", "logs", "logs/%A_%a.out"),
+        ("a\\b", "/tmp", "/tmp/%A_%a.out"),
+    ],
+)
+def test_slurm_replaces_nothing_in_the_name_of_the_current_folder(tmp_path, name, logs, expected):
+    folder = tmp_path / name
+    folder.mkdir()
+    text = slurm_script(GRAM, MERGE, SlurmOptions(**LEAST, logs=logs))
+    (words, _), _ = submit(folder, text)[2]
+    assert f"--output={expected.format(tmp_path)}" in words
+
+
+def test_a_current_folder_below_which_slurm_writes_no_logs(tmp_path):
+    folder = tmp_path / "a\\b\x1b"
+    folder.mkdir()
+    text = slurm_script(GRAM, MERGE, SlurmOptions(**LEAST))
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        submit(folder, text)
+    assert failed.value.returncode == 2 and "has a backslash; see --logs" in failed.value.stderr
+    assert "\x1b" not in failed.value.stderr and not (folder / "logs").exists()
 
 
 def test_without_sbatch(tmp_path):
