@@ -68,7 +68,9 @@ def without(data: Path, output: Path) -> None:
         x=Digest(x.shape, b"", ()),
         z=None,
     )
-    create(output, Header(contents, NUMERICS, ""))
+    fd = disk.create(output)
+    create(fd, Header(contents, NUMERICS, ""))
+    os.close(fd)
     with HDF5(output) as file:
         tile_map = read_tile_map(file, output, contents)
     with Careless(output, tile_map, write=True) as tiles:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import sys
-from pathlib import Path
 
 _messages: int | None = None  # a duplicate of standard error; None: there was none at the start
 
@@ -42,7 +41,8 @@ def keep_messages() -> None:
     occupy()
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null, mode, closefd=False))
     if _messages is None and sys.__stderr__ is not None:  # Python found it closed
         _messages = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
 

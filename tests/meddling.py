@@ -251,6 +251,10 @@ def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
         np.save(data, job.x)
 
         def gram(path: Path, number: int, closed: list[int]) -> int:
+            null = os.open(os.devnull, os.O_RDWR)
+            for k in range(3):
+                os.dup2(null, k)
+            os.close(null)
             for k in closed:
                 os.close(k)
                 setattr(sys, ["stdin", "stdout", "stderr"][k], None)

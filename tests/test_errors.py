@@ -33,8 +33,6 @@ RAISED = {
     "writer.py": {"RuntimeError"},
     "disk.py": {"OSError"},
     "numpy_files.py": {"OSError"},
-    "compressed.py": {"EOFError"},
-    "claims.py": {"ValueError"},
     "contents.py": {"NotImplementedError"},
     "schedulers.py": {"NotImplementedError"},
     "policy.py": {"NotImplementedError"},

@@ -69,10 +69,10 @@ def _printed(results: output.Forgiving, code: int, *, written: bool = False) -> 
     results.flush()
     failure = results.failure
     results.drop()
-    if failure is None or isinstance(failure, BrokenPipeError) or code != DONE or written:
+    if failure is None or isinstance(failure, BrokenPipeError) or written:
         return code
     output.say(f"the results cannot be printed to standard output: {failure.strerror}")
-    return BAD_INPUT
+    return code or BAD_INPUT
 
 
 def _unraisable(error: Any) -> None:

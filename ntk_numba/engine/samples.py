@@ -23,11 +23,12 @@ from ntk_numba.duals.base import Dual
 from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
 from ntk_numba.function import Floats
-from ntk_numba.inputs.source import BLOCK_BYTES, Source
+from ntk_numba.inputs.source import Source
 from ntk_numba.network import Layer
 
 # The centre m is rounded to a grid of this many points per unit, so that it does not depend on the
 # order of the rows. The number is a free choice, since m changes roundings only.
+NORMALISED_BYTES = 2 << 20  # of rows that are normalised at a time, which takes temporary arrays
 CENTRE_GRID = 4096.0
 
 # The rows of the coefficients are padded by this number of bytes. Otherwise they would be multiples
@@ -197,7 +198,7 @@ def _unit_vectors(rows: Floats, dtype: np.dtype) -> Floats:
     """Return the unit vectors of rows, in a dtype, (rows, n0)."""
     unit = empty_panels(len(rows), rows.shape[1], dtype)
     spread, norm, width = np.empty(len(rows)), np.empty(len(rows)), unit.shape[2]
-    origin, step = np.zeros(rows.shape[1]), max(1, BLOCK_BYTES // rows[0].nbytes)
+    origin, step = np.zeros(rows.shape[1]), max(1, NORMALISED_BYTES // rows[0].nbytes)
     for first in range(0, len(rows), step):
         normalise(rows[first : first + step], first, origin, unit, spread, norm)
     found = np.empty(rows.shape, dtype)

@@ -21,9 +21,9 @@ from ntk_numba.grid import LARGEST_TILE
 
 MOST = 2**53  # features and versions are smaller
 MOST_ATTRIBUTES = 1000  # users may add some of their own
-# Bytes of the longest text: of a network of `DEEPEST` layers, of the list of parts of a link, and
+# Bytes of the longest text: of a network of `DEEPEST` layers, of the lists of parts of a link, and
 # of all others, which are short
-LONGEST = {"net": 4 << 20, "linked": 4 << 20}
+LONGEST = {"net": 4 << 20, "linked": 4 << 20, "linked_checksums": 4 << 20}
 LONGEST_OTHER = 200
 LARGEST_CHUNK = 64 << 20  # bytes of a chunk that HDF5 reads whole, since it is compressed
 

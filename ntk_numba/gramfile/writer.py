@@ -332,7 +332,7 @@ class GramWriter:
                     disk.remove(self._partial)
         if isinstance(error, BusyFileError):
             if not isinstance(error, TakenOverError):  # else to run it again is refused for now
-                error.add_note(kept)
+                error.add_note(escaped(kept))
             raise error
         if isinstance(error, MemoryError) or "can't start new thread" in str(error):
             raise StoppedError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import os
 import re
 import time
@@ -154,11 +155,12 @@ def values(source):
     return np.concatenate([source.read(*block) for block in source.blocks()])
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    # without a map of the caller that is cut, which ends the process
+    sorted(set(itertools.product(KINDS, CHANGES)) - {("map", "truncate")}),
+)
 def test_rows_are_those_that_were_surveyed(tmp_path, kind, change):
-    if kind == "map" and change == "truncate":
-        pytest.skip("a map of the caller ends the process")
     data = Data(tmp_path, kind)
     source = open_source(data.x, "X")
     digest = source.survey(digest=True).digest

@@ -1,4 +1,5 @@
 import json
+import os
 import tracemalloc
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.digest import Digest
+from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import new_file
 from ntk_numba.grid import Grid
@@ -59,8 +61,10 @@ def test_a_picture_of_ten_million_rows_reads_few_tiles(tmp_path, monkeypatch):
         network=json.dumps(net.to_dict()), kernels=("ntk",), layers="last", part=None, z=None,
         dtype=np.dtype("f8"), grid=Grid(n, n, True, 512), x=Digest.from_table((n, 3), table),
     )  # fmt: skip
-    with new_file(tmp_path / "g.h5", Header(contents, 1, "1")) as file:
+    fd = disk.create(tmp_path / "g.h5")
+    with new_file(fd, Header(contents, 1, "1")) as file:
         file.create_dataset("ntk", (n, n), "f8", chunks=(512, 512))
+    os.close(fd)
     monkeypatch.setattr(plot, "PIXELS", 100)
     monkeypatch.setattr(plot, "SPECTRUM", 100)
     with nk.open_gram(tmp_path / "g.h5") as f:
