@@ -128,10 +128,12 @@ tqdm.monitor_interval = 0  # no thread that might hold a lock at a fork
 plan.BATCH_BYTES = 1 << 18  # few tiles are in flight, as in a larger job
 
 
-def break_at(number: int, how: str) -> list[str]:
+def break_at(number: int, how: str, log: Path | None = None) -> list[str]:
     """Make the `number`-th call that changes a file fail or be killed, in this process.
 
     Return a list that gets the name of that call.
+
+    log : a file that is created when that happens
     """
     counter, broken_call = itertools.count(1), list[str]()
 
@@ -140,6 +142,8 @@ def break_at(number: int, how: str) -> list[str]:
             original(*arguments)
             return
         broken_call.append(name)
+        if log:
+            log.touch()
         if how == "suspend":
             os.kill(os.getpid(), signal.SIGSTOP)
             original(*arguments)

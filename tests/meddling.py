@@ -247,7 +247,7 @@ def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
     count, calls = Count(), 0
     with empty_folder() as home:
         job = Job(home, 150, 7, 3)
-        data = home / "x.npy"
+        data, reached = home / "x.npy", home / "reached"
         np.save(data, job.x)
 
         def gram(path: Path, number: int, closed: list[int]) -> int:
@@ -258,7 +258,7 @@ def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
             for k in closed:
                 os.close(k)
                 setattr(sys, ["stdin", "stdout", "stderr"][k], None)
-            break_at(number, "interrupt")
+            break_at(number, "interrupt", reached)
             words = ["gram", data, "-o", path, "--depth", "3", "--b-std", "0.1", "--threads", "1"]
             words += ["--activation", "relu", "--activation", "abs"]
             try:
@@ -282,8 +282,9 @@ def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
                     except (ValueError, AssertionError) as error:
                         count.add("files that are damaged", (number, closed, error))
                 count.check(job, folder, run(partial(gram, path, 0, closed)), (number, closed))
-            if code == DONE or number == rounds:
+            if not reached.exists() or number == rounds:
                 break
+            reached.unlink()
             calls = number
     return count.result(calls=calls)
 
