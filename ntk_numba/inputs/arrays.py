@@ -193,8 +193,8 @@ def file_of(rows: Any) -> Path | None:
 def map_of(rows: Any) -> mmap.mmap | None:
     """Return the memory map that an array is in; None for other arrays."""
     owner = rows
-    while isinstance(owner, np.ndarray) and owner.base is not None:
-        owner = owner.base
+    while isinstance(owner, np.ndarray | memoryview):  # `numpy.frombuffer` makes a memoryview
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
     return owner if isinstance(owner, mmap.mmap) else None
 
 

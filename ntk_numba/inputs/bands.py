@@ -43,8 +43,7 @@ class Bands(Chunks):
 
         ends = [min(end, shape[0]) for end in range(chunk[0], shape[0] + chunk[0], chunk[0])]
         super().__init__(shape, dataset.dtype, ends, load)
-        piece = UNPACKING * math.prod(chunk) * dataset.dtype.itemsize
-        self.held = (2 if transposed else 1) * self.nbytes + piece
+        self.held = (2 if transposed else 1) * self.nbytes + _unpacking(dataset)
 
 
 def in_bands(rows: Any, name: str, most: int, *, transposed: bool = False) -> tuple[Any, int]:
@@ -67,17 +66,31 @@ def in_bands(rows: Any, name: str, most: int, *, transposed: bool = False) -> tu
     if not rows.id.get_create_plist().get_nfilters():
         return rows, 0
     bands = Bands(rows, transposed=transposed)
-    if bands.held > most:
-        raise InvalidValueError(
-            f"{name} is compressed in chunks of {' × '.join(map(str, rows.chunks))}, so that a run "
-            f"of rows takes {show_bytes(bands.held)} of memory, more than {show_bytes(most)}; "
-            f"store it in chunks of fewer rows, h5repack -l {rows.name.strip('/')}:CHUNK="
-            f"{_better_chunk(bands.shape, transposed=transposed)}"
-        )
+    _refuse_larger(bands.held, rows, name, most)
     return (rows, 0) if bands.held <= SMALL_BAND else (bands, bands.held)
 
 
-def _better_chunk(shape: tuple[int, ...], *, transposed: bool) -> str:
-    """Return the chunk of a few whole rows, as h5repack takes it."""
-    chunk = [min(16, shape[0]), min(shape[1], 4096)]
-    return "x".join(map(str, chunk[::-1] if transposed else chunk))
+def refuse_large_chunks(dataset: h5py.Dataset, name: str, most: int) -> None:
+    """Raise InvalidValueError if a compressed chunk takes more than `most` bytes to unpack.
+
+    A chunk may be far larger than its dataset, which can grow.
+    """
+    if dataset.chunks and dataset.id.get_create_plist().get_nfilters():
+        _refuse_larger(_unpacking(dataset), dataset, name, most)
+
+
+def _unpacking(dataset: h5py.Dataset) -> int:
+    """Return the bytes that HDF5 takes while it unpacks a chunk."""
+    return int(UNPACKING * math.prod(dataset.chunks) * dataset.dtype.itemsize)
+
+
+def _refuse_larger(size: int, dataset: h5py.Dataset, name: str, most: int) -> None:
+    """Raise InvalidValueError if reading a compressed dataset takes more than `most` bytes."""
+    if size > most:
+        better = [min(n, 4096 if dataset.ndim == 1 else 64) for n in dataset.shape]
+        raise InvalidValueError(
+            f"{name} is compressed in chunks of {' × '.join(map(str, dataset.chunks))}, so that "
+            f"reading it takes {show_bytes(size)} of memory, more than {show_bytes(most)}; store "
+            f"it in smaller chunks, h5repack -l {dataset.name.strip('/')}:CHUNK="
+            f"{'x'.join(map(str, better))}"
+        )

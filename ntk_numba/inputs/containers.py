@@ -238,12 +238,13 @@ def _type(x: Any) -> str:
 
 def _open_dataset(x: Any, name: str) -> Opened:
     """Open an HDF5 dataset all of whose values are there."""
-    return _banded(Opened(x, files=checked_dataset(x, name, external=True)), name)
+    files = checked_dataset(x, name, external=True, most=available_memory())
+    return _banded(Opened(x, files=files), name)
 
 
 def _open_group(x: Any, name: str) -> Opened:
     """Open the only array of an HDF5 group."""
-    return _banded(open_group(x, name), name)
+    return _banded(open_group(x, name, most=available_memory()), name)
 
 
 def _banded(opened: Opened, name: str) -> Opened:

@@ -58,7 +58,7 @@ def open_hdf5(path: Path, key: str, most: int) -> Opened:
         raise _not_opened(path, error) from None
     try:
         with _damage(str(path)):
-            opened = open_group(file, str(path), key, "{}:key", external=False)
+            opened = open_group(file, str(path), key, "{}:key", external=False, most=most)
         name, transposed = f"{path}:{opened.key}", _by_matlab(path, opened.rows)
         rows, held = in_bands(opened.rows, name, most, transposed=transposed)
         if transposed:
@@ -104,12 +104,18 @@ def _not_opened(path: Path, error: OSError) -> NtkNumbaError:
 
 
 def open_group(
-    group: h5py.Group, name: str, key: str = "", way: str = "{}['key']", *, external: bool = True
+    group: h5py.Group,
+    name: str,
+    key: str = "",
+    way: str = "{}['key']",
+    *,
+    most: int,
+    external: bool = True,
 ) -> Opened:
     """Return the array `key` of a group or file or, without a key, its only one.
 
     name, way : the name of the group and the way to name an array in it, for errors
-    external : see `checked_dataset`
+    most, external : see `stored.refuse_absent`
 
     Raises
     ------
@@ -121,7 +127,7 @@ def open_group(
             raise InvalidValueError(f"{name} belongs to a closed file; open it again")
         key = key.strip("/")
         if not key and _is_sparse(group):
-            return _open_array(Found(group), name, "", external)
+            return _open_array(Found(group), name, "", external, most)
         found = follow(group, name, key) if key else None
         if found is None or not _is_array(found.item):
             names = names_of_arrays(group, name, _is_array)
@@ -133,14 +139,14 @@ def open_group(
             key = pick(Path(name), key, [k for k in names.paths if k != key], way)
             found = follow(group, name, key)
         assert found is not None
-        return _open_array(found, f"{name}:{key}", key, external)
+        return _open_array(found, f"{name}:{key}", key, external, most)
 
 
-def _open_array(found: Found, name: str, key: str, external: bool) -> Opened:
+def _open_array(found: Found, name: str, key: str, external: bool, most: int) -> Opened:
     """Return the contents of a dataset or of a group that stores a sparse matrix."""
     item, files = found
     if not _is_sparse(item):
-        files += checked_dataset(item, name, external=external)
+        files += checked_dataset(item, name, external=external, most=most)
         return Opened(item, key, files=files)
     kind = _text(item, "encoding-type") or _text(item, "h5sparse_format")
     if not kind.startswith("csr"):
@@ -154,7 +160,7 @@ def _open_array(found: Found, name: str, key: str, external: bool) -> Opened:
         if inside is None or not isinstance(inside.item, h5py.Dataset):
             raise InvalidValueError(f"{name} is damaged: a sparse matrix without {part}")
         files += inside.files
-        files += checked_dataset(inside.item, f"{name}: {part}", external=external)
+        files += checked_dataset(inside.item, f"{name}: {part}", external=external, most=most)
         parts.append(inside.item)
     shape = np.asarray(item.attrs.get("shape", item.attrs.get("h5sparse_shape")))
     if shape.shape != (2,) or shape.dtype.kind not in "iu":
@@ -164,10 +170,10 @@ def _open_array(found: Found, name: str, key: str, external: bool) -> Opened:
     return Opened(rows, key, files=files)
 
 
-def checked_dataset(dataset: Any, name: str, *, external: bool) -> tuple[Stamp, ...]:
+def checked_dataset(dataset: Any, name: str, *, external: bool, most: int) -> tuple[Stamp, ...]:
     """Check that a dataset holds numbers, all of them there; return the other files it is in.
 
-    external : whether values in raw files, whatever these are, may be read; see `stored`
+    external, most : see `stored.refuse_absent`
 
     Raises
     ------
@@ -202,7 +208,7 @@ def checked_dataset(dataset: Any, name: str, *, external: bool) -> tuple[Stamp, 
                 f"{name} holds {dtype if complex_ else what}; real numbers are wanted: bool, "
                 f"integers, float16, float32 or float64"
             )
-        return refuse_absent(dataset, name, external=external)
+        return refuse_absent(dataset, name, external=external, most=most)
 
 
 def _is_label(dtype: Any) -> bool:

@@ -78,7 +78,7 @@ def candidates(file: h5py.File, name: str, variable: str, prefix: bytes) -> Iter
     variable : the variable of the environment with folders to look in
     prefix : a folder that was given when the file was opened
     """
-    folder, path = Path(file.filename).parent, Path(name)
+    folder, path = Path(file.filename).absolute().parent, Path(name)
     if path.is_absolute():
         yield path
         path = Path(path.name)

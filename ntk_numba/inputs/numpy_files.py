@@ -1,6 +1,7 @@
 """Readers of data in .npy and .npz files, which never load pickled objects."""
 
 import errno
+import io
 import math
 import os
 import weakref
@@ -18,6 +19,7 @@ from ntk_numba.opening import open_ordinary
 FEW = 64  # rows; so many, in column order, are read together with those that follow
 KEPT_BYTES = 8 << 20  # of rows in column order
 PIECE = 1 << 20  # bytes of an archive that are unpacked at a time
+MOST_HEADER = 1 << 16  # bytes; NumPy reads any number of them before it refuses more than 10,000
 PAGE = 4096  # to read so many bytes takes as long as the call
 _MAGIC, _ZIPS = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -158,7 +160,10 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     # Version 3 has other letters in the names of fields only, and fields are refused.
     first = version == (1, 0)
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
+    length = file.read(2 if first else 4)
+    if (size := int.from_bytes(length, "little")) > MOST_HEADER:
+        raise _DamagedError(f"its header has {size} bytes")
+    shape, by_columns, dtype = read(io.BytesIO(length + file.read(size)))
     if dtype.hasobject:
         raise _DamagedError("Python objects")
     if min(shape, default=0) < 0:
@@ -176,14 +181,18 @@ def open_npz(path: Path, key: str, most: int) -> Opened:
         that is too large or not that of the array.
     """
     with open_ordinary(path) as file:
+        start = file.read(len(_MAGIC))
+        file.seek(0)
+        if start == _MAGIC:  # NumPy would load all of it
+            raise InvalidValueError(
+                f"{path} is no .npz archive; a single array belongs in a .npy file"
+            )
+        if not start.startswith(_ZIPS):
+            raise _refusal(path, ValueError("pickle"))
         try:
             archive = np.load(file)
         except Exception as error:
             raise _refusal(path, error) from None
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InvalidValueError(
-                f"{path} is no .npz archive; a single array belongs in a .npy file"
-            )
         if not key and {"indices", "indptr", "format"} <= set(archive.files):
             raise InvalidValueError(
                 f"{path} is a sparse matrix; load it: X = scipy.sparse.load_npz({str(path)!r})"

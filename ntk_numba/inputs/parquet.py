@@ -15,6 +15,7 @@ from ntk_numba.inputs.chunks import Chunks
 from ntk_numba.inputs.columns import parse_choice, resolve
 
 DECODING = 3  # copies of a column that are in memory while it is decoded
+DECIMALS = 1 << 14  # decimal numbers are objects of Python, of 100 bytes, of so many at a time
 
 
 def open_parquet(path: Path, key: str, most: int) -> Opened:
@@ -162,5 +163,9 @@ def _floats(column: Any) -> NDArray[Any]:
         column = column.dictionary_decode()
     if types.is_decimal(column.type):
         exact: Callable[[Decimal], float] = float
-        return np.array([exact(value) for value in column.to_pylist()], np.float64)
+        floats = np.empty(len(column))
+        for start in range(0, len(column), DECIMALS):
+            piece = column.slice(start, DECIMALS)
+            floats[start : start + len(piece)] = [exact(value) for value in piece.to_pylist()]
+        return floats
     return column.to_numpy()

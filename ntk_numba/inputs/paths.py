@@ -21,7 +21,7 @@ from ntk_numba.inputs.parquet import open_parquet
 from ntk_numba.inputs.tables import open_table
 from ntk_numba.inputs.unchanged import checksum, stamp
 from ntk_numba.machine import available_memory
-from ntk_numba.opening import open_ordinary
+from ntk_numba.opening import open_ordinary, refuse_special
 
 
 class Format(NamedTuple):
@@ -104,8 +104,7 @@ def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
         raise folder_error(path, f"a file in it ({', '.join(FORMATS)})")
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
-    if not path.is_file():
-        raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
+    refuse_special(path)
     ending = _ending(path)
     if ending not in FORMATS:
         inner = path.with_suffix("")
@@ -116,11 +115,11 @@ def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
     file_format = FORMATS[ending]
     if key and not file_format.keys:
         raise InvalidValueError(f"{spec}: a {ending} file holds one array; leave out :{key}")
-    found, whole = stamp(path), file_format.whole
+    found, whole = stamp(path.absolute()), file_format.whole
     before = _look(path, whole)
     most = available_memory() if memory is None else memory
     opened = file_format.open(path, key, most)
-    if whole and _look(path, whole) != before:
+    if whole and (_look(path, whole) != before or found.changed):
         raise FileError(f"{path} has changed while it was read; wait until it is complete")
     opened = opened._replace(files=(found, *opened.files))
     return f"{path}:{opened.key}" if opened.key else str(path), found.path, opened

@@ -314,12 +314,16 @@ def open_sources(X: Any, Z: Any, memory: int | str | None = None) -> tuple[Sourc
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """Read one label per sample from a file whose path is as for `open_source`."""
     name, _, opened = open_path(os.fspath(path))
-    if (size := math.prod(opened.rows.shape)) != count:  # before they are read
-        raise InvalidValueError(f"{name} holds {size} labels; the matrix has {count} rows")
     try:
+        if (size := math.prod(opened.rows.shape)) != count:  # before they are read
+            raise InvalidValueError(f"{name} holds {size} labels; the matrix has {count} rows")
         labels = np.asarray(opened.rows[()]).ravel()
+    except NtkNumbaError:
+        raise
     except OSError as error:
         raise FileError(f"{name} cannot be read ({error})") from None
+    finally:
+        opened.close()
     if labels.dtype.kind == "O":
         raise InvalidTypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
     return labels

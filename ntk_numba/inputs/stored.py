@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ntk_numba import stopping
 from ntk_numba.errors import InvalidValueError, MissingFileError
+from ntk_numba.inputs.bands import refuse_large_chunks
 from ntk_numba.inputs.links import candidates, follow, open_candidate
 from ntk_numba.inputs.unchanged import Stamp, stamp
 
@@ -46,6 +47,8 @@ class _Look:
         The name of the dataset, for errors.
     external : bool
         Whether raw files may be read.
+    most : int
+        The bytes that a compressed chunk may take.
     files : set of Stamp
         All files that were looked at, as they were before.
     whole : set of (file, dataset)
@@ -54,29 +57,33 @@ class _Look:
 
     name: str
     external: bool
+    most: int
     files: set[Stamp] = field(default_factory=set)
     whole: set[tuple[str, str]] = field(default_factory=set)
 
 
-def refuse_absent(dataset: h5py.Dataset, name: str, *, external: bool) -> tuple[Stamp, ...]:
+def refuse_absent(
+    dataset: h5py.Dataset, name: str, *, external: bool, most: int
+) -> tuple[Stamp, ...]:
     """Check that all values of a dataset are stored; return the other files that they are in.
 
     Parameters
     ----------
     name : the name of the dataset, for errors
     external : whether the dataset, or a source of it, may have its values in raw files
+    most : the bytes that a compressed chunk of it may take while it is unpacked
 
     Raises
     ------
     ValueError
         Values were never written, a virtual dataset has places without a source or refers to
-        itself, a filter is missing, or values are in raw files that may not be read. Chunks that
-        were never written are accepted if the dataset has a fill value of its own, which then says
-        what they are.
+        itself, a filter is missing, or values are in raw files that may not be read, or a
+        compressed chunk is too large. Chunks that were never written are accepted if the dataset
+        has a fill value of its own, which then says what they are.
     OSError
         A source of a virtual dataset or a file of raw data is missing.
     """
-    look = _Look(name, external)
+    look = _Look(name, external, most)
     _check(dataset, name, look)
     return tuple(look.files)
 
@@ -104,6 +111,7 @@ def _check(dataset: h5py.Dataset, name: str, look: _Look, seen: Seen = ()) -> No
         _check_external(dataset, name, look)
         return
     _check_filters(properties, name)
+    refuse_large_chunks(dataset, name, look.most)
     if not dataset.id.get_storage_size():
         raise InvalidValueError(f"{name} was created but never written; write its values first")
     own_fill = properties.fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED

@@ -19,7 +19,7 @@ import numpy as np
 
 from ntk_numba import machine, stopping
 from ntk_numba.arguments import show_bytes
-from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError, file_error
+from ntk_numba.errors import InvalidValueError, NtkNumbaError, file_error
 from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.columns import Choice, parse_choice, resolve
 from ntk_numba.inputs.compressed import COMPRESSIONS, open_bytes
@@ -68,10 +68,9 @@ def open_table(path: Path, key: str, most: int) -> Opened:
         If the file is empty or no text, if it lacks a column, if the first line may be a header or
         a sample, if lines have different numbers of cells, or if a cell is no finite number.
     OSError
-        If the file cannot be read, is damaged, or changes meanwhile.
+        If the file cannot be read, or is damaged.
     """
     choice = parse_choice(str(path), key)
-    before = path.stat()
     try:
         with open_bytes(path) as file:
             encoding = _encoding(path, file.read(4096))
@@ -86,13 +85,6 @@ def open_table(path: Path, key: str, most: int) -> Opened:
         raise InvalidValueError(f"{path} is damaged or truncated ({error})") from None
     except MemoryError:
         raise _too_large(str(path), most) from None
-    after = path.stat()
-    if (before.st_ino, before.st_size, before.st_mtime_ns) != (
-        after.st_ino,
-        after.st_size,
-        after.st_mtime_ns,
-    ):
-        raise FileError(f"{path} has changed while it was read")
     return Opened(table, key, table.nbytes)
 
 
@@ -136,6 +128,8 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self.number += 1
+            if len(line) > self._longest:  # a piece of a line: what follows it is no line
+                raise self._long(self.number)
             if self.fresh:
                 bare = line.strip(self._blank)
                 if not bare or bare[0] == "#":
@@ -150,13 +144,17 @@ class _Lines:
                 self._length = self._empty = 0
             self._length += len(line)
             if self._length > self._longest:
-                raise _too_large(f"{self._file}: line {self.start}", self._most)
+                raise self._long(self.start)
             text = line.rstrip("\r\n")
             if self._separator == "\t":
                 text = text.replace("\t", "")
             if "_" in text or not (text.isascii() and text.isprintable()):
                 self.odd = True
             yield line.strip() if self._separator == " " else line
+
+    def _long(self, number: int) -> InvalidValueError:
+        """Return the error for a line, or lines of one record, that take too much memory."""
+        return _too_large(f"{self._file}: line {number}", self._most)
 
     def _pass_over(self, bare: str) -> None:
         """Pass over a line that is empty or a comment, or raise an error if it may be a sample."""
@@ -225,15 +223,20 @@ class _Shape(NamedTuple):
 
 def _read(choice: Choice, file: IO[str], path: Path, most: int) -> np.ndarray:
     """Return the chosen columns of an open text file."""
-    pieces = _pieces(file, most // LINE_MEMORY + 1)
+    longest = most // LINE_MEMORY
+    pieces = _pieces(file, longest + 1)
     head: list[str] = []
+    length = 0
     sample: list[str] = []  # those lines of the head that are no comments
     for line in pieces:
         head.append(line)
+        length += len(line)
         if line.strip() and line.lstrip()[0] != "#":
             sample.append(line)
             if len(sample) == SAMPLE_LINES or sum(map(len, sample)) > SAMPLE_CHARACTERS:
                 break
+        elif length > longest:
+            raise _too_large(choice.file, most)
         elif len(head) > MOST_COMMENTS:
             raise InvalidValueError(
                 f"{path} has {MOST_COMMENTS:,} comments and empty lines, and few samples between "

@@ -27,7 +27,7 @@ class Stamp(NamedTuple):
     Attributes
     ----------
     path : Path
-        The absolute path, which a change of the working folder does not affect.
+        As it was given. A relative path means another file if the working folder changes.
     contents : tuple of int
         Device, inode, size and time of modification; empty if there is no file.
     rights : tuple of int
@@ -53,7 +53,6 @@ class Stamp(NamedTuple):
 
 def stamp(path: Path) -> Stamp:
     """Return the status of a file as it is now."""
-    path = path.absolute()
     try:
         found = path.stat()
     except OSError:

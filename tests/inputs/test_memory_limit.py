@@ -13,6 +13,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.compute.plan import make_plan
+from ntk_numba.inputs.paths import open_path
 from ntk_numba.inputs.source import open_source, open_sources
 
 X = np.random.default_rng(0).standard_normal((300, 40))
@@ -109,6 +110,94 @@ def test_row_groups_larger_than_the_limit(tmp_path):
     with pytest.raises(ValueError, match=r"row groups that take .*row_group_size=10_000"):
         open_source(tmp_path / "x.parquet", "X", 4 * MIB)
     assert open_source(tmp_path / "x.parquet", "X", 16 * MIB).shape == (200_000, 2)
+
+
+def few_bytes(path, header, size):
+    """Write a .npy file with this start, and zeros behind it that take no space."""
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def npy_header(length):
+    return b"\x93NUMPY\2\0" + length.to_bytes(4, "little")
+
+
+def array_named_npz(path):
+    member = io.BytesIO()
+    np.lib.format.write_array_header_1_0(member, described((1000, 5000)))
+    few_bytes(path / "x.npz", member.getvalue(), 40 * MIB)
+
+
+def header_of_npy(path):
+    few_bytes(path / "x.npy", npy_header(32 * MIB), 40 * MIB)
+
+
+def header_of_npz(path):
+    with zipfile.ZipFile(path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", npy_header(32 * MIB) + bytes(33 * MIB))
+
+
+def comments(path):
+    with gzip.open(path / "x.csv.gz", "wt", compresslevel=1) as file:
+        file.write(("# " + "x" * 100_000 + "\n") * 300 + "1,2\n")
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (array_named_npz, "is no .npz archive; a single array belongs in a .npy file"),
+        (header_of_npy, "its header has 33554432 bytes"),
+        (header_of_npz, "its header has 33554432 bytes"),
+        (comments, "does not fit into memory"),
+    ],
+)
+def test_what_stands_before_the_numbers_is_limited_too(tmp_path, write, text):
+    write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=text):
+        open_source(path, "X", 4 * MIB)
+    assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["labels", "sparse", "virtual"])
+def test_large_chunks_of_small_datasets(tmp_path, kind):
+    """A dataset that can grow may have chunks of any size, and HDF5 unpacks them as a whole."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        wide = (5,) if kind == "virtual" else ()
+        place = file.create_group("x") if kind == "sparse" else file
+        name = "data" if kind == "sparse" else "y"
+        place.create_dataset(
+            name, data=np.ones((6, *wide)), maxshape=(None, *wide), chunks=(1 << 20, *wide),
+            compression="gzip", compression_opts=1,
+        )  # fmt: skip
+        if kind == "sparse":
+            place["indices"], place["indptr"] = [0, 1, 0, 1, 0, 1], [0, 2, 4, 6]
+            place.attrs["encoding-type"], place.attrs["shape"] = "csr_matrix", [3, 4]
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((6, 5), "f8")
+            layout[:] = h5py.VirtualSource(".", "y", (6, 5))
+            file.create_virtual_dataset("x", layout)
+    key = "y" if kind == "labels" else "x"
+    with pytest.raises(ValueError, match=r"is compressed in chunks of .*h5repack -l .*:CHUNK=6"):
+        open_path(f"{path}:{key}", MIB)
+    open_path(f"{path}:{key}", 128 * MIB)[2].close()
+
+
+def test_decimals_are_converted_a_few_at_a_time(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    whole = np.arange(100_000)
+    column = pyarrow.array(whole).cast(pyarrow.decimal128(21, 2))
+    parquet.write_table(pyarrow.table({"a": column}), tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet", "X", 4 * MIB)
+    tracemalloc.start()
+    assert (source.read(0, 100_000)[:, 0] == whole).all()
+    assert tracemalloc.get_traced_memory()[1] < 6 * MIB  # all objects at once take 11 MiB
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("n", [1, 2, 8, 63, 64, 65])

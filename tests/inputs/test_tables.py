@@ -310,6 +310,19 @@ def test_a_table_larger_than_the_limit(tmp_path, text):
         open_source(path, "X", 60_000)
 
 
+@pytest.mark.parametrize("rows", [0, 1, 200])
+@pytest.mark.parametrize("start", ["# ", "#", ""])
+def test_the_end_of_a_long_line_is_no_line(tmp_path, rows, start):
+    """Lines are read in pieces, and the second piece of a comment may look like a sample."""
+    most = 1 << 20
+    for over in range(-2, 3):
+        filler = " " if start == "" else "x"
+        line = start + filler * (most // tables.LINE_MEMORY + over - len(start)) + "3,4\n"
+        (tmp_path / "x.csv").write_text("1,2\n" * rows + line + "5,6\n")
+        with pytest.raises(ValueError, match="does not fit into memory"):
+            open_source(tmp_path / "x.csv", "X", most)
+
+
 @pytest.mark.parametrize(("ending", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress),
                                               (".gz", gzip.compress)])  # fmt: skip
 def test_packed_tables_of_several_streams(tmp_path, ending, pack):

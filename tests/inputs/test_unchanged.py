@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import mmap
 import os
 import re
 import time
@@ -274,3 +275,30 @@ def test_the_working_folder_may_change(tmp_path, monkeypatch):
         name = re.escape(Path(data.x).name)
         with pytest.raises(OSError, match=f"^{name}|a part of {name}"):
             values(source)
+
+
+def test_sources_that_are_found_from_the_working_folder(tmp_path, monkeypatch):
+    """HDF5 would not find them from another folder, and make up zeros."""
+    for name in ("data", "sources", "elsewhere"):
+        (tmp_path / name).mkdir()
+    write_h5(tmp_path / "sources" / "s.h5", X)
+    virtual(tmp_path / "data", "v.h5", "s.h5")
+    monkeypatch.chdir(tmp_path / "sources")
+    source, read = (open_source("../data/v.h5", "X") for _ in range(2))
+    assert (values(read) == X).all()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for one in (source, read):
+        with pytest.raises(OSError, match=r"s.h5, a part of .* has changed since it was opened"):
+            one.read(0, 3)
+
+
+def test_arrays_on_a_buffer_of_a_memory_map(tmp_path):
+    path = tmp_path / "x.raw"
+    write_raw(path, X)
+    with path.open("r+b") as file:
+        x = np.frombuffer(mmap.mmap(file.fileno(), 0)).reshape(X.shape)
+    source = open_source(x, "X")
+    assert (values(source) == X).all()
+    write_raw(path, -X)
+    with pytest.raises(OSError, match="row 0 is not what it was"):
+        values(source)
