@@ -137,15 +137,12 @@ def slurm(options: argparse.Namespace) -> bool:
     """Print a script for Slurm."""
     from ntk_numba.arguments import parse_bytes, whole_number
     from ntk_numba.cli.options import gram_words, merge_words
+    from ntk_numba.cluster.cover import part_path
     from ntk_numba.cluster.shell import NamesOfParts
-    from ntk_numba.cluster.slurm import (
-        SlurmOptions,
-        Wanted,
-        design_array,
-        slurm_script,
-    )
+    from ntk_numba.cluster.slurm import SlurmOptions, Wanted, design_array, slurm_script
     from ntk_numba.gramfile.storage import parse_layout
     from ntk_numba.gramfile.writer import check_folder
+    from ntk_numba.grid import Part
 
     for name in ("parts", "cpus", "time", "merge_time"):
         if (value := getattr(options, name)) is not None:
@@ -173,6 +170,7 @@ def slurm(options: argparse.Namespace) -> bool:
             max_array=options.max_array,
         ),
     )
+    check_folder(part_path(target, Part(array.parts, array.parts)))  # the longest of their names
     slurm_options = SlurmOptions(
         parts=array.parts,
         cpus=array.cpus,

@@ -1,7 +1,8 @@
 """What the command line prints.
 
-Names and attributes come from files of others, so that nothing that a terminal would obey is
-printed. Output that fails, since its reader has gone or the disk is full, stops no command.
+Names and attributes may come from other people's files, so characters that a terminal would obey
+are printed as escapes. Output that fails, since its reader has gone or the disk is full, stops no
+command.
 """
 
 import contextlib
@@ -31,16 +32,13 @@ def show_json(facts: Any) -> None:
 
 def show_script(text: str) -> None:
     """Print a script with the bytes that its names have, whatever the encoding of the terminal."""
-    if isinstance(sys.stdout, Forgiving):
-        sys.stdout.write_bytes(os.fsencode(text))
-    else:
-        print(text, end="")
+    assert isinstance(sys.stdout, Forgiving)  # since `program.main`
+    sys.stdout.write_bytes(os.fsencode(text))
 
 
 def flush() -> None:
     """Print what is buffered."""
-    if sys.stdout:
-        sys.stdout.flush()
+    sys.stdout.flush()
 
 
 class Forgiving:
@@ -76,9 +74,9 @@ class Forgiving:
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:
-        """Keep the first error, and go on; a stream may be closed, or None."""
+        """Keep the first error, and go on."""
         try:
-            with contextlib.suppress(ValueError, AttributeError):
+            with contextlib.suppress(ValueError):  # Python's file object may be closed
                 yield
         except OSError as error:
             self.failure = self.failure or error

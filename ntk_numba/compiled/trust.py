@@ -11,6 +11,7 @@ import os
 import pwd
 import shlex
 import stat
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +25,9 @@ class UntrustedError(PermissionError):
 def check_folder(folder: Path) -> None:
     """Raise an error if a user other than this one and root can write a folder, or exchange it.
 
-    The folders above it count too, from the root downwards: who can write one of them can put
-    another folder, or a link, in place of the next one. A sticky bit, as of /tmp, prevents that.
+    The folders above it count too, from the root downwards, and those that links on its path are
+    in: who can write one of them can put another folder, or a link, in place of the next one. A
+    sticky bit, as of /tmp, prevents that.
 
     Raises
     ------
@@ -34,13 +36,13 @@ def check_folder(folder: Path) -> None:
     OSError
         The folder does not exist.
     """
-    real = Path(os.path.realpath(folder))
-    for place in (*reversed(real.parents), real):
+    real = Path(os.path.realpath(folder, strict=True))
+    for place in _on_the_way_to(folder):
         status = place.lstat()
-        if stat.S_ISLNK(status.st_mode):  # it was exchanged just now
-            raise UntrustedError(f"{place} has become a link")
         if not _is_ours(status.st_uid) and (place == real or status.st_uid != _unmapped_user()):
             raise UntrustedError(f"{place} belongs to {_name(status.st_uid)}")
+        if stat.S_ISLNK(status.st_mode):  # it has no mode of its own
+            continue
         sticky = place != real and status.st_mode & stat.S_ISVTX
         writable = status.st_mode & OTHERS
         if writable == stat.S_IWGRP and _is_private(status.st_gid):
@@ -49,6 +51,25 @@ def check_folder(folder: Path) -> None:
             mine = status.st_uid == os.geteuid()
             mend = f" (chmod go-w {shlex.quote(str(place))} ends that)" if mine else ""
             raise UntrustedError(f"other users may write {place}{mend}")
+
+
+def _on_the_way_to(folder: Path) -> Iterator[Path]:
+    """Yield the folders and links through which the system finds a folder, in its order.
+
+    Each is looked at before the next one is found, so that no link is followed that others may
+    exchange.
+    """
+    place, *names = folder.absolute().parts
+    yield Path(place)
+    while names:
+        here = Path(place, names.pop(0))
+        if here.name == "..":
+            here = here.parent.parent
+        yield here
+        if here.is_symlink():
+            names[:0] = here.readlink().parts  # of a path from the root, the first name is "/"
+        else:
+            place = str(here)
 
 
 def read(path: Path) -> bytes:

@@ -124,6 +124,13 @@ def test_names_of_files(name, place, capsysbinary):
     assert Path(logs).is_dir() and f"--output={logs.replace('%', '%%')}/%A_%a.out" in options
 
 
+def test_names_of_parts_that_are_too_long(place, capsysbinary):
+    np.save("x.npy", np.random.default_rng(0).standard_normal((600, 2)))
+    target = "g" * 228 + ".h5"  # it has no room for .part-1-of-2
+    text, said = script(capsysbinary, "x.npy", f"--output={target}", "--depth=2", code=2)
+    assert not text and "part-2-of-2.h5 is too long" in said
+
+
 @pytest.mark.parametrize("name", marked(pytest.mark.slow, NAMES, NAMES[::4]))
 def test_names_of_jobs_and_folders(name, place, capsysbinary):
     text = os.fsdecode(name)

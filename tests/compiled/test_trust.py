@@ -124,6 +124,37 @@ def test_a_link_to_a_folder_that_is_safe(entry, monkeypatch):
         assert hits() == 0
 
 
+@pytest.mark.parametrize("target", ["absolute", "relative", "twice"])
+def test_a_link_in_a_folder_that_others_may_write(target, entry, monkeypatch, tmp_path):
+    """They can make it lead to a folder of this user, such as one from an archive of theirs."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    link = shared / "link"
+    link.symlink_to(entry.parents[1] if target == "absolute" else "../above/cache")
+    if target == "twice":
+        (tmp_path / "first").symlink_to("./site/../shared/link")
+        link = tmp_path / "first"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(link))
+    assert hits() == 1
+    shared.chmod(0o1777)  # it is this user's link
+    assert hits() == 1
+    shared.chmod(0o777)
+    with pytest.warns(UserWarning, match="shared"):
+        assert hits() == 0
+
+
+@needs_root
+def test_a_link_of_another_in_a_sticky_folder(entry, monkeypatch, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "link").symlink_to(entry.parents[1])
+    os.lchown(shared / "link", STRANGER, STRANGER)
+    shared.chmod(0o1777)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(shared / "link"))
+    with pytest.warns(UserWarning, match="link belongs to user 12345"):
+        assert hits() == 0
+
+
 @pytest.mark.parametrize("value", [None, 7, "text", (1, 2), (1, 2, 3), [], b"", Exception("no")])
 def test_wrong_values_with_a_right_checksum_are_compiled_again(value, entry):
     replace(entry, value)
