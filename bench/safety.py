@@ -73,7 +73,8 @@ def without(data: Path, output: Path) -> None:
     os.close(fd)
     with HDF5(output) as file:
         tile_map = read_tile_map(file, output, contents)
-    with Careless(output, tile_map, write=True) as tiles:
+        tiles = Careless(file.descriptor, tile_map, write=True)
+    with tiles:
         disk.allocate(tiles._fd, output.stat().st_size)
         stream_tiles(plan, make_kernel(plan, x, None), x, None, tiles)
         tiles.sync()

@@ -7,9 +7,16 @@ from typing import BinaryIO
 
 from ntk_numba.errors import InvalidValueError
 
+NO_LOCK = "unable to lock file"  # HDF5's error
+
 
 def open_ordinary(path: Path) -> BinaryIO:
-    """Open a file for reading its bytes.
+    """Open a file for reading its bytes; the errors are those of `open_descriptor`."""
+    return open(path, "rb", opener=open_descriptor)
+
+
+def open_descriptor(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file as `os.open` does; refuse everything else without waiting.
 
     Raises
     ------
@@ -18,7 +25,12 @@ def open_ordinary(path: Path) -> BinaryIO:
     OSError
         It cannot be opened.
     """
-    return open(path, "rb", opener=_open)
+    refuse_special(Path(path))
+    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):  # it has been replaced since the look at its status
+        os.close(fd)
+        raise _refusal(Path(path))
+    return fd
 
 
 def refuse_special(path: Path) -> None:
@@ -28,16 +40,6 @@ def refuse_special(path: Path) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise _refusal(path)
-
-
-def _open(path: str, flags: int) -> int:
-    """Open a file as `os.open` does; refuse everything else without waiting."""
-    refuse_special(Path(path))
-    fd = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(fd).st_mode):  # it has been replaced since the look at its status
-        os.close(fd)
-        raise _refusal(Path(path))
-    return fd
 
 
 def _refusal(path: Path) -> InvalidValueError:

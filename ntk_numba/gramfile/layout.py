@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_e
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.grid import Grid, parse_part
+from ntk_numba.opening import NO_LOCK, open_descriptor
 
 FORMAT = "ntk_numba gram"
 FORMAT_VERSION = 4
@@ -39,8 +39,6 @@ CHECKSUMS = "checksums"  # the group of the datasets of checksums
 DIGESTS = "digests"  # the group of the digests of X and Z
 TILES = "tiles"  # the dataset of the (i, j) of tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
-# The error of HDF5 where locks fail and HDF5_USE_FILE_LOCKING demands them, whatever we ask for
-NO_LOCK = "unable to lock file"
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
 INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
 # The first bytes of a file that links parts; a checksum of all bytes after the user block follows
@@ -111,7 +109,7 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
         )  # fmt: skip
     except OSError as error:
         why = f"a new file was replaced or cannot be written ({error})"
-        if NO_LOCK in str(error):
+        if NO_LOCK in str(error):  # whatever we ask for
             why = "the file system has no locks; unset HDF5_USE_FILE_LOCKING, which demands them"
         raise FileError(why) from None
     with opened as file:
@@ -164,13 +162,10 @@ def _opened(file: Path | int) -> Iterator[int]:
     if isinstance(file, int):
         yield file
         return
-    fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
+    if file.is_dir():
+        raise folder_error(file, "a Gram file")
+    fd = open_descriptor(file)
     try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise folder_error(file, "a Gram file")
-        if not stat.S_ISREG(mode):
-            raise InvalidValueError(f"{file} is a device or a pipe; name an ordinary file")
         yield fd
     finally:
         os.close(fd)
@@ -302,7 +297,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
             # locked as h5py does: HDF5 refuses a file that this process has opened otherwise
             self._attach(path, raw or name, "best-effort")
         except InvalidValueError as error:
-            locks = re.search(r"unable to lock file, errno = (\d+)", str(error))
+            locks = re.search(NO_LOCK + r", errno = (\d+)", str(error))
             number = int(locks[1]) if locks else 0
             if number == errno.EAGAIN:
                 text = f"{path} is open for writing in another program; close it there"

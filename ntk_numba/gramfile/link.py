@@ -19,7 +19,8 @@ from ntk_numba.errors import FileError, InvalidValueError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
-from ntk_numba.gramfile.lease import Lease
+from ntk_numba.gramfile.lease import Lease, held
+from ntk_numba.gramfile.names import NEW, beside
 from ntk_numba.gramfile.parts import FINGERPRINTS, fingerprint, read_checksums
 from ntk_numba.gramfile.writer import check_folder, keep_mode, partial_of
 
@@ -36,12 +37,12 @@ def write_link(
     ValueError
         An unfinished file is in the way, and `overwrite` is False; or a part is of another job.
     OSError
-        The folder cannot be written, or another process writes the file.
+        The folder cannot be written, or another process writes the file or repairs a part.
     """
     check_folder(path)
     partial = partial_of(path)
     lease = Lease(path)
-    new = partial.with_name(f"{partial.name}.new")
+    new = beside(path, NEW)
     try:
         if not overwrite:
             refuse_unfinished(path)
@@ -49,7 +50,7 @@ def write_link(
         slots, slots_of_parts = contents.storage.slots, {}
         for part in parts:
             name = os.path.relpath(part.resolve(), path.parent.resolve())
-            with HDF5(part) as file:
+            with held(part.resolve()), HDF5(part) as file:
                 header = read_header(file, part)
                 if not contents.same_job(header.contents):
                     raise InvalidValueError(f"{part} has been replaced by a file of another job")
@@ -105,6 +106,7 @@ def _link(
     """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_fill_value(np.array(np.nan, contents.dtype))
+    properties.set_obj_track_times(False)  # the same parts give the same bytes
     chunk = contents.grid.chunk
     layers = (contents.matrices,) if contents.all_layers else ()
     for name, slots in slots_of_parts.items():

@@ -51,8 +51,8 @@ class Tile(NamedTuple):
 class TileFile:
     """The tiles of a file that is laid out; a context manager that closes it.
 
-    file : the file's path or, so that no other file can take its place, its descriptor
-    write : open the file for writing too; a symbolic link is then not followed
+    fd : a descriptor of the file, so that no other file can take its place; it may be closed then
+    write : open the file for writing too
     direct : bypass the page cache, since copying through it takes cores from computing. A process
         that only copies tiles may write through the cache, which writes in the background.
 
@@ -63,7 +63,7 @@ class TileFile:
     """
 
     def __init__(
-        self, file: Path | str | int, tile_map: TileMap, *, write: bool = False, direct: bool = True
+        self, fd: int, tile_map: TileMap, *, write: bool = False, direct: bool = True
     ) -> None:
         self.tile_map = tile_map
         streams.occupy()
@@ -72,10 +72,7 @@ class TileFile:
         self._written: list[tuple[int, int]] = []
         self._failed: OSError | None = None
         mode = os.O_RDWR if write else os.O_RDONLY
-        if isinstance(file, int):
-            self._fd = os.open(disk.name_of(file), mode)
-        else:
-            self._fd = disk.open_existing(Path(file)) if write else os.open(file, mode)  # for tiles
+        self._fd = os.open(disk.name_of(fd), mode)  # for tiles
         try:
             self._small = os.open(disk.name_of(self._fd), mode)  # for checksums
         except OSError:

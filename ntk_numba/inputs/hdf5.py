@@ -22,7 +22,6 @@ from ntk_numba.inputs.bands import in_bands
 from ntk_numba.inputs.links import (
     DAMAGE,
     LOCKED,
-    NO_LOCK,
     Found,
     follow,
     names_of_arrays,
@@ -31,7 +30,7 @@ from ntk_numba.inputs.links import (
 from ntk_numba.inputs.sparse import CompressedRows
 from ntk_numba.inputs.stored import refuse_absent
 from ntk_numba.inputs.unchanged import Stamp
-from ntk_numba.opening import open_ordinary
+from ntk_numba.opening import NO_LOCK, open_ordinary
 from ntk_numba.terminal import escaped
 
 MATLAB = b"MATLAB 7.3 MAT-file"  # the first bytes of a file that MATLAB saved with -v7.3

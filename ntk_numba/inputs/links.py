@@ -18,7 +18,6 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.unchanged import Stamp, stamp
 from ntk_numba.opening import refuse_special
 
-NO_LOCK = "unable to lock file"  # HDF5's error
 LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)  # if another process has locked it
 
 MOST_NAMES = 10_000  # of groups and arrays that a search looks at, which takes a second

@@ -16,7 +16,6 @@ from parts import NET, Stop, parts_of, stop_after
 import ntk_numba as nk
 from ntk_numba.gramfile import layout, link
 from ntk_numba.gramfile import parts as linked_parts
-from ntk_numba.gramfile.tiles import TileFile
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +208,7 @@ def other_parts(x, folder, **options):
 
 def damaged(part, *, with_checksum):
     """Change the first tile of a part and, if asked, its checksum, so that it verifies."""
-    with nk.open_gram(part) as f, TileFile(part, f.tile_map, write=True) as tiles:
+    with nk.open_gram(part) as f, f.tiles(write=True) as tiles:
         i, j = (int(k) for k in f.contents.storage.places[0])
         (block,) = tiles.scan([("ntk", 0, i, j)], lambda tile: tile.block.copy())
         block *= 1 - 2**-20

@@ -13,6 +13,7 @@ from ntk_numba.cluster.cover import part_path, show_indices
 from ntk_numba.engine.kernel import NUMERICS, Kernel
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import INCOMPLETE
+from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Part
 
@@ -465,3 +466,14 @@ def test_lock_files_among_the_parts_are_no_parts(parts, tmp_path, right):
     lock.touch()
     nk.merge([*parts, lock], tmp_path / "g.h5").close()
     assert (tmp_path / "g.h5").read_bytes() == right and not lock.exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_part_that_is_repaired_meanwhile_is_refused(parts, tmp_path, right, link):
+    target = tmp_path / "g.h5"
+    with Lease(parts[1]), pytest.raises(BlockingIOError, match="wait until it is written, repair"):
+        nk.merge(parts, target, link=link)
+    assert not target.exists()
+    nk.merge(parts, target).close()
+    assert target.read_bytes() == right
+    assert {p.name for p in tmp_path.iterdir()} == {"g.h5", *(p.name for p in parts)}

@@ -14,7 +14,6 @@ from ntk_numba.compute import plan
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import INCOMPLETE
-from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.inputs.source import Source, open_source
 
 NET = nk.MLP(3, ["abs", "relu"], b_std=0.1)
@@ -261,7 +260,7 @@ def test_a_resumed_job_reads_only_the_rows_it_needs(tmp_path, monkeypatch):
     x = np.random.default_rng(0).standard_normal((1000, 3000))
     with nk.write_gram(NET, x, tmp_path / "g.h5") as f:
         tile, right = f.contents.grid.tile, f.path.read_bytes()
-        with TileFile(f.path, f.tile_map, write=True) as tiles:
+        with f.tiles(write=True) as tiles:
             tiles.begin_with(INCOMPLETE)
             tiles.clear_checksum(("ntk", 0, 3, 0))
     (tmp_path / "g.h5").rename(tmp_path / "g.h5.partial")

@@ -10,7 +10,6 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.gramfile.layout import INCOMPLETE
-from ntk_numba.gramfile.tiles import TileFile
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 
@@ -135,7 +134,7 @@ def forge(path, row, column, value):
     with h5py.File(path, "r+") as file:
         for at in {(row, column), (column, row)}:
             file["ntk"][at] = value
-    with nk.open_gram(path) as f, TileFile(path, f.tile_map, write=True) as tiles:
+    with nk.open_gram(path) as f, f.tiles(write=True) as tiles:
         i, j = max(row, column) // 64, min(row, column) // 64
         (block,) = tiles.scan([("ntk", 0, i, j)], lambda tile: tile.block.copy())
         tiles.write("ntk", 0, i, j, block)
@@ -188,7 +187,7 @@ class TestIncomplete:
         nk.write_gram(NET, points, tmp_path / "g.h5", layers=request.param).close()
         with (
             nk.open_gram(tmp_path / "g.h5") as f,
-            TileFile(f.path, f.tile_map, write=True) as tiles,
+            f.tiles(write=True) as tiles,
         ):
             tiles.clear_checksum(("ntk", 0, 2, 0))
             tiles.clear_checksum(("ntk", 2 if request.param == "all" else 0, 1, 1))

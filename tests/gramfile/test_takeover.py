@@ -118,8 +118,9 @@ class TestSuspended:
         contents, numerics = self.header(partial)
         with layout.HDF5(partial) as file:
             tile_map = layout.read_tile_map(file, partial, contents)
+            tiles = TileFile(file.descriptor, tile_map, write=True)
         tile = np.empty(contents.grid.chunk)
-        with TileFile(partial, tile_map, write=True) as tiles:
+        with tiles:
             disk.read_at(tiles._small, tile, tile_map.tile_at("ntk", 0, 1, 1))
             if not whole:
                 tiles.clear_checksum(("ntk", 0, 1, 1))

@@ -7,7 +7,6 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.tiles import TileFile
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 
@@ -15,7 +14,7 @@ NET = nk.MLP(3, "relu", b_std=0.1)
 @pytest.fixture
 def tiles(tmp_path, points):
     with nk.write_gram(NET, points, tmp_path / "g.h5", kernels=("nngp", "ntk")) as f:
-        file = TileFile(f.path, f.tile_map, write=True)
+        file = f.tiles(write=True)
     yield file
     file.close()
 

@@ -17,7 +17,6 @@ from ntk_numba.digest import Digest
 from ntk_numba.engine import kernel
 from ntk_numba.gramfile import disk, layout
 from ntk_numba.gramfile import writer as store
-from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.gramfile.writer import GramWriter
 from ntk_numba.grid import Grid
 from ntk_numba.inputs.source import open_source
@@ -197,7 +196,7 @@ def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, t
     """Its first bytes may already be those of a complete file."""
     nk.write_gram(NET, points, tmp_path / "g.h5").close()
     (tmp_path / "g.h5").rename(stopped)
-    with nk.open_gram(stopped) as f, TileFile(stopped, f.tile_map, write=True) as tiles:
+    with nk.open_gram(stopped) as f, f.tiles(write=True) as tiles:
         tiles.clear_checksum(("ntk", 0, 2, 1))
     first = writer_of(NET, points, tmp_path / "g.h5")
     assert layout.is_incomplete(stopped) and first.done.sum() == 5
