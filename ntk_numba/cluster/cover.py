@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import Layout, Policy
 from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, is_incomplete, read_header
 from ntk_numba.gramfile.names import PARTIAL
@@ -103,6 +104,7 @@ def find_parts(
         except FileNotFoundError:
             continue  # deleted by an earlier merge; otherwise it is listed as missing below
         except (OSError, ValueError) as error:
+            disk.raise_exhausted(error)
             found.problems.append(str(error))
             found.stale = True
     earlier = [] if link else _find_earlier(target, layout, overwrite, delete)
@@ -172,7 +174,8 @@ def _read_earlier(path: Path) -> _Earlier | None:
                 return None
             complete = file.complete and path.suffix != PARTIAL
             return _Earlier(file.contents, file.numerics, file.done, complete)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        disk.raise_exhausted(error)
         return None  # if the file is damaged, its writer will say so
 
 

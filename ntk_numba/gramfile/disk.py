@@ -26,6 +26,12 @@ NO_LOCKS = {errno.ENOLCK, *UNSUPPORTED}  # what they answer that have no locks
 NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}  # too many files are open
 
 
+def raise_exhausted(error: Exception) -> None:
+    """Raise an error again that says that too many files are open: no file is wrong then."""
+    if getattr(error, "errno", None) in NO_DESCRIPTORS:
+        raise error
+
+
 def create(path: Path) -> int:
     """Create a file for reading and writing; nothing may have its name, not even a link."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)

@@ -164,7 +164,10 @@ def _opened(file: Path | int) -> Iterator[int]:
         return
     if file.is_dir():
         raise folder_error(file, "a Gram file")
-    fd = open_descriptor(file)
+    try:
+        fd = open_descriptor(file)
+    except OSError as error:
+        raise file_error(error, f"{file} cannot be read: {error.strerror}") from None
     try:
         yield fd
     finally:

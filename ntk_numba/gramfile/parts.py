@@ -120,12 +120,9 @@ class Parts:
                     if found := self._compared(number, file, part):
                         return found
                 file.close()
-        except ValueError as error:
+        except (OSError, ValueError) as error:
+            disk.raise_exhausted(error)
             state = f"cannot be read ({error})"
-        except OSError as error:
-            if error.errno in disk.NO_DESCRIPTORS:
-                raise
-            state = f"cannot be read ({error.strerror})"
         raise InvalidValueError(
             f"{self._path} is made of {part}, which {state}; put it back, or merge again"
         )

@@ -19,6 +19,7 @@ from ntk_numba.errors import (
     file_error,
     folder_error,
 )
+from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
@@ -143,8 +144,20 @@ class GramFile:
         return read_tile_map(self._file, self.path, self.contents)
 
     def tiles(self, *, write: bool = False) -> TileFile:
-        """Open the tiles of this file, past HDF5, even if another file has taken its name."""
-        return TileFile(self._file.descriptor, self.tile_map, write=write)
+        """Open the tiles of this file, past HDF5, even if another file has taken its name.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written, or too many files are open.
+        """
+        tile_map = self.tile_map
+        try:
+            return TileFile(self._file.descriptor, tile_map, write=write)
+        except OSError as error:
+            done = "written" if write else "read"
+            text = f"{self.path} cannot be {done}: {error.strerror}"
+            raise file_error(error, text) from None
 
     def verify(self, *, progress: bool = False) -> Report:
         """Read every byte, and check checksums and entries.
@@ -172,6 +185,7 @@ class GramFile:
                     with GramFile(part, checked.file, checked.header) as file:
                         found = file.verify(progress=progress)
                 except (OSError, ValueError) as error:
+                    disk.raise_exhausted(error)
                     report.problems.append(str(error))
                     continue
                 report.problems += [f"{part}: {problem}" for problem in found.problems]
@@ -328,7 +342,7 @@ def open_gram(path: str | os.PathLike[str], *, incomplete: bool = False) -> Gram
             file.close()
             raise
     except OSError as error:
-        if error.errno is None:  # it is one of ours
+        if error.strerror is None:  # it is one of ours
             raise
         name = error.filename or path
         raise file_error(error, f"{name} cannot be read: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """Small files that link the parts of a job."""
 
+import errno
 import gc
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from parts import NET, Stop, parts_of, stop_after
 
 import ntk_numba as nk
-from ntk_numba.gramfile import layout, link
+from ntk_numba.gramfile import layout, link, reader
 from ntk_numba.gramfile import parts as linked_parts
 
 
@@ -343,3 +344,30 @@ class TestWhatIsCheckedIsWhatIsRead:
         del f, ntk
         gc.collect()
         assert len(psutil.Process().open_files()) == before
+
+
+def test_too_many_open_files_are_no_damage(parts, tmp_path, monkeypatch):
+    """No part is called damaged, or to be computed again, for it."""
+
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with nk.merge(parts, tmp_path / "g.h5", link=True) as f:
+        monkeypatch.setattr(layout, "open_descriptor", refuse)
+        for use in (
+            lambda: nk.open_gram(tmp_path / "g.h5"),
+            lambda: nk.merge(parts, tmp_path / "h.h5"),
+            f.verify,
+        ):
+            with pytest.raises(OSError, match=r"^\S* cannot be read: Too many open files$"):
+                use()
+
+
+def test_tiles_that_cannot_be_opened_name_the_file(parts, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/dev/fd/7")
+
+    with nk.open_gram(parts[0]) as f:
+        monkeypatch.setattr(reader, "TileFile", refuse)
+        with pytest.raises(OSError, match=rf"^{parts[0]} cannot be written: Permission denied$"):
+            f.tiles(write=True)
