@@ -38,7 +38,7 @@ def test_every_call_fails_or_is_the_last(rounds):
         assert result == {"right": sum(points.values())}
 
 
-@pytest.mark.parametrize("rounds", CALLS)
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [1, 1000]))
 def test_every_call_of_a_merge_fails_or_is_the_last(rounds):
     result = experiment("merges", rounds)
     points = result.pop("calls")
