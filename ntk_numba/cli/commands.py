@@ -140,8 +140,8 @@ def slurm(options: argparse.Namespace) -> bool:
     from ntk_numba.cluster.cover import part_path
     from ntk_numba.cluster.shell import NamesOfParts
     from ntk_numba.cluster.slurm import SlurmOptions, Wanted, design_array, slurm_script
+    from ntk_numba.gramfile.place import check_folder
     from ntk_numba.gramfile.storage import parse_layout
-    from ntk_numba.gramfile.writer import check_folder
     from ntk_numba.grid import Part
 
     for name in ("parts", "cpus", "time", "merge_time"):
@@ -213,8 +213,8 @@ def plan(options: argparse.Namespace) -> bool:
     from ntk_numba.cluster.slurm import parts_for
     from ntk_numba.compute.estimate import estimate
     from ntk_numba.compute.plan import refuse_larger
+    from ntk_numba.gramfile.place import check_folder, check_space
     from ntk_numba.gramfile.storage import parse_layout
-    from ntk_numba.gramfile.writer import check_folder, check_space
     from ntk_numba.inputs.source import open_sources
 
     job = _job(options)

@@ -20,9 +20,8 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, is_incomplete, read_header
-from ntk_numba.gramfile.names import PARTIAL
+from ntk_numba.gramfile.place import PARTIAL, partial_of
 from ntk_numba.gramfile.reader import open_gram
-from ntk_numba.gramfile.writer import partial_of
 from ntk_numba.grid import Part
 
 SHOWN = 10  # problems that an error message lists

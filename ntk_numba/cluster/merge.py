@@ -22,11 +22,11 @@ from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, read_header
 from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
-from ntk_numba.gramfile.names import LOCK, NEXT
+from ntk_numba.gramfile.place import LOCK, NEXT, is_taken, output_path
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
 from ntk_numba.gramfile.tiles import Place, Tile
-from ntk_numba.gramfile.writer import GramWriter, is_taken, output_path
+from ntk_numba.gramfile.writer import GramWriter
 from ntk_numba.grid import Part
 
 COMMIT_BYTES = 256 << 20  # bytes that are copied between two commits

@@ -23,7 +23,7 @@ from ntk_numba.cluster.shell import (
 from ntk_numba.cluster.write import Job
 from ntk_numba.compute.estimate import estimate
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.writer import check_space
+from ntk_numba.gramfile.place import check_space
 from ntk_numba.grid import Part
 from ntk_numba.inputs.source import open_sources
 from ntk_numba.machine import INTERPRETER

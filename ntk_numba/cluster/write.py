@@ -29,16 +29,16 @@ from ntk_numba.compute.plan import Outline, Plan, find_largest_norm, make_plan, 
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.gramfile.reader import GramFile, existing, open_gram
-from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.writer import (
-    GramWriter,
+from ntk_numba.gramfile.place import (
     check_folder,
     check_space,
     is_taken,
     output_path,
     partial_of,
 )
+from ntk_numba.gramfile.reader import GramFile, existing, open_gram
+from ntk_numba.gramfile.storage import parse_layout
+from ntk_numba.gramfile.writer import GramWriter
 from ntk_numba.grid import Part, parse_part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory
@@ -303,8 +303,6 @@ def _write_parts(
             x=_absolute("X", job.x),
             z=None if job.z is None else _absolute("Z", job.z),
         )
-        target = target.absolute()
-        paths = [path.absolute() for path in paths]
     if is_taken(target) and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z))
         # parts are left if an earlier call was killed before it deleted them

@@ -36,7 +36,7 @@ from ntk_numba.errors import (
 )
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.holder import Holder
-from ntk_numba.gramfile.names import LOCK, NEXT, beside
+from ntk_numba.gramfile.place import LOCK, NEXT, beside
 from ntk_numba.notices import notice
 
 BEAT = 15.0  # seconds between touches

@@ -20,9 +20,8 @@ from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease, held
-from ntk_numba.gramfile.names import NEW, beside
 from ntk_numba.gramfile.parts import FINGERPRINTS, fingerprint, read_checksums
-from ntk_numba.gramfile.writer import check_folder, keep_mode, partial_of
+from ntk_numba.gramfile.place import NEW, beside, check_folder, keep_mode, partial_of
 
 
 def write_link(

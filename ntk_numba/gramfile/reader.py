@@ -24,8 +24,9 @@ from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header, read_tile_map
 from ntk_numba.gramfile.parts import Parts
+from ntk_numba.gramfile.place import partial_of
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
-from ntk_numba.gramfile.writer import partial_of, remove_stale_lock
+from ntk_numba.gramfile.writer import remove_stale_lock
 from ntk_numba.terminal import escaped
 
 if TYPE_CHECKING:

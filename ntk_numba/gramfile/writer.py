@@ -8,9 +8,7 @@ one descriptor: in a folder that others may write, its name may come to mean ano
 """
 
 import contextlib
-import errno
 import os
-import shutil
 import stat
 from importlib.metadata import version
 from pathlib import Path
@@ -22,21 +20,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ntk_numba import stopping
-from ntk_numba.arguments import Policy, show_bytes
+from ntk_numba.arguments import Policy
 from ntk_numba.errors import (
-    AccessError,
     BusyFileError,
     FileError,
     InvalidValueError,
-    MissingFileError,
     OutputExistsError,
     StoppedError,
     TakenOverError,
     file_error,
-    folder_error,
 )
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.contents import Contents, Header, Output
+from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import (
     COMPLETE,
     HDF5,
@@ -47,7 +42,16 @@ from ntk_numba.gramfile.layout import (
     read_tile_map,
 )
 from ntk_numba.gramfile.lease import Lease, lock_of
-from ntk_numba.gramfile.names import NEW, PARTIAL, beside, refuse_long, refuse_of_others
+from ntk_numba.gramfile.place import (
+    NEW,
+    beside,
+    check_folder,
+    check_space,
+    is_taken,
+    keep_mode,
+    no_space,
+    partial_of,
+)
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.terminal import escaped
 
@@ -174,7 +178,7 @@ class GramWriter:
         try:
             disk.allocate(fd, size)
         except OSError as error:
-            raise _no_space(self._path, contents, size, str(error.strerror)) from None
+            raise no_space(self._path, contents, size, str(error.strerror)) from None
 
     def _continue(self) -> int | None:
         """Return the descriptor of an unfinished file with the same contents, None without one.
@@ -351,100 +355,3 @@ def remove_stale_lock(path: Path) -> None:
     with contextlib.suppress(OSError):
         if lock_of(path).exists():
             Lease(path).release()
-
-
-def keep_mode(fd: int, path: Path) -> None:
-    """Give a file that is to replace the one at `path`, if any, no more permissions than that.
-
-    Its owner may still read and write it.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        like = path.stat()
-        try:
-            disk.set_mode(fd, like, least=0o600)
-        except OSError as error:
-            raise file_error(
-                error,
-                f"the permissions of {path} cannot be given to {partial_of(path)} "
-                f"({error.strerror}); delete one of them",
-            ) from None
-
-
-def partial_of(path: Path) -> Path:
-    """Return the name of a file while it is incomplete."""
-    return beside(path, PARTIAL)
-
-
-def is_taken(path: Path) -> bool:
-    """Return whether an output's name is taken, by anything but an incomplete Gram file.
-
-    That one is continued like any incomplete file, unless it belongs to another output.
-    """
-    try:
-        return path.exists() and (path.suffix == PARTIAL or not is_incomplete(path))
-    except (OSError, ValueError):
-        return True
-
-
-def output_path(path: str | os.PathLike[str]) -> Path:
-    """Return where an output is written, as an absolute path: the working folder may change.
-
-    Links are followed, as users of scratch disks expect. The folder has to exist, but need not be
-    writable: the file may already be complete.
-    """
-    if Path(path) == Path():
-        raise folder_error(Path(), "a file in it")
-    try:
-        target = Path(path).absolute()
-    except FileNotFoundError:
-        raise MissingFileError("the working folder was removed; give an absolute path") from None
-    refuse_long(target)
-    if target.is_symlink():
-        target = target.resolve()
-    check_folder(target, write=False)
-    return target
-
-
-def check_folder(path: Path, *, write: bool = True) -> None:
-    """Raise an error if a file cannot have this path.
-
-    The path is too long or that of a folder or a device, or its folder is missing or, with `write`,
-    cannot be written, or the file cannot be replaced.
-    """
-    refuse_long(path)
-    folder = path.parent
-    if path.is_dir():
-        raise folder_error(path, "a file in it")
-    if path.exists() and not path.is_file():
-        raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
-    if not folder.is_dir():
-        raise MissingFileError(f"the folder {folder} does not exist; create it first")
-    if write and not os.access(folder, os.W_OK | os.X_OK):
-        raise AccessError(f"the folder {folder} cannot be written; choose another one")
-    if write:
-        refuse_of_others(path)
-
-
-def check_space(path: Path, output: Output, size: int | None = None) -> None:
-    """Raise an error if the disk does not have the space for an output.
-
-    size : the bytes that are still to be allocated, by default all
-    """
-    needed = output.output_bytes if size is None else size
-    if needed > shutil.disk_usage(path.parent).free:
-        raise _no_space(path, output, needed, os.strerror(errno.ENOSPC))
-
-
-def _no_space(path: Path, output: Output, size: int, reason: str) -> FileError:
-    """Return the error for a disk that is too small for an output."""
-    mends = ["free some", "write elsewhere"]
-    if output.layout == "full" and output.grid.symmetric:
-        mends.append("take the layout 'lower', which is half as large")
-    if output.dtype != np.float32:
-        mends.append("use float32")
-    mend = f"{', '.join(mends[:-1])} or {mends[-1]}"
-    free = shutil.disk_usage(path.parent).free
-    return FileError(
-        f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "
-        f"{mend}"
-    )

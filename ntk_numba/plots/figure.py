@@ -10,7 +10,7 @@ from typing import Any
 
 from ntk_numba import streams
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.writer import check_folder
+from ntk_numba.gramfile.place import check_folder
 
 DPI = 130
 

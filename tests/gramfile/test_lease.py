@@ -16,8 +16,7 @@ import pytest
 
 from ntk_numba import stopping
 from ntk_numba.errors import TakenOverError, file_error
-from ntk_numba.gramfile import lease
-from ntk_numba.gramfile import names as names_beside
+from ntk_numba.gramfile import lease, place
 from ntk_numba.gramfile.lease import Holder, Lease
 
 ELSEWHERE = {"host": "elsewhere", "boot": "other-boot"}
@@ -440,7 +439,7 @@ def test_a_full_disk_leaves_no_lease(target, monkeypatch):
 
 def test_a_lock_file_that_was_to_replace_one_is_left_over(target, clock):
     """Its process was killed between its creation and its renaming."""
-    left = names_beside.beside(target, names_beside.NEXT)
+    left = place.beside(target, place.NEXT)
     for make in (left.touch, lambda: left.symlink_to("elsewhere")):
         lease.lock_of(target).write_text(json.dumps(Holder.me()._replace(**ELSEWHERE)))
         make()
@@ -455,7 +454,7 @@ def test_our_lock_file_is_taken_for_left_over(target, monkeypatch, no_locks):
 
     If we then rename that one, the other process has the lease. If it has renamed ours, we have it.
     """
-    path, left = lease.lock_of(target), names_beside.beside(target, names_beside.NEXT)
+    path, left = lease.lock_of(target), place.beside(target, place.NEXT)
     dead = json.dumps(Holder.me()._replace(started=1.0))
     path.write_text(dead)
     write, other = Lease._write, Holder.me()._replace(since="this moment")
@@ -508,8 +507,8 @@ def test_an_error_of_the_disk_does_not_end_a_lease(target, monkeypatch):
 def test_lock_files_are_not_followed(target):
     victim = target.with_name("victim")
     victim.write_text("precious")
-    for name in (names_beside.LOCK, names_beside.NEXT):
-        names_beside.beside(target, name).symlink_to(victim)
+    for name in (place.LOCK, place.NEXT):
+        place.beside(target, name).symlink_to(victim)
     with pytest.raises(OSError, match=r"g.h5.partial.lock cannot be written: Too many levels"):
         Lease(target)
     assert victim.read_text() == "precious"

@@ -13,7 +13,7 @@ import ntk_numba as nk
 from ntk_numba.compute import plan
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.errors import AccessError, TakenOverError
-from ntk_numba.gramfile import disk, layout, lease, names
+from ntk_numba.gramfile import disk, layout, lease, place
 from ntk_numba.gramfile import writer as store
 from ntk_numba.gramfile.holder import Holder
 from ntk_numba.gramfile.tiles import TileFile
@@ -59,7 +59,7 @@ def replace(path, signature=None):
     lock.with_name("new").write_text(OTHER)
     lock.with_name("new").replace(lock)
     if signature:
-        with store.partial_of(path).open("r+b") as file:
+        with place.partial_of(path).open("r+b") as file:
             file.write(signature)
 
 
@@ -97,7 +97,7 @@ class TestSuspended:
         finish(path, points, right)
 
     def test_a_complete_file_is_left_as_it_is_by_the_next_writer(self, points, path, right):
-        partial = store.partial_of(path)
+        partial = place.partial_of(path)
         partial.write_bytes(right)
         with store.GramWriter(path, *self.header(partial)):
             assert not layout.is_incomplete(partial)
@@ -113,7 +113,7 @@ class TestSuspended:
     @pytest.mark.parametrize("whole", [False, True])
     def test_it_renames_the_file_although_it_is_replaced(self, points, path, right, whole):
         """The next writer has found a bad tile, or none, and completes the file as it is."""
-        partial = store.partial_of(path)
+        partial = place.partial_of(path)
         partial.write_bytes(right)
         contents, numerics = self.header(partial)
         with layout.HDF5(partial) as file:
@@ -195,13 +195,13 @@ class TestMisnamed:
         assert left(misnamed) == ["g.h5"]
 
     def test_two_incomplete_files(self, misnamed, points, right):
-        store.partial_of(misnamed).write_bytes(misnamed.read_bytes())
+        place.partial_of(misnamed).write_bytes(misnamed.read_bytes())
         with pytest.raises(ValueError, match=r"g.h5.partial are both incomplete\. Choose another"):
             nk.write_gram(NET, points, misnamed)
         finish(misnamed, points, right, overwrite=True)
 
     def test_the_incomplete_file_of_another_output_is_left_alone(self, misnamed, points):
-        partial = misnamed.rename(store.partial_of(misnamed))
+        partial = misnamed.rename(place.partial_of(misnamed))
         with pytest.raises(ValueError, match="is incomplete; run its command again"):
             nk.write_gram(NET, points, partial)
         assert left(misnamed) == ["g.h5.partial"]
@@ -227,14 +227,14 @@ class TestLinks:
 
     def test_the_new_file_becomes_a_link(self, points, path, victim, monkeypatch):
         """Just after it was created, HDF5 lays it out."""
-        new = names.beside(path, names.NEW)
+        new = place.beside(path, place.NEW)
         at_call(monkeypatch, "allocate", 1, self.swap(new, victim))
         with pytest.raises(OSError, match=r"new file was replaced or cannot be written"):
             nk.write_gram(NET, points, path)
 
     def test_the_new_link_file_becomes_a_link(self, points, path, victim, monkeypatch):
         parts = parts_of(points, path.parent, of=2)
-        new = names.beside(path, names.NEW)
+        new = place.beside(path, place.NEW)
         create = disk.create
 
         def attacked(name):
@@ -253,15 +253,15 @@ class TestLinks:
     def test_the_unfinished_file_becomes_a_link(
         self, points, path, victim, monkeypatch, call, number
     ):
-        partial = store.partial_of(path)
+        partial = place.partial_of(path)
         at_call(monkeypatch, call, number, self.swap(partial, victim))
         with pytest.raises(nk.StoppedError, match=r"was moved or removed while|was replaced by"):
             nk.write_gram(NET, points, path)
 
-    @pytest.mark.parametrize("name", [names.PARTIAL, names.NEW, names.NEXT])
+    @pytest.mark.parametrize("name", [place.PARTIAL, place.NEW, place.NEXT])
     def test_links_that_wait_for_a_job(self, points, path, victim, name, right):
-        names.beside(path, name).symlink_to(victim)
-        if name == names.PARTIAL:
+        place.beside(path, name).symlink_to(victim)
+        if name == place.PARTIAL:
             with pytest.raises(ValueError, match=r"g.h5.partial is not a file. Choose another"):
                 nk.write_gram(NET, points, path)
         nk.write_gram(NET, points, path, overwrite=True).close()
@@ -312,12 +312,12 @@ class TestModes:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     def test_an_unfinished_file_of_an_earlier_version_is_narrowed(self, points, path, right):
-        store.partial_of(path).write_bytes(layout.INCOMPLETE + right[8:])
+        place.partial_of(path).write_bytes(layout.INCOMPLETE + right[8:])
         path.write_text("older")
         path.chmod(0o600)
-        header = TestSuspended.header(store.partial_of(path))
+        header = TestSuspended.header(place.partial_of(path))
         with store.GramWriter(path, *header, store.Policy(overwrite=True)):
-            assert stat.S_IMODE(store.partial_of(path).stat().st_mode) == 0o600
+            assert stat.S_IMODE(place.partial_of(path).stat().st_mode) == 0o600
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
     @pytest.mark.parametrize("allowed", [False, True])
@@ -387,7 +387,7 @@ class TestNames:
     def test_files_of_others_in_a_sticky_folder(self, points, path, monkeypatch, name):
         (path.parent / name).write_text("another user's")
         path.parent.chmod(0o1777)
-        monkeypatch.setattr(names.os, "geteuid", lambda: 12345)
+        monkeypatch.setattr(place.os, "geteuid", lambda: 12345)
         monkeypatch.setattr(nk.compute.stream, "surveys_of", None)  # nothing is read
         with pytest.raises(AccessError, match=rf"{name} is another user's file, and in the folder"):
             nk.write_gram(NET, points, path, overwrite=True)

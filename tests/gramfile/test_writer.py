@@ -282,7 +282,7 @@ def test_an_error_of_a_sync_is_not_tried_again(stopped, points, tmp_path, monkey
 
 def test_not_enough_disk(tmp_path, points, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=999)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(
         OSError, match=r"takes .* KiB, and its disk has 999 B free .No space left on device.; free"
     ):
