@@ -49,7 +49,7 @@ def test_every_call_of_a_merge_fails_or_is_the_last(rounds):
         assert result == {"right": sum(points.values())}
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [10, 200]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [5, 200]))
 def test_kills_at_random_times(rounds):
     result = experiment("kills", rounds)
     assert result.keys() == {"right", "kills", "files", "tiles", "tiles computed again"}
@@ -59,7 +59,7 @@ def test_kills_at_random_times(rounds):
     assert result["tiles computed again"] <= 3 * 8 * result["kills"]
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [15, 150]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [8, 150]))
 def test_power_failures(rounds):
     assert experiment("crashes", rounds) == {"right": rounds}
 
@@ -98,7 +98,7 @@ def test_standard_streams_that_are_closed(rounds):
     assert result["right"] > min(rounds - 1, 30)
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [100, 1000]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [50, 1000]))
 def test_damage_of_finished_files(rounds):
     result = experiment("flips", rounds)
     assert result.keys() == {"reported", "untouched"} and result["reported"] > rounds / 2

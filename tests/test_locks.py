@@ -9,6 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 
@@ -76,7 +77,7 @@ def test_everything_is_read_without_locks(folder, number):
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.parametrize("demanded", ["TRUE", "BEST_EFFORT"])
+@pytest.mark.parametrize("demanded", marked(pytest.mark.system, ["TRUE", "BEST_EFFORT"]))
 def test_gram_files_are_read_even_if_locks_are_demanded(folder, demanded):
     answer = run(folder, errno.ENOLCK, demanded, "-c", READ)
     assert answer.returncode == 0, answer.stderr

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from marks import marked
 from programs import ENVIRONMENT
 
 import ntk_numba as nk
@@ -60,7 +61,7 @@ def test_executors_need_no_streams(executor, tmp_path):
     assert nk.open_gram(tmp_path / "g.h5").verify()
 
 
-@pytest.mark.parametrize("how", ["command", "library", "closed later"])
+@pytest.mark.parametrize("how", marked(pytest.mark.system, ["command", "library", "closed later"]))
 def test_messages_never_reach_the_file(how, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((1500, 3)))
     process = subprocess.run(

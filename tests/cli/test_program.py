@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 from programs import own_process_kept
 
 import ntk_numba as nk
@@ -92,7 +93,10 @@ def test_work_that_did_not_end(folder, monkeypatch, kind, error, code):
     assert ends(monkeypatch, kind, ["info", "good.h5"]) == code
 
 
-@pytest.mark.parametrize("where", ["| (exec 0<&-; sleep 2)", ">/dev/full", ">&-", "| true"])
+WHERE = ["| (exec 0<&-; sleep 2)", ">/dev/full", ">&-", "| true"]
+
+
+@pytest.mark.parametrize("where", marked(pytest.mark.system, WHERE))
 def test_a_failed_check_in_a_pipeline(folder, where):
     command = f"{{ {sys.executable} -m ntk_numba verify bad.h5; echo $? >code; }} {where}"
     answer = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

@@ -252,7 +252,10 @@ def test_claims_are_named(kinds, capsys, name, value, text):
 
 @pytest.mark.parametrize(
     ("stated", "activation"),
-    [("[1e9, 1e9]", "relu"), ("[1e-3, 1e-3]", "tanh"), ("[1e-9, 1e-9]", "erf")],
+    marked(
+        pytest.mark.slow,
+        [("[1e9, 1e9]", "relu"), ("[1e-3, 1e-3]", "tanh"), ("[1e-9, 1e-9]", "erf")],
+    ),
 )
 def test_an_error_bound_that_the_network_does_not_have(tmp_path, points, stated, activation):
     """A file may not state an error so large that wrong entries pass."""
