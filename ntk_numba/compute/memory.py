@@ -185,7 +185,7 @@ def gram(
     shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile
-    for batch in sweep(plan, kernel, x, z):
+    for batch in sweep(plan, kernel.samples, x, z):
         to = np.array(batch.indices) * tile
         mirrors = to[:, ::-1] if z is None else (-1, -1)
         tiles = tile_table(batch.reads, to, mirrors)
