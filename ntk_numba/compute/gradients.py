@@ -4,15 +4,17 @@
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from ntk_numba.arguments import KERNELS, Data, KernelName, parse_kernels
-from ntk_numba.compute.plan import Plan, find_largest_norm, make_plan, refuse_larger
+from ntk_numba.arguments import KERNELS, Data, KernelName, Kernels, parse_kernels, show_bytes
+from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compute.plan import Plan, check_rows, make_plan, outline
 from ntk_numba.compute.sweep import sweep
 from ntk_numba.engine.gradient_kernel import GradientKernel, Wanted
 from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.source import Source, open_source
+from ntk_numba.machine import available_memory
 from ntk_numba.network import MLP, check_network
 
 Doubles = NDArray[np.float64]
@@ -31,11 +33,10 @@ def contract(
 ) -> Doubles:
     """Return the weighted sums of the derivatives of all entries of a kernel's Gram matrix.
 
-        s_p = Σ_ij weights[i, j] ∂K(x_i, x_j)/∂p,   p = Σ_l c_p[0, l] log σ_w[l] + c_p[1, l] log β[l]
+        s_p = Σ_ij weights[i, j] Σ_l (c_p0l ∂K_ij/∂log σ_w[l] + c_p1l ∂K_ij/∂log β[l])
 
-    so that the derivative along a direction p is that of all its parameters at once. No matrix of
-    derivatives is stored: they are computed, multiplied and added tile by tile, for the pairs
-    i ≥ j only.
+    with the coefficients c of direction p. No matrix of derivatives is stored: they are computed,
+    multiplied and added tile by tile, for the pairs i ≥ j only.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def contract(
     )  # fmt: skip
     weights = _checked_weights(weights, x.shape[0])
     moved = unit_directions(net.depth) if directions is None else _checked(directions, net.depth)
-    x.check()
+    check_rows(x, plan.largest_norm)
     derivatives = GradientKernel(
         plan.fitted,
         x,
@@ -94,6 +95,67 @@ def contract(
             total += some
         del batch
     return total
+
+
+def refuse_too_large(
+    net: MLP, x: Source, z: Source | None, *, kernels: Kernels, dtype: DTypeLike | None
+) -> None:
+    """Raise an error if all derivatives of `gram` do not fit in the memory of this process."""
+    what = outline(net, x, z, kernels=kernels, dtype=dtype)
+    matrices = len(what.kernels) * (1 + 2 * net.depth)
+    size = matrices * what.grid.rows * what.grid.columns * what.dtype.itemsize
+    if size > (free := available_memory()):
+        raise InvalidValueError(
+            f"gradients=True makes {matrices} matrices of {what.grid.rows:,} × "
+            f"{what.grid.columns:,}, {size:,} bytes ({show_bytes(size)}), but {show_bytes(free)} "
+            "of memory are free; name one kernel, take fewer samples, or float32"
+        )
+
+
+def all_derivatives(
+    plan: Plan, x: Source, z: Source | None
+) -> dict[KernelName, dict[str, NDArray[np.floating]]]:
+    """Return the derivatives of all entries by σ_w and β of each layer, by kernel.
+
+    plan : the plan of the kernels themselves, of the last layer
+    """
+    depth = plan.depth
+    values = np.array(plan.net.w_std + plan.net.b_std)
+    # ∂/∂σ = (∂/∂log σ)/σ, and 0 where σ is 0, since K depends on σ²
+    with np.errstate(divide="ignore"):
+        per_value = np.where(values > 0, 1 / values, 0)
+    own = make_plan(
+        plan.net,
+        x,
+        z,
+        kernels=plan.kernels,
+        dtype=float,
+        threads=plan.threads,
+        in_memory=True,
+        up_to=plan.largest_norm,
+    )
+    found = {
+        name: aligned((2 * depth, plan.grid.rows, plan.grid.columns), plan.dtype)
+        for name in plan.kernels
+    }
+    derivatives = GradientKernel(
+        own.fitted,
+        x,
+        z,
+        kernels=plan.kernels,
+        dtype=plan.dtype,
+        directions=unit_directions(depth) * per_value[:, None, None],
+        tile=own.grid.tile,
+        threads=own.threads,
+    )
+    nngp, ntk = (found.get(name, NOTHING.astype(plan.dtype)) for name in KERNELS)
+    for batch in sweep(own, derivatives.band, x, z):
+        to = np.array(batch.indices) * own.grid.tile
+        tiles = tile_table(batch.reads, to, to[:, ::-1] if z is None else (-1, -1))
+        wanted = Wanted(nngp, ntk, NOTHING[:, :, 0], False, np.zeros((0, 0)))
+        derivatives.differentiate(tiles, batch.rows, batch.columns, wanted)
+        del batch
+    return {name: {"w_std": array[:depth], "b_std": array[depth:]} for name, array in found.items()}
 
 
 def unit_directions(depth: int) -> Doubles:

@@ -14,7 +14,6 @@ from ntk_numba.compute.plan import Plan
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.inputs.source import Source
 
-
 Band = TypeVar("Band")
 
 

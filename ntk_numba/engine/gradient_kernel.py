@@ -67,8 +67,8 @@ class GradientScratch(NamedTuple):
     """
 
     product: Doubles
-    working: Doubles
-    vector: Doubles
+    working: Floats
+    vector: Floats
     distance: Doubles
     memory: Doubles
     nngp: Floats

@@ -63,9 +63,7 @@ class Turns(NamedTuple):
     log_root: Doubles
 
 
-def turns_of_samples(
-    layers: Sequence[Layer], norm: Doubles, n0: int, directions: Doubles
-) -> Turns:
+def turns_of_samples(layers: Sequence[Layer], norm: Doubles, n0: int, directions: Doubles) -> Turns:
     """Return the derivatives of samples, computed in extended precision.
 
     layers : those of a network whose activations are homogeneous, of degree 1
@@ -77,16 +75,14 @@ def turns_of_samples(
     steps = directions.astype(np.longdouble)[..., None]
     for start in range(0, norm.size, STATISTICS_ROWS):
         block = slice(start, start + STATISTICS_ROWS)
-        moment = norm[block].astype(np.longdouble) ** 2 / n0
+        q = moment = norm[block].astype(np.longdouble) ** 2 / n0
         change = np.zeros((len(directions), moment.size), np.longdouble)  # ½ dlog q
         for k, layer in enumerate(layers):
             if layer.activation:
                 moment = layer.activation.second_moment(q)
             weights, q = layer.variance(moment)
-            share = np.divide(weights, q, out=np.zeros_like(q), where=q > 0)  # weight²
-            rest = np.where(q > 0, 1 - share, 0)
-            # bias² without the cancellation of 1 − weight²
-            np.divide(np.longdouble(layer.b_std) ** 2, q, out=rest, where=q > 0)
+            positive = np.where(q > 0, q, 1)
+            share, rest = weights / positive, np.longdouble(layer.b_std) ** 2 / positive
             of_weights, of_bias = change + steps[:, 0, k], steps[:, 1, k]
             turn[:, k, block] = np.sqrt(share * rest) * (of_bias - of_weights)
             change = share * of_weights + rest * of_bias
@@ -152,9 +148,7 @@ def _values(obtuse_before: bool, obtuse_after: bool) -> Callable[..., None]:
             carried[j] = rate * tau[j]
             bend[j] = (product * bending) * tau[j] / s if s > 0 else 0.0
             cross[j] = _cross(weight, bias, weights[j], biases[j])
-            z[j], w_next, tau[j] = step(
-                zk, wk, rate * tau[j], weight, bias, weights[j], biases[j]
-            )
+            z[j], w_next, tau[j] = step(zk, wk, rate * tau[j], weight, bias, weights[j], biases[j])
             if obtuse_after:
                 w[j] = w_next
 

@@ -251,9 +251,7 @@ def angles_of_row(
 
 
 @njit
-def write_strip(
-    out: Floats, strip: Floats, t: Any, first: int, count: int, across: int
-) -> None:
+def write_strip(out: Floats, strip: Floats, t: Any, first: int, count: int, across: int) -> None:
     """Write a finished strip of a tile, and its mirror image, to their places in the output.
 
     out, strip : (matrices, ·, ·)
