@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ntk_numba import streams
-from ntk_numba.errors import InvalidValueError, NtkNumbaError, file_error
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.place import check_folder, keep_mode, output_path, partial_of
+from ntk_numba.gramfile.place import check_folder
+from ntk_numba.gramfile.whole import written_whole
 from ntk_numba.plots.style import styled
 
 DPI = 130
+LONGEST = 110  # characters of a network's description above a picture
 
 
 def check_picture(path: str | os.PathLike[str] | None) -> None:
@@ -70,29 +72,18 @@ def picture(
         if path is not None:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=_ending(path))
-            _write(output_path(path), buffer.getvalue())
+            with written_whole(path, overwrite=True) as fd:
+                disk.write_at(fd, buffer.getvalue(), 0)
 
 
 def _ending(path: str | os.PathLike[str]) -> str:
     return Path(path).suffix.lstrip(".").lower()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a whole file under another name, and rename it: there is no half-written picture."""
-    partial = partial_of(path)
-    try:
-        disk.remove(partial)  # of a process that was killed
-        fd = disk.create(partial)
-        try:
-            keep_mode(fd, path)
-            disk.write_at(fd, content, 0)
-            disk.sync(fd)
-        finally:
-            os.close(fd)
-        disk.rename(partial, path)
-    except NtkNumbaError:
-        raise
-    except OSError as error:
-        raise file_error(error, f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        disk.remove(partial)
+def heading(net: Any) -> str:
+    """Return the description of a network, or as much of it as fits above a picture.
+
+    net : MLP, or None if it is not known
+    """
+    text = "" if net is None else str(net)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import KernelName
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.plots.figure import check_picture, picture
+from ntk_numba.plots.figure import check_picture, heading, picture
 from ntk_numba.plots.shown import Shown, read_groups, shown
 from ntk_numba.plots.spectra import draw_spectrum, values_of
 from ntk_numba.terminal import escaped
@@ -114,7 +114,7 @@ def gram(
             found, quantity, part = values
             title = f"{quantity.capitalize()}s{part}"
             draw_spectrum(right[0], found, quantity, title, what.dtype)
-        figure.suptitle(what.heading, parse_math=False)
+        figure.suptitle(heading(what.net), parse_math=False)
     return figure
 
 

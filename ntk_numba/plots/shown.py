@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # are taken, each from one row of tiles, so that a picture reads parts of RUNS² tiles and no more.
 EVEN, RUNS = 16, 32
 SYMBOLS = {"ntk": "Θ∞", "nngp": "Σ", None: "K"}
-SHOWN = 110  # characters of a network's description above a picture
 FEW = 300  # rows by which a matrix in memory is found to be symmetric
 HDF5 = ".h5", ".hdf5", ".hdf"  # endings of Gram files, and of files of data
 DATA = tuple(ending for ending in FORMATS if ending not in HDF5)
@@ -55,12 +55,6 @@ class Shown:
     name: str
     dtype: np.dtype
     tile: int | None = None
-
-    @property
-    def heading(self) -> str:
-        """The network's description, or as much of it as fits above a picture."""
-        text = "" if self.net is None else str(self.net)
-        return text if len(text) <= SHOWN else f"{text[: SHOWN - 2]} …"
 
     @property
     def spacing(self) -> str:
@@ -94,9 +88,7 @@ class Shown:
     def _tiles(self, length: int) -> int:
         return 1 if self.tile is None else -(-length // self.tile)
 
-    def _picked(
-        self, length: int, limit: int, groups: NDArray[Any] | None
-    ) -> NDArray[np.integer]:
+    def _picked(self, length: int, limit: int, groups: NDArray[Any] | None) -> NDArray[np.integer]:
         """Return the numbers of at most `limit` rows, sorted by their labels if they have any."""
         tiles = self._tiles(length)
         if self.tile is None or tiles <= EVEN:
@@ -184,7 +176,7 @@ def read_groups(labels: Any, count: int) -> NDArray[Any] | None:
 def _is_data(path: str) -> bool:
     """Return whether a path names a data file, or a dataset in one; else it is a Gram file's."""
     lower = path.lower()
-    keyed = any(f"{ending}:" in lower for ending in FORMATS) and not os.path.exists(path)
+    keyed = any(f"{ending}:" in lower for ending in FORMATS) and not Path(path).exists()
     return keyed or lower.endswith(DATA)
 
 

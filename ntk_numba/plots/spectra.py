@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.arguments import KernelName
-from ntk_numba.plots.figure import check_picture, picture
+from ntk_numba.plots.figure import check_picture, heading, picture
 from ntk_numba.plots.shown import Shown, read_values, shown
 from ntk_numba.plots.style import line
 
@@ -70,11 +70,11 @@ def spectrum(
         with picture(path) as figure:
             title = f"{what.title}: {quantity}s{part}"
             draw_spectrum(figure.subplots(), values, quantity, title, what.dtype)
-            figure.suptitle(what.heading, parse_math=False)
+            figure.suptitle(heading(what.net), parse_math=False)
     return figure
 
 
-def values_of(what: Shown) -> tuple[NDArray[np.float64], str, str]:
+def values_of(what: Shown) -> tuple[NDArray[np.floating], str, str]:
     """Return the eigenvalues or singular values of a matrix, falling, their name, and of what part.
 
     Raises
@@ -93,7 +93,7 @@ def values_of(what: Shown) -> tuple[NDArray[np.float64], str, str]:
 
 def draw_spectrum(
     axes: Any,
-    values: NDArray[np.float64],
+    values: NDArray[np.floating],
     quantity: str,
     title: str,
     dtype: np.dtype | None = None,
@@ -131,4 +131,3 @@ def draw_spectrum(
     if len(axes.lines) > 1:
         axes.legend()
     axes.set_ylim(smallest / 2, largest * 2)
-

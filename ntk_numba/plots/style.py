@@ -64,7 +64,7 @@ def styled() -> Iterator[None]:
     """Draw in the style of the package within the context; the user's settings come back."""
     import matplotlib
 
-    defaults = matplotlib.rcParamsDefault
-    looks = {key: defaults[key] for key in defaults if key.partition(".")[0] in LOOKS}
+    defaults: Any = matplotlib.rcParamsDefault
+    looks: Any = {key: defaults[key] for key in defaults if key.partition(".")[0] in LOOKS}
     with matplotlib.rc_context(looks | STYLE):
         yield
