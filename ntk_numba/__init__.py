@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ntk_numba import activations as activations
     from ntk_numba import errors as errors
     from ntk_numba import finite_width as finite_width
+    from ntk_numba import plots as plots
     from ntk_numba.cluster.merge import merge as merge
     from ntk_numba.cluster.write import write_gram as write_gram
     from ntk_numba.compute.memory import Gram as Gram
@@ -79,6 +80,7 @@ _HOMES = {
     "max_learning_rate": "predict.gradient_flow",
     "activations": "activations",
     "finite_width": "finite_width",
+    "plots": "plots",
 }
 
 __all__ = ["__version__", *_HOMES]
