@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import flow_distribution as flow_distribution
     from ntk_numba.predict.gradient_flow import gradient_flow as gradient_flow
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
+    from ntk_numba.predict.hyperparameters import fit_hyperparameters as fit_hyperparameters
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -75,6 +76,7 @@ _HOMES = {
     "GaussianProcess": "predict.gaussian_process",
     "one_hot": "predict.targets",
     "class_probabilities": "predict.classification",
+    "fit_hyperparameters": "predict.hyperparameters",
     "gradient_flow": "predict.gradient_flow",
     "flow_distribution": "predict.gradient_flow",
     "max_learning_rate": "predict.gradient_flow",
