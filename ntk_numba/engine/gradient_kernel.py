@@ -213,9 +213,7 @@ class GradientKernel(Kernel):
             step /= 2
         raise InvalidValueError(f"{worst}")
 
-    def _moved(
-        self, band: GradientSamples, direction: Doubles, step: float
-    ) -> Moved:
+    def _moved(self, band: GradientSamples, direction: Doubles, step: float) -> Moved:
         """Return the numbers of the samples of a band along a direction."""
         net, duals = self._fitted.net, self._fitted.duals
         return move_samples(net.layers, duals, band.norm, self.features, direction, step)

@@ -216,7 +216,7 @@ def kernel_ridge(
     >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
     >>> model = ntk_numba.kernel_ridge(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0], ridge=1e-9)
     >>> model.predict([[1.0], [1.5]]).round(3)
-    array([1.  , 1.5  ])
+    array([1. , 1.5])
     """
     if parse_kernels(kernel) != (kernel,):
         raise InvalidValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
