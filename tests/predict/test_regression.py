@@ -206,6 +206,7 @@ def test_a_matrix_that_is_given(tmp_path):
             nk.kernel_ridge(NET, X, Y, gram=bad)
 
 
+@pytest.mark.slow
 def test_a_matrix_of_a_series_given_by_a_file_fits_the_predictions(tmp_path):
     net = nk.MLP(3, "elu", 1.4, 0.1)
     nk.write_gram(net, X, tmp_path / "k.h5", up_to=50.0).close()
