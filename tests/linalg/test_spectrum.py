@@ -71,6 +71,11 @@ def test_the_least_ridge_of_a_matrix_in_float32_is_large_enough():
     assert choice.ridge > 16 * np.finfo(np.float32).eps * np.linalg.eigvalsh(K)[-1]
 
 
+def test_targets_whose_squares_overflow():
+    for objective in ("loo", "evidence"):
+        assert np.isfinite(choose_ridge(Spectrum(K), Y * 1e200, objective).ridge)
+
+
 def test_a_matrix_of_zeros_has_no_best_ridge():
     with pytest.raises(InvalidValueError, match="kernel matrix of X is 0"):
         choose_ridge(Spectrum(np.zeros((3, 3))), np.ones((3, 1)), "loo")
