@@ -110,7 +110,7 @@ class GradientKernel(Kernel):
         threads: int,
     ) -> None:
         super().__init__(
-            fitted, x, z, kernels=(), all_layers=False, dtype=np.dtype(float), tile=tile,
+            fitted, x, z, kernels=(), layers=(fitted.net.depth,), dtype=np.dtype(float), tile=tile,
             threads=threads,
         )  # fmt: skip
         net = fitted.net
@@ -205,8 +205,15 @@ class GradientKernel(Kernel):
             arguments = arguments._replace(roots=(size * rows.root, columns.root))
             self._parallel(
                 differences_of_tile,
+<<<<<<< .merge_file_ZcsXtL
                 DifferenceArguments(arguments, (own, others), np.array([step]), errors),
                 len(some),
+=======
+                DifferenceArguments(
+                    arguments, (own, others), np.array([step]), errors, self._places
+                ),
+                len(places),
+>>>>>>> .merge_file_U2QCOZ
             )
             wanted.sums[some] = sums
             worst = float(errors.max(initial=0))

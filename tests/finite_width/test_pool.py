@@ -34,21 +34,6 @@ def test_products_stay_on_their_thread():
         assert threads and set(threads) == {1}
 
 
-def blas_threads():
-    return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
-
-
-def test_contexts_that_overlap_leave_blas_as_it_was():
-    np.ones((2, 2)) @ np.ones((2, 2))
-    before = blas_threads()
-    first, second = pool.one_thread_products(), pool.one_thread_products()
-    with first:
-        second.__enter__()
-    assert blas_threads() == {1}
-    second.__exit__(None, None, None)
-    assert blas_threads() == before
-
-
 def test_an_error_ends_the_work():
     started = []
 
