@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import KernelName
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
-from ntk_numba.inputs.source import read_labels
+from ntk_numba.inputs.labels import read_labels
 from ntk_numba.plots.figure import new_figure
 from ntk_numba.terminal import escaped
 

@@ -32,6 +32,7 @@ from ntk_numba.errors import (
     folder_error,
 )
 from ntk_numba.gramfile import claims, disk
+from ntk_numba.gramfile.contents import MOST_ROWS
 from ntk_numba.gramfile.layout import create_dataset
 from ntk_numba.gramfile.whole import reserve, written_whole
 from ntk_numba.opening import open_descriptor
@@ -236,7 +237,7 @@ def _read(file: h5py.File, fd: int, path: Path) -> Stored:
             )
         values = claims.attributes(file, ATTRIBUTES)
         claims.network(values["net"])
-        rows = claims.between("rows", values["rows"], 1, claims.MOST_ROWS)
+        rows = claims.between("rows", values["rows"], 1, MOST_ROWS)
         features = claims.between("features", values["features"])
         outputs = claims.between("outputs", values["outputs"])
         length = claims.between("notes_bytes", values["notes_bytes"], 2, MOST_NOTES)

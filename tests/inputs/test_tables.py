@@ -13,7 +13,8 @@ import pytest
 import ntk_numba as nk
 from ntk_numba import cli
 from ntk_numba.inputs import tables
-from ntk_numba.inputs.source import open_source, read_labels
+from ntk_numba.inputs.labels import read_labels
+from ntk_numba.inputs.source import open_source
 
 SPREAD = np.random.default_rng(1).uniform(-300, 300, (40, 3))
 X = np.random.default_rng(0).standard_normal((40, 3)) * 10**SPREAD
