@@ -282,10 +282,10 @@ def test_labels_are_a_column(table, tmp_path):
 def test_a_file_that_changes_while_it_is_read(table, tmp_path, monkeypatch):
     original = tables.find_separator
 
-    def append(lines):
+    def append(lines, **options):
         with (tmp_path / "x.csv").open("a") as file:
             file.write("5,6\n")
-        return original(lines)
+        return original(lines, **options)
 
     monkeypatch.setattr(tables, "find_separator", append)
     with pytest.raises(OSError, match="has changed while it was read"):
