@@ -69,7 +69,7 @@ def _ending(path: Path) -> str:
     return two if two in FORMATS else path.suffix.lower()
 
 
-def _split(spec: str) -> tuple[Path, str]:
+def split(spec: str) -> tuple[Path, str]:
     """Split ``file.h5:dataset``, where both names may have colons: the longest file that exists.
 
     If none exists, it is the longest name that ends as a data file does.
@@ -105,7 +105,7 @@ def open_path(
         If the format is unknown, or the file is truncated, pickled, or lacks the key or a column.
     """
     streams.occupy()
-    path, key = _split(spec)
+    path, key = split(spec)
     if path.is_dir():
         raise folder_error(path, f"a file in it ({', '.join(FORMATS)})")
     if not path.exists():

@@ -1,0 +1,44 @@
+"""Options that several commands have."""
+
+import argparse
+
+DATA_HELP = (
+    "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
+    "array, and of tables it chooses columns, :a,b or :!label"
+)
+
+
+def output_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the file to write."""
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="the HDF5 file to write"
+    )
+
+
+def writing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that write a file: overwriting and progress."""
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    noise = parser.add_mutually_exclusive_group()
+    noise.add_argument("--quiet", action="store_true", help="show no progress bar and no notices")
+    noise.add_argument(
+        "--progress", action="store_true", help="show a progress bar even if this is not a terminal"
+    )
+
+
+def network_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a network."""
+    net = parser.add_argument_group(
+        "network", "give one value for all layers, or repeat the option"
+    )
+    net.add_argument(
+        "--depth", type=int, required=True, metavar="L", help="number of weight layers"
+    )
+    net.add_argument(
+        "--activation", action="append", metavar="NAME", help="name or name:parameters [relu]"
+    )
+    net.add_argument(
+        "--w-std", action="append", type=float, metavar="σ", help="scale of the weights [1]"
+    )
+    net.add_argument(
+        "--b-std", action="append", type=float, metavar="β", help="scale of the biases [0]"
+    )
