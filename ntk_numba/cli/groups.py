@@ -1,6 +1,13 @@
-"""Options that several commands have."""
+"""Options that several commands have, and what they stand for."""
 
 import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+import ntk_numba
+
+if TYPE_CHECKING:
+    from ntk_numba.network import MLP
 
 DATA_HELP = (
     "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
@@ -42,3 +49,24 @@ def network_options(parser: argparse.ArgumentParser) -> None:
     net.add_argument(
         "--b-std", action="append", type=float, metavar="β", help="scale of the biases [0]"
     )
+
+
+def network_of(options: argparse.Namespace) -> "MLP":
+    """Return the network that the options describe."""
+
+    def one_or_all(values: list[Any] | None, default: Any) -> Any:
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else values
+
+    return ntk_numba.MLP(
+        options.depth,
+        one_or_all(options.activation, "relu"),
+        one_or_all(options.w_std, 1.0),
+        one_or_all(options.b_std, 0.0),
+    )
+
+
+def wants_progress(options: argparse.Namespace) -> bool:
+    """Return whether to show a progress bar."""
+    return not options.quiet and (options.progress or sys.stderr.isatty())

@@ -145,15 +145,27 @@ def _labels_of(classes: Any, count: int) -> list[Any] | None:
 def _reference(reference: str | os.PathLike[str], training: Training) -> dict[str, str]:
     """Return the path and the digest of a data file, if it has the samples of a training."""
     source = open_source(os.fspath(reference), "reference")
-    for start, block in preprocessed(source, training.preprocess):
-        same = source.shape == training.samples.shape
-        if not same or not np.array_equal(block, training.samples[start : start + len(block)]):
-            raise InvalidValueError(
-                f"reference: {source.name} does not have the samples that the model was trained on"
-            )
+    if (row := first_difference(source, training)) is not None:
+        raise InvalidValueError(
+            f"reference: {source.name} does not have the samples that the model was trained on; "
+            f"row {row} (counted from 0) differs"
+        )
     path, key = split(os.fspath(reference))
     digest = source.survey(digest=True).digest.hex
     return {"path": f"{path.absolute()}:{key}" if key else str(path.absolute()), "digest": digest}
+
+
+def first_difference(source: Source, training: Training) -> int | None:
+    """Return the first row of a source that is not that of a training; None if all are."""
+    if source.shape[1] != training.samples.shape[1]:
+        return 0
+    count = len(training.samples)
+    for start, block in preprocessed(source, training.preprocess):
+        known = training.samples[start : start + len(block)]
+        different = (block[: len(known)] != known).any(axis=1)
+        if different.any():
+            return start + int(np.argmax(different))
+    return None if source.shape[0] == count else min(source.shape[0], count)
 
 
 def preprocessed(source: Source, preprocess: Any) -> Iterator[tuple[int, NDArray[np.floating]]]:
