@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntk_numba
-from ntk_numba.cli import inspection
 from ntk_numba.cli.groups import network_of, wants_progress
 from ntk_numba.cli.output import flush, show, show_json, show_script
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ntk_numba.compute.estimate import Estimate
     from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile, Report
-    from ntk_numba.network import MLP
 
 
 def _job(options: argparse.Namespace) -> "Job":
@@ -264,6 +262,8 @@ def _duration(seconds: float) -> str:
 
 def info(options: argparse.Namespace) -> bool:
     """Print the contents of a file."""
+    from ntk_numba.cli import inspection
+
     facts = inspection.facts_of(Path(options.file))
     if options.json:
         show_json(facts)
@@ -278,6 +278,8 @@ def verify(options: argparse.Namespace) -> bool:
         raise InvalidValueError("--repair computes tiles again; give it their data with --data")
     if options.against is not None and options.data is None:
         raise InvalidValueError("--against is the second data set; give the first with --data")
+    from ntk_numba.cli import inspection
+
     if inspection.is_model(Path(options.file)):
         return inspection.verify_model(options)
     progress = sys.stderr.isatty()

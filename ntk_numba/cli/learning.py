@@ -4,15 +4,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 import ntk_numba
 from ntk_numba.cli.groups import network_of, wants_progress
 from ntk_numba.cli.output import flush, show, show_json
 from ntk_numba.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ntk_numba.cli.predictions import Column
     from ntk_numba.inputs.source import Source
     from ntk_numba.predict.gaussian_process import GaussianProcess
@@ -103,6 +103,8 @@ def refuse_inputs(target: Path, x: "Source", *others: str | None) -> None:
 
 def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) -> dict[str, Any]:
     """Return what a fit has found, as --json prints it."""
+    import numpy as np
+
     count, features = model.training.samples.shape
     facts: dict[str, Any] = {
         "model": options.output,
@@ -120,7 +122,6 @@ def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) 
     if model.kernel == "ensemble":
         return facts  # trained networks have no leave-one-out predictions in closed form
     if options.process:
-        assert not hasattr(model, "factor") or model.kernel != "ensemble"
         facts["log_marginal_likelihood"] = model.log_marginal_likelihood  # type: ignore[union-attr]
     residual = np.asarray(model.leave_one_out().residual).reshape(model.targets.shape)
     mean = model.targets - residual
@@ -171,7 +172,7 @@ def _count(number: int, noun: str) -> str:
 
 def predict(options: argparse.Namespace) -> bool:
     """Predict new samples with the model of a file, and write the predictions to a file."""
-    from ntk_numba.cli.predictions import check_outputs, write_predictions
+    from ntk_numba.cli.predictions import check_outputs, std_path, write_predictions
     from ntk_numba.inputs.source import open_sources
 
     check_outputs(options.output, std=options.std, overwrite=options.overwrite)
@@ -184,7 +185,9 @@ def predict(options: argparse.Namespace) -> bool:
     refuse_inputs(Path(options.output).absolute(), x, options.model)
     columns = _predictions(model, x, options)
     write_predictions(options.output, columns, overwrite=options.overwrite)
-    show(f"{options.output}: {_count(x.shape[0], 'sample')}, {', '.join(columns)}")
+    where = std_path(options.output) if options.output.lower().endswith(".npy") else "the same file"
+    std = f", standard deviations in {where}" if options.std else ""
+    show(f"{options.output}: {next(iter(columns))} of {_count(x.shape[0], 'sample')}{std}")
     flush()
     return True
 

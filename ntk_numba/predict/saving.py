@@ -15,7 +15,7 @@ from ntk_numba.inputs.source import Source, open_source
 from ntk_numba.predict.model_file import Values, rows_of, write_model
 from ntk_numba.predict.training import Training
 
-LABELS = "Ubif"  # the kinds of dtypes of class labels that a file keeps
+LABELS = "Ubiuf"  # the kinds of dtypes of class labels that a file keeps
 
 
 class Saved:
