@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import flow_distribution as flow_distribution
     from ntk_numba.predict.gradient_flow import gradient_flow as gradient_flow
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
+    from ntk_numba.predict.loading import load_model as load_model
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -69,6 +70,7 @@ _HOMES = {
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
     "kernel_ridge": "predict.regression",
+    "load_model": "predict.loading",
     "KernelRidge": "predict.regression",
     "gaussian_process": "predict.gaussian_process",
     "GaussianProcess": "predict.gaussian_process",

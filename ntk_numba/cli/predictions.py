@@ -56,7 +56,7 @@ def write_predictions(path: str, columns: Mapping[str, Column], *, overwrite: bo
     elif ending == ".csv":
         _write(path, _table(columns), overwrite=overwrite)
     else:
-        for name, column in reversed(columns.items()):
+        for name, column in reversed(list(columns.items())):
             buffer = io.BytesIO()
             np.save(buffer, column.values)
             where = std_path(path) if name == "std" else path
