@@ -10,9 +10,6 @@ from ntk_numba.cli.output import flush, show, show_json
 from ntk_numba.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ntk_numba.cli.predictions import Column
     from ntk_numba.inputs.source import Source
     from ntk_numba.predict.gaussian_process import GaussianProcess
@@ -28,6 +25,7 @@ def fit(options: argparse.Namespace) -> bool:
 
     net, ridge = network_of(options), _ridge(options)
     target = check_output(options.output, overwrite=options.overwrite)
+    x: Any
     x, _ = open_sources(options.data, None, options.memory)
     refuse_inputs(target, x, options.targets, options.gram)
     labels = read_targets_file(options.targets, x.shape[0], classes=options.classes)
@@ -48,11 +46,10 @@ def fit(options: argparse.Namespace) -> bool:
         "progress": wants_progress(options),
     }
     model: KernelRidge | GaussianProcess
+    kernel = options.kernel or ("nngp" if options.process else "ntk")
     if options.process:
-        kernel = options.kernel or "nngp"
         model = ntk_numba.gaussian_process(net, x, y, kernel=kernel, noise=ridge, **common)
     else:
-        kernel = options.kernel or "ntk"
         model = ntk_numba.kernel_ridge(
             net, x, y, kernel=kernel, ridge=ridge, method=options.method, **common
         )
@@ -69,7 +66,7 @@ def fit(options: argparse.Namespace) -> bool:
     return True
 
 
-def _ridge(options: argparse.Namespace) -> float | str:
+def _ridge(options: argparse.Namespace) -> Any:
     """Return the ridge, or the noise of a Gaussian process."""
     if options.process and options.ridge is not None:
         raise InvalidValueError("--process has a --noise, not a --ridge")
@@ -193,14 +190,14 @@ def predict(options: argparse.Namespace) -> bool:
 
 
 def _predictions(
-    model: "KernelRidge | GaussianProcess", x: "Source", options: argparse.Namespace
+    model: "KernelRidge | GaussianProcess", x: Any, options: argparse.Namespace
 ) -> "dict[str, Column]":
     """Return the arrays of predictions that the options ask for."""
     from ntk_numba.cli.predictions import Column
     from ntk_numba.predict.loading import as_process
 
     limits: dict[str, Any] = {"memory": options.memory, "threads": options.threads}
-    std: NDArray[np.float64] | None = None
+    std: Any = None
     if options.std or options.proba:
         mean, std = as_process(model).predict(x, return_std=True, **limits)
     else:
@@ -219,6 +216,6 @@ def _predictions(
     else:
         labels = model.classes[mean.argmax(axis=1)]
         found = {"labels": Column(labels, model.target_names or ["label"])}
-    if options.std and std is not None:
+    if options.std:
         found["std"] = Column(std, ["std"])
     return found
