@@ -46,7 +46,7 @@ def fit(options: argparse.Namespace) -> bool:
         "progress": wants_progress(options),
     }
     model: KernelRidge | GaussianProcess
-    kernel = options.kernel or ("nngp" if options.process else "ntk")
+    kernel: Any = options.kernel or ("nngp" if options.process else "ntk")
     if options.process:
         model = ntk_numba.gaussian_process(net, x, y, kernel=kernel, noise=ridge, **common)
     else:

@@ -175,6 +175,8 @@ def fit(net: Any, X: Any, y: Any, kernel: KernelName, ridge: Ridge, options: Opt
         factor = factorise(matrix, shift, ridge.name, targets, options.threads)
         stage("solution")
         dual_coef = factor.solve(targets)
+    # by rows, as a file stores them: the bits of a product depend on the order in memory
+    dual_coef = np.ascontiguousarray(dual_coef)
     return Fit(training, targets, flat, shift, relative, choice, factor, dual_coef, factor.residual)
 
 
@@ -197,6 +199,7 @@ def fit_ensemble(
         posterior = make_ensemble(matrices, shift, time, targets, options.threads)
         stage("solution")
         dual_coef, residual = posterior.weights(targets)
+        dual_coef = np.ascontiguousarray(dual_coef)  # see `fit`
     done = Fit(
         training, targets, flat, shift, relative, choice, posterior.factor, dual_coef, residual
     )

@@ -112,7 +112,7 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
         "relative_ridge": values["relative_ridge"],
         "dual_coef": arrays["dual_coef"],
         "residual": values["residual"],
-        "choice": None if notes["choice"] is None else RidgeChoice(**notes["choice"]),
+        "choice": _choice_of(notes["choice"]),
     }
     model: KernelRidge | GaussianProcess
     if kind == KernelRidge.kind:
@@ -120,7 +120,10 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
     else:
         model = GaussianProcess(**common, time=float(notes["time"]))
     model.classes = labels_of(notes["classes"], values["outputs"])
-    model.target_names = notes["target_names"]
+    names = notes["target_names"]
+    if names is not None and not (isinstance(names, list) and all(type(n) is str for n in names)):
+        raise InvalidValueError("its targets have no names that fit")
+    model.target_names = names
     return model
 
 
@@ -147,6 +150,16 @@ def _referenced(
     for start, block in preprocessed(source, preprocess):
         samples[start : start + len(block)] = block
     return samples
+
+
+def _choice_of(choice: Any) -> RidgeChoice | None:
+    """Return how the ridge was chosen; None if it was given."""
+    if choice is None:
+        return None
+    try:
+        return RidgeChoice(**choice)
+    except TypeError:
+        raise InvalidValueError("its ridge was chosen in an unknown way") from None
 
 
 def labels_of(values: Any, outputs: int) -> NDArray[Any] | None:
