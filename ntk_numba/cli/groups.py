@@ -22,9 +22,14 @@ def output_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets an output be replaced."""
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
 def writing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that write a file: overwriting and progress."""
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    overwrite_option(parser)
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument("--quiet", action="store_true", help="show no progress bar and no notices")
     noise.add_argument(

@@ -103,7 +103,11 @@ def verify_model(options: argparse.Namespace) -> bool:
         raise InvalidValueError(
             f"{options.file} is a model; --repair and --against are for Gram files"
         )
-    model = ntk_numba.load_model(options.file)
+    try:
+        model = ntk_numba.load_model(options.file)
+    except InvalidValueError as error:
+        show(f"WRONG  {error}")
+        return False
     show("ok     every byte matches the checksum")
     if options.data is None:
         return True

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ntk_numba.predict.regression import KernelRidge
 
 
+FEW = 20  # different whole numbers that may be labels of classes
+
+
 def fit(options: argparse.Namespace) -> bool:
     """Fit a model and write it to a file."""
     from ntk_numba.gramfile.whole import check_output
@@ -34,6 +37,7 @@ def fit(options: argparse.Namespace) -> bool:
         y, classes = one_hot(labels.classes())
     else:
         y = read_targets(labels.values, x.shape[0], labels.name)
+        _note_whole_numbers(labels.name, y)
         y = y[:, 0] if labels.values.ndim == 1 else y
     common: dict[str, Any] = {
         "absolute": options.absolute,
@@ -64,6 +68,19 @@ def fit(options: argparse.Namespace) -> bool:
         _show_fit(options.output, model, facts)
     flush()
     return True
+
+
+def _note_whole_numbers(name: str, y: Any) -> None:
+    """Print a notice if numbers that are fitted may have been meant as labels of classes."""
+    import numpy as np
+
+    from ntk_numba.notices import notice
+
+    if y.shape[1] == 1 and (y == np.rint(y)).all() and (count := len(np.unique(y))) <= FEW:
+        notice(
+            f"{name} has {count} different whole numbers, which are fitted as numbers; --classes "
+            f"takes them as labels of classes"
+        )
 
 
 def _ridge(options: argparse.Namespace) -> Any:

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ntk_numba.cli.groups import DATA_HELP, network_options, writing_options
+from ntk_numba.cli.groups import DATA_HELP, network_options, overwrite_option, writing_options
 
 
 def learning_parsers(parsers: Any) -> None:
@@ -106,7 +106,8 @@ def _predict_options(predict: argparse.ArgumentParser) -> None:
         help="of a classification, write the probabilities of all classes instead of the labels",
     )  # fmt: skip
     _machine_options(predict)
-    writing_options(predict)
+    overwrite_option(predict)
+    predict.add_argument("--quiet", action="store_true", help="show no notices")
 
 
 def _machine_options(parser: argparse.ArgumentParser) -> None:

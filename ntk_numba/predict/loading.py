@@ -12,6 +12,7 @@ from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.source import open_source
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.network import MLP
+from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.gaussian_process import GaussianProcess
 from ntk_numba.predict.model_file import Stored, read_model
 from ntk_numba.predict.preprocess import Standardize
@@ -80,9 +81,8 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
         raise InvalidValueError(f"it is a {kind!r} with the kernel {kernel!r}, which is unknown")
     if values["dtype"] not in ("float64", "float32"):
         raise InvalidValueError(f"its dtype is {values['dtype']!r}")
-    for name in ("ridge", "relative_ridge"):
-        if not values[name] >= 0:
-            raise InvalidValueError(f"its {name} is {values[name]}")
+    if not (0 <= values["ridge"] < math.inf and values["relative_ridge"] >= 0):
+        raise InvalidValueError(f"its ridge is {values['ridge']} ({values['relative_ridge']})")
     flat, up_to = notes["flat"], notes["up_to"]
     if not isinstance(flat, bool) or (flat and values["outputs"] != 1):
         raise InvalidValueError("it does not say whether it has one output")
@@ -118,7 +118,7 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
     if kind == KernelRidge.kind:
         model = KernelRidge(**common)
     else:
-        model = GaussianProcess(**common, time=float(notes["time"]))
+        model = GaussianProcess(**common, time=check_time(float(notes["time"])))
     model.classes = labels_of(notes["classes"], values["outputs"])
     names = notes["target_names"]
     if names is not None and not (isinstance(names, list) and all(type(n) is str for n in names)):

@@ -198,9 +198,13 @@ def read_model(path: str | os.PathLike[str]) -> Stored:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
     with io.FileIO(fd) as raw:
         try:
+            before = _state(fd)
             _refuse_damaged(path, fd)
             with h5py.File(raw, "r") as file:
-                return _read(file, fd, path)
+                stored = _read(file, fd, path)
+            if _state(fd) != before:
+                raise FileError(f"{path} has changed while it was read; read it again")
+            return stored
         except NtkNumbaError:
             raise
         except OSError as error:
@@ -208,6 +212,12 @@ def read_model(path: str | os.PathLike[str]) -> Stored:
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError,
                 ArithmeticError) as error:  # fmt: skip
             raise InvalidValueError(f"{path} is damaged: {error}") from None
+
+
+def _state(fd: int) -> tuple[int, int]:
+    """Return the values of an open file that change when it is written."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
 
 
 def _refuse_damaged(path: Path, fd: int) -> None:

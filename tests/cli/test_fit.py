@@ -50,7 +50,7 @@ def run(files, tmp_path, monkeypatch, capsys):
         answer = capsys.readouterr()
         assert (end.value.code or 0) == code, answer.err
         assert "Traceback" not in answer.err
-        return answer.err if code else answer.out
+        return answer.err if code == 2 else answer.out
 
     return run
 
@@ -131,6 +131,10 @@ def test_classes_that_are_numbers(run):
     run("predict", "m.h5", "new.npy", "-o", "p.npy")
     assert np.load("p.npy").dtype == np.int64
     assert "1 target" in run("fit", "x.npy", "--targets", "digit.npy", "-o", "r.h5", *NET)
+    words = ["fit", "x.npy", "--targets", "digit.npy", "-o", "n.h5", *NET, "--ridge", "-1"]
+    assert "3 different whole numbers, which are fitted as numbers; --classes" in run(
+        *words, code=2
+    )
 
 
 def test_a_process(run):
@@ -166,8 +170,8 @@ def test_verify(run):
     with open("m.h5", "r+b") as file:  # noqa: PTH123
         file.seek(-30, os.SEEK_END)
         file.write(b"?")
+    assert run("verify", "m.h5", code=4).startswith("WRONG  m.h5 is damaged or truncated")
     for command in (
-        ["verify", "m.h5"],
         ["info", "m.h5"],
         ["predict", "m.h5", "x.npy", "-o", "p.npy"],
     ):

@@ -76,7 +76,7 @@ def test_what_is_no_model(path, tmp_path):
         np.save(tmp_path / "x.npy", X)
         with pytest.raises(ValueError, match="is no model that ntk_numba has written"):
             nk.load_model(other)
-    with pytest.raises(ValueError, match="not one that ntk-numba gram wrote"):
+    with pytest.raises(ValueError, match=r"not one that ntk-numba gram wrote \(it is a model"):
         nk.open_gram(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         nk.load_model(tmp_path / "none.h5")
@@ -165,6 +165,9 @@ FORGED = {
     "classes": (note(classes=["a", 1]), "its classes are not 2 labels of one type"),
     "one class": (note(classes=["a"]), "its classes are not 2 labels of one type"),
     "names": (note(target_names=[1, 2]), "its targets have no names that fit"),
+    "a time": (
+        lambda file: (put("kind", "gaussian_process")(file), note(time="-1")(file)), "time must be",
+    ),
     "a choice": (note(choice={"a": 1}), "its ridge was chosen in an unknown way"),
 }  # fmt: skip
 
@@ -203,3 +206,15 @@ def test_a_full_disk_leaves_no_file(model, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"m.h5 cannot be written: No space left on device"):
         model.save(tmp_path / "m.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_read(path, monkeypatch):
+    original = model_file._read
+
+    def change(file, fd, name):
+        os.utime(path, ns=(0, 0))
+        return original(file, fd, name)
+
+    monkeypatch.setattr(model_file, "_read", change)
+    with pytest.raises(OSError, match="has changed while it was read"):
+        read_model(path)
