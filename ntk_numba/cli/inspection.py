@@ -72,8 +72,6 @@ def _facts(file: "GramFile") -> dict[str, Any]:
 
 def _facts_of_model(path: Path) -> dict[str, Any]:
     """Return the contents of a model, every byte of which is checked."""
-    import json
-
     values, notes, arrays = read_model(path)
     return {
         "file": str(path),
@@ -92,7 +90,7 @@ def _facts_of_model(path: Path) -> dict[str, Any]:
         "standardized": "mean" in arrays,
         "data": (notes.get("reference") or {}).get("path", "in this file"),
         "bytes": path.stat().st_size,
-        "net": json.loads(values["net"]),
+        "net": notes["net"],
         "package_version": values["package_version"],
     }
 

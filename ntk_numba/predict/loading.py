@@ -1,6 +1,5 @@
 """Fitted models from files: the public function `load_model`."""
 
-import json
 import math
 import os
 from typing import Any
@@ -99,7 +98,7 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
         samples = _referenced(notes["reference"], shape, preprocess)
     common: dict[str, Any] = {
         "training": Training(
-            MLP.from_dict(json.loads(values["net"])),
+            MLP.from_dict(notes["net"]),
             samples,
             preprocess,
             np.dtype(values["dtype"]),

@@ -1,6 +1,5 @@
 """What is kept of a fitted model in its file, and its way there."""
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -91,7 +90,6 @@ class Saved:
         rows, features = training.samples.shape
         attributes = {
             "kind": self.kind,
-            "net": json.dumps(training.net.to_dict()),
             "kernel": self.kernel,
             "dtype": str(training.dtype),
             "ridge": self.ridge,
@@ -103,6 +101,7 @@ class Saved:
             "outputs": self.dual_coef.shape[1],
         }
         notes = {
+            "net": training.net.to_dict(),
             "flat": self.flat,
             "up_to": training.up_to,
             "choice": None if self.choice is None else self.choice._asdict(),

@@ -72,7 +72,7 @@ def test_cells_that_are_refused(table, text, message):
 def test_classes_may_be_numbers(table):
     assert table("1\n2\n1\n").classes().tolist() == [1, 2, 1]
     assert table("1\n2.5\nx\n", ":header=no", classes=True).classes().tolist() == ["1", "2.5", "x"]
-    with pytest.raises(ValueError, match="row 1 .counted from 0. is 2.5, and class labels are"):
+    with pytest.raises(ValueError, match=r"row 1 .counted from 0. is 2.5, and class labels are"):
         table("1\n2.5\n3\n").classes()
     with pytest.raises(ValueError, match="has 2 columns, and class labels are one"):
         table("1,2\n3,4\n5,6\n").classes()
