@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.predict.loading import as_process
@@ -31,7 +32,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", marked(pytest.mark.slow, MODELS, ["ridge", "chosen", "process", "ensemble"])
+)
 def test_the_same_predictions(tmp_path, name):
     model = MODELS[name]()
     loaded = saved(model, tmp_path)
