@@ -42,7 +42,7 @@ def check_picture(path: str | os.PathLike[str] | None) -> None:
     if path is None:
         return
     check_folder(Path(path))
-    known = sorted(Figure().canvas.get_supported_filetypes())
+    known = sorted({*Figure().canvas.get_supported_filetypes()} - {"pgf"})  # that needs LaTeX
     if _ending(path) not in known:
         raise InvalidValueError(f"{path}: its ending must be one of {', '.join(known)}")
 

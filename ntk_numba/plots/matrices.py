@@ -11,6 +11,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.plots.figure import check_picture, heading, picture
 from ntk_numba.plots.shown import Shown, read_groups, shown
 from ntk_numba.plots.spectra import draw_spectrum, values_of
+from ntk_numba.plots.style import plain_log
 from ntk_numba.terminal import escaped
 
 if TYPE_CHECKING:
@@ -203,9 +204,13 @@ def _draw(axes: Any, block: NDArray[np.float64], colours: Colours) -> None:
     from matplotlib.colors import LogNorm, Normalize
 
     norm = (LogNorm if colours.log else Normalize)(colours.low, colours.high)
-    flat = max(block.shape) > 20 * min(block.shape)  # square pixels would make a line of it
+    flat = max(block.shape) > 3 * min(block.shape)  # square pixels would make a strip of it
     image = axes.imshow(block, norm=norm, aspect="auto" if flat else "equal")
-    axes.figure.colorbar(image, ax=axes, shrink=0.85, extend=colours.extend, label=colours.label)
+    bar = axes.figure.colorbar(
+        image, ax=axes, shrink=0.85, extend=colours.extend, label=colours.label
+    )
+    if colours.log:
+        plain_log(bar.ax.yaxis)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.set_ylabel("sample of the row")

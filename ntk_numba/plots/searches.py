@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.plots.figure import check_picture, picture
-from ntk_numba.plots.style import line
+from ntk_numba.plots.style import line, plain_log
 
 OBJECTIVES = {
     "evidence": "log marginal likelihood",
@@ -107,9 +107,10 @@ def evidence(
         else:
             image = _draw_rows(left, good, screened, limits)
         below = min(row.value for row in (*good, *screened)) < limits[0]
-        figure.colorbar(image, ax=left, label=name, extend="min" if below else "neither")
+        figure.colorbar(image, ax=left, extend="min" if below else "neither")
+        left.set_title(f"{name} over σ_w and depth")
         _draw_depths(right, good, name)
-        left.set_xlabel("σ_w")
+        _legend(figure, left, right)
         which = f"{best.activation}, " * (len({row.activation for row in good}) > 1)
         text = f"best: {which}depth {best.depth}, σ_w {best.w_std:.4g}, {name} {best.value:.6g}"
         figure.suptitle(text, parse_math=False)
@@ -231,9 +232,11 @@ def _draw_rows(
     depths = np.unique([row.depth for row in (*rows, *screened)])
     names = list(dict.fromkeys(row.activation for row in rows))
     every = [row for row in (*screened, *rows) if np.isfinite(row.value)]
-    order = sorted(range(len(every)), key=lambda k: every[k].value)
     image = None
-    best = every[order[-1]]
+    best = max(every, key=lambda row: row.value)
+    if screened:
+        dot = {"marker": "o", "markersize": 3, "color": "0.4", "linestyle": "none"}
+        axes.plot([], [], **dot, label="start of the search")
     for chosen, size, edge in (
         ([r for r in screened if np.isfinite(r.value)], 14, "none"),
         (rows, 60, "black"),
@@ -252,11 +255,9 @@ def _draw_rows(
                     vmin=limits[0],
                     vmax=limits[1],
                     cmap="viridis",
-                    label=(name or "found") if edge == "black" else "",
                 )
     _star(axes, best.w_std, _height(best, depths, names))
     _label_plane(axes, depths, log=_is_log(np.array([row.w_std for row in every])))
-    axes.legend(loc="best")
     return image
 
 
@@ -272,13 +273,14 @@ def _star(axes: Any, x: float, y: float) -> None:
 
 
 def _label_plane(axes: Any, depths: NDArray[Any], *, log: bool) -> None:
-    axes.set_title("over σ_w and depth")
+    axes.set_xlabel("σ_w")
     axes.set_ylabel("depth")
     axes.set_ylim(-0.5, len(depths) - 0.5)
     some = np.unique(np.linspace(0, len(depths) - 1, min(len(depths), 15)).astype(int))
     axes.set_yticks(some, [str(depths[k]) for k in some])
     if log:
         axes.set_xscale("log")
+        plain_log(axes.xaxis)
 
 
 def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
@@ -295,5 +297,9 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if names != [""]:
-        axes.legend()
+
+
+def _legend(figure: Any, left: Any, right: Any) -> None:
+    """Name the activations, whose markers are the same on both sides, the best and the starts."""
+    handles = [*left.lines, *(h for h in right.lines if not h.get_label().startswith("_"))]
+    figure.legend(handles=handles, loc="outside right upper")

@@ -226,21 +226,23 @@ def _of_array(
 ) -> Shown:
     """Return a matrix in memory, or of a data file, or one of a stack of layers, (L, N, M)."""
     array = read_array(matrix, name) if isinstance(matrix, list | tuple) else matrix
+    if isinstance(array, np.ndarray) and array.size == 0:
+        shape = " × ".join(map(str, array.shape))
+        raise InvalidValueError(f"{name} is empty ({shape}); there is nothing to draw")
     stacked = isinstance(array, np.ndarray) and array.ndim == 3
     count = len(array) if stacked else 1 if net is None else net.depth
     numbers = range(1, count + 1) if stacked else range(count, count + 1)
     wanted, leading = _layer(numbers, layer, f"of {name}", stacked=stacked)
-    if stacked:
-        array = array[leading]
-        if net is not None and net.depth != count:
-            raise InvalidValueError(f"{name} has {count} layers, and net has {net.depth}")
-    read, shape, dtype = _reader(array, name)
-    few = [np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)) for n in shape]
-    symmetric = shape[0] == shape[1] and _is_symmetric(read(few[0], few[0]), dtype)
+    if stacked and net is not None and net.depth != count:
+        raise InvalidValueError(f"{name} has {count} layers, and net has {net.depth}")
+    array = array[leading] if stacked else array
+    read, size, dtype = _reader(array, name)
+    few = [np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)) for n in size]
+    symmetric = size[0] == size[1] and _is_symmetric(read(few[0], few[0]), dtype)
     return Shown(
         read=read,
-        rows=shape[0],
-        columns=shape[1],
+        rows=size[0],
+        columns=size[1],
         symmetric=symmetric,
         title=_title(kernel, wanted if stacked else None, count),
         net=None if net is None else net.first(wanted),
@@ -252,9 +254,6 @@ def _of_array(
 def _reader(array: Any, name: str) -> tuple[Read, tuple[int, int], np.dtype]:
     """Return a function that reads entries of a matrix, its shape, and its type."""
     if type(array) in (np.ndarray, np.memmap) and array.dtype.kind in "biuf" and array.ndim == 2:
-        if array.size == 0:
-            shape = " × ".join(map(str, array.shape))
-            raise InvalidValueError(f"{name} is empty ({shape}); there is nothing to draw")
         return lambda rows, columns: array[np.ix_(rows, columns)], array.shape, array.dtype
     source = open_source(array, name)
 
@@ -266,11 +265,11 @@ def _reader(array: Any, name: str) -> tuple[Read, tuple[int, int], np.dtype]:
 
 def _is_symmetric(block: NDArray[Any], dtype: np.dtype) -> bool:
     """Return whether a matrix equals its transpose up to rounding; NaN is found later."""
-    eps = np.finfo(dtype).eps if dtype.kind == "f" else np.finfo(float).eps
     block = np.asarray(block, float)
+    eps = np.finfo(dtype).eps if dtype.kind == "f" else np.finfo(float).eps
     with np.errstate(invalid="ignore", over="ignore"):
-        off = np.abs(block - block.T)
-        return not (off > np.sqrt(eps) * np.abs(block).max()).any()
+        root = np.sqrt(np.abs(np.diagonal(block)))  # of the size of the terms that are summed
+        return not (np.abs(block - block.T) > np.sqrt(eps) * root[:, None] * root).any()
 
 
 def _layer(
