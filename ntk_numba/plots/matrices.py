@@ -172,7 +172,7 @@ def _colours(
     low, high = float(block.min()), float(block.max())
     extend, label = "neither", "entry"
     if scale == "log":
-        if low <= 0:
+        if low < np.finfo(float).tiny:
             i, j = np.unravel_index(np.argmin(block), block.shape)
             raise InvalidValueError(
                 f"{what.name}: scale='log' takes positive entries, and that of row {rows[i]}, "

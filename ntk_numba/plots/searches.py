@@ -18,6 +18,7 @@ OBJECTIVES = {
     "loo": "leave-one-out log predictive density",
 }
 FIELDS = "depth", "w_std", "value"
+LABELS = {"none": "no activation"}  # of networks of depth 1
 LOW = 25  # the percentile of the values where colours begin, since bad networks are very bad
 
 
@@ -45,9 +46,10 @@ def evidence(
     """Draw the evidence, or another objective, over the depth and σ_w of networks.
 
     On the left, colours show the values over σ_w and the depth, and a star the best network. Where
-    many values are far below the best, colours begin at the 25th percentile. On the right is the
-    best value of each depth, with a line for each activation. Values that are NaN or infinite,
-    such as those of matrices that are not positive definite, are left out.
+    many values are far below the best, colours begin above the lowest, and the bar of colours ends
+    in an arrow. On the right is the best value of each depth, with a line for each activation.
+    Values that are NaN or infinite, such as those of matrices that are not positive definite, are
+    left out.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ def evidence(
     best = max(good, key=lambda row: row.value)
     with picture(path, width=10, height=4.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        limits = _limits([row.value for row in (*good, *screened)])
+        limits = _limits([row.value for row in good], [row.value for row in screened])
         if grid is not None:
             image = _draw_grid(left, *grid, limits)
         else:
@@ -111,7 +113,7 @@ def evidence(
         left.set_title(f"{name} over σ_w and depth")
         _draw_depths(right, good, name)
         _legend(figure, left, right)
-        which = f"{best.activation}, " * (len({row.activation for row in good}) > 1)
+        which = f"{best.activation}, " * (len({r.activation for r in good}) > 1 < best.depth)
         text = f"best: {which}depth {best.depth}, σ_w {best.w_std:.4g}, {name} {best.value:.6g}"
         figure.suptitle(text, parse_math=False)
     return figure
@@ -171,11 +173,17 @@ def _rows(table: Any) -> list[Found]:
     for k, row in enumerate(table):
         get = row.get if isinstance(row, Mapping) else partial(_attribute, row)
         depth, w_std, value = (get(field, None) for field in FIELDS)
-        if depth is None or w_std is None or value is None:
+        if depth is None or w_std is None or value is None or np.size(w_std) == 0:
             raise InvalidValueError(f"values: row {k} lacks one of {', '.join(FIELDS)}")
-        each = np.asarray(w_std, float)
-        mean = np.exp(np.log(each).mean()) if (each > 0).all() else each.mean()
-        rows.append(Found(str(get("activation", "")), int(depth), float(mean), float(value)))
+        try:
+            each = np.atleast_1d(np.asarray(w_std, float))
+            mean = np.exp(np.log(each).mean()) if (each > 0).all() else each.mean()
+            found = Found(str(get("activation", "")), int(depth), float(mean), float(value))
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(f"values: row {k} has no numbers: {error}") from None
+        if not np.isfinite(found.w_std):
+            raise InvalidValueError(f"values: row {k} has the w_std {w_std}; it must be finite")
+        rows.append(found)
     return rows
 
 
@@ -183,13 +191,20 @@ def _attribute(row: Any, name: str, default: Any) -> Any:
     return getattr(row, name, default)
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the values at which colours begin and end."""
-    finite = np.array([v for v in values if np.isfinite(v)])
-    low, high = float(np.percentile(finite, LOW)), float(finite.max())
-    if high - low > 0.05 * (high - finite.min()):
-        low = float(finite.min())  # all values can be told apart
-    return (low, high) if low < high else (low - 1, high + 1)
+def _limits(values: Sequence[float], starts: Sequence[float]) -> tuple[float, float]:
+    """Return the values at which colours begin and end.
+
+    The results of a search are much alike, and its starts are not, so that colours between both
+    would show the starts only.
+    """
+    found, every = np.array(values), np.array([v for v in (*values, *starts) if np.isfinite(v)])
+    lowest, best = every.min(), every.max()
+    low = np.percentile(found, LOW)
+    if starts:
+        low = best - 4 * (best - found.min())
+    if low <= lowest or (not starts and best - low > 0.05 * (best - lowest)) or low == best:
+        low = lowest  # all values can be told apart
+    return (float(low), float(best)) if low < best else (float(low) - 1, float(best) + 1)
 
 
 def _is_log(w_std: NDArray[np.float64]) -> bool:
@@ -290,7 +305,7 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
         of_name = [row for row in rows if row.activation == activation]
         depths = sorted({row.depth for row in of_name})
         best = [max(row.value for row in of_name if row.depth == depth) for depth in depths]
-        axes.plot(depths, best, **line(k, marker=True), label=activation)
+        axes.plot(depths, best, **line(k, marker=True), label=LABELS.get(activation, activation))
     axes.set_title("best of each depth")
     axes.set_xlabel("depth")
     axes.set_ylabel(name)

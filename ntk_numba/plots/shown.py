@@ -17,6 +17,7 @@ from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.inputs.paths import FORMATS
 from ntk_numba.inputs.source import open_source, read_labels
+from ntk_numba.plots.figure import LARGEST, first_bad
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
@@ -70,18 +71,17 @@ class Shown:
         Raises
         ------
         ValueError
-            An entry is NaN or infinite.
+            An entry is NaN, infinite or larger than 1e150.
         """
         rows = self._picked(self.rows, limit, groups)
         columns = rows if self.symmetric else self._picked(self.columns, limit, None)
         down, down_at = np.unique(rows, return_inverse=True)  # read in the order of the file
         across, across_at = np.unique(columns, return_inverse=True)
         found = np.asarray(self.read(down, across), float)
-        if not np.isfinite(found).all():
-            at, to = np.argwhere(~np.isfinite(found))[0]
+        if bad := first_bad(found):
             raise InvalidValueError(
-                f"{self.name}: the entry of row {down[at]}, column {across[to]} is "
-                f"{found[at, to]}; only finite entries can be drawn"
+                f"{self.name}: the entry of row {down[bad[0]]}, column {across[bad[1]]} is "
+                f"{found[bad]:g}; entries must be finite, and of at most {LARGEST:g}"
             )
         return found[np.ix_(down_at, across_at)], rows, columns
 
@@ -114,6 +114,10 @@ def shown(
         raise InvalidValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
     if layer is not None:
         whole_number("layer", layer)
+    if net is not None:
+        from ntk_numba.network import check_network  # which imports all activations
+
+        check_network(net)
     if isinstance(matrix, str | os.PathLike) and not _is_data(os.fsdecode(matrix)):
         with open_gram(matrix) as file:
             yield _of_file(file, kernel, layer)
@@ -123,10 +127,11 @@ def shown(
         yield _of_stored(matrix, "matrix", kernel, layer)
     elif hasattr(matrix, "nngp") and hasattr(matrix, "ntk"):
         held = {name: getattr(matrix, name) for name in KERNELS}
-        name = _chosen([n for n in KERNELS if held[n] is not None], kernel, "the Gram")
-        yield _of_array(held[name], name, name, layer, net)
+        chosen = _chosen([n for n in KERNELS if held[n] is not None], kernel, "the Gram")
+        yield _of_array(held[chosen], chosen, chosen, layer, net)
     else:
-        yield _of_array(matrix, "matrix", kernel, layer, net)
+        name = os.fsdecode(matrix) if isinstance(matrix, str | os.PathLike) else "matrix"
+        yield _of_array(matrix, name, kernel, layer, net)
 
 
 def read_values(values: Any) -> NDArray[np.float64] | None:
@@ -143,9 +148,10 @@ def read_values(values: Any) -> NDArray[np.float64] | None:
     found = np.asarray(read_array(values, "values"), float)
     if found.size == 0:
         raise InvalidValueError("values is empty; there is nothing to draw")
-    if not np.isfinite(found).all():
-        at = int(np.argmin(np.isfinite(found)))
-        raise InvalidValueError(f"values: entry {at} is {found[at]}; it must be finite")
+    if bad := first_bad(found):
+        raise InvalidValueError(
+            f"values: entry {bad[0]} is {found[bad]:g}; it must be finite, and at most {LARGEST:g}"
+        )
     return found
 
 

@@ -77,7 +77,8 @@ def plain_log(axis: Any) -> None:
     low, high = sorted(axis.get_view_interval())
     if high > 1e3 * low:
         return
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else range(1, 10)))
+    subs = range(1, 10) if high < 3 * low else (1, 2, 3, 5) if high < 20 * low else (1, 2, 5)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -147,6 +147,11 @@ def test_bad_paths(tmp_path, path, text):
         nk.plots.gram(np.eye(2), tmp_path / path)
 
 
+def test_a_path_that_is_none():
+    with pytest.raises(TypeError, match="path must be the path of a picture, not int"):
+        nk.plots.gram(np.eye(2), 5)
+
+
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match=r"pip install 'ntk_numba\[plot\]'"):

@@ -159,6 +159,7 @@ def test_a_picture_of_ten_million_rows_reads_few_tiles(tmp_path, monkeypatch):
         ({"layer": 0}, "layer must be at least 1"),
         ({"path": "g.xyz"}, "g.xyz: its ending must be one of"),
         ({"kernel": "abc"}, "kernel must be 'ntk' or 'nngp', not 'abc'"),
+        ({"net": "relu"}, "net must be an ntk_numba.MLP, not str"),
         ({"scale": "cubic"}, "scale must be one of linear, normalized, log, clipped, not 'cubic'"),
         ({"labels": np.zeros(3)}, "labels has the shape 3; the matrix has 150 rows"),
         ({"labels": [None] * 150}, "labels: object is no type of labels"),
@@ -180,6 +181,8 @@ SIGNS = np.array([[1.0, -2.0], [-2.0, 5.0]])
     [
         (NAN, {}, "the entry of row 7, column 2 is nan"),
         (-np.full((2, 2), np.inf), {"scale": "log"}, "row 0, column 0 is -inf"),
+        (np.diag([1, 1e200]), {}, r"row 1, column 1 is 1e\+200; .* of at most 1e\+150"),
+        (np.full((2, 2), 5e-324), {"scale": "log"}, "positive entries"),
         (np.zeros((0, 3)), {}, r"matrix is empty \(0 × 3\)"),
         (np.zeros((2, 0, 0)), {}, "is empty"),
         (np.zeros((0, 2, 2)), {}, "is empty"),

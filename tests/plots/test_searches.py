@@ -74,6 +74,9 @@ def test_one_value_and_no_activation():
         (np.ones(3), {"w_std": [1, 2, 3]}, "values must be a grid, depths × w_std, not 3"),
         ([], {}, "none is finite"),
         ([{"depth": 1, "value": 2}], {}, "row 0 lacks one of depth, w_std, value"),
+        ([{"depth": 1, "w_std": [], "value": 2}], {}, "row 0 lacks one of"),
+        ([{"depth": "a", "w_std": 1, "value": 2}], {}, "row 0 has no numbers: .*'a'"),
+        ([{"depth": 1, "w_std": np.inf, "value": 2}], {}, "row 0 has the w_std inf"),
         ("abc", {}, "values must be a grid of numbers"),
         (3, {}, "values must be a grid of numbers"),
     ],
@@ -81,3 +84,19 @@ def test_one_value_and_no_activation():
 def test_bad_arguments(values, options, text):
     with pytest.raises((ValueError, TypeError), match=text):
         nk.plots.evidence(values, **options)
+
+
+def test_colours_begin_where_results_differ():
+    """The results of a search are alike, and its starts are far worse."""
+    rows = [{"depth": d, "w_std": 1.0, "value": -d} for d in (1, 2, 3)]
+    far = [{"depth": 1, "w_std": 2.0, "value": -1e6}, {"depth": 1, "w_std": 3.0, "value": -np.inf}]
+    result = SimpleNamespace(table=rows, screened=far)
+    figure = nk.plots.evidence(result)
+    assert figure.axes[0].collections[0].get_clim() == (-9, -1)
+    assert figure.axes[2]._colorbar.extend == "min"
+    values = np.array([[-1.0, -2.0, -3.0, -1e6]])
+    figure = nk.plots.evidence(values, w_std=[1, 2, 3, 4])
+    assert figure.axes[0].collections[0].get_clim() == (-1e6, -1)
+    values = np.array([[-1.0, -2.0, -3.0, -4.0, -1e6]])
+    figure = nk.plots.evidence(values, w_std=[1, 2, 3, 4, 5])
+    assert figure.axes[0].collections[0].get_clim() == (-4, -1)
