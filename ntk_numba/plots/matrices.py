@@ -1,6 +1,7 @@
 """Pictures of kernels: the matrix, and beside it the spectrum."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ def gram(
     scale: Scale = "linear",
     kernel: KernelName | None = None,
     layer: int | None = None,
+    layers: Sequence[int] | None = None,
     labels: Any = None,
     net: "MLP | None" = None,
     spectrum: bool = True,
@@ -58,7 +60,10 @@ def gram(
         The kernel to draw, by default the NTK if it is there. Of an array, it is used in the title
         only.
     layer : int, optional
-        A layer from 1 to L, if there are several; by default the last.
+        The layer to draw, if there are several; by default the last.
+    layers : sequence of int, optional
+        The numbers of the layers of an array (L, N, M), as they were given to `ntk_numba.gram`, by
+        default 1 to L.
     labels : array (N,) or path, optional
         One label for each row; rows, and columns of a symmetric matrix, are sorted by label.
     net : MLP, optional
@@ -95,7 +100,7 @@ def gram(
     check_picture(path)
     if scale not in SCALES:
         raise InvalidValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
-    with shown(matrix, kernel=kernel, layer=layer, net=net) as what:
+    with shown(matrix, kernel=kernel, layer=layer, layers=layers, net=net) as what:
         groups = read_groups(labels, what.rows)
         block, rows, columns = what.thinned(PIXELS, groups)
         values = values_of(what) if spectrum else None

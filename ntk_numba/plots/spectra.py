@@ -1,6 +1,7 @@
 """Pictures of spectra: the eigenvalues of a kernel, or its singular values."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def spectrum(
     *,
     kernel: KernelName | None = None,
     layer: int | None = None,
+    layers: Sequence[int] | None = None,
     net: "MLP | None" = None,
 ) -> Any:
     """Draw the eigenvalues of a kernel by their rank, or singular values of a rectangular one.
@@ -41,7 +43,7 @@ def spectrum(
         draw all, pass ``numpy.linalg.eigvalsh(K)``.
     path : str or path, optional
         A .png, .pdf or .svg file to write.
-    kernel, layer, net
+    kernel, layer, layers, net
         See `ntk_numba.plots.gram`.
 
     Returns
@@ -67,7 +69,7 @@ def spectrum(
         with picture(path) as figure:
             draw_spectrum(figure.subplots(), given, "eigenvalue", "eigenvalues")
         return figure
-    with shown(matrix, kernel=kernel, layer=layer, net=net) as what:
+    with shown(matrix, kernel=kernel, layer=layer, layers=layers, net=net) as what:
         values, quantity, part = values_of(what)
         with picture(path) as figure:
             title = f"{what.title}: {quantity}s{part}"

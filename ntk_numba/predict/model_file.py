@@ -32,6 +32,7 @@ from ntk_numba.errors import (
     folder_error,
 )
 from ntk_numba.gramfile import claims, disk
+from ntk_numba.gramfile.contents import MOST_ROWS
 from ntk_numba.gramfile.layout import create_dataset
 from ntk_numba.gramfile.whole import reserve, written_whole
 from ntk_numba.opening import open_descriptor
@@ -197,9 +198,13 @@ def read_model(path: str | os.PathLike[str]) -> Stored:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
     with io.FileIO(fd) as raw:
         try:
+            before = _state(fd)
             _refuse_damaged(path, fd)
             with h5py.File(raw, "r") as file:
-                return _read(file, fd, path)
+                stored = _read(file, fd, path)
+            if _state(fd) != before:
+                raise FileError(f"{path} has changed while it was read; read it again")
+            return stored
         except NtkNumbaError:
             raise
         except OSError as error:
@@ -207,6 +212,12 @@ def read_model(path: str | os.PathLike[str]) -> Stored:
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError,
                 ArithmeticError) as error:  # fmt: skip
             raise InvalidValueError(f"{path} is damaged: {error}") from None
+
+
+def _state(fd: int) -> tuple[int, int]:
+    """Return the values of an open file that change when it is written."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
 
 
 def _refuse_damaged(path: Path, fd: int) -> None:
@@ -236,7 +247,7 @@ def _read(file: h5py.File, fd: int, path: Path) -> Stored:
             )
         values = claims.attributes(file, ATTRIBUTES)
         claims.network(values["net"])
-        rows = claims.between("rows", values["rows"], 1, claims.MOST_ROWS)
+        rows = claims.between("rows", values["rows"], 1, MOST_ROWS)
         features = claims.between("features", values["features"])
         outputs = claims.between("outputs", values["outputs"])
         length = claims.between("notes_bytes", values["notes_bytes"], 2, MOST_NOTES)
