@@ -59,6 +59,16 @@ def test_titles_name_the_kernel_the_layer_and_its_network(file, points):
     assert nk.plots.gram(k.nngp[-1]).axes[0].get_title() == "K, 150 × 150"
 
 
+def test_layers_that_were_chosen(points):
+    deep = nk.MLP(10, b_std=0.1)
+    k = nk.gram(deep, points, layers=[3, 5, 10])
+    figure = nk.plots.gram(k, layers=[3, 5, 10], layer=5, net=deep, spectrum=False)
+    assert figure.axes[0].get_title() == "Θ∞ of layer 5 of 10, 150 × 150"
+    assert figure.get_suptitle() == str(deep.first(5)) and (pixels(figure) == k.ntk[1]).all()
+    figure = nk.plots.spectrum(k.nngp[:2], layers=[3, 5], kernel="nngp")
+    assert figure.axes[0].get_title() == "Σ of layer 5 of 5: eigenvalues"
+
+
 def test_the_same_matrix_from_anything_that_holds_it(file, points, tmp_path):
     k = nk.gram(NET, points, layers="all")
     np.save(tmp_path / "k.npy", k.ntk[2])
@@ -194,7 +204,12 @@ SIGNS = np.array([[1.0, -2.0], [-2.0, 5.0]])
         (nk.Gram(None, None), {}, "the Gram holds no kernel"),
         (nk.Gram(None, np.eye(2)), {"kernel": "nngp"}, "the Gram holds ntk, not nngp"),
         (np.eye(2), {"layer": 2}, "layer must be 1 of matrix, not 2"),
-        (np.ones((2, 3, 3)), {"net": NET}, "matrix has 2 layers, and net has 3"),
+        (np.ones((2, 3, 3)), {"net": NET}, "matrix has 2 layers, and net has 3; name its layers"),
+        (np.ones((2, 3, 3)), {"net": NET, "layers": [2, 4]}, "there is no layer 4"),
+        (np.ones((2, 3, 3)), {"layers": [2]}, "layers names 1 layers, and matrix has 2"),
+        (np.ones((2, 3, 3)), {"layers": [2, 9], "layer": 5}, "layer must be 2, 9 of matrix, not 5"),
+        (np.ones((2, 3, 3)), {"layers": [3, 2]}, "increasing order"),
+        (np.ones((2, 3, 3)), {"layers": 3}, "layers must be"),
         (SIGNS, {"scale": "log"}, "positive entries, and that of row 0, column 1 is -2"),
         (np.eye(2) - 1, {"scale": "normalized"}, "is 0 in row 0"),
         (np.ones((2, 3)), {"scale": "normalized"}, "no symmetric matrix"),
