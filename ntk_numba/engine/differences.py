@@ -112,11 +112,12 @@ def move_samples(
 
 
 class Options(NamedTuple):
-    """The step of a call, and whether the derivatives of Σ and of Θ are wanted."""
+    """The step of a call, whether those of Σ and of Θ are wanted, and `Results.places`."""
 
     step: float
     nngp: bool
     ntk: bool
+    places: NDArray[np.int64]
 
 
 @njit
@@ -145,7 +146,7 @@ def all_differences(
     z_kept, w_kept = values[0][0, POINTS + 1, :n], values[1][0, POINTS + 1, :n]
     for j in range(n):
         z_kept[j], w_kept[j] = z[j], w[j]
-    results = Results(values[0], values[1], False)
+    results = Results(values[0], values[1], options.places)
     mine, others = moved
     for point in range(POINTS + 1):
         if point > 0:

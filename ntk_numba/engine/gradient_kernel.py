@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ntk_numba.activations.one_kink import OneKink
 from ntk_numba.arguments import KERNELS, KernelName
@@ -110,7 +109,7 @@ class GradientKernel(Kernel):
         threads: int,
     ) -> None:
         super().__init__(
-            fitted, x, z, kernels=(), all_layers=False, dtype=np.dtype(float), tile=tile,
+            fitted, x, z, kernels=(), layers=(fitted.net.depth,), dtype=np.dtype(float), tile=tile,
             threads=threads,
         )  # fmt: skip
         net = fitted.net
@@ -203,7 +202,9 @@ class GradientKernel(Kernel):
             arguments = arguments._replace(roots=(size * rows.root, columns.root))
             self._parallel(
                 differences_of_tile,
-                DifferenceArguments(arguments, (own, others), np.array([step]), errors),
+                DifferenceArguments(
+                    arguments, (own, others), np.array([step]), errors, self._places
+                ),
                 len(places),
             )
             wanted.sums[places] = sums
@@ -213,9 +214,7 @@ class GradientKernel(Kernel):
             step /= 2
         raise InvalidValueError(f"{worst}")
 
-    def _moved(
-        self, band: GradientSamples, direction: Doubles, step: float
-    ) -> Moved:
+    def _moved(self, band: GradientSamples, direction: Doubles, step: float) -> Moved:
         """Return the numbers of the samples of a band along a direction."""
         net, duals = self._fitted.net, self._fitted.duals
         return move_samples(net.layers, duals, band.norm, self.features, direction, step)
