@@ -177,7 +177,8 @@ def fit(
             matrices[kernel], chosen[0], ridge.name, training, targets, options.threads
         )
         stage("solution")
-        dual_coef = factor.solve(targets)
+        # by rows, as files store it: the bits of a product depend on the order in memory
+        dual_coef = np.ascontiguousarray(factor.solve(targets))
     return Fit(training, targets, flat, *chosen, dual_coef, factor.residual), factor
 
 
@@ -200,6 +201,7 @@ def fit_ensemble(
         posterior = make_ensemble(training, matrices, chosen[0], time, targets, options.threads)
         stage("solution")
         dual_coef, residual = posterior.weights(targets)
+        dual_coef = np.ascontiguousarray(dual_coef)  # as in `fit`
     return Fit(training, targets, flat, *chosen, dual_coef, residual), posterior
 
 

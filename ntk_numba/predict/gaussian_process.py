@@ -25,6 +25,7 @@ from ntk_numba.predict.fitting import (
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
+from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import Training
 
 ProcessName: TypeAlias = Literal["nngp", "ntk", "ensemble"]
@@ -32,7 +33,7 @@ Doubles = NDArray[np.float64]
 
 
 @dataclass(eq=False, repr=False)
-class GaussianProcess:
+class GaussianProcess(Saved):
     """A Gaussian process after its training samples, which `gaussian_process` returns.
 
     Attributes
@@ -55,6 +56,8 @@ class GaussianProcess:
     choice : RidgeChoice or None
         How the noise was chosen, if it was not given as a number.
     """
+
+    kind = "gaussian_process"
 
     training: Training
     kernel: ProcessName
@@ -273,6 +276,9 @@ class GaussianProcess:
         noise = np.random.default_rng(seed).standard_normal((number, *mean.shape))
         draws = mean + root @ noise
         return np.asarray(draws[..., 0] if self.flat else draws)
+
+    def _more_notes(self) -> dict[str, Any]:
+        return {"time": str(self.time)}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posterior": None}

@@ -15,11 +15,12 @@ from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.fitting import Options, Ridge, factorise, fit
 from ntk_numba.predict.preprocess import Preprocess
+from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import Training
 
 
 @dataclass(eq=False, repr=False)
-class KernelRidge:
+class KernelRidge(Saved):
     """A fitted ridge regression, which `kernel_ridge` returns.
 
     Attributes
@@ -39,6 +40,8 @@ class KernelRidge:
     choice : RidgeChoice or None
         How the ridge was chosen, if it was not given as a number.
     """
+
+    kind = "kernel_ridge"
 
     training: Training
     kernel: KernelName
