@@ -175,7 +175,10 @@ class Cholesky:
     def inverse(self) -> NDArray[np.float64]:
         """Return A⁻¹, (N, N), in the precision of the factor."""
         with self._limited():
-            return np.ldexp(self._packed.inverse(), -self._exponent)
+            inverse = self._packed.inverse()
+            if self._exponent:
+                np.ldexp(inverse, -self._exponent, out=inverse)
+            return inverse
 
     def inverse_diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal of A⁻¹, (N,), in the precision of the factor.

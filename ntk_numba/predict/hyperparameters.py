@@ -45,7 +45,7 @@ DRAWN: dict[Name, tuple[float, float]] = {
     "b_std": (0.03, 3.0),
     "noise": (1e-3, 1.0),
 }
-MATRICES = 3  # N×N matrices that a search holds at a time: K with its factor, A⁻¹, and a copy
+MATRICES = 2  # N×N matrices that a search holds at a time: K, its factor or A⁻¹, and W
 
 
 def fit_hyperparameters(
@@ -148,7 +148,7 @@ def fit_hyperparameters(
     -----
     All computations are in float64, whatever the dtype of X. Each evaluation takes a Gram matrix, a
     Cholesky factorisation, an inverse, and a pass over the pairs of samples for the derivatives,
-    and the memory of three N×N matrices. Where a kernel overflows, or A is not positive definite,
+    and the memory of two N×N matrices. Where a kernel overflows, or A is not positive definite,
     the objective counts as lower than anywhere else.
 
     Searches end where the objective changes by less than 1e-8 nats per target, or its slope is less

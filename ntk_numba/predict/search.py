@@ -23,7 +23,7 @@ from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.linalg.packed import Packed
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import Objective as Kind
-from ntk_numba.predict.evidence import slope_of, value_of
+from ntk_numba.predict.evidence import left_out_density, marginal_likelihood, slope_of
 
 Floats = NDArray[np.float64]
 Name: TypeAlias = Literal["w_std", "b_std", "noise"]
@@ -209,7 +209,9 @@ class Objective:
         factor = self.factor(matrix, noise)
         with np.errstate(all="ignore"):
             alpha = factor.substitute(self.targets)
-            return _finite(value_of(self.kind, factor, self.targets, alpha))
+            if self.kind == "evidence":
+                return _finite(marginal_likelihood(factor.log_det, self.targets, alpha))
+            return _finite(left_out_density(factor.inverse_diagonal(), self.targets, alpha))
 
     def gradient(self, space: Space, vector: Floats) -> tuple[float, Floats]:
         """Return the objective and its gradient by a vector of logarithms.
@@ -224,13 +226,15 @@ class Objective:
         factor = self.factor(matrix, noise)
         with np.errstate(all="ignore"):
             alpha = factor.substitute(self.targets)
-            value = _finite(value_of(self.kind, factor, self.targets, alpha))
-            inverse, shift = factor.inverse(), factor.shift
-            del factor, matrix  # so that no more matrices are in memory than are needed
+            value = marginal_likelihood(factor.log_det, self.targets, alpha)
+            inverse = np.asarray(factor.invert(), float)
+            if self.kind == "loo":
+                value = left_out_density(np.diagonal(inverse), self.targets, alpha)
+            _finite(value)
             slope = slope_of(self.kind, inverse, alpha)
             out = np.empty(len(vector))
             if "noise" in space.fitted:
-                out[-1] = shift * _finite(slope.trace)
+                out[-1] = factor.shift * _finite(slope.trace)
             directions = space.directions
             if len(directions):
                 out[: len(directions)] = contract(
