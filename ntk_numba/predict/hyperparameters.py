@@ -27,7 +27,8 @@ from ntk_numba.predict.candidates import Candidate, HyperparameterFit
 from ntk_numba.predict.evidence import Objective as ObjectiveName
 from ntk_numba.predict.evidence import parse_objective
 from ntk_numba.predict.preprocess import Preprocess
-from ntk_numba.predict.search import NAMES, Ascent, Name, Objective, Space, climb, screen
+from ntk_numba.predict.search import Ascent, Objective, climb, screen
+from ntk_numba.predict.space import NAMES, Name, Space
 from ntk_numba.predict.targets import read_targets
 from ntk_numba.predict.training import open_training
 
