@@ -14,6 +14,7 @@ error of about 576 (h/r)⁸/r, so how much the two differ tells how exact the on
 step is halved where that is not enough.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -38,11 +39,11 @@ ORDER_8 = (4 / 5, -1 / 5, 4 / 105, -1 / 280, 0.0)
 SIDE = len(ORDER_10)
 POINTS = 2 * SIDE  # t = h, −h, 2h, −2h, …; one more run is at t = 0
 
-# The largest step, for a direction in which one parameter changes, and how often it is halved
-STEP, STEPS = 0.045, 5
+# The largest step, for a direction in which one parameter changes, and the smallest one
+STEP, SMALLEST = 0.03, 1e-4
 # The largest difference of orders 8 and 10 at which a step is kept, relative to the larger of the
-# value, the derivative and 1. By the formulas above the error of order 10 is then about 1e-11.
-KEPT = 5e-10
+# value, the derivative and 1. The error of order 10 is then at most about a tenth of it.
+KEPT = 1e-10
 
 
 class Moved(NamedTuple):
@@ -64,6 +65,11 @@ class Moved(NamedTuple):
 def first_step(direction: Doubles) -> float:
     """Return the largest step of a direction, (2, L), whose largest coefficient is 1."""
     return STEP / max(1.0, float(np.abs(direction).sum()) / 2)
+
+
+def next_step(step: float, worst: float) -> float:
+    """Return a step at which the difference of orders 8 and 10, now `worst`, is about `KEPT`."""
+    return step / 2 ** max(1, math.ceil(math.log2(worst / KEPT) / 8))
 
 
 def moved_layers(layers: Sequence[Layer], direction: Doubles, t: float) -> tuple[Layer, ...]:

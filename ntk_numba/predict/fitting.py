@@ -63,7 +63,10 @@ class Ridge:
 
     def of(self, mean_diagonal: float) -> float:
         """Return the absolute ridge, if it is a number."""
-        return float(self.value if self.absolute else self.value * mean_diagonal)
+        found = float(self.value if self.absolute else self.value * mean_diagonal)
+        if not np.isfinite(found):
+            raise InvalidValueError(f"{self.name}={self.value!r} is too large for this kernel")
+        return found
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ class GaussianProcess(Saved):
         values, vectors = np.linalg.eigh(cov)
         root = vectors * np.sqrt(np.maximum(values, 0))
         noise = np.random.default_rng(seed).standard_normal((number, *mean.shape))
-        draws = mean + np.einsum("ij,njk->nik", root, noise)
+        draws = mean + root @ noise
         return np.asarray(draws[..., 0] if self.flat else draws)
 
     def _more_notes(self) -> dict[str, Any]:

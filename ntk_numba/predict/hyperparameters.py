@@ -190,9 +190,9 @@ def fit_hyperparameters(
     for spaces in families:
         spaces[-1].check()
     training = open_training(net, X, preprocess=preprocess, dtype=float)
-    real = np.dtype(float)
-    free = refuse_large(training.count, real, memory, matrices=MATRICES)
-    room = free // (training.count**2 * real.itemsize)
+    pair = 8 * MATRICES  # bytes; they do not depend on the dtype of the samples
+    free = refuse_large(training.count, np.dtype(np.float32), memory, pair, matrices=0)
+    room = free // (8 * training.count**2)
     targets = read_targets(y, training.count)
     task = Objective(training.samples, targets, covariance, known, threads)
     points = [{}, *_points(count - 1, fitted, limits, seed)]
