@@ -83,7 +83,7 @@ def evidence(
     Examples
     --------
     >>> w_std = numpy.array([1.0, 1.4, 2.0])
-    >>> values = -((numpy.log(w_std) - 0.3) ** 2) - numpy.array([[3.0], [1.0], [2.0]])
+    >>> values = -((w_std - 1.4) ** 2) - numpy.array([[3.0], [1.0], [2.0]])
     >>> figure = ntk_numba.plots.evidence(values, depths=[1, 2, 4], w_std=w_std)
     >>> figure.get_suptitle()
     'best: depth 2, σ_w 1.4, log marginal likelihood -1'
