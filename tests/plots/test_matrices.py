@@ -88,7 +88,8 @@ def test_the_same_matrix_from_anything_that_holds_it(file, points, tmp_path):
             np.load(tmp_path / "k.npy", mmap_mode="r"),
         ]  # fmt: skip
         for matrix in held:
-            assert (what(matrix).thinned(150)[0] == k.ntk[2]).all()
+            with shown.shown(matrix) as found:
+                assert (found.thinned(150)[0] == k.ntk[2]).all()
 
 
 def test_scales(points):
