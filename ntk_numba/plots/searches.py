@@ -248,7 +248,7 @@ def _draw_rows(
     names = list(dict.fromkeys(row.activation for row in rows))
     every = [row for row in (*screened, *rows) if np.isfinite(row.value)]
     image = None
-    best = max(every, key=lambda row: row.value)
+    best = max(rows, key=lambda row: row.value)
     if screened:
         dot = {"marker": "o", "markersize": 3, "color": "0.4", "linestyle": "none"}
         axes.plot([], [], **dot, label="start of the search")
@@ -317,4 +317,6 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
 def _legend(figure: Any, left: Any, right: Any) -> None:
     """Name the activations, whose markers are the same on both sides, the best and the starts."""
     handles = [*left.lines, *(h for h in right.lines if not h.get_label().startswith("_"))]
-    figure.legend(handles=handles, loc="outside right upper")
+    legend = figure.legend(handles=handles, loc="outside right upper")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may have dollars
