@@ -188,7 +188,7 @@ def test_a_layer_of_a_deeper_network_is_the_network_of_its_depth(name, dtype):
 @pytest.mark.slow
 def test_a_layer_of_a_function_of_python_is_the_network_of_its_depth():
     x = np.random.default_rng(0).standard_normal((20, 4))
-    net = nk.MLP(4, nk.activations.Numerical(np.tanh, "a_tanh"), 0.9, 0.1)
+    net = nk.MLP(4, nk.activations.Numerical(np.tanh, "a_tanh"), 0.5, 0.1)
     _assert_layers_are_networks(net, x)
 
 
