@@ -32,8 +32,8 @@ PACKAGE = Path(__file__).parent.parent
 # Editing them leaves the cache valid; files of all other folders enter the digest.
 NOT_COMPILED = frozenset(
     {
-        "cli", "cluster", "compute", "gramfile", "inputs", "plots", "predict", "sklearn.py",
-        "theory", "validation",
+        "cli", "cluster", "compute", "gramfile", "inputs", "linalg", "plots", "predict",
+        "sklearn.py", "theory", "validation",
     }
 )  # fmt: skip
 
