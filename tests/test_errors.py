@@ -26,7 +26,8 @@ BUILT_IN = {
 # Built-in errors that the package itself raises, by file: those that Python's protocols ask for,
 # those of bugs, and those that their callers turn into a `FileError`.
 RAISED = {
-    "__init__.py": {"AttributeError"},  # of a name that the package does not have
+    # of a name that the package does not have, and of scikit-learn if it is not installed
+    "__init__.py": {"AttributeError", "ModuleNotFoundError"},
     # as h5py and NumPy raise it, and by which iteration ends
     "matrix.py": {"IndexError", "NotImplementedError"},
     "registry.py": {"RuntimeError"},
@@ -36,7 +37,6 @@ RAISED = {
     "contents.py": {"NotImplementedError"},
     "schedulers.py": {"NotImplementedError"},
     "policy.py": {"NotImplementedError"},
-    "sklearn.py": {"ModuleNotFoundError"},  # as Python raises it for an import
 }
 
 

@@ -20,7 +20,7 @@ NEVER = {
 
 def test_every_wing_is_a_folder_or_a_file():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert folders == set(ORDER) - {"ground", "network", "sklearn"}
+    assert folders == set(ORDER) - {"ground", "network"}
     assert {wing_of(name) for name in MODULES} == {*ORDER, "", "__main__"}
 
 

@@ -28,12 +28,12 @@ from ntk_numba.terminal import escaped
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
 
 PACKAGE = Path(__file__).parent.parent
-# The folders and files that neither compile anything nor have constants that compiled code reads.
-# Editing them leaves the cache valid; files of all other folders enter the digest.
+# The folders whose files neither compile anything nor have constants that compiled code reads.
+# Editing these files leaves the cache valid; files of all other folders enter the digest.
 NOT_COMPILED = frozenset(
     {
         "cli", "cluster", "compute", "gramfile", "inputs", "linalg", "plots", "predict",
-        "sklearn.py", "theory", "validation",
+        "sklearn", "theory", "validation",
     }
 )  # fmt: skip
 

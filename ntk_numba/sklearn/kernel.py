@@ -1,16 +1,11 @@
-"""The kernels for scikit-learn: a kernel of its Gaussian processes, a regressor and a classifier.
-
-`NTKKernel` is a kernel of `sklearn.gaussian_process`, and a callable for all estimators of
-scikit-learn that take one. `NTKRegressor` and `NTKClassifier` are estimators of their own.
-
-This module alone imports scikit-learn: ``pip install 'ntk_numba[sklearn]'``.
-"""
+"""The kernel of a network as one of `sklearn.gaussian_process`."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 from ntk_numba.activations import Activation
 from ntk_numba.arguments import KERNELS, Data, KernelName
@@ -18,16 +13,9 @@ from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.network import MLP
 
-try:
-    from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
-except ImportError as error:
-    raise ModuleNotFoundError(
-        "ntk_numba.sklearn needs scikit-learn 1.6 or newer: pip install 'ntk_numba[sklearn]'"
-    ) from error
-
 Floats = NDArray[np.floating]
-ActivationSpec = str | Activation | Sequence[str | Activation]
-Bounds = tuple[float, float] | Literal["fixed"]
+ActivationSpec: TypeAlias = str | Activation | Sequence[str | Activation]
+Bounds: TypeAlias = tuple[float, float] | Literal["fixed"]
 
 
 class NTKKernel(Kernel):
