@@ -1,0 +1,235 @@
+"""The derivatives of the kernels of one network, by tangents where they are exact.
+
+`compute.gradients` calls them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.activations.one_kink import OneKink
+from ntk_numba.arguments import KERNELS, KernelName
+from ntk_numba.compiled.arrays import aligned
+from ntk_numba.engine.differences import (
+    KEPT,
+    POINTS,
+    STEPS,
+    Moved,
+    farthest_networks,
+    first_step,
+    move_samples,
+)
+from ntk_numba.engine.fitted import FittedNetwork, fit_network
+from ntk_numba.engine.gradient_tile import (
+    DifferenceArguments,
+    GradientArguments,
+    GradientScratch,
+    TangentArguments,
+    Wanted,
+    differences_of_tile,
+    tangents_of_tile,
+)
+from ntk_numba.engine.kernel import Kernel
+from ntk_numba.engine.pairs import Bands
+from ntk_numba.engine.samples import Samples
+from ntk_numba.engine.tangents import (
+    BLOCK,
+    SHARED,
+    Doubles,
+    Turns,
+    first_layers,
+    turns_of_samples,
+)
+from ntk_numba.engine.tile import STRIP, StripScratch, Tiles
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.inputs.source import Source
+from ntk_numba.network import MLP
+
+
+class GradientSamples(NamedTuple):
+    """The samples of a band, with std = 1, their √Σ⁽ᴸ⁾(x,x), and their norms |x|, (R,)."""
+
+    samples: Samples
+    root: Doubles
+    norm: Doubles
+
+
+def has_tangents(net: MLP) -> bool:
+    """Return whether all activations are linear but for one kink at 0."""
+    return all(isinstance(a, OneKink) for a in net.activation)
+
+
+def fit_gradients(
+    net: MLP, largest_norm: float | None, features: int, directions: Doubles
+) -> FittedNetwork:
+    """Fit a network, as `fit_network` does, to all variances that its derivatives take.
+
+    directions : (P, 2, L), see `GradientKernel`
+    """
+    if largest_norm is None:
+        return fit_network(net, largest_norm, features)
+    others = [n for d in _normalised(directions)[0] for n in farthest_networks(net, d)]
+    return fit_network(net, largest_norm, features, tuple(others))
+
+
+def _normalised(directions: Doubles) -> tuple[Doubles, Doubles]:
+    """Return directions whose largest coefficient is 1, and by what they were divided."""
+    sizes = np.abs(directions).max(axis=(1, 2))
+    return directions / np.where(sizes > 0, sizes, 1)[:, None, None], sizes
+
+
+class GradientKernel(Kernel):
+    """The derivatives of the kernels of one network, in directions of its parameters.
+
+    Parameters
+    ----------
+    fitted : FittedNetwork
+        See `fit_gradients`.
+    x, z, tile, threads
+        See `Kernel`.
+    kernels : sequence of str
+        The kernels whose derivatives are written to arrays; none if they are summed.
+    dtype : float32 or float64
+        That of these arrays.
+    directions : (P, 2, L) float64
+        The coefficients of the derivatives by log σ_w and by log β of each layer.
+    """
+
+    def __init__(
+        self,
+        fitted: FittedNetwork,
+        x: Source,
+        z: Source | None = None,
+        *,
+        kernels: Sequence[KernelName],
+        dtype: np.dtype,
+        directions: Doubles,
+        tile: int,
+        threads: int,
+    ) -> None:
+        super().__init__(
+            fitted, x, z, kernels=(), all_layers=False, dtype=np.dtype(float), tile=tile,
+            threads=threads,
+        )  # fmt: skip
+        net = fitted.net
+        # K depends on σ_w² and β², so that nothing changes with one that is 0
+        self._directions = directions * (np.array([net.w_std, net.b_std]) > 0)
+        self._tangents = has_tangents(fitted.net)
+        count, points = (len(directions), 0) if self._tangents else (1, POINTS + 2)
+        nngp, ntk = (
+            aligned((threads, count, STRIP, tile) if name in kernels else (threads, 0, 1, 1), dtype)
+            for name in KERNELS
+        )
+        scratch = self._scratch
+        self._gradient_scratch = GradientScratch(
+            strip=StripScratch(scratch.product, scratch.working, scratch.vector, scratch.distance),
+            memory=aligned((threads, SHARED + 2 * count, BLOCK), float),
+            values=(
+                aligned((threads, 1, points, tile), float),
+                aligned((threads, 1, points, tile), float),
+            ),
+            rows=aligned((threads, 4, tile), float),
+            nngp=nngp,
+            ntk=ntk,
+        )
+
+    def band(self, source: Source, start: int, stop: int) -> GradientSamples:
+        """Return samples start to stop - 1 of a source, see `Kernel.samples`."""
+        samples, norm = self.samples_and_norms(source, start, stop)
+        root = np.ascontiguousarray(samples.std[-1], float)
+        return GradientSamples(samples._replace(std=np.ones_like(samples.std)), root, norm)
+
+    def differentiate(
+        self, tiles: Tiles, rows: GradientSamples, columns: GradientSamples, wanted: Wanted
+    ) -> None:
+        """Compute the derivatives of a table of tiles, see `Wanted`.
+
+        Raises
+        ------
+        ValueError
+            If no step of the differences is exact enough.
+        """
+        if self._tangents:
+            own = self._turns(rows)
+            others = own if columns is rows else self._turns(columns)
+            self._parallel(
+                tangents_of_tile,
+                TangentArguments(
+                    self._arguments(tiles, rows, columns, wanted),
+                    (own, others),
+                    first_layers(self._directions),
+                ),
+                len(tiles),
+            )
+            return
+        for p, (direction, size) in enumerate(
+            zip(*_normalised(self._directions), strict=True)
+        ):  # fmt: skip
+            if size == 0:
+                wanted.nngp[p : p + 1], wanted.ntk[p : p + 1], wanted.sums[:, p] = 0, 0, 0
+                continue
+            part = wanted._replace(
+                nngp=wanted.nngp[p : p + 1], ntk=wanted.ntk[p : p + 1],
+                sums=np.zeros((len(tiles), 1)),
+            )  # fmt: skip
+            self._difference(tiles, rows, columns, part, direction, size)
+            wanted.sums[:, p : p + 1] = part.sums
+
+    def _turns(self, band: GradientSamples) -> Turns:
+        """Return the derivatives of the samples of a band in all directions."""
+        layers = self._fitted.net.layers
+        return turns_of_samples(layers, band.norm, self.features, self._directions)
+
+    def _difference(
+        self,
+        tiles: Tiles,
+        rows: GradientSamples,
+        columns: GradientSamples,
+        wanted: Wanted,
+        direction: Doubles,
+        size: float,
+    ) -> None:
+        """Compute the derivatives along `size` times a direction, with steps that suffice."""
+        places, step, worst = np.arange(len(tiles)), first_step(direction), np.inf
+        for _ in range(STEPS):
+            own = self._moved(rows, direction, step)
+            others = own if columns is rows else self._moved(columns, direction, step)
+            errors, sums = np.zeros(len(places)), np.zeros((len(places), 1))
+            arguments = self._arguments(
+                tiles[places], rows, columns, wanted._replace(sums=sums)
+            )  # fmt: skip
+            arguments = arguments._replace(roots=(size * rows.root, columns.root))
+            self._parallel(
+                differences_of_tile,
+                DifferenceArguments(arguments, (own, others), np.array([step]), errors),
+                len(places),
+            )
+            wanted.sums[places] = sums
+            places, worst = places[errors > KEPT], float(errors.max(initial=0))
+            if not places.size:
+                return
+            step /= 2
+        raise InvalidValueError(f"{worst}")
+
+    def _moved(
+        self, band: GradientSamples, direction: Doubles, step: float
+    ) -> Moved:
+        """Return the numbers of the samples of a band along a direction."""
+        net, duals = self._fitted.net, self._fitted.duals
+        return move_samples(net.layers, duals, band.norm, self.features, direction, step)
+
+    def _arguments(
+        self, tiles: Tiles, rows: GradientSamples, columns: GradientSamples, wanted: Wanted
+    ) -> GradientArguments:
+        """Return the arguments that both ways to compute derivatives have in common."""
+        return GradientArguments(
+            tiles=tiles,
+            bands=Bands(rows.samples, columns.samples),
+            roots=(rows.root, columns.root),
+            twice_centre=self._twice_centre,
+            duals=self._duals,
+            wanted=wanted,
+            scratch=self._gradient_scratch,
+        )
