@@ -9,6 +9,7 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 from ntk_numba.activations import Activation
 from ntk_numba.arguments import KERNELS, Data, KernelName
+from ntk_numba.compute.gradients import along
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.network import MLP
@@ -150,24 +151,24 @@ class NTKKernel(Kernel):
             return getattr(k, name)
         if Y is not None:
             raise InvalidValueError("eval_gradient: the gradient is that of X with itself; omit Y")
-        k = gram(net, X, kernels=name, dtype=np.float64, up_to=self.up_to, gradients=True)
-        matrix, derivatives = getattr(k, name), getattr(k, f"d_{name}")
-        gradient = np.empty((*matrix.shape, self.n_dims))
-        column = 0
+        k = getattr(gram(net, X, kernels=name, dtype=np.float64, up_to=self.up_to), name)
+        directions = self._directions(net.depth)
+        if len(directions) == 0:
+            return k, np.empty((*k.shape, 0))
+        derivatives = along(net, X, directions, kernel=name, up_to=self.up_to)
+        return k, np.moveaxis(derivatives, 0, -1)
+
+    def _directions(self, depth: int) -> NDArray[np.float64]:
+        """Return the directions of `theta` among the logarithms of all layers, see `along`."""
+        directions = [np.empty((0, 2, depth))]
         for hyperparameter in self.hyperparameters:
-            if hyperparameter.fixed:
-                continue
-            # d/d log s = s d/ds, and if all layers share s, the sum of these terms over the layers
-            values = getattr(net, hyperparameter.name)
-            terms = zip(values, derivatives[hyperparameter.name], strict=True)
-            if hyperparameter.n_elements == 1:
-                gradient[..., column] = sum(value * term for value, term in terms)
-                column += 1
-            else:
-                for value, term in terms:
-                    np.multiply(value, term, out=gradient[..., column])
-                    column += 1
-        return matrix, gradient
+            if not hyperparameter.fixed:
+                block = np.zeros((hyperparameter.n_elements, 2, depth))
+                shared = hyperparameter.n_elements == 1
+                kind = 0 if hyperparameter.name == "w_std" else 1
+                block[:, kind] = 1 if shared else np.eye(depth)
+                directions.append(block)
+        return np.concatenate(directions)
 
     def diag(self, X: Data) -> Floats:
         """Return K(x,x) of the N samples, (N,) float64; it takes O(N·n0) operations."""

@@ -11,8 +11,8 @@ import pytest
 import scipy.sparse
 from sklearn.base import clone
 from sklearn.decomposition import KernelPCA
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF, WhiteKernel
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.metrics.pairwise import pairwise_kernels
@@ -188,3 +188,62 @@ def test_without_scikit_learn_the_error_says_what_to_install():
     code = "import sys; sys.modules['sklearn'] = None; import ntk_numba.sklearn"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ModuleNotFoundError: ntk_numba.sklearn needs scikit-learn 1.6 or newer" in run.stderr
+
+
+def derivatives(x, name, w_std, b_std):
+    """Return ∂K/∂log w_std and ∂K/∂log b_std of each layer of a ReLU network, by complex steps."""
+    step, depth = 1e-100, len(w_std)
+    found = []
+    for values in (w_std, b_std):
+        for layer in range(depth):
+            moved = [np.array(w_std, complex), np.array(b_std, complex)]
+            moved[values is b_std][layer] *= 1 + 1j * step
+            found.append(plain_relu(x, depth, *moved)[name].imag / step)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", ["nngp", "ntk"])
+def test_the_gradient_is_exact(x, name):
+    w_std, b_std = [1.3, 0.7, 1.1], [0.2, 0.4, 0.1]
+    right = derivatives(x, name, w_std, b_std)
+    kernel = NTKKernel(3, w_std=w_std, b_std=b_std, kernel=name)
+    k, gradient = kernel(x, eval_gradient=True)
+    assert np.array_equal(k, kernel(x))
+    assert gradient.shape == (12, 12, 6) == (*k.shape, kernel.n_dims)
+    np.testing.assert_allclose(gradient, np.moveaxis(right[[3, 4, 5, 0, 1, 2]], 0, 2), rtol=1e-10)
+    shared = NTKKernel(3, w_std=1.3, b_std=0.4, kernel=name)
+    right = derivatives(x, name, [1.3] * 3, [0.4] * 3)
+    sums = np.stack([right[3:].sum(0), right[:3].sum(0)], axis=2)
+    np.testing.assert_allclose(shared(x, eval_gradient=True)[1], sums, rtol=1e-10)
+    for fixed, column in ("w_std", 0), ("b_std", 1):
+        one = clone(shared).set_params(**{f"{fixed}_bounds": "fixed"})
+        np.testing.assert_allclose(one(x, eval_gradient=True)[1][..., 0], sums[..., column])
+    both = shared.set_params(w_std_bounds="fixed", b_std_bounds="fixed")
+    assert both(x, eval_gradient=True)[1].shape == (12, 12, 0)
+    with pytest.raises(ValueError, match="eval_gradient: the gradient is that of X with itself"):
+        shared(x, x, eval_gradient=True)
+
+
+def test_gaussian_processes_optimise_it(x):
+    """The hyperparameters of the largest likelihood, and its gradient there, which is 0."""
+    y = np.sin(2 * x[:, 0]) + 0.1 * x[:, 1]
+    kernel = ConstantKernel(1.0) * NTKKernel(2, kernel="nngp", w_std_bounds="fixed")
+    process = GaussianProcessRegressor(kernel, alpha=1e-2).fit(x, y)
+    value, gradient = process.log_marginal_likelihood(process.kernel_.theta, eval_gradient=True)
+    assert value > process.log_marginal_likelihood(kernel.theta) + 0.1
+    np.testing.assert_allclose(gradient, 0, atol=1e-3)
+    k = process.kernel_(x) + 1e-2 * np.eye(len(x))
+    likelihood = -0.5 * (
+        y @ np.linalg.solve(k, y) + np.linalg.slogdet(k)[1] + len(x) * np.log(2 * np.pi)
+    )
+    np.testing.assert_allclose(value, likelihood, rtol=1e-10)
+    mean, std = process.predict(x, return_std=True)
+    assert np.all(std < 0.2) and np.abs(mean - y).max() < 0.2
+
+
+@pytest.mark.slow
+def test_gaussian_processes_classify_with_it(x):
+    labels = np.digitize(x[:, 0], [-0.3, 0.3])
+    process = GaussianProcessClassifier(NTKKernel(2), n_jobs=2).fit(x, labels)
+    assert process.score(x, labels) == 1
+    assert process.predict_proba(x).shape == (12, 3)
