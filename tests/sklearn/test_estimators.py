@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 from marks import marked
+from scipy.special import log_ndtr
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.metrics import log_loss
@@ -65,11 +66,9 @@ def test_standard_deviations_have_the_units_of_the_targets(x, z):
     np.testing.assert_allclose(other, 100 * std, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "names", [np.array([3, 7]), np.array(["cat", "dog", "eel"]), [False, True]]
-)
+@pytest.mark.parametrize("names", [[3, 7], ["cat", "dog", "eel"], [False, True]])
 def test_the_classifier_takes_labels_of_any_type(x, z, names):
-    names = np.asarray(names)
+    names = np.array(names)
     numbers = np.digitize(x[:, 0], [-0.4, 0.4][: len(names) - 1])
     model = NTKClassifier(ridge=1e-3).fit(x, names[numbers])
     targets = np.eye(len(names))[numbers] - 1 / len(names)
@@ -148,9 +147,10 @@ def test_wrong_parameters_are_named_by_fit(x, wrong, text):
 
 def test_equal_samples_need_a_ridge(x):
     twice = np.vstack([x, x[3:4]])
-    with pytest.raises(nk.errors.NotPositiveDefiniteError, match=r"ridge must not be 0 for equal"):
+    text = r"rows 3 and 30 are equal.*a positive ridge"
+    with pytest.raises(nk.errors.NotPositiveDefiniteError, match=text):
         NTKRegressor(ridge=0).fit(twice, twice[:, 0])
-    with pytest.raises(ValueError, match="all samples are of one class, 'a'"):
+    with pytest.raises(ValueError, match="all samples are of one class, a;"):
         NTKClassifier().fit(x, ["a"] * 30)
 
 
@@ -160,7 +160,7 @@ def test_it_works_in_a_pipeline_and_a_search():
     model = make_pipeline(StandardScaler(), NTKClassifier())
     grid = {"ntkclassifier__depth": [1, 2], "ntkclassifier__kernel": ["ntk", "nngp"]}
     search = GridSearchCV(model, grid, cv=3).fit(x, names)
-    assert search.best_score_ > 0.95 and search.best_params_["ntkclassifier__depth"] == 2
+    assert search.best_score_ > 0.95
     assert set(search.predict(x)) == {"red", "white", "rosé"}
 
 
@@ -178,22 +178,23 @@ def test_a_search_in_several_processes():
 
 
 def test_probabilities_are_calibrated():
-    """Their log loss is near that of the best constant and scaled ones, on samples left out."""
+    """Their log loss for other samples is no larger than with half or twice the spread."""
     x, y = load_breast_cancer(return_X_y=True)
     x = StandardScaler().fit_transform(x)
     model = NTKClassifier(ridge=0.1).fit(x[::2], y[::2])
     chances = model.predict_proba(x[1::2])
     loss = log_loss(y[1::2], chances)
-    assert loss < 0.1
+    assert loss < 0.12
     spread = model._calibration.spread
     for factor in (0.5, 2):
         outputs = model.model_.predict(x[1::2])
-        assert loss < log_loss(y[1::2], nk.class_probabilities(outputs, factor * spread)) + 0.01
+        assert loss < log_loss(y[1::2], nk.class_probabilities(outputs, factor * spread))
 
 
 def test_the_calibration_maximises_the_leave_one_out_likelihood(x):
     """Compared with a search on a grid, with the errors of N separate fits."""
     numbers = (x[:, 0] + x[:, 1] > 0).astype(int)
+    signs = 2 * numbers - 1
     model = NTKClassifier(ridge=0.1).fit(x, numbers)
     targets = np.eye(2)[numbers] - 0.5
     left_out = np.empty((30, 2))
@@ -204,21 +205,15 @@ def test_the_calibration_maximises_the_leave_one_out_likelihood(x):
     others = 1 / (np.bincount(numbers)[numbers] + 2)
 
     def loss(spread):
-        chances = nk.class_probabilities(left_out, spread)
-        right = np.log(chances[np.arange(30), numbers])
-        wrong = np.log(chances[np.arange(30), 1 - numbers])
-        return -np.mean((1 - others) * right + others * wrong)
+        away = signs * (left_out[:, 1] - left_out[:, 0]) / (2**0.5 * spread)
+        return -np.mean((1 - others) * log_ndtr(away) + others * log_ndtr(-away))
 
     grid = np.geomspace(0.02, 5, 2000)
     best = grid[np.argmin([loss(s) for s in grid])]
     assert model._calibration.spread == pytest.approx(best, rel=5e-3)
 
 
-CHECKED = [
-    NTKClassifier(),
-    NTKRegressor(),
-    NTKClassifier(kernel="nngp", activation="erf", ridge="loo"),
-]
+CHECKED = [NTKRegressor(), NTKClassifier(), NTKClassifier(2, "erf", kernel="nngp", ridge=1e-3)]
 
 
 @pytest.mark.parametrize("estimator", marked(pytest.mark.slow, CHECKED), ids=repr)
