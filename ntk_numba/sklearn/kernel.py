@@ -72,7 +72,7 @@ class NTKKernel(Kernel):
     >>> from sklearn.gaussian_process import GaussianProcessRegressor
     >>> from sklearn.gaussian_process.kernels import WhiteKernel
     >>> x = np.linspace(-1, 1, 20)[:, None]
-    >>> kernel = NTKKernel(depth=3, kernel="nngp") + WhiteKernel(1e-4)
+    >>> kernel = NTKKernel(depth=3, kernel="nngp") + WhiteKernel(1e-4, "fixed")
     >>> process = GaussianProcessRegressor(kernel).fit(x, np.sin(3 * x[:, 0]))
     >>> mean, std = process.predict([[0.5]], return_std=True)
     >>> mean.round(2)
