@@ -27,6 +27,7 @@ POSITIONAL = {
     "cholesky": ["gram", "path"],
     "kernel_ridge": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
+    "load_model": ["path"],
     "one_hot": ["labels"],
     "class_probabilities": ["mean", "std"],
 }

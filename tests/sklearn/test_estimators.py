@@ -150,7 +150,7 @@ def test_equal_samples_need_a_ridge(x):
     text = r"rows 3 and 30 are equal.*a positive ridge"
     with pytest.raises(nk.errors.NotPositiveDefiniteError, match=text):
         NTKRegressor(ridge=0).fit(twice, twice[:, 0])
-    with pytest.raises(ValueError, match="all samples are of one class, a;"):
+    with pytest.raises(ValueError, match="all samples are of one class, 'a';"):
         NTKClassifier().fit(x, ["a"] * 30)
 
 
