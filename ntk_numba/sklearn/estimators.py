@@ -163,8 +163,11 @@ class NTKRegressor(RegressorMixin, _KernelRegression):
         if not return_std:
             return model.predict(samples)
         mean, std = _process(model).predict(samples, return_std=True)
-        powers = (model.targets * model.dual_coef).mean(axis=0)
-        return mean, (std[:, None] * np.sqrt(np.maximum(powers, 0))).reshape(mean.shape)
+        unit = np.abs(model.targets).max(axis=0)
+        unit[unit == 0] = 1  # so that no product overflows
+        powers = (model.targets / unit * (model.dual_coef / unit)).mean(axis=0)
+        scale = unit * np.sqrt(np.maximum(powers, 0))
+        return mean, (std[:, None] * scale).reshape(mean.shape)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -41,7 +41,9 @@ class NTKKernel(Kernel):
         Θ or Σ.
     w_std_bounds, b_std_bounds : (float, float) or "fixed"
         The bounds of w_std and b_std for optimisers. With "fixed" the parameter keeps its value. A
-        parameter that is 0 has no logarithm, so its bounds must be "fixed".
+        parameter that is 0 has no logarithm, so its bounds must be "fixed". Activations given by
+        series refuse large w_std, at which their errors grow; with them give bounds such as
+        (0.3, 2).
     up_to : float, optional
         The largest Euclidean norm of a sample, see `ntk_numba.gram`. Activations given by series
         (tanh, silu, ...) and elu are fitted to it, or else to the samples of each call. Give it if
@@ -116,6 +118,7 @@ class NTKKernel(Kernel):
     def _hyperparameter(self, name: str) -> Hyperparameter:
         """Return a parameter as a hyperparameter, with an element for each number that it has."""
         value, bounds = getattr(self, name), getattr(self, f"{name}_bounds")
+        _check_bounds(f"{name}_bounds", bounds)
         found = Hyperparameter(name, "numeric", bounds, np.size(value))
         if not found.fixed and not all(getattr(self._network(), name)):
             raise InvalidValueError(
@@ -192,10 +195,32 @@ class NTKKernel(Kernel):
             )
         return self.kernel
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NTKKernel) or type(self) is not type(other):
+            return False
+        mine, others = self.get_params(), other.get_params()
+        return all(np.array_equal(mine[name], others[name]) for name in mine)
+
+    __hash__ = None  # type: ignore[assignment]  # as all kernels of scikit-learn
+
     def __repr__(self) -> str:
         return (
             f"NTKKernel(depth={self.depth}, activation={self.activation!r}, "
             f"w_std={_short(self.w_std)}, b_std={_short(self.b_std)}, kernel={self.kernel!r})"
+        )
+
+
+def _check_bounds(name: str, bounds: Any) -> None:
+    """Raise an error if the bounds of a hyperparameter are neither "fixed" nor two numbers."""
+    if isinstance(bounds, str) and bounds == "fixed":
+        return
+    try:
+        low, high = np.atleast_2d(np.asarray(bounds, float)).T
+    except ValueError:  # not of numbers, or not of pairs
+        low, high = np.zeros(1), np.zeros(1)
+    if not np.all((low > 0) & (low <= high)):
+        raise InvalidValueError(
+            f"{name} must be 'fixed' or a pair (low, high) with 0 < low ≤ high, not {bounds!r}"
         )
 
 

@@ -59,11 +59,16 @@ def test_the_regressor_is_ridge_regression_with_the_kernel(x, z, outputs):
     assert np.array_equal(again, same)
 
 
-def test_standard_deviations_have_the_units_of_the_targets(x, z):
+@pytest.mark.parametrize("unit", [100, 1e200, 1e-200])
+def test_standard_deviations_have_the_units_of_the_targets(x, z, unit):
     y = x[:, 0] * x[:, 1]
-    _, std = NTKRegressor(w_std=1.0, b_std=0.2).fit(x, y).predict(z, return_std=True)
-    _, other = NTKRegressor(w_std=1.0, b_std=0.2).fit(x, 100 * y).predict(z, return_std=True)
-    np.testing.assert_allclose(other, 100 * std, rtol=1e-9)
+    _, std = NTKRegressor().fit(x, y).predict(z, return_std=True)
+    _, other = NTKRegressor().fit(x, unit * y).predict(z, return_std=True)
+    np.testing.assert_allclose(other, unit * std, rtol=1e-9)
+    larger = NTKRegressor(w_std=2.0, b_std=0.2)  # the kernel times 64
+    _, other = larger.fit(x, y).predict(z, return_std=True)
+    _, std = NTKRegressor(w_std=1.0, b_std=[0.1, 0.05, 0.025]).fit(x, y).predict(z, return_std=True)
+    np.testing.assert_allclose(other, std, rtol=1e-9)
 
 
 @pytest.mark.parametrize("names", [[3, 7], ["cat", "dog", "eel"], [False, True]])

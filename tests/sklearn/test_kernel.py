@@ -104,6 +104,8 @@ def test_parameters_are_hyperparameters(x):
     other = kernel.clone_with_theta(np.log([0.25, 3]))
     np.testing.assert_allclose([other.b_std, other.w_std], [0.25, 3])
     assert clone(kernel) == kernel != other
+    assert NTKKernel(3, ["relu", "erf"]) == NTKKernel(3, ["relu", "erf"]) != NTKKernel(3)
+    assert NTKKernel(w_std=[1, 1, 1]) != NTKKernel(w_std=[1, 1])
     assert pickle.loads(pickle.dumps(kernel)) == kernel
     assert kernel.get_params()["activation"] == "relu"
     fixed = NTKKernel(b_std=0.0, b_std_bounds="fixed", w_std_bounds="fixed")
@@ -134,6 +136,9 @@ def test_kernels_combine(x):
         ({"depth": 0}, r"depth must be at least 1"),
         ({"activation": "rleu"}, r"rleu"),
         ({"kernel": "nkt"}, r"kernel must be one of nngp, ntk, not 'nkt'"),
+        ({"w_std_bounds": "fix"}, r"w_std_bounds must be 'fixed' or a pair .*, not 'fix'"),
+        ({"b_std_bounds": (0, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
+        ({"b_std_bounds": (2, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
     ],
 )
 def test_wrong_parameters_are_named_when_the_kernel_is_used(x, wrong, text):
