@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
+from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
@@ -237,7 +237,8 @@ class GaussianProcess(Saved):
             Means, residuals and log densities (N, n_out), or (N,), and variances (N,) of the
             targets with their noise (Rasmussen and Williams 2006, eq. 5.10 to 5.12).
         """
-        return self.factor.leave_one_out(self.targets[:, 0] if self.flat else self.targets)
+        diagonal = self.factor.inverse_diagonal()
+        return leave_one_out(self.targets, self.dual_coef, diagonal, self.flat)
 
     def sample(self, X_new: Data, n: int = 1, seed: int = 0, *, prior: bool = False) -> Doubles:
         """Draw outputs at new samples from the posterior, or from the prior.
@@ -261,6 +262,13 @@ class GaussianProcess(Saved):
         -----
         The covariance is decomposed by its eigenvalues. Those that are negative by rounding count
         as 0.
+
+        Examples
+        --------
+        >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+        >>> process = ntk_numba.gaussian_process(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> process.sample([[0.5], [3.0]], 5).shape
+        (5, 2)
         """
         number, seed = whole_number("n", n), whole_number("seed", seed, 0)
         if prior:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import KERNELS, Data, KernelName
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
+from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
@@ -111,8 +111,16 @@ class KernelRidge(Saved):
         LeaveOneOut
             `mean` and `residual` (N, n_out), or (N,); `variance` and `log_density` are those of the
             Gaussian process with covariance K and noise variance `ridge`.
+
+        Examples
+        --------
+        >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+        >>> model = ntk_numba.kernel_ridge(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> model.leave_one_out().residual.round(2)
+        array([-0.05,  0.03,  0.05])
         """
-        return self.factor.leave_one_out(self.targets[:, 0] if self.flat else self.targets)
+        diagonal = self.factor.inverse_diagonal()
+        return leave_one_out(self.targets, self.dual_coef, diagonal, self.flat)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_factor": None}

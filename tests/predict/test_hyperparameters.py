@@ -191,9 +191,10 @@ def test_samples_of_float32_from_a_file(tmp_path):
         ({"activations": []}, "activations is empty"),
         ({"activations": ["rleu"]}, "rleu"),
         ({"starts": 0}, "starts must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
         (
             {"memory": "1 kB"},
-            "20 samples take 9.38 KiB in memory, more than .*; take fewer samples$",
+            "20 samples take 6.25 KiB in memory, more than .*; take fewer samples$",
         ),
         ({"preprocess": "whiten"}, "preprocess must be None or 'standardize'"),
     ],
