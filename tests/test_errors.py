@@ -11,6 +11,7 @@ from ntk_numba import errors
 
 BUILT_IN = {
     errors.InvalidValueError: ValueError,
+    errors.NotPositiveDefiniteError: ValueError,
     errors.InvalidTypeError: TypeError,
     errors.ProcessError: RuntimeError,
     errors.FileError: OSError,
@@ -42,8 +43,9 @@ RAISED = {
 
 def test_each_error_has_the_base_class_and_a_built_in_kind():
     found = {e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)}
-    assert found == {*BUILT_IN, errors.NtkNumbaError, errors.UnderflowWarning}
-    assert issubclass(errors.UnderflowWarning, UserWarning)
+    warnings = {errors.UnderflowWarning, errors.RidgeWarning}
+    assert found == {*BUILT_IN, errors.NtkNumbaError, *warnings}
+    assert all(issubclass(warning, UserWarning) for warning in warnings)
     for error, kind in BUILT_IN.items():
         assert issubclass(error, nk.NtkNumbaError) and issubclass(error, kind)
     assert nk.StoppedError is errors.StoppedError
