@@ -1,5 +1,6 @@
 """The kernel of a network as one of `sklearn.gaussian_process`."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -232,7 +233,7 @@ def _is_one_sample(X: Any) -> bool:
 
 
 def _short(values: Any) -> str:
-    """Return a number, or several in brackets, with three digits."""
-    if np.ndim(values) == 0:
-        return f"{values:.3g}"
-    return f"[{', '.join(f'{value:.3g}' for value in values)}]"
+    """Return a number with three digits, several in brackets, and anything else as it is."""
+    if isinstance(values, list | tuple | np.ndarray) and np.ndim(values) == 1:
+        return f"[{', '.join(map(_short, values))}]"
+    return f"{values:.3g}" if isinstance(values, numbers.Real) else repr(values)

@@ -133,6 +133,7 @@ def test_kernels_combine(x):
         ({"b_std": 0}, r"b_std is 0, and 0 has no logarithm .* give b_std_bounds='fixed'"),
         ({"w_std": [1, 0, 1]}, r"w_std is \[1, 0, 1\], and 0 has no logarithm"),
         ({"w_std": -1}, r"w_std of layer 1 must be finite and not negative"),
+        ({"w_std": "wide"}, r"w_std must be a number or one number per layer"),
         ({"depth": 0}, r"depth must be at least 1"),
         ({"activation": "rleu"}, r"rleu"),
         ({"kernel": "nkt"}, r"kernel must be one of nngp, ntk, not 'nkt'"),
@@ -144,7 +145,7 @@ def test_kernels_combine(x):
 def test_wrong_parameters_are_named_when_the_kernel_is_used(x, wrong, text):
     kernel = NTKKernel(**wrong)
     assert "NTKKernel" in repr(kernel)
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         GaussianProcessRegressor(kernel).fit(x, x[:, 0])
 
 
