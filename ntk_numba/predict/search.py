@@ -162,7 +162,8 @@ class Ascent(NamedTuple):
     value : the objective there; −inf if it could be computed nowhere
     evaluations : how often the objective was computed with its gradient
     converged : whether the search ended since neither value nor slope allow more
-    failure : why the objective could not be computed at the start; empty if it could
+    failure : why the objective could not be computed at the start, or where the search had to turn
+        back and then did not converge; empty if neither happened
     """
 
     vector: Floats
@@ -179,16 +180,17 @@ def ascend(objective: Objective, space: Space, start: Floats, iterations: int) -
     counts as lower than any value so far.
     """
     scale = 1 / objective.numbers
-    best, lowest, count = (start, -math.inf), math.inf, 0
+    best, lowest, count, failure = (start, -math.inf), math.inf, 0, ""
 
     def descent(vector: Floats) -> tuple[float, Floats]:
-        nonlocal best, lowest, count
+        nonlocal best, lowest, count, failure
         count += 1
         try:
             value, gradient = objective.gradient(space, vector)
-        except InvalidValueError:
+        except InvalidValueError as error:
             if count == 1:
                 raise
+            failure = str(error)
             return PENALTY - lowest * scale, np.zeros(len(vector))
         lowest = min(lowest, value)
         if value > best[1]:
@@ -209,7 +211,7 @@ def ascend(objective: Objective, space: Space, start: Floats, iterations: int) -
         )
     except InvalidValueError as error:
         return Ascent(start, -math.inf, count, converged=False, failure=str(error))
-    return Ascent(*best, count, converged=bool(found.success))
+    return Ascent(*best, count, bool(found.success), "" if found.success else failure)
 
 
 def screen(
