@@ -43,7 +43,7 @@ def docstring(module: str) -> str:
 ORDER = [
     "ground", "compiled", "duals", "activations", "network", "inputs", "gramfile", "engine",
     "finite_width", "compute", "cluster", "linalg", "predict", "theory", "validation", "plots",
-    "cli",
+    "sklearn", "cli",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ NEVER = {
     "validation": ["gramfile"],
     "linalg": ["cli", "plots", "cluster"],
     "predict": ["cli", "plots"],
+    "sklearn": ["cluster", "plots"],
 }
 
 

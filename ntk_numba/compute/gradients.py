@@ -135,29 +135,76 @@ def all_derivatives(
         in_memory=True,
         up_to=plan.largest_norm,
     )
+    directions = unit_directions(depth) * per_value[:, None, None]
+    found = _along(own, x, z, directions, plan.dtype)
+    return {name: {"w_std": array[:depth], "b_std": array[depth:]} for name, array in found.items()}
+
+
+def along(
+    net: MLP,
+    X: Data,
+    directions: Doubles,
+    *,
+    kernel: KernelName,
+    up_to: float | None = None,
+    threads: int | None = None,
+) -> Doubles:
+    """Return the derivatives of all entries of a kernel's Gram matrix along P directions.
+
+    Parameters
+    ----------
+    net, X, kernel, directions, up_to, threads
+        See `contract`.
+
+    Returns
+    -------
+    (P, N, N) array of float64
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        See `contract`.
+    """
+    check_network(net)
+    (name,) = _one_kernel(kernel)
+    x = open_source(X, "X")
+    plan = make_plan(
+        net, x, kernels=name, dtype=float, threads=threads, in_memory=True, up_to=up_to
+    )  # fmt: skip
+    moved = _checked(directions, net.depth)
+    check_rows(x, plan.largest_norm)
+    return _along(plan, x, None, moved, np.dtype(float))[name].astype(float, copy=False)
+
+
+def _along(
+    plan: Plan, x: Source, z: Source | None, directions: Doubles, dtype: np.dtype
+) -> dict[KernelName, NDArray[np.floating]]:
+    """Return the derivatives of all entries along P directions, (P, N, M), by kernel.
+
+    plan : a plan in float64
+    """
     found = {
-        name: aligned((2 * depth, plan.grid.rows, plan.grid.columns), plan.dtype)
+        name: aligned((len(directions), plan.grid.rows, plan.grid.columns), dtype)
         for name in plan.kernels
     }
-    directions = unit_directions(depth) * per_value[:, None, None]
     derivatives = GradientKernel(
-        fit_gradients(own.net, own.largest_norm, own.features, directions),
+        fit_gradients(plan.net, plan.largest_norm, plan.features, directions),
         x,
         z,
         kernels=plan.kernels,
-        dtype=plan.dtype,
+        dtype=dtype,
         directions=directions,
-        tile=own.grid.tile,
-        threads=own.threads,
+        tile=plan.grid.tile,
+        threads=plan.threads,
     )
-    nngp, ntk = (found.get(name, NOTHING.astype(plan.dtype)) for name in KERNELS)
-    for batch in sweep(own, derivatives.band, x, z):
-        to = np.array(batch.indices) * own.grid.tile
+    nngp, ntk = (found.get(name, NOTHING.astype(dtype)) for name in KERNELS)
+    for batch in sweep(plan, derivatives.band, x, z):
+        to = np.array(batch.indices) * plan.grid.tile
         tiles = tile_table(batch.reads, to, to[:, ::-1] if z is None else (-1, -1))
-        wanted = Wanted(nngp, ntk, NOTHING[:, :, 0], False, np.zeros((len(tiles), 2 * depth)))
+        wanted = Wanted(nngp, ntk, NOTHING[:, :, 0], False, np.zeros((len(tiles), len(directions))))
         derivatives.differentiate(tiles, batch.rows, batch.columns, wanted)
         del batch
-    return {name: {"w_std": array[:depth], "b_std": array[depth:]} for name, array in found.items()}
+    return found
 
 
 def unit_directions(depth: int) -> Doubles:

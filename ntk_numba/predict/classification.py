@@ -87,5 +87,6 @@ def class_probabilities(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
         log_below = log_ndtr(away)
         density = -0.5 * away**2 - 0.5 * np.log(2 * np.pi)
         others = log_below.sum(axis=1, keepdims=True) - log_below
-        found[rows] = step * np.exp(density + others).sum(axis=2)
+        chances = np.exp(density + others).sum(axis=2)
+        found[rows] = chances / chances.sum(axis=1, keepdims=True)  # so that none exceeds 1
     return found
