@@ -85,17 +85,17 @@ def contract(
         tile=plan.grid.tile,
         threads=plan.threads,
     )
-    total = np.zeros(len(moved))
+    parts = np.zeros((plan.grid.down, plan.grid.across, len(moved)))
     for batch in sweep(plan, derivatives.band, x, None):
         to = np.array(batch.indices) * plan.grid.tile
         tiles = tile_table(batch.reads, to, to[:, ::-1])
         sums = np.empty((len(tiles), len(moved)))
         wanted = Wanted(NOTHING, NOTHING, weights, name == "ntk", sums)
         derivatives.differentiate(tiles, batch.rows, batch.columns, wanted)
-        for some in sums:  # in the order of the tiles
-            total += some
+        parts[tuple(np.array(batch.indices).T)] = sums
         del batch
-    return total
+    # in one order, whatever the order of the tiles was
+    return parts.reshape(-1, len(moved)).sum(axis=0)
 
 
 def refuse_too_large(

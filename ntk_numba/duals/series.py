@@ -170,9 +170,10 @@ def unit_coefficients(
 
     fine : whether panels are half as wide
     """
-    t, weights = nodes(q, activation.kinks, activation.smooth_beyond)
+    ends, beyond = activation.kinks, activation.smooth_beyond
     if fine:
-        t, weights = nodes(q, halved(q, activation), 4 * activation.smooth_beyond)
+        ends, beyond = halved(q, activation), 4 * beyond
+    t, weights = nodes(q, ends, beyond)
     x = np.sqrt(q) * t
     sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
     moment = float(weights @ sigma**2)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.intrinsics import larger
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
-from ntk_numba.engine.pairs import Bands, Pairs
+from ntk_numba.engine.pairs import Pairs
 from ntk_numba.engine.recursion import Results, all_layers
 from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.samples import Samples, layer_statistics
@@ -117,73 +117,68 @@ def move_samples(
     return Moved(weight, bias, coefficients, root, np.abs(root - lower))
 
 
-class Options(NamedTuple):
-    """The step of a call, whether those of Σ and of Θ are wanted, and `Results.places`."""
-
-    step: float
-    nngp: bool
-    ntk: bool
-    places: NDArray[np.int64]
+# The numbers that a strip keeps of each of its pairs: the angles of the samples, z and w; cosθ and
+# τ at t = 0; and the sums of the differences of orders 10 and 8, of cosθ and of τ.
+KEPT_Z, KEPT_W, VALUE, HIGH, LOW = 0, 1, 2, 4, 6
+PAIR_NUMBERS = 8
 
 
 @njit
-def all_differences(
-    working: Doubles,
-    values: tuple[Doubles, Doubles],
-    slopes: tuple[Doubles, Doubles],
-    pairs: Pairs,
-    obtuse: bool,
-    duals: Duals,
-    moved: tuple[Moved, Moved],
-    options: Options,
-) -> float:
-    """Compute the derivatives of cosθ and of τ of a row of pairs along a direction.
+def moved_band(band: Samples, moved: Moved, point: int) -> Samples:
+    """Return the samples of a band in the network at a point of the differences."""
+    return Samples(
+        band.panels, band.spread, band.std,
+        moved.half_weight[point], moved.half_bias[point], moved.coefficients[point],
+    )  # fmt: skip
 
-    working : (WORKING, ·), see `rows`; the first n columns of Z and W hold the angles
-    values : of cosθ and τ, (1, POINTS + 2, ·), at all points, and at t = 0 in row POINTS; the last
-        row is scratch memory
-    slopes : of cosθ and τ, (·,)
-    moved : those of the samples of the rows and of the columns
+
+@njit
+def add_point(
+    working: Doubles, strip: Doubles, row: int, point: int, pairs: Pairs, obtuse: bool,
+    duals: Duals, results: Results,
+) -> None:  # fmt: skip
+    """Run the recursion for a row of pairs at one point, and add its values to the differences.
+
+    working : (WORKING, ·), see `rows`
+    strip : (PAIR_NUMBERS, STRIP, ·), whose row `row` is that of the pairs
+    point : −1 for t = 0, which comes first
+    pairs : with the samples at this point
+    results : (1, 1, ·) arrays of the values
+    """
+    n = pairs.n
+    z, w = working[Z, :n], working[W, :n]
+    z_kept, w_kept = strip[KEPT_Z, row, :n], strip[KEPT_W, row, :n]
+    for j in range(n):
+        z[j], w[j] = z_kept[j], w_kept[j]
+    all_layers(working, pairs, obtuse, duals, results, 0)
+    for which, found in ((0, results.nngp[0, 0, :n]), (1, results.ntk[0, 0, :n])):
+        value = strip[VALUE + which, row, :n]
+        high, low = strip[HIGH + which, row, :n], strip[LOW + which, row, :n]
+        if point < 0:
+            for j in range(n):
+                value[j], high[j], low[j] = found[j], 0.0, 0.0
+        else:
+            sign = 1 - 2 * (point % 2)
+            c_high, c_low = sign * ORDER_10[point // 2], sign * ORDER_8[point // 2]
+            for j in range(n):
+                high[j] += c_high * found[j]
+                low[j] += c_low * found[j]
+
+
+@njit
+def slopes_of_row(
+    value: Doubles, high: Doubles, low: Doubles, step: float, error: float, errors: Doubles
+) -> float:
+    """Divide the differences of cosθ or τ of a row by the step, in place.
+
+    error, errors : `Moved.log_root_error` of the samples
 
     Return the largest difference of orders 8 and 10 of an entry, see `KEPT`.
     """
-    (rows, columns), i, j0, n = pairs
-    z, w = working[Z, :n], working[W, :n]
-    z_kept, w_kept = values[0][0, POINTS + 1, :n], values[1][0, POINTS + 1, :n]
-    for j in range(n):
-        z_kept[j], w_kept[j] = z[j], w[j]
-    results = Results(values[0], values[1], options.places)
-    mine, others = moved
-    for point in range(POINTS + 1):
-        if point > 0:
-            for j in range(n):
-                z[j], w[j] = z_kept[j], w_kept[j]
-        k = max(point - 1, 0)
-        left = rows if point == 0 else Samples(
-            rows.panels, rows.spread, rows.std,
-            mine.half_weight[k], mine.half_bias[k], mine.coefficients[k],
-        )  # fmt: skip
-        right = columns if point == 0 else Samples(
-            columns.panels, columns.spread, columns.std,
-            others.half_weight[k], others.half_bias[k], others.coefficients[k],
-        )  # fmt: skip
-        row = POINTS if point == 0 else k
-        all_layers(working, Pairs(Bands(left, right), i, j0, n), obtuse, duals, results, row)
-    worst, own, step = 0.0, mine.log_root_error[i], options.step
-    for wanted, value, slope in (
-        (options.nngp, values[0], slopes[0]), (options.ntk, values[1], slopes[1])
-    ):  # fmt: skip
-        if not wanted:
-            continue
-        for j in range(n):
-            high, low = 0.0, 0.0
-            for k in range(SIDE):
-                difference = value[0, 2 * k, j] - value[0, 2 * k + 1, j]
-                high += ORDER_10[k] * difference
-                low += ORDER_8[k] * difference
-            high, low = high / step, low / step
-            here = abs(value[0, POINTS, j])
-            error = abs(high - low) + here * (own + others.log_root_error[j0 + j])
-            slope[j] = high
-            worst = larger(worst, error / larger(1.0, larger(here, abs(high))))
+    worst = 0.0
+    for j in range(value.size):
+        slope, here = high[j] / step, abs(value[j])
+        difference = abs(slope - low[j] / step) + here * (error + errors[j])
+        worst = larger(worst, difference / larger(1.0, larger(here, abs(slope))))
+        high[j] = slope
     return worst

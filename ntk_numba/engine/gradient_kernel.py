@@ -13,7 +13,7 @@ from ntk_numba.arguments import KERNELS, KernelName
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.differences import (
     KEPT,
-    POINTS,
+    PAIR_NUMBERS,
     SMALLEST,
     Moved,
     farthest_networks,
@@ -119,7 +119,7 @@ class GradientKernel(Kernel):
         self._moves, self._sizes = _normalised(self._directions)
         self._steps: dict[int, float] = {}  # by direction
         self._tangents = has_tangents(fitted.net)
-        count, points = (len(directions), 0) if self._tangents else (1, POINTS + 2)
+        count, kept = (len(directions), 0) if self._tangents else (1, PAIR_NUMBERS)
         nngp, ntk = (
             aligned((threads, count, STRIP, tile) if name in kernels else (threads, 0, 1, 1), dtype)
             for name in KERNELS
@@ -128,11 +128,9 @@ class GradientKernel(Kernel):
         self._gradient_scratch = GradientScratch(
             strip=StripScratch(scratch.product, scratch.working, scratch.vector, scratch.distance),
             memory=aligned((threads, SHARED + 2 * count, BLOCK), float),
-            values=(
-                aligned((threads, 1, points, tile), float),
-                aligned((threads, 1, points, tile), float),
-            ),
-            rows=aligned((threads, 4, tile), float),
+            pairs=aligned((threads, kept, STRIP, tile), float),
+            obtuse=np.zeros((threads, STRIP), np.bool_),
+            rows=aligned((threads, 2, 1, tile), float),
             nngp=nngp,
             ntk=ntk,
         )
@@ -195,11 +193,13 @@ class GradientKernel(Kernel):
         places = np.arange(len(tiles))
         step = self._steps.get(p, first_step(direction))
         # The first tile of a job finds the step with which all others begin.
-        probe = p not in self._steps
+        probe, at = p not in self._steps, 0.0
         while step > SMALLEST:
             some = places[:1] if probe else places
-            own = self._moved(rows, direction, step)
-            others = own if columns is rows else self._moved(columns, direction, step)
+            if at != step:
+                own = self._moved(rows, direction, step)
+                others = own if columns is rows else self._moved(columns, direction, step)
+                at = step
             errors, sums = np.zeros(len(some)), np.zeros((len(some), 1))
             arguments = self._arguments(tiles[some], rows, columns, wanted._replace(sums=sums))
             arguments = arguments._replace(roots=(size * rows.root, columns.root))

@@ -13,9 +13,20 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.intrinsics import larger
 from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
-from ntk_numba.engine.differences import POINTS, Moved, Options, all_differences
+from ntk_numba.engine.differences import (
+    HIGH,
+    KEPT_W,
+    KEPT_Z,
+    LOW,
+    POINTS,
+    VALUE,
+    Moved,
+    add_point,
+    moved_band,
+    slopes_of_row,
+)
 from ntk_numba.engine.pairs import Bands, Pairs
-from ntk_numba.engine.recursion import cosine
+from ntk_numba.engine.recursion import Results, cosine
 from ntk_numba.engine.rows import TAU, Duals, W, Z
 from ntk_numba.engine.tangents import BLOCK, SHARED, Doubles, Turns, all_tangents
 from ntk_numba.engine.tile import (
@@ -25,6 +36,7 @@ from ntk_numba.engine.tile import (
     angles_of_row,
     is_on_diagonal,
     multiply_strip,
+    pairs_of_row,
     write_strip,
 )
 from ntk_numba.function import Floats
@@ -51,14 +63,15 @@ class GradientScratch(NamedTuple):
 
     strip : see `tile.Scratch`, with a leading axis of threads
     memory : (threads, SHARED + 2P, BLOCK), see `tangents`
-    values : of cosθ and τ, (threads, 1, POINTS + 3, T), see `differences`
-    rows : (threads, 4, T) factors of a sum, the derivatives of cosθ and of τ, and cosθ
+    pairs : (threads, PAIR_NUMBERS, STRIP, T), see `differences`;  obtuse : (threads, STRIP)
+    rows : (threads, 2, 1, T) the factors of a sum or τ, and cosθ
     nngp, ntk : (threads, P, STRIP, T) finished strips; (threads, 0, 1, 1) if not wanted
     """
 
     strip: StripScratch
     memory: Doubles
-    values: tuple[Doubles, Doubles]
+    pairs: Doubles
+    obtuse: NDArray[np.bool_]
     rows: Doubles
     nngp: Floats
     ntk: Floats
@@ -211,7 +224,7 @@ def tangents_of_tile(arguments_address: Any, thread: int, k: int) -> None:
                 pairs = Pairs(bands, row.i, j0, n)
                 all_tangents(working, memory, pairs, obtuse, common.duals, turns, first_of)
                 place, scales = _Place(k, r, top + r, begin), common.roots[1][j0 : j0 + n]
-                factors, value = rows[thread, 0, :n], rows[thread, 3, :n]
+                factors, value = rows[thread, 0, 0, :n], rows[thread, 1, 0, :n]
                 for j in range(n):
                     value[j] = cosine(z[j], w[j])
                 if summed:
@@ -235,33 +248,52 @@ def differences_of_tile(arguments_address: Any, thread: int, k: int) -> None:
     arguments: DifferenceArguments = arguments_at(arguments_address)
     common, moved = arguments.common, arguments.moved
     t, bands, scratch, wanted = common.tiles[k], common.bands, common.scratch, common.wanted
-    own, rows = _own_scratch(scratch.strip, thread), scratch.rows
+    own, rows = _own_scratch(scratch.strip, thread), scratch.rows[thread]
     strips = scratch.nngp[thread], scratch.ntk[thread]
-    values = scratch.values[0][thread], scratch.values[1][thread]
-    summed = wanted.weights.shape[0] > 0
+    pairs, obtuse = scratch.pairs[thread], scratch.obtuse[thread]
+    summed, results = wanted.weights.shape[0] > 0, Results(rows[1:], rows[:1], arguments.places)
+    asked = (
+        wanted.nngp.shape[0] > 0 or (summed and not wanted.of_ntk),
+        wanted.ntk.shape[0] > 0 or (summed and wanted.of_ntk),
+    )
     if summed:
         wanted.sums[k, :] = 0.0
-    of_nngp = wanted.nngp.shape[0] > 0 or (summed and not wanted.of_ntk)
-    of_ntk = wanted.ntk.shape[0] > 0 or (summed and wanted.of_ntk)
-    options = Options(arguments.step[0], of_nngp, of_ntk, arguments.places)
     worst = 0.0
     for top in range(0, t.height, STRIP):
         height, across = multiply_strip(own.product, bands, t, top)
         for r in range(height):
-            row, obtuse = angles_of_row(own, bands, t, top + r, common.twice_centre)
-            n, scale = row.n, common.roots[0][row.i]
-            place, scales = _Place(k, r, top + r, 0), common.roots[1][row.j0 : row.j0 + n]
-            factors, slopes = rows[thread, 0, :n], (rows[thread, 1, :n], rows[thread, 2, :n])
-            here = all_differences(
-                own.working, values, slopes, row, obtuse, common.duals, moved, options
-            )
-            worst = larger(worst, here)
+            row, obtuse[r] = angles_of_row(own, bands, t, top + r, common.twice_centre)
+            for j in range(row.n):
+                pairs[KEPT_Z, r, j] = own.working[Z, j]
+                pairs[KEPT_W, r, j] = own.working[W, j]
+        # All rows of a strip at one point after another: the coefficients of the samples at all
+        # points together do not stay in the cache.
+        for point in range(-1, POINTS):
+            left = bands.rows if point < 0 else moved_band(bands.rows, moved[0], point)
+            right = bands.columns if point < 0 else moved_band(bands.columns, moved[1], point)
+            for r in range(height):
+                row = pairs_of_row(Bands(left, right), t, top + r)
+                add_point(own.working, pairs, r, point, row, obtuse[r], common.duals, results)
+        for r in range(height):
+            row = pairs_of_row(bands, t, top + r)
+            n, j0, scale = row.n, row.j0, common.roots[0][row.i]
+            place, scales = _Place(k, r, top + r, 0), common.roots[1][j0 : j0 + n]
+            values = pairs[VALUE, r, :n], pairs[VALUE + 1, r, :n]
+            slopes = pairs[HIGH, r, :n], pairs[HIGH + 1, r, :n]
+            error, errors = moved[0].log_root_error[row.i], moved[1].log_root_error[j0 : j0 + n]
+            for which in range(2):
+                if asked[which]:
+                    low = pairs[LOW + which, r, :n]
+                    here = slopes_of_row(
+                        values[which], slopes[which], low, arguments.step[0], error, errors
+                    )
+                    worst = larger(worst, here)
+            factors = rows[0, 0, :n]
             if summed:
                 _fill_factors(factors, wanted, t, place, scale, scales)
-            log_roots = moved[0].log_root[row.i], moved[1].log_root[row.j0 : row.j0 + n]
+            log_roots = moved[0].log_root[row.i], moved[1].log_root[j0 : j0 + n]
             entries = _Entries(scale, scales, log_roots[0], log_roots[1])
-            both = values[0][0, POINTS, :n], values[1][0, POINTS, :n]
-            _finish(wanted, strips, place, 0, factors, entries, both, slopes)
+            _finish(wanted, strips, place, 0, factors, entries, values, slopes)
         write_strip(wanted.nngp, strips[0], t, top, height, across)
         write_strip(wanted.ntk, strips[1], t, top, height, across)
     arguments.worst[k] = worst

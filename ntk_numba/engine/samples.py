@@ -230,11 +230,12 @@ def find_underflow(
     """
     # whether Σ(x,x) is not 0, by layer, for samples that are 0 and for others
     zero, other, positive = False, True, []
-    for layer in layers:
+    last = kept[-1]  # the kernels of layers behind it may be too large
+    for layer in layers[:last]:
         rises = layer.activation is not None and layer.activation.second_moment(np.zeros(1))[0] > 0
         zero, other = (((v or rises) and layer.w_std > 0) or layer.b_std > 0 for v in (zero, other))
         positive.append(np.where(norm > 0, other, zero))
-    small = (std.astype(float) ** 2 < float(np.finfo(dtype).tiny)) & np.array(positive)
+    small = (std[:last].astype(float) ** 2 < float(np.finfo(dtype).tiny)) & np.array(positive)
     wanted = small[np.array(kept) - 1]
     if not wanted.any():
         return None

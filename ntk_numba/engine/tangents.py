@@ -137,9 +137,10 @@ def _values(obtuse_before: bool, obtuse_after: bool) -> Callable[..., None]:
             memory[BEND, :n], memory[CROSS, :n],
         )  # fmt: skip
         for j in range(n):
-            m = w[j] if obtuse_before and z[j] > OBTUSE else z[j]
+            zj, wj = z[j], w[j]  # both are read, so that the loop vectorises
+            m = wj if obtuse_before and zj > OBTUSE else zj
             s = math.sqrt(fma(-m, m, m))  # which is in the dual too
-            zk, wk, rate = dual(z[j], w[j], odd, even)
+            zk, wk, rate = dual(zj, wj, odd, even)
             product = (4 * weight) * weights[j]
             zks[j] = zk
             if obtuse_after:

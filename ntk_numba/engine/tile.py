@@ -226,6 +226,14 @@ def multiply_strip(
 
 
 @njit
+def pairs_of_row(bands: Bands, t: Any, i: int) -> Pairs:
+    """Return the pairs of row i of a tile: those up to the diagonal if the tile is on it."""
+    if t.column < 0:
+        return Pairs(bands, t.row + i, t.row + i, 1)
+    return Pairs(bands, t.row + i, t.column, i + 1 if is_on_diagonal(t) else t.width)
+
+
+@njit
 def angles_of_row(
     scratch: StripScratch, bands: Bands, t: Any, i: int, twice_centre: NDArray[np.float64]
 ) -> tuple[Pairs, bool]:
@@ -233,10 +241,9 @@ def angles_of_row(
 
     Return the pairs of the row, and whether one of their angles is obtuse.
     """
-    with_itself, on_diagonal = t.column < 0, is_on_diagonal(t)
-    begin = t.row + i if with_itself else t.column
-    others = 0 if with_itself else i if on_diagonal else t.width
-    n = others + 1 if with_itself or on_diagonal else t.width
+    row = pairs_of_row(bands, t, i)
+    begin, n = row.j0, row.n
+    others = n - 1 if t.column < 0 or is_on_diagonal(t) else n  # all but a sample with itself
     z, w = scratch.working[Z, :n], scratch.working[W, :n]
     z_others, w_others, products = z[:others], w[:others], scratch.product[i % STRIP, :others]
     spread = bands.rows.spread[t.row + i]
@@ -247,7 +254,7 @@ def angles_of_row(
         repair(products, pairs, twice_centre, scratch.vector, scratch.distance, z_others, w_others)
     if others < n:
         z[others], w[others] = 0, 1
-    return Pairs(bands, t.row + i, begin, n), obtuse
+    return row, obtuse
 
 
 @njit
