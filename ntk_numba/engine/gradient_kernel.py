@@ -75,8 +75,12 @@ def fit_gradients(
 
 
 def _normalised(directions: Doubles) -> tuple[Doubles, Doubles]:
-    """Return directions whose largest coefficient is 1, and by what they were divided."""
-    sizes = np.abs(directions).max(axis=(1, 2))
+    """Return directions whose largest coefficient is ½ to 1, and by what they were divided.
+
+    These are powers of two, by which numbers are multiplied without rounding; 0 for a direction 0.
+    """
+    largest = np.abs(directions).max(axis=(1, 2))
+    sizes = np.where(largest > 0, np.exp2(np.frexp(largest)[1]), 0)
     return directions / np.where(sizes > 0, sizes, 1)[:, None, None], sizes
 
 
