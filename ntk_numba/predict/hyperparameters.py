@@ -120,7 +120,8 @@ def fit_hyperparameters(
     refine : int
         From how many of the best starts the search climbs, for each activation and depth.
     iterations : int
-        The largest number of iterations of L-BFGS-B in one search.
+        The largest number of iterations of L-BFGS-B in one search, and half of the largest number
+        of evaluations of the objective.
     seed : int
         The seed of the starts. Equal arguments have equal results.
     preprocess : None, "standardize" or Standardize

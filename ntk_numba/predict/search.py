@@ -179,12 +179,12 @@ def ascend(objective: Objective, space: Space, start: Floats, iterations: int) -
     Where the objective cannot be computed (the kernel overflows, or is not positive definite), it
     counts as lower than any value so far.
     """
-    scale = 1 / objective.numbers
+    scale, units = 1 / objective.numbers, space.units
     best, lowest, count, failure = (start, -math.inf), math.inf, 0, ""
 
-    def descent(vector: Floats) -> tuple[float, Floats]:
+    def descent(scaled: Floats) -> tuple[float, Floats]:
         nonlocal best, lowest, count, failure
-        count += 1
+        count, vector = count + 1, scaled / units
         try:
             value, gradient = objective.gradient(space, vector)
         except InvalidValueError as error:
@@ -194,8 +194,8 @@ def ascend(objective: Objective, space: Space, start: Floats, iterations: int) -
             return PENALTY - lowest * scale, np.zeros(len(vector))
         lowest = min(lowest, value)
         if value > best[1]:
-            best = (vector.copy(), value)
-        return -value * scale, -gradient * scale
+            best = (vector, value)
+        return -value * scale, -gradient * scale / units
 
     try:
         if not len(start):
@@ -203,11 +203,16 @@ def ascend(objective: Objective, space: Space, start: Floats, iterations: int) -
             return Ascent(*best, count, converged=True)
         found = minimize(
             descent,
-            start,
+            start * units,
             jac=True,
             method="L-BFGS-B",
-            bounds=space.limits,
-            options={"maxiter": iterations, "ftol": TOLERANCE, "gtol": SLOPE},
+            bounds=space.limits * units[:, None],
+            options={
+                "maxiter": iterations,
+                "maxfun": 2 * iterations,
+                "ftol": TOLERANCE,
+                "gtol": SLOPE,
+            },
         )
     except InvalidValueError as error:
         return Ascent(start, -math.inf, count, converged=False, failure=str(error))

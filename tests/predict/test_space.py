@@ -37,3 +37,9 @@ def test_vectors_that_all_layers_share():
         Space(NET, 0.1, ALL, True, BOUNDS).check()
     with pytest.raises(ValueError, match="w_std of layer 2 is 0"):
         Space(NET.replace(w_std=[1, 0, 1]), 0.1, ALL, False, BOUNDS).check()
+
+
+def test_units_follow_the_depth():
+    shared, single = (Space(NET, 0.1, ALL, s, BOUNDS) for s in (True, False))
+    assert shared.units == pytest.approx([2**0.5 * 3, 0.5**0.5, 0.5])
+    assert single.units == pytest.approx([*[2**0.5] * 3, *[0.5**0.5] * 3, 0.5])
