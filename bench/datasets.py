@@ -37,7 +37,8 @@ def keel(name: str) -> Samples:
     text = Path(peers.packages(), KEEL, f"{name}.dat").read_text()
     rows = [line.split(",") for line in text.splitlines() if line.strip()]
     labels = [row[-1].strip() for row in rows]
-    return Samples(np.array([row[:-1] for row in rows], float), np.unique(labels, True, True)[1])
+    _, y = np.unique(labels, return_inverse=True)
+    return Samples(np.array([row[:-1] for row in rows], float), y)
 
 
 def mlxtend(file: str, skipped: tuple[int, ...] = ()) -> Samples:

@@ -6,13 +6,14 @@ scored on four folds of all samples. The folds contain the samples that the sett
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from bench.datasets import Samples
+from ntk_numba.machine import available_threads
 
 FOLDS = 4
 
@@ -64,6 +65,13 @@ def accuracy(
     return float(np.mean(found))
 
 
+def in_processes(work: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Return the results of `work` for each job, computed by a process of one thread a core."""
+    from joblib import Parallel, delayed
+
+    return Parallel(available_threads())(delayed(work)(*job) for job in jobs)
+
+
 class Ranks(NamedTuple):
     """Methods ranked by their scores, 1 for the best; equal scores share the mean of their ranks.
 
@@ -86,3 +94,9 @@ def ranks(scores: NDArray[np.float64]) -> Ranks:
 def share_of_best(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each score as a share of the best one of its data set."""
     return scores / scores.max(axis=1, keepdims=True)
+
+
+def percent(values: NDArray[np.float64]) -> str:
+    """Format the mean of accuracies and its standard error, in per cent."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{100 * np.mean(values):.2f} ± {100 * error:.2f}"
