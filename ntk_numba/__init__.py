@@ -19,14 +19,25 @@ if TYPE_CHECKING:
     from ntk_numba.compute.memory import gram as gram
     from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
+    from ntk_numba.errors import NotPositiveDefiniteError as NotPositiveDefiniteError
     from ntk_numba.errors import NtkNumbaError as NtkNumbaError
+    from ntk_numba.errors import RidgeWarning as RidgeWarning
     from ntk_numba.errors import StoppedError as StoppedError
     from ntk_numba.errors import UnderflowWarning as UnderflowWarning
     from ntk_numba.gramfile.reader import GramFile as GramFile
     from ntk_numba.gramfile.reader import open_gram as open_gram
+    from ntk_numba.linalg.cholesky import Cholesky as Cholesky
+    from ntk_numba.linalg.cholesky import cholesky as cholesky
     from ntk_numba.network import MLP as MLP
+    from ntk_numba.predict.classification import class_probabilities as class_probabilities
+    from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
+    from ntk_numba.predict.gaussian_process import gaussian_process as gaussian_process
     from ntk_numba.predict.gradient_flow import flow_distribution as flow_distribution
     from ntk_numba.predict.gradient_flow import gradient_flow as gradient_flow
+    from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
+    from ntk_numba.predict.regression import KernelRidge as KernelRidge
+    from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
+    from ntk_numba.predict.targets import one_hot as one_hot
     from ntk_numba.theory.criticality import correlation_map as correlation_map
     from ntk_numba.theory.criticality import critical_init as critical_init
     from ntk_numba.theory.criticality import fixed_point as fixed_point
@@ -43,6 +54,8 @@ _HOMES = {
     "merge": "cluster.merge",
     "NtkNumbaError": "errors",
     "StoppedError": "errors",
+    "NotPositiveDefiniteError": "errors",
+    "RidgeWarning": "errors",
     "UnderflowWarning": "errors",
     "errors": "errors",
     "open_gram": "gramfile.reader",
@@ -53,8 +66,17 @@ _HOMES = {
     "fixed_point": "theory.criticality",
     "critical_init": "theory.criticality",
     "correlation_map": "theory.criticality",
+    "cholesky": "linalg.cholesky",
+    "Cholesky": "linalg.cholesky",
+    "kernel_ridge": "predict.regression",
+    "KernelRidge": "predict.regression",
+    "gaussian_process": "predict.gaussian_process",
+    "GaussianProcess": "predict.gaussian_process",
+    "one_hot": "predict.targets",
+    "class_probabilities": "predict.classification",
     "gradient_flow": "predict.gradient_flow",
     "flow_distribution": "predict.gradient_flow",
+    "max_learning_rate": "predict.gradient_flow",
     "activations": "activations",
     "finite_width": "finite_width",
 }

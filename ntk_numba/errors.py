@@ -22,6 +22,31 @@ class InvalidValueError(NtkNumbaError, ValueError):
     """An argument, or the content of a file, has a value that cannot be used."""
 
 
+class NotPositiveDefiniteError(InvalidValueError):
+    """A matrix that is to be factorised is not positive definite.
+
+    Attributes
+    ----------
+    row : int
+        The row, counted from 0, at which the factorisation fails.
+    least_eigenvalue : float or None
+        The least eigenvalue of the matrix; None if it was not computed.
+    least_ridge : float or None
+        An absolute ridge for which the factorisation succeeds; None if it was not computed.
+    equal : (int, int) or None
+        The first pair of rows that are exactly equal.
+    """
+
+    row: int = 0
+    least_eigenvalue: float | None = None
+    least_ridge: float | None = None
+    equal: tuple[int, int] | None = None
+
+
+class RidgeWarning(UserWarning):
+    """A ridge that was to be chosen from the data lies at the edge of what is tried."""
+
+
 class UnderflowWarning(UserWarning):
     """Results are so small that they are 0, or have few digits, in their dtype."""
 

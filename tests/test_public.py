@@ -23,6 +23,12 @@ POSITIONAL = {
     "correlation_map": ["activation", "rho", "depth"],
     "gradient_flow": ["ntk", "y", "f0", "time"],
     "flow_distribution": [],
+    "max_learning_rate": ["ntk", "X"],
+    "cholesky": ["gram", "path"],
+    "kernel_ridge": ["net", "X", "y"],
+    "gaussian_process": ["net", "X", "y"],
+    "one_hot": ["labels"],
+    "class_probabilities": ["mean", "std"],
 }
 FINITE_WIDTH = {
     "sample": ["net", "n_in", "width", "n_out", "seed"],
@@ -35,7 +41,8 @@ FINITE_WIDTH = {
 }
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "GramFile", "NtkNumbaError",
-    "StoppedError", "UnderflowWarning",
+    "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
+    "GaussianProcess", "Cholesky",
 }  # fmt: skip
 
 

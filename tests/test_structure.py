@@ -13,6 +13,7 @@ NEVER = {
     "duals": ["activations"],
     "theory": ["gramfile"],
     "validation": ["gramfile"],
+    "linalg": ["cli", "plots", "cluster"],
     "predict": ["cli", "plots"],
 }
 

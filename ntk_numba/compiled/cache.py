@@ -32,7 +32,7 @@ PACKAGE = Path(__file__).parent.parent
 # Editing these files leaves the cache valid; files of all other folders enter the digest.
 NOT_COMPILED = frozenset(
     {
-        "cli", "cluster", "compute", "gramfile", "inputs", "plots", "predict", "theory",
+        "cli", "cluster", "compute", "gramfile", "inputs", "linalg", "plots", "predict", "theory",
         "validation",
     }
 )  # fmt: skip

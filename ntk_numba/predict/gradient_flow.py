@@ -18,8 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntk_numba.arguments import Data, not_negative
+from ntk_numba.compute.memory import Gram, gram
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.containers import read_array
+from ntk_numba.linalg.matrix import open_matrix
+from ntk_numba.linalg.spectrum import Spectrum, largest_eigenvalue
+from ntk_numba.network import MLP
+from ntk_numba.predict.flow import FlowFunctions, check_time
 
 Floats = NDArray[np.floating]
 
@@ -43,6 +50,7 @@ def gradient_flow(
     *,
     ntk_test: ArrayLike | None = None,
     f0_test: ArrayLike | None = None,
+    ridge: float = 0.0,
 ) -> Flow:
     """Compute the outputs of an infinitely wide network after gradient flow from f0.
 
@@ -59,6 +67,9 @@ def gradient_flow(
         t = learning rate × steps ≥ 0; infinity stands for the end of training.
     ntk_test : (M, N) Θ∞ between test and training samples, optional
     f0_test : (M,) or (M, n_out) outputs at the start on the test samples; needed with `ntk_test`
+    ridge : float
+        r ≥ 0, relative to the mean of the diagonal of Θ: regularisation towards the parameters θ_0
+        at the start, see below.
 
     Returns
     -------
@@ -71,13 +82,22 @@ def gradient_flow(
         ntk_test and f0_test is given.
     TypeError
         If an array does not hold real numbers.
+
+    Notes
+    -----
+    A ridge ρ (r times the mean of the diagonal) is the penalty ρ|θ − θ_0|²/2N, added to the loss.
+    The parameters then follow ∂θ/∂t = −(Jᵀ(f − y) + ρ(θ − θ_0))/N with f = f_0 + J(θ − θ_0) and
+    Θ = JJᵀ. They stay in the span of Jᵀ, θ − θ_0 = Jᵀc, where ∂c/∂t = −((Θ + ρI)c − (y − f_0))/N.
+    So c(t) = (Θ + ρI)⁻¹(I − exp(−(Θ + ρI)t/N))(y − f_0), and the outputs are f_0 + Θc on the
+    training samples, and f_0(x) + Θ_x c at any other x. At t = ∞ this is kernel ridge regression
+    of y − f_0. With finite steps it is weight decay towards θ_0, not towards 0.
     """
-    spectrum = _Spectrum(ntk, time)
-    size = spectrum.size
+    flow = _flow_functions(ntk, time, ridge)
+    spectrum, size = flow.spectrum, len(flow.gain)
     target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
     if target.shape != start.shape:
         raise InvalidValueError(f"f0 must have the shape of y, {target.shape}, not {start.shape}")
-    outputs = target + spectrum.apply(spectrum.decay, start - target)
+    outputs = target + spectrum.apply(flow.decay, start - target)
     if (ntk_test is None) != (f0_test is None):
         missing = "f0_test" if f0_test is None else "ntk_test"
         raise InvalidValueError(
@@ -87,7 +107,7 @@ def gradient_flow(
         return Flow(outputs, None)
     cross = _matrix("ntk_test", ntk_test, ("M", size))
     first = _matrix("f0_test", f0_test, (len(cross), *target.shape[1:]))
-    return Flow(outputs, first + cross @ spectrum.apply(spectrum.gain, target - start))
+    return Flow(outputs, first + cross @ spectrum.apply(flow.gain, target - start))
 
 
 def flow_distribution(
@@ -99,6 +119,7 @@ def flow_distribution(
     nngp_test_test: ArrayLike,
     y: ArrayLike,
     time: float,
+    ridge: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Compute mean and covariance of test outputs after gradient flow from random networks.
 
@@ -112,7 +133,7 @@ def flow_distribution(
     ntk_test, nngp_test : (M, N) Θ∞ and Σ between test and training samples
     nngp_test_test : (M, M) Σ of the test samples
     y : (N,) or (N, n_out) targets
-    time : as for `gradient_flow`
+    time, ridge : as for `gradient_flow`
 
     Returns
     -------
@@ -124,48 +145,72 @@ def flow_distribution(
     ValueError
         If shapes do not fit, if numbers are not finite, or if the time is negative.
     """
-    spectrum = _Spectrum(ntk, time)
-    size = spectrum.size
+    flow = _flow_functions(ntk, time, ridge)
+    spectrum, size = flow.spectrum, len(flow.gain)
     cross = _matrix("ntk_test", ntk_test, ("M", size))
     shapes = (size, size), (len(cross), size), (len(cross), len(cross))
     names = ("nngp", nngp), ("nngp_test", nngp_test), ("nngp_test_test", nngp_test_test)
     sigma, sigma_test, sigma_test_test = (
         _matrix(name, values, shape) for (name, values), shape in zip(names, shapes, strict=True)
     )
-    a = spectrum.apply(spectrum.gain, cross.T).T
+    a = spectrum.apply(flow.gain, cross.T).T
     mixed = a @ sigma_test.T
     covariance = sigma_test_test - mixed - mixed.T + a @ sigma @ a.T
     return a @ _matrix("y", y, (size, ...)), covariance
 
 
-class _Spectrum:
-    """The spectrum of Θ, and two functions of its eigenvalues λ at time t.
+def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) -> float:
+    """Compute the largest learning rate with which gradient descent on wide networks converges.
 
-    decay : e^(−λt/N);  gain : (1 − e^(−λt/N))/λ
+    Steps η of the loss Σ|f − y|²/2N multiply the error along an eigenvector of Θ with eigenvalue λ
+    by 1 − ηλ/N. They converge for η < 2N/λ_max, for any number of outputs (docs/training.md).
 
-    Eigenvalues below ε·N·λ_max, with the ε of the dtype that Θ was computed in, are rounding errors
-    and count as 0. Such a direction is never learned, and Θ_x has no component along it either,
-    since Θ is a kernel.
+    Parameters
+    ----------
+    ntk : MLP, or (N, N) Θ∞ as an array, Gram, GramFile or path
+    X : (N, n0), optional
+        The training samples, if a network is given.
+    ridge : float
+        The ridge of `gradient_flow`, relative to the mean of the diagonal of Θ; the bound is then
+        2N/(λ_max + ridge·mean).
+
+    Returns
+    -------
+    float
+        2N/λ_max; infinity if Θ is 0.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If the matrix is not square, symmetric and finite, X is missing, or the ridge is < 0.
+
+    Examples
+    --------
+    >>> ntk_numba.max_learning_rate([[2.0, 0.0], [0.0, 1.0]])
+    2.0
     """
+    relative = not_negative("ridge", ridge)
+    if isinstance(ntk, MLP):
+        if X is None:
+            raise InvalidValueError("X is missing: the kernel of a network needs its samples")
+        ntk = gram(ntk, X, kernels="ntk")
+    elif X is not None:
+        raise InvalidValueError("X is given with a matrix; give a network, or leave X out")
+    theta = open_matrix(ntk, "ntk" if isinstance(ntk, Gram | GramFile) else None)
+    size, mean = len(theta), float(np.diagonal(theta).mean(dtype=float))
+    largest = largest_eigenvalue(theta) + relative * mean
+    return 2 * size / largest if largest > 0 else np.inf
 
-    def __init__(self, ntk: Any, time: float) -> None:
-        if not time >= 0:
-            raise InvalidValueError(f"time must be at least 0, not {time!r}")
-        given = read_array(ntk, "ntk")
-        if given.ndim != 2 or given.shape[0] != given.shape[1]:
-            raise InvalidValueError(f"ntk must be a square matrix, not {given.shape}")
-        theta = _matrix("ntk", given, given.shape)
-        self.size = len(theta)
-        values, self._vectors = np.linalg.eigh(theta)
-        epsilon = np.finfo(np.float32 if given.dtype == np.float32 else float).eps
-        known = values > epsilon * self.size * max(values[-1], 0)
-        values = np.where(known, values, 1)
-        rates = np.where(known, values * time, 0) / self.size
-        self.decay, self.gain = np.exp(-rates), -np.expm1(-rates) / values
 
-    def apply(self, function: Floats, columns: Floats) -> Floats:
-        """Apply a function of Θ, given by its eigenvalues, to columns (N,) or (N, K)."""
-        return np.asarray(self._vectors @ (function * (self._vectors.T @ columns).T).T)
+def _flow_functions(ntk: Any, time: float, ridge: float) -> FlowFunctions:
+    """Return the functions of Θ at a time, for a ridge relative to the mean of its diagonal."""
+    until, relative = check_time(time), not_negative("ridge", ridge)
+    given = read_array(ntk, "ntk")
+    if given.ndim != 2 or given.shape[0] != given.shape[1]:
+        raise InvalidValueError(f"ntk must be a square matrix, not {given.shape}")
+    _matrix("ntk", given, given.shape)
+    spectrum = Spectrum(given.copy())
+    return FlowFunctions(spectrum, until, relative * spectrum.mean_diagonal)
 
 
 def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:

@@ -1,0 +1,1 @@
+"""Factors and spectra of kernel matrices in memory."""

@@ -1,0 +1,96 @@
+"""Why a matrix is not positive definite: equal rows, the least eigenvalue, and a ridge that helps.
+
+Only an error needs this, so it may take several times as long as the factorisation that failed.
+"""
+
+import math
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+from ntk_numba.errors import NotPositiveDefiniteError
+from ntk_numba.linalg.packed import Packed
+
+Floats = NDArray[np.floating]
+
+DENSE = 2048  # rows of a matrix, at most, whose least eigenvalue is computed exactly
+LANCZOS = 200  # restarts, at most, for that of a larger one
+
+
+def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDefiniteError:
+    """Return the error for a matrix A = K + ridge·I whose factorisation has failed.
+
+    Parameters
+    ----------
+    packed : K, scaled by 2^−exponent; its array is overwritten
+    row : the row at which the factorisation fails
+    name : the name of the matrix
+    """
+    ridge = packed.shift
+    packed.restore(0.0)
+    array = packed.array
+    mean = float(packed.diagonal.mean())
+    pair = equal_rows(array)
+    low, high = _extremes(packed)
+    epsilon = float(np.finfo(array.dtype).eps)
+    shift = max(-low, 0.0) + epsilon * high
+    for _ in range(60):
+        packed.restore(shift)
+        if packed.factorise() == 0:
+            break
+        shift *= 2
+    least = _round_up(math.ldexp(shift, exponent))
+    eigenvalue = math.ldexp(low, exponent)
+    added = f" with a ridge of {math.ldexp(ridge, exponent):.2g}" if ridge else ""
+    equal = f"; rows {pair[0]} and {pair[1]} are equal" if pair else ""
+    relative = f", {_round_up(shift / mean):.2g} of the mean of the diagonal," if mean > 0 else ""
+    error = NotPositiveDefiniteError(
+        f"{name}{added} is not positive definite in {array.dtype}: its factorisation fails at row "
+        f"{row} (counted from 0){equal}. Without a ridge its least eigenvalue is "
+        f"{eigenvalue:.2g}. An absolute ridge of {least:.2g}{relative} is enough"
+        + ("; or compute it in float64" if array.dtype == np.float32 else "")
+    )
+    error.row, error.least_eigenvalue, error.least_ridge = row, eigenvalue, least
+    error.equal = pair
+    return error
+
+
+def equal_rows(array: Floats) -> tuple[int, int] | None:
+    """Return the first pair of rows that are exactly equal, or None."""
+    seen: dict[bytes, int] = {}
+    for row, values in enumerate(array):
+        first = seen.setdefault((values + 0.0).tobytes(), row)  # −0.0 equals 0.0
+        if first != row:
+            return first, row
+    return None
+
+
+def _extremes(packed: Packed) -> tuple[float, float]:
+    """Return the least and the largest eigenvalue of a symmetric matrix, the latter roughly."""
+    array, size = packed.array, len(packed.array)
+    if size <= DENSE:
+        values = scipy.linalg.eigvalsh(array.astype(float))
+        return float(values[0]), float(values[-1])
+    operator = LinearOperator(
+        (size, size), lambda v: (packed @ v.reshape(size, 1))[:, 0], dtype=np.float64
+    )
+    start = np.ones(size)
+    high = float(eigsh(operator, 1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False)[0])
+    try:
+        low = eigsh(
+            operator, 1, which="SA", tol=1e-2, v0=start, maxiter=LANCZOS, return_eigenvectors=False
+        )
+        return float(low[0]), high
+    except ArpackError as error:  # a bound of it, if any; the shift is doubled until it is enough
+        found = getattr(error, "eigenvalues", np.empty(0))
+        return (float(found[0]) if len(found) else 0.0), high
+
+
+def _round_up(value: float) -> float:
+    """Return a number rounded up to two significant digits."""
+    if not value > 0:
+        return value
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / unit) * unit:.1e}")

@@ -1,0 +1,120 @@
+"""A kernel matrix that a caller gives: an array, a `Gram`, a Gram file or its path."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntk_numba.arguments import KERNELS, KernelName, parse_bytes, parse_kernels, show_bytes
+from ntk_numba.compute.memory import Gram
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.gramfile.reader import GramFile, open_gram
+from ntk_numba.inputs.arrays import bad_entry
+from ntk_numba.inputs.containers import read_array
+from ntk_numba.linalg.packed import blocks
+from ntk_numba.machine import available_memory
+
+Floats = NDArray[np.floating]
+
+# How far an entry of a matrix may differ from its mirror image, relative to √(K_ii K_jj)
+ASYMMETRY = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
+
+
+def open_matrix(
+    gram: Any,
+    kernel: KernelName | None = None,
+    *,
+    memory: int | str | None = None,
+    copies: float = 1,
+) -> Floats:
+    """Return a symmetric and finite matrix as a new C-contiguous array, float64 or float32.
+
+    Parameters
+    ----------
+    gram : (N, N) array, Gram, GramFile or path
+        Of a matrix with several layers, the last one is taken.
+    kernel : "nngp" or "ntk"
+        The kernel to take, if there are two.
+    memory : int or str, optional
+        The most memory that `copies` matrices may take; by default all that is available.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If there is no such matrix, it is no symmetric matrix of finite real numbers, or it is too
+        large.
+    """
+    if isinstance(gram, str | os.PathLike):
+        with open_gram(Path(gram)) as file:
+            return open_matrix(file, kernel, memory=memory, copies=copies)
+    name = "gram"
+    rows = gram
+    if isinstance(gram, Gram | GramFile):
+        held = [k for k in KERNELS if getattr(gram, k) is not None]
+        if kernel is None:
+            if len(held) != 1:
+                raise InvalidValueError("gram has two kernels; choose one: kernel='ntk' or 'nngp'")
+            kernel = held[0]
+        elif parse_kernels(kernel)[0] not in held:
+            raise InvalidValueError(f"gram has no {kernel}, only {', '.join(held) or 'None'}")
+        name, rows = f"gram.{kernel}", getattr(gram, kernel)
+    shape = getattr(rows, "shape", None)
+    if shape is None or not isinstance(gram, GramFile):
+        rows = read_array(rows, name)
+        shape = rows.shape
+    last: Any = ...
+    if len(shape) == 3 and isinstance(gram, Gram | GramFile):
+        last, shape = -1, shape[1:]
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise InvalidValueError(f"{name} must be a square matrix, not {tuple(shape)}")
+    refuse_large(shape[0], np.dtype(rows.dtype), memory, copies)
+    matrix = np.array(rows[last], order="C")
+    _check(matrix, name)
+    return matrix
+
+
+def refuse_large(size: int, dtype: np.dtype, memory: int | str | None, copies: float) -> int:
+    """Return the bytes of memory that a job may take, if matrices of N = `size` fit in them.
+
+    copies : the number of matrices that the job needs at a time
+
+    Raises
+    ------
+    ValueError
+        If they do not fit.
+    """
+    free = available_memory() if memory is None else parse_bytes(memory, "memory")
+    needed = int(copies * size * size * dtype.itemsize)
+    if needed > free:
+        held = "that are available" if memory is None else f"of memory={memory!r}"
+        raise InvalidValueError(
+            f"{size:,} samples need matrices of {show_bytes(needed)} in memory, more than the "
+            f"{show_bytes(free)} {held}; take fewer samples"
+            + (" or dtype='float32'" if dtype == np.float64 else "")
+        )
+    return free
+
+
+def _check(matrix: Floats, name: str) -> None:
+    """Raise an error that names an entry, if the matrix is not finite and symmetric."""
+    if matrix.dtype not in ASYMMETRY:
+        raise InvalidTypeError(f"{name} must be float64 or float32, not {matrix.dtype}")
+    for start, stop in blocks(len(matrix)):
+        rows = matrix[start:stop]
+        if not np.isfinite(rows).all():
+            row, column = np.argwhere(~np.isfinite(rows))[0]
+            what = f"is {rows[row, column]}; a kernel is finite"
+            raise bad_entry(name, (start + int(row), int(column)), what)
+    scale = np.sqrt(np.abs(np.diagonal(matrix)))
+    allowed = ASYMMETRY[matrix.dtype]
+    for start, stop in blocks(len(matrix)):
+        lower, upper = matrix[start:stop, :stop], matrix[:stop, start:stop].T
+        limit = allowed * scale[start:stop, None] * scale[:stop]
+        if (wrong := np.abs(lower - upper) > limit).any():
+            row, column = np.argwhere(wrong)[0]
+            raise InvalidValueError(
+                f"{name} is not symmetric: row {start + row}, column {column} (counted from 0) is "
+                f"{lower[row, column]!r}, and its mirror image is {upper[row, column]!r}"
+            )

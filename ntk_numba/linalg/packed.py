@@ -1,0 +1,118 @@
+"""A symmetric matrix and its Cholesky factor in the memory of one matrix.
+
+LAPACK reads and writes only one triangle. The factor is stored in the upper triangle of the array,
+so that the lower one keeps the entries of the matrix, from which residuals are computed.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas, lapack
+
+Floats = NDArray[np.floating]
+
+BLOCK = 512  # rows that are converted to float64 at a time
+
+
+class Packed:
+    """The matrix A = K + shift·I, and its factor L after `factorise` has returned 0.
+
+    Parameters
+    ----------
+    array : (N, N) float32 or float64, C-contiguous and writable
+        K, whose lower triangle is kept and whose upper triangle and diagonal are overwritten.
+    shift : float
+        A number that is added to the diagonal.
+
+    Attributes
+    ----------
+    array, shift : see above
+    diagonal : (N,) float64, the diagonal of A
+    """
+
+    def __init__(self, array: Floats, shift: float) -> None:
+        self.array = array
+        self._own = np.diagonal(array).astype(float)
+        self.shift, self.diagonal = shift, self._own + shift
+
+    def factorise(self) -> int:
+        """Factorise A; return 0, or the number of rows of the least leading minor that is not > 0.
+
+        The factor replaces what the upper triangle held.
+        """
+        array = self.array
+        np.fill_diagonal(array, self.diagonal)
+        factorise = lapack.dpotrf if array.dtype == np.float64 else lapack.spotrf
+        # the lower triangle of the transpose, which LAPACK sees, is the upper one of the array
+        factor, info = factorise(array.T, lower=1, clean=0, overwrite_a=1)
+        assert np.may_share_memory(factor, array)
+        return int(info)
+
+    def restore(self, shift: float) -> None:
+        """Replace the factor by the entries of K, and the diagonal by that of K + shift·I."""
+        mirror(self.array)
+        self.shift, self.diagonal = shift, self._own + shift
+        np.fill_diagonal(self.array, self.diagonal)
+
+    def __matmul__(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return A @ columns, (N, K), in float64 arithmetic."""
+        product = self.diagonal[:, None] * columns
+        for start, stop in blocks(len(self.array)):
+            left = self.array[start:stop, :start].astype(float, copy=False)
+            product[start:stop] += left @ columns[:start]
+            product[:start] += left.T @ columns[start:stop]
+            inner = np.tril(self.array[start:stop, start:stop], -1).astype(float, copy=False)
+            product[start:stop] += inner @ columns[start:stop] + inner.T @ columns[start:stop]
+        return product
+
+    def substitute(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return L⁻ᵀL⁻¹ @ columns, (N, K), computed in the dtype of the factor."""
+        double = self.array.dtype == np.float64
+        solve = lapack.dpotrs if double else lapack.spotrs
+        right = np.array(columns, self.array.dtype, order="F")
+        solution, _ = solve(self.array.T, right, lower=1, overwrite_b=1)
+        return np.asarray(solution, float)
+
+    def half_substitute(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return L⁻¹ @ columns, (N, K), computed in the dtype of the factor."""
+        double = self.array.dtype == np.float64
+        solve = blas.dtrsm if double else blas.strsm
+        right = np.array(columns, self.array.dtype, order="F")
+        return np.asarray(solve(1.0, self.array.T, right, lower=1, overwrite_b=1), float)
+
+    def inverse_diagonal(self) -> NDArray[np.float64]:
+        """Return the diagonal of A⁻¹; this takes the memory of a second matrix meanwhile."""
+        invert = lapack.dtrtri if self.array.dtype == np.float64 else lapack.strtri
+        inverse, _ = invert(np.array(self.array.T, order="F"), lower=1, overwrite_c=1)
+        found = np.empty(len(inverse))
+        for start, stop in blocks(len(inverse)):  # row j is column j of L⁻¹, zero before j
+            rows = np.triu(inverse.T[start:stop, start:]).astype(float, copy=False)
+            found[start:stop] = np.einsum("ij,ij->i", rows, rows)
+        return found
+
+    def inverse(self) -> NDArray[np.float64]:
+        """Return A⁻¹, (N, N) in float64."""
+        invert = lapack.dpotri if self.array.dtype == np.float64 else lapack.spotri
+        inverse, _ = invert(np.array(self.array.T, order="F"), lower=1, overwrite_c=1)
+        mirror(inverse)
+        return np.asarray(inverse.T, float)
+
+    @property
+    def log_det(self) -> float:
+        """The logarithm of the determinant of A."""
+        return 2 * float(np.log(np.diagonal(self.array).astype(float)).sum())
+
+
+def blocks(size: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of runs of BLOCK rows."""
+    for start in range(0, size, BLOCK):
+        yield start, min(start + BLOCK, size)
+
+
+def mirror(array: Floats) -> None:
+    """Copy the lower triangle of a square matrix to the upper one."""
+    for start, stop in blocks(len(array)):
+        array[:start, start:stop] = array[start:stop, :start].T
+        inner = array[start:stop, start:stop]
+        inner[...] = np.tril(inner) + np.tril(inner, -1).T

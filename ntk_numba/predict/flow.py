@@ -1,0 +1,43 @@
+"""Gradient flow in the basis of the eigenvectors of Θ: how far each direction has been learned."""
+
+import numpy as np
+
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.linalg.spectrum import Spectrum
+
+
+class FlowFunctions:
+    """Two functions of Θ after gradient flow up to time t with a ridge r, by its eigenvalues λ.
+
+        gain = (1 − e^(−(λ+r)t/N))/(λ+r),   decay = 1 − λ·gain = (r + λe^(−(λ+r)t/N))/(λ+r)
+
+    Outputs on the training samples move from f0 to y + decay(Θ)(f0 − y), and those on other samples
+    from f0(x) to f0(x) + Θ_x gain(Θ)(y − f0).
+
+    If λ + r is below ε·N·λ_max, with the ε of the dtype that Θ was computed in, it is a rounding
+    error and counts as 0. Such a direction is never learned, and Θ_x has no component along it
+    either, since Θ is a kernel.
+
+    Parameters
+    ----------
+    spectrum : of Θ
+    time : t ≥ 0, which may be infinite
+    ridge : r ≥ 0, absolute
+    """
+
+    def __init__(self, spectrum: Spectrum, time: float, ridge: float = 0.0) -> None:
+        self.spectrum = spectrum
+        known = spectrum.values + ridge > spectrum.rounding
+        shifted = np.where(known, spectrum.values + ridge, 1)
+        rates = np.where(known, shifted * time, 0) / len(spectrum.values)
+        self.gain = -np.expm1(-rates) / shifted
+        left = np.exp(-rates)
+        share = np.where(known, ridge / shifted, 0)  # of the targets, which stays unlearned
+        self.decay = share + (1 - share) * left
+
+
+def check_time(time: float) -> float:
+    """Return a time of training, if it is a number of at least 0."""
+    if not time >= 0:
+        raise InvalidValueError(f"time must be at least 0, not {time!r}")
+    return float(time)
