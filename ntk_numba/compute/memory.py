@@ -16,13 +16,14 @@ from ntk_numba.arguments import (
     parse_layers,
 )
 from ntk_numba.compiled.arrays import aligned
-from ntk_numba.compute.plan import find_largest_norm, make_plan, refuse_larger
+from ntk_numba.compute.gradients import all_derivatives, refuse_too_large
+from ntk_numba.compute.plan import check_rows, find_largest_norm, make_plan
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import Kernel
 from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.source import Source, open_source, open_sources, result_dtype
+from ntk_numba.inputs.source import open_source, open_sources, result_dtype
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 
@@ -42,11 +43,16 @@ class Gram:
     error : (float, float)
         Bounds of the errors of Σ and of Θ relative to √(K(x,x)·K(x',x')), in addition to rounding;
         (0, 0) if all activations have closed forms.
+    d_nngp, d_ntk : dict or None
+        With ``gradients=True``, the derivatives of the kernel: ``"w_std"`` and ``"b_std"`` are
+        arrays (L, N, M), of which index l − 1 is ∂K/∂σ_w or ∂K/∂β of layer l. Otherwise None.
     """
 
     nngp: Matrix | None
     ntk: Matrix | None
     error: tuple[float, float] = (0.0, 0.0)
+    d_nngp: dict[str, Matrix] | None = None
+    d_ntk: dict[str, Matrix] | None = None
 
     def __iter__(self) -> Iterator[Matrix | None]:
         return iter((self.nngp, self.ntk))
@@ -81,6 +87,7 @@ def gram(
     threads: int | None = None,
     out: Gram | None = None,
     up_to: float | None = None,
+    gradients: bool = False,
 ) -> Gram:
     """Compute the exact kernels of an infinitely wide network for all pairs of samples.
 
@@ -126,6 +133,10 @@ def gram(
         kernel: ``gram(X)``, ``gram(Z, X)`` and ``diagonal(Z)`` then fit together, and a posterior
         variance cannot be negative because the calls approximate differently. Other activations
         do not use it.
+    gradients : bool, optional
+        Whether to compute the derivatives of the kernels by σ_w and β of each layer too, which are
+        2L matrices for each kernel: `Gram.d_nngp` and `Gram.d_ntk`. The kernels themselves have the
+        same bits with and without them. It needs ``layers="last"`` and no `out`.
 
     Returns
     -------
@@ -151,6 +162,12 @@ def gram(
     series, `Gram.error` is added. Errors of Θ are larger if an activation with a kink follows a
     smooth one (up to 1e-12 in float64), or one with kinks that are not at 0 (up to 1e-9).
 
+    The derivatives are computed in float64 for any dtype. K depends on σ_w² and β², so they are 0
+    for a parameter that is 0. Where all activations are linear but for one kink at 0, they are
+    exact to rounding, at equal and opposite samples too. For other networks they are central
+    differences of order 10 of the whole recursion, in log σ_w and log β, see
+    `ntk_numba.engine.differences`.
+
     In addition to the result, the function needs memory for one copy of X and Z and for a few tiles
     per thread. If these samples do not fit, they are read in bands.
 
@@ -164,8 +181,17 @@ def gram(
     >>> k.ntk.round(4)
     array([[0.2825, 0.0927],
            [0.0927, 0.2825]])
+    >>> ntk_numba.gram(net, [[1.0, 0.0]], gradients=True).d_ntk["b_std"].ravel().round(4)
+    array([0.1 , 0.15, 0.2 , 0.2 ])
     """
+    if gradients and (out is not None or layers != "last"):
+        raise InvalidValueError(
+            'gradients=True needs layers="last" and no out; leave them out, or call gram without '
+            "gradients for the other layers"
+        )
     x, z = open_sources(X, Z)
+    if gradients:
+        refuse_too_large(net, x, z, kernels=kernels, dtype=dtype)
     plan = make_plan(
         net,
         x,
@@ -180,18 +206,22 @@ def gram(
     arrays = _outputs(out, plan.kernels, plan.shape, plan.dtype)
     for source in (x, z):
         if source is not None:
-            _check(source, plan.largest_norm)
+            check_rows(source, plan.largest_norm)
     kernel = make_kernel(plan, x, z)
     shape = (plan.matrices, plan.grid.rows, plan.grid.columns)
     nngp, ntk = (np.empty((0, 1, 1), plan.dtype) if a is None else a.reshape(shape) for a in arrays)
     tile = plan.grid.tile
-    for batch in sweep(plan, kernel, x, z):
+    for batch in sweep(plan, kernel.samples, x, z):
         to = np.array(batch.indices) * tile
         mirrors = to[:, ::-1] if z is None else (-1, -1)
         tiles = tile_table(batch.reads, to, mirrors)
         kernel.compute(tiles, batch.rows, batch.columns, nngp, ntk)
         del batch  # so that no more than two bands are in memory
-    return replace(arrays, error=plan.fitted.error)
+    found = replace(arrays, error=plan.fitted.error)
+    if not gradients:
+        return found
+    derivatives = all_derivatives(plan, x, z)
+    return replace(found, d_nngp=derivatives.get("nngp"), d_ntk=derivatives.get("ntk"))
 
 
 def diagonal(
@@ -232,7 +262,7 @@ def diagonal(
     real = result_dtype(dtype, x)
     largest_norm = find_largest_norm(check_network(net), x, None, up_to)
     fitted = fit_network(net, largest_norm, x.shape[1])
-    _check(x, largest_norm)
+    check_rows(x, largest_norm)
     kernel = Kernel(
         fitted,
         x,
@@ -251,13 +281,6 @@ def diagonal(
         for name, d in zip(KERNELS, joined, strict=True)
     )
     return Gram(nngp, ntk, fitted.error)
-
-
-def _check(source: Source, largest_norm: float | None) -> None:
-    """Raise an error if a number is not finite, or a row longer than activations are fitted to."""
-    source.check()
-    if largest_norm is not None:
-        refuse_larger(source, source.survey(), largest_norm)
 
 
 def _outputs(

@@ -182,6 +182,13 @@ def refuse_larger(source: Source, survey: Survey, largest_norm: float | None) ->
         )
 
 
+def check_rows(source: Source, largest_norm: float | None) -> None:
+    """Raise an error if a number is not finite, or a row longer than activations are fitted to."""
+    source.check()
+    if largest_norm is not None:
+        refuse_larger(source, source.survey(), largest_norm)
+
+
 def outline(
     net: MLP,
     x: Source,

@@ -145,7 +145,7 @@ def stream_tiles(
         turn = 0
         try:
             # enumerate would keep a reference to the last batch
-            for batch in sweep(plan, kernel, x, z, done):
+            for batch in sweep(plan, kernel.samples, x, z, done):
                 stopping.check()
                 if check:
                     check()

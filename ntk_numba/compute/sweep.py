@@ -3,20 +3,21 @@
 `gram` and `compute.stream` iterate over `sweep`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compute.plan import Plan
 from ntk_numba.engine.kernel import Kernel
-from ntk_numba.engine.samples import Samples
 from ntk_numba.inputs.source import Source
 
+Band = TypeVar("Band")
 
-class Batch(NamedTuple):
+
+class Batch(NamedTuple, Generic[Band]):
     """A batch of tiles whose samples are in memory.
 
     indices : the (i, j) of the tiles in the grid
@@ -26,8 +27,8 @@ class Batch(NamedTuple):
 
     indices: list[tuple[int, int]]
     reads: list[tuple[int, int, int, int]]
-    rows: Samples
-    columns: Samples
+    rows: Band
+    columns: Band
 
 
 def make_kernel(plan: Plan, x: Source, z: Source | None) -> Kernel:
@@ -46,11 +47,11 @@ def make_kernel(plan: Plan, x: Source, z: Source | None) -> Kernel:
 
 def sweep(
     plan: Plan,
-    kernel: Kernel,
+    read: Callable[[Source, int, int], Band],
     x: Source,
     z: Source | None,
     done: NDArray[np.bool_] | None = None,
-) -> Iterator[Batch]:
+) -> Iterator[Batch[Band]]:
     """Yield the tiles of a plan, at most `plan.batch` at a time.
 
     The outer loop is over bands of rows, the inner one over bands of columns. At most two bands are
@@ -58,21 +59,23 @@ def sweep(
 
     Parameters
     ----------
+    read : (source, start, stop) → samples
+        It reads samples start to stop - 1 of a source, as `Kernel.samples` does.
     done : (tiles down, tiles across), optional
         True for tiles to skip. Bands that only these tiles need are not read.
     """
     grid, tile = plan.grid, plan.grid.tile
 
-    def load(source: Source, band: range, length: int) -> Samples:
+    def load(source: Source, band: range, length: int) -> Band:
         # `Source.read` refuses rows that are not those of the survey
-        return kernel.samples(source, band.start * tile, min(band.stop * tile, length))
+        return read(source, band.start * tile, min(band.stop * tile, length))
 
     todo = plan.storage.mask if done is None else plan.storage.mask & ~done
     held: range | None = None
-    columns: Samples | None = None
+    columns: Band | None = None
     for piece in grid.pieces(plan.part):
         for down in grid.bands(piece.rows, plan.band):
-            rows: Samples | None = None
+            rows: Band | None = None
             for across in grid.bands(piece.columns, plan.band):
                 tiles = (t for t in grid.tiles(down, across) if todo[t])
                 indices = list(islice(tiles, plan.batch))

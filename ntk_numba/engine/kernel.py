@@ -139,6 +139,12 @@ class Kernel:
             If Σ(x,x) or Θ(x,x) of a sample is too large for the dtype. If it is too small, there is
             an `UnderflowWarning`.
         """
+        return self.samples_and_norms(source, start, stop, warn=warn)[0]
+
+    def samples_and_norms(
+        self, source: Source, start: int, stop: int, *, warn: bool = True
+    ) -> tuple[Samples, NDArray[np.float64]]:
+        """Return what `samples` does, and the norms |x| of the samples, padded with zeros, (R,)."""
         count = stop - start
         padded = -(-count // self.tile) * self.tile
         panels = empty_panels(count, self.features, self.dtype)
@@ -163,7 +169,7 @@ class Kernel:
                 )
         if warn and not self._warned:
             self._warn_of_underflow(source, start, samples.std[:, :count], norm[:count])
-        return samples
+        return samples, norm
 
     def _warn_of_underflow(
         self, source: Source, start: int, std: NDArray[Any], norm: NDArray[np.float64]

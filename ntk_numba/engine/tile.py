@@ -187,6 +187,87 @@ def repair(
                     z[j], w[j] = quarter, 1 - quarter
 
 
+class StripScratch(NamedTuple):
+    """The scratch memory that one thread takes for the angles of a strip, see `Scratch`.
+
+    product : (STRIP, T);  working : (WORKING, T);  vector : (2·n0,);  distance : (1, P)
+    """
+
+    product: NDArray[np.float64]
+    working: Floats
+    vector: Floats
+    distance: NDArray[np.float64]
+
+
+@njit
+def is_on_diagonal(t: Any) -> bool:
+    """Return whether only the lower half of a tile is computed."""
+    return t.mirror_row == t.to_row and t.mirror_column == t.to_column
+
+
+@njit
+def multiply_strip(
+    product: NDArray[np.float64], bands: Bands, t: Any, first: int
+) -> tuple[int, int]:
+    """Fill the inner products of the strip of a tile that begins at row `first` of it.
+
+    Return the numbers of rows and of columns of the strip that are computed.
+    """
+    panel = bands.rows.panels.shape[2]
+    count = min(STRIP, t.height - first)
+    across = min(t.width, first + count) if is_on_diagonal(t) else t.width
+    padded = -(-count // panel) * panel, -(-across // panel) * panel
+    if t.column >= 0:
+        inner_products(
+            product, bands.rows.panels, t.row + first, padded[0],
+            bands.columns.panels, t.column, padded[1],
+        )  # fmt: skip
+    return count, across
+
+
+@njit
+def angles_of_row(
+    scratch: StripScratch, bands: Bands, t: Any, i: int, twice_centre: NDArray[np.float64]
+) -> tuple[Pairs, bool]:
+    """Fill the rows Z and W of the working memory with the angles of row i of a tile.
+
+    Return the pairs of the row, and whether one of their angles is obtuse.
+    """
+    with_itself, on_diagonal = t.column < 0, is_on_diagonal(t)
+    begin = t.row + i if with_itself else t.column
+    others = 0 if with_itself else i if on_diagonal else t.width
+    n = others + 1 if with_itself or on_diagonal else t.width
+    z, w = scratch.working[Z, :n], scratch.working[W, :n]
+    z_others, w_others, products = z[:others], w[:others], scratch.product[i % STRIP, :others]
+    spread = bands.rows.spread[t.row + i]
+    spreads = bands.columns.spread[begin : begin + others]
+    obtuse, repairs = half_angles(products, spread, spreads, z_others, w_others)
+    if repairs:
+        pairs = Pairs(bands, t.row + i, begin, others)
+        repair(products, pairs, twice_centre, scratch.vector, scratch.distance, z_others, w_others)
+    if others < n:
+        z[others], w[others] = 0, 1
+    return Pairs(bands, t.row + i, begin, n), obtuse
+
+
+@njit
+def write_strip(out: Floats, strip: Floats, t: Any, first: int, count: int, across: int) -> None:
+    """Write a finished strip of a tile, and its mirror image, to their places in the output.
+
+    out, strip : (matrices, ·, ·)
+    first : the first row of the strip in the tile; `multiply_strip` returned the other two numbers
+    """
+    # Rows of a tile on the diagonal are written up to the diagonal.
+    lead = first + 1 if is_on_diagonal(t) else t.width
+    for layer in range(out.shape[0]):
+        copy(out[layer], t.to_row + first, t.to_column, strip[layer], count, across, lead)
+        if t.mirror_row >= 0:
+            transpose(
+                out[layer], t.mirror_row, t.mirror_column + first,
+                strip[layer], count, across, lead,
+            )  # fmt: skip
+
+
 class TileArguments(NamedTuple):
     """The arguments of `compute_tile`, which are the same for all tiles of a call.
 
@@ -207,50 +288,15 @@ def compute_tile(arguments_address: Any, thread: int, k: int) -> None:
     """Compute tile k of `TileArguments` with the scratch memory of a thread."""
     arguments: TileArguments = arguments_at(arguments_address)
     t, bands, scratch = arguments.tiles[k], arguments.bands, arguments.scratch
-    i0, j0, height, width = t.row, t.column, t.height, t.width
-    mirrored, with_itself = t.mirror_row >= 0, j0 < 0
-    on_diagonal = t.mirror_row == t.to_row and t.mirror_column == t.to_column
-    product = scratch.product[thread]
-    working = scratch.working[thread]
+    own = StripScratch(
+        scratch.product[thread], scratch.working[thread],
+        scratch.vector[thread], scratch.distance[thread],
+    )  # fmt: skip
     strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.all_layers)
-    vector, distance = scratch.vector[thread], scratch.distance[thread]
-    panel = bands.rows.panels.shape[2]
-    for first in range(0, height, STRIP):
-        count = min(STRIP, height - first)
-        across = min(width, first + count) if on_diagonal else width
-        padded = -(-count // panel) * panel, -(-across // panel) * panel
-        if not with_itself:
-            inner_products(
-                product, bands.rows.panels, i0 + first, padded[0],
-                bands.columns.panels, j0, padded[1],
-            )  # fmt: skip
+    for first in range(0, t.height, STRIP):
+        count, across = multiply_strip(own.product, bands, t, first)
         for r in range(count):
-            i = first + r
-            begin = i0 + i if with_itself else j0
-            others = 0 if with_itself else i if on_diagonal else width
-            n = others + 1 if with_itself or on_diagonal else width
-            z, w = working[Z, :n], working[W, :n]
-            z_others, w_others, products = z[:others], w[:others], product[r, :others]
-            spread = bands.rows.spread[i0 + i]
-            spreads = bands.columns.spread[begin : begin + others]
-            obtuse, repairs = half_angles(products, spread, spreads, z_others, w_others)
-            if repairs:
-                pairs = Pairs(bands, i0 + i, begin, others)
-                repair(
-                    products, pairs, arguments.twice_centre, vector, distance, z_others, w_others
-                )
-            if others < n:
-                z[others], w[others] = 0, 1
-            all_layers(working, Pairs(bands, i0 + i, begin, n), obtuse, arguments.duals, strips, r)
-        # Rows of a tile on the diagonal are written up to the diagonal.
-        lead = first + 1 if on_diagonal else width
-        for out, strip in (
-            (arguments.outputs.nngp, strips.nngp), (arguments.outputs.ntk, strips.ntk)
-        ):  # fmt: skip
-            for layer in range(out.shape[0]):
-                copy(out[layer], t.to_row + first, t.to_column, strip[layer], count, across, lead)
-                if mirrored:
-                    transpose(
-                        out[layer], t.mirror_row, t.mirror_column + first,
-                        strip[layer], count, across, lead,
-                    )  # fmt: skip
+            pairs, obtuse = angles_of_row(own, bands, t, first + r, arguments.twice_centre)
+            all_layers(own.working, pairs, obtuse, arguments.duals, strips, r)
+        write_strip(arguments.outputs.nngp, strips.nngp, t, first, count, across)
+        write_strip(arguments.outputs.ntk, strips.ntk, t, first, count, across)
