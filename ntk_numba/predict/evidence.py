@@ -1,0 +1,152 @@
+"""The evidence and the leave-one-out density of targets, and their gradients.
+
+With A = K + s·I, s the variance of the noise, α = A⁻¹y, and B = A⁻¹, summed over the n outputs,
+
+    log p = −½ Σ yᵀα − n/2 log det A − nN/2 log 2π                              (R&W eq. 5.8)
+    log q = Σ_i Σ [½ log B_ii − α_i²/(2B_ii) − ½ log 2π]                        (R&W eq. 5.10-5.12)
+
+are the log marginal likelihood, or evidence, and the log predictive density of each sample under
+the process of all others. A change dA of A changes B by −B dA B and α by −B dA α, so both have a
+differential of the form tr(W dA) with a symmetric matrix W:
+
+    evidence        W = ½ (Σ ααᵀ − nB)                                          (R&W eq. 5.9)
+    leave-one-out   W = ½ Σ (Bc αᵀ + α (Bc)ᵀ) − B G B,   c_i = α_i/B_ii,
+                    G diagonal with g_i = n/(2B_ii) + Σ α_i²/(2B_ii²)           (as R&W eq. 5.13)
+
+One matrix W thus serves all hyperparameters. Noise ν that is relative to the mean of the diagonal,
+s = ν·tr(K)/N, changes with K too: dA = dK + ν·tr(dK)/N·I adds ν·tr(W)/N to the diagonal of W. In
+either case ∂/∂log ν = s·tr(W).
+
+Source: Rasmussen & Williams 2006, *Gaussian Processes for Machine Learning*, chapter 5.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas
+
+from ntk_numba.errors import InvalidValueError
+
+Floats = NDArray[np.float64]
+Objective: TypeAlias = Literal["evidence", "loo"]
+
+OBJECTIVES: tuple[Objective, ...] = ("evidence", "loo")
+
+BLOCK = 512  # rows and columns of the blocks in which a triangle is mirrored
+
+
+class Factor(Protocol):
+    """What is needed of a factorisation of A; `linalg.cholesky.Cholesky` is one."""
+
+    @property
+    def log_det(self) -> float: ...
+
+    def inverse(self) -> Floats: ...
+
+    def inverse_diagonal(self) -> Floats: ...
+
+
+class Slope(NamedTuple):
+    """The differential of an objective, as weights of the changes of A.
+
+    weights : W of the module, (N, N), symmetric
+    trace : tr(W)
+    """
+
+    weights: Floats
+    trace: float
+
+    def of_kernel(self, relative_noise: float) -> Floats:
+        """Return the weights of dK, in place of W.
+
+        relative_noise : ν if the noise is relative to the mean of K's diagonal, else 0
+        """
+        size = len(self.weights)
+        self.weights.flat[:: size + 1] += relative_noise * self.trace / size
+        return self.weights
+
+
+def parse_objective(objective: Any) -> Objective:
+    """Return `objective`, which must be "evidence" or "loo".
+
+    Raises
+    ------
+    ValueError
+        If it is neither of the two.
+    """
+    for known in OBJECTIVES:
+        if objective == known:
+            return known
+    raise InvalidValueError(f"objective must be 'evidence' or 'loo', not {objective!r}")
+
+
+def value_of(objective: Objective, factor: Factor, targets: Floats, alpha: Floats) -> float:
+    """Return the log marginal likelihood or the leave-one-out log density, in nats.
+
+    Parameters
+    ----------
+    factor : the factorisation of A
+    targets : (N, n) y
+    alpha : (N, n) A⁻¹y
+
+    Returns
+    -------
+    float
+        The sum over all outputs.
+    """
+    if objective == "evidence":
+        return marginal_likelihood(factor.log_det, targets, alpha)
+    return predictive_density(factor.inverse_diagonal(), alpha)
+
+
+def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float:
+    """Return log p of the module, from log det A, y and A⁻¹y, (N, n)."""
+    size, outputs = targets.shape
+    return -0.5 * (np.vdot(targets, alpha) + outputs * (log_det + size * math.log(2 * math.pi)))
+
+
+def predictive_density(inverse_diagonal: Floats, alpha: Floats) -> float:
+    """Return log q of the module, from the diagonal of A⁻¹, (N,), and A⁻¹y, (N, n)."""
+    outputs = alpha.shape[1]
+    squares = np.sum(alpha**2, axis=1) / inverse_diagonal
+    logs = np.log(inverse_diagonal) - math.log(2 * math.pi)
+    return float(0.5 * (outputs * logs.sum() - squares.sum()))
+
+
+def slope_of(objective: Objective, inverse: Floats, alpha: Floats) -> Slope:
+    """Return W of an objective.
+
+    Parameters
+    ----------
+    inverse : (N, N) A⁻¹, symmetric, which is overwritten
+    alpha : (N, n) A⁻¹y
+    """
+    outputs = alpha.shape[1]
+    # Fortran's upper triangle of a transpose is the lower one of the matrix itself.
+    if objective == "evidence":
+        weights = blas.dsyrk(
+            0.5, alpha.T, beta=-0.5 * outputs, c=inverse.T, trans=1, lower=0, overwrite_c=1
+        ).T
+    else:
+        diagonal = np.diagonal(inverse).copy()
+        ratios = alpha / diagonal[:, None]
+        moved = inverse @ ratios
+        inverse *= np.sqrt(0.5 * (outputs / diagonal + np.sum(ratios**2, axis=1)))
+        weights = blas.dsyrk(-1.0, inverse.T, trans=1, lower=0)
+        weights = blas.dsyr2k(
+            0.5, moved.T, alpha.T, beta=1.0, c=weights, trans=1, lower=0, overwrite_c=1
+        ).T
+    _mirror(weights)
+    return Slope(weights, float(np.trace(weights)))
+
+
+def _mirror(matrix: Floats) -> None:
+    """Copy the entries below the diagonal to those above it."""
+    size = len(matrix)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        corner = matrix[start:stop, start:stop]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+        matrix[start:stop, stop:] = matrix[stop:, start:stop].T

@@ -1,0 +1,322 @@
+"""Hyperparameters of a network by the evidence, or by the leave-one-out density, of its targets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import qmc
+from tqdm import tqdm
+
+from ntk_numba.activations import Activation
+from ntk_numba.arguments import (
+    KERNELS,
+    Data,
+    KernelName,
+    not_negative,
+    number_between,
+    parse_bytes,
+    show_bytes,
+    whole_number,
+)
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.inputs.source import open_source
+from ntk_numba.machine import available_memory
+from ntk_numba.network import MLP, check_network
+from ntk_numba.predict.candidates import Candidate, HyperparameterFit
+from ntk_numba.predict.evidence import Objective as ObjectiveName
+from ntk_numba.predict.evidence import parse_objective
+from ntk_numba.predict.search import NAMES, Ascent, Name, Objective, Space, climb, screen
+from ntk_numba.predict.targets import read_targets
+
+Floats = NDArray[np.float64]
+
+BOUNDS: dict[Name, tuple[float, float]] = {
+    "w_std": (0.1, 10.0),
+    "b_std": (1e-3, 10.0),
+    "noise": (1e-8, 10.0),
+}
+# Where starts are drawn, as far as the bounds allow. With less noise the objective is nearly flat in
+# its logarithm, and a search would end there.
+DRAWN: dict[Name, tuple[float, float]] = {
+    "w_std": (0.5, 4.0),
+    "b_std": (0.03, 3.0),
+    "noise": (1e-3, 1.0),
+}
+MATRICES = 3  # N×N matrices that a search holds at a time: K with its factor, A⁻¹, and a copy
+
+
+def fit_hyperparameters(
+    net: MLP,
+    X: Data,
+    y: ArrayLike,
+    *,
+    objective: ObjectiveName = "evidence",
+    kernel: KernelName = "nngp",
+    depths: Sequence[int] | None = None,
+    activations: Sequence[str | Activation] | None = None,
+    fit: Sequence[Name] = NAMES,
+    shared: bool = True,
+    noise: float = 1e-2,
+    bounds: Mapping[Name, tuple[float, float]] | None = None,
+    starts: int = 8,
+    refine: int = 2,
+    iterations: int = 100,
+    seed: int = 0,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> HyperparameterFit:
+    """Find σ_w, β and the noise, and the depth and the activation, that describe the targets best.
+
+    The targets are taken as values of a Gaussian process with covariance K + ν·mean(K_ii)·I, where
+    K is Σ or Θ of the network. Either the log marginal likelihood of the targets (the evidence) is
+    made as large as possible, or the sum of the log predictive densities of each sample given all
+    others:
+
+        log p = −½ yᵀA⁻¹y − ½ log det A − N/2 log 2π,   A = K + ν·mean(K_ii)·I
+        log q = Σ_i [½ log B_ii − α_i²/(2B_ii) − ½ log 2π],   B = A⁻¹, α = By
+
+    summed over the targets. For each activation and depth L-BFGS-B climbs in the logarithms of the
+    hyperparameters, by the exact gradient. The evidence compares networks without data set aside;
+    the leave-one-out density does so too and depends less on the assumption that the prior is right.
+
+    Parameters
+    ----------
+    net : MLP
+        The network that the search starts from, and the values of all that is not fitted.
+    X : (N, n0), as for `gram`
+    y : (N,) or (N, n_out) targets
+        They are taken as they are: subtract their mean, if the process is to have mean 0.
+    objective : "evidence" or "loo"
+    kernel : "nngp" or "ntk"
+        The covariance.
+    depths : sequence of int, optional
+        The depths to compare; by default that of `net`. Layer l of a deep network is the network of
+        depth l, so each start is screened at all depths with one pass over the pairs of samples.
+    activations : sequence of str or Activation, optional
+        The activations to compare, each in all layers; by default those of `net`.
+    fit : some of "w_std", "b_std", "noise"
+        What is fitted; the rest keeps its value.
+    shared : bool
+        Whether w_std, and b_std, is one number for all layers. Otherwise each layer has its own, and
+        there are 2L + 1 numbers.
+    noise : float
+        The noise at the start, relative to the mean of the kernel's diagonal; its value if it is
+        not fitted.
+    bounds : mapping, optional
+        The least and the largest value by name, where they are to differ from ``{"w_std": (0.1,
+        10), "b_std": (0.001, 10), "noise": (1e-8, 10)}``. Starts are moved into the bounds.
+    starts : int
+        How many starts are screened: the first is `net`, the others are a Latin hypercube of the
+        logarithms within the bounds, with the same w_std and b_std in all layers.
+    refine : int
+        From how many of the best starts the search climbs, for each activation and depth.
+    iterations : int
+        The largest number of iterations of L-BFGS-B in one search.
+    seed : int
+        The seed of the starts. Equal arguments have equal results.
+    memory : int or str such as "2GiB", optional
+        The largest amount of memory that the matrices may take; by default what is available.
+    threads : int, optional
+        As for `gram`.
+    progress : bool
+        Whether to show a progress bar on standard error.
+
+    Returns
+    -------
+    HyperparameterFit
+        ``print(result)`` shows the best network of each activation and depth.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range; if w_std is 0 and is to be fitted; if layers differ in what
+        is to be shared; if the matrices do not fit in memory; or if the objective can be computed
+        at no start, with the reason at the first one.
+    OSError
+        If a file cannot be read.
+
+    Notes
+    -----
+    All computations are in float64, whatever the dtype of X. Each evaluation takes a Gram matrix, a
+    Cholesky factorisation, an inverse, and a pass for the derivatives, which is O(N³). The value
+    and the gradient have the accuracy of the kernels times the condition number of A. Where the
+    kernel overflows or A is not positive definite, the objective counts as lower than anywhere else.
+
+    The logarithm of 0 does not exist: if b_std is fitted and is 0 in a layer of `net`, it starts
+    from 0.1. To keep it 0, leave it out of `fit`.
+
+    For relu, leaky_relu, abs, identity and other homogeneous activations some directions do not
+    matter. With b_std = 0, w_std only multiplies the kernel. Since the noise is relative, it then
+    scales A as a whole: predictions do not depend on it, while the evidence and the leave-one-out
+    density have one best scale, at which the predicted variances fit, (1/nN)·Σ yᵀA⁻¹y = 1 for
+    either of Σ and Θ. With ``shared=False``, w_std and b_std of a layer times c, with w_std of the
+    next divided by c, are the same kernel: of the 2L numbers, L − 1 combinations are not determined
+    and keep about the value of the start.
+
+    Source: Rasmussen & Williams 2006, *Gaussian Processes for Machine Learning*, chapter 5.
+
+    Examples
+    --------
+    >>> x = np.linspace(-2, 2, 30)[:, None]
+    >>> y = np.sin(2 * x[:, 0])
+    >>> net = ntk_numba.MLP(3, "relu", 2**0.5, 0.1)
+    >>> best = ntk_numba.fit_hyperparameters(net, x, y, depths=[2, 3], activations=["relu", "erf"])
+    >>> best.net.depth, best.net.activation[0].name
+    >>> g = ntk_numba.gaussian_process(best.net, x, y, noise=best.noise)
+    """
+    fitted, limits = _fitted(fit), _limits(bounds)
+    known, covariance = parse_objective(objective), _kernel(kernel)
+    given = _noise(noise, fitted)
+    counts = ("starts", starts), ("refine", refine), ("iterations", iterations)
+    count, refined, rounds = (whole_number(*pair) for pair in counts)
+    families = [
+        [Space(base.first(depth), given, fitted, shared, limits) for depth in chosen]
+        for base, chosen in _bases(check_network(net), depths, activations)
+    ]
+    for spaces in families:
+        spaces[-1].check()
+    x = _samples(X)
+    task = Objective(x, read_targets(y, len(x)), covariance, known, threads)
+    room = _room(len(x), memory)
+    points = [{}, *_points(count - 1, fitted, limits, seed)]
+    table, screened = [], []
+    steps = sum(len(points) + len(spaces) for spaces in families)
+    with tqdm(total=steps, unit="step", disable=not progress, leave=False) as bar:
+        for spaces in families:
+            found = []
+            for point in points:
+                found.append(screen(task, spaces, point, room))
+                bar.update()
+            for space, starts_here in zip(spaces, zip(*found, strict=True), strict=True):
+                screened += [_candidate(space, start) for start in starts_here]
+                table.append(_candidate(space, climb(task, space, starts_here, refined, rounds)))
+                bar.update()
+    table.sort(key=lambda row: -row.value)
+    best = table[0]
+    if best.value == -math.inf:
+        raise InvalidValueError(
+            f"the objective can be computed at no start; at the first, {best.failure}"
+        )
+    return HyperparameterFit(best.net, best.noise, best.value, known, covariance, table, screened)
+
+
+def _fitted(fit: Sequence[Name]) -> tuple[Name, ...]:
+    """Return what is fitted, in the order of `NAMES`."""
+    wanted = [fit] if isinstance(fit, str) else list(fit)
+    for name in wanted:
+        if name not in NAMES:
+            raise InvalidValueError(f"fit: {name!r} is none of {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in wanted)
+
+
+def _limits(bounds: Mapping[Name, tuple[float, float]] | None) -> dict[Name, tuple[float, float]]:
+    """Return the bounds of all hyperparameters."""
+    limits = dict(BOUNDS)
+    for name, pair in (bounds or {}).items():
+        if name not in NAMES:
+            raise InvalidValueError(f"bounds: {name!r} is none of {', '.join(NAMES)}")
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InvalidTypeError(f"bounds of {name} must be a pair of numbers, not {pair!r}")
+        low = number_between(f"the lower bound of {name}", pair[0], 0, math.inf)
+        limits[name] = (low, number_between(f"the upper bound of {name}", pair[1], low, math.inf))
+    return limits
+
+
+def _kernel(kernel: Any) -> KernelName:
+    """Return the one kernel that is the covariance."""
+    for known in KERNELS:
+        if kernel == known:
+            return known
+    raise InvalidValueError(f"kernel must be 'nngp' or 'ntk', not {kernel!r}")
+
+
+def _noise(noise: Any, fitted: Sequence[Name]) -> float:
+    """Return the noise, which must not be 0 if a search starts from it."""
+    if "noise" in fitted:
+        return number_between("noise", noise, 0, math.inf)
+    return not_negative("noise", noise)
+
+
+def _bases(
+    net: MLP, depths: Sequence[int] | None, activations: Sequence[str | Activation] | None
+) -> list[tuple[MLP, list[int]]]:
+    """Return the deepest network of each activation, and the depths to compare with it.
+
+    A network of depth 1 has no activation, and is compared once.
+    """
+    if isinstance(depths, int):
+        raise InvalidTypeError(f"depths must be a sequence of depths, not {depths!r}")
+    wanted = {net.depth} if depths is None else {whole_number("depths", d) for d in depths}
+    if not wanted:
+        raise InvalidValueError("depths is empty; leave it out for the depth of net")
+    chosen, most = sorted(wanted), max(wanted)
+    deepest = net.first(most) if most <= net.depth else net.replace(depth=most)
+    if activations is None:
+        return [(deepest, chosen)]
+    if isinstance(activations, str | Activation):
+        activations = [activations]
+    out = []
+    for at, activation in enumerate(activations):
+        here = chosen if at == 0 else [depth for depth in chosen if depth > 1]
+        if here:
+            out.append((deepest.replace(activation=activation), here))
+    if not out:
+        raise InvalidValueError("activations is empty; leave it out for those of net")
+    return out
+
+
+def _samples(X: Data) -> Floats:
+    """Return all samples as float64."""
+    source = open_source(X, "X")
+    source.check()
+    rows = [source.read(start, stop) for start, stop in source.blocks()]
+    return np.ascontiguousarray(np.concatenate(rows), float)
+
+
+def _room(size: int, memory: int | str | None) -> int:
+    """Return how many N×N matrices fit in memory, or raise an error if a search needs more."""
+    limit = available_memory() if memory is None else parse_bytes(memory, "memory")
+    room = limit // (8 * size**2)
+    if room < MATRICES:
+        raise InvalidValueError(
+            f"{size:,} samples take {show_bytes(8 * MATRICES * size**2)} for {MATRICES} matrices, "
+            f"more than memory={show_bytes(limit)}; fit to fewer samples"
+        )
+    return room
+
+
+def _points(
+    count: int, fitted: Sequence[Name], limits: dict[Name, tuple[float, float]], seed: int
+) -> list[dict[Name, float]]:
+    """Return `count` starts, a Latin hypercube in logarithms, within `DRAWN` and the bounds."""
+    if not fitted or not count:
+        return []
+    rows = qmc.LatinHypercube(len(fitted), seed=np.random.default_rng(seed)).random(count)
+    low, high = np.log([np.clip(DRAWN[name], *limits[name]) for name in fitted]).T
+    values = np.exp(low + rows * (high - low))
+    return [dict(zip(fitted, row.tolist(), strict=True)) for row in values]
+
+
+def _candidate(space: Space, found: Ascent) -> Candidate:
+    """Return a row of the table."""
+    net, noise = space.place(found.vector)
+
+    def short(values: tuple[float, ...]) -> float | tuple[float, ...]:
+        return values[0] if len(set(values)) == 1 else tuple(values)
+
+    return Candidate(
+        activation=", ".join(dict.fromkeys(a.name for a in net.activation)) or "none",
+        depth=net.depth,
+        w_std=short(net.w_std),
+        b_std=short(net.b_std),
+        noise=noise,
+        value=found.value,
+        evaluations=found.evaluations,
+        converged=found.converged,
+        at_bounds=space.at_bounds(found.vector),
+        failure=found.failure,
+        net=net,
+    )
