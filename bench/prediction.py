@@ -130,9 +130,9 @@ def peer(task: str, program: str, n: int) -> list[str]:
     head = [task, program.replace("_", "-"), f"{n:,}"]
     try:
         found = measure(python(), program, task, n)
+        ours = measure(sys.executable, "ntk_numba", task, n)
     except OSError as error:
         return [*head, "missing: " + str(error).replace("|", "/"), "", "", ""]
-    ours = measure(sys.executable, "ntk_numba", task, n)
     a, b = (np.array(m["result"]) for m in (ours, found))
     same = program == "neural_tangents"  # the others have another kernel
     return [

@@ -20,7 +20,7 @@ from bench.report import section, table
 
 SPLITS, TEST = 10, 0.2
 DEPTH = 3
-NET = nk.MLP(DEPTH, w_std=2**0.5, b_std=0.1)
+NET = nk.MLP(DEPTH, b_std=0.1)
 LEVEL = 0.95
 
 
@@ -151,7 +151,7 @@ def main() -> str:
         f"their predictive distribution, and log loss, the mean of −log p(y); mean ± standard "
         f"error of {SPLITS} random splits with {100 * TEST:.0f} % of the samples for testing. "
         f"Features and targets are standardised by the training samples. Networks: ReLU, "
-        f"L = {DEPTH}; ridge on Θ with σ_w = √2, β = 0.1; processes with σ_w, β and noise fitted. "
+        f"L = {DEPTH}; ridge on Θ with σ_w = 1, β = 0.1; processes with σ_w, β and noise fitted. "
         f"RBF is scikit-learn's KernelRidge and GaussianProcessRegressor; its scale, width and "
         f"noise are fitted, with two restarts",
         *parts,
