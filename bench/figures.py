@@ -14,8 +14,9 @@ import ntk_numba as nk
 from bench.report import section
 from bench.training import at_once
 from ntk_numba import finite_width as fw
-from ntk_numba.plots.angle import circle, finish
-from ntk_numba.plots.figure import new_figure
+from ntk_numba.plots.angles import circle, label_angles
+from ntk_numba.plots.figure import picture
+from ntk_numba.plots.style import COLOURS, DASHES, line
 
 NET = nk.MLP(4, "relu", 1.0, 0.1)
 DOCS = Path(__file__).parent.parent / "docs"
@@ -42,22 +43,28 @@ def figure1() -> str:
         params = fw.train(params, inputs, targets, RATE, KERNEL_STEPS).params
         return [before, fw.empirical_ntk(params, start, points, threads=1)[0, :, 0, 0]]
 
-    figure = new_figure(DOCS / "figure1.png")
-    axes = figure.subplots()
-    spreads = []
-    for k, width in enumerate(KERNEL_WIDTHS):
-        seen = np.array(at_once(lambda seed, width=width: kernels(width, seed), DRAWS))
-        for t, style in ((0, "-"), (1, ":")):
-            lines = axes.plot(angles, seen[:, t].T, style, color=f"C{k}", lw=0.8)
-            lines[0].set_label(f"n = {width:,}, t = {t * KERNEL_STEPS}")
-        spread = np.linalg.norm(seen[:, 0].std(axis=0)) / np.linalg.norm(seen[:, 0].mean(axis=0))
-        moved = np.linalg.norm(seen[:, 1] - seen[:, 0]) / np.linalg.norm(seen[:, 0])
+    spreads: list[str] = []
+    seen: dict[int, np.ndarray] = {}
+    for width in KERNEL_WIDTHS:
+        both = np.array(at_once(lambda seed, width=width: kernels(width, seed), DRAWS))
+        spread = np.linalg.norm(both[:, 0].std(axis=0)) / np.linalg.norm(both[:, 0].mean(axis=0))
+        moved = np.linalg.norm(both[:, 1] - both[:, 0]) / np.linalg.norm(both[:, 0])
         spreads.append(f"n = {width:,}: {100 * spread:.1f} % and {100 * moved:.1f} %")
+        seen[width] = both
     exact = nk.gram(NET, start, points, kernels="ntk").ntk
     assert exact is not None
-    axes.plot(angles, exact[0], "k--", lw=1.2, label=r"$\Theta_\infty$")
-    axes.set_ylabel(r"$\Theta(x_0, x)$")
-    finish(figure, axes, DOCS / "figure1.png")
+    with picture(DOCS / "figure1.png") as figure:
+        axes = figure.subplots()
+        for k, (width, both) in enumerate(seen.items()):
+            for t in (0, 1):  # four kinds of dashes
+                style = {"color": COLOURS[k], "linestyle": DASHES[2 * k + t], "linewidth": 0.8}
+                lines = axes.plot(angles, both[:, t].T, **style)
+                lines[0].set_label(f"n = {width:,}, t = {t * KERNEL_STEPS}")
+        axes.plot(angles, exact[0], color="black", label="Θ∞, exact")
+        axes.set_ylabel("Θ(x₀, x)")
+        axes.set_title(f"Θ of {NET}")
+        label_angles(axes)
+        axes.legend()
     return section(
         "figure1",
         f"docs/figure1.png, {DRAWS} networks of each width, {KERNEL_STEPS} steps of rate {RATE:g} "
@@ -89,26 +96,32 @@ def figure2() -> str:
     # from the median of a Gaussian to its 10 and 90 % quantiles
     band = 1.2816 * np.sqrt(np.maximum(np.diagonal(covariance), 0))
 
-    figure = new_figure(DOCS / "figure2.png")
-    axes = figure.subplots()
-    inside = []
-    for k, width in enumerate(FUNCTION_WIDTHS):
+    inside: list[str] = []
+    seen: dict[int, np.ndarray] = {}
+    for width in FUNCTION_WIDTHS:
 
         def trained(seed: int, width: int = width) -> Any:
             params = fw.sample(NET, 2, width, seed=seed)
             history = fw.train(params, inputs, targets, RATE, FUNCTION_STEPS, test=points)
             return history.test_outputs[-1, :, 0]
 
-        seen = np.array(at_once(trained, DRAWS))
-        axes.plot(angles, seen.T, color=f"C{k}", lw=0.8)[0].set_label(f"n = {width:,}")
-        fraction = np.mean(np.abs(seen - mean) <= band + 1e-9)
+        seen[width] = np.array(at_once(trained, DRAWS))
+        fraction = np.mean(np.abs(seen[width] - mean) <= band + 1e-9)
         inside.append(f"n = {width:,}: {100 * fraction:.0f} %")
-    axes.plot(angles, mean, "k--", lw=1.2, label=r"$n = \infty$, 50 %")
-    axes.plot(angles, mean - band, "k:", lw=1.2, label=r"$n = \infty$, 10 and 90 %")
-    axes.plot(angles, mean + band, "k:", lw=1.2)
-    axes.plot(at, targets, "ko", ms=4)
-    axes.set_ylabel(r"$f_\theta(\cos\gamma, \sin\gamma)$")
-    finish(figure, axes, DOCS / "figure2.png")
+    with picture(DOCS / "figure2.png") as figure:
+        axes = figure.subplots()
+        for k, (width, curves) in enumerate(seen.items()):
+            lines = axes.plot(angles, curves.T, **line(k), linewidth=0.8)
+            lines[0].set_label(f"n = {width:,}")
+        axes.plot(angles, mean, color="black", label="n = ∞, 50 %")
+        edges = {"color": "black", "linestyle": ":", "linewidth": 1.2}
+        axes.plot(angles, mean - band, **edges, label="n = ∞, 10 and 90 %")
+        axes.plot(angles, mean + band, **edges)
+        axes.plot(at, targets, "ko", label="data")
+        axes.set_ylabel("f(cos γ, sin γ)")
+        axes.set_title(f"trained networks: {NET}")
+        label_angles(axes)
+        axes.legend()
     return section(
         "figure2",
         f"docs/figure2.png, {DRAWS} networks of each width, {FUNCTION_STEPS:,} steps of rate "

@@ -17,6 +17,8 @@ from bench.report import section, spread, table
 from bench.timing import in_turn
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.machine import available_threads
+from ntk_numba.plots.figure import picture
+from ntk_numba.plots.style import COLOURS, DASHES
 
 N, FEATURES, DEPTH, DTYPE, REPEATS = 10_000, 784, 4, "float32", 5
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
@@ -68,34 +70,28 @@ def draw(
     times: dict[Point, float], law: np.ndarray, by_threads: dict[int, float], where: Path
 ) -> None:
     """Draw one panel each for N, depth, n0 and threads."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 2.9), layout="constrained")
-    panels = figure.subplots(1, 4, sharey=True)
-    for panel, (name, points) in zip(panels, AXES.items(), strict=False):
-        field = {"N": "n", "depth L": "depth", "features n0": "features"}[name]
-        at = [getattr(p, field) for p in points]
-        panel.loglog(
-            at, [p.terms @ law for p in points], color="0.7", label="(a·n0 + b·L + c)·N²/2"
-        )
-        panel.loglog(at, [times[p] for p in points], "o", color="C0", label="measured")
-        panel.set_xlabel(name)
-        panel.set_xticks(at, [f"{k:,}" for k in at], minor=False)
-        panel.minorticks_off()
-    panels[0].set_ylabel("seconds")
-    panels[0].legend(frameon=False)
-    counts = np.array(list(by_threads))
-    panels[3].loglog(counts, by_threads[1] / counts, color="0.7", label="1/threads")
-    panels[3].loglog(counts, list(by_threads.values()), "o", color="C0")
-    panels[3].set_xlabel("threads")
-    panels[3].set_xticks(counts, [str(k) for k in counts], minor=False)
-    panels[3].minorticks_off()
-    panels[3].legend(frameon=False)
-    for panel in panels:
-        panel.grid(which="major", color="0.93")
-        panel.spines[["top", "right"]].set_visible(False)
     where.parent.mkdir(exist_ok=True)
-    figure.savefig(where, dpi=150)
+    law_style = {"color": "0.55", "linestyle": DASHES[1], "zorder": 1}
+    with picture(where, width=11, height=2.9) as figure:
+        panels = figure.subplots(1, 4, sharey=True)
+        for panel, (name, points) in zip(panels, AXES.items(), strict=False):
+            field = {"N": "n", "depth L": "depth", "features n0": "features"}[name]
+            at = [getattr(p, field) for p in points]
+            expected = [p.terms @ law for p in points]
+            panel.loglog(at, expected, **law_style, label="(a·n0 + b·L + c)·N²/2")
+            panel.loglog(at, [times[p] for p in points], "o", color=COLOURS[0], label="measured")
+            panel.set_xlabel(name)
+            panel.set_xticks(at, [f"{k:,}" for k in at], minor=False)
+            panel.minorticks_off()
+        panels[0].set_ylabel("seconds")
+        panels[0].legend()
+        counts = np.array(list(by_threads))
+        panels[3].loglog(counts, by_threads[1] / counts, **law_style, label="1/threads")
+        panels[3].loglog(counts, list(by_threads.values()), "o", color=COLOURS[0])
+        panels[3].set_xlabel("threads")
+        panels[3].set_xticks(counts, [str(k) for k in counts], minor=False)
+        panels[3].minorticks_off()
+        panels[3].legend()
 
 
 def main() -> str:

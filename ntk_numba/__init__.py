@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ntk_numba import activations as activations
     from ntk_numba import errors as errors
     from ntk_numba import finite_width as finite_width
+    from ntk_numba import plots as plots
     from ntk_numba.cluster.merge import merge as merge
     from ntk_numba.cluster.write import write_gram as write_gram
     from ntk_numba.compute.memory import Gram as Gram
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import flow_distribution as flow_distribution
     from ntk_numba.predict.gradient_flow import gradient_flow as gradient_flow
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
+    from ntk_numba.predict.hyperparameters import fit_hyperparameters as fit_hyperparameters
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -74,11 +76,13 @@ _HOMES = {
     "GaussianProcess": "predict.gaussian_process",
     "one_hot": "predict.targets",
     "class_probabilities": "predict.classification",
+    "fit_hyperparameters": "predict.hyperparameters",
     "gradient_flow": "predict.gradient_flow",
     "flow_distribution": "predict.gradient_flow",
     "max_learning_rate": "predict.gradient_flow",
     "activations": "activations",
     "finite_width": "finite_width",
+    "plots": "plots",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -374,9 +374,9 @@ def activations(options: argparse.Namespace) -> bool:
 
     facts = [describe(name) for name in options.names or names()]
     if options.plot:
-        from ntk_numba.plots.activations import plot_activations
+        from ntk_numba.plots.duals import activations as draw
 
-        plot_activations([f["example"] for f in facts], options.plot, q=options.q)
+        draw([f["example"] for f in facts], options.plot, q=options.q)
     if options.json:
         show_json(facts)
         return True
@@ -390,30 +390,28 @@ def activations(options: argparse.Namespace) -> bool:
 
 def plot(options: argparse.Namespace) -> bool:
     """Draw the matrix of a file and its eigenvalues."""
-    from ntk_numba.plots.figure import new_figure
-    from ntk_numba.plots.gram import plot_gram
+    from ntk_numba.plots.matrices import gram as draw
 
-    new_figure(options.output)  # an error at once if the picture cannot be saved
-    with ntk_numba.open_gram(options.file) as file:
-        plot_gram(
-            file,
-            options.output,
-            kernel=options.kernel,
-            layer=options.layer,
-            labels=options.labels,
-        )
+    draw(
+        options.file,
+        options.output,
+        scale=options.scale,
+        kernel=options.kernel,
+        layer=options.layer,
+        labels=options.labels,
+    )
     show(options.output)
     return True
 
 
 def check(options: argparse.Namespace) -> bool:
     """Test the kernels against networks of finite width."""
-    from ntk_numba.plots.angle import plot_angle
-    from ntk_numba.plots.figure import new_figure
+    from ntk_numba.plots.angles import angle
+    from ntk_numba.plots.figure import check_picture
 
     net = _network(options)
     if options.plot:
-        new_figure(options.plot)  # an error at once if the picture cannot be saved
+        check_picture(options.plot)  # an error at once if the picture cannot be saved
     report = ntk_numba.check(
         net,
         options.data,
@@ -431,10 +429,10 @@ def check(options: argparse.Namespace) -> bool:
         for line in str(report).split("\n"):
             show(line)
     if options.plot:
-        plot_angle(
+        angle(
             net,
-            options.plot,
             report.widths,
+            options.plot,
             draws=options.draws,
             seed=options.seed,
             threads=options.threads,

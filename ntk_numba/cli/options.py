@@ -119,7 +119,9 @@ def make_parser() -> argparse.ArgumentParser:
     verify.set_defaults(run="verify")
 
     plot = parsers.add_parser("plot", help="draw the matrix of a file and its eigenvalues")
-    plot.add_argument("file", metavar="FILE", help="the Gram file")
+    plot.add_argument(
+        "file", metavar="FILE", help="the Gram file, or a matrix: .npy, .npz:key, .h5:dataset"
+    )
     plot.add_argument(
         "-o", "--output", required=True, metavar="PICTURE",
         help="the picture to write: .png, .pdf or .svg",
@@ -128,6 +130,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--kernel", choices=["ntk", "nngp"], help="the kernel to draw [ntk, if the file has it]"
     )
     plot.add_argument("--layer", type=int, help="the layer, in a file of all layers [the last]")
+    plot.add_argument(
+        "--scale", choices=["linear", "normalized", "log", "clipped"], default="linear",
+        help="colours of the entries, of cosines K/√(KK′), of logarithms, or of entries between "
+        "the 1st and 99th percentile [%(default)s]",
+    )  # fmt: skip
     plot.add_argument(
         "--labels", metavar="Y", help="sort rows by labels from a file; formats as for gram"
     )

@@ -10,7 +10,8 @@ from ntk_numba.arguments import KERNELS, Data, KernelName, Kernels, parse_kernel
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compute.plan import Plan, check_rows, make_plan, outline
 from ntk_numba.compute.sweep import sweep
-from ntk_numba.engine.gradient_kernel import GradientKernel, Wanted
+from ntk_numba.engine.gradient_kernel import GradientKernel, fit_gradients
+from ntk_numba.engine.gradient_tile import Wanted
 from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.source import Source, open_source
@@ -76,7 +77,7 @@ def contract(
     moved = unit_directions(net.depth) if directions is None else _checked(directions, net.depth)
     check_rows(x, plan.largest_norm)
     derivatives = GradientKernel(
-        plan.fitted,
+        fit_gradients(net, plan.largest_norm, plan.features, moved),
         x,
         kernels=(),
         dtype=np.dtype(float),
@@ -138,13 +139,14 @@ def all_derivatives(
         name: aligned((2 * depth, plan.grid.rows, plan.grid.columns), plan.dtype)
         for name in plan.kernels
     }
+    directions = unit_directions(depth) * per_value[:, None, None]
     derivatives = GradientKernel(
-        own.fitted,
+        fit_gradients(own.net, own.largest_norm, own.features, directions),
         x,
         z,
         kernels=plan.kernels,
         dtype=plan.dtype,
-        directions=unit_directions(depth) * per_value[:, None, None],
+        directions=directions,
         tile=own.grid.tile,
         threads=own.threads,
     )
@@ -152,7 +154,7 @@ def all_derivatives(
     for batch in sweep(own, derivatives.band, x, z):
         to = np.array(batch.indices) * own.grid.tile
         tiles = tile_table(batch.reads, to, to[:, ::-1] if z is None else (-1, -1))
-        wanted = Wanted(nngp, ntk, NOTHING[:, :, 0], False, np.zeros((0, 0)))
+        wanted = Wanted(nngp, ntk, NOTHING[:, :, 0], False, np.zeros((len(tiles), 2 * depth)))
         derivatives.differentiate(tiles, batch.rows, batch.columns, wanted)
         del batch
     return {name: {"w_std": array[:depth], "b_std": array[depth:]} for name, array in found.items()}

@@ -52,7 +52,9 @@ def needs_largest_norm(net: MLP) -> bool:
     return any(a.facts.needs_largest for a in net.activation)
 
 
-def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNetwork:
+def fit_network(
+    net: MLP, largest_norm: float | None, features: int, others: tuple[MLP, ...] = ()
+) -> FittedNetwork:
     """Fit a network to rows of `features` numbers whose norms are at most `largest_norm`.
 
     Parameters
@@ -62,6 +64,8 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
         None if `needs_largest_norm` is false.
     features : int
         n0.
+    others : tuple of MLP, optional
+        Networks with other w_std and b_std, whose variances the duals cover too.
 
     Raises
     ------
@@ -76,12 +80,12 @@ def fit_network(net: MLP, largest_norm: float | None, features: int) -> FittedNe
     factor, until the bounds are small enough. If an activation with a kink, such as relu, is behind
     a series, this holds for Σ, and the bound of Θ may be larger.
     """
-    return FittedNetwork(net, *_fit(net, largest_norm, features))
+    return FittedNetwork(net, *_fit(net, largest_norm, features, others))
 
 
 @lru_cache(maxsize=16)
 def _fit(
-    net: MLP, largest_norm: float | None, features: int
+    net: MLP, largest_norm: float | None, features: int, others: tuple[MLP, ...]
 ) -> tuple[tuple[Dual, ...], tuple[float, float]]:
     """Return the duals and the bounds of `fit_network`; the last ones are cached."""
     if largest_norm is None:
@@ -89,12 +93,12 @@ def _fit(
         return tuple(a.dual(np.inf) for a in net.activation), (0.0, 0.0)
     wanted, scale = max((a.tolerance for a in net.activation), default=0.0), 1.0
     if wanted == 0:
-        return _fit_once(net.layers, largest_norm, features)
+        return _fit_once(net.layers, largest_norm, features, others)
     held = 1 if _kink_behind_series(net) else 2  # Σ alone, or Θ too
     for _ in range(ATTEMPTS):
         layers = tuple(_finer(layer, scale) for layer in net.layers)
         try:
-            duals, error = _fit_once(layers, largest_norm, features)
+            duals, error = _fit_once(layers, largest_norm, features, others)
         except ToleranceError as refused:
             if scale == 1:
                 raise
@@ -141,19 +145,25 @@ def _unreachable(net: MLP, reached: float) -> InvalidValueError:
 
 
 def _fit_once(
-    layers: tuple[Layer, ...], largest_norm: float, features: int
+    layers: tuple[Layer, ...], largest_norm: float, features: int, others: tuple[MLP, ...]
 ) -> tuple[tuple[Dual, ...], tuple[float, float]]:
     """Return the duals of layers, each with the tolerance of its own, and the bounds."""
     norms = largest_norm * 2.0 ** (-np.arange(NORM_STEPS) / 2)
     moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
     before = layers[0].variance(moment)
+    moved = [other.layers[0].variance(moment).total for other in others]
     duals: list[Dual] = []
     steps = []
     for number, layer in enumerate(layers[1:], start=1):
         assert layer.activation
         # The variances of the first layer grow with the norm, so their largest one is exact.
         margin = 1 if number == 1 else VARIANCE_MARGIN
-        dual = layer.activation.dual(float(before.total.max() * margin))
+        largest = max(float(q.max()) for q in (before.total, *moved))
+        dual = layer.activation.dual(largest * margin)
+        moved = [
+            other.layers[number].variance(layer.activation.second_moment(q)).total
+            for other, q in zip(others, moved, strict=True)
+        ]
         duals.append(dual)
         after = layer.variance(layer.activation.second_moment(before.total))
         steps.append((dual, before.total, after))

@@ -88,8 +88,8 @@ def create(fd: int, header: Header) -> None:
     with new_file(fd, header) as file:
         group = file.create_group(CHECKSUMS)
         for name in c.kernels:
-            _create_dataset(file, name, c.dtype, c.stored_shape, c.chunk)
-            _create_dataset(group, name, CHECKSUM, c.tiles_shape)
+            create_dataset(file, name, c.dtype, c.stored_shape, c.chunk)
+            create_dataset(group, name, CHECKSUM, c.tiles_shape)
 
 
 @contextlib.contextmanager
@@ -136,7 +136,7 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
         yield file
 
 
-def _create_dataset(
+def create_dataset(
     group: Any, name: str, dtype: np.dtype, shape: tuple[int, ...], chunk: Any = None
 ) -> None:
     """Create a dataset whose space is allocated now and reads as zeros, without writing them."""

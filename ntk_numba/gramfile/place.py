@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,16 +106,24 @@ def check_space(path: Path, output: Output, size: int | None = None) -> None:
 
 def no_space(path: Path, output: Output, size: int, reason: str) -> FileError:
     """Return the error for a disk that is too small for an output."""
-    mends = ["free some", "write elsewhere"]
+    mends = []
     if output.layout == "full" and output.grid.symmetric:
         mends.append("take the layout 'lower', which is half as large")
     if output.dtype != np.float32:
         mends.append("use float32")
-    mend = f"{', '.join(mends[:-1])} or {mends[-1]}"
+    return too_small(path, size, reason, mends)
+
+
+def too_small(path: Path, size: int, reason: str, mends: Sequence[str] = ()) -> FileError:
+    """Return the error for a disk that does not have `size` bytes for a file.
+
+    mends : what would make the file smaller
+    """
+    *others, last = ["free some", "write elsewhere", *mends]
     free = shutil.disk_usage(path.parent).free
     return FileError(
         f"{path} takes {show_bytes(size)}, and its disk has {show_bytes(free)} free ({reason}); "
-        f"{mend}"
+        f"{', '.join(others)} or {last}"
     )
 
 

@@ -1,24 +1,29 @@
-"""The empty figure that all pictures start from.
+"""The empty figure that all pictures start from, and the writing of a file.
 
-It is made before anything is computed, so that a missing matplotlib, an unknown file format or a
-folder that cannot be written is an error at once.
+What can be refused is refused by `check_picture`, before anything is computed: a missing
+matplotlib, an unknown file format, or a folder that cannot be written.
 """
 
+import contextlib
+import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ntk_numba import streams
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.place import check_folder
+from ntk_numba.gramfile.whole import written_whole
+from ntk_numba.plots.style import styled
 
 DPI = 130
+LONGEST = 110  # characters of a network's description above a picture
 
 
-def new_figure(path: str | os.PathLike[str], *, width: float = 6.5, height: float = 4.2) -> Any:
-    """Return an empty matplotlib figure that ``figure.savefig(path)`` can save.
-
-    width, height : its size in inches
+def check_picture(path: str | os.PathLike[str] | None) -> None:
+    """Raise an error if no picture can be drawn, or if it cannot be written to `path`.
 
     Raises
     ------
@@ -34,10 +39,51 @@ def new_figure(path: str | os.PathLike[str], *, width: float = 6.5, height: floa
             "plotting needs matplotlib: pip install 'ntk_numba[plot]'"
         ) from None
     streams.occupy()
+    if path is None:
+        return
     check_folder(Path(path))
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    known = sorted(figure.canvas.get_supported_filetypes())
-    ending = Path(path).suffix.lstrip(".").lower()
-    if ending not in known:
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if _ending(path) not in known:
         raise InvalidValueError(f"{path}: its ending must be one of {', '.join(known)}")
-    return figure
+
+
+@contextlib.contextmanager
+def picture(
+    path: str | os.PathLike[str] | None, *, width: float = 6.5, height: float = 4.2
+) -> Iterator[Any]:
+    """Yield an empty figure in the style of the package; write it to `path`, if any, at the end.
+
+    An error within the context leaves no file, and one that was there as it is.
+
+    path : a .png, .pdf or .svg file, or None
+    width, height : the size in inches
+
+    Raises
+    ------
+    ValueError, OSError
+        As for `check_picture`, or if the file cannot be written.
+    """
+    check_picture(path)
+    from ntk_numba.plots.notebook import Picture
+
+    with styled():
+        figure = Picture(figsize=(width, height), dpi=DPI, layout="constrained")
+        yield figure
+        if path is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=_ending(path))
+            with written_whole(path, overwrite=True) as fd:
+                disk.write_at(fd, buffer.getvalue(), 0)
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    return Path(path).suffix.lstrip(".").lower()
+
+
+def heading(net: Any) -> str:
+    """Return the description of a network, or as much of it as fits above a picture.
+
+    net : MLP, or None if it is not known
+    """
+    text = "" if net is None else str(net)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"

@@ -21,7 +21,7 @@ class Candidate:
     value : float
         The objective, in nats, summed over all targets; −inf if it could not be computed.
     evaluations : int
-        How often the objective was computed with its gradient; 0 for a start that was only screened.
+        How often the objective was computed with its gradient; 0 for a start that was screened.
     converged : bool
         Whether the search ended since neither values nor slopes allow more.
     at_bounds : tuple of str

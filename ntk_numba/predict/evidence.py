@@ -27,14 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas
 
+from ntk_numba.arguments import KERNELS
+from ntk_numba.compute.gradients import contract
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.linalg.cholesky import leave_one_out
+from ntk_numba.linalg.packed import mirror
+from ntk_numba.predict.training import Training
 
 Floats = NDArray[np.float64]
 Objective: TypeAlias = Literal["evidence", "loo"]
 
 OBJECTIVES: tuple[Objective, ...] = ("evidence", "loo")
-
-BLOCK = 512  # rows and columns of the blocks in which a triangle is mirrored
 
 
 class Factor(Protocol):
@@ -46,6 +49,28 @@ class Factor(Protocol):
     def inverse(self) -> Floats: ...
 
     def inverse_diagonal(self) -> Floats: ...
+
+
+class Process(Protocol):
+    """What is needed of a Gaussian process; `gaussian_process.GaussianProcess` is one."""
+
+    @property
+    def training(self) -> Training: ...
+
+    @property
+    def kernel(self) -> str: ...
+
+    @property
+    def factor(self) -> Factor: ...
+
+    @property
+    def ridge(self) -> float: ...
+
+    @property
+    def relative_ridge(self) -> float: ...
+
+    @property
+    def dual_coef(self) -> Floats: ...
 
 
 class Slope(NamedTuple):
@@ -98,21 +123,14 @@ def value_of(objective: Objective, factor: Factor, targets: Floats, alpha: Float
     """
     if objective == "evidence":
         return marginal_likelihood(factor.log_det, targets, alpha)
-    return predictive_density(factor.inverse_diagonal(), alpha)
+    left_out = leave_one_out(targets, alpha, factor.inverse_diagonal(), flat=False)
+    return float(left_out.log_density.sum())
 
 
 def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float:
     """Return log p of the module, from log det A, y and A⁻¹y, (N, n)."""
     size, outputs = targets.shape
     return -0.5 * (np.vdot(targets, alpha) + outputs * (log_det + size * math.log(2 * math.pi)))
-
-
-def predictive_density(inverse_diagonal: Floats, alpha: Floats) -> float:
-    """Return log q of the module, from the diagonal of A⁻¹, (N,), and A⁻¹y, (N, n)."""
-    outputs = alpha.shape[1]
-    squares = np.sum(alpha**2, axis=1) / inverse_diagonal
-    logs = np.log(inverse_diagonal) - math.log(2 * math.pi)
-    return float(0.5 * (outputs * logs.sum() - squares.sum()))
 
 
 def slope_of(objective: Objective, inverse: Floats, alpha: Floats) -> Slope:
@@ -138,15 +156,43 @@ def slope_of(objective: Objective, inverse: Floats, alpha: Floats) -> Slope:
         weights = blas.dsyr2k(
             0.5, moved.T, alpha.T, beta=1.0, c=weights, trans=1, lower=0, overwrite_c=1
         ).T
-    _mirror(weights)
+    mirror(weights)
     return Slope(weights, float(np.trace(weights)))
 
 
-def _mirror(matrix: Floats) -> None:
-    """Copy the entries below the diagonal to those above it."""
-    size = len(matrix)
-    for start in range(0, size, BLOCK):
-        stop = min(start + BLOCK, size)
-        corner = matrix[start:stop, start:stop]
-        corner[:] = np.tril(corner) + np.tril(corner, -1).T
-        matrix[start:stop, stop:] = matrix[stop:, start:stop].T
+def evidence_gradient(process: Process, objective: Objective = "evidence") -> dict[str, Any]:
+    """Return the gradient of the evidence, or of the leave-one-out density, of a Gaussian process.
+
+    It takes one inverse of A and one pass over the pairs of samples, whatever the depth.
+
+    Parameters
+    ----------
+    process : a process with the kernel "nngp" or "ntk"
+    objective : "evidence" or "loo"
+
+    Returns
+    -------
+    dict
+        "w_std", "b_std" : (L,), the derivatives by log σ_w and log β of each layer; "noise" : that
+        by the logarithm of the noise. The noise is taken as relative to the mean of the diagonal
+        of K, so that it changes with σ_w and β.
+
+    Raises
+    ------
+    ValueError
+        If the process is an ensemble, or the objective is unknown.
+    """
+    kind = parse_objective(objective)
+    training, alpha = process.training, process.dual_coef
+    (kernel,) = [name for name in KERNELS if name == process.kernel]
+    slope = slope_of(kind, process.factor.inverse(), alpha)
+    sums = contract(
+        training.net,
+        training.samples,
+        slope.of_kernel(process.relative_ridge),
+        kernel=kernel,
+        up_to=training.up_to,
+    )
+    depth = training.net.depth
+    noise = process.ridge * slope.trace
+    return {"w_std": sums[:depth], "b_std": sums[depth:], "noise": noise}

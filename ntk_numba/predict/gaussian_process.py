@@ -11,6 +11,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.network import MLP
+from ntk_numba.predict.evidence import evidence_gradient, marginal_likelihood
 from ntk_numba.predict.fitting import (
     Options,
     Ridge,
@@ -177,9 +178,7 @@ class GaussianProcess:
 
         (Rasmussen and Williams 2006, eq. 2.30).
         """
-        count, outputs = self.targets.shape
-        fit = float(np.einsum("ij,ij->", self.targets, self.dual_coef))
-        return -0.5 * (fit + outputs * (self.factor.log_det + count * np.log(2 * np.pi)))
+        return marginal_likelihood(self.factor.log_det, self.targets, self.dual_coef)
 
     def gradient(self) -> dict[str, Any]:
         """Return the derivatives of `log_marginal_likelihood`.
@@ -190,12 +189,8 @@ class GaussianProcess:
             "w_std" and "b_std": (L,), by log w_std and log b_std of each layer; "noise": by
             log noise, where the noise is relative to the mean of the diagonal.
         """
-        from importlib import import_module
-
         self._refuse_ensemble("gradients of the evidence")
-        evidence = import_module("ntk_numba.predict.evidence")
-        found: dict[str, Any] = evidence.evidence_gradient(self)
-        return found
+        return evidence_gradient(self)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Predict the target of each training sample from all others, in closed form.

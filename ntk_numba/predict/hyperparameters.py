@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ntk_numba.activations import Activation
@@ -16,29 +17,29 @@ from ntk_numba.arguments import (
     KernelName,
     not_negative,
     number_between,
-    parse_bytes,
-    show_bytes,
     whole_number,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.inputs.source import open_source
-from ntk_numba.machine import available_memory
+from ntk_numba.linalg.matrix import refuse_large
+from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.candidates import Candidate, HyperparameterFit
 from ntk_numba.predict.evidence import Objective as ObjectiveName
 from ntk_numba.predict.evidence import parse_objective
+from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.search import NAMES, Ascent, Name, Objective, Space, climb, screen
 from ntk_numba.predict.targets import read_targets
+from ntk_numba.predict.training import open_training
 
 Floats = NDArray[np.float64]
 
 BOUNDS: dict[Name, tuple[float, float]] = {
-    "w_std": (0.1, 10.0),
-    "b_std": (1e-3, 10.0),
-    "noise": (1e-8, 10.0),
+    "w_std": (0.01, 100.0),
+    "b_std": (1e-3, 100.0),
+    "noise": (1e-8, 100.0),
 }
-# Where starts are drawn, as far as the bounds allow. With less noise the objective is nearly flat in
-# its logarithm, and a search would end there.
+# Where starts are drawn, as far as the bounds allow. With less noise the objective is nearly flat
+# in its logarithm, and a search would end there.
 DRAWN: dict[Name, tuple[float, float]] = {
     "w_std": (0.5, 4.0),
     "b_std": (0.03, 3.0),
@@ -64,6 +65,7 @@ def fit_hyperparameters(
     refine: int = 2,
     iterations: int = 100,
     seed: int = 0,
+    preprocess: Preprocess = None,
     memory: int | str | None = None,
     threads: int | None = None,
     progress: bool = False,
@@ -78,9 +80,10 @@ def fit_hyperparameters(
         log p = −½ yᵀA⁻¹y − ½ log det A − N/2 log 2π,   A = K + ν·mean(K_ii)·I
         log q = Σ_i [½ log B_ii − α_i²/(2B_ii) − ½ log 2π],   B = A⁻¹, α = By
 
-    summed over the targets. For each activation and depth L-BFGS-B climbs in the logarithms of the
-    hyperparameters, by the exact gradient. The evidence compares networks without data set aside;
-    the leave-one-out density does so too and depends less on the assumption that the prior is right.
+    summed over the targets. For each activation and depth, L-BFGS-B climbs in the logarithms of
+    the hyperparameters, with the exact gradient. Neither objective needs samples that are set
+    aside. The evidence is that of the prior as a whole; the leave-one-out density depends less on
+    the prior being right (Rasmussen & Williams 2006, section 5.4.2).
 
     Parameters
     ----------
@@ -100,14 +103,15 @@ def fit_hyperparameters(
     fit : some of "w_std", "b_std", "noise"
         What is fitted; the rest keeps its value.
     shared : bool
-        Whether w_std, and b_std, is one number for all layers. Otherwise each layer has its own, and
-        there are 2L + 1 numbers.
+        Whether w_std, and b_std, is one number for all layers. Otherwise each layer has its own,
+        and there are 2L + 1 numbers.
     noise : float
         The noise at the start, relative to the mean of the kernel's diagonal; its value if it is
         not fitted.
     bounds : mapping, optional
-        The least and the largest value by name, where they are to differ from ``{"w_std": (0.1,
-        10), "b_std": (0.001, 10), "noise": (1e-8, 10)}``. Starts are moved into the bounds.
+        The least and the largest value by name, where they are to differ from ``{"w_std":
+        (0.01, 100), "b_std": (0.001, 100), "noise": (1e-8, 100)}``. Starts are moved into the
+        bounds, and the table names the hyperparameters that end at one.
     starts : int
         How many starts are screened: the first is `net`, the others are a Latin hypercube of the
         logarithms within the bounds, with the same w_std and b_std in all layers.
@@ -117,6 +121,8 @@ def fit_hyperparameters(
         The largest number of iterations of L-BFGS-B in one search.
     seed : int
         The seed of the starts. Equal arguments have equal results.
+    preprocess : None, "standardize" or Standardize
+        What is done to X, as in `gaussian_process`.
     memory : int or str such as "2GiB", optional
         The largest amount of memory that the matrices may take; by default what is available.
     threads : int, optional
@@ -141,20 +147,25 @@ def fit_hyperparameters(
     Notes
     -----
     All computations are in float64, whatever the dtype of X. Each evaluation takes a Gram matrix, a
-    Cholesky factorisation, an inverse, and a pass for the derivatives, which is O(N³). The value
-    and the gradient have the accuracy of the kernels times the condition number of A. Where the
-    kernel overflows or A is not positive definite, the objective counts as lower than anywhere else.
+    Cholesky factorisation, an inverse, and a pass over the pairs of samples for the derivatives,
+    and the memory of three N×N matrices. Where a kernel overflows, or A is not positive definite,
+    the objective counts as lower than anywhere else.
+
+    Searches end where the objective changes by less than 1e-9 nats per target, or its slope is less
+    than 1e-6. They find local maxima. One of them is often where noise explains everything or
+    nothing; starts with noise between 1e-3 and 1, as far as `bounds` allow, avoid the latter.
 
     The logarithm of 0 does not exist: if b_std is fitted and is 0 in a layer of `net`, it starts
     from 0.1. To keep it 0, leave it out of `fit`.
 
-    For relu, leaky_relu, abs, identity and other homogeneous activations some directions do not
-    matter. With b_std = 0, w_std only multiplies the kernel. Since the noise is relative, it then
-    scales A as a whole: predictions do not depend on it, while the evidence and the leave-one-out
-    density have one best scale, at which the predicted variances fit, (1/nN)·Σ yᵀA⁻¹y = 1 for
-    either of Σ and Θ. With ``shared=False``, w_std and b_std of a layer times c, with w_std of the
-    next divided by c, are the same kernel: of the 2L numbers, L − 1 combinations are not determined
-    and keep about the value of the start.
+    For relu, leaky_relu, abs, identity and all other σ with σ(cx) = cσ(x) for c > 0, some
+    directions matter little or not at all. If b_std = 0, w_std only multiplies the kernel. Since
+    the noise is relative, it then multiplies A: the predicted mean does not depend on it, but the
+    predicted variance does, and with it both objectives. They are largest at the scale at which the
+    variances fit the targets: where the mean of yᵀA⁻¹y/N over the targets is 1 (evidence), or that
+    of α_i²/B_ii over samples and targets (leave-one-out). With ``shared=False``, a network with
+    w_std and b_std of a hidden layer times c, and w_std of the next layer divided by c, has the
+    same kernels: L − 1 of the 2L numbers are not determined, and stay near those of the start.
 
     Source: Rasmussen & Williams 2006, *Gaussian Processes for Machine Learning*, chapter 5.
 
@@ -178,13 +189,19 @@ def fit_hyperparameters(
     ]
     for spaces in families:
         spaces[-1].check()
-    x = _samples(X)
-    task = Objective(x, read_targets(y, len(x)), covariance, known, threads)
-    room = _room(len(x), memory)
+    training = open_training(net, X, preprocess=preprocess, dtype=float)
+    real = np.dtype(float)
+    free = refuse_large(training.count, real, memory, MATRICES)
+    room = free // (training.count**2 * real.itemsize)
+    targets = read_targets(y, training.count)
+    task = Objective(training.samples, targets, covariance, known, threads)
     points = [{}, *_points(count - 1, fitted, limits, seed)]
     table, screened = [], []
     steps = sum(len(points) + len(spaces) for spaces in families)
-    with tqdm(total=steps, unit="step", disable=not progress, leave=False) as bar:
+    with (
+        threadpool_limits(threads_to_use(threads), user_api="blas"),
+        tqdm(total=steps, unit="step", disable=not progress, leave=False) as bar,
+    ):
         for spaces in families:
             found = []
             for point in points:
@@ -266,26 +283,6 @@ def _bases(
     if not out:
         raise InvalidValueError("activations is empty; leave it out for those of net")
     return out
-
-
-def _samples(X: Data) -> Floats:
-    """Return all samples as float64."""
-    source = open_source(X, "X")
-    source.check()
-    rows = [source.read(start, stop) for start, stop in source.blocks()]
-    return np.ascontiguousarray(np.concatenate(rows), float)
-
-
-def _room(size: int, memory: int | str | None) -> int:
-    """Return how many N×N matrices fit in memory, or raise an error if a search needs more."""
-    limit = available_memory() if memory is None else parse_bytes(memory, "memory")
-    room = limit // (8 * size**2)
-    if room < MATRICES:
-        raise InvalidValueError(
-            f"{size:,} samples take {show_bytes(8 * MATRICES * size**2)} for {MATRICES} matrices, "
-            f"more than memory={show_bytes(limit)}; fit to fewer samples"
-        )
-    return room
 
 
 def _points(

@@ -22,7 +22,8 @@ from ntk_numba.compute.memory import gram
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.linalg.packed import Packed
 from ntk_numba.network import MLP
-from ntk_numba.predict import evidence
+from ntk_numba.predict.evidence import Objective as Kind
+from ntk_numba.predict.evidence import slope_of, value_of
 
 Floats = NDArray[np.float64]
 Name: TypeAlias = Literal["w_std", "b_std", "noise"]
@@ -103,13 +104,13 @@ class Space:
         point : values by name, the same for all layers; those of the network where there is none
         """
         b_std = [b or B_STD for b in self.net.b_std]
-        own = {"w_std": self.net.w_std, "b_std": b_std, "noise": self.noise}
-        parts = [
-            np.broadcast_to(np.atleast_1d(point.get(n, own[n]))[: self._length(n)], self._length(n))
-            for n in self.fitted
-        ]
+        own = {"w_std": list(self.net.w_std), "b_std": b_std, "noise": [self.noise]}
+        parts = []
+        for name in self.fitted:
+            length = self._length(name)
+            parts.append([point[name]] * length if name in point else own[name][:length])
         low, high = self.limits.T
-        return np.clip(np.log(np.concatenate([*parts, []])), low, high)
+        return np.clip(np.log([value for part in parts for value in part]), low, high)
 
     def place(self, vector: Floats) -> tuple[MLP, float]:
         """Return the network and the noise of a vector."""
@@ -141,17 +142,17 @@ class Objective:
 
     Attributes
     ----------
-    x : (N, n0) the samples
+    x : (N, n0) the samples, float64 or float32
     targets : (N, n)
     kernel : the kernel that is the covariance
     kind : which of the two
     threads : the largest number of threads
     """
 
-    x: Floats
+    x: NDArray[np.floating]
     targets: Floats
     kernel: KernelName
-    kind: evidence.Objective
+    kind: Kind
     threads: int | None
 
     @property
@@ -159,20 +160,27 @@ class Objective:
         """The number of targets, N·n."""
         return self.targets.size
 
-    def matrices(self, net: MLP, layers: Sequence[int]) -> Floats:
-        """Return K of some layers of a network, counted from 1, as (len(layers), N, N).
+    def matrices(self, net: MLP, layers: Sequence[int]) -> list[Floats]:
+        """Return K of some layers of a network, counted from 1, each (N, N).
 
         Raises
         ------
         ValueError
             If the kernels overflow.
         """
+        only = list(layers) == [net.depth]
         with warnings.catch_warnings():  # a kernel that is 0 has no factorisation, which is said
             warnings.simplefilter("ignore", UnderflowWarning)
-            k = gram(net, self.x, kernels=self.kernel, layers=layers, threads=self.threads)
+            k = gram(
+                net,
+                self.x,
+                kernels=self.kernel,
+                layers="last" if only else "all",
+                dtype=float,
+                threads=self.threads,
+            )
         found = getattr(k, self.kernel)
-        assert found is not None
-        return found
+        return [found] if only else [found[layer - 1] for layer in layers]
 
     def factor(self, matrix: Floats, noise: float) -> Packed:
         """Factorise K + noise·mean(diagonal of K)·I, in place of K.
@@ -185,7 +193,8 @@ class Objective:
         factor = Packed(matrix, noise * float(np.trace(matrix)) / len(matrix))
         if row := factor.factorise():
             raise InvalidValueError(
-                f"{self.kernel} with noise {noise:g} is not positive definite (row {row - 1})"
+                f"{self.kernel} with noise {noise:g} is not positive definite: its factorisation "
+                f"fails at row {row - 1} (counted from 0)"
             )
         return factor
 
@@ -195,11 +204,12 @@ class Objective:
         Raises
         ------
         ValueError
-            If K + noise is not positive definite.
+            If K + noise is not positive definite, or numbers overflow.
         """
         factor = self.factor(matrix, noise)
-        alpha = factor.substitute(self.targets)
-        return evidence.value_of(self.kind, factor, self.targets, alpha)
+        with np.errstate(all="ignore"):
+            alpha = factor.substitute(self.targets)
+            return _finite(value_of(self.kind, factor, self.targets, alpha))
 
     def gradient(self, space: Space, vector: Floats) -> tuple[float, Floats]:
         """Return the objective and its gradient by a vector of logarithms.
@@ -210,28 +220,36 @@ class Objective:
             If it cannot be computed there.
         """
         net, noise = space.place(vector)
-        matrix = self.matrices(net, [net.depth])[0]
-        shift = noise * float(np.trace(matrix)) / len(matrix)
+        (matrix,) = self.matrices(net, [net.depth])
         factor = self.factor(matrix, noise)
-        alpha = factor.substitute(self.targets)
-        value = evidence.value_of(self.kind, factor, self.targets, alpha)
-        inverse = factor.inverse()
-        del factor, matrix  # so that no more matrices are in memory than are needed
-        slope = evidence.slope_of(self.kind, inverse, alpha)
-        out = np.empty(len(vector))
-        if "noise" in space.fitted:
-            out[-1] = shift * slope.trace
-        directions = space.directions
-        if len(directions):
-            out[: len(directions)] = contract(
-                net,
-                self.x,
-                slope.of_kernel(noise),
-                kernel=self.kernel,
-                directions=directions,
-                threads=self.threads,
-            )
+        with np.errstate(all="ignore"):
+            alpha = factor.substitute(self.targets)
+            value = _finite(value_of(self.kind, factor, self.targets, alpha))
+            inverse, shift = factor.inverse(), factor.shift
+            del factor, matrix  # so that no more matrices are in memory than are needed
+            slope = slope_of(self.kind, inverse, alpha)
+            out = np.empty(len(vector))
+            if "noise" in space.fitted:
+                out[-1] = shift * _finite(slope.trace)
+            directions = space.directions
+            if len(directions):
+                out[: len(directions)] = contract(
+                    net,
+                    self.x,
+                    slope.of_kernel(noise),
+                    kernel=self.kernel,
+                    directions=directions,
+                    threads=self.threads,
+                )
+        _finite(float(out.sum()))
         return value, out
+
+
+def _finite(value: float) -> float:
+    """Return a number, or raise an error if it has overflowed."""
+    if not math.isfinite(value):
+        raise InvalidValueError("the objective overflows")
+    return value
 
 
 class Ascent(NamedTuple):
@@ -302,10 +320,8 @@ def screen(
     point : see `Space.start`
     room : how many N×N matrices fit in memory
     """
-    at_once = max(room - 1, 1)
-    if len(spaces) > at_once:
-        parts = [spaces[k : k + at_once] for k in range(0, len(spaces), at_once)]
-        return [found for part in parts for found in screen(objective, part, point, room)]
+    if len(spaces) > 1 and spaces[-1].net.depth >= room:
+        return [found for s in spaces for found in screen(objective, [s], point, room)]
     vectors = [space.start(point) for space in spaces]
     net, noise = spaces[-1].place(vectors[-1])
     try:

@@ -22,10 +22,12 @@ from ntk_numba.finite_width.networks import (
     seed_sequence,
 )
 from ntk_numba.network import MLP
-from ntk_numba.plots.figure import new_figure
+from ntk_numba.plots.figure import check_picture, heading, picture
+from ntk_numba.plots.style import band, line
 
 ANGLES = 121
 BAND = (10, 90)  # percentiles
+EXACT = "Θ∞, exact"
 
 
 def circle(radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -34,15 +36,15 @@ def circle(radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return angles, radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def plot_angle(
+def angle(
     net: MLP,
-    path: str | os.PathLike[str],
     widths: Sequence[int],
+    path: str | os.PathLike[str] | None = None,
     *,
     draws: int = 64,
     seed: int = 0,
     threads: int | None = None,
-) -> None:
+) -> Any:
     """Draw Θ(x0, x) of networks of several widths as bands around the exact curve.
 
     x0 and x have two features and lie on a circle with |x|²/n0 = 1, at angle 0 and γ. A band holds
@@ -50,25 +52,41 @@ def plot_angle(
 
     Parameters
     ----------
-    path : a .png, .pdf or .svg file
-    widths : widths of the hidden layers, one for each band
-    draws : the number of networks of each width
-    net, seed, threads : see `ntk_numba.finite_width.monte_carlo`
+    net : MLP
+        The network; see `ntk_numba.finite_width.monte_carlo` for `seed` and `threads` too.
+    widths : sequence of int
+        Widths of the hidden layers, one for each band.
+    path : str or path, optional
+        A .png, .pdf or .svg file to write.
+    draws : int
+        The number of networks of each width.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------
-    ValueError, OSError
-        As for `new_figure`, or if the networks do not fit in memory; the message says how many
-        bytes they would take.
+    ValueError
+        If the networks do not fit in memory, in which case the text says how many bytes they would
+        take; or if matplotlib is missing or does not know the ending of `path`.
+    OSError
+        If the picture cannot be written.
+
+    Examples
+    --------
+    >>> figure = ntk_numba.plots.angle(ntk_numba.MLP(2), [32, 128], draws=8)
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['n = 32', 'n = 128', 'Θ∞, exact']
     """
-    figure = new_figure(path)
+    check_picture(path)
     angles, points = circle(math.sqrt(2))
     start = points[[ANGLES // 2]]
 
     def observe(params: Parameters) -> NDArray[np.float64]:
         return np.asarray(pooled_ntk(params, run_pass(params, start), run_pass(params, points))[0])
 
-    axes = figure.subplots()
+    drawn = []
     for k, width in enumerate(widths):
         shape = layer_widths(net, 2, width)
         seen = each_draw(
@@ -82,22 +100,27 @@ def plot_angle(
             fixed=8 * draws * ANGLES,
             each=2 * pass_bytes(shape, ANGLES),
         )
-        drawn = np.array(list(seen))
-        low, high = np.percentile(drawn, BAND, axis=0)
-        axes.fill_between(angles, low, high, color=f"C{k}", alpha=0.25, lw=0)
-        axes.plot(angles, drawn.mean(axis=0), color=f"C{k}", lw=1, label=f"n = {width:,}")
+        drawn.append(np.array(list(seen)))
     exact = gram(net, start, points, kernels="ntk", dtype="float64").ntk
     assert exact is not None
-    axes.plot(angles, exact[0], "k--", lw=1.2, label=r"$\Theta_\infty$, exact")
-    axes.set_ylabel(r"$\Theta(x_0, x)$")
-    axes.set_title(f"{net}\nmean and middle 80 % of {draws} networks", fontsize=9)
-    finish(figure, axes, path)
+    with picture(path) as figure:
+        axes, entries = figure.subplots(), {}
+        for k, (width, values) in enumerate(zip(widths, drawn, strict=True)):
+            low, high = np.percentile(values, BAND, axis=0)
+            of_width = axes.fill_between(angles, low, high, **band(k))
+            (mean,) = axes.plot(angles, values.mean(axis=0), **line(k))
+            entries[f"n = {width:,}"] = (of_width, mean)  # the legend shows both, with the hatch
+        entries[EXACT] = axes.plot(angles, exact[0], color="black", linewidth=1.2)[0]
+        axes.legend(entries.values(), entries)
+        axes.set_ylabel("Θ(x₀, x)")
+        label_angles(axes)
+        axes.set_title(
+            f"Θ of {heading(net)}\nmean and middle 80 % of {draws} networks", parse_math=False
+        )
+    return figure
 
 
-def finish(figure: Any, axes: Any, path: str | os.PathLike[str]) -> None:
-    """Label axes over the angles of `circle`, and save the figure."""
-    axes.set_xlabel(r"angle $\gamma$")
+def label_angles(axes: Any) -> None:
+    """Label axes over the angles of `circle`."""
+    axes.set_xlabel("angle γ")
     axes.set_xticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)

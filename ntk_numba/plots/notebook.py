@@ -1,0 +1,25 @@
+"""The class of all figures, which keeps the style when a user shows or saves one."""
+
+import io
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ntk_numba.plots.style import styled
+
+_Figure: Any = Figure  # matplotlib may be missing where types are checked
+
+
+class Picture(_Figure):  # type: ignore[misc]
+    """A matplotlib figure that is written in the style of the package, and shown by notebooks."""
+
+    def savefig(self, *args: Any, **options: Any) -> None:
+        """Write the figure, as ``Figure.savefig`` does, with TrueType fonts."""
+        with styled():
+            super().savefig(*args, **options)
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture that a notebook shows, where pyplot is not loaded."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
