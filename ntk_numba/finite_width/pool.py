@@ -8,44 +8,17 @@ are returned in order, so sums over them do not depend on it either.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ntk_numba.arguments import show_bytes
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.machine import available_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_lock = Lock()
-_open_contexts = 0  # of `one_thread_products`, on all threads
-_limits: Any = None
-
-
-@contextmanager
-def one_thread_products() -> Iterator[None]:
-    """Keep matrix products, within this context, on the thread that calls them.
-
-    BLAS has one number of threads for the whole process. The first thread to enter the context sets
-    it to 1, and the last to leave restores it.
-    """
-    global _open_contexts, _limits
-    with _lock:
-        _open_contexts += 1
-        if _open_contexts == 1:
-            _limits = threadpool_limits(1, user_api="blas")
-    try:
-        yield
-    finally:
-        with _lock:
-            _open_contexts -= 1
-            if _open_contexts == 0:
-                _limits.restore_original_limits()
 
 
 def in_order(
@@ -62,7 +35,7 @@ def in_order(
         return function(item)
 
     waiting: deque[Future[Result]] = deque()
-    with one_thread_products(), ThreadPoolExecutor(threads, "finite-width") as pool:
+    with blas_threads(1), ThreadPoolExecutor(threads, "finite-width") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(quiet, item))

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import get_blas_funcs
 
 from ntk_numba.arguments import Data, number_between, whole_number
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.networks import (
     Parameters,
@@ -17,7 +18,7 @@ from ntk_numba.finite_width.networks import (
     preactivations,
     read_samples,
 )
-from ntk_numba.finite_width.pool import fitting_threads, one_thread_products
+from ntk_numba.finite_width.pool import fitting_threads
 from ntk_numba.function import Floats
 from ntk_numba.inputs.containers import read_array
 
@@ -101,7 +102,7 @@ def train(
     loss = np.empty(steps + 1)
     outputs: list[Floats] = []
     test_outputs: list[Floats] = []
-    with one_thread_products(), np.errstate(over="ignore", invalid="ignore"):
+    with blas_threads(1), np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps + 1):
             z = preactivations(current, x)
             residual = z[-1] - target

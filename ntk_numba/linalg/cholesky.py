@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from ntk_numba.arguments import KernelName, not_negative
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.linalg.indefinite import explain
@@ -204,7 +204,8 @@ class Cholesky:
 
     def _columns(self, Y: Any) -> tuple[NDArray[np.float64], bool]:
         """Return Y as finite columns (N, K), and whether it has one dimension."""
-        array = read_array(Y, "Y").astype(float, copy=False)
+        ready = isinstance(Y, np.ndarray) and Y.dtype == np.float64  # in any order of memory
+        array = Y if ready else read_array(Y, "Y").astype(float, copy=False)
         size = self.shape[0]
         if array.ndim not in (1, 2) or len(array) != size:
             raise InvalidValueError(f"Y must have {size} rows, as {self._name}, not {array.shape}")
@@ -216,7 +217,7 @@ class Cholesky:
 
     def _limited(self) -> Any:
         """Return a context in which BLAS takes no more threads than this object may."""
-        return threadpool_limits(self._threads, user_api="blas")
+        return blas_threads(self._threads)
 
     def __repr__(self) -> str:
         return f"<Cholesky: {self.shape[0]} × {self.shape[0]}, {self.dtype}, ridge {self.ridge:g}>"

@@ -26,8 +26,9 @@ def open_matrix(
     gram: Any,
     kernel: KernelName | None = None,
     *,
+    name: str = "gram",
     memory: int | str | None = None,
-    copies: float = 1,
+    working: int = 0,
 ) -> Floats:
     """Return a symmetric and finite matrix as a new C-contiguous array, float64 or float32.
 
@@ -37,8 +38,9 @@ def open_matrix(
         Of a matrix with several layers, the last one is taken.
     kernel : "nngp" or "ntk"
         The kernel to take, if there are two.
-    memory : int or str, optional
-        The most memory that `copies` matrices may take; by default all that is available.
+    name : str
+        The name of the argument, for errors.
+    memory, working : see `refuse_large`
 
     Raises
     ------
@@ -48,18 +50,19 @@ def open_matrix(
     """
     if isinstance(gram, str | os.PathLike):
         with open_gram(Path(gram)) as file:
-            return open_matrix(file, kernel, memory=memory, copies=copies)
-    name = "gram"
+            return open_matrix(file, kernel, name=name, memory=memory, working=working)
     rows = gram
     if isinstance(gram, Gram | GramFile):
         held = [k for k in KERNELS if getattr(gram, k) is not None]
         if kernel is None:
             if len(held) != 1:
-                raise InvalidValueError("gram has two kernels; choose one: kernel='ntk' or 'nngp'")
+                raise InvalidValueError(
+                    f"{name} has two kernels; choose one: kernel='ntk' or 'nngp'"
+                )
             kernel = held[0]
         elif parse_kernels(kernel)[0] not in held:
-            raise InvalidValueError(f"gram has no {kernel}, only {', '.join(held) or 'None'}")
-        name, rows = f"gram.{kernel}", getattr(gram, kernel)
+            raise InvalidValueError(f"{name} has no {kernel}, only {', '.join(held) or 'None'}")
+        name, rows = f"{name}.{kernel}", getattr(gram, kernel)
     shape = getattr(rows, "shape", None)
     if shape is None or not isinstance(gram, GramFile):
         rows = read_array(rows, name)
@@ -69,32 +72,35 @@ def open_matrix(
         last, shape = -1, shape[1:]
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InvalidValueError(f"{name} must be a square matrix, not {tuple(shape)}")
-    refuse_large(shape[0], np.dtype(rows.dtype), memory, copies)
+    refuse_large(shape[0], np.dtype(rows.dtype), memory, working)
     matrix = np.array(rows[last], order="C")
     _check(matrix, name)
     return matrix
 
 
-def refuse_large(size: int, dtype: np.dtype, memory: int | str | None, copies: float) -> int:
-    """Return the bytes of memory that a job may take, if matrices of N = `size` fit in them.
+def refuse_large(
+    size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
+) -> None:
+    """Raise an error if a job with matrices of N = `size` does not fit in memory.
 
-    copies : the number of matrices that the job needs at a time
-
-    Raises
-    ------
-    ValueError
-        If they do not fit.
+    Parameters
+    ----------
+    memory : int or str, optional
+        The most memory that they may take; by default all that is available.
+    working : int
+        Further bytes that the job takes for each pair of samples.
+    matrices : int
+        The number of matrices of this dtype.
     """
     free = available_memory() if memory is None else parse_bytes(memory, "memory")
-    needed = int(copies * size * size * dtype.itemsize)
+    needed = (matrices * dtype.itemsize + working) * size * size
     if needed > free:
         held = "that are available" if memory is None else f"of memory={memory!r}"
         raise InvalidValueError(
-            f"{size:,} samples need matrices of {show_bytes(needed)} in memory, more than the "
+            f"{size:,} samples take {show_bytes(needed)} in memory, more than the "
             f"{show_bytes(free)} {held}; take fewer samples"
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
-    return free
 
 
 def _check(matrix: Floats, name: str) -> None:

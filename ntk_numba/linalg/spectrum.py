@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.sparse.linalg import eigsh
 
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.packed import blocks
 
 Floats = NDArray[np.floating]
@@ -27,13 +28,19 @@ LARGEST = 1e4  # the largest relative ridge that is tried, unless the targets ar
 LEAST = 32
 
 
+WORKING = 24
+"""The bytes that `Spectrum` takes for each pair of samples, if it copies the matrix."""
+
+
 class Spectrum:
     """The eigenvalues and eigenvectors of a symmetric matrix.
 
     Parameters
     ----------
     matrix : (N, N) float32 or float64
-        It may be overwritten.
+        It is copied, unless it may be overwritten.
+    overwrite : bool
+        Whether it may be.
 
     Attributes
     ----------
@@ -43,12 +50,13 @@ class Spectrum:
         ε·N·λ_max, with the ε of the dtype of the matrix: smaller eigenvalues are rounding errors.
     """
 
-    def __init__(self, matrix: Floats) -> None:
+    def __init__(self, matrix: Floats, *, overwrite: bool = False) -> None:
         self.epsilon = float(np.finfo(matrix.dtype).eps)
         self.mean_diagonal = float(np.diagonal(matrix).mean(dtype=float))
-        double = matrix.astype(float, copy=False)
+        double = matrix.astype(float, copy=not overwrite)
+        # the transpose is in the order of memory that LAPACK overwrites without a copy
         self.values, self.vectors = scipy.linalg.eigh(
-            double, driver="evd", overwrite_a=True, check_finite=False
+            double.T, driver="evd", overwrite_a=True, check_finite=False
         )
         self.rounding = self.epsilon * len(matrix) * max(float(self.values[-1]), 0.0)
 
@@ -102,6 +110,10 @@ def choose_ridge(
         noise r, see `GaussianProcess.log_marginal_likelihood`.
     """
     count, outputs = targets.shape
+    if not spectrum.values[-1] > 0:
+        raise InvalidValueError(
+            f"the kernel matrix of X is 0, so that no ridge can be chosen by {objective!r}"
+        )
     values = np.maximum(spectrum.values, 0.0)
     largest, mean = float(values[-1]), spectrum.mean_diagonal
     unit = float(np.abs(targets).max()) or 1.0  # so that no square overflows

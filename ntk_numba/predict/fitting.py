@@ -4,19 +4,20 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ntk_numba.arguments import KernelName, not_negative
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError, NotPositiveDefiniteError, RidgeWarning
 from ntk_numba.gramfile.reader import GramFile, open_gram
+from ntk_numba.inputs.source import result_dtype
 from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.matrix import open_matrix
-from ntk_numba.linalg.spectrum import RidgeChoice, Spectrum, choose_ridge
+from ntk_numba.linalg.matrix import open_matrix, refuse_large
+from ntk_numba.linalg.spectrum import WORKING, RidgeChoice, Spectrum, choose_ridge
 from ntk_numba.machine import threads_to_use
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.posterior import Trained
@@ -25,10 +26,6 @@ from ntk_numba.predict.training import Training, open_training, refuse_other_dat
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
-
-# matrices, of the size of K in float64, that the choice of a ridge takes: K, its eigenvectors, and
-# two that LAPACK works in
-SPECTRUM = 4
 
 
 @dataclass(frozen=True)
@@ -100,53 +97,55 @@ class Stages:
         self._bar.close()
 
 
-def training_matrices(
-    net: Any, X: Any, kernels: tuple[KernelName, ...], options: Options, copies: float
-) -> tuple[Training, dict[KernelName, Floats]]:
-    """Return the training samples and their kernel matrices, which are new or read from `gram`.
+class Job(NamedTuple):
+    """What a fit needs: its samples, its targets, and kernel matrices that may be overwritten.
 
-    copies : the number of (N, N) matrices that the fit needs at a time
+    flat : whether the targets had the shape (N,)
     """
-    gram = options.gram
+
+    training: Training
+    targets: Doubles
+    flat: bool
+    matrices: dict[KernelName, Floats]
+
+
+def read_job(
+    net: Any, X: Any, y: Any, kernels: tuple[KernelName, ...], options: Options, working: int
+) -> Job:
+    """Read and check the arguments of a fit; compute its kernels, or read them from `gram`.
+
+    working : the bytes that the fit takes for each pair of samples, besides its kernels
+    """
+    gram, memory = options.gram, options.memory
     if isinstance(gram, str | os.PathLike):
         with open_gram(Path(gram)) as file:
-            return training_matrices(net, X, kernels, replace(options, gram=file), copies)
+            return read_job(net, X, y, kernels, replace(options, gram=file), working)
     given, dtype, up_to = {}, options.dtype, options.up_to
     if gram is not None:
         for kernel in kernels:
-            given[kernel] = open_matrix(gram, kernel, memory=options.memory, copies=copies)
-            dtype = given[kernel].dtype
+            given[kernel] = open_matrix(gram, kernel, memory=memory, working=working)
+        found = given[kernels[0]].dtype
+        if dtype is not None and result_dtype(dtype) != found:
+            raise InvalidValueError(f"gram holds {found}, but dtype={dtype!r}; leave dtype out")
+        dtype = found
         if isinstance(gram, GramFile) and up_to is None:
             up_to = gram.contents.largest_norm
-    training = open_training(
-        net,
-        X,
-        preprocess=options.preprocess,
-        dtype=dtype,
-        up_to=up_to,
-        memory=options.memory,
-        copies=copies,
-    )
-    if not given:
-        return training, training.matrices(kernels, options.threads)
+    training = open_training(net, X, preprocess=options.preprocess, dtype=dtype, up_to=up_to)
+    targets, flat = open_targets(y, training.count)
     for kernel, matrix in given.items():
         refuse_other_data(training, gram, matrix, kernel)
-    return training, given
+    if not given:
+        refuse_large(training.count, training.dtype, memory, working, len(kernels))
+        given = training.matrices(kernels, options.threads)
+    return Job(training, targets, flat, given)
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """A kernel matrix with a ridge, factorised, and the solution for the targets.
+class Fit(NamedTuple):
+    """The solution for the targets of a job.
 
-    Attributes
-    ----------
-    training : the samples
-    targets : (N, n_out) float64
-    flat : whether the targets had the shape (N,)
     ridge, relative_ridge : the absolute ridge, and its ratio to the mean of the diagonal of K
     choice : how the ridge was chosen; None if it was given
-    factor : the factor of A = K + ridge·I; None of an ensemble at a finite time
-    dual_coef : (N, n_out), A⁻¹ times the targets
+    dual_coef : (N, n_out)
     residual : the relative residual of that solution
     """
 
@@ -156,26 +155,27 @@ class Fit:
     ridge: float
     relative_ridge: float
     choice: RidgeChoice | None
-    factor: Cholesky | None
     dual_coef: Doubles
     residual: float
 
 
-def fit(net: Any, X: Any, y: Any, kernel: KernelName, ridge: Ridge, options: Options) -> Fit:
-    """Fit a model: compute the matrix, choose the ridge if wanted, factorise and solve."""
+def fit(
+    net: Any, X: Any, y: Any, kernel: KernelName, ridge: Ridge, options: Options
+) -> tuple[Fit, Cholesky]:
+    """Compute a kernel matrix, choose the ridge if wanted, factorise, and solve for the targets."""
     with Stages("kernels", "spectrum", "Cholesky", "solution", show=options.progress) as stage:
         stage("kernels")
-        copies = SPECTRUM if ridge.chosen else 1
-        training, matrices = training_matrices(net, X, (kernel,), options, copies)
-        matrix = matrices.pop(kernel)
-        targets, flat = open_targets(y, training.count)
+        working = WORKING if ridge.chosen else 0
+        training, targets, flat, matrices = read_job(net, X, y, (kernel,), options, working)
         stage("spectrum")
-        shift, relative, choice = choose(ridge, matrix, targets, options.threads)
+        chosen = choose(ridge, matrices[kernel], targets, options.threads)
         stage("Cholesky")
-        factor = factorise(matrix, shift, ridge.name, targets, options.threads)
+        factor = factorise(
+            matrices[kernel], chosen[0], ridge.name, training, targets, options.threads
+        )
         stage("solution")
         dual_coef = factor.solve(targets)
-    return Fit(training, targets, flat, shift, relative, choice, factor, dual_coef, factor.residual)
+    return Fit(training, targets, flat, *chosen, dual_coef, factor.residual), factor
 
 
 def fit_ensemble(
@@ -188,34 +188,32 @@ def fit_ensemble(
         )
     with Stages("kernels", "spectrum", "Cholesky", "solution", show=options.progress) as stage:
         stage("kernels")
-        copies = (SPECTRUM if ridge.chosen or time < np.inf else 1) + 1
-        training, matrices = training_matrices(net, X, ("nngp", "ntk"), options, copies)
-        targets, flat = open_targets(y, training.count)
+        working = WORKING if ridge.chosen or time < np.inf else 0
+        job = read_job(net, X, y, ("nngp", "ntk"), options, working)
+        training, targets, flat, matrices = job
         stage("spectrum")
-        shift, relative, choice = choose(ridge, matrices["ntk"], targets, options.threads)
+        chosen = choose(ridge, matrices["ntk"], targets, options.threads)
         stage("Cholesky")
-        posterior = make_ensemble(matrices, shift, time, targets, options.threads)
+        posterior = make_ensemble(training, matrices, chosen[0], time, targets, options.threads)
         stage("solution")
         dual_coef, residual = posterior.weights(targets)
-    done = Fit(
-        training, targets, flat, shift, relative, choice, posterior.factor, dual_coef, residual
-    )
-    return done, posterior
+    return Fit(training, targets, flat, *chosen, dual_coef, residual), posterior
 
 
 def make_ensemble(
+    training: Training,
     matrices: dict[KernelName, Floats],
     shift: float,
     time: float,
-    targets: Doubles | None,
+    targets: Doubles,
     threads: int | None = None,
 ) -> Trained:
     """Return the distribution of trained networks, for Σ and Θ, which is overwritten."""
     if time == np.inf:
-        factor = factorise(matrices["ntk"], shift, "noise", targets, threads)
+        factor = factorise(matrices["ntk"], shift, "noise", training, targets, threads)
         return Trained(matrices["nngp"], factor, None)
-    with threadpool_limits(threads_to_use(threads), user_api="blas"):
-        spectrum = Spectrum(matrices["ntk"])
+    with blas_threads(threads_to_use(threads)):
+        spectrum = Spectrum(matrices["ntk"], overwrite=True)
     return Trained(matrices["nngp"], None, FlowFunctions(spectrum, time, shift))
 
 
@@ -226,8 +224,8 @@ def choose(
     mean = float(np.diagonal(matrix).mean(dtype=float))
     choice = None
     if ridge.chosen:
-        with threadpool_limits(threads_to_use(threads), user_api="blas"):
-            choice = choose_ridge(Spectrum(matrix.copy()), targets, ridge.value)
+        with blas_threads(threads_to_use(threads)):
+            choice = choose_ridge(Spectrum(matrix), targets, ridge.value)
         if choice.edge == "largest":
             warnings.warn(
                 f"{ridge.name}={ridge.value!r}: the best of all numbers that were tried is the "
@@ -240,7 +238,12 @@ def choose(
 
 
 def factorise(
-    matrix: Floats, shift: float, name: str, targets: Doubles | None, threads: int | None
+    matrix: Floats,
+    shift: float,
+    name: str,
+    training: Training,
+    targets: Doubles,
+    threads: int | None = None,
 ) -> Cholesky:
     """Factorise a kernel matrix, which is overwritten; errors say what to do about equal samples.
 
@@ -249,14 +252,15 @@ def factorise(
     try:
         return Cholesky(matrix, shift, threads=threads, name="the kernel matrix of X")
     except NotPositiveDefiniteError as error:
-        if error.equal is None:
-            raise
-        first, second = error.equal
-        differ = targets is not None and not np.array_equal(targets[first], targets[second])
-        hint = (
-            f". Samples {first} and {second} are equal and their targets "
-            + ("differ, which is noise" if differ else "too: leave one of them out")
-            + f"; {name} must not be 0 for equal samples"
-        )
-        error.args = (f"{error.args[0]}{hint}",)
+        if error.equal is not None:
+            first, second = error.equal
+            samples = training.samples
+            same = "" if np.array_equal(samples[first], samples[second]) else "nearly "
+            differ = not np.array_equal(targets[first], targets[second])
+            text = (
+                f". Samples {first} and {second} are {same}equal"
+                + (", and their targets differ" if differ else ", and so are their targets")
+                + f": give a positive {name}, or leave one of them out"
+            )
+            error.args = (error.args[0] + text,)
         raise

@@ -29,7 +29,8 @@ class FlowFunctions:
         self.spectrum = spectrum
         known = spectrum.values + ridge > spectrum.rounding
         shifted = np.where(known, spectrum.values + ridge, 1)
-        rates = np.where(known, shifted * time, 0) / len(spectrum.values)
+        with np.errstate(over="ignore"):  # an infinite rate is right
+            rates = np.where(known, shifted * time, 0) / len(spectrum.values)
         self.gain = -np.expm1(-rates) / shifted
         left = np.exp(-rates)
         share = np.where(known, ridge / shifted, 0)  # of the targets, which stays unlearned

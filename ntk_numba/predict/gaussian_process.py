@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, KernelName, whole_number
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
 from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import evidence_gradient, marginal_likelihood
 from ntk_numba.predict.fitting import (
@@ -77,10 +79,12 @@ class GaussianProcess:
         if self._posterior is None:
             if self.kernel == "ensemble":
                 both = self.training.matrices(("nngp", "ntk"))
-                self._posterior = make_ensemble(both, self.ridge, self.time, None)
+                self._posterior = make_ensemble(
+                    self.training, both, self.ridge, self.time, self.targets
+                )
             else:
                 matrix = self.training.matrix(self.kernel)
-                factor = factorise(matrix, self.ridge, "noise", self.targets, None)
+                factor = factorise(matrix, self.ridge, "noise", self.training, self.targets)
                 self._posterior = Conditioned(self.kernel, factor)
         return self._posterior
 
@@ -155,14 +159,17 @@ class GaussianProcess:
         cov = np.empty((0, 0))
         for run in runs:
             cross = new.cross(run, kernels, threads)
-            mean[run] = cross[self._mean_kernel] @ self.dual_coef
             if return_std:
-                explained = self.posterior.explain(cross).diagonal
-                variance = new.diagonal(run, self.posterior.prior) - explained
-                std[run] = np.sqrt(np.maximum(variance, 0))
+                variance = new.diagonal(run, self.posterior.prior)
             if return_cov:
-                cov = new.between(run, self.posterior.prior, threads)
-                cov -= self.posterior.explain(cross).matrix
+                cov = new.themselves(run, self.posterior.prior, threads)
+            with blas_threads(threads_to_use(threads)):
+                mean[run] = cross[self._mean_kernel] @ self.dual_coef
+                if return_std:
+                    variance -= self.posterior.explain(cross).diagonal
+                    std[run] = np.sqrt(np.maximum(variance, 0))
+                if return_cov:
+                    cov -= self.posterior.explain(cross).matrix
         found = mean[:, 0] if self.flat else mean
         return (found, std) if return_std else (found, cov) if return_cov else found
 
@@ -231,7 +238,7 @@ class GaussianProcess:
             new = self.training.new(X_new)
             (run,) = new.runs(32 * new.count, None, whole=True)
             mean: Doubles = np.zeros((new.count, self.targets.shape[1]))
-            cov = new.between(run, "nngp" if self.kernel == "ensemble" else self.kernel, None)
+            cov = new.themselves(run, "nngp" if self.kernel == "ensemble" else self.kernel, None)
         else:
             mean, cov = self.predict(X_new, return_cov=True)
             mean = mean[:, None] if self.flat else mean
@@ -330,19 +337,6 @@ def gaussian_process(
     else:
         if until != np.inf:
             raise InvalidValueError("time is of trained networks only: kernel='ensemble'")
-        done = fit(net, X, y, kernel, ridge, options)
-        assert done.factor is not None
-        posterior = Conditioned(kernel, done.factor)
-    return GaussianProcess(
-        training=done.training,
-        kernel=kernel,
-        targets=done.targets,
-        flat=done.flat,
-        ridge=done.ridge,
-        relative_ridge=done.relative_ridge,
-        dual_coef=done.dual_coef,
-        residual=done.residual,
-        time=until,
-        choice=done.choice,
-        _posterior=posterior,
-    )
+        done, factor = fit(net, X, y, kernel, ridge, options)
+        posterior = Conditioned(kernel, factor)
+    return GaussianProcess(kernel=kernel, **done._asdict(), time=until, _posterior=posterior)

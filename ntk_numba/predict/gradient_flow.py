@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.arguments import Data, not_negative
-from ntk_numba.compute.memory import Gram, gram
+from ntk_numba.compute.memory import gram
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.linalg.matrix import open_matrix
 from ntk_numba.linalg.spectrum import Spectrum, largest_eigenvalue
@@ -196,7 +195,7 @@ def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) ->
         ntk = gram(ntk, X, kernels="ntk")
     elif X is not None:
         raise InvalidValueError("X is given with a matrix; give a network, or leave X out")
-    theta = open_matrix(ntk, "ntk" if isinstance(ntk, Gram | GramFile) else None)
+    theta = open_matrix(ntk, "ntk", name="ntk")
     size, mean = len(theta), float(np.diagonal(theta).mean(dtype=float))
     largest = largest_eigenvalue(theta) + relative * mean
     return 2 * size / largest if largest > 0 else np.inf
@@ -209,7 +208,7 @@ def _flow_functions(ntk: Any, time: float, ridge: float) -> FlowFunctions:
     if given.ndim != 2 or given.shape[0] != given.shape[1]:
         raise InvalidValueError(f"ntk must be a square matrix, not {given.shape}")
     _matrix("ntk", given, given.shape)
-    spectrum = Spectrum(given.copy())
+    spectrum = Spectrum(given)
     return FlowFunctions(spectrum, until, relative * spectrum.mean_diagonal)
 
 

@@ -17,6 +17,8 @@ from ntk_numba.predict.flow import FlowFunctions
 Doubles = NDArray[np.float64]
 Cross = dict[KernelName, Doubles]
 
+SOLVING = 7  # arrays of the size of the right-hand side that `Cholesky.solve` makes
+
 
 class Explained(NamedTuple):
     """Two (N, m) arrays P and Q, for which E = (PᵀQ + QᵀP)/2.
@@ -61,11 +63,10 @@ class Conditioned:
     factor : of A = K + noise·I
     """
 
-    arrays = 3
-
     def __init__(self, kernel: KernelName, factor: Cholesky) -> None:
         self.kernels: tuple[KernelName, ...] = (kernel,)
         self.prior, self.factor = kernel, factor
+        self.arrays = 2 if factor.dtype == np.float64 else SOLVING
 
     def explain(self, cross: Cross) -> Explained:
         """Return E as VᵀV with V = L⁻¹K_xᵀ or, from a factor in float32, as K_x times A⁻¹K_xᵀ.
@@ -92,7 +93,7 @@ class Trained:
 
     kernels: tuple[KernelName, ...] = ("nngp", "ntk")
     prior: KernelName = "nngp"
-    arrays = 6
+    arrays = SOLVING + 3
 
     def __init__(
         self, nngp: NDArray[np.floating], factor: Cholesky | None, flow: FlowFunctions | None

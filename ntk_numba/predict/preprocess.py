@@ -64,7 +64,7 @@ def fit_preprocess(preprocess: Any, source: Source) -> Standardize | None:
     if preprocess is None:
         return None
     if isinstance(preprocess, Standardize):
-        if preprocess.mean.shape != preprocess.scale.shape != (source.shape[1],):
+        if len(preprocess.mean) != source.shape[1]:
             raise InvalidValueError(
                 f"preprocess is of {len(preprocess.mean)} features, X has {source.shape[1]}"
             )

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, KernelName, parse_kernels
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
 from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.fitting import Options, Ridge, factorise, fit
 from ntk_numba.predict.preprocess import Preprocess
@@ -59,7 +61,7 @@ class KernelRidge:
         """The factor of K + ridge·I; computed again if the model was unpickled or loaded."""
         if self._factor is None:
             matrix = self.training.matrix(self.kernel)
-            self._factor = factorise(matrix, self.ridge, "ridge", self.targets, None)
+            self._factor = factorise(matrix, self.ridge, "ridge", self.training, self.targets)
         return self._factor
 
     def predict(
@@ -90,7 +92,8 @@ class KernelRidge:
         outputs = np.empty((new.count, self.dual_coef.shape[1]))
         for run in new.runs(16 * self.training.count, memory):
             cross = new.cross(run, (self.kernel,), threads)[self.kernel]
-            outputs[run] = cross @ self.dual_coef
+            with blas_threads(threads_to_use(threads)):
+                outputs[run] = cross @ self.dual_coef
         return outputs[:, 0] if self.flat else outputs
 
     def leave_one_out(self) -> LeaveOneOut:
@@ -220,16 +223,5 @@ def kernel_ridge(
     if method not in ("auto", "cholesky"):
         raise InvalidValueError(f"method must be 'auto' or 'cholesky', not {method!r}")
     options = Options(gram, preprocess, dtype, up_to, memory, threads, progress)
-    done = fit(net, X, y, kernel, Ridge("ridge", ridge, absolute), options)
-    return KernelRidge(
-        training=done.training,
-        kernel=kernel,
-        targets=done.targets,
-        flat=done.flat,
-        ridge=done.ridge,
-        relative_ridge=done.relative_ridge,
-        dual_coef=done.dual_coef,
-        residual=done.residual,
-        choice=done.choice,
-        _factor=done.factor,
-    )
+    done, factor = fit(net, X, y, kernel, Ridge("ridge", ridge, absolute), options)
+    return KernelRidge(kernel=kernel, **done._asdict(), _factor=factor)

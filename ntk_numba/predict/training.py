@@ -15,7 +15,6 @@ from ntk_numba.engine.fitted import needs_largest_norm
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import Source, open_source, result_dtype
-from ntk_numba.linalg.matrix import refuse_large
 from ntk_numba.machine import available_memory
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.preprocess import Standardize, fit_preprocess
@@ -64,7 +63,7 @@ class Training:
         self, kernels: tuple[KernelName, ...], threads: int | None = None
     ) -> dict[KernelName, Floats]:
         """Return kernels of the training samples, new (N, N) arrays, from one pass."""
-        return self._gram(self.samples, None, kernels, threads, self.up_to)
+        return self.between(self.samples, None, kernels, threads, self.up_to)
 
     def new(self, X_new: Any, name: str = "X_new") -> "NewSamples":
         """Return new samples, after `preprocess`.
@@ -83,7 +82,7 @@ class Training:
             )
         return NewSamples(self, source.check())
 
-    def _gram(
+    def between(
         self,
         left: Floats,
         right: Floats | None,
@@ -91,6 +90,7 @@ class Training:
         threads: int | None,
         up_to: float | None,
     ) -> dict[KernelName, Floats]:
+        """Return kernels between samples, or of samples with themselves if `right` is None."""
         found = gram(
             self.net, left, right, kernels=kernels, dtype=self.dtype, threads=threads, up_to=up_to
         )
@@ -167,13 +167,15 @@ class NewSamples:
         """Return kernels between some new samples and the training samples, (m, N) float64."""
         training = self._training
         rows = self.rows(run.start, run.stop)
-        found = training._gram(rows, training.samples, kernels, threads, self.up_to)
+        found = training.between(rows, training.samples, kernels, threads, self.up_to)
         return {name: k.astype(float, copy=False) for name, k in found.items()}
 
-    def between(self, run: slice, kernel: KernelName, threads: int | None) -> NDArray[np.float64]:
+    def themselves(
+        self, run: slice, kernel: KernelName, threads: int | None
+    ) -> NDArray[np.float64]:
         """Return a kernel of some new samples with each other, in float64."""
         rows = self.rows(run.start, run.stop)
-        found = self._training._gram(rows, None, (kernel,), threads, self.up_to)
+        found = self._training.between(rows, None, (kernel,), threads, self.up_to)
         return found[kernel].astype(float, copy=False)
 
     def diagonal(self, run: slice, kernel: KernelName) -> NDArray[np.float64]:
@@ -196,8 +198,6 @@ def open_training(
     preprocess: Any = None,
     dtype: DTypeLike | None = None,
     up_to: float | None = None,
-    memory: int | str | None = None,
-    copies: float = 1,
 ) -> Training:
     """Read the training samples of a model.
 
@@ -205,18 +205,15 @@ def open_training(
     ----------
     net, X, dtype, up_to : see `ntk_numba.gram`
     preprocess : None, "standardize" or Standardize
-    memory : the most bytes that the model may take, by default all that are available
-    copies : the number of (N, N) matrices that it needs at a time
 
     Raises
     ------
     ValueError, TypeError, OSError
-        See `ntk_numba.gram`; and if the matrices do not fit in memory.
+        See `ntk_numba.gram`.
     """
     check_network(net)
     source = open_source(X, "X").check()
     real = result_dtype(dtype, source)
-    refuse_large(source.shape[0], real, memory, copies)
     fitted = fit_preprocess(preprocess, source)
     samples = np.empty(source.shape, source.dtype)
     for start, stop in source.blocks():
@@ -247,7 +244,7 @@ def refuse_other_data(training: Training, gram: Any, matrix: Floats, kernel: Ker
             return
         raise InvalidValueError(f"gram is not that of X: {'; '.join(report.problems)}")
     rows = np.unique(np.linspace(0, len(matrix) - 1, SAMPLE).astype(int))
-    wanted = training._gram(training.samples[rows], None, (kernel,), None, training.up_to)[kernel]
+    wanted = training.between(training.samples[rows], None, (kernel,), None, training.up_to)[kernel]
     found = matrix[np.ix_(rows, rows)]
     scale = np.sqrt(np.diagonal(wanted).astype(float))
     wrong = np.abs(found - wanted) > SAME[matrix.dtype] * scale[:, None] * scale

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from ntk_numba.blas import blas_threads
 from ntk_numba.finite_width import pool
 
 
@@ -34,19 +35,19 @@ def test_products_stay_on_their_thread():
         assert threads and set(threads) == {1}
 
 
-def blas_threads():
+def threads_now():
     return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
 
 
 def test_contexts_that_overlap_leave_blas_as_it_was():
     np.ones((2, 2)) @ np.ones((2, 2))
-    before = blas_threads()
-    first, second = pool.one_thread_products(), pool.one_thread_products()
+    before = threads_now()
+    first, second = blas_threads(1), blas_threads(1)
     with first:
         second.__enter__()
-    assert blas_threads() == {1}
+    assert threads_now() == {1}
     second.__exit__(None, None, None)
-    assert blas_threads() == before
+    assert threads_now() == before
 
 
 def test_an_error_ends_the_work():
