@@ -122,5 +122,5 @@ def _check(matrix: Floats, name: str) -> None:
             row, column = np.argwhere(wrong)[0]
             raise InvalidValueError(
                 f"{name} is not symmetric: row {start + row}, column {column} (counted from 0) is "
-                f"{lower[row, column]!r}, and its mirror image is {upper[row, column]!r}"
+                f"{lower[row, column]:.8g}, and its mirror image is {upper[row, column]:.8g}"
             )

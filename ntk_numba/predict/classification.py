@@ -8,6 +8,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.containers import read_array
 
 REACH = 9.0  # standard deviations from the largest mean, beyond which the largest output never is
+FAR = 1e3  # as good as infinitely many; their square does not overflow
 ROUNDING = 36.0  # −log of the error of the quadrature
 BATCH = 1 << 20  # numbers in the table of a batch of samples
 
@@ -73,7 +74,7 @@ def class_probabilities(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
     below = means - means.max(axis=1, keepdims=True)
     found = (below == 0) / (below == 0).sum(axis=1, keepdims=True)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        scaled = below / spread[:, None]
+        scaled = np.maximum(below / spread[:, None], -FAR)
     random = np.flatnonzero(spread > 0)
     step = np.pi * np.sqrt(2 / (ROUNDING * classes))
     nodes = np.arange(-REACH, REACH + np.sqrt(2 * np.log(classes)) + step, step)

@@ -13,7 +13,7 @@ from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
-from ntk_numba.predict.evidence import evidence_gradient, marginal_likelihood
+from ntk_numba.predict.evidence import Objective, evidence_gradient, marginal_likelihood
 from ntk_numba.predict.fitting import (
     Options,
     Ridge,
@@ -187,17 +187,43 @@ class GaussianProcess:
         """
         return marginal_likelihood(self.factor.log_det, self.targets, self.dual_coef)
 
-    def gradient(self) -> dict[str, Any]:
-        """Return the derivatives of `log_marginal_likelihood`.
+    def gradient(self, objective: Objective = "evidence") -> dict[str, Any]:
+        """Return the derivatives of `log_marginal_likelihood` by the logarithms of its parameters.
+
+        Parameters
+        ----------
+        objective : "evidence" or "loo"
+            "loo" is the sum of the leave-one-out log densities, ``leave_one_out().log_density``.
 
         Returns
         -------
         dict
-            "w_std" and "b_std": (L,), by log w_std and log b_std of each layer; "noise": by
-            log noise, where the noise is relative to the mean of the diagonal.
+            "w_std" and "b_std" : (L,) float64, by log σ_w and log β of each layer; their sums are
+            the derivatives by a σ_w and a β that all layers share. "noise" : float, by the
+            logarithm of the noise, which is taken as relative to the mean of the diagonal of K, and
+            so changes with σ_w and β.
+
+        Raises
+        ------
+        ValueError
+            If the process is an ensemble, or the objective is unknown.
+
+        Notes
+        -----
+        With α = A⁻¹y, the derivative of the evidence is ½ tr((Σ ααᵀ − n_out A⁻¹) ∂A) (Rasmussen and
+        Williams 2006, eq. 5.9), and that of the leave-one-out density is their eq. 5.13. It takes
+        one inverse, and one pass over the pairs of samples for the derivatives of K. The errors are
+        those of A⁻¹, about ε times its condition number.
+
+        Examples
+        --------
+        >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+        >>> process = ntk_numba.gaussian_process(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> process.gradient()["w_std"].shape
+        (3,)
         """
         self._refuse_ensemble("gradients of the evidence")
-        return evidence_gradient(self)
+        return evidence_gradient(self, objective)
 
     def leave_one_out(self) -> LeaveOneOut:
         """Predict the target of each training sample from all others, in closed form.

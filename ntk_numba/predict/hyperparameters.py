@@ -151,8 +151,8 @@ def fit_hyperparameters(
     and the memory of three N×N matrices. Where a kernel overflows, or A is not positive definite,
     the objective counts as lower than anywhere else.
 
-    Searches end where the objective changes by less than 1e-9 nats per target, or its slope is less
-    than 1e-6. They find local maxima. One of them is often where noise explains everything or
+    Searches end where the objective changes by less than 1e-8 nats per target, or its slope is less
+    than 1e-5. They find local maxima. One of them is often where noise explains everything or
     nothing; starts with noise between 1e-3 and 1, as far as `bounds` allow, avoid the latter.
 
     The logarithm of 0 does not exist: if b_std is fitted and is 0 in a layer of `net`, it starts

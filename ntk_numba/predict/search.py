@@ -31,7 +31,7 @@ Name: TypeAlias = Literal["w_std", "b_std", "noise"]
 NAMES: tuple[Name, ...] = ("w_std", "b_std", "noise")
 # Changes of the objective, per sample and output, below TOLERANCE nats, and slopes below SLOPE,
 # end a search.
-TOLERANCE, SLOPE = 1e-9, 1e-6
+TOLERANCE, SLOPE = 1e-8, 1e-5
 # What stands for the objective where it cannot be computed, in nats per sample and output below the
 # lowest value so far. L-BFGS-B interpolates between values, so that it cannot be infinite.
 PENALTY = 1.0

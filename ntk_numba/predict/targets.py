@@ -110,7 +110,7 @@ def one_hot(labels: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
         ) from None
     count = len(classes)
     if count < 2:
-        what = f"all samples are of one class, {classes[0]!r}" if count else "it is empty"
+        what = f"all samples are of one class, {classes.tolist()[0]!r}" if count else "it is empty"
         raise InvalidValueError(f"labels: {what}; classification needs at least two classes")
     targets = np.full((len(array), count), -1 / count)
     targets[np.arange(len(array)), numbers] += 1

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from ntk_numba.blas import blas_threads
 from ntk_numba.finite_width import pool
 
 
@@ -33,21 +32,6 @@ def test_products_stay_on_their_thread():
     np.ones((2, 2)) @ np.ones((2, 2))
     for threads in pool.in_order(work, range(4), 2):
         assert threads and set(threads) == {1}
-
-
-def threads_now():
-    return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
-
-
-def test_contexts_that_overlap_leave_blas_as_it_was():
-    np.ones((2, 2)) @ np.ones((2, 2))
-    before = threads_now()
-    first, second = blas_threads(1), blas_threads(1)
-    with first:
-        second.__enter__()
-    assert threads_now() == {1}
-    second.__exit__(None, None, None)
-    assert threads_now() == before
 
 
 def test_an_error_ends_the_work():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
 from scipy.linalg import expm
 
 import ntk_numba as nk
@@ -58,6 +59,71 @@ def test_directions_that_are_only_rounding_do_not_count(dtype, error):
     theta, theta_z = (nk.gram(net, a, x[:40], dtype=dtype).ntk for a in (x[:40], x[40:]))
     flow = nk.gradient_flow(theta, y, 0 * y, np.inf, ntk_test=theta_z, f0_test=np.zeros(5))
     assert np.concatenate(flow) == pytest.approx(x @ np.arange(8.0) + 1, abs=error * 20)
+
+
+@pytest.mark.parametrize("time", [0.5, 20.0, np.inf])
+def test_a_ridge_pulls_towards_the_start(data, time):
+    """Gradient flow on Σ|f − y|²/2N + ρ|θ − θ_0|²/2N of a linear model, in its parameters."""
+    rng = np.random.default_rng(9)
+    j, j_z = rng.standard_normal((9, 12)), rng.standard_normal((5, 12))  # ∂f/∂θ
+    _, y, _ = data
+    f0, f0_z = rng.standard_normal((9, 2)), rng.standard_normal((5, 2))
+    theta = j @ j.T
+    rho = 0.3 * np.trace(theta) / 9
+    a = (j.T @ j + rho * np.eye(12)) / 9  # dθ/dt = −a (θ − θ_0) + jᵀ(y − f_0)/9
+    moved = np.linalg.solve(a, j.T @ (y - f0) / 9)
+    if time < np.inf:
+        moved -= scipy.linalg.expm(-a * time) @ moved
+    flow = nk.gradient_flow(theta, y, f0, time, ntk_test=j_z @ j.T, f0_test=f0_z, ridge=0.3)
+    assert flow.outputs == pytest.approx(f0 + j @ moved, rel=1e-10, abs=1e-11)
+    assert flow.test_outputs == pytest.approx(f0_z + j_z @ moved, rel=1e-10, abs=1e-11)
+    mean, _ = nk.flow_distribution(
+        ntk=theta, ntk_test=j_z @ j.T, nngp=np.eye(9), nngp_test=np.zeros((5, 9)),
+        nngp_test_test=np.eye(5), y=y - f0, time=time, ridge=0.3,
+    )  # fmt: skip
+    assert mean == pytest.approx(j_z @ moved, rel=1e-10, abs=1e-11)
+
+
+def test_a_ridge_and_a_singular_kernel(data):
+    x = np.repeat(data[0][:1], 2, axis=0)
+    theta = nk.gram(NET, x).ntk
+    flow = nk.gradient_flow(theta, [0.0, 1.0], [0.0, 0.0], np.inf, ridge=0.5)
+    value = theta[0, 0]  # Θ = v 11ᵀ: along 11ᵀ the eigenvalue is 2v, and the ridge v/2
+    assert flow.outputs == pytest.approx(0.5 * 2 * value / (2.5 * value))
+
+
+def test_the_largest_learning_rate(data):
+    """Discrete steps converge below it, and diverge above."""
+    x, y, _ = data
+    theta = nk.gram(NET, x).ntk
+    for ridge in (0.0, 0.2):
+        rate = nk.max_learning_rate(theta, ridge=ridge)
+        for given in (nk.gram(NET, x), nk.gram(NET, x, kernels="ntk")):
+            assert nk.max_learning_rate(given, ridge=ridge) == rate
+        assert nk.max_learning_rate(NET, x, ridge=ridge) == rate
+        a = theta + ridge * np.trace(theta) / 9 * np.eye(9)
+        for factor in (0.99, 1.01):
+            c = np.zeros((9, 2))
+            for _ in range(4000):
+                c -= factor * rate / 9 * (a @ c - y)
+            assert (np.linalg.norm(a @ c - y) < 1e3) == (factor < 1)
+    assert nk.max_learning_rate(np.zeros((2, 2))) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((NET,), "X is missing"),
+        ((np.eye(2), np.eye(2)), "X is given with a matrix"),
+        ((np.ones((2, 3)),), r"ntk must be a square matrix, not \(2, 3\)"),
+        ((np.array([[1, 2.0], [0, 1]]),), "ntk is not symmetric"),
+    ],
+)
+def test_bad_arguments_of_the_learning_rate(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        nk.max_learning_rate(*arguments)
+    with pytest.raises(ValueError, match="ridge must be finite and not negative"):
+        nk.max_learning_rate(np.eye(2), ridge=-1)
 
 
 def test_the_distribution_over_starts(data):
@@ -124,6 +190,7 @@ def test_wide_networks_follow_it(data):
         ({"f0_test": None}, "f0_test is missing"),
         ({"ntk_test": None}, "ntk_test is missing"),
         ({"y": [1.0, np.nan]}, "y holds numbers that are not finite"),
+        ({"ridge": -1.0}, "ridge must be finite and not negative"),
         ({"ntk": np.full((2, 2), np.inf)}, "ntk holds numbers that are not finite"),
         ({"ntk_test": np.ones((1, 3))}, r"ntk_test must be of shape \(M, 2\), not \(1, 3\)"),
         ({"f0_test": np.ones(3)}, r"f0_test must be of shape \(1\), not \(3,\)"),
