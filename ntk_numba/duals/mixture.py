@@ -195,9 +195,7 @@ def _unit(mixture_of: Callable[[], Mixture], q: float, terms: _Terms) -> Array:
 
 
 @lru_cache(maxsize=1024)
-def _find(
-    activation: Series, mixture_of: Callable[[], Mixture], q: float, octaves: int
-) -> _Found:
+def _find(activation: Series, mixture_of: Callable[[], Mixture], q: float, octaves: int) -> _Found:
     """Return coefficients and errors at a variance; the last ones are cached."""
     mixture = mixture_of()
     degree, _ = _Terms(EXPLICIT, octaves).of_rule()
@@ -258,7 +256,7 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
             float(terms.octaves),
             0.0 if activation.never_negative else -1.0,
         ),
-        coefficients=lambda q: _without_noise(table(np.asarray(q))).astype(q.dtype),
+        coefficients=lambda q: _without_noise(table(q)),
         curve=curve_of(function),
         parity=activation.parity,
         bounds=bounds,

@@ -376,7 +376,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
                 series_loop,
                 never_obtuse=activation.never_negative,
                 parameters=chain.parameters(degree + 1),
-                coefficients=lambda q: chain.coefficients(table(np.asarray(q)).astype(q.dtype)),
+                coefficients=lambda q: chain.coefficients(table(q)),
                 curve=curve_of(function),
                 parity=activation.parity,
                 bounds=errors,

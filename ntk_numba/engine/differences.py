@@ -14,6 +14,7 @@ error of about 576 (h/r)⁸/r, so how much the two differ tells how exact the on
 step is halved where that is not enough.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -38,11 +39,11 @@ ORDER_8 = (4 / 5, -1 / 5, 4 / 105, -1 / 280, 0.0)
 SIDE = len(ORDER_10)
 POINTS = 2 * SIDE  # t = h, −h, 2h, −2h, …; one more run is at t = 0
 
-# The largest step, for a direction in which one parameter changes, and how often it is halved
-STEP, STEPS = 0.045, 5
+# The largest step, for a direction in which one parameter changes, and the smallest one
+STEP, SMALLEST = 0.03, 1e-4
 # The largest difference of orders 8 and 10 at which a step is kept, relative to the larger of the
-# value, the derivative and 1. By the formulas above the error of order 10 is then about 1e-11.
-KEPT = 5e-10
+# value, the derivative and 1. The error of order 10 is then at most about a tenth of it.
+KEPT = 1e-10
 
 
 class Moved(NamedTuple):
@@ -64,6 +65,11 @@ class Moved(NamedTuple):
 def first_step(direction: Doubles) -> float:
     """Return the largest step of a direction, (2, L), whose largest coefficient is 1."""
     return STEP / max(1.0, float(np.abs(direction).sum()) / 2)
+
+
+def next_step(step: float, worst: float) -> float:
+    """Return a step at which the difference of orders 8 and 10, now `worst`, is about `KEPT`."""
+    return step / 2 ** max(1, math.ceil(math.log2(worst / KEPT) / 8))
 
 
 def moved_layers(layers: Sequence[Layer], direction: Doubles, t: float) -> tuple[Layer, ...]:
@@ -112,11 +118,12 @@ def move_samples(
 
 
 class Options(NamedTuple):
-    """The step of a call, and whether the derivatives of Σ and of Θ are wanted."""
+    """The step of a call, whether those of Σ and of Θ are wanted, and `Results.places`."""
 
     step: float
     nngp: bool
     ntk: bool
+    places: NDArray[np.int64]
 
 
 @njit
@@ -145,7 +152,7 @@ def all_differences(
     z_kept, w_kept = values[0][0, POINTS + 1, :n], values[1][0, POINTS + 1, :n]
     for j in range(n):
         z_kept[j], w_kept[j] = z[j], w[j]
-    results = Results(values[0], values[1], False)
+    results = Results(values[0], values[1], options.places)
     mine, others = moved
     for point in range(POINTS + 1):
         if point > 0:

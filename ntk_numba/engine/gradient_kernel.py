@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ntk_numba.activations.one_kink import OneKink
 from ntk_numba.arguments import KERNELS, KernelName
@@ -15,11 +14,12 @@ from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.differences import (
     KEPT,
     POINTS,
-    STEPS,
+    SMALLEST,
     Moved,
     farthest_networks,
     first_step,
     move_samples,
+    next_step,
 )
 from ntk_numba.engine.fitted import FittedNetwork, fit_network
 from ntk_numba.engine.gradient_tile import (
@@ -110,12 +110,14 @@ class GradientKernel(Kernel):
         threads: int,
     ) -> None:
         super().__init__(
-            fitted, x, z, kernels=(), all_layers=False, dtype=np.dtype(float), tile=tile,
+            fitted, x, z, kernels=(), layers=(fitted.net.depth,), dtype=np.dtype(float), tile=tile,
             threads=threads,
         )  # fmt: skip
         net = fitted.net
         # K depends on σ_w² and β², so that nothing changes with one that is 0
         self._directions = directions * (np.array([net.w_std, net.b_std]) > 0)
+        self._moves, self._sizes = _normalised(self._directions)
+        self._steps: dict[int, float] = {}  # by direction
         self._tangents = has_tangents(fitted.net)
         count, points = (len(directions), 0) if self._tangents else (1, POINTS + 2)
         nngp, ntk = (
@@ -164,9 +166,7 @@ class GradientKernel(Kernel):
                 len(tiles),
             )
             return
-        for p, (direction, size) in enumerate(
-            zip(*_normalised(self._directions), strict=True)
-        ):  # fmt: skip
+        for p, size in enumerate(self._sizes):
             if size == 0:
                 wanted.nngp[p : p + 1], wanted.ntk[p : p + 1], wanted.sums[:, p] = 0, 0, 0
                 continue
@@ -174,7 +174,7 @@ class GradientKernel(Kernel):
                 nngp=wanted.nngp[p : p + 1], ntk=wanted.ntk[p : p + 1],
                 sums=np.zeros((len(tiles), 1)),
             )  # fmt: skip
-            self._difference(tiles, rows, columns, part, direction, size)
+            self._difference(tiles, rows, columns, part, p)
             wanted.sums[:, p : p + 1] = part.sums
 
     def _turns(self, band: GradientSamples) -> Turns:
@@ -188,34 +188,50 @@ class GradientKernel(Kernel):
         rows: GradientSamples,
         columns: GradientSamples,
         wanted: Wanted,
-        direction: Doubles,
-        size: float,
+        p: int,
     ) -> None:
-        """Compute the derivatives along `size` times a direction, with steps that suffice."""
-        places, step, worst = np.arange(len(tiles)), first_step(direction), np.inf
-        for _ in range(STEPS):
+        """Compute the derivatives in direction p, with steps that suffice."""
+        direction, size = self._moves[p], self._sizes[p]
+        places = np.arange(len(tiles))
+        step = self._steps.get(p, first_step(direction))
+        # The first tile of a job finds the step with which all others begin.
+        probe = p not in self._steps
+        while step > SMALLEST:
+            some = places[:1] if probe else places
             own = self._moved(rows, direction, step)
             others = own if columns is rows else self._moved(columns, direction, step)
-            errors, sums = np.zeros(len(places)), np.zeros((len(places), 1))
-            arguments = self._arguments(
-                tiles[places], rows, columns, wanted._replace(sums=sums)
-            )  # fmt: skip
+            errors, sums = np.zeros(len(some)), np.zeros((len(some), 1))
+            arguments = self._arguments(tiles[some], rows, columns, wanted._replace(sums=sums))
             arguments = arguments._replace(roots=(size * rows.root, columns.root))
             self._parallel(
                 differences_of_tile,
+<<<<<<< .merge_file_ZcsXtL
                 DifferenceArguments(arguments, (own, others), np.array([step]), errors),
+                len(some),
+=======
+                DifferenceArguments(
+                    arguments, (own, others), np.array([step]), errors, self._places
+                ),
                 len(places),
+>>>>>>> .merge_file_U2QCOZ
             )
-            wanted.sums[places] = sums
-            places, worst = places[errors > KEPT], float(errors.max(initial=0))
+            wanted.sums[some] = sums
+            worst = float(errors.max(initial=0))
+            if probe and worst > KEPT:
+                step = next_step(step, worst)
+            elif probe:
+                self._steps[p], places, probe = step, places[1:], False
+            else:
+                places, step = places[errors > KEPT], step / 2
             if not places.size:
                 return
-            step /= 2
-        raise InvalidValueError(f"{worst}")
+        raise InvalidValueError(
+            "the derivatives of this network are computed by differences, whose errors are up to "
+            f"{worst:.1e}, more than {KEPT:.0e}, at any step: its kernels change too abruptly with "
+            "w_std and b_std; take fewer layers or a smaller w_std"
+        )
 
-    def _moved(
-        self, band: GradientSamples, direction: Doubles, step: float
-    ) -> Moved:
+    def _moved(self, band: GradientSamples, direction: Doubles, step: float) -> Moved:
         """Return the numbers of the samples of a band along a direction."""
         net, duals = self._fitted.net, self._fitted.duals
         return move_samples(net.layers, duals, band.norm, self.features, direction, step)

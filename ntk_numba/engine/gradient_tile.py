@@ -98,12 +98,14 @@ class DifferenceArguments(NamedTuple):
     moved : those of the samples of the rows and of the columns
     step : (1,) float64
     worst : (tiles,) the largest difference of two orders in each tile, see `differences.KEPT`
+    places : see `recursion.Results`
     """
 
     common: GradientArguments
     moved: tuple[Moved, Moved]
     step: Doubles
     worst: Doubles
+    places: NDArray[np.int64]
 
 
 class _Place(NamedTuple):
@@ -241,7 +243,7 @@ def differences_of_tile(arguments_address: Any, thread: int, k: int) -> None:
         wanted.sums[k, :] = 0.0
     of_nngp = wanted.nngp.shape[0] > 0 or (summed and not wanted.of_ntk)
     of_ntk = wanted.ntk.shape[0] > 0 or (summed and wanted.of_ntk)
-    options = Options(arguments.step[0], of_nngp, of_ntk)
+    options = Options(arguments.step[0], of_nngp, of_ntk, arguments.places)
     worst = 0.0
     for top in range(0, t.height, STRIP):
         height, across = multiply_strip(own.product, bands, t, top)

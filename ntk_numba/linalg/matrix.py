@@ -80,8 +80,8 @@ def open_matrix(
 
 def refuse_large(
     size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
-) -> None:
-    """Raise an error if a job with matrices of N = `size` does not fit in memory.
+) -> int:
+    """Return the bytes that a job may take, if its matrices of N = `size` fit in them.
 
     Parameters
     ----------
@@ -91,6 +91,11 @@ def refuse_large(
         Further bytes that the job takes for each pair of samples.
     matrices : int
         The number of matrices of this dtype.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit.
     """
     free = available_memory() if memory is None else parse_bytes(memory, "memory")
     needed = (matrices * dtype.itemsize + working) * size * size
@@ -101,6 +106,7 @@ def refuse_large(
             f"{show_bytes(free)} {held}; take fewer samples"
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
+    return free
 
 
 def _check(matrix: Floats, name: str) -> None:

@@ -130,7 +130,8 @@ def value_of(objective: Objective, factor: Factor, targets: Floats, alpha: Float
 def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float:
     """Return log p of the module, from log det A, y and A⁻¹y, (N, n)."""
     size, outputs = targets.shape
-    return -0.5 * (np.vdot(targets, alpha) + outputs * (log_det + size * math.log(2 * math.pi)))
+    square = float(np.vdot(targets, alpha))
+    return -0.5 * (square + outputs * (log_det + size * math.log(2 * math.pi)))
 
 
 def slope_of(objective: Objective, inverse: Floats, alpha: Floats) -> Slope:

@@ -191,7 +191,7 @@ def fit_hyperparameters(
         spaces[-1].check()
     training = open_training(net, X, preprocess=preprocess, dtype=float)
     real = np.dtype(float)
-    free = refuse_large(training.count, real, memory, MATRICES)
+    free = refuse_large(training.count, real, memory, matrices=MATRICES)
     room = free // (training.count**2 * real.itemsize)
     targets = read_targets(y, training.count)
     task = Objective(training.samples, targets, covariance, known, threads)

@@ -85,7 +85,7 @@ def test_starts_where_nothing_can_be_computed():
     spaces = [Space(net.first(depth), 0.1, (), True, BOUNDS) for depth in (2, 60)]
     shallow, deep = screen(objective, spaces, {}, 1000)
     assert math.isfinite(shallow.value)
-    assert deep.value == -math.inf and "overflow" in deep.failure or "too large" in deep.failure
+    assert (deep.value == -math.inf and "overflow" in deep.failure) or "too large" in deep.failure
     assert climb(objective, spaces[1], [deep], 2, 10) == deep
     equal = Objective(objective.x[[0, 0, 1]], np.ones((3, 1)), "nngp", "loo", None)
     space = Space(NET, 0.0, (), True, BOUNDS)
@@ -111,7 +111,7 @@ class Hill:
 
 @pytest.mark.parametrize("edge", [100, 3.9, 2.0])
 def test_a_search_turns_back_where_nothing_can_be_computed(edge):
-    space = Space(NET, 0.1, ("w_std", "noise"), True, {n: (1e-6, 1e6) for n in ALL})
+    space = Space(NET, 0.1, ("w_std", "noise"), True, dict.fromkeys(ALL, (1e-06, 1000000.0)))
     hill = Hill(edge)
     end = ascend(hill, space, np.array([-3.0, -1.0]), 100)
     assert end.vector.sum() <= edge and end.evaluations == len(hill.seen) < 100
