@@ -205,15 +205,10 @@ class GradientKernel(Kernel):
             arguments = arguments._replace(roots=(size * rows.root, columns.root))
             self._parallel(
                 differences_of_tile,
-<<<<<<< .merge_file_ZcsXtL
-                DifferenceArguments(arguments, (own, others), np.array([step]), errors),
-                len(some),
-=======
                 DifferenceArguments(
                     arguments, (own, others), np.array([step]), errors, self._places
                 ),
-                len(places),
->>>>>>> .merge_file_U2QCOZ
+                len(some),
             )
             wanted.sums[some] = sums
             worst = float(errors.max(initial=0))
