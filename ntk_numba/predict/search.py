@@ -160,27 +160,27 @@ class Objective:
         """The number of targets, N·n."""
         return self.targets.size
 
-    def matrices(self, net: MLP, layers: Sequence[int]) -> list[Floats]:
-        """Return K of some layers of a network, counted from 1, each (N, N).
+    def matrices(self, net: MLP, layers: Sequence[int]) -> Floats:
+        """Return K of some layers of a network, counted from 1, (layers, N, N).
 
         Raises
         ------
         ValueError
             If the kernels overflow.
         """
-        only = list(layers) == [net.depth]
         with warnings.catch_warnings():  # a kernel that is 0 has no factorisation, which is said
             warnings.simplefilter("ignore", UnderflowWarning)
             k = gram(
                 net,
                 self.x,
                 kernels=self.kernel,
-                layers="last" if only else "all",
+                layers=layers,
                 dtype=float,
                 threads=self.threads,
             )
         found = getattr(k, self.kernel)
-        return [found] if only else [found[layer - 1] for layer in layers]
+        assert found is not None
+        return found
 
     def factor(self, matrix: Floats, noise: float) -> Packed:
         """Factorise K + noise·mean(diagonal of K)·I, in place of K.
@@ -320,8 +320,10 @@ def screen(
     point : see `Space.start`
     room : how many N×N matrices fit in memory
     """
-    if len(spaces) > 1 and spaces[-1].net.depth >= room:
-        return [found for s in spaces for found in screen(objective, [s], point, room)]
+    at_once = max(room - 1, 1)
+    if len(spaces) > at_once:
+        parts = [spaces[k : k + at_once] for k in range(0, len(spaces), at_once)]
+        return [found for part in parts for found in screen(objective, part, point, room)]
     vectors = [space.start(point) for space in spaces]
     net, noise = spaces[-1].place(vectors[-1])
     try:
