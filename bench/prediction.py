@@ -29,6 +29,7 @@ from ntk_numba.predict.search import Objective, Space
 
 N, FEATURES, TARGETS, NEW, DEPTH, B_STD, RIDGE = 10_000, 784, 10, 1_000, 4, 0.1, 1e-6
 ROUNDS, PEER_ROUNDS, FEW = 3, 2, 100
+MATRICES = 3  # what the evidence's gradient has in memory
 NET = nk.MLP(DEPTH, b_std=B_STD)
 SCRIPT = str(Path(__file__).with_name("prediction_peer.py"))
 # task, peer, and the share of N that it has
@@ -56,15 +57,18 @@ def factorise(kernel: Doubles, buffer: Doubles, lower: bool) -> float:
     return taken
 
 
-def rounds(works: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Return the seconds that each work reports, in turn, after one run for warming up."""
+def rounds(works: dict[str, Callable[[], float]], fresh: int) -> dict[str, list[float]]:
+    """Return the seconds that each work reports, in turn, after one run for warming up.
+
+    fresh : the bytes of memory that are used before each
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
         work()
     for _ in range(ROUNDS):
         for name, work in works.items():
             time.sleep(PAUSE)
-            refresh_memory()
+            refresh_memory(fresh)
             times[name].append(work())
     return times
 
@@ -91,7 +95,8 @@ def own(n: int) -> list[list[str]]:
             "ridge": lambda: seconds(partial(nk.kernel_ridge, NET, x, y, ridge=RIDGE)),
             "two": lambda: seconds(partial(objective.gradient, space, space.start({}))),
             "all": lambda: seconds(full_gradient),
-        }
+        },
+        MATRICES * kernel.nbytes,
     )
     cholesky = np.array(times["LAPACK"])
     both = np.add(times["gram"], cholesky)
