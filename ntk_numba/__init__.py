@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import gradient_flow as gradient_flow
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
     from ntk_numba.predict.hyperparameters import fit_hyperparameters as fit_hyperparameters
+    from ntk_numba.predict.loading import load_model as load_model
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -71,6 +72,7 @@ _HOMES = {
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
     "kernel_ridge": "predict.regression",
+    "load_model": "predict.loading",
     "KernelRidge": "predict.regression",
     "gaussian_process": "predict.gaussian_process",
     "GaussianProcess": "predict.gaussian_process",

@@ -31,6 +31,7 @@ from broken_jobs import (
     start_process,
     values,
 )
+from broken_models import MODELS
 from disk_model import Disk
 from meddling import MEDDLING
 
@@ -363,6 +364,7 @@ EXPERIMENTS = {
     "crashes": crashes,
     "writebacks": writebacks,
     **MEDDLING,
+    **MODELS,
     "flips": flips,
     "unfinished": unfinished,
 }

@@ -49,6 +49,19 @@ def test_every_call_of_a_merge_fails_or_is_the_last(rounds):
         assert result == {"right": sum(points.values())}
 
 
+@pytest.mark.system
+def test_every_call_of_a_model_fails_or_is_the_last():
+    result = experiment("models", 1000)
+    points = result.pop("calls")
+    assert len(points) == 6 and min(points.values()) > 8
+    assert result == {"right": sum(points.values())}
+
+
+@pytest.mark.system
+def test_power_failures_while_a_model_is_written():
+    assert experiment("crashed_models", 60) == {"right": 60}
+
+
 @pytest.mark.parametrize("rounds", marked(pytest.mark.system, [5, 200]))
 def test_kills_at_random_times(rounds):
     result = experiment("kills", rounds)

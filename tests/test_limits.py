@@ -247,6 +247,19 @@ def test_a_disk_that_others_fill_meanwhile(tmp_path, data):
 
 
 @pytest.mark.system
+def test_a_model_on_a_disk_that_is_too_small(tmp_path):
+    """The model has a copy of the samples, for which there is no space."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((200, 100)))
+    np.save(tmp_path / "y.npy", np.arange(200))
+    fit = [sys.executable, "-m ntk_numba fit ../x.npy --targets ../y.npy --depth 2 -o m.h5"]
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    code, out, said = on_a_small_disk("64k", folder, words(*fit, "; code=$?; ls -A; exit $code"))
+    assert code == 2 and out == ""
+    assert re.search(r"m.h5 takes \S+ KiB, and its disk has \S+ KiB free \(No space left", said)
+
+
+@pytest.mark.system
 def test_a_folder_that_cannot_be_written(tmp_path, data):
     script = words("mount -o remount,ro . ;", *GRAM, data, "-o g.h5", *NET)
     code, _, said = on_a_small_disk("60m", tmp_path, script)

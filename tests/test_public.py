@@ -27,6 +27,8 @@ POSITIONAL = {
     "cholesky": ["gram", "path"],
     "kernel_ridge": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
+    "fit_hyperparameters": ["net", "X", "y"],
+    "load_model": ["path"],
     "one_hot": ["labels"],
     "class_probabilities": ["mean", "std"],
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntk_numba
+from ntk_numba.cli.groups import network_of, wants_progress
 from ntk_numba.cli.output import flush, show, show_json, show_script
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
@@ -19,23 +20,6 @@ if TYPE_CHECKING:
     from ntk_numba.compute.estimate import Estimate
     from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile, Report
-    from ntk_numba.network import MLP
-
-
-def _network(options: argparse.Namespace) -> "MLP":
-    """Return the network that the options describe."""
-
-    def one_or_all(values: list[Any] | None, default: Any) -> Any:
-        if values is None:
-            return default
-        return values[0] if len(values) == 1 else values
-
-    return ntk_numba.MLP(
-        options.depth,
-        one_or_all(options.activation, "relu"),
-        one_or_all(options.w_std, 1.0),
-        one_or_all(options.b_std, 0.0),
-    )
 
 
 def _job(options: argparse.Namespace) -> "Job":
@@ -43,7 +27,7 @@ def _job(options: argparse.Namespace) -> "Job":
     from ntk_numba.cluster.write import Job
 
     return Job(
-        net=_network(options),
+        net=network_of(options),
         x=options.data,
         z=options.against,
         kernels=options.kernel or ["ntk"],
@@ -87,16 +71,11 @@ def _gram(options: argparse.Namespace, executor: Any, threads: int | None) -> bo
             executor=executor,
             layout=options.layout,
             overwrite=options.overwrite,
-            progress=_progress(options),
+            progress=wants_progress(options),
             up_to=job.up_to,
         ),
         options.output,
     )
-
-
-def _progress(options: argparse.Namespace) -> bool:
-    """Return whether to show a progress bar."""
-    return not options.quiet and (options.progress or sys.stderr.isatty())
 
 
 def _print_result(file: "GramFile", output: str) -> bool:
@@ -127,7 +106,7 @@ def merge(options: argparse.Namespace) -> bool:
             link=options.link,
             delete_parts=options.delete_parts,
             overwrite=options.overwrite,
-            progress=_progress(options),
+            progress=wants_progress(options),
         ),
         options.output,
     )
@@ -283,49 +262,14 @@ def _duration(seconds: float) -> str:
 
 def info(options: argparse.Namespace) -> bool:
     """Print the contents of a file."""
-    from ntk_numba.arguments import show_bytes
+    from ntk_numba.cli import inspection
 
-    with ntk_numba.open_gram(options.file, incomplete=True) as file:
-        facts = _facts(file)
+    facts = inspection.facts_of(Path(options.file))
     if options.json:
         show_json(facts)
-        return True
-    for key, value in facts.items():
-        if key == "net":
-            value = str(file.net)
-        elif isinstance(value, list):
-            value = (" × " if key == "shape" else ", ").join(map(str, value))
-        elif key == "bytes":
-            value = show_bytes(value)
-        show(f"{key:16} {value}")
+    else:
+        inspection.show_facts(facts)
     return True
-
-
-def _facts(file: "GramFile") -> dict[str, Any]:
-    """Return the contents of a file as `info --json` prints them."""
-    contents = file.contents
-    return {
-        "file": str(file.path),
-        "complete": file.complete,
-        "tiles": contents.count,
-        "tiles_done": int(file.done.sum()),
-        "layout": contents.layout,
-        "part": str(contents.part or "1/1"),
-        "linked": [name for name, _ in file.linked],
-        "kernels": list(file.kernels),
-        "shape": list(file.shape),
-        "symmetric": contents.grid.symmetric,
-        "layers": contents.layers,
-        "dtype": str(file.dtype),
-        "error": list(contents.error),
-        "tile": contents.grid.tile,
-        "bytes": file.path.stat().st_size,
-        "net": contents.description,
-        "fingerprint": file.net.fingerprint,
-        "input_digest": contents.x.hex,
-        "against_digest": contents.z.hex if contents.z else "",
-        "package_version": file.package_version,
-    }
 
 
 def verify(options: argparse.Namespace) -> bool:
@@ -334,6 +278,10 @@ def verify(options: argparse.Namespace) -> bool:
         raise InvalidValueError("--repair computes tiles again; give it their data with --data")
     if options.against is not None and options.data is None:
         raise InvalidValueError("--against is the second data set; give the first with --data")
+    from ntk_numba.cli import inspection
+
+    if inspection.is_model(Path(options.file)):
+        return inspection.verify_model(options)
     progress = sys.stderr.isatty()
     # an incomplete file is not repaired: its job can be continued
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
@@ -409,7 +357,7 @@ def check(options: argparse.Namespace) -> bool:
     from ntk_numba.plots.angles import angle
     from ntk_numba.plots.figure import check_picture
 
-    net = _network(options)
+    net = network_of(options)
     if options.plot:
         check_picture(options.plot)  # an error at once if the picture cannot be saved
     report = ntk_numba.check(

@@ -8,13 +8,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 import ntk_numba
+from ntk_numba.cli.groups import DATA_HELP, network_options, output_option, writing_options
+from ntk_numba.cli.learning_options import learning_parsers
 from ntk_numba.terminal import escaped
-
-DATA_HELP = (
-    "x.npy, x.npz:key, x.h5:dataset, x.csv or x.parquet; :key is optional if there is only one "
-    "array, and of tables it chooses columns, :a,b or :!label"
-)
-
 
 Word = TypeVar("Word")
 
@@ -73,17 +69,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="the workers that compute the parts: processes:2, loky:2, dask:ADDRESS, "
         "dask:SCHEDULER.json or mpi",
     )  # fmt: skip
-    _writing_options(gram)
+    writing_options(gram)
     gram.set_defaults(run="gram")
 
     merge = parsers.add_parser("merge", help="merge the parts of a job into one file")
     merge.add_argument(
         "parts", metavar="PART", nargs="+", help="the files of all parts, in any order"
     )
-    _output_option(merge)
+    output_option(merge)
     _layout_option(merge)
     _merge_options(merge)
-    _writing_options(merge)
+    writing_options(merge)
     merge.set_defaults(run="merge")
 
     plan = parsers.add_parser(
@@ -100,13 +96,15 @@ def make_parser() -> argparse.ArgumentParser:
     _slurm_options(slurm)
     slurm.set_defaults(run="slurm")
 
+    learning_parsers(parsers)
+
     info = parsers.add_parser("info", help="show the contents of a file")
-    info.add_argument("file", metavar="FILE", help="the Gram file")
+    info.add_argument("file", metavar="FILE", help="the Gram file or model")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run="info")
 
     verify = parsers.add_parser("verify", help="read a whole file and check it")
-    verify.add_argument("file", metavar="FILE", help="the Gram file")
+    verify.add_argument("file", metavar="FILE", help="the Gram file or model")
     verify.add_argument(
         "--data",
         metavar="X",
@@ -142,7 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     check = parsers.add_parser("check", help="test the kernels against networks of finite width")
     check.add_argument("data", metavar="X", help=f"the samples, one per row: {DATA_HELP}")
-    _network_options(check)
+    network_options(check)
     test = check.add_argument_group("test")
     test.add_argument(
         "--width", type=int, default=1024, metavar="n", help="largest width [%(default)s]"
@@ -180,9 +178,9 @@ def _job_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> No
     """
     default_memory = "a quarter of the free memory" if threads else "estimated"
     parser.add_argument("data", metavar="X", help=f"the samples, one per row: {DATA_HELP}")
-    _output_option(parser)
+    output_option(parser)
     parser.add_argument("--against", metavar="Z", help="compute K(X, Z) instead of K(X, X)")
-    _network_options(parser)
+    network_options(parser)
     result = parser.add_argument_group("result")
     result.add_argument(
         "--kernel",
@@ -216,13 +214,6 @@ def _job_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> No
         machine.add_argument(
             "--threads", type=int, metavar="N", help="largest number of threads [all cores]"
         )
-
-
-def _output_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the file to write."""
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="the HDF5 file to write"
-    )
 
 
 def _merge_options(parser: Any) -> None:
@@ -321,35 +312,6 @@ def _layout_option(parser: Any) -> None:
     )  # fmt: skip
 
 
-def _writing_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the commands that write a file: overwriting and progress."""
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    noise = parser.add_mutually_exclusive_group()
-    noise.add_argument("--quiet", action="store_true", help="show no progress bar and no notices")
-    noise.add_argument(
-        "--progress", action="store_true", help="show a progress bar even if this is not a terminal"
-    )
-
-
-def _network_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that describe a network."""
-    net = parser.add_argument_group(
-        "network", "give one value for all layers, or repeat the option"
-    )
-    net.add_argument(
-        "--depth", type=int, required=True, metavar="L", help="number of weight layers"
-    )
-    net.add_argument(
-        "--activation", action="append", metavar="NAME", help="name or name:parameters [relu]"
-    )
-    net.add_argument(
-        "--w-std", action="append", type=float, metavar="σ", help="scale of the weights [1]"
-    )
-    net.add_argument(
-        "--b-std", action="append", type=float, metavar="β", help="scale of the biases [0]"
-    )
-
-
 def gram_words(options: argparse.Namespace, **changed: Any) -> list[str]:
     """Return the words of the command that computes a job.
 
@@ -366,7 +328,7 @@ def merge_words(options: argparse.Namespace, parts: Word) -> list[str | Word]:
     parts : the word that stands for all parts
     """
     parser = argparse.ArgumentParser(add_help=False)
-    for add in (_output_option, _layout_option, _merge_options):
+    for add in (output_option, _layout_option, _merge_options):
         add(parser)
     return ["ntk-numba", "merge", parts, *_words(parser, vars(options))]
 

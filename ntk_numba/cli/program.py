@@ -17,12 +17,12 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ntk_numba import notices, stopping, streams
-from ntk_numba.cli import commands, output
+from ntk_numba.cli import commands, learning, output
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import StoppedError, UnderflowWarning
 
 # The commands whose result is a file: they are done even if its name cannot be printed
-WRITERS = "gram", "merge", "plot"
+WRITERS = "gram", "merge", "plot", "predict"
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UnderflowWarning)
             warnings.showwarning = partial(_show, warnings.showwarning)
-            code = DONE if getattr(commands, options.run)(options) else CHECK_FAILED
+            home = learning if hasattr(learning, options.run) else commands
+            code = DONE if getattr(home, options.run)(options) else CHECK_FAILED
     except stopping.StopRequested as stop:
         notes = getattr(stop, "__notes__", ["run the same command again"])
         output.say("; ".join(["stopped", *notes]))

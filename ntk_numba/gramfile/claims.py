@@ -68,6 +68,8 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
         value = file.attrs[key]
     except (TypeError, ValueError, UnicodeError):  # a number that NumPy does not have
         raise wrong from None
+    if isinstance(value, np.bytes_):  # of a fixed length, as models have them
+        value = value.decode("ascii", "replace")
     if not isinstance(value, str if kind is str else np.generic):
         raise wrong
     if kind is str:

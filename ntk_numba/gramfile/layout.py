@@ -332,6 +332,7 @@ class HDF5(h5py.File):  # type: ignore[misc]
         if form != FORMAT:
             raise InvalidValueError(
                 f"{path} is an HDF5 file, but not one that ntk-numba gram wrote"
+                + " (it is a model, see predict and load_model)" * (form == "ntk_numba model")
             )
         if version != FORMAT_VERSION:
             raise InvalidValueError(

@@ -7,8 +7,10 @@ leaves the column out. A word in double quotes is always a name. For text files 
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidValueError
 
@@ -61,6 +63,30 @@ class Choice(NamedTuple):
         clash = names and str(number) in names and names.index(str(number)) != number
         word = f"!{number}:{number + 1}" if clash else f"!{number}"
         return f"leave it out, {self.also(word)}"
+
+
+class Words:
+    """Chosen columns of a table that may have text, in memory.
+
+    Attributes
+    ----------
+    columns : list of arrays (N,)
+        Of text or numbers. Those of a text file are text, also where they are numbers.
+    names : list of str or None
+        Their names.
+    places : (row, column) → str
+        Returns the words of a message for a cell of these columns.
+    shape : (N, K)
+    """
+
+    def __init__(
+        self,
+        columns: list[NDArray[Any]],
+        names: list[str] | None,
+        places: Callable[[int, int], str],
+    ) -> None:
+        self.columns, self.names, self.places = columns, names, places
+        self.shape = len(columns[0]), len(columns)
 
 
 def parse_choice(file: str, key: str) -> Choice:

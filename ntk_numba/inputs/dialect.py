@@ -50,11 +50,14 @@ def may_be_sample(line: str, separator: str | None, *, inside: bool) -> bool:
     return all(values[:-1]) or values[-1]
 
 
-def find_separator(lines: Sequence[str]) -> str | None:
+def find_separator(lines: Sequence[str], *, words: bool = False) -> str | None:
     """Return the separator of the first lines of a table; None if there is one cell per line.
 
     It is the character that leaves the largest share of cells that are numbers; among equals, one
     that gives all lines equally many cells, then the first of tab, semicolon, pipe, comma, space.
+
+    words : whether cells may be text only; then a line of text is one cell, unless a character
+        other than a space splits all lines into equally many
     """
     best, found = (-1.0, False), None
     for separator in ("\t", ";", "|", ",", " ", None):
@@ -63,7 +66,10 @@ def find_separator(lines: Sequence[str]) -> str | None:
         if not cells or (separator and max(map(len, rows)) < 2):
             continue
         numbers = sum(bool(NUMBER.fullmatch(c) or COMMA_NUMBER.fullmatch(c)) for c in cells)
-        score = (numbers / len(cells), len(set(map(len, rows))) == 1)
+        even = len(set(map(len, rows))) == 1
+        if words and separator and not numbers and (separator == " " or not even):
+            continue
+        score = (numbers / len(cells), even)
         if separator is None and best[0] >= 0 and numbers == 0:
             break  # a table of text, which is refused by its cells
         if score > best:
@@ -86,7 +92,9 @@ def reader(lines: Iterable[str], separator: str | None, strict: bool = True) -> 
     return csv.reader(lines, delimiter=separator or ",", skipinitialspace=True, strict=strict)
 
 
-def has_header(choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[bool]) -> bool:
+def has_header(
+    choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[bool], *, words: bool = False
+) -> bool:
     """Return whether the first of some rows has the names of the columns.
 
     Only columns are considered that have numbers further down. The first row is a header if it has
@@ -95,6 +103,8 @@ def has_header(choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[b
     Parameters
     ----------
     quoted : whether all cells of a row are in quotes, for each row
+    words : whether columns of text are wanted; in a table of text only, the first row is a header
+        unless one of its cells stands below it again
 
     Raises
     ------
@@ -115,6 +125,8 @@ def has_header(choice: Choice, rows: Sequence[Sequence[str]], quoted: Sequence[b
         _BEGINS_AS_NUMBER.match(first[j]) for j in columns or range(len(first)) if first[j]
     )
     if not columns:
+        if words and any(first[j] == row[j].strip(BLANKS) for row in rest for j in range(len(row))):
+            return False
         return text and not number and not damaged and not {"bool", "data"} & set(kinds)
     if text and set(kinds) <= {"text", "empty"}:
         if damaged:

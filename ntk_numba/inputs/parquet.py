@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.arguments import show_bytes
-from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError
+from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import Opened, bad_entry, to_floats
 from ntk_numba.inputs.chunks import Chunks
-from ntk_numba.inputs.columns import parse_choice, resolve
+from ntk_numba.inputs.columns import Words, parse_choice, resolve
 
 DECODING = 3  # copies of a column that are in memory while it is decoded
 DECIMALS = 1 << 14  # decimal numbers are objects of Python, of 100 bytes, of so many at a time
@@ -30,6 +30,60 @@ def open_parquet(path: Path, key: str, most: int) -> Opened:
         not hold numbers.
     OSError
         If pyarrow is not installed.
+    """
+    file, columns = _open(path, key, words=False)
+    groups = _RowGroups(path, file, columns)
+    shape = (groups.ends[-1] if groups.ends else 0, len(columns))
+    rows = Chunks(shape, groups.dtype, groups.ends, groups.load)
+    needed = rows.nbytes + DECODING * groups.largest_column
+    if needed > most:
+        raise InvalidValueError(
+            f"{path} has row groups that take {show_bytes(needed)} of memory, more than "
+            f"{show_bytes(most)}; write it with fewer rows in a row group, as "
+            f"pyarrow.parquet.write_table(table, path, row_group_size=10_000) does"
+        )
+    return Opened(rows, key, rows.nbytes)
+
+
+def open_parquet_words(path: Path, key: str, most: int) -> Opened:
+    """Read the chosen columns of a Parquet file, which may be text such as labels, as `Words`.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As `open_parquet`, or if the columns take more than `most` bytes.
+    """
+    file, columns = _open(path, key, words=True)
+    labels = file.schema_arrow.names
+    names = [labels[column] for column in columns]
+    try:
+        table = file.read(columns=names)
+        if DECODING * table.nbytes > most:
+            raise InvalidValueError(f"{path}:{key} takes more memory than {show_bytes(most)}")
+        found = []
+        for number, name in zip(columns, names, strict=True):
+            column = table.column(name)
+            if column.null_count:
+                row = int(np.flatnonzero(column.is_null())[0])
+                what = "is missing (null); drop the row or fill in a value"
+                raise bad_entry(str(path), (row, number), what, labels)
+            text = _refused(column.type) is not None
+            found.append(np.array(column.to_pylist(), object) if text else _floats(column))
+    except NtkNumbaError:
+        raise
+    except Exception as error:  # many classes, as in `load`
+        raise FileError(f"{path}:{key} cannot be read; the file is damaged ({error})") from None
+
+    def place(row: int, column: int) -> str:
+        return f"{path}: row {row}, column {columns[column]} ({names[column]!r})"
+
+    return Opened(Words(found, names, place), key, sum(column.nbytes for column in found))
+
+
+def _open(path: Path, key: str, *, words: bool) -> tuple[Any, list[int]]:
+    """Open a Parquet file, and return it with the numbers of the chosen columns.
+
+    words : whether columns may be text
     """
     try:
         import pyarrow.parquet as parquet
@@ -54,21 +108,19 @@ def open_parquet(path: Path, key: str, most: int) -> Opened:
         if names.count(names[column]) > 1:
             raise InvalidValueError(f"{where} has a name that another column has too; rename one")
         kind = schema.types[column]
-        if (shown := _refused(kind)) is not None:
+        if (shown := _refused(kind)) is not None and not (words and _is_text(kind)):
             raise InvalidTypeError(
                 f"{where} holds {shown}, and numbers are wanted; {choice.without(names, column)}"
             )
-    groups = _RowGroups(path, file, columns)
-    shape = (groups.ends[-1] if groups.ends else 0, len(columns))
-    rows = Chunks(shape, groups.dtype, groups.ends, groups.load)
-    needed = rows.nbytes + DECODING * groups.largest_column
-    if needed > most:
-        raise InvalidValueError(
-            f"{path} has row groups that take {show_bytes(needed)} of memory, more than "
-            f"{show_bytes(most)}; write it with fewer rows in a row group, as "
-            f"pyarrow.parquet.write_table(table, path, row_group_size=10_000) does"
-        )
-    return Opened(rows, key, rows.nbytes)
+    return file, columns
+
+
+def _is_text(kind: Any) -> bool:
+    """Return whether a type of columns is text, also as a dictionary of categories."""
+    import pyarrow.types as types
+
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(value) or types.is_large_string(value))
 
 
 def _refused(kind: Any) -> str | None:

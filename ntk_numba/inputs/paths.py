@@ -17,8 +17,8 @@ from ntk_numba.inputs.arrays import Opened
 from ntk_numba.inputs.compressed import COMPRESSIONS
 from ntk_numba.inputs.hdf5 import open_hdf5
 from ntk_numba.inputs.numpy_files import open_npy, open_npz
-from ntk_numba.inputs.parquet import open_parquet
-from ntk_numba.inputs.tables import open_table
+from ntk_numba.inputs.parquet import open_parquet, open_parquet_words
+from ntk_numba.inputs.tables import open_table, open_words
 from ntk_numba.inputs.unchanged import checksum, stamp
 from ntk_numba.machine import available_memory
 from ntk_numba.opening import open_ordinary, refuse_special
@@ -36,11 +36,14 @@ class Format(NamedTuple):
         Whether a key may name one of several arrays, or columns of a table.
     whole : bool
         Whether opening reads all of the data into memory.
+    words : (path, key, most) → Opened, or None
+        Opens columns that may have text, such as labels, as `columns.Words`; None if `open` does.
     """
 
     open: Callable[[Path, str, int], Opened]
     keys: bool
     whole: bool = False
+    words: Callable[[Path, str, int], Opened] | None = None
 
 
 FORMATS = {
@@ -51,9 +54,9 @@ FORMATS = {
     ".hdf": Format(open_hdf5, True),
     ".h5ad": Format(open_hdf5, True),
     ".mat": Format(open_hdf5, True),
-    ".parquet": Format(open_parquet, True),
+    ".parquet": Format(open_parquet, True, words=open_parquet_words),
     **{
-        ending + compression: Format(open_table, True, whole=True)
+        ending + compression: Format(open_table, True, whole=True, words=open_words)
         for ending in (".csv", ".tsv")
         for compression in ("", *COMPRESSIONS)
     },
@@ -66,7 +69,7 @@ def _ending(path: Path) -> str:
     return two if two in FORMATS else path.suffix.lower()
 
 
-def _split(spec: str) -> tuple[Path, str]:
+def split(spec: str) -> tuple[Path, str]:
     """Split ``file.h5:dataset``, where both names may have colons: the longest file that exists.
 
     If none exists, it is the longest name that ends as a data file does.
@@ -86,10 +89,13 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
+def open_path(
+    spec: str, memory: int | None = None, *, words: bool = False
+) -> tuple[str, Path, Opened]:
     """Open a data file; return the name of the data for errors, the absolute path, the contents.
 
     memory : the bytes that the data may take, by default those that this process may still use
+    words : whether columns of tables may have text
 
     Raises
     ------
@@ -99,7 +105,7 @@ def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
         If the format is unknown, or the file is truncated, pickled, or lacks the key or a column.
     """
     streams.occupy()
-    path, key = _split(spec)
+    path, key = split(spec)
     if path.is_dir():
         raise folder_error(path, f"a file in it ({', '.join(FORMATS)})")
     if not path.exists():
@@ -118,7 +124,8 @@ def open_path(spec: str, memory: int | None = None) -> tuple[str, Path, Opened]:
     found, whole = stamp(path.absolute()), file_format.whole
     before = _look(path, whole)
     most = available_memory() if memory is None else memory
-    opened = file_format.open(path, key, most)
+    opener = (words and file_format.words) or file_format.open
+    opened = opener(path, key, most)
     if whole and (_look(path, whole) != before or found.changed):
         raise FileError(f"{path} has changed while it was read; wait until it is complete")
     opened = opened._replace(files=(found, *opened.files))

@@ -1,7 +1,6 @@
 """The samples X as a matrix that is read in runs of rows, from an array or from a file."""
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from ntk_numba import stopping
 from ntk_numba.arguments import parse_bytes
 from ntk_numba.digest import Digest
-from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, NtkNumbaError
+from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import (
     bad_entry,
     file_of,
@@ -309,21 +308,3 @@ def open_sources(X: Any, Z: Any, memory: int | str | None = None) -> tuple[Sourc
     if room is not None:
         room = max(room - x.held, 0)
     return x, None if Z is None else open_source(Z, "Z", room)
-
-
-def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
-    """Read one label per sample from a file whose path is as for `open_source`."""
-    name, _, opened = open_path(os.fspath(path))
-    try:
-        if (size := math.prod(opened.rows.shape)) != count:  # before they are read
-            raise InvalidValueError(f"{name} holds {size} labels; the matrix has {count} rows")
-        labels = np.asarray(opened.rows[()]).ravel()
-    except NtkNumbaError:
-        raise
-    except OSError as error:
-        raise FileError(f"{name} cannot be read ({error})") from None
-    finally:
-        opened.close()
-    if labels.dtype.kind == "O":
-        raise InvalidTypeError(f"{name} holds {labels.dtype}; labels are numbers or strings")
-    return labels

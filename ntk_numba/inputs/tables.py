@@ -21,7 +21,7 @@ from ntk_numba import machine, stopping
 from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import InvalidValueError, NtkNumbaError, file_error
 from ntk_numba.inputs.arrays import Opened
-from ntk_numba.inputs.columns import Choice, parse_choice, resolve
+from ntk_numba.inputs.columns import Choice, Words, parse_choice, resolve
 from ntk_numba.inputs.compressed import COMPRESSIONS, open_bytes
 from ntk_numba.inputs.dialect import (
     BLANKS,
@@ -44,6 +44,7 @@ FEW_INDEX_ROWS = 3  # as many are enough if all numbers beside it have decimals
 BLOCK = 4096  # rows are checked for NaN in blocks of so many
 BLOCK_NUMBERS = 1 << 20  # or sooner, after so many numbers; the memory is checked then too
 LINE_MEMORY = 32  # bytes of memory that a character of a line may take until its cells are numbers
+OBJECT = 64  # bytes of an object of Python and of its place in a list
 MOST_COMMENTS = 100_000  # lines without samples before the first samples
 CHECK_LINES = 1 << 16  # lines without samples between two checks whether to stop
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"PAR1", b"\x28\xb5\x2f\xfd")
@@ -70,13 +71,31 @@ def open_table(path: Path, key: str, most: int) -> Opened:
     OSError
         If the file cannot be read, or is damaged.
     """
+    table = _open(path, key, most, _numbers)
+    return Opened(table, key, table.nbytes)
+
+
+def open_words(path: Path, key: str, most: int) -> Opened:
+    """Read the chosen columns of a whole text file as text, which may be labels, as `Words`.
+
+    Raises
+    ------
+    ValueError, OSError
+        As `open_table`, except that cells need not be numbers; they may not be missing.
+    """
+    found = _open(path, key, most, _texts)
+    return Opened(found, key, sum(column.nbytes for column in found.columns))
+
+
+def _open(path: Path, key: str, most: int, convert: Any) -> Any:
+    """Return the chosen columns of a text file, converted by `_numbers` or `_texts`."""
     choice = parse_choice(str(path), key)
     try:
         with open_bytes(path) as file:
             encoding = _encoding(path, file.read(4096))
         errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
         with io.TextIOWrapper(open_bytes(path), encoding, errors, newline="") as text:
-            table = _read(choice, text, path, most)
+            return _read(choice, text, path, most, convert)
     except UnicodeError:
         raise InvalidValueError(f"{path} is no text file") from None
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -85,7 +104,6 @@ def open_table(path: Path, key: str, most: int) -> Opened:
         raise InvalidValueError(f"{path} is damaged or truncated ({error})") from None
     except MemoryError:
         raise _too_large(str(path), most) from None
-    return Opened(table, key, table.nbytes)
 
 
 def _encoding(path: Path, start: bytes) -> str:
@@ -220,9 +238,20 @@ class _Shape(NamedTuple):
         name = f" ({self.names[column]!r})" if self.names else ""
         return f"{file}: line {line}, column {column}{name}"
 
+    def refuse_uneven(self, file: str, row: list[str], line: int, *, first: bool) -> None:
+        """Raise an error if a record has not as many cells as those above it."""
+        if len(row) != self.cells or (self.trailing and row[-1].strip()):
+            raise InvalidValueError(
+                f"{file}: line {line} has another number of cells, {len(row)}, than "
+                f"the lines above it, {self.cells - self.trailing}"
+                + "; if each line begins with the name of its row, give it one in the first line"
+                * bool(self.names and first and len(row) == self.cells + 1)
+            )
 
-def _read(choice: Choice, file: IO[str], path: Path, most: int) -> np.ndarray:
-    """Return the chosen columns of an open text file."""
+
+def _read(choice: Choice, file: IO[str], path: Path, most: int, convert: Any) -> Any:
+    """Return the chosen columns of an open text file, see `_open`."""
+    words = convert is _texts
     longest = most // LINE_MEMORY
     pieces = _pieces(file, longest + 1)
     head: list[str] = []
@@ -246,7 +275,7 @@ def _read(choice: Choice, file: IO[str], path: Path, most: int) -> np.ndarray:
     if separator is None:
         tabs = path.name.lower().removesuffix(path.suffix.lower() * (path.suffix in COMPRESSIONS))
         tabs_only = tabs.endswith(".tsv")
-        separator = "\t" if tabs_only else find_separator(sample[:SEPARATOR_LINES])
+        separator = "\t" if tabs_only else find_separator(sample[:SEPARATOR_LINES], words=words)
     lines = _Lines(chain(head, pieces), separator, choice.file, most)
     records = _records(lines, separator, choice.file)
     first = next(records, None)
@@ -257,11 +286,11 @@ def _read(choice: Choice, file: IO[str], path: Path, most: int) -> np.ndarray:
         if len(row := next(iter(split([line], separator)), [])) == len(first):
             rows.append(row)
             quoted.append(_is_quoted(line, row))
-    shape = _shape(choice, rows, quoted)
+    shape = _shape(choice, rows, quoted, words)
     lines.single = shape.cells == 1
     if shape.names is None:
         records = chain([first], records)
-    return _numbers(choice, shape, records, lines, most)
+    return convert(choice, shape, records, lines, most)
 
 
 def _is_quoted(text: str, row: list[str]) -> bool:
@@ -269,13 +298,13 @@ def _is_quoted(text: str, row: list[str]) -> bool:
     return text.count('"') >= 2 * len(row)
 
 
-def _shape(choice: Choice, rows: list[list[str]], quoted: list[bool]) -> _Shape:
+def _shape(choice: Choice, rows: list[list[str]], quoted: list[bool], words: bool) -> _Shape:
     """Find out the shape of a table from its first rows."""
     cells = len(rows[0])
     trailing = cells > 1 and len(rows) > 1 and not any(row[-1].strip() for row in rows)
     width = cells - trailing
     names = None
-    if has_header(choice, [row[:width] for row in rows], quoted):
+    if has_header(choice, [row[:width] for row in rows], quoted, words=words):
         names = [_printable(name.strip()) for name in rows[0][:width]]
     unnamed = names and (not names[0] or names[0].startswith("Unnamed:"))
     index = unnamed if names else _counts_rows(rows, width)
@@ -316,13 +345,7 @@ def _numbers(
     values, starts, checked = array("d"), array("q"), 0
     block = max(1, min(BLOCK, BLOCK_NUMBERS // count))
     for row in records:
-        if len(row) != cells or (shape.trailing and row[-1].strip()):
-            raise InvalidValueError(
-                f"{choice.file}: line {lines.start} has another number of cells, {len(row)}, than "
-                f"the lines above it, {cells - shape.trailing}"
-                + "; if each line begins with the name of its row, give it one in the first line"
-                * bool(shape.names and not starts and len(row) == cells + 1)
-            )
+        shape.refuse_uneven(choice.file, row, lines.start, first=not starts)
         chosen = row if pick is None else pick(row) if count > 1 else (pick(row),)
         try:
             values.extend(_exact(choice, shape, row, lines) if lines.odd else map(float, chosen))
@@ -341,6 +364,30 @@ def _numbers(
                 raise _too_large(choice.file, most)
     _refuse_not_finite(choice, shape, values, starts, checked)
     return np.frombuffer(values, np.float64).reshape(len(starts), count)
+
+
+def _texts(
+    choice: Choice, shape: _Shape, records: Iterable[list[str]], lines: _Lines, most: int
+) -> Words:
+    """Return the chosen cells of all records as columns of text; none may be missing."""
+    cells: list[list[str]] = [[] for _ in shape.columns]
+    starts, size = array("q"), 0
+    for row in records:
+        shape.refuse_uneven(choice.file, row, lines.start, first=not starts)
+        for kept, column in zip(cells, shape.columns, strict=True):
+            kept.append(cell := _printable(row[column].strip(BLANKS)))
+            if cell.lower() in MISSING:
+                _refuse(choice, shape, cell, lines.start, column)
+            size += OBJECT + 4 * len(cell)
+        starts.append(lines.start)
+        if size > most:
+            raise _too_large(choice.file, most)
+    names = shape.names and [shape.names[column] for column in shape.columns]
+
+    def place(row: int, column: int) -> str:
+        return shape.place(choice.file, starts[row], shape.columns[column])
+
+    return Words([np.array(column, object) for column in cells], names, place)
 
 
 def _exact(choice: Choice, shape: _Shape, row: list[str], lines: _Lines) -> Iterator[float]:

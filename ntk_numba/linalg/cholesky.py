@@ -169,13 +169,18 @@ class Cholesky:
         """Return V = L⁻¹ Y, so that VᵀV = Yᵀ A⁻¹ Y, in the precision of the factor."""
         columns, flat = self._columns(Y)
         with self._limited():
-            half = self._packed.half_substitute(columns) * 2.0 ** (-self._exponent / 2)
+            half = self._packed.half_substitute(columns)
+        if self._exponent:
+            half *= 2.0 ** (-self._exponent / 2)
         return half[:, 0] if flat else half
 
     def inverse(self) -> NDArray[np.float64]:
         """Return A⁻¹, (N, N), in the precision of the factor."""
         with self._limited():
-            return np.ldexp(self._packed.inverse(), -self._exponent)
+            inverse = self._packed.inverse()
+        if self._exponent:
+            np.ldexp(inverse, -self._exponent, out=inverse)
+        return inverse
 
     def inverse_diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal of A⁻¹, (N,), in the precision of the factor.
@@ -204,7 +209,7 @@ class Cholesky:
 
     def _columns(self, Y: Any) -> tuple[NDArray[np.float64], bool]:
         """Return Y as finite columns (N, K), and whether it has one dimension."""
-        ready = isinstance(Y, np.ndarray) and Y.dtype == np.float64  # in any order of memory
+        ready = type(Y) is np.ndarray and Y.dtype == np.float64  # in any order of memory
         array = Y if ready else read_array(Y, "Y").astype(float, copy=False)
         size = self.shape[0]
         if array.ndim not in (1, 2) or len(array) != size:

@@ -35,8 +35,8 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     mean = float(packed.diagonal.mean())
     pair = equal_rows(array)
     low, high = _extremes(packed)
-    epsilon = float(np.finfo(array.dtype).eps)
-    shift = max(-low, 0.0) + epsilon * high
+    limits = np.finfo(array.dtype)
+    shift = max(max(-low, 0.0) + float(limits.eps) * high, float(limits.tiny))
     for _ in range(60):
         packed.restore(shift)
         if packed.factorise() == 0:

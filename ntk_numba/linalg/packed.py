@@ -93,15 +93,29 @@ class Packed:
 
     def inverse(self) -> NDArray[np.float64]:
         """Return A⁻¹, (N, N) in float64."""
-        invert = lapack.dpotri if self.array.dtype == np.float64 else lapack.spotri
-        inverse, _ = invert(np.array(self.array.T, order="F"), lower=1, overwrite_c=1)
-        mirror(inverse)
-        return np.asarray(inverse.T, float)
+        inverse = _invert(self.array.copy())
+        mirror(inverse.T)
+        return inverse.astype(float, copy=False)
+
+    def invert(self) -> Floats:
+        """Replace the factor by the upper triangle of A⁻¹, and return the array.
+
+        The object is of no further use. The lower triangle still holds K.
+        """
+        return _invert(self.array)
 
     @property
     def log_det(self) -> float:
         """The logarithm of the determinant of A."""
         return 2 * float(np.log(np.diagonal(self.array).astype(float)).sum())
+
+
+def _invert(array: Floats) -> Floats:
+    """Replace the factor in the upper triangle of an array by that triangle of A⁻¹."""
+    invert = lapack.dpotri if array.dtype == np.float64 else lapack.spotri
+    inverse, _ = invert(array.T, lower=1, overwrite_c=1)
+    assert np.may_share_memory(inverse, array)
+    return array
 
 
 def blocks(size: int) -> Iterator[tuple[int, int]]:

@@ -23,6 +23,7 @@ Objective: TypeAlias = Literal["loo", "evidence"]
 DENSE = 512  # rows of a matrix, at most, whose largest eigenvalue is found without iterations
 SCAN = 5  # ridges in each decade that are tried before the search begins
 LARGEST = 1e4  # the largest relative ridge that is tried, unless the targets are larger
+HUGE = 1e300  # and at most, so that nothing overflows
 # The least absolute ridge that is tried, in units of ε·λ_max: with it, K + r I is positive definite
 # in the dtype of K for certain.
 LEAST = 32
@@ -131,13 +132,15 @@ def choose_ridge(
         diagonal = np.empty(count)
         for start, stop in blocks(count):
             diagonal[start:stop] = np.square(spectrum.vectors[start:stop]) @ inverse
-        return float(np.square(unit * (alpha / diagonal[:, None])).mean())
+        return float(np.square(alpha / diagonal[:, None]).mean())  # in units of unit²
 
     function = evidence if objective == "evidence" else leave_one_out
     low = LEAST * spectrum.epsilon * largest + max(0.0, -2 * float(spectrum.values[0]))
-    high = max(LARGEST * mean, 10 * unit**2 * float(np.square(targets / unit).mean()))
+    high = max(LARGEST * mean, 10 * unit * unit * float(np.square(targets / unit).mean()))
+    high = min(high, HUGE)
     ridge, value, edge = _least(function, low, high)
-    return RidgeChoice(objective, ridge, -value if objective == "evidence" else value, edge)
+    value = -value if objective == "evidence" else unit * unit * value
+    return RidgeChoice(objective, ridge, value, edge)
 
 
 def _least(

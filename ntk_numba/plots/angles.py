@@ -21,7 +21,7 @@ from ntk_numba.finite_width.networks import (
     run_pass,
     seed_sequence,
 )
-from ntk_numba.network import MLP
+from ntk_numba.network import MLP, check_network
 from ntk_numba.plots.figure import check_picture, heading, picture
 from ntk_numba.plots.style import band, line
 
@@ -80,6 +80,7 @@ def angle(
     ['n = 32', 'n = 128', 'Θ∞, exact']
     """
     check_picture(path)
+    check_network(net)
     angles, points = circle(math.sqrt(2))
     start = points[[ANGLES // 2]]
 

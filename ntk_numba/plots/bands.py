@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.containers import read_array
-from ntk_numba.plots.figure import check_picture, picture
+from ntk_numba.plots.figure import LARGEST, check_picture, first_bad, picture
 from ntk_numba.plots.style import COLOURS, DASHES
 
 
@@ -147,6 +147,7 @@ def _functions(samples: Any, count: int) -> NDArray[np.float64]:
 
 
 def _refuse_not_finite(name: str, values: NDArray[np.float64]) -> None:
-    if not np.isfinite(values).all():
-        at = np.argwhere(~np.isfinite(values))[0]
-        raise InvalidValueError(f"{name}: row {at[0]} has {values[tuple(at)]}; it must be finite")
+    if bad := first_bad(values):
+        raise InvalidValueError(
+            f"{name}: row {bad[0]} has {values[bad]:g}; it must be finite, and at most {LARGEST:g}"
+        )

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ntk_numba import streams
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.place import check_folder
 from ntk_numba.gramfile.whole import written_whole
 from ntk_numba.plots.style import styled
 
 DPI = 130
+LARGEST = 1e150  # entry that is drawn: sums and squares of larger ones may overflow
 LONGEST = 110  # characters of a network's description above a picture
 
 
@@ -41,8 +45,10 @@ def check_picture(path: str | os.PathLike[str] | None) -> None:
     streams.occupy()
     if path is None:
         return
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(f"path must be the path of a picture, not {type(path).__name__}")
     check_folder(Path(path))
-    known = sorted(Figure().canvas.get_supported_filetypes())
+    known = sorted({*Figure().canvas.get_supported_filetypes()} - {"pgf"})  # that needs LaTeX
     if _ending(path) not in known:
         raise InvalidValueError(f"{path}: its ending must be one of {', '.join(known)}")
 
@@ -87,3 +93,9 @@ def heading(net: Any) -> str:
     """
     text = "" if net is None else str(net)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]} …"
+
+
+def first_bad(values: NDArray[np.float64]) -> tuple[int, ...] | None:
+    """Return the indices of the first number that cannot be drawn, if there is one."""
+    good = np.abs(values) <= LARGEST  # NaN is not
+    return None if good.all() else tuple(int(k) for k in np.argwhere(~good)[0])

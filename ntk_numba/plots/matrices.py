@@ -1,6 +1,7 @@
 """Pictures of kernels: the matrix, and beside it the spectrum."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.plots.figure import check_picture, heading, picture
 from ntk_numba.plots.shown import Shown, read_groups, shown
 from ntk_numba.plots.spectra import draw_spectrum, values_of
+from ntk_numba.plots.style import plain_log
 from ntk_numba.terminal import escaped
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def gram(
     scale: Scale = "linear",
     kernel: KernelName | None = None,
     layer: int | None = None,
+    layers: Sequence[int] | None = None,
     labels: Any = None,
     net: "MLP | None" = None,
     spectrum: bool = True,
@@ -57,7 +60,10 @@ def gram(
         The kernel to draw, by default the NTK if it is there. Of an array, it is used in the title
         only.
     layer : int, optional
-        A layer from 1 to L, if there are several; by default the last.
+        The layer to draw, if there are several; by default the last.
+    layers : sequence of int, optional
+        The numbers of the layers of an array (L, N, M), as they were given to `ntk_numba.gram`, by
+        default 1 to L.
     labels : array (N,) or path, optional
         One label for each row; rows, and columns of a symmetric matrix, are sorted by label.
     net : MLP, optional
@@ -94,7 +100,7 @@ def gram(
     check_picture(path)
     if scale not in SCALES:
         raise InvalidValueError(f"scale must be one of {', '.join(SCALES)}, not {scale!r}")
-    with shown(matrix, kernel=kernel, layer=layer, net=net) as what:
+    with shown(matrix, kernel=kernel, layer=layer, layers=layers, net=net) as what:
         groups = read_groups(labels, what.rows)
         block, rows, columns = what.thinned(PIXELS, groups)
         values = values_of(what) if spectrum else None
@@ -171,7 +177,7 @@ def _colours(
     low, high = float(block.min()), float(block.max())
     extend, label = "neither", "entry"
     if scale == "log":
-        if low <= 0:
+        if low < np.finfo(float).tiny:
             i, j = np.unravel_index(np.argmin(block), block.shape)
             raise InvalidValueError(
                 f"{what.name}: scale='log' takes positive entries, and that of row {rows[i]}, "
@@ -203,9 +209,13 @@ def _draw(axes: Any, block: NDArray[np.float64], colours: Colours) -> None:
     from matplotlib.colors import LogNorm, Normalize
 
     norm = (LogNorm if colours.log else Normalize)(colours.low, colours.high)
-    flat = max(block.shape) > 20 * min(block.shape)  # square pixels would make a line of it
+    flat = max(block.shape) > 3 * min(block.shape)  # square pixels would make a strip of it
     image = axes.imshow(block, norm=norm, aspect="auto" if flat else "equal")
-    axes.figure.colorbar(image, ax=axes, shrink=0.85, extend=colours.extend, label=colours.label)
+    bar = axes.figure.colorbar(
+        image, ax=axes, shrink=0.85, extend=colours.extend, label=colours.label
+    )
+    if colours.log:
+        plain_log(bar.ax.yaxis)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.set_ylabel("sample of the row")

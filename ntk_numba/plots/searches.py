@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.plots.figure import check_picture, picture
-from ntk_numba.plots.style import line
+from ntk_numba.plots.style import line, plain_log
 
 OBJECTIVES = {
     "evidence": "log marginal likelihood",
     "loo": "leave-one-out log predictive density",
 }
 FIELDS = "depth", "w_std", "value"
+LABELS = {"none": "no activation"}  # of networks of depth 1
 LOW = 25  # the percentile of the values where colours begin, since bad networks are very bad
 
 
@@ -45,9 +46,10 @@ def evidence(
     """Draw the evidence, or another objective, over the depth and σ_w of networks.
 
     On the left, colours show the values over σ_w and the depth, and a star the best network. Where
-    many values are far below the best, colours begin at the 25th percentile. On the right is the
-    best value of each depth, with a line for each activation. Values that are NaN or infinite,
-    such as those of matrices that are not positive definite, are left out.
+    many values are far below the best, colours begin above the lowest, and the bar of colours ends
+    in an arrow. On the right is the best value of each depth, with a line for each activation.
+    Values that are NaN or infinite, such as those of matrices that are not positive definite, are
+    left out.
 
     Parameters
     ----------
@@ -101,16 +103,17 @@ def evidence(
     best = max(good, key=lambda row: row.value)
     with picture(path, width=10, height=4.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-        limits = _limits([row.value for row in (*good, *screened)])
+        limits = _limits([row.value for row in good], [row.value for row in screened])
         if grid is not None:
             image = _draw_grid(left, *grid, limits)
         else:
             image = _draw_rows(left, good, screened, limits)
         below = min(row.value for row in (*good, *screened)) < limits[0]
-        figure.colorbar(image, ax=left, label=name, extend="min" if below else "neither")
+        figure.colorbar(image, ax=left, extend="min" if below else "neither")
+        left.set_title(f"{name} over σ_w and depth")
         _draw_depths(right, good, name)
-        left.set_xlabel("σ_w")
-        which = f"{best.activation}, " * (len({row.activation for row in good}) > 1)
+        _legend(figure, left, right)
+        which = f"{best.activation}, " * (len({r.activation for r in good}) > 1 < best.depth)
         text = f"best: {which}depth {best.depth}, σ_w {best.w_std:.4g}, {name} {best.value:.6g}"
         figure.suptitle(text, parse_math=False)
     return figure
@@ -170,11 +173,17 @@ def _rows(table: Any) -> list[Found]:
     for k, row in enumerate(table):
         get = row.get if isinstance(row, Mapping) else partial(_attribute, row)
         depth, w_std, value = (get(field, None) for field in FIELDS)
-        if depth is None or w_std is None or value is None:
+        if depth is None or w_std is None or value is None or np.size(w_std) == 0:
             raise InvalidValueError(f"values: row {k} lacks one of {', '.join(FIELDS)}")
-        each = np.asarray(w_std, float)
-        mean = np.exp(np.log(each).mean()) if (each > 0).all() else each.mean()
-        rows.append(Found(str(get("activation", "")), int(depth), float(mean), float(value)))
+        try:
+            each = np.atleast_1d(np.asarray(w_std, float))
+            mean = np.exp(np.log(each).mean()) if (each > 0).all() else each.mean()
+            found = Found(str(get("activation", "")), int(depth), float(mean), float(value))
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(f"values: row {k} has no numbers: {error}") from None
+        if not np.isfinite(found.w_std):
+            raise InvalidValueError(f"values: row {k} has the w_std {w_std}; it must be finite")
+        rows.append(found)
     return rows
 
 
@@ -182,13 +191,20 @@ def _attribute(row: Any, name: str, default: Any) -> Any:
     return getattr(row, name, default)
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the values at which colours begin and end."""
-    finite = np.array([v for v in values if np.isfinite(v)])
-    low, high = float(np.percentile(finite, LOW)), float(finite.max())
-    if high - low > 0.05 * (high - finite.min()):
-        low = float(finite.min())  # all values can be told apart
-    return (low, high) if low < high else (low - 1, high + 1)
+def _limits(values: Sequence[float], starts: Sequence[float]) -> tuple[float, float]:
+    """Return the values at which colours begin and end.
+
+    The results of a search are much alike, and its starts are not, so that colours between both
+    would show the starts only.
+    """
+    found, every = np.array(values), np.array([v for v in (*values, *starts) if np.isfinite(v)])
+    lowest, best = every.min(), every.max()
+    low = np.percentile(found, LOW)
+    if starts:
+        low = best - 4 * (best - found.min())
+    if low <= lowest or (not starts and best - low > 0.05 * (best - lowest)) or low == best:
+        low = lowest  # all values can be told apart
+    return (float(low), float(best)) if low < best else (float(low) - 1, float(best) + 1)
 
 
 def _is_log(w_std: NDArray[np.float64]) -> bool:
@@ -231,9 +247,11 @@ def _draw_rows(
     depths = np.unique([row.depth for row in (*rows, *screened)])
     names = list(dict.fromkeys(row.activation for row in rows))
     every = [row for row in (*screened, *rows) if np.isfinite(row.value)]
-    order = sorted(range(len(every)), key=lambda k: every[k].value)
     image = None
-    best = every[order[-1]]
+    best = max(every, key=lambda row: row.value)
+    if screened:
+        dot = {"marker": "o", "markersize": 3, "color": "0.4", "linestyle": "none"}
+        axes.plot([], [], **dot, label="start of the search")
     for chosen, size, edge in (
         ([r for r in screened if np.isfinite(r.value)], 14, "none"),
         (rows, 60, "black"),
@@ -252,11 +270,9 @@ def _draw_rows(
                     vmin=limits[0],
                     vmax=limits[1],
                     cmap="viridis",
-                    label=(name or "found") if edge == "black" else "",
                 )
     _star(axes, best.w_std, _height(best, depths, names))
     _label_plane(axes, depths, log=_is_log(np.array([row.w_std for row in every])))
-    axes.legend(loc="best")
     return image
 
 
@@ -272,13 +288,14 @@ def _star(axes: Any, x: float, y: float) -> None:
 
 
 def _label_plane(axes: Any, depths: NDArray[Any], *, log: bool) -> None:
-    axes.set_title("over σ_w and depth")
+    axes.set_xlabel("σ_w")
     axes.set_ylabel("depth")
     axes.set_ylim(-0.5, len(depths) - 0.5)
     some = np.unique(np.linspace(0, len(depths) - 1, min(len(depths), 15)).astype(int))
     axes.set_yticks(some, [str(depths[k]) for k in some])
     if log:
         axes.set_xscale("log")
+        plain_log(axes.xaxis)
 
 
 def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
@@ -288,12 +305,16 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
         of_name = [row for row in rows if row.activation == activation]
         depths = sorted({row.depth for row in of_name})
         best = [max(row.value for row in of_name if row.depth == depth) for depth in depths]
-        axes.plot(depths, best, **line(k, marker=True), label=activation)
+        axes.plot(depths, best, **line(k, marker=True), label=LABELS.get(activation, activation))
     axes.set_title("best of each depth")
     axes.set_xlabel("depth")
     axes.set_ylabel(name)
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if names != [""]:
-        axes.legend()
+
+
+def _legend(figure: Any, left: Any, right: Any) -> None:
+    """Name the activations, whose markers are the same on both sides, the best and the starts."""
+    handles = [*left.lines, *(h for h in right.lines if not h.get_label().startswith("_"))]
+    figure.legend(handles=handles, loc="outside right upper")

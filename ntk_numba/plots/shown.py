@@ -5,18 +5,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.arguments import KERNELS, KernelName, whole_number
+from ntk_numba.arguments import KERNELS, KernelName, kept_layers, parse_layers, whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.matrix import Matrix
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.containers import read_array
+from ntk_numba.inputs.labels import read_labels
 from ntk_numba.inputs.paths import FORMATS
-from ntk_numba.inputs.source import open_source, read_labels
+from ntk_numba.inputs.source import open_source
+from ntk_numba.plots.figure import LARGEST, first_bad
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
@@ -70,18 +72,17 @@ class Shown:
         Raises
         ------
         ValueError
-            An entry is NaN or infinite.
+            An entry is NaN, infinite or larger than 1e150.
         """
         rows = self._picked(self.rows, limit, groups)
         columns = rows if self.symmetric else self._picked(self.columns, limit, None)
         down, down_at = np.unique(rows, return_inverse=True)  # read in the order of the file
         across, across_at = np.unique(columns, return_inverse=True)
         found = np.asarray(self.read(down, across), float)
-        if not np.isfinite(found).all():
-            at, to = np.argwhere(~np.isfinite(found))[0]
+        if bad := first_bad(found):
             raise InvalidValueError(
-                f"{self.name}: the entry of row {down[at]}, column {across[to]} is "
-                f"{found[at, to]}; only finite entries can be drawn"
+                f"{self.name}: the entry of row {down[bad[0]]}, column {across[bad[1]]} is "
+                f"{found[bad]:g}; entries must be finite, and of at most {LARGEST:g}"
             )
         return found[np.ix_(down_at, across_at)], rows, columns
 
@@ -104,7 +105,12 @@ class Shown:
 
 @contextlib.contextmanager
 def shown(
-    matrix: Any, *, kernel: str | None = None, layer: int | None = None, net: "MLP | None" = None
+    matrix: Any,
+    *,
+    kernel: str | None = None,
+    layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    net: "MLP | None" = None,
 ) -> Iterator[Shown]:
     """Yield what a picture of a matrix needs; a file that is opened for it is closed at the end.
 
@@ -114,6 +120,10 @@ def shown(
         raise InvalidValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
     if layer is not None:
         whole_number("layer", layer)
+    if net is not None:
+        from ntk_numba.network import check_network  # which imports all activations
+
+        check_network(net)
     if isinstance(matrix, str | os.PathLike) and not _is_data(os.fsdecode(matrix)):
         with open_gram(matrix) as file:
             yield _of_file(file, kernel, layer)
@@ -123,10 +133,11 @@ def shown(
         yield _of_stored(matrix, "matrix", kernel, layer)
     elif hasattr(matrix, "nngp") and hasattr(matrix, "ntk"):
         held = {name: getattr(matrix, name) for name in KERNELS}
-        name = _chosen([n for n in KERNELS if held[n] is not None], kernel, "the Gram")
-        yield _of_array(held[name], name, name, layer, net)
+        chosen = _chosen([n for n in KERNELS if held[n] is not None], kernel, "the Gram")
+        yield _of_array(_Array(held[chosen], chosen, layers, net), chosen, layer)
     else:
-        yield _of_array(matrix, "matrix", kernel, layer, net)
+        name = os.fsdecode(matrix) if isinstance(matrix, str | os.PathLike) else "matrix"
+        yield _of_array(_Array(matrix, name, layers, net), kernel, layer)
 
 
 def read_values(values: Any) -> NDArray[np.float64] | None:
@@ -143,9 +154,10 @@ def read_values(values: Any) -> NDArray[np.float64] | None:
     found = np.asarray(read_array(values, "values"), float)
     if found.size == 0:
         raise InvalidValueError("values is empty; there is nothing to draw")
-    if not np.isfinite(found).all():
-        at = int(np.argmin(np.isfinite(found)))
-        raise InvalidValueError(f"values: entry {at} is {found[at]}; it must be finite")
+    if bad := first_bad(found):
+        raise InvalidValueError(
+            f"values: entry {bad[0]} is {found[bad]:g}; it must be finite, and at most {LARGEST:g}"
+        )
     return found
 
 
@@ -221,40 +233,71 @@ def _of_stored(
     )
 
 
-def _of_array(
-    matrix: Any, name: str, kernel: str | None, layer: int | None, net: "MLP | None"
-) -> Shown:
-    """Return a matrix in memory, or of a data file, or one of a stack of layers, (L, N, M)."""
+class _Array(NamedTuple):
+    """A matrix in memory or of a data file, or a stack of layers; see `ntk_numba.plots.gram`."""
+
+    matrix: Any
+    name: str
+    layers: Sequence[int] | None
+    net: "MLP | None"
+
+
+def _of_array(given: _Array, kernel: str | None, layer: int | None) -> Shown:
+    """Return a matrix, or one of a stack of layers, (L, N, M)."""
+    matrix, name, layers, net = given
     array = read_array(matrix, name) if isinstance(matrix, list | tuple) else matrix
+    if isinstance(array, np.ndarray) and array.size == 0:
+        shape = " × ".join(map(str, array.shape))
+        raise InvalidValueError(f"{name} is empty ({shape}); there is nothing to draw")
     stacked = isinstance(array, np.ndarray) and array.ndim == 3
-    count = len(array) if stacked else 1 if net is None else net.depth
-    numbers = range(1, count + 1) if stacked else range(count, count + 1)
-    wanted, leading = _layer(numbers, layer, f"of {name}", stacked=stacked)
     if stacked:
-        array = array[leading]
-        if net is not None and net.depth != count:
-            raise InvalidValueError(f"{name} has {count} layers, and net has {net.depth}")
-    read, shape, dtype = _reader(array, name)
-    few = [np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)) for n in shape]
-    symmetric = shape[0] == shape[1] and _is_symmetric(read(few[0], few[0]), dtype)
+        numbers = _numbers(len(array), name, layers, net)
+    else:
+        numbers = (1 if net is None else net.depth,)
+    wanted, leading = _layer(numbers, layer, f"of {name}", stacked=stacked)
+    array = array[leading] if stacked else array
+    read, size, dtype = _reader(array, name)
+    few = [np.unique(np.linspace(0, n - 1, min(n, FEW)).astype(int)) for n in size]
+    symmetric = size[0] == size[1] and _is_symmetric(read(few[0], few[0]), dtype)
+    depth = numbers[-1] if net is None else net.depth
     return Shown(
         read=read,
-        rows=shape[0],
-        columns=shape[1],
+        rows=size[0],
+        columns=size[1],
         symmetric=symmetric,
-        title=_title(kernel, wanted if stacked else None, count),
+        title=_title(kernel, wanted if stacked else None, depth),
         net=None if net is None else net.first(wanted),
         name=f"{name}, layer {wanted}" if stacked else name,
         dtype=dtype,
     )
 
 
+def _numbers(
+    count: int, name: str, layers: Sequence[int] | None, net: "MLP | None"
+) -> tuple[int, ...]:
+    """Return the numbers of the layers of a stack.
+
+    Raises
+    ------
+    ValueError, TypeError
+        They are not as many as the matrices of the stack, or the network has no such layer.
+    """
+    depth = count if net is None else net.depth
+    if layers is None and depth != count:
+        raise InvalidValueError(
+            f"{name} has {count} layers, and net has {depth}; name its layers, as layers=[3, 5]"
+        )
+    chosen = parse_layers("all" if layers is None else layers)
+    most = depth if net is not None or isinstance(chosen, str) else max(chosen)
+    numbers = kept_layers(chosen, most)
+    if len(numbers) != count:
+        raise InvalidValueError(f"layers names {len(numbers)} layers, and {name} has {count}")
+    return numbers
+
+
 def _reader(array: Any, name: str) -> tuple[Read, tuple[int, int], np.dtype]:
     """Return a function that reads entries of a matrix, its shape, and its type."""
     if type(array) in (np.ndarray, np.memmap) and array.dtype.kind in "biuf" and array.ndim == 2:
-        if array.size == 0:
-            shape = " × ".join(map(str, array.shape))
-            raise InvalidValueError(f"{name} is empty ({shape}); there is nothing to draw")
         return lambda rows, columns: array[np.ix_(rows, columns)], array.shape, array.dtype
     source = open_source(array, name)
 
@@ -266,20 +309,21 @@ def _reader(array: Any, name: str) -> tuple[Read, tuple[int, int], np.dtype]:
 
 def _is_symmetric(block: NDArray[Any], dtype: np.dtype) -> bool:
     """Return whether a matrix equals its transpose up to rounding; NaN is found later."""
-    eps = np.finfo(dtype).eps if dtype.kind == "f" else np.finfo(float).eps
     block = np.asarray(block, float)
+    eps = np.finfo(dtype).eps if dtype.kind == "f" else np.finfo(float).eps
     with np.errstate(invalid="ignore", over="ignore"):
-        off = np.abs(block - block.T)
-        return not (off > np.sqrt(eps) * np.abs(block).max()).any()
+        root = np.sqrt(np.abs(np.diagonal(block)))  # of the size of the terms that are summed
+        return not (np.abs(block - block.T) > np.sqrt(eps) * root[:, None] * root).any()
 
 
 def _layer(
-    numbers: range, layer: int | None, where: str, *, stacked: bool
+    numbers: Sequence[int], layer: int | None, where: str, *, stacked: bool
 ) -> tuple[int, tuple[int, ...]]:
     """Return the number of the layer to draw, and the index that chooses it from a stack."""
     wanted = numbers[-1] if layer is None else layer
     if wanted not in numbers:
-        known = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+        run = len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1
+        known = f"{numbers[0]} to {numbers[-1]}" if run else ", ".join(map(str, numbers))
         raise InvalidValueError(f"layer must be {known} {where}, not {layer}")
     return wanted, (numbers.index(wanted),) if stacked else ()
 

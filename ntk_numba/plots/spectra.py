@@ -1,6 +1,7 @@
 """Pictures of spectra: the eigenvalues of a kernel, or its singular values."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import KernelName
 from ntk_numba.plots.figure import check_picture, heading, picture
 from ntk_numba.plots.shown import Shown, read_values, shown
-from ntk_numba.plots.style import line
+from ntk_numba.plots.style import line, plain_log
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
 LARGEST = 3000  # rows of which eigenvalues are computed, in a few seconds
+FLOOR = 1e-20  # of the largest value: smaller ones are not drawn
+MARKED = 200  # the largest number of values that are drawn as points on the line
 
 
 def spectrum(
@@ -23,6 +26,7 @@ def spectrum(
     *,
     kernel: KernelName | None = None,
     layer: int | None = None,
+    layers: Sequence[int] | None = None,
     net: "MLP | None" = None,
 ) -> Any:
     """Draw the eigenvalues of a kernel by their rank, or singular values of a rectangular one.
@@ -39,7 +43,7 @@ def spectrum(
         draw all, pass ``numpy.linalg.eigvalsh(K)``.
     path : str or path, optional
         A .png, .pdf or .svg file to write.
-    kernel, layer, net
+    kernel, layer, layers, net
         See `ntk_numba.plots.gram`.
 
     Returns
@@ -60,12 +64,12 @@ def spectrum(
     'Θ∞: eigenvalues'
     """
     check_picture(path)
-    values = read_values(matrix)
-    if values is not None:
+    given = read_values(matrix)
+    if given is not None:
         with picture(path) as figure:
-            draw_spectrum(figure.subplots(), values, "eigenvalue", "eigenvalues")
+            draw_spectrum(figure.subplots(), given, "eigenvalue", "eigenvalues")
         return figure
-    with shown(matrix, kernel=kernel, layer=layer, net=net) as what:
+    with shown(matrix, kernel=kernel, layer=layer, layers=layers, net=net) as what:
         values, quantity, part = values_of(what)
         with picture(path) as figure:
             title = f"{what.title}: {quantity}s{part}"
@@ -109,25 +113,34 @@ def draw_spectrum(
     order = np.argsort(-np.abs(values), kind="stable")
     values, rank = values[order], np.arange(1, len(values) + 1)
     largest = abs(values[0])
+    if len(values) < 10:
+        axes.set_xticks(rank)
     if largest == 0:
         axes.plot(rank, values, **line(0, marker=True), label=f"all {quantity}s are 0")
         axes.legend()
         return
-    axes.set_xscale("log")
+    drawn = np.abs(values) > FLOOR * largest
+    above, below = drawn & (values > 0), drawn & (values < 0)
     axes.set_yscale("log")
-    above, below = values > 0, values < 0
-    style = line(0, marker=True) | ({"linestyle": "none"} if below.any() else {})
-    axes.plot(rank[above], values[above], **style, markersize=2.5, label="positive")
+    if len(values) >= 10:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    marks = {"marker": "o", "markersize": 2.5} if len(values) <= MARKED or below.any() else {}
+    style = line(0) | marks | ({"linestyle": "none"} if below.any() else {})
+    axes.plot(rank[above], values[above], **style, label="positive")
     if below.any():
         hollow = {"color": line(1)["color"], "marker": "s", "fillstyle": "none"}
-        count = f"{np.count_nonzero(below):,} negative, absolute value"
+        count = f"{np.count_nonzero(values < 0):,} negative, absolute value"
         axes.plot(rank[below], -values[below], **hollow, linestyle="none", label=count)
-    smallest = max(np.abs(values[values != 0]).min(), largest * 1e-17)
+    smallest = np.abs(values[drawn]).min()
     if dtype is not None and dtype.kind == "f":
         rounding = np.finfo(dtype).eps * largest
         if rounding > smallest / 10:
             text = f"ε·λ₁ of {dtype}, rounding"
             axes.axhline(rounding, color="0.35", linestyle=":", linewidth=1, label=text)
+    if hidden := np.count_nonzero(~drawn):
+        axes.plot([], [], linestyle="none", label=f"{hidden:,} of less than {FLOOR:g} λ₁ not drawn")
     if len(axes.lines) > 1:
         axes.legend()
     axes.set_ylim(smallest / 2, largest * 2)
+    plain_log(axes.yaxis)

@@ -68,3 +68,17 @@ def styled() -> Iterator[None]:
     looks: Any = {key: defaults[key] for key in defaults if key.partition(".")[0] in LOOKS}
     with matplotlib.rc_context(looks | STYLE):
         yield
+
+
+def plain_log(axis: Any) -> None:
+    """Label a logarithmic axis of few decades with plain numbers: 0.5, 1, 2, 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    if high > 1e3 * low:
+        return
+    subs = range(1, 10) if high < 3 * low else (1, 2, 3, 5) if high < 20 * low else (1, 2, 5)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())

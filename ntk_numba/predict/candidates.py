@@ -1,5 +1,6 @@
 """The results of a search for hyperparameters, as rows and as a printed table."""
 
+import math
 from dataclasses import dataclass, field
 
 from ntk_numba.network import MLP
@@ -27,7 +28,9 @@ class Candidate:
     at_bounds : tuple of str
         The names of the hyperparameters that ended at a bound. Give wider `bounds` to go on.
     failure : str
-        Why the objective could not be computed; empty if it could.
+        Why the objective could not be computed at any start, or why a search that did not converge
+        had to turn back (an activation that is a series, for example, has a largest variance);
+        empty if neither happened.
     net : MLP
     """
 
@@ -95,9 +98,9 @@ def _cells(row: Candidate) -> list[str]:
         return " ".join(f"{v:.4g}" for v in (value if isinstance(value, tuple) else (value,)))
 
     notes = [f"{name} at its bound" for name in row.at_bounds]
-    if row.failure:
+    if row.value == -math.inf:
         notes = [f"failed: {row.failure}"]
     elif not row.converged:
-        notes.insert(0, "not converged")
+        notes.insert(0, "not converged" + (f", turned back: {row.failure}" if row.failure else ""))
     numbers = [short(row.w_std), short(row.b_std), short(row.noise), f"{row.value:.6g}"]
     return [row.activation, str(row.depth), *numbers, str(row.evaluations), "; ".join(notes)]

@@ -30,7 +30,7 @@ from scipy.linalg import blas
 from ntk_numba.arguments import KERNELS
 from ntk_numba.compute.gradients import contract
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.cholesky import leave_one_out
+from ntk_numba.linalg.cholesky import Cholesky, leave_one_out
 from ntk_numba.linalg.packed import mirror
 from ntk_numba.predict.training import Training
 
@@ -38,17 +38,6 @@ Floats = NDArray[np.float64]
 Objective: TypeAlias = Literal["evidence", "loo"]
 
 OBJECTIVES: tuple[Objective, ...] = ("evidence", "loo")
-
-
-class Factor(Protocol):
-    """What is needed of a factorisation of A; `linalg.cholesky.Cholesky` is one."""
-
-    @property
-    def log_det(self) -> float: ...
-
-    def inverse(self) -> Floats: ...
-
-    def inverse_diagonal(self) -> Floats: ...
 
 
 class Process(Protocol):
@@ -61,7 +50,7 @@ class Process(Protocol):
     def kernel(self) -> str: ...
 
     @property
-    def factor(self) -> Factor: ...
+    def factor(self) -> Cholesky: ...
 
     @property
     def ridge(self) -> float: ...
@@ -107,26 +96,6 @@ def parse_objective(objective: Any) -> Objective:
     raise InvalidValueError(f"objective must be 'evidence' or 'loo', not {objective!r}")
 
 
-def value_of(objective: Objective, factor: Factor, targets: Floats, alpha: Floats) -> float:
-    """Return the log marginal likelihood or the leave-one-out log density, in nats.
-
-    Parameters
-    ----------
-    factor : the factorisation of A
-    targets : (N, n) y
-    alpha : (N, n) A⁻¹y
-
-    Returns
-    -------
-    float
-        The sum over all outputs.
-    """
-    if objective == "evidence":
-        return marginal_likelihood(factor.log_det, targets, alpha)
-    left_out = leave_one_out(targets, alpha, factor.inverse_diagonal(), flat=False)
-    return float(left_out.log_density.sum())
-
-
 def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float:
     """Return log p of the module, from log det A, y and A⁻¹y, (N, n)."""
     size, outputs = targets.shape
@@ -134,31 +103,39 @@ def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float
     return -0.5 * (square + outputs * (log_det + size * math.log(2 * math.pi)))
 
 
+def left_out_density(inverse_diagonal: Floats, targets: Floats, alpha: Floats) -> float:
+    """Return log q of the module, from the diagonal of A⁻¹, (N,), y and A⁻¹y, (N, n)."""
+    left_out = leave_one_out(targets, alpha, inverse_diagonal, flat=False)
+    return float(left_out.log_density.sum())
+
+
 def slope_of(objective: Objective, inverse: Floats, alpha: Floats) -> Slope:
     """Return W of an objective.
 
     Parameters
     ----------
-    inverse : (N, N) A⁻¹, symmetric, which is overwritten
+    inverse : (N, N) A⁻¹, C-contiguous, which is overwritten
+        Only its upper triangle is read.
     alpha : (N, n) A⁻¹y
     """
     outputs = alpha.shape[1]
-    # Fortran's upper triangle of a transpose is the lower one of the matrix itself.
+    # The upper triangle of the matrix is Fortran's lower one of its transpose.
     if objective == "evidence":
         weights = blas.dsyrk(
-            0.5, alpha.T, beta=-0.5 * outputs, c=inverse.T, trans=1, lower=0, overwrite_c=1
-        ).T
+            0.5, alpha.T, beta=-0.5 * outputs, c=inverse.T, trans=1, lower=1, overwrite_c=1
+        )
     else:
+        mirror(inverse.T)
         diagonal = np.diagonal(inverse).copy()
         ratios = alpha / diagonal[:, None]
         moved = inverse @ ratios
         inverse *= np.sqrt(0.5 * (outputs / diagonal + np.sum(ratios**2, axis=1)))
-        weights = blas.dsyrk(-1.0, inverse.T, trans=1, lower=0)
+        weights = blas.dsyrk(-1.0, inverse.T, trans=1, lower=1)
         weights = blas.dsyr2k(
-            0.5, moved.T, alpha.T, beta=1.0, c=weights, trans=1, lower=0, overwrite_c=1
-        ).T
+            0.5, moved.T, alpha.T, beta=1.0, c=weights, trans=1, lower=1, overwrite_c=1
+        )
     mirror(weights)
-    return Slope(weights, float(np.trace(weights)))
+    return Slope(weights.T, float(np.trace(weights)))
 
 
 def evidence_gradient(process: Process, objective: Objective = "evidence") -> dict[str, Any]:

@@ -63,7 +63,10 @@ class Ridge:
 
     def of(self, mean_diagonal: float) -> float:
         """Return the absolute ridge, if it is a number."""
-        return float(self.value if self.absolute else self.value * mean_diagonal)
+        found = float(self.value if self.absolute else self.value * mean_diagonal)
+        if not np.isfinite(found):
+            raise InvalidValueError(f"{self.name}={self.value!r} is too large for this kernel")
+        return found
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,8 @@ def fit(
             matrices[kernel], chosen[0], ridge.name, training, targets, options.threads
         )
         stage("solution")
-        dual_coef = factor.solve(targets)
+        # by rows, as files store it: the bits of a product depend on the order in memory
+        dual_coef = np.ascontiguousarray(factor.solve(targets))
     return Fit(training, targets, flat, *chosen, dual_coef, factor.residual), factor
 
 
@@ -197,6 +201,7 @@ def fit_ensemble(
         posterior = make_ensemble(training, matrices, chosen[0], time, targets, options.threads)
         stage("solution")
         dual_coef, residual = posterior.weights(targets)
+        dual_coef = np.ascontiguousarray(dual_coef)  # as in `fit`
     return Fit(training, targets, flat, *chosen, dual_coef, residual), posterior
 
 

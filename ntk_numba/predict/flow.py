@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ntk_numba.arguments import real_number
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.spectrum import Spectrum
 
@@ -39,6 +40,7 @@ class FlowFunctions:
 
 def check_time(time: float) -> float:
     """Return a time of training, if it is a number of at least 0."""
-    if not time >= 0:
+    number = real_number("time", time)
+    if not number >= 0:
         raise InvalidValueError(f"time must be at least 0, not {time!r}")
-    return float(time)
+    return number

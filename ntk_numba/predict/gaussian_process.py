@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
+from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
@@ -25,6 +25,7 @@ from ntk_numba.predict.fitting import (
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
+from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import Training
 
 ProcessName: TypeAlias = Literal["nngp", "ntk", "ensemble"]
@@ -32,7 +33,7 @@ Doubles = NDArray[np.float64]
 
 
 @dataclass(eq=False, repr=False)
-class GaussianProcess:
+class GaussianProcess(Saved):
     """A Gaussian process after its training samples, which `gaussian_process` returns.
 
     Attributes
@@ -55,6 +56,8 @@ class GaussianProcess:
     choice : RidgeChoice or None
         How the noise was chosen, if it was not given as a number.
     """
+
+    kind = "gaussian_process"
 
     training: Training
     kernel: ProcessName
@@ -234,7 +237,8 @@ class GaussianProcess:
             Means, residuals and log densities (N, n_out), or (N,), and variances (N,) of the
             targets with their noise (Rasmussen and Williams 2006, eq. 5.10 to 5.12).
         """
-        return self.factor.leave_one_out(self.targets[:, 0] if self.flat else self.targets)
+        diagonal = self.factor.inverse_diagonal()
+        return leave_one_out(self.targets, self.dual_coef, diagonal, self.flat)
 
     def sample(self, X_new: Data, n: int = 1, seed: int = 0, *, prior: bool = False) -> Doubles:
         """Draw outputs at new samples from the posterior, or from the prior.
@@ -271,8 +275,11 @@ class GaussianProcess:
         values, vectors = np.linalg.eigh(cov)
         root = vectors * np.sqrt(np.maximum(values, 0))
         noise = np.random.default_rng(seed).standard_normal((number, *mean.shape))
-        draws = mean + np.einsum("ij,njk->nik", root, noise)
+        draws = mean + root @ noise
         return np.asarray(draws[..., 0] if self.flat else draws)
+
+    def _more_notes(self) -> dict[str, Any]:
+        return {"time": str(self.time)}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posterior": None}

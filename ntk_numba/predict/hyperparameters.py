@@ -27,7 +27,8 @@ from ntk_numba.predict.candidates import Candidate, HyperparameterFit
 from ntk_numba.predict.evidence import Objective as ObjectiveName
 from ntk_numba.predict.evidence import parse_objective
 from ntk_numba.predict.preprocess import Preprocess
-from ntk_numba.predict.search import NAMES, Ascent, Name, Objective, Space, climb, screen
+from ntk_numba.predict.search import Ascent, Objective, climb, screen
+from ntk_numba.predict.space import NAMES, Name, Space
 from ntk_numba.predict.targets import read_targets
 from ntk_numba.predict.training import open_training
 
@@ -45,7 +46,7 @@ DRAWN: dict[Name, tuple[float, float]] = {
     "b_std": (0.03, 3.0),
     "noise": (1e-3, 1.0),
 }
-MATRICES = 3  # N×N matrices that a search holds at a time: K with its factor, A⁻¹, and a copy
+MATRICES = 2  # N×N matrices that a search holds at a time: K, its factor or A⁻¹, and W
 
 
 def fit_hyperparameters(
@@ -113,8 +114,9 @@ def fit_hyperparameters(
         (0.01, 100), "b_std": (0.001, 100), "noise": (1e-8, 100)}``. Starts are moved into the
         bounds, and the table names the hyperparameters that end at one.
     starts : int
-        How many starts are screened: the first is `net`, the others are a Latin hypercube of the
-        logarithms within the bounds, with the same w_std and b_std in all layers.
+        How many starts are screened. The first is `net`. The others are a Latin hypercube in
+        logarithms, with w_std from 0.5 to 4, b_std from 0.03 to 3 and noise from 0.001 to 1, as far
+        as the bounds allow, and with the same w_std and b_std in all layers.
     refine : int
         From how many of the best starts the search climbs, for each activation and depth.
     iterations : int
@@ -146,14 +148,17 @@ def fit_hyperparameters(
 
     Notes
     -----
+    "loo" is a density, which the predicted variances enter; ``noise="loo"`` of `gaussian_process`
+    minimises the squared error of the same predictions, without their variances.
+
     All computations are in float64, whatever the dtype of X. Each evaluation takes a Gram matrix, a
     Cholesky factorisation, an inverse, and a pass over the pairs of samples for the derivatives,
-    and the memory of three N×N matrices. Where a kernel overflows, or A is not positive definite,
+    and the memory of two N×N matrices. Where a kernel overflows, or A is not positive definite,
     the objective counts as lower than anywhere else.
 
     Searches end where the objective changes by less than 1e-8 nats per target, or its slope is less
-    than 1e-5. They find local maxima. One of them is often where noise explains everything or
-    nothing; starts with noise between 1e-3 and 1, as far as `bounds` allow, avoid the latter.
+    than 1e-5. They find local maxima; one of them is often where all of y is noise. More `starts`
+    and a larger `refine` make it less likely that a better maximum is missed.
 
     The logarithm of 0 does not exist: if b_std is fitted and is 0 in a layer of `net`, it starts
     from 0.1. To keep it 0, leave it out of `fit`.
@@ -171,12 +176,15 @@ def fit_hyperparameters(
 
     Examples
     --------
-    >>> x = np.linspace(-2, 2, 30)[:, None]
-    >>> y = np.sin(2 * x[:, 0])
+    >>> x = numpy.linspace(-2, 2, 30)[:, None]
+    >>> y = numpy.sin(2 * x[:, 0])
     >>> net = ntk_numba.MLP(3, "relu", 2**0.5, 0.1)
     >>> best = ntk_numba.fit_hyperparameters(net, x, y, depths=[2, 3], activations=["relu", "erf"])
-    >>> best.net.depth, best.net.activation[0].name
-    >>> g = ntk_numba.gaussian_process(best.net, x, y, noise=best.noise)
+    >>> print(best.net.depth, best.net.activation[0].name, round(best.value))
+    2 erf 93
+    >>> process = ntk_numba.gaussian_process(best.net, x, y, noise=best.noise)
+    >>> round(process.log_marginal_likelihood)
+    93
     """
     fitted, limits = _fitted(fit), _limits(bounds)
     known, covariance = parse_objective(objective), _kernel(kernel)
@@ -190,12 +198,12 @@ def fit_hyperparameters(
     for spaces in families:
         spaces[-1].check()
     training = open_training(net, X, preprocess=preprocess, dtype=float)
-    real = np.dtype(float)
-    free = refuse_large(training.count, real, memory, matrices=MATRICES)
-    room = free // (training.count**2 * real.itemsize)
+    pair = 8 * MATRICES  # bytes; they do not depend on the dtype of the samples
+    free = refuse_large(training.count, np.dtype(np.float32), memory, pair, matrices=0)
+    room = free // (8 * training.count**2)
     targets = read_targets(y, training.count)
     task = Objective(training.samples, targets, covariance, known, threads)
-    points = [{}, *_points(count - 1, fitted, limits, seed)]
+    points = [{}, *_points(count - 1, fitted, limits, whole_number("seed", seed, 0))]
     table, screened = [], []
     steps = sum(len(points) + len(spaces) for spaces in families)
     with (

@@ -32,6 +32,7 @@ from ntk_numba.errors import (
     folder_error,
 )
 from ntk_numba.gramfile import claims, disk
+from ntk_numba.gramfile.contents import MOST_ROWS
 from ntk_numba.gramfile.layout import create_dataset
 from ntk_numba.gramfile.whole import reserve, written_whole
 from ntk_numba.opening import open_descriptor
@@ -45,9 +46,9 @@ BLOCK_BYTES = 8 << 20  # bytes of a dataset that are read at a time
 NOTES = "notes"  # the dataset of the description's texts of any length, as JSON
 MOST_NOTES = 64 << 20  # bytes
 ATTRIBUTES: dict[str, type] = {
-    "format": str, "format_version": int, "package_version": str, "kind": str, "net": str,
-    "kernel": str, "dtype": str, "ridge": float, "relative_ridge": float, "chosen_by": str,
-    "residual": float, "rows": int, "features": int, "outputs": int, "notes_bytes": int,
+    "format": str, "format_version": int, "package_version": str, "kind": str, "kernel": str,
+    "dtype": str, "ridge": float, "relative_ridge": float, "chosen_by": str, "residual": float,
+    "rows": int, "features": int, "outputs": int, "notes_bytes": int,
 }  # fmt: skip
 
 
@@ -153,7 +154,8 @@ def _lay_out(
         for key, value in values.items():
             if isinstance(value, str):
                 claims.refuse_long(key, value)
-            file.attrs[key] = value
+            # of a fixed length: HDF5 follows the sizes in its heaps of other texts unchecked
+            file.attrs[key] = np.bytes_(value) if isinstance(value, str) else value
         for name, dataset in datasets.items():
             create_dataset(file, name, dataset.dtype, dataset.shape)
         places = []
@@ -197,16 +199,28 @@ def read_model(path: str | os.PathLike[str]) -> Stored:
         raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
     with io.FileIO(fd) as raw:
         try:
+            before = _state(fd)
             _refuse_damaged(path, fd)
             with h5py.File(raw, "r") as file:
-                return _read(file, fd, path)
+                stored = _read(file, fd, path)
+            if _state(fd) != before:
+                raise FileError(f"{path} has changed while it was read; read it again")
+            return stored
         except NtkNumbaError:
             raise
         except OSError as error:
-            raise file_error(error, f"{path} cannot be read: {error.strerror or error}") from None
+            if error.errno is None:  # it is HDF5's, about the contents
+                raise InvalidValueError(f"{path} is damaged: {error}") from None
+            raise file_error(error, f"{path} cannot be read: {error.strerror}") from None
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError,
                 ArithmeticError) as error:  # fmt: skip
             raise InvalidValueError(f"{path} is damaged: {error}") from None
+
+
+def _state(fd: int) -> tuple[int, int]:
+    """Return the values of an open file that change when it is written."""
+    status = os.fstat(fd)
+    return status.st_size, status.st_mtime_ns
 
 
 def _refuse_damaged(path: Path, fd: int) -> None:
@@ -235,8 +249,7 @@ def _read(file: h5py.File, fd: int, path: Path) -> Stored:
                 + ("install a newer one" if number > FORMAT_VERSION else "fit the model again")
             )
         values = claims.attributes(file, ATTRIBUTES)
-        claims.network(values["net"])
-        rows = claims.between("rows", values["rows"], 1, claims.MOST_ROWS)
+        rows = claims.between("rows", values["rows"], 1, MOST_ROWS)
         features = claims.between("features", values["features"])
         outputs = claims.between("outputs", values["outputs"])
         length = claims.between("notes_bytes", values["notes_bytes"], 2, MOST_NOTES)
@@ -244,6 +257,7 @@ def _read(file: h5py.File, fd: int, path: Path) -> Stored:
         notes = claims.decoded(NOTES, text)
         if not isinstance(notes, dict):
             raise InvalidValueError(f"its {NOTES} are no JSON object")
+        claims.network(json.dumps(notes.get("net")))
         real, shape = np.dtype(np.float64), (rows, outputs)
         arrays = {name: _array(file, fd, name, real, shape) for name in ("dual_coef", "targets")}
         if "samples" in file:

@@ -6,20 +6,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ntk_numba.arguments import Data, KernelName, parse_kernels
+from ntk_numba.arguments import KERNELS, Data, KernelName
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut
+from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.fitting import Options, Ridge, factorise, fit
 from ntk_numba.predict.preprocess import Preprocess
+from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import Training
 
 
 @dataclass(eq=False, repr=False)
-class KernelRidge:
+class KernelRidge(Saved):
     """A fitted ridge regression, which `kernel_ridge` returns.
 
     Attributes
@@ -39,6 +40,8 @@ class KernelRidge:
     choice : RidgeChoice or None
         How the ridge was chosen, if it was not given as a number.
     """
+
+    kind = "kernel_ridge"
 
     training: Training
     kernel: KernelName
@@ -109,7 +112,8 @@ class KernelRidge:
             `mean` and `residual` (N, n_out), or (N,); `variance` and `log_density` are those of the
             Gaussian process with covariance K and noise variance `ridge`.
         """
-        return self.factor.leave_one_out(self.targets[:, 0] if self.flat else self.targets)
+        diagonal = self.factor.inverse_diagonal()
+        return leave_one_out(self.targets, self.dual_coef, diagonal, self.flat)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_factor": None}
@@ -216,9 +220,9 @@ def kernel_ridge(
     >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
     >>> model = ntk_numba.kernel_ridge(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0], ridge=1e-9)
     >>> model.predict([[1.0], [1.5]]).round(3)
-    array([1.  , 1.5  ])
+    array([1. , 1.5])
     """
-    if parse_kernels(kernel) != (kernel,):
+    if kernel not in KERNELS:
         raise InvalidValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
     if method not in ("auto", "cholesky"):
         raise InvalidValueError(f"method must be 'auto' or 'cholesky', not {method!r}")

@@ -74,7 +74,7 @@ def test_from_data_to_picture(start, tmp_path, points):
     assert facts["complete"] and facts["kernels"] == ["nngp", "ntk"] and facts["net"]["depth"] == 3
     verified = start("verify", "g.h5", "--data", "x.npy").stdout
     assert verified.count("ok ") == 5 and "WRONG" not in verified
-    start("plot", "g.h5", "-o", "g.png", "--labels", "y.npy")
+    start("plot", "g.h5", "-o", "g.png", "--labels", "y.npy", "--scale", "normalized")
     assert (tmp_path / "g.png").stat().st_size > 10_000
 
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import ntk_numba as nk
-from ntk_numba.inputs.source import open_source, read_labels
+from ntk_numba.inputs.labels import read_labels
+from ntk_numba.inputs.source import open_source
 
 X = np.random.default_rng(0).standard_normal((100, 3)) * 1e-5
 

@@ -8,7 +8,8 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba.inputs import source
-from ntk_numba.inputs.source import open_source, read_labels
+from ntk_numba.inputs.labels import read_labels
+from ntk_numba.inputs.source import open_source
 
 X = np.random.default_rng(0).standard_normal((50, 3))
 

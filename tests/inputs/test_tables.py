@@ -13,7 +13,8 @@ import pytest
 import ntk_numba as nk
 from ntk_numba import cli
 from ntk_numba.inputs import tables
-from ntk_numba.inputs.source import open_source, read_labels
+from ntk_numba.inputs.labels import read_labels
+from ntk_numba.inputs.source import open_source
 
 SPREAD = np.random.default_rng(1).uniform(-300, 300, (40, 3))
 X = np.random.default_rng(0).standard_normal((40, 3)) * 10**SPREAD
@@ -281,10 +282,10 @@ def test_labels_are_a_column(table, tmp_path):
 def test_a_file_that_changes_while_it_is_read(table, tmp_path, monkeypatch):
     original = tables.find_separator
 
-    def append(lines):
+    def append(lines, **options):
         with (tmp_path / "x.csv").open("a") as file:
             file.write("5,6\n")
-        return original(lines)
+        return original(lines, **options)
 
     monkeypatch.setattr(tables, "find_separator", append)
     with pytest.raises(OSError, match="has changed while it was read"):

@@ -69,8 +69,8 @@ def test_mirror():
 
 
 def test_float32_is_refined_to_residuals_of_float64():
-    a = matrix(200, 1e5, np.float32)
-    y = RNG.standard_normal((200, 2)) * [1, 1e-30]
+    a = matrix(60, 1e5, np.float32)
+    y = RNG.standard_normal((60, 2)) * [1, 1e-30]
     factor = nk.cholesky(a)
     x = factor.solve(y)
     assert factor.dtype == np.float32 and x.dtype == np.float64
@@ -82,16 +82,16 @@ def test_float32_is_refined_to_residuals_of_float64():
 
 def test_float32_that_cannot_be_refined(monkeypatch):
     """The error names float64, and a ridge with which it works."""
-    a = matrix(300, 1e12, np.float32)
+    a = matrix(100, 1e12, np.float32)
     with pytest.raises(ValueError, match="float64"):  # or the factorisation itself fails
-        nk.cholesky(a, ridge=6e-8).solve(np.ones(300))
+        nk.cholesky(a, ridge=3e-8).solve(np.ones(100))
     factor = nk.cholesky(a, ridge=1e-6)
     with monkeypatch.context() as patch:
         patch.setattr("ntk_numba.linalg.cholesky.STEPS", 0)
         text = r"a relative residual of .*dtype='float64'.*ridge of about 9.5e-07 \(absolute\)"
         with pytest.raises(ValueError, match=text):
-            factor.solve(np.ones(300))
-    factor.solve(np.ones(300))
+            factor.solve(np.ones(100))
+    factor.solve(np.ones(100))
     assert factor.residual <= 1e-10
 
 

@@ -62,4 +62,5 @@ def test_equal_rows():
 
 def test_a_matrix_of_zeros():
     error = refused(np.zeros((3, 3)))
-    assert error.row == 0 and error.equal == (0, 1)
+    assert error.row == 0 and error.equal == (0, 1) and 0 < error.least_ridge < 1e-300
+    nk.cholesky(np.zeros((3, 3)), ridge=error.least_ridge)

@@ -1,34 +1,23 @@
 """The picture of Θ against the angle."""
 
-import matplotlib.figure
 import numpy as np
 import pytest
 
 import ntk_numba as nk
-from ntk_numba.plots import angle as angle_plot
 
 
-def test_bands_narrow_around_the_exact_curve(tmp_path, monkeypatch):
-    figures = []
-    save = matplotlib.figure.Figure.savefig
-    monkeypatch.setattr(
-        matplotlib.figure.Figure,
-        "savefig",
-        lambda self, *a, **k: (figures.append(self), save(self, *a, **k)),
-    )
+def test_bands_narrow_around_the_exact_curve():
     net = nk.MLP(3, "relu", 2**0.5, 0.1)
-    angle_plot.plot_angle(net, tmp_path / "a.png", (32, 512), draws=40)
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    (axes,) = figures[0].axes
-    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
-    exact = lines[r"$\Theta_\infty$, exact"]
-    angle = exact[:, 0]
+    figure = nk.plots.angle(net, (32, 256), draws=40)
+    (axes,) = figure.axes
+    narrow, wide, exact_line = (line.get_xydata() for line in axes.lines)
+    exact, angle = exact_line[:, 1], exact_line[:, 0]
     points = 2**0.5 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     start = 2**0.5 * np.array([[1.0, 0.0]])
-    assert exact[:, 1] == pytest.approx(nk.gram(net, start, points).ntk[0], rel=1e-14)
-    assert exact[:, 1].argmax() == len(angle) // 2
-    off = [abs(lines[f"n = {n}"][:, 1] - exact[:, 1]).max() for n in (32, 512)]
-    assert off[1] < off[0] and off[1] < 0.05 * exact[:, 1].max()
+    assert exact == pytest.approx(nk.gram(net, start, points).ntk[0], rel=1e-14)
+    assert exact.argmax() == len(angle) // 2
+    off = [abs(line[:, 1] - exact).max() for line in (narrow, wide)]
+    assert off[1] < off[0] and off[1] < 0.1 * exact.max()
     heights = []
     for band in axes.collections:
         box = band.get_paths()[0].vertices
@@ -37,6 +26,16 @@ def test_bands_narrow_around_the_exact_curve(tmp_path, monkeypatch):
     assert heights[1] < 0.5 * heights[0]
 
 
+def test_the_title_names_the_network_and_bands_differ_without_colours():
+    net = nk.MLP(2, "erf", 1.5, 0.1)
+    (axes,) = nk.plots.angle(net, (32, 64), draws=8).axes
+    assert axes.get_title().startswith(f"Θ of {net}\n")
+    assert len({band.get_hatch() for band in axes.collections}) == 2
+    assert len({str(line._dash_pattern) for line in axes.lines[:2]}) == 2
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["n = 32", "n = 64", "Θ∞, exact"]
+
+
 def test_a_picture_of_another_kind(tmp_path):
     with pytest.raises(ValueError, match=r"a\.txt: its ending must be one of .*png"):
-        angle_plot.plot_angle(nk.MLP(2), tmp_path / "a.txt", (8,), draws=2)
+        nk.plots.angle(nk.MLP(2), (8,), tmp_path / "a.txt", draws=2)

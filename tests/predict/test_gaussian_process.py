@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.linalg
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.errors import NtkNumbaError
@@ -146,7 +147,7 @@ def test_blocks_of_rows():
         g.predict(z, return_cov=True, memory=(16 << 20) + 20_000)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "elu"])
+@pytest.mark.parametrize("activation", marked(pytest.mark.slow, ["elu", "tanh"]))
 def test_the_variance_at_a_longer_sample(activation):
     net = nk.MLP(3, activation, 1.4, 0.1)
     g = nk.gaussian_process(net, X, Y)

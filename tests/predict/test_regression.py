@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.errors import NtkNumbaError
@@ -111,7 +112,7 @@ def test_constant_targets():
     assert same.predict(X) == pytest.approx(np.full(30, 3.0), rel=1e-4)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
+@pytest.mark.parametrize("activation", marked(pytest.mark.slow, ["relu", "tanh", "elu"]))
 def test_a_new_sample_may_be_longer_than_all_others(activation):
     """Series are then fitted to it; the error is that which Gram.error states."""
     net = nk.MLP(3, activation, 1.4, 0.1)
@@ -169,7 +170,7 @@ def test_the_model_does_not_change_with_the_data():
 
 
 def test_pickling():
-    model = nk.kernel_ridge(nk.MLP(3, "tanh", 1.4, 0.1), X, Y, preprocess="standardize")
+    model = nk.kernel_ridge(NET, X, Y, preprocess="standardize")
     again = pickle.loads(pickle.dumps(model))
     assert np.array_equal(again.predict(Z), model.predict(Z))
     assert again.leave_one_out().mean == pytest.approx(model.leave_one_out().mean, rel=1e-9)
@@ -205,8 +206,9 @@ def test_a_matrix_that_is_given(tmp_path):
             nk.kernel_ridge(NET, X, Y, gram=bad)
 
 
+@pytest.mark.slow
 def test_a_matrix_of_a_series_given_by_a_file_fits_the_predictions(tmp_path):
-    net = nk.MLP(3, "tanh", 1.4, 0.1)
+    net = nk.MLP(3, "elu", 1.4, 0.1)
     nk.write_gram(net, X, tmp_path / "k.h5", up_to=50.0).close()
     model = nk.kernel_ridge(net, X, Y, gram=tmp_path / "k.h5")
     assert model.training.up_to == 50.0
@@ -257,7 +259,9 @@ def nan_at(array, place):
         ({"ridge": "gcv"}, "ridge must be a number, 'loo' or 'evidence', not 'gcv'"),
         ({"ridge": "loo", "absolute": True}, "absolute=True needs a number as ridge"),
         ({"ridge": None}, "ridge must be a number"),
-        ({"kernel": "rbf"}, "'rbf' is none of nngp, ntk"),
+        ({"kernel": "rbf"}, "kernel must be 'ntk' or 'nngp', not 'rbf'"),
+        ({"kernel": 3}, "kernel must be 'ntk' or 'nngp', not 3"),
+        ({"ridge": 1e308}, "ridge=1e\\+308 is too large"),
         ({"kernel": ("nngp", "ntk")}, "kernel must be 'ntk' or 'nngp'"),
         ({"method": "cg"}, "method must be 'auto' or 'cholesky'"),
         ({"preprocess": "whiten"}, "preprocess must be None or 'standardize'"),

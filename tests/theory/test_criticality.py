@@ -7,7 +7,6 @@ from scipy.special import erf
 
 import ntk_numba as nk
 from ntk_numba import activations
-from ntk_numba.plots.activations import plot_activations
 
 
 def mean(f, q):
@@ -91,14 +90,6 @@ def test_on_the_edge_correlations_change_least():
         q = nk.fixed_point("erf", w_std=w_std, b_std=0.2)
         left.append(1 - nk.correlation_map("erf", 0.0, 40, w_std=w_std, b_std=0.2, q=q)[-1])
     assert left[0] < 1e-6 < 0.02 < left[1]
-
-
-def test_picture(tmp_path):
-    path = tmp_path / "activations.png"
-    plot_activations(["relu", "erf", activations.normalised(activations.get("abs"))], path)
-    assert path.stat().st_size > 10_000
-    with pytest.raises(ValueError, match="its ending must be"):
-        plot_activations(["relu"], tmp_path / "a.xyz")
 
 
 def slope_at_zero(name):

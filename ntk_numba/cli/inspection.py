@@ -1,0 +1,120 @@
+"""What ``info`` and ``verify`` find in Gram files and in models."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ntk_numba
+from ntk_numba.arguments import show_bytes
+from ntk_numba.cli.output import show
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.predict.model_file import is_model, read_model
+
+if TYPE_CHECKING:
+    from ntk_numba.gramfile.reader import GramFile
+
+__all__ = ["facts_of", "is_model", "show_facts", "verify_model"]
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return the contents of a Gram file or a model as ``info --json`` prints them."""
+    if is_model(path):
+        return _facts_of_model(path)
+    with ntk_numba.open_gram(path, incomplete=True) as file:
+        return _facts(file)
+
+
+def show_facts(facts: dict[str, Any]) -> None:
+    """Print the contents of a file for people, one to a line."""
+    for key, value in facts.items():
+        if key == "net":
+            value = _network_text(value)
+        elif isinstance(value, list):
+            value = (" × " if key == "shape" else ", ").join(map(str, value))
+        elif key == "bytes":
+            value = show_bytes(value)
+        show(f"{key:16} {value}")
+
+
+def _network_text(description: dict[str, Any]) -> str:
+    """Return a network for people."""
+    from ntk_numba.network import MLP
+
+    return str(MLP.from_dict(description))
+
+
+def _facts(file: "GramFile") -> dict[str, Any]:
+    """Return the contents of a file as `info --json` prints them."""
+    contents = file.contents
+    return {
+        "file": str(file.path),
+        "complete": file.complete,
+        "tiles": contents.count,
+        "tiles_done": int(file.done.sum()),
+        "layout": contents.layout,
+        "part": str(contents.part or "1/1"),
+        "linked": [name for name, _ in file.linked],
+        "kernels": list(file.kernels),
+        "shape": list(file.shape),
+        "symmetric": contents.grid.symmetric,
+        "layers": contents.layers,
+        "dtype": str(file.dtype),
+        "error": list(contents.error),
+        "tile": contents.grid.tile,
+        "bytes": file.path.stat().st_size,
+        "net": contents.description,
+        "fingerprint": file.net.fingerprint,
+        "input_digest": contents.x.hex,
+        "against_digest": contents.z.hex if contents.z else "",
+        "package_version": file.package_version,
+    }
+
+
+def _facts_of_model(path: Path) -> dict[str, Any]:
+    """Return the contents of a model, every byte of which is checked."""
+    values, notes, arrays = read_model(path)
+    return {
+        "file": str(path),
+        "kind": values["kind"],
+        "kernel": values["kernel"],
+        "samples": values["rows"],
+        "features": values["features"],
+        "outputs": values["outputs"],
+        "classes": notes.get("classes") or [],
+        "targets": notes.get("target_names") or [],
+        "ridge": values["ridge"],
+        "relative_ridge": values["relative_ridge"],
+        "chosen_by": values["chosen_by"] or "given",
+        "residual": values["residual"],
+        "dtype": values["dtype"],
+        "standardized": "mean" in arrays,
+        "data": (notes.get("reference") or {}).get("path", "in this file"),
+        "bytes": path.stat().st_size,
+        "net": notes["net"],
+        "package_version": values["package_version"],
+    }
+
+
+def verify_model(options: argparse.Namespace) -> bool:
+    """Read a whole model and, with --data, compare its samples with X; print what was checked."""
+    if options.repair or options.against is not None:
+        raise InvalidValueError(
+            f"{options.file} is a model; --repair and --against are for Gram files"
+        )
+    try:
+        model = ntk_numba.load_model(options.file)
+    except InvalidValueError as error:
+        show(f"WRONG  {error}")
+        return False
+    show("ok     every byte matches the checksum")
+    if options.data is None:
+        return True
+    from ntk_numba.inputs.source import open_source
+    from ntk_numba.predict.saving import first_difference
+
+    row = first_difference(open_source(options.data, "X"), model.training)
+    if row is not None:
+        show(f"WRONG  row {row} of {options.data} is not that of the training samples")
+        return False
+    show("ok     the training samples are those of the data")
+    return True

@@ -1,0 +1,121 @@
+"""The options of the commands that fit models and predict with them."""
+
+import argparse
+from typing import Any
+
+from ntk_numba.cli.groups import DATA_HELP, network_options, overwrite_option, writing_options
+
+
+def learning_parsers(parsers: Any) -> None:
+    """Add the commands ``fit`` and ``predict``."""
+    fit = parsers.add_parser("fit", help="fit a kernel regression and write it to a file")
+    _fit_options(fit)
+    fit.set_defaults(run="fit")
+    predict = parsers.add_parser("predict", help="predict new samples with a fitted model")
+    _predict_options(predict)
+    predict.set_defaults(run="predict")
+
+
+def _fit_options(fit: argparse.ArgumentParser) -> None:
+    """Add the options of ``fit``."""
+    fit.add_argument("data", metavar="X", help=f"the training samples, one per row: {DATA_HELP}")
+    fit.add_argument(
+        "--targets", metavar="Y", required=True,
+        help="the targets, one row per sample, in a file of the same kinds; several columns are "
+        "several outputs, and a column of text, such as x.csv:label, has the labels of classes",
+    )  # fmt: skip
+    fit.add_argument(
+        "-o", "--output", metavar="MODEL", required=True, help="the file to write, such as model.h5"
+    )
+    network_options(fit)
+    model = fit.add_argument_group("model")
+    model.add_argument(
+        "--kernel", choices=["ntk", "nngp", "ensemble"],
+        help="the kernel; ensemble, of --process, has the distribution of trained wide networks "
+        "[ntk; nngp with --process]",
+    )  # fmt: skip
+    model.add_argument(
+        "--ridge", metavar="RIDGE",
+        help="the ridge relative to the mean of the kernel's diagonal, or loo or evidence, which "
+        "choose it from the targets [1e-6]",
+    )  # fmt: skip
+    model.add_argument(
+        "--process", action="store_true", help="fit a Gaussian process instead of a regression"
+    )
+    model.add_argument(
+        "--noise", metavar="NOISE",
+        help="with --process, the variance of the noise, as --ridge [1e-6]",
+    )  # fmt: skip
+    model.add_argument(
+        "--absolute", action="store_true",
+        help="the ridge or the noise is a number with the units of the kernel",
+    )  # fmt: skip
+    model.add_argument(
+        "--method", choices=["auto", "cholesky"], default="auto",
+        help="how the linear system is solved [%(default)s]",
+    )  # fmt: skip
+    model.add_argument(
+        "--classes", action="store_true",
+        help="the targets are labels of classes, although they are numbers",
+    )  # fmt: skip
+    model.add_argument(
+        "--standardize", action="store_true",
+        help="subtract the mean of each feature and divide by its standard deviation; the model "
+        "does the same to new samples",
+    )  # fmt: skip
+    model.add_argument("--gram", metavar="FILE", help="the Gram file of X, computed before")
+    model.add_argument(
+        "--dtype",
+        choices=["float64", "float32"],
+        help="the type of the kernel's entries [float64 unless the data is float32]",
+    )
+    model.add_argument(
+        "--up-to", type=float, metavar="NORM",
+        help="the largest norm of all samples, see gram [that of the training samples]",
+    )  # fmt: skip
+    model.add_argument(
+        "--reference", action="store_true",
+        help="keep the path and digest of X in the model and not the samples; X has to stay",
+    )  # fmt: skip
+    _machine_options(fit)
+    fit.add_argument("--json", action="store_true", help="print JSON")
+    writing_options(fit)
+
+
+def _predict_options(predict: argparse.ArgumentParser) -> None:
+    """Add the options of ``predict``."""
+    predict.add_argument("model", metavar="MODEL", help="a file that ntk-numba fit has written")
+    predict.add_argument("data", metavar="X", help=f"the new samples, one per row: {DATA_HELP}")
+    predict.add_argument(
+        "-o", "--output", metavar="FILE", required=True,
+        help="the file to write: .npy, .npz (arrays by their names) or .csv",
+    )  # fmt: skip
+    predict.add_argument(
+        "--std", action="store_true",
+        help="also write the standard deviations of the Gaussian process with the same kernel and "
+        "noise: to out.std.npy for out.npy, else to the same file; the kernel matrix is computed "
+        "and factorised again",
+    )  # fmt: skip
+    of_classes = predict.add_mutually_exclusive_group()
+    of_classes.add_argument(
+        "--scores", action="store_true",
+        help="of a classification, write the outputs of all classes instead of the labels",
+    )  # fmt: skip
+    of_classes.add_argument(
+        "--proba", action="store_true",
+        help="of a classification, write the probabilities of all classes instead of the labels",
+    )  # fmt: skip
+    _machine_options(predict)
+    overwrite_option(predict)
+    predict.add_argument("--quiet", action="store_true", help="show no notices")
+
+
+def _machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that limit memory and threads."""
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--memory", metavar="SIZE", help="largest memory to use, such as 2GiB [all that is free]"
+    )
+    machine.add_argument(
+        "--threads", type=int, metavar="N", help="largest number of threads [all cores]"
+    )
