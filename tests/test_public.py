@@ -9,7 +9,7 @@ import ntk_numba as nk
 # By function: the arguments that may be passed by position
 POSITIONAL = {
     "MLP": ["depth", "activation", "w_std", "b_std"],
-    "Gram": ["nngp", "ntk", "error"],
+    "Gram": ["nngp", "ntk", "error", "d_nngp", "d_ntk"],
     "gram": ["net", "X", "Z"],
     "diagonal": ["net", "X"],
     "write_gram": ["net", "X", "path"],
@@ -42,7 +42,7 @@ FINITE_WIDTH = {
     "train": ["params", "X", "y", "learning_rate", "steps"],
 }
 NO_FUNCTIONS = {
-    "__version__", "errors", "activations", "finite_width", "GramFile", "NtkNumbaError",
+    "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
     "GaussianProcess", "Cholesky",
 }  # fmt: skip

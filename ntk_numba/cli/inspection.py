@@ -84,7 +84,7 @@ def _facts_of_model(path: Path) -> dict[str, Any]:
         "targets": notes.get("target_names") or [],
         "ridge": values["ridge"],
         "relative_ridge": values["relative_ridge"],
-        "chosen_by": values["chosen_by"] or "given",
+        "chosen_by": (notes.get("choice") or {}).get("objective", "given"),
         "residual": values["residual"],
         "dtype": values["dtype"],
         "standardized": "mean" in arrays,

@@ -76,7 +76,7 @@ def _note_whole_numbers(name: str, y: Any) -> None:
 
     from ntk_numba.notices import notice
 
-    if y.shape[1] == 1 and (y == np.rint(y)).all() and (count := len(np.unique(y))) <= FEW:
+    if y.shape[1] == 1 and (y == np.rint(y)).all() and 1 < (count := len(np.unique(y))) <= FEW:
         notice(
             f"{name} has {count} different whole numbers, which are fitted as numbers; --classes "
             f"takes them as labels of classes"

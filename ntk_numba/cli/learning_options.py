@@ -92,9 +92,9 @@ def _predict_options(predict: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     predict.add_argument(
         "--std", action="store_true",
-        help="also write the standard deviations of the Gaussian process with the same kernel and "
-        "noise: to out.std.npy for out.npy, else to the same file; the kernel matrix is computed "
-        "and factorised again",
+        help="also write the standard deviations of the outputs, without noise, in the Gaussian "
+        "process with the same kernel and ridge: to out.std.npy for out.npy, else to the same "
+        "file; the kernel matrix is computed and factorised again",
     )  # fmt: skip
     of_classes = predict.add_mutually_exclusive_group()
     of_classes.add_argument(

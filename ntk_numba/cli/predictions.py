@@ -29,9 +29,9 @@ def check_outputs(path: str, *, std: bool, overwrite: bool) -> None:
 
     std : whether standard deviations are written too
     """
+    check_output(path, overwrite=overwrite)
     if _ending(path) not in ENDINGS:
         raise InvalidValueError(f"{path}: its ending must be one of {', '.join(ENDINGS)}")
-    check_output(path, overwrite=overwrite)
     if std and _ending(path) == ".npy":
         check_output(std_path(path), overwrite=overwrite)
 

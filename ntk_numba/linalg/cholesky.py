@@ -315,6 +315,8 @@ def cholesky(
     array([1., 1.])
     >>> round(factor.log_det, 6)
     2.079442
+    >>> factor.leave_one_out([1.0, 1.0]).mean
+    array([0.33333333, 0.33333333])
     """
     if path is not None:
         raise InvalidValueError(

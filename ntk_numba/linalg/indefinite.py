@@ -17,6 +17,7 @@ from ntk_numba.linalg.packed import Packed
 Floats = NDArray[np.floating]
 
 DENSE = 2048  # rows of a matrix, at most, whose least eigenvalue is computed exactly
+POWERS = 20  # of an inverse, by which the least eigenvalue is found otherwise
 LANCZOS = 10  # restarts, at most, for that of a larger one
 
 
@@ -36,12 +37,14 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     pair = equal_rows(array)
     low, high = _extremes(packed)
     limits = np.finfo(array.dtype)
-    shift = max(max(-low, 0.0) + float(limits.eps) * high, float(limits.tiny))
+    shift = max(max(-(low or 0.0), 0.0) + float(limits.eps) * high, float(limits.tiny))
     for _ in range(60):
         packed.restore(shift)
         if packed.factorise() == 0:
             break
         shift *= 2
+    if low is None:
+        low = _least_by_inverses(packed)
     least = _round_up(math.ldexp(shift, exponent))
     eigenvalue = math.ldexp(low, exponent)
     added = f" with a ridge of {math.ldexp(ridge, exponent):.2g}" if ridge else ""
@@ -68,8 +71,12 @@ def equal_rows(array: Floats) -> tuple[int, int] | None:
     return None
 
 
-def _extremes(packed: Packed) -> tuple[float, float]:
-    """Return the least and the largest eigenvalue of a symmetric matrix, the latter roughly."""
+def _extremes(packed: Packed) -> tuple[float | None, float]:
+    """Return the least and the largest eigenvalue of a symmetric matrix, the latter roughly.
+
+    The least is None if it is among so many that are nearly equal that Lanczos' method, which is
+    used for large matrices, does not separate it.
+    """
     array, size = packed.array, len(packed.array)
     if size <= DENSE:
         values = scipy.linalg.eigvalsh(array.astype(float))
@@ -84,9 +91,20 @@ def _extremes(packed: Packed) -> tuple[float, float]:
             operator, 1, which="SA", tol=1e-2, v0=start, maxiter=LANCZOS, return_eigenvectors=False
         )
         return float(low[0]), high
-    except ArpackError as error:  # a bound of it, if any; the shift is doubled until it is enough
-        found = getattr(error, "eigenvalues", np.empty(0))
-        return (float(found[0]) if len(found) else 0.0), high
+    except ArpackError:
+        return None, high
+
+
+def _least_by_inverses(packed: Packed) -> float:
+    """Return the least eigenvalue of K, roughly, from the factor of K + shift·I.
+
+    The error is a fraction of the shift, which is about as large as the eigenvalue, or a rounding
+    error.
+    """
+    column = np.random.default_rng(0).standard_normal((len(packed.array), 1))
+    for _ in range(POWERS):
+        column = packed.substitute(column / np.linalg.norm(column))
+    return 1 / float(np.linalg.norm(column)) - packed.shift
 
 
 def _round_up(value: float) -> float:

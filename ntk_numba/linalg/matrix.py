@@ -128,5 +128,6 @@ def _check(matrix: Floats, name: str) -> None:
             row, column = np.argwhere(wrong)[0]
             raise InvalidValueError(
                 f"{name} is not symmetric: row {start + row}, column {column} (counted from 0) is "
-                f"{lower[row, column]:.8g}, and its mirror image is {upper[row, column]:.8g}"
+                f"{lower[row, column]:.8g}, and its mirror image is {upper[row, column]:.8g}; if "
+                f"that is rounding, give (K + K.T)/2"
             )

@@ -57,14 +57,16 @@ class Packed:
 
     def __matmul__(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return A @ columns, (N, K), in float64 arithmetic."""
-        product = self.diagonal[:, None] * columns
+        # with columns as rows in memory, thin products take two thirds of the time
+        rows = np.ascontiguousarray(columns.T)
+        product = self.diagonal * rows
         for start, stop in blocks(len(self.array)):
             left = self.array[start:stop, :start].astype(float, copy=False)
-            product[start:stop] += left @ columns[:start]
-            product[:start] += left.T @ columns[start:stop]
+            product[:, start:stop] += rows[:, :start] @ left.T
+            product[:, :start] += rows[:, start:stop] @ left
             inner = np.tril(self.array[start:stop, start:stop], -1).astype(float, copy=False)
-            product[start:stop] += inner @ columns[start:stop] + inner.T @ columns[start:stop]
-        return product
+            product[:, start:stop] += rows[:, start:stop] @ inner.T + rows[:, start:stop] @ inner
+        return product.T
 
     def substitute(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return L⁻ᵀL⁻¹ @ columns, (N, K), computed in the dtype of the factor."""

@@ -1,1 +1,1 @@
-"""Predictions of infinitely wide networks: training in closed form."""
+"""Predictions: kernel regression, Gaussian processes, and training in closed form."""

@@ -22,7 +22,9 @@ def class_probabilities(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
 
     With the targets of `one_hot`, this turns the posterior of a regression on classes into
     probabilities. They say how sure the regression is of its largest output; they are not
-    calibrated by labels, as those of a classifier with a likelihood for classes are.
+    calibrated by labels, as those of a classifier with a likelihood for classes are, and depend on
+    the scale of the kernel: if K(x, x) is far above the mean square of the targets, s is too, and
+    the probabilities are nearly equal. `fit_hyperparameters` fits the scale.
 
     Parameters
     ----------

@@ -262,6 +262,13 @@ class GaussianProcess(Saved):
         -----
         The covariance is decomposed by its eigenvalues. Those that are negative by rounding count
         as 0.
+
+        Examples
+        --------
+        >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+        >>> process = ntk_numba.gaussian_process(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> process.sample([[0.5], [3.0]], 5).shape
+        (5, 2)
         """
         number, seed = whole_number("n", n), whole_number("seed", seed, 0)
         if prior:

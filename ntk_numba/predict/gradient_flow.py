@@ -90,6 +90,14 @@ def gradient_flow(
     So c(t) = (Θ + ρI)⁻¹(I − exp(−(Θ + ρI)t/N))(y − f_0), and the outputs are f_0 + Θc on the
     training samples, and f_0(x) + Θ_x c at any other x. At t = ∞ this is kernel ridge regression
     of y − f_0. With finite steps it is weight decay towards θ_0, not towards 0.
+
+    Examples
+    --------
+    >>> theta = [[2.0, 0.0], [0.0, 1.0]]
+    >>> ntk_numba.gradient_flow(theta, [1.0, 1.0], [0.0, 0.0], 2.0).outputs.round(4)
+    array([0.8647, 0.6321])
+    >>> ntk_numba.gradient_flow(theta, [1.0, 1.0], [0.0, 0.0], float("inf"), ridge=1.0).outputs
+    array([0.57142857, 0.4       ])
     """
     flow = _flow_functions(ntk, time, ridge)
     spectrum, size = flow.spectrum, len(flow.gain)
@@ -142,7 +150,20 @@ def flow_distribution(
     Raises
     ------
     ValueError
-        If shapes do not fit, if numbers are not finite, or if the time is negative.
+        If shapes do not fit, if numbers are not finite, or if the time or the ridge is negative.
+
+    Examples
+    --------
+    `gaussian_process` with ``kernel="ensemble"`` computes the kernels too. From them:
+
+    >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+    >>> k = ntk_numba.gram(net, [[0.0], [1.0], [2.0]])
+    >>> mean, covariance = ntk_numba.flow_distribution(
+    ...     ntk=k.ntk[:2, :2], ntk_test=k.ntk[2:, :2], nngp=k.nngp[:2, :2],
+    ...     nngp_test=k.nngp[2:, :2], nngp_test_test=k.nngp[2:, 2:], y=[0.0, 1.0], time=100.0,
+    ... )
+    >>> mean.shape, covariance.shape
+    ((1,), (1, 1))
     """
     flow = _flow_functions(ntk, time, ridge)
     spectrum, size = flow.spectrum, len(flow.gain)

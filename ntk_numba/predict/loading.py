@@ -46,6 +46,12 @@ def load_model(path: str | os.PathLike[str]) -> KernelRidge | GaussianProcess:
     ValueError
         The file is no model, is damaged or truncated, or of a newer version; or the data file that
         it refers to has other samples now.
+
+    Examples
+    --------
+    >>> model = ntk_numba.load_model("digits.h5")  # of ``ntk-numba fit … --targets labels.npy``
+    >>> model.classes[model.predict(X_new).argmax(axis=1)]
+    array([3, 8, 8, 0])
     """
     stored = read_model(path)
     try:

@@ -47,8 +47,8 @@ NOTES = "notes"  # the dataset of the description's texts of any length, as JSON
 MOST_NOTES = 64 << 20  # bytes
 ATTRIBUTES: dict[str, type] = {
     "format": str, "format_version": int, "package_version": str, "kind": str, "kernel": str,
-    "dtype": str, "ridge": float, "relative_ridge": float, "chosen_by": str, "residual": float,
-    "rows": int, "features": int, "outputs": int, "notes_bytes": int,
+    "dtype": str, "ridge": float, "relative_ridge": float, "residual": float, "rows": int,
+    "features": int, "outputs": int, "notes_bytes": int,
 }  # fmt: skip
 
 

@@ -111,6 +111,13 @@ class KernelRidge(Saved):
         LeaveOneOut
             `mean` and `residual` (N, n_out), or (N,); `variance` and `log_density` are those of the
             Gaussian process with covariance K and noise variance `ridge`.
+
+        Examples
+        --------
+        >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+        >>> model = ntk_numba.kernel_ridge(net, [[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> model.leave_one_out().residual.round(2)
+        array([-0.05,  0.03,  0.05])
         """
         diagonal = self.factor.inverse_diagonal()
         return leave_one_out(self.targets, self.dual_coef, diagonal, self.flat)

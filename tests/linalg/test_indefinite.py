@@ -37,6 +37,21 @@ def test_a_negative_eigenvalue(dense, scale, monkeypatch):
     assert "gram with a ridge of" in str(again)
 
 
+def test_a_least_eigenvalue_among_many_that_are_nearly_equal(monkeypatch):
+    """Lanczos' method does not separate it; powers of the inverse find its size."""
+    monkeypatch.setattr(indefinite, "DENSE", 0)
+    monkeypatch.setattr(indefinite, "LANCZOS", 1)
+    x = np.linspace(-3, 3, 150)[:, None]
+    a = np.exp(-0.5 * (x - x.T) ** 2)
+    error = refused(a)
+    assert abs(error.least_eigenvalue) < 1e-13
+    assert error.least_ridge < 1e-11
+    a[7, 7] -= 1e-6
+    error = refused(a)
+    assert error.least_eigenvalue == pytest.approx(np.linalg.eigvalsh(a)[0], rel=0.1)
+    nk.cholesky(a, ridge=error.least_ridge)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_equal_rows_are_named(dtype):
     x = np.random.default_rng(2).standard_normal((12, 3))

@@ -97,7 +97,7 @@ def test_the_ensemble_takes_both_kernels():
     assert chosen.ridge == pytest.approx(ridge.ridge) and chosen.choice.objective == "loo"
 
 
-@pytest.mark.parametrize("kernel", ["nngp", "ensemble"])
+@pytest.mark.parametrize("kernel", marked(pytest.mark.slow, ["ensemble", "nngp"]))
 def test_draws_have_the_mean_and_covariance(kernel):
     g = process(kernel, 1e-2)
     mean, cov = g.predict(Z, return_cov=True)

@@ -24,7 +24,7 @@ MODELS = {
     "chosen": lambda: nk.kernel_ridge(NET, X, Y, ridge="loo", kernel="nngp"),
     "float32": lambda: nk.kernel_ridge(NET, X.astype(np.float32), Y, ridge=1e-3),
     "standardized": lambda: nk.kernel_ridge(NET, X, Y, preprocess="standardize"),
-    "series": lambda: nk.kernel_ridge(NET.replace(activation="tanh"), X, Y, ridge=1e-3),
+    "series": lambda: nk.kernel_ridge(NET.replace(activation="tanh"), X, Y, up_to=100),
     "process": lambda: nk.gaussian_process(NET, X, Y, noise=1e-2),
     "ntk": lambda: nk.gaussian_process(NET, X, Y[:, 1], kernel="ntk", noise=1e-2),
     "ensemble": lambda: nk.gaussian_process(NET, X, Y, kernel="ensemble", noise=1e-3),

@@ -1,0 +1,21 @@
+"""The examples in the docstrings of what predicts."""
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+import ntk_numba
+
+MODULES = [
+    "linalg.cholesky", "predict.classification", "predict.gaussian_process",
+    "predict.gradient_flow", "predict.regression", "predict.targets",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples(module):
+    found = doctest.testmod(
+        import_module(f"ntk_numba.{module}"), extraglobs={"ntk_numba": ntk_numba}
+    )
+    assert found.attempted > 0 and found.failed == 0
