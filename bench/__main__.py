@@ -10,13 +10,16 @@ from bench import (
     accuracy,
     activations,
     claims,
+    classification,
     cluster,
     disk,
     figures,
     finite,
     growth,
     peers,
+    prediction,
     recursion,
+    regression,
     report,
     safety,
     soak,
@@ -42,6 +45,9 @@ TABLES = {
     "claims": claims.main,
     "finite": finite.main,
     "training": training.main,
+    "classification": classification.main,
+    "regression": regression.main,
+    "prediction": prediction.main,
     "figure1": figures.figure1,
     "figure2": figures.figure2,
 }
@@ -51,13 +57,15 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
-    parser.add_argument("--n", type=int, default=disk.N, help="N of the table disk")
+    parser.add_argument("--n", type=int, help="N of the tables disk and prediction")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the table disk writes")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    sizes = {} if options.n is None else {"n": options.n}
+    given = {"disk": {**sizes, "folder": options.folder}, "prediction": sizes}
     for name in options.tables or TABLES:
-        text = disk.main(options.n, options.folder) if name == "disk" else TABLES[name]()
+        text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)
         report.save(name, text)
 

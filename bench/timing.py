@@ -22,9 +22,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def refresh_memory() -> None:
-    """Use and free FRESH_BYTES of memory."""
-    np.empty(FRESH_BYTES, np.uint8)[:: mmap.PAGESIZE] = 0
+def refresh_memory(size: int = FRESH_BYTES) -> None:
+    """Use and free `size` bytes of memory."""
+    np.empty(size, np.uint8)[:: mmap.PAGESIZE] = 0
 
 
 def in_turn(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
