@@ -15,10 +15,11 @@ import ntk_numba as nk
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PREDICTION = (ROOT / "docs" / "prediction.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.fixture
@@ -51,6 +52,17 @@ def test_command_line(folder):
     assert others == ["make demo", "make test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE) for line in others)
+
+
+@pytest.mark.slow
+def test_prediction(folder):
+    """Run all snippets of the page on prediction, and its commands."""
+    code = "\n".join(blocks("python", PREDICTION))
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    (commands,) = blocks("sh", PREDICTION)
+    assert commands.count("ntk-numba ") == 4
+    in_a_shell(folder, commands)
+    assert len((folder / "labels.csv").read_text().splitlines()) == 1798
 
 
 def in_a_shell(folder, script, **more):

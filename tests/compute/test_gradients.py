@@ -28,9 +28,7 @@ def logarithmic(net, derivatives):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("net", "kernel"), [(NET, "nngp"), (NET, "ntk"), (SERIES, "ntk")], ids=str
-)
+@pytest.mark.parametrize(("net", "kernel"), [(NET, "nngp"), (NET, "ntk"), (SERIES, "ntk")], ids=str)
 def test_contract_is_the_sum_of_the_derivatives(net, kernel, points):
     weights = symmetric(150)
     got = nk.gram(net, points, gradients=True)
