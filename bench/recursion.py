@@ -33,7 +33,13 @@ def tiles_of(net: nk.MLP, x: np.ndarray, threads: int = 1) -> Callable[[], objec
     source = open_source(x, "X")
     fitted = fit_network(net, find_largest_norm(net, source, None), FEATURES)
     kernel = Kernel(
-        fitted, source, kernels=("ntk",), all_layers=False, dtype=x.dtype, tile=T, threads=threads
+        fitted,
+        source,
+        kernels=("ntk",),
+        layers=(fitted.net.depth,),
+        dtype=x.dtype,
+        tile=T,
+        threads=threads,
     )
     samples = kernel.samples(source, 0, 2 * T)
     nngp, ntk = kernel.outputs(T, T)

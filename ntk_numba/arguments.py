@@ -4,8 +4,9 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import ArrayLike
@@ -14,7 +15,7 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 KernelName: TypeAlias = Literal["nngp", "ntk"]
 Kernels: TypeAlias = KernelName | Sequence[KernelName]
-Layers: TypeAlias = Literal["last", "all"]
+Layers: TypeAlias = Literal["last", "all"] | Sequence[int]
 Layout: TypeAlias = Literal["full", "lower"]
 
 KERNELS: tuple[KernelName, ...] = ("nngp", "ntk")
@@ -84,19 +85,55 @@ def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
     return tuple(name for name in KERNELS if name in wanted)
 
 
-def parse_layers(layers: str) -> Layers:
-    """Return `layers`, which must be "last" or "all".
+def parse_layers(layers: Any) -> Layers:
+    """Return "last", "all" or the numbers of layers as a tuple; `kept_layers` knows the depth.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is none of these, or the numbers are not increasing whole numbers of at least 1.
+    """
+    if isinstance(layers, str):
+        if layers == "last":
+            return "last"
+        if layers == "all":
+            return "all"
+    elif isinstance(layers, Iterable) and not isinstance(layers, bytes | Mapping | Set):
+        numbers = tuple(whole_number("layers", layer) for layer in layers)
+        if not numbers:
+            raise InvalidValueError("layers is empty; name at least one layer, as layers=[3]")
+        if any(b <= a for a, b in pairwise(numbers)):
+            raise InvalidValueError(
+                f"layers must be in increasing order, each once, not {list(numbers)}; "
+                f"give {sorted(set(numbers))}"
+            )
+        return numbers
+    raise InvalidValueError(
+        f"layers must be 'last', 'all' or a list of layers such as [3, 5], not {layers!r}"
+    )
+
+
+def kept_layers(layers: Layers, depth: int) -> tuple[int, ...]:
+    """Return the numbers of the layers of which kernels are wanted, counted from 1.
+
+    layers : what `parse_layers` returned
+    depth : L
 
     Raises
     ------
     ValueError
-        If it is neither of the two.
+        If there is no such layer.
     """
     if layers == "last":
-        return "last"
+        return (depth,)
     if layers == "all":
-        return "all"
-    raise InvalidValueError(f"layers must be 'last' or 'all', not {layers!r}")
+        return tuple(range(1, depth + 1))
+    numbers = tuple(int(layer) for layer in layers)
+    if numbers[-1] > depth:
+        raise InvalidValueError(
+            f"layers: there is no layer {numbers[-1]}; the network has layers 1 to {depth}"
+        )
+    return numbers
 
 
 def real_number(name: str, value: Any) -> float:

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from ntk_numba.arguments import number_between, parse_bytes, show_bytes, whole_number
+from ntk_numba.arguments import (
+    kept_layers,
+    number_between,
+    parse_bytes,
+    parse_layers,
+    show_bytes,
+    whole_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +37,37 @@ def test_show_bytes():
     assert show_bytes(1536) == "1.5 KiB"
     assert show_bytes(28.8e9) == "26.8 GiB"
     assert show_bytes(5000 << 40) == "5000 TiB"
+
+
+@pytest.mark.parametrize(
+    ("layers", "kept"),
+    [
+        ("last", (5,)), ("all", (1, 2, 3, 4, 5)), ([5], (5,)), ((1, 4), (1, 4)),
+        (range(2, 5), (2, 3, 4)), (np.array([2, 3]), (2, 3)),
+    ],
+)  # fmt: skip
+def test_layers_that_are_kept(layers, kept):
+    parsed = parse_layers(layers)
+    assert kept_layers(parsed, 5) == kept and parse_layers(parsed) == parsed
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "text"),
+    [
+        ("first", ValueError, "'last', 'all' or a list of layers such as .3, 5., not 'first'"),
+        (3, ValueError, "a list of layers"), (None, ValueError, "a list of layers"),
+        ({3, 5}, ValueError, "a list of layers"), ([], ValueError, "layers is empty"),
+        ([0, 1], ValueError, "layers must be at least 1, not 0"),
+        ([2.0], TypeError, "layers must be a whole number"),
+        (["3"], TypeError, "layers must be a whole number"),
+        ([5, 3], ValueError, "increasing order, each once, not .5, 3.; give .3, 5."),
+        ([3, 3], ValueError, "increasing order, each once"),
+        ([3, 6], ValueError, "layers: there is no layer 6; the network has layers 1 to 5"),
+    ],
+)  # fmt: skip
+def test_layers_that_are_refused(layers, error, text):
+    with pytest.raises(error, match=text):
+        kept_layers(parse_layers(layers), 5)
 
 
 def test_numbers_are_checked():

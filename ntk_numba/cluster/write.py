@@ -118,7 +118,8 @@ def write_gram(
     Parameters
     ----------
     net, X, Z, kernels, layers, dtype, threads : see `gram`
-        By default only Θ is computed. Arrays are read in place; memory maps, .npy, HDF5 and
+        By default only Θ is computed, of the last layer; a file holds the last layer or all of
+        them, and no list of layers. Arrays are read in place; memory maps, .npy, HDF5 and
         Parquet files are read in runs of rows; .npz and .csv files are read as a whole.
     path : str or path
         The file to write. A complete file with the same contents is left as it is; a file with

@@ -12,6 +12,7 @@ from ntk_numba.arguments import (
     KernelName,
     Kernels,
     Layers,
+    kept_layers,
     parse_kernels,
     parse_layers,
 )
@@ -113,8 +114,9 @@ def gram(
         the half at and below the diagonal is computed.
     kernels : "nngp", "ntk" or both
         The kernels to compute.
-    layers : "last" or "all"
-        The layers to return.
+    layers : "last", "all" or sequence of int
+        The layers to return. A sequence has the numbers of layers, from 1 to L, in increasing
+        order.
     dtype : float64 or float32, optional
         The dtype of the result and of the arithmetic. By default it is float64, unless all data is
         float32.
@@ -141,9 +143,10 @@ def gram(
     Returns
     -------
     Gram
-        Two arrays of shape (N, M), or (L, N, M) with ``layers="all"``, where index l − 1 is layer
-        l. Without Z, M = N and the arrays are exactly symmetric. Equal samples have exactly equal
-        rows. An entry has the units of the squared output of the network.
+        Two arrays of shape (N, M); or (L, N, M) with ``layers="all"``, where index l − 1 is layer
+        l; or (k, N, M) for a sequence of k layers, where index i is ``layers[i]``. Without Z, M = N
+        and the arrays are exactly symmetric. Equal samples have exactly equal rows. An entry has
+        the units of the squared output of the network.
 
     Raises
     ------
@@ -161,6 +164,13 @@ def gram(
     all pairs, including nearly equal and nearly opposite samples. If an activation is given by a
     series, `Gram.error` is added. Errors of Θ are larger if an activation with a kink follows a
     smooth one (up to 1e-12 in float64), or one with kinks that are not at 0 (up to 1e-9).
+
+    Layer l is the network of depth l: without `dtype` or data that change, the kernels of layer l
+    have the bits of ``gram(net.first(l), …)``. So one call with ``layers="all"`` compares depths.
+    For tanh, sigmoid, silu, softplus, mish, gelu_tanh, softsign, arctan and `Numerical` this holds
+    if `Gram.error` of both networks is within the tolerance without a finer series. The series of a
+    network whose errors would grow beyond it, which is deep or has a large w_std, are finer in all
+    layers; its layer l and the network of depth l then differ by at most the sum of both errors.
 
     The derivatives are computed in float64 for any dtype. K depends on σ_w² and β², so they are 0
     for a parameter that is 0. Where all activations are linear but for one kink at 0, those by
@@ -185,7 +195,7 @@ def gram(
     >>> ntk_numba.gram(net, [[1.0, 0.0]], gradients=True).d_ntk["b_std"].ravel().round(4)
     array([0.1 , 0.15, 0.2 , 0.2 ])
     """
-    if gradients and (out is not None or layers != "last"):
+    if gradients and (out is not None or parse_layers(layers) != "last"):
         raise InvalidValueError(
             'gradients=True needs layers="last" and no out; leave them out, or call gram without '
             "gradients for the other layers"
@@ -251,7 +261,8 @@ def diagonal(
     Returns
     -------
     Gram
-        Two arrays of shape (N,), or (L, N) with ``layers="all"``. The accuracy is that of `gram`.
+        Two arrays of shape (N,), (L, N) with ``layers="all"``, or (k, N) for a sequence
+        of k layers. The accuracy is that of `gram`.
 
     Raises
     ------
@@ -259,7 +270,7 @@ def diagonal(
         See `gram`.
     """
     x = open_source(X, "X")
-    wanted, all_layers = parse_kernels(kernels), parse_layers(layers) == "all"
+    wanted, chosen = parse_kernels(kernels), parse_layers(layers)
     real = result_dtype(dtype, x)
     largest_norm = find_largest_norm(check_network(net), x, None, up_to)
     fitted = fit_network(net, largest_norm, x.shape[1])
@@ -268,7 +279,7 @@ def diagonal(
         fitted,
         x,
         kernels=wanted,
-        all_layers=all_layers,
+        layers=kept_layers(chosen, net.depth),
         dtype=real,
         tile=1,
         threads=threads_to_use(None),
@@ -278,7 +289,7 @@ def diagonal(
     ]
     joined = (np.concatenate(p, axis=1)[:, :, 0] for p in zip(*parts, strict=True))
     nngp, ntk = (
-        (d if all_layers else d[0]) if name in wanted else None
+        (d[0] if chosen == "last" else d) if name in wanted else None
         for name, d in zip(KERNELS, joined, strict=True)
     )
     return Gram(nngp, ntk, fitted.error)

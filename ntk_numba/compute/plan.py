@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from ntk_numba.arguments import (
     Kernels,
     Layers,
+    kept_layers,
     number_between,
     parse_bytes,
     parse_kernels,
@@ -104,7 +105,7 @@ class Plan(Outline):
         where = "all at once" if whole else f"two bands of {band:,}"
         lines = {
             "matrix": f"{grid.rows:,} × {grid.columns:,}{' symmetric' if grid.symmetric else ''}, "
-            f"{', '.join(self.kernels)}, {self.layers} layer{'s' if self.all_layers else ''}",
+            f"{', '.join(self.kernels)}, {self.layers} layer{'s' if self.matrices > 1 else ''}",
             "network": str(self.net),
             "samples": f"{self.features:,} features, {self.dtype}, {where}",
             "tiles": f"{grid.count:,} of {grid.tile} × {grid.tile}",
@@ -122,7 +123,7 @@ class Plan(Outline):
             with np.errstate(over="ignore", invalid="ignore"):
                 norm = np.linalg.norm(source.centre_sample().astype(float), axis=1)
                 roots = roots_of_variances(self.net.layers, norm, self.features)
-                found = find_underflow(self.net.layers, roots, norm, self.dtype, self.all_layers)
+                found = find_underflow(self.net.layers, roots, norm, self.dtype, self.kept)
             if found:
                 warnings.warn(f"{source.name}: a row {found[1]}", UnderflowWarning, stacklevel=2)
 
@@ -209,7 +210,7 @@ def outline(
     wanted, layers = parse_kernels(kernels), parse_layers(layers)
     real = result_dtype(dtype, x, z or x)
     n, m = x.shape[0], (z or x).shape[0]
-    outputs = len(wanted) * (net.depth if layers == "all" else 1) * (2 if z is None else 1)
+    outputs = len(wanted) * len(kept_layers(layers, net.depth)) * (2 if z is None else 1)
     grid = Grid(n, m, z is None, tile_size(n, m, x.shape[1], real.itemsize, outputs))
     grid.size(part)  # raises an error if there are more parts than tiles
     return Outline(wanted, layers, real, grid, part, net)
@@ -257,6 +258,11 @@ def make_plan(
         are more parts than tiles, or another argument is out of range.
     """
     what = outline(net, x, z, kernels=kernels, layers=layers, dtype=dtype, part=part)
+    if not in_memory and not isinstance(what.layers, str):
+        raise InvalidValueError(
+            f"layers={list(what.layers)}: a file holds the last layer or all of them; give 'all', "
+            "or a network that ends with the layer, net.first(layer)"
+        )
     if not in_memory and (text := what.excess):
         raise InvalidValueError(text)
     grid, storage, real, matrices = what.grid, what.storage, what.dtype, what.all_matrices

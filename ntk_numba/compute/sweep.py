@@ -38,7 +38,7 @@ def make_kernel(plan: Plan, x: Source, z: Source | None) -> Kernel:
         x,
         z,
         kernels=plan.kernels,
-        all_layers=plan.all_layers,
+        layers=plan.kept,
         dtype=plan.dtype,
         tile=plan.grid.tile,
         threads=plan.threads,

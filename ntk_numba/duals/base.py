@@ -56,7 +56,7 @@ class Dual:
         The constants of the loop. They are passed as data, so that the loop is compiled once.
     coefficients : q → (count, N)
         A function that returns the loop's coefficients of samples with variances q, in the
-        precision of q.
+        precision of q, or in float64 if they are known no better.
     curve : q → (2, N), or None
         Given if the loop computes z_K as (1 − cosθ_K)/2, which cancels for small angles. The engine
         then computes small z_K from the rate and from the two numbers that this function returns:

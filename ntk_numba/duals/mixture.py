@@ -41,6 +41,7 @@ from ntk_numba.duals.series import (
     MANY,
     PEAK,
     ROUNDING,
+    TOLERANCE,
     Series,
     ToleranceError,
     refusal,
@@ -151,9 +152,11 @@ class _Terms(NamedTuple):
         return tuple(v[kept] for v in rule(self.octaves))  # type: ignore[return-value]
 
 
-def _coefficients(mixture: Mixture, q: float, terms: _Terms) -> Array:
-    """Return √w_k |a_k(q)| of the terms of odd degrees."""
-    degree, weights = terms.of_rule()
+@lru_cache(maxsize=4096)
+def _all_coefficients(mixture_of: Callable[[], Mixture], q: float, octaves: int) -> Array:
+    """Return √w_k |a_k(q)| of all single odd degrees and of octaves; the last ones are cached."""
+    mixture = mixture_of()
+    degree, weights = _Terms(EXPLICIT, octaves).of_rule()
     odds = 2 * mixture.y * q  # α/(1 − α), ascending
     log_alpha = -np.log1p(1 / odds)
     amplitudes = mixture.weights / np.sqrt(1 + odds)
@@ -168,39 +171,35 @@ def _coefficients(mixture: Mixture, q: float, terms: _Terms) -> Array:
 
 
 class _Found(NamedTuple):
-    """A dual's coefficients and errors at one variance.
+    """The coefficients and errors at one variance, whatever the limit and the tolerance of a dual.
 
-    q : the variance
     squares : of the coefficients of odd degrees
-    degree : the degrees
     moment, slope_moment : E[σ²] and qE[σ'²]
-    errors : the relative errors of the mixture, of σ and of σ'
+    errors : (2,) the relative errors of the mixture, of σ and of σ'
+    tails : (2, terms) the sums over higher degrees, relative to E[σ²] and to qE[σ'²], at each term
     """
 
-    q: float
     squares: Array
-    degree: Array
     moment: float
     slope_moment: float
-    errors: tuple[float, float]
-
-    def tails(self) -> tuple[Array, Array]:
-        """Return the sums over higher degrees, relative to E[σ²] and to qE[σ'²], at each term."""
-        sums = [np.cumsum(v[::-1])[::-1] for v in (self.squares, self.degree * self.squares)]
-        after = [np.append(v[1:], 0) for v in sums]
-        return after[0] / self.moment, after[1] / self.slope_moment
+    errors: Array
+    tails: Array
 
 
-def _unit(mixture: Mixture, q: float, terms: _Terms) -> Array:
+def _unit(mixture_of: Callable[[], Mixture], q: float, terms: _Terms) -> Array:
     """Return the coefficients of a sample: the lone one and those of the terms, of norm 1."""
-    out = np.concatenate([[mixture.constant], _coefficients(mixture, q, terms)])
+    of_terms = _all_coefficients(mixture_of, q, terms.octaves)
+    kept = of_terms if terms.octaves else of_terms[: terms.single]
+    out = np.concatenate([[mixture_of().constant], kept])
     return np.asarray(out / np.linalg.norm(out))
 
 
-def _find(activation: Series, mixture: Mixture, q: float, terms: _Terms) -> _Found:
-    """Return coefficients and errors at a variance."""
-    degree, _ = terms.of_rule()
-    squares = _coefficients(mixture, q, terms) ** 2
+@lru_cache(maxsize=1024)
+def _find(activation: Series, mixture_of: Callable[[], Mixture], q: float, octaves: int) -> _Found:
+    """Return coefficients and errors at a variance; the last ones are cached."""
+    mixture = mixture_of()
+    degree, _ = _Terms(EXPLICIT, octaves).of_rule()
+    squares = _all_coefficients(mixture_of, q, octaves) ** 2
     t, weights = nodes(q, activation.kinks, 4 * activation.smooth_beyond)
     x = np.sqrt(q) * t
     slope = np.asarray(activation.derivative(x), float)
@@ -211,14 +210,16 @@ def _find(activation: Series, mixture: Mixture, q: float, terms: _Terms) -> _Fou
     slope_moment = q * float(weights @ slope**2)
     # by the inequality of Poincaré, that of σ is at most q times that of σ'
     difference = q * float(weights @ (by_mixture - slope) ** 2)
-    errors = float(np.sqrt(difference / moment)), float(np.sqrt(difference / slope_moment))
-    return _Found(q, squares, degree, moment, slope_moment, errors)
+    moments = np.array([moment, slope_moment])
+    higher = [np.append(np.cumsum(v[::-1])[-2::-1], 0) for v in (squares, degree * squares)]
+    tails = np.array(higher) / moments[:, None]
+    return _Found(squares, moment, slope_moment, np.sqrt(difference / moments), tails)
 
 
 @lru_cache(maxsize=64)
 def _table(mixture_of: Callable[[], Mixture], terms: _Terms, count: int) -> Panels:
     """Return the table of the coefficients of samples."""
-    return interpolated(lambda q: np.array([_unit(mixture_of(), v, terms) for v in q]), count)
+    return interpolated(lambda q: np.array([_unit(mixture_of, float(v), terms) for v in q]), count)
 
 
 def _without_noise(unit: Array) -> Array:
@@ -236,10 +237,11 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
         If the activation's tolerance is not reached.
     """
     limit, tolerance = rounded(q_max), activation.tolerance
-    terms = _terms_for(activation, mixture_of(), limit)
-    found = _at_checks(activation, mixture_of(), limit, terms)
+    # what does not depend on the tolerance is computed, and cached, for one tolerance
+    function = activation.finer(TOLERANCE)
+    terms = _terms_for(function, mixture_of, limit, tolerance)
     for count in (FEW, MANY):
-        bounds = _bounds(found, mixture_of, terms, count)
+        bounds = _bounds(function, mixture_of, limit, terms, count)
         if max(bounds) <= tolerance:
             break
     else:
@@ -254,60 +256,77 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
             float(terms.octaves),
             0.0 if activation.never_negative else -1.0,
         ),
-        coefficients=lambda q: _without_noise(table(np.asarray(q))).astype(q.dtype),
-        curve=curve_of(activation),
+        coefficients=lambda q: _without_noise(table(q)),
+        curve=curve_of(function),
         parity=activation.parity,
         bounds=bounds,
     )
 
 
-def _terms_for(activation: Series, mixture: Mixture, limit: float) -> _Terms:
+def _terms_for(
+    activation: Series, mixture_of: Callable[[], Mixture], limit: float, tolerance: float
+) -> _Terms:
     """Return the terms without which errors are above a share of the tolerance."""
-    highest = float(np.log2(60 * (1 + 2 * mixture.y.max() * limit) / octaves.FIRST))
-    every = _Terms(EXPLICIT, max(0, int(np.ceil(highest))))
-    tails = np.max(_find(activation, mixture, limit, every).tails(), axis=0)
-    last = int(np.argmax(tails <= LEFT_OUT * activation.tolerance))
+    reach = 60 * (1 + 2 * mixture_of().y.max() * limit) / octaves.FIRST
+    every = max(0, int(np.ceil(float(np.log2(reach)))))
+    tails = np.max(_find(activation, mixture_of, limit, every).tails, axis=0)
+    last = int(np.argmax(tails <= LEFT_OUT * tolerance))
     if last < EXPLICIT:
         return _Terms(last + 1, 0)
     return _Terms(EXPLICIT, 1 + (last - EXPLICIT) // NODES)
 
 
-def _at_checks(activation: Series, mixture: Mixture, limit: float, terms: _Terms) -> list[_Found]:
-    """Return what is found between the nodes, with more terms than those of the dual.
+@lru_cache(maxsize=128)
+def _checks(
+    activation: Series, mixture_of: Callable[[], Mixture], limit: float, beyond: int
+) -> list[float]:
+    """Return the variances between the nodes at which a dual is checked.
 
-    The variances go down to where the coefficients hardly change, and to the lowest of all.
+    They go down to where the coefficients hardly change, and to the lowest of all.
+
+    beyond : the number of octaves, which are more than those of the dual
     """
-    beyond = _Terms(EXPLICIT, terms.octaves + MORE)
-    out: list[_Found] = []
+    out: list[float] = []
+    before = None
     highest = int(panel_of(np.array([limit * (1 - 1e-12)]))[0])
     for panel in range(highest, LOWEST - 1, -1):
         at = 4.0 ** (panel + (1 + np.array(CHECKS)) / 2)
-        checked = [v for v in at if v < limit] + ([limit] if limit < 4.0 ** (panel + 1) else [])
-        before = out[-1] if out else None
-        out += [_find(activation, mixture, q, beyond) for q in checked]
-        if before is not None:
-            roots = [np.sqrt(found.squares / found.moment) for found in (before, out[-1])]
-            if abs(roots[1] - roots[0]).max() < SETTLED:
-                break
-    return [*out, _find(activation, mixture, 4.0**LOWEST, beyond)]
+        out += [float(v) for v in at if v < limit]
+        out += [limit] if limit < 4.0 ** (panel + 1) else []
+        found = _find(activation, mixture_of, out[-1], beyond)
+        root = np.sqrt(found.squares / found.moment)
+        if before is not None and abs(root - before).max() < SETTLED:
+            break
+        before = root
+    return [*out, 4.0**LOWEST]
 
 
+@lru_cache(maxsize=8192)
+def _errors(
+    activation: Series, mixture_of: Callable[[], Mixture], q: float, beyond: int, terms: _Terms,
+    count: int,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the errors of the terms and the tails behind them at a variance, both (2,)."""
+    values = _table(mixture_of, terms, count)(np.array([q]))[:, 0]
+    found = _find(activation, mixture_of, q, beyond)
+    kept = np.r_[: terms.single, EXPLICIT : EXPLICIT + NODES * terms.octaves]
+    squares = np.concatenate([[mixture_of().constant ** 2], found.squares[kept]])
+    difference = values - np.sqrt(squares / found.moment)
+    root = np.sqrt(np.concatenate([[0.0], terms.of_rule()[0]]))
+    by_slope = root * difference * np.sqrt(found.moment / found.slope_moment)
+    of_table = np.array([np.linalg.norm(difference), np.linalg.norm(by_slope)])
+    return of_table + found.errors, found.tails[:, kept[-1]]
+
+
+@lru_cache(maxsize=512)
 def _bounds(
-    found: list[_Found], mixture_of: Callable[[], Mixture], terms: _Terms, count: int
+    activation: Series, mixture_of: Callable[[], Mixture], limit: float, terms: _Terms, count: int
 ) -> tuple[float, float]:
     """Return the bounds of a fit."""
-    table = _table(mixture_of, terms, count)(np.array([at.q for at in found]))
-    root = np.sqrt(np.concatenate([[0.0], terms.of_rule()[0]]))
-    kept = np.r_[: terms.single, EXPLICIT : EXPLICIT + NODES * terms.octaves]
-    constant = mixture_of().constant
-    tails, errors = np.zeros(2), np.zeros(2)
-    for values, at in zip(table.T, found, strict=True):
-        unit = np.sqrt(np.concatenate([[constant**2], at.squares[kept]]) / at.moment)
-        difference = values - unit
-        by_slope = root * difference * np.sqrt(at.moment / at.slope_moment)
-        of_table = np.array([np.linalg.norm(difference), np.linalg.norm(by_slope)])
-        errors = np.maximum(errors, of_table + at.errors)
-        tails = np.maximum(tails, [t[kept[-1]] for t in at.tails()])
+    beyond = terms.octaves + MORE
+    checks = _checks(activation, mixture_of, limit, beyond)
+    found = [_errors(activation, mixture_of, q, beyond, terms, count) for q in checks]
+    errors, tails = np.max(found, axis=0)
     of_rule = np.array([octaves.RULE_ERROR, octaves.RULE_ERROR_RATE]) * (terms.octaves > 0)
     bounds = PEAK * (tails + 2 * errors * (1 + errors)) + of_rule + ROUNDING
     return float(bounds[0]), float(bounds[1])

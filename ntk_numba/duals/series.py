@@ -170,9 +170,10 @@ def unit_coefficients(
 
     fine : whether panels are half as wide
     """
-    t, weights = nodes(q, activation.kinks, activation.smooth_beyond)
+    ends, beyond = activation.kinks, activation.smooth_beyond
     if fine:
-        t, weights = nodes(q, halved(q, activation), 4 * activation.smooth_beyond)
+        ends, beyond = halved(q, activation), 4 * beyond
+    t, weights = nodes(q, ends, beyond)
     x = np.sqrt(q) * t
     sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
     moment = float(weights @ sigma**2)
@@ -213,7 +214,59 @@ def _hermite_at_small(count: int) -> Array:
     return np.stack(list(_hermite(nodes(1.0)[0], count)))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=2048)
+def _check(activation: Series, q: float, degree: int, chain: Chain) -> "_Check":
+    """Return what is found at a variance; all limits and tolerances share it."""
+    return _Check(activation, q, degree, chain)
+
+
+class _Check:
+    """The series at a variance between the nodes of the tables, with all terms up to a degree.
+
+    Attributes
+    ----------
+    unit : (degree + 1,)
+        The unit coefficients, see `unit_coefficients`.
+    tails : (2, degree + 1)
+        t and t₁ after each degree.
+    unseen : (float, float)
+        See `Series.unseen`.
+    """
+
+    def __init__(self, activation: Series, q: float, degree: int, chain: Chain):
+        self._activation, self._q, self._chain = activation, q, chain
+        self.unit, _, self._ratio = unit_coefficients(activation, q, degree, fine=True)
+        self.tails = _tails(self.unit, self._ratio, chain)
+        self.unseen = activation.unseen(q, degree)
+        self._fitted: dict[tuple[int, int], Array] = {}
+        self._errors: dict[tuple[int, int], tuple[float, float]] = {}
+
+    def errors(self, degree: int, count: int) -> tuple[float, float]:
+        """Return the relative errors of σ and σ' that a table leaves in the terms up to a degree.
+
+        count : the nodes of the table
+        """
+        if (degree, count) not in self._errors:
+            self._errors[degree, count] = self._find_errors(degree, count)
+        return self._errors[degree, count]
+
+    def _find_errors(self, degree: int, count: int) -> tuple[float, float]:
+        """Return what `errors` returns and keeps."""
+        table = _table_degree(degree), count
+        if table not in self._fitted:
+            values = _whole_table(self._activation, *table)(np.array([self._q]))
+            self._fitted[table] = values[:, 0]
+        kept = self._chain.mask(degree + 1)
+        fitted, unit = self._fitted[table][: degree + 1], self.unit[: degree + 1]
+        difference = np.where(kept, fitted - unit, 0)
+        error, error_of_rate = float(np.linalg.norm(difference)), 0.0
+        if self._ratio >= CONSTANT:
+            by_degree = np.sqrt(np.arange(degree + 1)) * difference
+            error_of_rate = float(np.linalg.norm(by_degree)) / self._ratio**0.5
+        return error, error_of_rate
+
+
+@lru_cache(maxsize=128)
 def _tails_of(activation: Series, limit: float, degree: int, chain: Chain) -> "_Tails":
     """Return the tails; the last ones are cached."""
     return _Tails(activation, limit, degree, chain)
@@ -226,8 +279,8 @@ class _Tails:
 
     Attributes
     ----------
-    found : list of (q, unit coefficients, qS/M)
-        The variances, and the results of `unit_coefficients` there.
+    checks : list of _Check
+        What is found at these variances.
     unseen : (2,)
         The largest errors of `Series.unseen` there.
     largest : (2, degree + 1)
@@ -235,27 +288,25 @@ class _Tails:
     """
 
     def __init__(self, activation: Series, limit: float, degree: int, chain: Chain):
-        self.found: list[tuple[float, Array, float]] = []
+        self.checks: list[_Check] = []
         self.largest = np.zeros((2, degree + 1))
-        self.unseen = np.zeros(2)
         before = None
         for panel in range(int(panel_of(np.array([limit * (1 - 1e-12)]))[0]), LOWEST - 1, -1):
             # in the highest panel, only up to the limit
             at = 4.0 ** (panel + (1 + np.array(CHECKS)) / 2)
             checked = [v for v in at if v < limit] + ([limit] if limit < 4.0 ** (panel + 1) else [])
-            here = np.zeros_like(self.largest)
-            for q in checked:
-                unit, _, ratio = unit_coefficients(activation, q, degree, fine=True)
-                self.found.append((q, unit, ratio))
-                here = np.maximum(here, _tails(unit, ratio, chain))
-                self.unseen = np.maximum(self.unseen, activation.unseen(q, degree))
+            found = [_check(activation, float(q), degree, chain) for q in checked]
+            self.checks += found
+            here = np.max([check.tails for check in found], axis=0)
             self.largest = np.maximum(self.largest, here)
+            unit = found[-1].unit
             change = np.inf if before is None else abs(unit - before).max()
             before = unit
             if 4.0**panel > activation.finest**2:
                 continue
             if change < 1e-9 or (here[:, -1].max() < 1e-3 * FINEST and change < 1e-4):
                 break
+        self.unseen = np.max([check.unseen for check in self.checks], axis=0)
 
     def lowest_degree(self, tolerance: float) -> int | None:
         """Return the lowest degree after which both tails are below the tolerance, or None."""
@@ -279,8 +330,13 @@ def _tails(unit: Array, ratio: float, chain: Chain) -> Array:
 
 def _table(activation: Series, degree: int, count: int) -> Panels:
     """Return the table of the unit coefficients of degree 0, 1, …, `degree`."""
-    whole = _whole_table(activation, next(d for d in DEGREES if d >= degree), count)
+    whole = _whole_table(activation, _table_degree(degree), count)
     return Panels(lambda panel: whole.coefficients(panel)[:, : degree + 1])
+
+
+def _table_degree(degree: int) -> int:
+    """Return the degree of the table from which coefficients up to a degree are taken."""
+    return next(d for d in DEGREES if d >= degree)
 
 
 @lru_cache(maxsize=64)
@@ -306,13 +362,13 @@ def _fitted(activation: Series, limit: float) -> Dual:
         if degree is not None:
             break
     if degree is not None:
-        errors = _errors(function, tails, degree, FEW, chain)
+        errors = _errors(tails, degree, FEW)
         count = FEW
         if max(errors) > tolerance:
-            count, errors = MANY, _errors(function, tails, degree, MANY, chain)
+            count, errors = MANY, _errors(tails, degree, MANY)
         while max(errors) > tolerance and degree + 2 < tails.largest.shape[1]:
             degree += 2  # smaller tails leave room for the error of interpolation
-            errors = _errors(function, tails, degree, MANY, chain)
+            errors = _errors(tails, degree, MANY)
             if errors[1] - tails.largest[1, degree] > tolerance:
                 break
         if max(errors) <= tolerance:
@@ -321,7 +377,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
                 series_loop,
                 never_obtuse=activation.never_negative,
                 parameters=chain.parameters(degree + 1),
-                coefficients=lambda q: chain.coefficients(table(np.asarray(q)).astype(q.dtype)),
+                coefficients=lambda q: chain.coefficients(table(q)),
                 curve=curve_of(function),
                 parity=activation.parity,
                 bounds=errors,
@@ -361,24 +417,10 @@ def wider_tolerance(activation: Activation, reached: float) -> str:
     return spelling.format(rounded_up) if rounded_up <= COARSEST else ""
 
 
-def _errors(
-    activation: Series, tails: _Tails, degree: int, count: int, chain: Chain
-) -> tuple[float, float]:
+def _errors(tails: _Tails, degree: int, count: int) -> tuple[float, float]:
     """Return the bounds of a fit: its tails, and twice the relative errors of its coefficients."""
-    table = _table(activation, degree, count)
-    fitted = table(np.array([q for q, _, _ in tails.found]))
-    k = np.arange(degree + 1)
-    error = error_of_rate = 0.0
-    kept = chain.mask(degree + 1)
-    for values, (_, unit, ratio) in zip(fitted.T, tails.found, strict=True):
-        difference = np.where(kept, values - unit[: degree + 1], 0)
-        error = max(error, float(np.linalg.norm(difference)))
-        if ratio >= CONSTANT:
-            error_of_rate = max(
-                error_of_rate, float(np.linalg.norm(np.sqrt(k) * difference)) / ratio**0.5
-            )
-    error += float(tails.unseen[0])
-    error_of_rate += float(tails.unseen[1])
+    errors = np.max([check.errors(degree, count) for check in tails.checks], axis=0)
+    error, error_of_rate = (float(v) for v in errors + tails.unseen)
     t, t1 = (float(PEAK * v[degree]) for v in tails.largest)
     # the true coefficients kept have a norm of at most 1, those of the fit of at most 1 + error
     return (

@@ -3,6 +3,8 @@
 `dual` is public; `engine.fitted` and the tests call `pair_dual`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -112,12 +114,31 @@ def pair_dual(
 
     q1, q2, z, w : (n,); w is 1 − z by default, and is given where it is small
     """
-    samples = [
-        Samples(*_NOTHING, dual.of_samples(q.astype(np.longdouble)).astype(float)) for q in (q1, q2)
-    ]
+    first, second = _samples(dual, q1), _samples(dual, q2)
     out = np.empty((3, z.size))
-    _pairs(z, 1 - z if w is None else w, *samples, as_data([dual], np.dtype(float)), out)
+    _pairs(z, 1 - z if w is None else w, first, second, as_data([dual], np.dtype(float)), out)
     return out[0], out[1], out[2]
+
+
+def rates_of_equals(
+    dual: Dual, q: NDArray[np.floating], angles: Sequence[float]
+) -> list[NDArray[np.float64]]:
+    """Return the rates of pairs of equal variances q at each z = sin²(θ/2), as `pair_dual` does."""
+    # variances behind a layer with a bias are all equal where those of the data are small
+    distinct, place = np.unique(q, return_inverse=True)
+    samples, data = _samples(dual, distinct), as_data([dual], np.dtype(float))
+    out = np.empty((3, distinct.size))
+    rates = []
+    for angle in angles:
+        z = np.full(distinct.size, angle)
+        _pairs(z, 1 - z, samples, samples, data, out)
+        rates.append(out[2][place])
+    return rates
+
+
+def _samples(dual: Dual, q: NDArray[np.floating]) -> Samples:
+    """Return samples of the given variances."""
+    return Samples(*_NOTHING, dual.of_samples(q.astype(np.longdouble)).astype(float))
 
 
 # The fields of `Samples` that `_pairs` does not read

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.duals.base import Dual
 from ntk_numba.duals.series import ToleranceError, wider_tolerance
-from ntk_numba.engine.dual import pair_dual
+from ntk_numba.engine.dual import rates_of_equals
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.network import MLP, Layer, Variance
 
@@ -210,8 +210,7 @@ class ErrorBound:
         if dual.curve is not None:  # no arc lies between equal variances, and curves take time
             dual = replace(dual, curve=_no_curve)
         e = min(1.0, float(self._cosine.max()))
-        _, _, rate = pair_dual(dual, q, q, np.zeros(q.size))
-        _, _, changed = pair_dual(dual, q, q, np.full(q.size, e / 2))
+        rate, changed = rates_of_equals(dual, q, (0.0, e / 2))
         t, t1 = dual.bounds
         with np.errstate(invalid="ignore"):
             v = np.where(after.total > 0, after.weights / after.total, 0).astype(float)

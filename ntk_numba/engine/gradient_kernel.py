@@ -125,7 +125,7 @@ class GradientKernel(Kernel):
         threads: int,
     ) -> None:
         super().__init__(
-            fitted, x, z, kernels=(), all_layers=False, dtype=np.dtype(float), tile=tile,
+            fitted, x, z, kernels=(), layers=(fitted.net.depth,), dtype=np.dtype(float), tile=tile,
             threads=threads,
         )  # fmt: skip
         net = fitted.net
@@ -220,7 +220,9 @@ class GradientKernel(Kernel):
             arguments = arguments._replace(roots=(size * rows.root, columns.root))
             self._parallel(
                 differences_of_tile,
-                DifferenceArguments(arguments, (own, others), np.array([step]), errors),
+                DifferenceArguments(
+                    arguments, (own, others), np.array([step]), errors, self._places
+                ),
                 len(some),
             )
             wanted.sums[some] = sums

@@ -111,12 +111,14 @@ class DifferenceArguments(NamedTuple):
     moved : those of the samples of the rows and of the columns
     step : (1,) float64
     worst : (tiles,) the largest difference of two orders in each tile, see `differences.KEPT`
+    places : see `recursion.Results`
     """
 
     common: GradientArguments
     moved: tuple[Moved, Moved]
     step: Doubles
     worst: Doubles
+    places: NDArray[np.int64]
 
 
 class _Place(NamedTuple):
@@ -249,7 +251,7 @@ def differences_of_tile(arguments_address: Any, thread: int, k: int) -> None:
     own, rows = _own_scratch(scratch.strip, thread), scratch.rows[thread]
     strips = scratch.nngp[thread], scratch.ntk[thread]
     pairs, obtuse = scratch.pairs[thread], scratch.obtuse[thread]
-    summed, results = wanted.weights.shape[0] > 0, Results(rows[1:], rows[:1], False)
+    summed, results = wanted.weights.shape[0] > 0, Results(rows[1:], rows[:1], arguments.places)
     asked = (
         wanted.nngp.shape[0] > 0 or (summed and not wanted.of_ntk),
         wanted.ntk.shape[0] > 0 or (summed and wanted.of_ntk),

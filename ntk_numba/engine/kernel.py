@@ -76,8 +76,8 @@ class Kernel:
         the unit vectors (see `samples`).
     kernels : sequence of str
         "nngp", "ntk" or both.
-    all_layers : bool
-        Whether to compute all layers, 1 to L, or only the last.
+    layers : sequence of int
+        The layers whose kernels are returned, counted from 1, in increasing order.
     dtype : float32 or float64
     tile : int
         The size T of a tile.
@@ -92,14 +92,16 @@ class Kernel:
         z: Source | None = None,
         *,
         kernels: Sequence[str],
-        all_layers: bool,
+        layers: Sequence[int],
         dtype: np.dtype,
         tile: int,
         threads: int,
     ) -> None:
-        self.kernels, self.all_layers = tuple(kernels), all_layers
+        self.kernels, self._kept = tuple(kernels), tuple(layers)
         self.dtype, self.tile, self.threads = dtype, tile, threads
-        self.layers = fitted.net.depth if all_layers else 1
+        self.layers = len(layers)
+        self._places = np.full(layers[-1], -1)
+        self._places[np.array(layers) - 1] = np.arange(len(layers))
         self.features = x.shape[1]
         self._fitted = fitted
         self._warned = False
@@ -176,7 +178,7 @@ class Kernel:
     ) -> None:
         """Warn, once for all bands, if results underflow; start is the first row of a band."""
         layers = self._fitted.net.layers
-        if found := find_underflow(layers, std, norm, self.dtype, self.all_layers):
+        if found := find_underflow(layers, std, norm, self.dtype, self._kept):
             self._warned, (row, text) = True, found
             warnings.warn(
                 f"{source.name}: row {start + row} {text}", UnderflowWarning, stacklevel=2
@@ -191,7 +193,7 @@ class Kernel:
         ones = np.ones_like(first)
         reads = np.column_stack([first, -ones, np.minimum(count - first, STRIP), ones])
         tiles = tile_table(reads, np.column_stack([first, 0 * first]))
-        self._run(tiles, Bands(samples, samples), Results(*outputs, self.all_layers))
+        self._run(tiles, Bands(samples, samples), Results(*outputs, self._places))
         return outputs
 
     def compute(
@@ -206,7 +208,7 @@ class Kernel:
 
         rows, columns : the samples of the rows and of the columns
         """
-        self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self.all_layers))
+        self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self._places))
 
     def _run(self, tiles: Tiles, bands: Bands, results: Results) -> None:
         """Compute a table of tiles or the entries of a diagonal."""

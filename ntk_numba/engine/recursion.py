@@ -33,6 +33,9 @@ less time.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ntk_numba.activations import one_kink
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit, per_dtype
@@ -142,12 +145,13 @@ class Results(NamedTuple):
     """The arrays that Σ and Θ of rows of pairs are written to.
 
     nngp, ntk : (kept layers, ·, ·), or (0, ·, ·) if not wanted
-    all_layers : whether all layers are kept, or only the last one
+    places : the index among the kept layers of each layer up to the last one that is kept; −1 if
+        it is not kept
     """
 
     nngp: Floats
     ntk: Floats
-    all_layers: bool
+    places: NDArray[np.int64]
 
 
 @njit
@@ -170,7 +174,7 @@ def next_layer_by_loop(
 def all_layers(
     working: Floats, pairs: Pairs, obtuse: bool, duals: Duals, results: Results, row: int
 ) -> None:
-    """Take a row of pairs through the network, layer after layer.
+    """Take a row of pairs through the network, layer after layer, to the last one that is kept.
 
     working : (WORKING, ·), see `rows`; the first n columns are used, and the rows Z and W hold
         sin²(θ/2) and cos²(θ/2)
@@ -179,8 +183,7 @@ def all_layers(
     """
     (rows, columns), i, j0, n = pairs
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
-    depth = rows.std.shape[0]
-    for layer in range(depth):
+    for layer in range(results.places.size):
         mixing = MixingWeights(
             rows.half_weight[layer, i],
             rows.half_bias[layer, i],
@@ -213,8 +216,8 @@ def all_layers(
                 obtuse = False
             else:
                 next_layer(z, w, tau, mixing, parameters)
-        if results.all_layers or layer == depth - 1:
-            kept = layer if results.all_layers else 0
+        kept = results.places[layer]
+        if kept >= 0:
             std, stds = rows.std[layer, i], columns.std[layer, j0 : j0 + n]
             if results.nngp.shape[0] > 0:
                 out = results.nngp[kept, row, :n]

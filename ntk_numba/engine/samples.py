@@ -217,7 +217,7 @@ def find_underflow(
     std: Floats,
     norm: NDArray[np.float64],
     dtype: np.dtype,
-    all_layers: bool,
+    kept: Sequence[int],
 ) -> tuple[int, str] | None:
     """Return the smallest row whose kernel with itself underflows, and the text of a warning.
 
@@ -226,16 +226,17 @@ def find_underflow(
 
     std : (L, R) √Σ⁽ˡ⁾(x,x)
     norm : (R,) |x|
-    all_layers : whether the kernels of all layers are wanted, or only those of the last
+    kept : the layers whose kernels are wanted, counted from 1
     """
     # whether Σ(x,x) is not 0, by layer, for samples that are 0 and for others
     zero, other, positive = False, True, []
-    for layer in layers:
+    last = kept[-1]  # the kernels of layers behind it may be too large
+    for layer in layers[:last]:
         rises = layer.activation is not None and layer.activation.second_moment(np.zeros(1))[0] > 0
         zero, other = (((v or rises) and layer.w_std > 0) or layer.b_std > 0 for v in (zero, other))
         positive.append(np.where(norm > 0, other, zero))
-    small = (std.astype(float) ** 2 < float(np.finfo(dtype).tiny)) & np.array(positive)
-    wanted = small if all_layers else small[-1:]
+    small = (std[:last].astype(float) ** 2 < float(np.finfo(dtype).tiny)) & np.array(positive)
+    wanted = small[np.array(kept) - 1]
     if not wanted.any():
         return None
     affected = np.flatnonzero(wanted.any(axis=0))

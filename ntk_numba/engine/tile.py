@@ -299,7 +299,7 @@ def compute_tile(arguments_address: Any, thread: int, k: int) -> None:
         scratch.product[thread], scratch.working[thread],
         scratch.vector[thread], scratch.distance[thread],
     )  # fmt: skip
-    strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.all_layers)
+    strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.places)
     for first in range(0, t.height, STRIP):
         count, across = multiply_strip(own.product, bands, t, first)
         for r in range(count):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ntk_numba.arguments import KernelName, Layers
+from ntk_numba.arguments import KernelName, Layers, kept_layers
 from ntk_numba.digest import Digest
 from ntk_numba.gramfile.storage import Storage
 from ntk_numba.grid import Grid, Part
@@ -66,10 +66,15 @@ class Output:
         """Whether each kernel is stored for all layers, not only for the last one."""
         return self.layers == "all"
 
+    @cached_property
+    def kept(self) -> tuple[int, ...]:
+        """The layers of each kernel, counted from 1. In a file they are all, or the last."""
+        return kept_layers(self.layers, self.depth)
+
     @property
     def matrices(self) -> int:
-        """The number of matrices of each kernel, one for each stored layer."""
-        return self.depth if self.all_layers else 1
+        """The number of matrices of each kernel, one for each layer that is kept."""
+        return len(self.kept)
 
     @property
     def all_matrices(self) -> int:
@@ -80,7 +85,7 @@ class Output:
     def shape(self) -> tuple[int, ...]:
         """The shape of each kernel as a reader sees it."""
         matrix = (self.grid.rows, self.grid.columns)
-        return (self.matrices, *matrix) if self.all_layers else matrix
+        return matrix if self.layers == "last" else (self.matrices, *matrix)
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -211,7 +216,7 @@ class Contents(Output):
             "shape": f"{self.grid.rows} × {self.grid.columns}",
             **{key: str(value) for key, value in self.description.items()},
             "kernels": ", ".join(self.kernels),
-            "layers": self.layers,
+            "layers": str(self.layers),
             "dtype": str(self.dtype),
             "tile": str(self.grid.tile),
             "layout": self.layout,

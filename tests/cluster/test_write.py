@@ -109,6 +109,7 @@ def test_overwriting_replaces_parts_of_other_contents_only(x, tmp_path, right, c
     ("options", "error", "text"),
     [
         ({"parts": 0}, ValueError, "parts must be at least 1, not 0"),
+        ({"layers": [1, 2]}, ValueError, "a file holds the last layer or all of them; give 'all'"),
         ({"parts": 2.0}, TypeError, "parts must be a whole number"),
         (
             {"parts": 29},

@@ -42,6 +42,25 @@ def test_duplicates_have_exactly_equal_rows(dtype, n0):
         assert (matrix[copies] == matrix[3]).all()
 
 
+@pytest.mark.parametrize("layers", [[4], (1, 3), range(2, 5)])
+def test_layers_in_a_list_are_those_of_all(points, layers):
+    at = np.array(layers) - 1
+    everything, found = (nk.gram(NET, points, points[:20], layers=k) for k in ("all", layers))
+    assert same(found, nk.Gram(everything.nngp[at], everything.ntk[at]))
+    filled = nk.Gram(None, np.empty((len(layers), 150, 150)))
+    nk.gram(NET, points, kernels="ntk", layers=layers, out=filled)
+    diagonal = nk.diagonal(NET, points, kernels="ntk", layers=layers).ntk
+    assert (np.diagonal(filled.ntk, axis1=1, axis2=2) == diagonal).all()
+    assert diagonal.shape == (len(layers), 150)
+
+
+def test_layers_behind_the_last_in_a_list_are_not_computed(points):
+    net = nk.MLP(4, "relu", [1.0, 1.0, 1e200, 1e200])
+    assert np.isfinite(nk.gram(net, points, layers=[1, 2]).ntk).all()
+    with pytest.raises(ValueError, match="too large for float64"):
+        nk.gram(net, points, layers=[1, 4])
+
+
 def test_the_last_of_all_layers_is_the_last(points):
     all_layers = nk.gram(NET, points, layers="all")
     last = nk.gram(NET, points)
@@ -175,7 +194,8 @@ def test_bad_out(points, out, error, text):
     [
         ({"kernels": "nkt"}, ValueError, "kernels: 'nkt' is none of nngp, ntk"),
         ({"kernels": []}, ValueError, "kernels is empty"),
-        ({"layers": "first"}, ValueError, "layers must be 'last' or 'all'"),
+        ({"layers": "first"}, ValueError, "layers must be 'last', 'all' or a list"),
+        ({"layers": [2, 5]}, ValueError, "there is no layer 5; the network has layers 1 to 4"),
         ({"dtype": "float16"}, ValueError, "dtype must be float64 or float32"),
         ({"dtype": "nonsense"}, ValueError, "dtype must be float64 or float32"),
         ({"threads": 0}, ValueError, "threads must be"),

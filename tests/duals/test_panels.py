@@ -5,6 +5,7 @@ from ntk_numba.duals.panels import (
     HIGHEST,
     LOWEST,
     NODES,
+    Panels,
     interpolated,
     nodes_of,
     panel_of,
@@ -35,6 +36,14 @@ def test_a_value_depends_on_its_own_variance_alone():
     together = table(q)[0]
     for k in range(4):
         assert table(q[k : k + 1])[0, 0] == together[k]
+
+
+@pytest.mark.parametrize("count", [2, 3, 18, 40])
+def test_values_have_the_bits_of_numpy(count):
+    rng = np.random.default_rng(count)
+    table, q = rng.standard_normal((count, 7)), np.exp(rng.uniform(0, np.log(4), 200))
+    x = np.clip(2 * (np.log(q) / np.log(4)) - 1, -1, 1)
+    assert (Panels(lambda panel: table)(q) == np.polynomial.chebyshev.chebval(x, table)).all()
 
 
 def test_beyond_the_last_panels_values_stay():

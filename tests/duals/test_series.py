@@ -5,7 +5,7 @@ import pytest
 
 import ntk_numba as nk
 from ntk_numba import activations
-from ntk_numba.duals import series
+from ntk_numba.duals import mixture, series
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,43 @@ def test_a_refusal_of_short_series(name, q, text, monkeypatch):
     whole = rf"at variances up to \S+ the series reaches \S+ with 32 terms, .*{text}"
     with pytest.raises(nk.errors.InvalidValueError, match=whole):
         nk.dual(name, q, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["softplus", "tanh"])
+def test_another_limit_or_tolerance_computes_hardly_anything(name, monkeypatch):
+    """A loop over w_std takes a new largest variance, and often a new tolerance, in each call."""
+    activation = activations.get(name)
+    module = series if name == "softplus" else mixture
+    activation.dual(2.9)
+    calls = []
+    for function in ("unit_coefficients", "nodes"):
+        compute = getattr(module, function, None)
+        watched = lambda *a, _of=compute, **k: calls.append(a[:2]) or _of(*a, **k)  # noqa: E731
+        monkeypatch.setattr(module, function, watched, raising=False)
+    wider = activation.dual(3.1)
+    assert len(calls) <= 12  # at the new limit alone
+    calls.clear()
+    finer = activation.finer(0.9e-10).dual(3.1)
+    assert not calls
+    assert max(finer.bounds) <= 0.9e-10 and max(wider.bounds) <= 1e-10
+
+
+@pytest.mark.parametrize("name", ["softplus:1e-6", "arctan:1e-6"])
+def test_a_dual_does_not_depend_on_those_before_it(name):
+    activation = activations.get(name)
+    activation.dual(0.7), activation.finer(1e-8).dual(3.0)
+    found = activation.dual(2.0)
+    for cached in (
+        series._check, series._tails_of, series._whole_table, series._fitted, mixture._find,
+        mixture._all_coefficients, mixture._checks, mixture._errors, mixture._bounds,
+        mixture._table, mixture.fitted,
+    ):  # fmt: skip
+        cached.cache_clear()
+    alone = activation.dual(2.0)
+    q = np.array([1e-9, 0.3, 1.9])
+    assert alone is not found and alone.bounds == found.bounds
+    assert alone.parameters == found.parameters
+    assert (alone.coefficients(q) == found.coefficients(q)).all()
 
 
 def test_tolerances():

@@ -126,3 +126,49 @@ def test_mixed_layers_of_all_kinds():
         again = nk.gram(net, x, threads=threads)
         assert (again.ntk == whole.ntk).all() and (again.nngp == whole.nngp).all()
     assert 0 < whole.error[0] < 1e-8 and 0 < whole.error[1] < 1e-3
+
+
+@pytest.mark.parametrize("name", SIGMA)
+def test_a_layer_is_the_network_of_its_depth(name):
+    """The series of these networks need not be finer than each activation asks for."""
+    x = np.random.default_rng(0).standard_normal((5, 4))
+    x[1], x[2] = -x[0], x[3] * (1 + 1e-7)
+    _assert_layers_are_networks(nk.MLP(3, [name, "relu"], 0.9, 0.3), x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIGMA)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_layer_of_a_deeper_network_is_the_network_of_its_depth(name, dtype):
+    x = np.random.default_rng(0).standard_normal((150, 4)).astype(dtype) / 4
+    _assert_layers_are_networks(nk.MLP(5, name, 0.9, 0.1), x, threads=2)
+
+
+@pytest.mark.slow
+def test_a_layer_of_a_function_of_python_is_the_network_of_its_depth():
+    x = np.random.default_rng(0).standard_normal((20, 4))
+    net = nk.MLP(4, nk.activations.Numerical(np.tanh, "a_tanh"), 0.5, 0.1)
+    _assert_layers_are_networks(net, x)
+
+
+def _assert_layers_are_networks(net, x, **options):
+    whole = nk.gram(net, x, layers="all", **options)
+    for depth in range(1, net.depth + 1):
+        alone = nk.gram(net.first(depth), x, **options)
+        for layers, last in zip(whole, alone, strict=True):
+            assert (layers[depth - 1] == last).all()
+
+
+def test_a_layer_of_a_network_with_finer_series_is_within_the_errors_of_both():
+    x = np.random.default_rng(1).standard_normal((12, 5))
+    net = nk.MLP(5, "silu", 1.5, 0.1)
+    whole, equal = nk.gram(net, x, layers="all"), True
+    for depth in range(1, net.depth + 1):
+        alone = nk.gram(net.first(depth), x)
+        for k in range(2):
+            difference = abs(whole[k][depth - 1] - alone[k])
+            root = np.sqrt(np.diag(alone[k]))
+            bound = whole.error[k] + alone.error[k] + 1e-14
+            assert (difference <= bound * root[:, None] * root).all()
+            equal &= not difference.any()
+    assert not equal
