@@ -83,7 +83,7 @@ def evidence(
     Examples
     --------
     >>> w_std = numpy.array([1.0, 1.4, 2.0])
-    >>> values = -((numpy.log(w_std) - 0.3) ** 2) - numpy.array([[3.0], [1.0], [2.0]])
+    >>> values = -((w_std - 1.4) ** 2) - numpy.array([[3.0], [1.0], [2.0]])
     >>> figure = ntk_numba.plots.evidence(values, depths=[1, 2, 4], w_std=w_std)
     >>> figure.get_suptitle()
     'best: depth 2, σ_w 1.4, log marginal likelihood -1'
@@ -248,7 +248,7 @@ def _draw_rows(
     names = list(dict.fromkeys(row.activation for row in rows))
     every = [row for row in (*screened, *rows) if np.isfinite(row.value)]
     image = None
-    best = max(every, key=lambda row: row.value)
+    best = max(rows, key=lambda row: row.value)
     if screened:
         dot = {"marker": "o", "markersize": 3, "color": "0.4", "linestyle": "none"}
         axes.plot([], [], **dot, label="start of the search")
@@ -317,4 +317,6 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
 def _legend(figure: Any, left: Any, right: Any) -> None:
     """Name the activations, whose markers are the same on both sides, the best and the starts."""
     handles = [*left.lines, *(h for h in right.lines if not h.get_label().startswith("_"))]
-    figure.legend(handles=handles, loc="outside right upper")
+    legend = figure.legend(handles=handles, loc="outside right upper")
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may have dollars

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 
@@ -36,7 +37,9 @@ def test_cells_are_where_their_values_belong():
         assert value == given or not np.isfinite(given)
 
 
-@pytest.mark.parametrize("kind", ["mappings", "objects", "frame", "result"])
+@pytest.mark.parametrize(
+    "kind", marked(pytest.mark.slow, ["result", "mappings", "objects", "frame"])
+)
 def test_tables_of_any_kind(kind):
     objects = [SimpleNamespace(**row) for row in ROWS]
     values = {
