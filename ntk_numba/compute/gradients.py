@@ -10,7 +10,7 @@ from ntk_numba.arguments import KERNELS, Data, KernelName, Kernels, parse_kernel
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compute.plan import Plan, check_rows, make_plan, outline
 from ntk_numba.compute.sweep import sweep
-from ntk_numba.engine.gradient_kernel import GradientKernel, fit_gradients
+from ntk_numba.engine.gradient_kernel import GradientKernel, bytes_of_sample, fit_gradients
 from ntk_numba.engine.gradient_tile import Wanted
 from ntk_numba.engine.tile import tile_table
 from ntk_numba.errors import InvalidValueError
@@ -70,11 +70,18 @@ def contract(
     check_network(net)
     (name,) = _one_kernel(kernel)
     x = open_source(X, "X")
-    plan = make_plan(
-        net, x, kernels=name, dtype=float, threads=threads, in_memory=True, up_to=up_to
-    )  # fmt: skip
     weights = _checked_weights(weights, x.shape[0])
     moved = unit_directions(net.depth) if directions is None else _checked(directions, net.depth)
+    plan = make_plan(
+        net,
+        x,
+        kernels=name,
+        dtype=float,
+        threads=threads,
+        in_memory=True,
+        up_to=up_to,
+        beside=lambda fitted: bytes_of_sample(fitted, len(moved)),
+    )
     check_rows(x, plan.largest_norm)
     derivatives = GradientKernel(
         fit_gradients(net, plan.largest_norm, plan.features, moved),
@@ -134,6 +141,7 @@ def all_derivatives(
         threads=plan.threads,
         in_memory=True,
         up_to=plan.largest_norm,
+        beside=lambda fitted: bytes_of_sample(fitted, 2 * depth),
     )
     directions = unit_directions(depth) * per_value[:, None, None]
     found = _along(own, x, z, directions, plan.dtype)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,6 +229,7 @@ def make_plan(
     in_memory: bool = False,
     part: Part | None = None,
     up_to: float | None = None,
+    beside: Callable[[FittedNetwork], int] | None = None,
 ) -> Plan:
     """Plan a job: its tiles, bands and batches, its threads and its memory.
 
@@ -245,6 +247,9 @@ def make_plan(
         Whether the result is written to arrays of the caller. It then takes no buffers and is not
         counted.
     up_to : see `find_largest_norm`
+    beside : optional
+        A function of the fitted network that returns the bytes that the caller keeps of each
+        sample, beside those of the kernels.
 
     Raises
     ------
@@ -269,6 +274,7 @@ def make_plan(
     # bytes of the numbers of a sample beside its vector: std, weight and bias of each layer,
     # coefficients; spread and norm
     numbers = (3 * net.depth + fitted.coefficients) * real.itemsize + 2 * 8
+    numbers += beside(fitted) if beside else 0
     panel = panel_width(real)
 
     def size_of(tiles: range, length: int) -> int:

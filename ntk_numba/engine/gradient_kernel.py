@@ -14,6 +14,7 @@ from ntk_numba.compiled.arrays import aligned
 from ntk_numba.engine.differences import (
     KEPT,
     PAIR_NUMBERS,
+    POINTS,
     SMALLEST,
     Moved,
     farthest_networks,
@@ -72,6 +73,16 @@ def fit_gradients(
         return fit_network(net, largest_norm, features)
     others = [n for d in _normalised(directions)[0] for n in farthest_networks(net, d)]
     return fit_network(net, largest_norm, features, tuple(others))
+
+
+def bytes_of_sample(fitted: FittedNetwork, directions: int) -> int:
+    """Return the bytes that the derivatives of a sample take."""
+    depth = fitted.net.depth
+    # those of all networks twice, while they are put together
+    numbers = 2 + 2 * POINTS * (2 * depth + fitted.coefficients)
+    if has_tangents(fitted.net):
+        numbers = directions * (depth + 1)
+    return 8 * (1 + numbers)
 
 
 def _normalised(directions: Doubles) -> tuple[Doubles, Doubles]:

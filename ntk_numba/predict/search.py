@@ -7,7 +7,8 @@ depths, and `climb` searches from the best starts by L-BFGS-B.
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,8 +68,7 @@ class Objective:
         ValueError
             If the kernels overflow.
         """
-        with warnings.catch_warnings():  # a kernel that is 0 has no factorisation, which is said
-            warnings.simplefilter("ignore", UnderflowWarning)
+        with _no_underflow():
             k = gram(
                 net,
                 self.x,
@@ -136,16 +136,26 @@ class Objective:
                 out[-1] = factor.shift * _finite(slope.trace)
             directions = space.directions
             if len(directions):
-                out[: len(directions)] = contract(
-                    net,
-                    self.x,
-                    slope.of_kernel(noise),
-                    kernel=self.kernel,
-                    directions=directions,
-                    threads=self.threads,
-                )
+                weights = slope.of_kernel(noise)
+                with _no_underflow():
+                    out[: len(directions)] = contract(
+                        net,
+                        self.x,
+                        weights,
+                        kernel=self.kernel,
+                        directions=directions,
+                        threads=self.threads,
+                    )
         _finite(float(out.sum()))
         return value, out
+
+
+@contextmanager
+def _no_underflow() -> Iterator[None]:
+    """Give no warnings of kernels that underflow: a search finds out that they do not fit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnderflowWarning)
+        yield
 
 
 def _finite(value: float) -> float:
