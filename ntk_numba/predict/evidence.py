@@ -59,6 +59,9 @@ class Process(Protocol):
     def relative_ridge(self) -> float: ...
 
     @property
+    def absolute(self) -> bool: ...
+
+    @property
     def dual_coef(self) -> Floats: ...
 
 
@@ -152,8 +155,8 @@ def evidence_gradient(process: Process, objective: Objective = "evidence") -> di
     -------
     dict
         "w_std", "b_std" : (L,), the derivatives by log σ_w and log β of each layer; "noise" : that
-        by the logarithm of the noise. The noise is taken as relative to the mean of the diagonal
-        of K, so that it changes with σ_w and β.
+        by the logarithm of the noise. Relative noise changes with σ_w and β, absolute noise does
+        not.
 
     Raises
     ------
@@ -167,7 +170,7 @@ def evidence_gradient(process: Process, objective: Objective = "evidence") -> di
     sums = contract(
         training.net,
         training.samples,
-        slope.of_kernel(process.relative_ridge),
+        slope.of_kernel(0.0 if process.absolute else process.relative_ridge),
         kernel=kernel,
         up_to=training.up_to,
     )

@@ -47,6 +47,8 @@ class GaussianProcess(Saved):
     ridge, relative_ridge : float
         The variance of the noise, and its ratio to the mean of the diagonal of K; of an ensemble,
         the ridge of Θ.
+    absolute : bool
+        Whether the noise was given as an absolute number, which `gradient` then keeps.
     time : float
         The time at which the training of an ensemble ends; else infinity.
     dual_coef : (N, n_out) float64
@@ -67,6 +69,7 @@ class GaussianProcess(Saved):
     relative_ridge: float
     dual_coef: Doubles
     residual: float
+    absolute: bool = False
     time: float = np.inf
     choice: RidgeChoice | None = None
     _posterior: Posterior | None = None
@@ -203,8 +206,8 @@ class GaussianProcess(Saved):
         dict
             "w_std" and "b_std" : (L,) float64, by log σ_w and log β of each layer; their sums are
             the derivatives by a σ_w and a β that all layers share. "noise" : float, by the
-            logarithm of the noise, which is taken as relative to the mean of the diagonal of K, and
-            so changes with σ_w and β.
+            logarithm of the noise. Noise that is relative to the mean of the diagonal of K changes
+            with σ_w and β; noise that was given with absolute=True does not.
 
         Raises
         ------
@@ -286,7 +289,7 @@ class GaussianProcess(Saved):
         return np.asarray(draws[..., 0] if self.flat else draws)
 
     def _more_notes(self) -> dict[str, Any]:
-        return {"time": str(self.time)}
+        return {"time": str(self.time), "absolute": self.absolute}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posterior": None}
@@ -379,4 +382,6 @@ def gaussian_process(
             raise InvalidValueError("time is of trained networks only: kernel='ensemble'")
         done, factor = fit(net, X, y, kernel, ridge, options)
         posterior = Conditioned(kernel, factor)
-    return GaussianProcess(kernel=kernel, **done._asdict(), time=until, _posterior=posterior)
+    return GaussianProcess(
+        kernel=kernel, **done._asdict(), absolute=absolute, time=until, _posterior=posterior
+    )

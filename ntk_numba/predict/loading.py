@@ -123,7 +123,10 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
     if kind == KernelRidge.kind:
         model = KernelRidge(**common)
     else:
-        model = GaussianProcess(**common, time=check_time(float(notes["time"])))
+        time, absolute = check_time(float(notes["time"])), notes["absolute"]
+        if not isinstance(absolute, bool):
+            raise InvalidValueError("it does not say whether its noise is absolute")
+        model = GaussianProcess(**common, absolute=absolute, time=time)
     model.classes = labels_of(notes["classes"], values["outputs"])
     names = notes["target_names"]
     if names is not None and not (isinstance(names, list) and all(type(n) is str for n in names)):

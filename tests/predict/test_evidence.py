@@ -144,25 +144,24 @@ def test_weights_of_any_change_of_the_matrix(objective):
 
 
 @pytest.mark.parametrize("activation", marked(pytest.mark.slow, ["erf", "abs", "silu", "elu"]))
-def test_noise_that_is_absolute_and_other_activations(activation):
-    """The derivative by all logarithms at once, along which the noise is relative."""
+def test_noise_that_is_absolute_or_not_and_other_activations(activation):
+    """The derivative by all logarithms at once, along which relative noise changes with K."""
     x = np.random.default_rng(6).standard_normal((15, 4))
     y = np.sin(x[:, 0])
-    net = nk.MLP(3, activation, W_STD, B_STD)
-    noise = 0.05 * nk.diagonal(net, x).nngp.mean()
-    process = nk.gaussian_process(net, x, y, noise=noise, absolute=True)
-    found = process.gradient()
-    step = 1e-3
+    step, depth = 1e-3, 3
+    for absolute, noise in ((False, 0.05), (True, 0.2)):
 
-    def at(sign):
-        w, b = (np.exp(sign * step) * np.array(s) for s in (W_STD, B_STD))
-        moved = nk.MLP(3, activation, w, b)
-        noise = 0.05 * np.exp(sign * step)
-        return nk.gaussian_process(moved, x, y, noise=noise).log_marginal_likelihood
+        def at(sign, absolute=absolute, noise=noise):
+            """Return the process whose parameters are `sign` steps further."""
+            w, b = (np.exp(sign * step) * np.array(s) for s in (W_STD, B_STD))
+            net, noise = nk.MLP(depth, activation, w, b), noise * np.exp(sign * step)
+            return nk.gaussian_process(net, x, y, noise=noise, absolute=absolute)
 
-    wanted = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * step)
-    total = found["w_std"].sum() + found["b_std"].sum() + found["noise"]
-    assert total == pytest.approx(wanted, rel=1e-7)
+        log_p = {k: at(k).log_marginal_likelihood for k in (-2, -1, 1, 2)}
+        wanted = (8 * (log_p[1] - log_p[-1]) - (log_p[2] - log_p[-2])) / (12 * step)
+        found = at(0).gradient()
+        total = found["w_std"].sum() + found["b_std"].sum() + found["noise"]
+        assert total == pytest.approx(wanted, rel=1e-7)
 
 
 def test_what_has_no_gradient():
