@@ -29,6 +29,7 @@ from ntk_numba.engine.pairs import Pairs
 from ntk_numba.engine.recursion import Results, all_layers
 from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.samples import Samples, layer_statistics
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.network import MLP, Layer
 
 Doubles = NDArray[np.float64]
@@ -101,18 +102,30 @@ def move_samples(
     """Return the numbers of samples along a direction, (2, L), at multiples of a step.
 
     norm : (R,) |x|
+
+    Raises
+    ------
+    ValueError
+        If a variance is too large for float64 in one of the networks.
     """
     roots, found = [], []
     for k in range(1, SIDE + 1):
         for sign in (1, -1):
             moved = moved_layers(layers, direction, sign * k * step)
-            std, *others = layer_statistics(moved, duals, norm, n0, np.dtype(float))
+            with np.errstate(over="ignore", invalid="ignore"):
+                std, *others = layer_statistics(moved, duals, norm, n0, np.dtype(float))
+            if not np.isfinite(std).all():
+                largest = float(np.exp(SIDE * step))
+                raise InvalidValueError(
+                    f"the derivatives take kernels at w_std and b_std up to {largest:.3g} times "
+                    "these, and there a variance is too large for float64; scale the data down"
+                )
             roots.append(std[-1])
             found.append(others)
     weight, bias, coefficients = (np.stack(arrays) for arrays in zip(*found, strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.array(roots[::2]) / np.array(roots[1::2])
-    logs = np.log(ratios, out=np.zeros_like(ratios), where=(ratios > 0) & (ratios < np.inf))
+    up, down = np.array(roots[::2]), np.array(roots[1::2])
+    ratios = np.divide(up, down, out=np.ones_like(up), where=down > 0)
+    logs = np.log(ratios, out=np.zeros_like(ratios), where=ratios > 0)
     root, lower = (np.array(order) @ logs / step for order in (ORDER_10, ORDER_8))
     return Moved(weight, bias, coefficients, root, np.abs(root - lower))
 
