@@ -11,7 +11,9 @@ with an error of h¹⁰ f⁽¹¹⁾/2772. If f has singularities at a distance r
 is about 14400 (h/r)¹⁰/r; for σ_w of one layer r is π/2, and for that of all L layers as little as
 π/2L. A rounding error ε of f becomes 2.3 ε/h. The difference of order 8 of the same values has an
 error of about 576 (h/r)⁸/r, so how much the two differ tells how exact the one of order 10 is. The
-step is halved where that is not enough.
+first tile of a job finds the step, and tiles for which it is too long are computed again with a
+shorter one. The errors of a series move with its parameters as smoothly as the series itself, so
+that derivatives have about the tolerance of the kernels.
 """
 
 import math
