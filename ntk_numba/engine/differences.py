@@ -11,7 +11,9 @@ with an error of h¹⁰ f⁽¹¹⁾/2772. If f has singularities at a distance r
 is about 14400 (h/r)¹⁰/r; for σ_w of one layer r is π/2, and for that of all L layers as little as
 π/2L. A rounding error ε of f becomes 2.3 ε/h. The difference of order 8 of the same values has an
 error of about 576 (h/r)⁸/r, so how much the two differ tells how exact the one of order 10 is. The
-step is halved where that is not enough.
+first tile of a job finds the step, and tiles for which it is too long are computed again with a
+shorter one. The errors of a series move with its parameters as smoothly as the series itself, so
+that derivatives have about the tolerance of the kernels.
 """
 
 import math
@@ -29,6 +31,7 @@ from ntk_numba.engine.pairs import Pairs
 from ntk_numba.engine.recursion import Results, all_layers
 from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.samples import Samples, layer_statistics
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.network import MLP, Layer
 
 Doubles = NDArray[np.float64]
@@ -101,18 +104,30 @@ def move_samples(
     """Return the numbers of samples along a direction, (2, L), at multiples of a step.
 
     norm : (R,) |x|
+
+    Raises
+    ------
+    ValueError
+        If a variance is too large for float64 in one of the networks.
     """
     roots, found = [], []
     for k in range(1, SIDE + 1):
         for sign in (1, -1):
             moved = moved_layers(layers, direction, sign * k * step)
-            std, *others = layer_statistics(moved, duals, norm, n0, np.dtype(float))
+            with np.errstate(over="ignore", invalid="ignore"):
+                std, *others = layer_statistics(moved, duals, norm, n0, np.dtype(float))
+            if not np.isfinite(std).all():
+                largest = float(np.exp(SIDE * step))
+                raise InvalidValueError(
+                    f"the derivatives take kernels at w_std and b_std up to {largest:.3g} times "
+                    "these, and there a variance is too large for float64; scale the data down"
+                )
             roots.append(std[-1])
             found.append(others)
     weight, bias, coefficients = (np.stack(arrays) for arrays in zip(*found, strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.array(roots[::2]) / np.array(roots[1::2])
-    logs = np.log(ratios, out=np.zeros_like(ratios), where=(ratios > 0) & (ratios < np.inf))
+    up, down = np.array(roots[::2]), np.array(roots[1::2])
+    ratios = np.divide(up, down, out=np.ones_like(up), where=down > 0)
+    logs = np.log(ratios, out=np.zeros_like(ratios), where=ratios > 0)
     root, lower = (np.array(order) @ logs / step for order in (ORDER_10, ORDER_8))
     return Moved(weight, bias, coefficients, root, np.abs(root - lower))
 

@@ -14,19 +14,19 @@ from ntk_numba.engine.gradient_kernel import has_tangents
 EXAMPLES = ("erf", "relu6", "elu:0.7", "rectified_monomial:3", "sign", "gelu", "gabor", "tanh")
 
 W_STD, B_STD = np.array([1.1, 0.8]), np.array([0.3, 0.2])
-# Differences of the oracle along a direction of all parameters, of order 8, by Richardson's rule
+# Differences of the oracle along a direction of all parameters, of order 6, by Richardson's rule
 DIRECTION = np.array([[0.7, -0.4], [0.5, 1.0]])
 
 
-def along(name, x1, x2, step=0.04):
+def along(name, x1, x2, step=0.015):
     """Return the derivatives of (Σ, Θ) of two layers along DIRECTION, from quadrature."""
 
     def at(t):
         w, b = (v * np.exp(t * d) for v, d in zip((W_STD, B_STD), DIRECTION, strict=True))
         return np.array(kernels(SIGMA[name], x1, x2, w, b, 2, KINKS.get(name, ()))[-1])
 
-    central = [(at(k * step) - at(-k * step)) / (2 * k * step) for k in (1, 2, 3, 4)]
-    return np.array([8 / 5, -4 / 5, 8 / 35, -1 / 35]) @ central
+    central = [(at(k * step) - at(-k * step)) / (2 * k * step) for k in (1, 2, 3)]
+    return np.array([3 / 2, -3 / 5, 1 / 10]) @ central
 
 
 def derivatives(net, got):
@@ -46,7 +46,7 @@ def test_derivatives_of_every_activation_against_quadrature(name):
     net = nk.MLP(2, name, W_STD, B_STD)
     got = nk.gram(net, x, gradients=True)
     found = derivatives(net, got)
-    for i, j in ((0, 1), (0, 2), (0, 3)):
+    for i, j in ((0, 2), (0, 3)):
         exact = along(name, x[i], x[j])
         scale = [np.sqrt(k[i, i] * k[j, j]) for k in got]
         assert (abs(found[:, i, j] - exact) <= 1e-9 * np.array(scale)).all()
@@ -103,6 +103,13 @@ def test_differences_agree_with_tangents(net, points, monkeypatch):
         root = np.sqrt(np.diag(kernel))
         for name in ("w_std", "b_std"):
             assert (abs(a[name] - b[name]) <= 1e-11 * root[:, None] * root).all()
+
+
+def test_a_network_nearby_that_overflows_is_an_error():
+    net, x = nk.MLP(3, "exp"), np.array([[1.71]])
+    assert np.isfinite(nk.gram(net, x).nngp).all()
+    with pytest.raises(ValueError, match=r"up to 1[.\d]* times these, .* too large for float64"):
+        nk.gram(net, x, gradients=True)
 
 
 def test_only_networks_with_one_kink_have_tangents():

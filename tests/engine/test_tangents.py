@@ -62,7 +62,7 @@ NETWORKS = [
     nk.MLP(3, "abs"),
     nk.MLP(4, ["identity", "ab_relu:-0.9,1", "relu"], [1, 2, 0.5, 1], 0.05),
     nk.MLP(3, "leaky_relu:0.2", [1.2, 0, 0.8], [0.3, 0.2, 0.1]),
-    nk.MLP(12, "relu", 2**0.5, 0.02),
+    nk.MLP(8, "relu", 2**0.5, 0.02),
 ]
 # equal, near, parallel, opposite, nearly opposite, unrelated and very long or short samples
 PAIRS = [(0, 0), (0, 1), (0, 2), (0, 4), (0, 6), (0, 11), (12, 13), (0, 15), (0, 16), (0, 18),
@@ -71,7 +71,7 @@ PAIRS = [(0, 0), (0, 1), (0, 2), (0, 4), (0, 6), (0, 11), (12, 13), (0, 15), (0,
 
 @pytest.mark.parametrize(
     ("net", "positive"),
-    marked(pytest.mark.slow, [(n, p) for n in NETWORKS for p in (False, True)]),
+    marked(pytest.mark.slow, [*((net, False) for net in NETWORKS), (NETWORKS[0], True)]),
 )
 def test_derivatives_are_exact_on_awkward_pairs(net, positive):
     x = np.concatenate([awkward_rows(5, float, positive), np.zeros((1, 5))])
