@@ -87,12 +87,12 @@ def fit_network(
 
     So the duals are fitted from the first layer on. The k-th series gets the largest of the
     tolerances a, a/√10, a/10, …, where a is that of its activation, with which the bounds of all
-    layers up to it are at most k/(k + 3) of the largest tolerance of these layers; or the finest,
-    if that still leaves the bounds below the tolerance. This depends on the layers up to it only,
-    so that the first l layers of a network are those of the network of depth l. It fails if the
-    layers behind amplify errors by more than what is left, which takes some 15 layers of a network
-    with a large w_std. Then the tolerances of all activations are reduced by one factor, until the
-    bounds are small enough, and the first layers differ from those of a network of less depth.
+    layers up to it are at most k/(k + 3) of the largest tolerance of these layers; or the finest
+    that can be reached, if the bounds are at most that tolerance. This depends on the layers up to
+    it only, so the first l layers of a network are those of the network of depth l. It fails if
+    layers amplify the errors of those before them by more than what is left, as 10 to 20 layers of
+    tanh with a w_std of 2 do. Then the tolerances of all activations are reduced by one factor, until the
+    bounds are small enough, and the first layers may differ from those of a network of less depth.
     """
     return FittedNetwork(net, *_fit(net, largest_norm, features, others))
 
@@ -223,10 +223,7 @@ def _fit_by_one_factor(
         largest = max(error[:held])
         if largest <= wanted:
             return duals, error
-        if (
-            scale < 1
-            and max(max(TIGHTEST, a.tolerance * scale) for a in net.activation) <= TIGHTEST
-        ):
+        if scale < 1 and wanted * scale <= TIGHTEST:
             break
         scale *= MARGIN * wanted / largest
     raise _unreachable(net, largest)
