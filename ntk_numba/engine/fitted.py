@@ -91,8 +91,9 @@ def fit_network(
     that can be reached, if the bounds are at most that tolerance. This depends on the layers up to
     it only, so the first l layers of a network are those of the network of depth l. It fails if
     layers amplify the errors of those before them by more than what is left, as 10 to 20 layers of
-    tanh with a w_std of 2 do. Then the tolerances of all activations are reduced by one factor, until the
-    bounds are small enough, and the first layers may differ from those of a network of less depth.
+    tanh with a w_std of 2 do. Then the tolerances of all activations are reduced by one factor,
+    until the bounds are small enough, and the first layers may differ from those of a network of
+    less depth.
     """
     return FittedNetwork(net, *_fit(net, largest_norm, features, others))
 

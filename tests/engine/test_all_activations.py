@@ -228,4 +228,4 @@ def test_a_layer_of_a_network_that_amplifies_errors_is_within_the_errors_of_both
         difference = abs(whole[k][4] - alone[k])
         root = np.sqrt(np.diag(alone[k]))
         bound = whole.error[k] + alone.error[k] + 1e-14
-        assert 0 < difference.max() and (difference <= bound * root[:, None] * root).all()
+        assert difference.max() > 0 and (difference <= bound * root[:, None] * root).all()
