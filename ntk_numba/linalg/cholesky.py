@@ -240,7 +240,8 @@ def leave_one_out(
     """
     variance = 1 / diagonal
     residual = solution * variance[:, None]
-    density = -0.5 * (np.log(2 * np.pi * variance)[:, None] + residual * solution)
+    with np.errstate(over="ignore"):  # a density below e^-1e308 is 0, and its logarithm -inf
+        density = -0.5 * (np.log(2 * np.pi * variance)[:, None] + residual * solution)
     found = [targets - residual, residual, density]
     mean, residual, density = (a[:, 0] if flat else a for a in found)
     return LeaveOneOut(mean, residual, variance, density)
