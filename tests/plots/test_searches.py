@@ -78,6 +78,13 @@ def test_one_value_and_no_activation():
         ([], {}, "none is finite"),
         ([{"depth": 1, "value": 2}], {}, "row 0 lacks one of depth, w_std, value"),
         ([{"depth": 1, "w_std": [], "value": 2}], {}, "row 0 lacks one of"),
+        (
+            GRID,
+            {"w_std": [1, 2, 3], "depths": ["a", "b"]},
+            "depths must be a whole number, not 'a'",
+        ),
+        (GRID, {"w_std": [1, 2, 3], "depths": [1.5, 2]}, "depths must be a whole number, not 1.5"),
+        ([{"depth": 1.5, "w_std": 1, "value": 2}], {}, "depth must be a whole number, not 1.5"),
         ([{"depth": "a", "w_std": 1, "value": 2}], {}, "row 0 has no numbers: .*'a'"),
         ([{"depth": 1, "w_std": np.inf, "value": 2}], {}, "row 0 has the w_std inf"),
         ("abc", {}, "values must be a grid of numbers"),
