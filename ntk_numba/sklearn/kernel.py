@@ -120,6 +120,10 @@ class NTKKernel(Kernel):
         """Return a parameter as a hyperparameter, with an element for each number that it has."""
         value, bounds = getattr(self, name), getattr(self, f"{name}_bounds")
         _check_bounds(f"{name}_bounds", bounds)
+        if np.ndim(bounds) == 2 and len(bounds) not in (1, np.size(value)):
+            raise InvalidValueError(
+                f"{name}_bounds has {len(bounds)} pairs, and {name} {np.size(value)} numbers"
+            )
         found = Hyperparameter(name, "numeric", bounds, np.size(value))
         if not found.fixed and not all(getattr(self._network(), name)):
             raise InvalidValueError(

@@ -139,6 +139,7 @@ def test_kernels_combine(x):
         ({"kernel": "nkt"}, r"kernel must be one of nngp, ntk, not 'nkt'"),
         ({"w_std_bounds": "fix"}, r"w_std_bounds must be 'fixed' or a pair .*, not 'fix'"),
         ({"b_std_bounds": (0, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
+        ({"w_std_bounds": [(1, 2), (1, 2)]}, r"w_std_bounds has 2 pairs, and w_std 1 numbers"),
         ({"b_std_bounds": (2, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
     ],
 )
