@@ -6,6 +6,7 @@ from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.predict.loading import as_process
+from ntk_numba.predict.training import Training
 
 X = np.random.default_rng(0).standard_normal((30, 3))
 Y = np.column_stack([X[:, 0], X[:, 1] * X[:, 2]])
@@ -55,6 +56,15 @@ def test_the_same_predictions(tmp_path, name):
             loaded.predict(NEW, return_std=True), model.predict(NEW, return_std=True), strict=True
         ):
             assert (a == b).all()
+
+
+@pytest.mark.parametrize("kernel", ["nngp", "ensemble"])
+def test_the_factor_is_computed_again_within_the_memory(tmp_path, kernel, monkeypatch):
+    model = nk.gaussian_process(NET, np.tile(X, (10, 1)), np.tile(Y, (10, 1)), kernel=kernel)
+    loaded = saved(model, tmp_path)
+    monkeypatch.setattr(Training, "matrices", None)  # nothing is computed
+    with pytest.raises(ValueError, match=r"300 samples take .* of memory='500KiB'"):
+        loaded.predict(NEW, return_std=True, memory="500KiB")
 
 
 def test_the_process_of_a_regression(tmp_path):
