@@ -314,7 +314,7 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
     axes.set_ylabel(name)
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _legend(figure: Any, left: Any, right: Any) -> None:

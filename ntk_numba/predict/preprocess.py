@@ -69,6 +69,6 @@ def fit_preprocess(preprocess: Any, source: Source) -> Standardize | None:
                 f"preprocess is of {len(preprocess.mean)} features, X has {source.shape[1]}"
             )
         return preprocess
-    if preprocess == "standardize":
+    if isinstance(preprocess, str) and preprocess == "standardize":
         return Standardize.of(source)
     raise InvalidValueError(f"preprocess must be None or 'standardize', not {preprocess!r}")

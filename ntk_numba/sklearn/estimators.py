@@ -267,8 +267,9 @@ class NTKClassifier(ClassifierMixin, _KernelRegression):
         The outputs are independent Gaussians around those of the regression, with one standard
         deviation for all samples and classes, see `ntk_numba.class_probabilities`. It is the one
         for which the leave-one-out predictions of the training samples are most probable, so the
-        probabilities are calibrated. The first call after a fit computes it, which takes about as
-        long as the fit.
+        probabilities are calibrated. The first call after a fit computes it from at most 20,000
+        outputs, or from 200 samples if there are more than 100 classes. It takes about as long as
+        the fit, and seconds longer if there are many classes.
 
         Parameters
         ----------

@@ -221,7 +221,7 @@ def _check_bounds(name: str, bounds: Any) -> None:
         return
     try:
         low, high = np.atleast_2d(np.asarray(bounds, float)).T
-    except ValueError:  # not of numbers, or not of pairs
+    except (ValueError, TypeError):  # not of numbers, or not of pairs
         low, high = np.zeros(1), np.zeros(1)
     if not np.all((low > 0) & (low <= high)):
         raise InvalidValueError(

@@ -62,6 +62,7 @@ def test_tables_of_any_kind(kind):
 def test_one_value_and_no_activation():
     figure = nk.plots.evidence([{"depth": 1, "w_std": 0, "value": 5}])
     assert figure.get_suptitle() == "best: depth 1, σ_w 0, log marginal likelihood 5"
+    assert all(tick.is_integer() for tick in figure.axes[1].get_xticks())
     nk.plots.evidence([[5.0]], w_std=[1.0])._repr_png_()
 
 
