@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.source import open_source
+from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.network import MLP
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.gaussian_process import GaussianProcess
 from ntk_numba.predict.model_file import Stored, read_model
+from ntk_numba.predict.posterior import Conditioned
 from ntk_numba.predict.preprocess import Standardize
 from ntk_numba.predict.regression import KernelRidge
 from ntk_numba.predict.saving import names_of, preprocessed
@@ -62,8 +64,13 @@ def load_model(path: str | os.PathLike[str]) -> KernelRidge | GaussianProcess:
         raise InvalidValueError(f"{path} cannot be used: {error}") from None
 
 
-def as_process(model: KernelRidge | GaussianProcess) -> GaussianProcess:
-    """Return the Gaussian process whose mean a model predicts: its noise is the model's ridge."""
+def as_process(
+    model: KernelRidge | GaussianProcess, factor: Cholesky | None = None
+) -> GaussianProcess:
+    """Return the Gaussian process whose mean a model predicts: its noise is the model's ridge.
+
+    factor : that of the model; by default it is computed again when it is needed
+    """
     if isinstance(model, GaussianProcess):
         return model
     return GaussianProcess(
@@ -75,6 +82,8 @@ def as_process(model: KernelRidge | GaussianProcess) -> GaussianProcess:
         relative_ridge=model.relative_ridge,
         dual_coef=model.dual_coef,
         residual=model.residual,
+        choice=model.choice,
+        _posterior=None if factor is None else Conditioned(model.kernel, factor),
     )
 
 
