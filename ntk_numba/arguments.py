@@ -68,6 +68,19 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
+    """Raise an error if the argument `name` is not one of the texts that are allowed.
+
+    Raises
+    ------
+    ValueError
+        If it is none of them.
+    """
+    if not (isinstance(value, str) and value in allowed):
+        *first, last = map(repr, allowed)
+        raise InvalidValueError(f"{name} must be {', '.join(first)} or {last}, not {value!r}")
+
+
 def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
     """Return the wanted kernels in the order nngp, ntk.
 

@@ -4,6 +4,7 @@ import pytest
 from ntk_numba.arguments import (
     kept_layers,
     number_between,
+    one_of,
     parse_bytes,
     parse_layers,
     show_bytes,
@@ -68,6 +69,13 @@ def test_layers_that_are_kept(layers, kept):
 def test_layers_that_are_refused(layers, error, text):
     with pytest.raises(error, match=text):
         kept_layers(parse_layers(layers), 5)
+
+
+def test_one_of():
+    one_of("kernel", "ntk", ("ntk", "nngp"))
+    for value in ("rbf", 3, ["ntk"], None):
+        with pytest.raises(ValueError, match="kernel must be 'ntk' or 'nngp', not"):
+            one_of("kernel", value, ("ntk", "nngp"))
 
 
 def test_numbers_are_checked():
