@@ -84,17 +84,6 @@ class Slope(NamedTuple):
         return self.weights
 
 
-def parse_objective(objective: Any) -> Objective:
-    """Return `objective`, which must be "evidence" or "loo".
-
-    Raises
-    ------
-    ValueError
-        If it is neither of the two.
-    """
-    return one_of("objective", objective, OBJECTIVES)
-
-
 def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float:
     """Return log p of the module, from log det A, y and A⁻¹y, (N, n)."""
     size, outputs = targets.shape
@@ -159,7 +148,7 @@ def evidence_gradient(process: Process, objective: Objective = "evidence") -> di
     ValueError
         If the process is an ensemble, or the objective is unknown.
     """
-    kind = parse_objective(objective)
+    kind = one_of("objective", objective, OBJECTIVES)
     training, alpha = process.training, process.dual_coef
     kernel = one_of("kernel", process.kernel, KERNELS)
     slope = slope_of(kind, process.factor.inverse(), alpha)

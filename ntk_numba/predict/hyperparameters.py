@@ -26,8 +26,8 @@ from ntk_numba.linalg.matrix import refuse_large
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.candidates import Candidate, HyperparameterFit
+from ntk_numba.predict.evidence import OBJECTIVES
 from ntk_numba.predict.evidence import Objective as ObjectiveName
-from ntk_numba.predict.evidence import parse_objective
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.search import Ascent, Objective, climb, screen
 from ntk_numba.predict.space import NAMES, Name, Space
@@ -190,7 +190,8 @@ def fit_hyperparameters(
     93
     """
     fitted, limits = _fitted(fit), _limits(bounds)
-    known, covariance = parse_objective(objective), one_of("kernel", kernel, KERNELS)
+    known = one_of("objective", objective, OBJECTIVES)
+    covariance = one_of("kernel", kernel, KERNELS)
     given = _noise(noise, fitted)
     counts = ("starts", starts), ("refine", refine), ("iterations", iterations)
     count, refined, rounds = (whole_number(*pair) for pair in counts)
