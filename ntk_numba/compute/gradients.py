@@ -73,16 +73,7 @@ def contract(
     x = open_source(X, "X")
     weights = _checked_weights(weights, x.shape[0])
     moved = unit_directions(net.depth) if directions is None else _checked(directions, net.depth)
-    plan = make_plan(
-        net,
-        x,
-        kernels=name,
-        dtype=float,
-        threads=threads,
-        in_memory=True,
-        up_to=up_to,
-        beside=lambda fitted: bytes_of_sample(fitted, len(moved)),
-    )
+    plan = _plan(net, x, None, moved, kernels=name, threads=threads, up_to=up_to)
     check_rows(x, plan.largest_norm)
     derivatives = GradientKernel(
         fit_gradients(net, plan.largest_norm, plan.features, moved),
@@ -138,18 +129,9 @@ def all_derivatives(
     # ∂/∂σ = (∂/∂log σ)/σ, and 0 where σ is 0 or so small that σ² is, since K depends on σ²
     with np.errstate(divide="ignore", over="ignore"):
         per_value = np.where(values**2 > 0, 1 / values, 0)
-    own = make_plan(
-        plan.net,
-        x,
-        z,
-        kernels=plan.kernels,
-        dtype=float,
-        threads=plan.threads,
-        in_memory=True,
-        up_to=plan.largest_norm,
-        beside=lambda fitted: bytes_of_sample(fitted, 2 * depth),
-    )
     directions = unit_directions(depth) * per_value[:, None, None]
+    kernels, threads, norm = plan.kernels, plan.threads, plan.largest_norm
+    own = _plan(plan.net, x, z, directions, kernels=kernels, threads=threads, up_to=norm)
     found = _along(own, x, z, directions, plan.dtype)
     _refuse_overflow(found, plan)
     return {name: {"w_std": array[:depth], "b_std": array[depth:]} for name, array in found.items()}
@@ -197,12 +179,34 @@ def along(
     check_network(net)
     name = one_of("kernel", kernel, KERNELS)
     x = open_source(X, "X")
-    plan = make_plan(
-        net, x, kernels=name, dtype=float, threads=threads, in_memory=True, up_to=up_to
-    )  # fmt: skip
     moved = _checked(directions, net.depth)
+    plan = _plan(net, x, None, moved, kernels=name, threads=threads, up_to=up_to)
     check_rows(x, plan.largest_norm)
     return _along(plan, x, None, moved, np.dtype(float))[name].astype(float, copy=False)
+
+
+def _plan(
+    net: MLP,
+    x: Source,
+    z: Source | None,
+    directions: Doubles,
+    *,
+    kernels: Kernels,
+    threads: int | None,
+    up_to: float | None,
+) -> Plan:
+    """Return the plan of derivatives along P directions, which are computed in float64."""
+    return make_plan(
+        net,
+        x,
+        z,
+        kernels=kernels,
+        dtype=float,
+        threads=threads,
+        in_memory=True,
+        up_to=up_to,
+        beside=lambda fitted: bytes_of_sample(fitted, len(directions)),
+    )
 
 
 def _along(
