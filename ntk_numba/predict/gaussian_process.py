@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ntk_numba.arguments import Data, KernelName, whole_number
+from ntk_numba.arguments import Data, KernelName, one_of, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
@@ -380,8 +380,7 @@ def gaussian_process(
     >>> mean.round(2)
     array([1. , 1.5])
     """
-    if kernel not in ("nngp", "ntk", "ensemble"):
-        raise InvalidValueError(f"kernel must be 'nngp', 'ntk' or 'ensemble', not {kernel!r}")
+    one_of("kernel", kernel, ("nngp", "ntk", "ensemble"))
     ridge = Ridge("noise", noise, absolute)
     options = Options(gram, preprocess, dtype, up_to, memory, threads, progress)
     until = check_time(time)

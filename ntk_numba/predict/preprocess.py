@@ -47,7 +47,8 @@ class Standardize:
 
     def apply(self, rows: Floats) -> Floats:
         """Return rows (M, n0) after the map, in their dtype."""
-        return ((rows - self.mean) / self.scale).astype(rows.dtype, copy=False)
+        with np.errstate(over="ignore"):  # the kernel refuses a row that is infinite
+            return ((rows - self.mean) / self.scale).astype(rows.dtype, copy=False)
 
 
 Preprocess: TypeAlias = Literal["standardize"] | Standardize | None

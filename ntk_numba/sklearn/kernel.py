@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 from ntk_numba.activations import Activation
-from ntk_numba.arguments import KERNELS, Data, KernelName
+from ntk_numba.arguments import KERNELS, Data, KernelName, one_of
 from ntk_numba.compute.gradients import along
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.errors import InvalidValueError
@@ -194,11 +194,7 @@ class NTKKernel(Kernel):
 
     def _kernel(self) -> KernelName:
         """Return the name of the kernel."""
-        if self.kernel not in KERNELS:
-            raise InvalidValueError(
-                f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}"
-            )
-        return self.kernel
+        return one_of("kernel", self.kernel, KERNELS)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NTKKernel) or type(self) is not type(other):

@@ -136,7 +136,7 @@ def test_kernels_combine(x):
         ({"w_std": "wide"}, r"w_std must be a number or one number per layer"),
         ({"depth": 0}, r"depth must be at least 1"),
         ({"activation": "rleu"}, r"rleu"),
-        ({"kernel": "nkt"}, r"kernel must be one of nngp, ntk, not 'nkt'"),
+        ({"kernel": "nkt"}, r"kernel must be 'nngp' or 'ntk', not 'nkt'"),
         ({"w_std_bounds": "fix"}, r"w_std_bounds must be 'fixed' or a pair .*, not 'fix'"),
         ({"w_std_bounds": {}}, r"w_std_bounds must be 'fixed' or a pair .*, not {}"),
         ({"b_std_bounds": (0, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
