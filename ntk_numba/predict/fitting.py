@@ -267,7 +267,7 @@ def factorise(
                 f". Samples {first} and {second} "
                 + ("are equal" if same else "differ less than this kernel can tell")
                 + (", and their targets differ" if differ else ", and their targets are equal")
-                + f": give a positive {name}, or leave one of them out"
+                + f": give a {'larger' if shift else 'positive'} {name}, or leave one of them out"
             )
             error.args = (error.args[0] + text,)
         raise

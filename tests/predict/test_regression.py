@@ -299,3 +299,11 @@ def test_bad_new_samples(z, text):
 def test_a_short_description():
     text = repr(nk.kernel_ridge(NET, X, Y, ridge=0.5))
     assert "ntk of depth 3" in text and "30 samples, 2 outputs" in text and "0.5 of the" in text
+
+
+def test_equal_samples_need_a_larger_ridge_in_float32():
+    x = np.array([[0.0, 1.0], [1.0, 0.5], [0.0, 1.0]], np.float32)
+    with pytest.raises(
+        nk.errors.NotPositiveDefiniteError, match=r"0 and 2 .*: give a larger ridge"
+    ):
+        nk.kernel_ridge(nk.MLP(3), x, [1.0, 2.0, 3.0], ridge=1e-9)
