@@ -115,6 +115,11 @@ def write_model(
         process writes the file.
     """
     text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    if text.size > MOST_NOTES:  # it could not be read
+        raise InvalidValueError(
+            f"the names of the model's classes and targets take {text.size:,} bytes, more than "
+            f"{MOST_NOTES:,}; shorten them"
+        )
     datasets = {NOTES: Values.of(text), **datasets}
     own = {
         "format": FORMAT,

@@ -215,6 +215,13 @@ def test_a_disk_that_cannot_be_read(path, monkeypatch):
         read_model(path)
 
 
+def test_names_that_could_not_be_read(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_numba.predict.model_file.MOST_NOTES", 10)
+    with pytest.raises(ValueError, match=r"names of the model's classes and targets take .* bytes"):
+        model.save(tmp_path / "n.h5")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_no_file(model, tmp_path, monkeypatch):
     original = disk.write_at
 
