@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -17,6 +17,8 @@ KernelName: TypeAlias = Literal["nngp", "ntk"]
 Kernels: TypeAlias = KernelName | Sequence[KernelName]
 Layers: TypeAlias = Literal["last", "all"] | Sequence[int]
 Layout: TypeAlias = Literal["full", "lower"]
+
+Known = TypeVar("Known", bound=str)
 
 KERNELS: tuple[KernelName, ...] = ("nngp", "ntk")
 """The kernels of a network: Σ, its covariance as a Gaussian process, and Θ, its tangent kernel."""
@@ -68,17 +70,49 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def one_of(name: str, value: Any, known: Sequence[Known]) -> Known:
+    """Return the argument `name`, if it is one of the known names.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if isinstance(value, str):
+        for candidate in known:
+            if value == candidate:
+                return candidate
+    *others, last = map(repr, known)
+    raise InvalidValueError(f"{name} must be {', '.join(others)} or {last}, not {value!r}")
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """Return the elements of the argument `name`; a text is one element.
+
+    Raises
+    ------
+    TypeError
+        If it has none.
+    """
+    if isinstance(value, str):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:
+        raise InvalidTypeError(f"{name} must be a sequence, not {value!r}") from None
+
+
 def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
     """Return the wanted kernels in the order nngp, ntk.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If no kernel is wanted, or one that does not exist.
     """
-    wanted = [kernels] if isinstance(kernels, str) else list(kernels)
+    wanted = listed("kernels", kernels)
     for name in wanted:
-        if name not in KERNELS:
+        if not isinstance(name, str) or name not in KERNELS:
             raise InvalidValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")
     if not wanted:
         raise InvalidValueError(f"kernels is empty; name one or both of {', '.join(KERNELS)}")

@@ -5,9 +5,26 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 NO_LOCK = "unable to lock file"  # HDF5's error
+
+
+def path_of(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file as a caller gives it.
+
+    Raises
+    ------
+    TypeError
+        It is no path.
+    ValueError
+        It holds the character 0, which no file's name has.
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(os.fspath(path), bytes):
+        raise InvalidTypeError(f"path must be the path of a file as a str, not {path!r:.80}")
+    if "\0" in os.fspath(path):
+        raise InvalidValueError(f"path holds the character 0, which no name has: {path!r:.80}")
+    return Path(path)
 
 
 def open_ordinary(path: Path) -> BinaryIO:

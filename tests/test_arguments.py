@@ -3,8 +3,11 @@ import pytest
 
 from ntk_numba.arguments import (
     kept_layers,
+    listed,
     number_between,
+    one_of,
     parse_bytes,
+    parse_kernels,
     parse_layers,
     show_bytes,
     whole_number,
@@ -30,6 +33,23 @@ def test_parse_bytes(text, value):
 def test_parse_bytes_refuses(text):
     with pytest.raises(ValueError, match="memory must be"):
         parse_bytes(text, "memory")
+
+
+@pytest.mark.parametrize("value", ["c", None, 3, ["a"], np.array(["a", "b"])])
+def test_one_of(value):
+    assert one_of("letter", np.str_("b"), ("a", "b")) == "b"
+    with pytest.raises(ValueError, match="letter must be 'x', 'a' or 'b', not "):
+        one_of("letter", value, ("x", "a", "b"))
+
+
+def test_listed():
+    assert listed("fit", "noise") == ["noise"] and listed("depths", np.arange(2)) == [0, 1]
+    with pytest.raises(TypeError, match="depths must be a sequence, not 3"):
+        listed("depths", 3)
+    with pytest.raises(TypeError, match="kernels must be a sequence, not None"):
+        parse_kernels(None)
+    with pytest.raises(ValueError, match=r"kernels: array.* is none of nngp, ntk"):
+        parse_kernels(np.array([["ntk", "nngp"]]))
 
 
 def test_show_bytes():

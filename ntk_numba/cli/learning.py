@@ -1,6 +1,7 @@
 """The commands ``fit`` and ``predict``."""
 
 import argparse
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from ntk_numba.cli.output import flush, show, show_json
 from ntk_numba.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ntk_numba.cli.predictions import Column
     from ntk_numba.inputs.source import Source
     from ntk_numba.predict.gaussian_process import GaussianProcess
@@ -30,7 +33,7 @@ def fit(options: argparse.Namespace) -> bool:
     target = check_output(options.output, overwrite=options.overwrite)
     x: Any
     x, _ = open_sources(options.data, None, options.memory)
-    refuse_inputs(target, x, options.targets, options.gram)
+    refuse_inputs([target], x, options.targets, options.gram)
     labels = read_targets_file(options.targets, x.shape[0], classes=options.classes)
     classes = None
     if options.classes or labels.are_text:
@@ -104,14 +107,14 @@ def _ridge(options: argparse.Namespace) -> Any:
         raise InvalidValueError(f"--{name} must be a number, loo or evidence, not {text}") from None
 
 
-def refuse_inputs(target: Path, x: "Source", *others: str | None) -> None:
-    """Raise an error if an output is one of the files that are read."""
+def refuse_inputs(targets: "Sequence[Path]", x: "Source", *others: str | None) -> None:
+    """Raise an error if an output is one of the files that are read, or that a model refers to."""
     from ntk_numba.inputs.paths import split
 
     files = {x.file, *(file.path for file in x.files)}
     files |= {split(other)[0] for other in others if other is not None}
-    for file in files if target.exists() else ():
-        if file and file.exists() and target.samefile(file):
+    for target, file in product(targets, files):
+        if file and file.exists() and target.exists() and target.samefile(file):
             raise InvalidValueError(f"{target} is read by this command; choose another output")
 
 
@@ -142,7 +145,9 @@ def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) 
     if model.classes is not None:
         right = mean.argmax(axis=1) == model.targets.argmax(axis=1)
         return facts | {"loo_right": int(right.sum()), "loo_accuracy": float(right.mean())}
-    rmse = np.sqrt(np.mean(residual**2, axis=0))
+    unit = np.abs(residual).max(axis=0)
+    unit[unit == 0] = 1  # so that no square over- or underflows
+    rmse = unit * np.sqrt(np.mean((residual / unit) ** 2, axis=0))
     return facts | {"loo_rmse": rmse.tolist()}
 
 
@@ -189,14 +194,14 @@ def predict(options: argparse.Namespace) -> bool:
     from ntk_numba.cli.predictions import check_outputs, std_path, write_predictions
     from ntk_numba.inputs.source import open_sources
 
-    check_outputs(options.output, std=options.std, overwrite=options.overwrite)
+    outputs = check_outputs(options.output, std=options.std, overwrite=options.overwrite)
     model = ntk_numba.load_model(options.model)
     if model.classes is None and (options.scores or options.proba):
         raise InvalidValueError(
             f"{options.model} is a regression; --scores and --proba are of classifications"
         )
     x, _ = open_sources(options.data, None, options.memory)
-    refuse_inputs(Path(options.output).absolute(), x, options.model)
+    refuse_inputs(outputs, x, options.model, model.reference)
     columns = _predictions(model, x, options)
     write_predictions(options.output, columns, overwrite=options.overwrite)
     where = std_path(options.output) if options.output.lower().endswith(".npy") else "the same file"

@@ -24,16 +24,17 @@ class Column(NamedTuple):
     names: Sequence[str]
 
 
-def check_outputs(path: str, *, std: bool, overwrite: bool) -> None:
-    """Raise an error if predictions cannot be written to a file of this name.
+def check_outputs(path: str, *, std: bool, overwrite: bool) -> list[Path]:
+    """Return the files of predictions, or raise an error if they cannot be written.
 
     std : whether standard deviations are written too
     """
-    check_output(path, overwrite=overwrite)
+    found = [check_output(path, overwrite=overwrite)]
     if _ending(path) not in ENDINGS:
         raise InvalidValueError(f"{path}: its ending must be one of {', '.join(ENDINGS)}")
     if std and _ending(path) == ".npy":
-        check_output(std_path(path), overwrite=overwrite)
+        found.append(check_output(std_path(path), overwrite=overwrite))
+    return found
 
 
 def std_path(path: str) -> Path:

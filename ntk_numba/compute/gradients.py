@@ -1,12 +1,13 @@
 """Derivatives of the kernels by w_std and b_std of every layer, in memory.
 
-`gram` calls `write_gradients`; `contract` sums the derivatives of all entries with weights.
+`gram` calls `all_derivatives`; `contract` sums the derivatives of all entries with weights; `along`
+returns those along directions.
 """
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ntk_numba.arguments import KERNELS, Data, KernelName, Kernels, parse_kernels, show_bytes
+from ntk_numba.arguments import KERNELS, Data, KernelName, Kernels, one_of, show_bytes
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compute.plan import Plan, check_rows, make_plan, outline
 from ntk_numba.compute.sweep import sweep
@@ -68,20 +69,11 @@ def contract(
         If the weights or the directions have other shapes; see also `ntk_numba.gram`.
     """
     check_network(net)
-    (name,) = _one_kernel(kernel)
+    name = one_of("kernel", kernel, KERNELS)
     x = open_source(X, "X")
     weights = _checked_weights(weights, x.shape[0])
     moved = unit_directions(net.depth) if directions is None else _checked(directions, net.depth)
-    plan = make_plan(
-        net,
-        x,
-        kernels=name,
-        dtype=float,
-        threads=threads,
-        in_memory=True,
-        up_to=up_to,
-        beside=lambda fitted: bytes_of_sample(fitted, len(moved)),
-    )
+    plan = _plan(net, x, None, moved, kernels=name, threads=threads, up_to=up_to)
     check_rows(x, plan.largest_norm)
     derivatives = GradientKernel(
         fit_gradients(net, plan.largest_norm, plan.features, moved),
@@ -126,26 +118,37 @@ def all_derivatives(
     """Return the derivatives of all entries by σ_w and β of each layer, by kernel.
 
     plan : the plan of the kernels themselves, of the last layer
+
+    Raises
+    ------
+    ValueError
+        If a derivative is too large for the dtype.
     """
     depth = plan.depth
     values = np.array(plan.net.w_std + plan.net.b_std)
-    # ∂/∂σ = (∂/∂log σ)/σ, and 0 where σ is 0, since K depends on σ²
-    with np.errstate(divide="ignore"):
-        per_value = np.where(values > 0, 1 / values, 0)
-    own = make_plan(
-        plan.net,
-        x,
-        z,
-        kernels=plan.kernels,
-        dtype=float,
-        threads=plan.threads,
-        in_memory=True,
-        up_to=plan.largest_norm,
-        beside=lambda fitted: bytes_of_sample(fitted, 2 * depth),
-    )
+    # ∂/∂σ = (∂/∂log σ)/σ, and 0 where σ is 0 or so small that σ² is, since K depends on σ²
+    with np.errstate(divide="ignore", over="ignore"):
+        per_value = np.where(values**2 > 0, 1 / values, 0)
     directions = unit_directions(depth) * per_value[:, None, None]
+    kernels, threads, norm = plan.kernels, plan.threads, plan.largest_norm
+    own = _plan(plan.net, x, z, directions, kernels=kernels, threads=threads, up_to=norm)
     found = _along(own, x, z, directions, plan.dtype)
+    _refuse_overflow(found, plan)
     return {name: {"w_std": array[:depth], "b_std": array[depth:]} for name, array in found.items()}
+
+
+def _refuse_overflow(found: dict[KernelName, NDArray[np.floating]], plan: Plan) -> None:
+    """Raise an error if a derivative is not finite: where σ is small, K/σ may be too large."""
+    names = [f"{kind}[{k}]" for kind in ("w_std", "b_std") for k in range(plan.depth)]
+    for kernel, derivatives in found.items():
+        for name, matrix in zip(names, derivatives, strict=True):
+            if not np.isfinite(matrix).all():
+                row, column = np.argwhere(~np.isfinite(matrix))[0]
+                raise InvalidValueError(
+                    f"the derivative of {kernel} by {name} is too large for {plan.dtype} at row "
+                    f"{row}, column {column} (counted from 0); scale the data down or take a "
+                    "larger w_std or b_std"
+                )
 
 
 def along(
@@ -174,14 +177,36 @@ def along(
         See `contract`.
     """
     check_network(net)
-    (name,) = _one_kernel(kernel)
+    name = one_of("kernel", kernel, KERNELS)
     x = open_source(X, "X")
-    plan = make_plan(
-        net, x, kernels=name, dtype=float, threads=threads, in_memory=True, up_to=up_to
-    )  # fmt: skip
     moved = _checked(directions, net.depth)
+    plan = _plan(net, x, None, moved, kernels=name, threads=threads, up_to=up_to)
     check_rows(x, plan.largest_norm)
     return _along(plan, x, None, moved, np.dtype(float))[name].astype(float, copy=False)
+
+
+def _plan(
+    net: MLP,
+    x: Source,
+    z: Source | None,
+    directions: Doubles,
+    *,
+    kernels: Kernels,
+    threads: int | None,
+    up_to: float | None,
+) -> Plan:
+    """Return the plan of derivatives along P directions, which are computed in float64."""
+    return make_plan(
+        net,
+        x,
+        z,
+        kernels=kernels,
+        dtype=float,
+        threads=threads,
+        in_memory=True,
+        up_to=up_to,
+        beside=lambda fitted: bytes_of_sample(fitted, len(directions)),
+    )
 
 
 def _along(
@@ -218,13 +243,6 @@ def _along(
 def unit_directions(depth: int) -> Doubles:
     """Return the directions of each log σ_w, then of each log β, (2L, 2, L)."""
     return np.eye(2 * depth).reshape(2 * depth, 2, depth)
-
-
-def _one_kernel(kernel: str) -> tuple[KernelName, ...]:
-    """Return the one kernel that is named, in a tuple."""
-    if kernel not in KERNELS:
-        raise InvalidValueError(f"kernel must be one of {', '.join(KERNELS)}, not {kernel!r}")
-    return parse_kernels(kernel)
 
 
 def _checked_weights(weights: Doubles, count: int) -> Doubles:

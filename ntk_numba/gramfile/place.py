@@ -25,7 +25,7 @@ from ntk_numba.errors import (
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Output
 from ntk_numba.gramfile.layout import is_incomplete
-from ntk_numba.opening import refuse_special
+from ntk_numba.opening import path_of, refuse_special
 
 PARTIAL = ".partial"  # the output until it is complete
 NEW = ".partial.new"  # the same while it is laid out
@@ -61,10 +61,11 @@ def output_path(path: str | os.PathLike[str]) -> Path:
     Links are followed, as users of scratch disks expect. The folder has to exist, but need not be
     writable: the file may already be complete.
     """
-    if Path(path) == Path():
-        raise folder_error(Path(), "a file in it")
+    path = path_of(path)
+    if path == Path():
+        raise folder_error(path, "a file in it")
     try:
-        target = Path(path).absolute()
+        target = path.absolute()
     except FileNotFoundError:
         raise MissingFileError("the working folder was removed; give an absolute path") from None
     refuse_long(target)

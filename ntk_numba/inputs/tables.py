@@ -156,7 +156,7 @@ class _Lines:
                 if self._empty and self.single:
                     raise InvalidValueError(
                         f"{self._file}: line {self._empty} is empty, which may be a missing value; "
-                        f"delete the line or fill in a number"
+                        f"delete the line or fill in a value"
                     )
                 self.start, self.odd, self.fresh = self.number, False, False
                 self._length = self._empty = 0
@@ -408,7 +408,7 @@ def _refuse(choice: Choice, shape: _Shape, cell: str, line: int, column: int) ->
     shown = repr(_printable(cell if len(cell) <= 40 else cell[:40] + "…"))
     if cell.lower() in MISSING:
         raise InvalidValueError(
-            f"{place} is missing ({shown}); drop the line or fill in a number; as to the "
+            f"{place} is missing ({shown}); drop the line or fill in a value; as to the "
             f"column, {choice.without(shape.names, column)}"
         )
     if COMMA_NUMBER.fullmatch(cell) or ("," in cell and NUMBER.fullmatch(cell.replace(",", ""))):
@@ -438,7 +438,7 @@ def _refuse_not_finite(
     row, column = (int(k) for k in np.argwhere(~finite)[0])
     place = shape.place(choice.file, starts[first + row], shape.columns[column])
     if np.isnan(rows[row, column]):
-        raise InvalidValueError(f"{place} is missing (nan); drop the line or fill in a number")
+        raise InvalidValueError(f"{place} is missing (nan); drop the line or fill in a value")
     raise InvalidValueError(f"{place} is infinite or too large for float64; correct it")
 
 

@@ -12,13 +12,14 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from xxhash import xxh3_128_digest
 
 from ntk_numba.errors import NotPositiveDefiniteError
-from ntk_numba.linalg.packed import Packed
+from ntk_numba.linalg.packed import PIVOT, Packed, start_vector
 
 Floats = NDArray[np.floating]
 
 DENSE = 2048  # rows of a matrix, at most, whose least eigenvalue is computed exactly
 POWERS = 20  # of an inverse, by which the least eigenvalue is found otherwise
 LANCZOS = 10  # restarts, at most, for that of a larger one
+ESTIMATE = 0.01  # the relative error of what they find
 
 
 def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDefiniteError:
@@ -37,12 +38,15 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     pair = equal_rows(array)
     low, high = _extremes(packed)
     limits = np.finfo(array.dtype)
-    shift = max(max(-(low or 0.0), 0.0) + float(limits.eps) * high, float(limits.tiny))
+    negative = max(-(low or 0.0), 0.0)
+    doubt = ESTIMATE * negative if len(array) > DENSE else 0.0
+    excess = max(2 * PIVOT * float(limits.eps) * max(high, negative), doubt, float(limits.tiny))
     for _ in range(60):
+        shift = negative + excess
         packed.restore(shift)
         if packed.factorise() == 0:
             break
-        shift *= 2
+        excess *= 2
     if low is None:
         low = _least_by_inverses(packed)
     least = _round_up(math.ldexp(shift, exponent))
@@ -84,13 +88,12 @@ def _extremes(packed: Packed) -> tuple[float | None, float]:
     operator = LinearOperator(
         (size, size), lambda v: (packed @ v.reshape(size, 1))[:, 0], dtype=np.float64
     )
-    start = np.ones(size)
-    high = float(eigsh(operator, 1, which="LA", tol=1e-2, v0=start, return_eigenvectors=False)[0])
+    if not array.any():
+        return 0.0, 0.0
+    options = {"v0": start_vector(size), "tol": ESTIMATE, "return_eigenvectors": False}
+    high = float(eigsh(operator, 1, which="LA", **options)[0])
     try:
-        low = eigsh(
-            operator, 1, which="SA", tol=1e-2, v0=start, maxiter=LANCZOS, return_eigenvectors=False
-        )
-        return float(low[0]), high
+        return float(eigsh(operator, 1, which="SA", maxiter=LANCZOS, **options)[0]), high
     except ArpackError:
         return None, high
 
@@ -101,7 +104,7 @@ def _least_by_inverses(packed: Packed) -> float:
     The error is a fraction of the shift, which is about as large as the eigenvalue, or a rounding
     error.
     """
-    column = np.random.default_rng(0).standard_normal((len(packed.array), 1))
+    column = start_vector(len(packed.array))[:, None]
     for _ in range(POWERS):
         column = packed.substitute(column / np.linalg.norm(column))
     return 1 / float(np.linalg.norm(column)) - packed.shift

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.arguments import KERNELS, KernelName, parse_bytes, parse_kernels, show_bytes
+from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes, show_bytes
 from ntk_numba.compute.memory import Gram
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.reader import GramFile, open_gram
@@ -51,6 +51,8 @@ def open_matrix(
     if isinstance(gram, str | os.PathLike):
         with open_gram(Path(gram)) as file:
             return open_matrix(file, kernel, name=name, memory=memory, working=working)
+    if kernel is not None:
+        one_of("kernel", kernel, ("ntk", "nngp"))
     rows = gram
     if isinstance(gram, Gram | GramFile):
         held = [k for k in KERNELS if getattr(gram, k) is not None]
@@ -60,7 +62,7 @@ def open_matrix(
                     f"{name} has two kernels; choose one: kernel='ntk' or 'nngp'"
                 )
             kernel = held[0]
-        elif parse_kernels(kernel)[0] not in held:
+        elif kernel not in held:
             raise InvalidValueError(f"{name} has no {kernel}, only {', '.join(held) or 'None'}")
         name, rows = f"{name}.{kernel}", getattr(gram, kernel)
     shape = getattr(rows, "shape", None)

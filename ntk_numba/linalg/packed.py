@@ -13,6 +13,9 @@ from scipy.linalg import blas, lapack
 Floats = NDArray[np.floating]
 
 BLOCK = 512  # rows that are converted to float64 at a time
+# A pivot that is not larger than this many ε times its entry of the diagonal is a rounding error.
+# Those of equal rows, which are 0 but for rounding, are up to 1.5 ε times that, and of any sign.
+PIVOT = 10
 
 
 class Packed:
@@ -39,7 +42,8 @@ class Packed:
     def factorise(self) -> int:
         """Factorise A; return 0, or the number of rows of the least leading minor that is not > 0.
 
-        The factor replaces what the upper triangle held.
+        A minor is not > 0 either if its last pivot is but a rounding error. The factor replaces
+        what the upper triangle held.
         """
         array = self.array
         np.fill_diagonal(array, self.diagonal)
@@ -47,7 +51,11 @@ class Packed:
         # the lower triangle of the transpose, which LAPACK sees, is the upper one of the array
         factor, info = factorise(array.T, lower=1, clean=0, overwrite_a=1)
         assert np.may_share_memory(factor, array)
-        return int(info)
+        if info:
+            return int(info)
+        pivots = np.square(np.diagonal(array), dtype=float)
+        lost = pivots <= PIVOT * float(np.finfo(array.dtype).eps) * self.diagonal
+        return int(lost.argmax()) + 1 if lost.any() else 0
 
     def restore(self, shift: float) -> None:
         """Replace the factor by the entries of K, and the diagonal by that of K + shift·I."""
@@ -124,6 +132,14 @@ def blocks(size: int) -> Iterator[tuple[int, int]]:
     """Yield the bounds of runs of BLOCK rows."""
     for start in range(0, size, BLOCK):
         yield start, min(start + BLOCK, size)
+
+
+def start_vector(size: int) -> NDArray[np.float64]:
+    """Return a vector to start iterations from: a random one, always the same.
+
+    Regular ones, such as (1, …, 1), may have no part along the eigenvector that is searched.
+    """
+    return np.random.default_rng(0).standard_normal(size)
 
 
 def mirror(array: Floats) -> None:

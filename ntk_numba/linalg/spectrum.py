@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse.linalg import eigsh
 
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.packed import blocks
+from ntk_numba.linalg.packed import blocks, start_vector
 
 Floats = NDArray[np.floating]
 Objective: TypeAlias = Literal["loo", "evidence"]
@@ -72,8 +72,10 @@ def largest_eigenvalue(matrix: Floats) -> float:
     size = len(double)
     if size <= DENSE:
         return float(scipy.linalg.eigvalsh(double, subset_by_index=[size - 1, size - 1])[0])
-    found = eigsh(double, 1, which="LA", v0=np.ones(size), tol=1e-10, return_eigenvectors=False)
-    return float(found[0])
+    if not double.any():
+        return 0.0
+    start = start_vector(size)
+    return float(eigsh(double, 1, which="LA", v0=start, tol=1e-10, return_eigenvectors=False)[0])
 
 
 class RidgeChoice(NamedTuple):

@@ -5,13 +5,15 @@ They are like figure 1 of Jacot et al. 2018.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.arguments import whole_number
 from ntk_numba.compute.memory import gram
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.finite_width.empirical import pooled_ntk
 from ntk_numba.finite_width.monte_carlo import each_draw
 from ntk_numba.finite_width.networks import (
@@ -81,6 +83,9 @@ def angle(
     """
     check_picture(path)
     check_network(net)
+    draws = whole_number("draws", draws)
+    if not isinstance(widths, Iterable) or not (widths := list(widths)):
+        raise InvalidValueError(f"widths must be a sequence of at least one width, not {widths!r}")
     angles, points = circle(math.sqrt(2))
     start = points[[ANGLES // 2]]
 

@@ -55,7 +55,7 @@ def activations(
     ['relu', 'erf']
     """
     check_picture(path)
-    given = [which] if isinstance(which, str | Activation) else which
+    given = [which] if isinstance(which, str | Activation) or which is None else which
     chosen = [table.get(activation) for activation in given]
     if not chosen:
         raise InvalidValueError("which is empty; name an activation to draw")

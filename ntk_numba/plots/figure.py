@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba import streams
-from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.place import check_folder
 from ntk_numba.gramfile.whole import written_whole
+from ntk_numba.opening import path_of
 from ntk_numba.plots.style import styled
 
 DPI = 130
@@ -45,9 +46,7 @@ def check_picture(path: str | os.PathLike[str] | None) -> None:
     streams.occupy()
     if path is None:
         return
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidTypeError(f"path must be the path of a picture, not {type(path).__name__}")
-    check_folder(Path(path))
+    check_folder(path_of(path))
     known = sorted({*Figure().canvas.get_supported_filetypes()} - {"pgf"})  # that needs LaTeX
     if _ending(path) not in known:
         raise InvalidValueError(f"{path}: its ending must be one of {', '.join(known)}")

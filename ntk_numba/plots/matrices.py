@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Scale = Literal["linear", "normalized", "log", "clipped"]
 SCALES = "linear", "normalized", "log", "clipped"
 CLIP = (1, 99)  # percentiles of the entries at which the colours of "clipped" end
+SMALLEST = 1e-150  # the least magnitude of the largest entry: matplotlib takes 1e-287 for 0
 PIXELS = 1200  # the largest number of rows in the picture; larger matrices are thinned out
 NAMES = 25  # the largest number of labels that are written beside the rows
 
@@ -192,6 +193,11 @@ def _colours(
         if ends[0] < ends[1]:
             extend = _extend(ends[0] > low, ends[1] < high)
             low, high = ends
+    if 0 < (most := max(-low, high)) < SMALLEST:
+        raise InvalidValueError(
+            f"{what.name}: the largest entry is {most:g}, too small for a bar of colours; multiply "
+            f"the matrix by a number"
+        )
     if high - low <= 1e-12 * abs(high):  # constant up to rounding: one colour, in the middle
         low, high = (low / 2, high * 2) if low > 0 else (high - abs(high) - 1, high + abs(high) + 1)
     return Colours(low, high, scale == "log", extend, label)

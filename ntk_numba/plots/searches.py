@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntk_numba.arguments import whole_number
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.plots.figure import check_picture, picture
@@ -130,7 +131,8 @@ def _grid(
         )
     if w_std is None:
         raise InvalidValueError("w_std is missing; give the σ_w of the columns of values")
-    down = np.arange(1, len(grid) + 1) if depths is None else np.asarray(depths)
+    given = range(1, len(grid) + 1) if depths is None else np.ravel(depths)
+    down = np.array([whole_number("depths", depth) for depth in given])
     across = np.asarray(read_array(w_std, "w_std"), float)
     for what, found, count in (("depths", down, len(grid)), ("w_std", across, grid.shape[1])):
         if found.shape != (count,):
@@ -178,7 +180,8 @@ def _rows(table: Any) -> list[Found]:
         try:
             each = np.atleast_1d(np.asarray(w_std, float))
             mean = np.exp(np.log(each).mean()) if (each > 0).all() else each.mean()
-            found = Found(str(get("activation", "")), int(depth), float(mean), float(value))
+            whole = whole_number("depth", int(depth) if float(depth).is_integer() else depth)
+            found = Found(str(get("activation", "")), whole, float(mean), float(value))
         except (TypeError, ValueError) as error:
             raise InvalidValueError(f"values: row {k} has no numbers: {error}") from None
         if not np.isfinite(found.w_std):
@@ -311,7 +314,7 @@ def _draw_depths(axes: Any, rows: Sequence[Found], name: str) -> None:
     axes.set_ylabel(name)
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _legend(figure: Any, left: Any, right: Any) -> None:

@@ -142,5 +142,5 @@ def draw_spectrum(
         axes.plot([], [], linestyle="none", label=f"{hidden:,} of less than {FLOOR:g} λ₁ not drawn")
     if len(axes.lines) > 1:
         axes.legend()
-    axes.set_ylim(smallest / 2, largest * 2)
+    axes.set_ylim(smallest / 2 or smallest, largest * 2)
     plain_log(axes.yaxis)

@@ -73,9 +73,9 @@ def class_probabilities(mean: ArrayLike, std: ArrayLike) -> NDArray[np.float64]:
     if (spread < 0).any():
         raise InvalidValueError("std must not be negative")
     spread = np.broadcast_to(spread, (count,))
-    below = means - means.max(axis=1, keepdims=True)
-    found = (below == 0) / (below == 0).sum(axis=1, keepdims=True)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        below = means - means.max(axis=1, keepdims=True)
+        found = (below == 0) / (below == 0).sum(axis=1, keepdims=True)
         scaled = np.maximum(below / spread[:, None], -FAR)
     random = np.flatnonzero(spread > 0)
     step = np.pi * np.sqrt(2 / (ROUNDING * classes))

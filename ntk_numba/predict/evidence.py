@@ -27,9 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas
 
-from ntk_numba.arguments import KERNELS
+from ntk_numba.arguments import KERNELS, one_of
 from ntk_numba.compute.gradients import contract
-from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, leave_one_out
 from ntk_numba.linalg.packed import mirror
 from ntk_numba.predict.training import Training
@@ -83,20 +82,6 @@ class Slope(NamedTuple):
         size = len(self.weights)
         self.weights.flat[:: size + 1] += relative_noise * self.trace / size
         return self.weights
-
-
-def parse_objective(objective: Any) -> Objective:
-    """Return `objective`, which must be "evidence" or "loo".
-
-    Raises
-    ------
-    ValueError
-        If it is neither of the two.
-    """
-    for known in OBJECTIVES:
-        if objective == known:
-            return known
-    raise InvalidValueError(f"objective must be 'evidence' or 'loo', not {objective!r}")
 
 
 def marginal_likelihood(log_det: float, targets: Floats, alpha: Floats) -> float:
@@ -163,9 +148,9 @@ def evidence_gradient(process: Process, objective: Objective = "evidence") -> di
     ValueError
         If the process is an ensemble, or the objective is unknown.
     """
-    kind = parse_objective(objective)
+    kind = one_of("objective", objective, OBJECTIVES)
     training, alpha = process.training, process.dual_coef
-    (kernel,) = [name for name in KERNELS if name == process.kernel]
+    kernel = one_of("kernel", process.kernel, KERNELS)
     slope = slope_of(kind, process.factor.inverse(), alpha)
     sums = contract(
         training.net,

@@ -125,8 +125,9 @@ def read_job(
             return read_job(net, X, y, kernels, replace(options, gram=file), working)
     given, dtype, up_to = {}, options.dtype, options.up_to
     if gram is not None:
+        others = 8 * (len(kernels) - 1)  # bytes, at most, of the other kernels
         for kernel in kernels:
-            given[kernel] = open_matrix(gram, kernel, memory=memory, working=working)
+            given[kernel] = open_matrix(gram, kernel, memory=memory, working=working + others)
         found = given[kernels[0]].dtype
         if dtype is not None and result_dtype(dtype) != found:
             raise InvalidValueError(f"gram holds {found}, but dtype={dtype!r}; leave dtype out")
@@ -260,12 +261,13 @@ def factorise(
         if error.equal is not None:
             first, second = error.equal
             samples = training.samples
-            same = "" if np.array_equal(samples[first], samples[second]) else "nearly "
+            same = np.array_equal(samples[first], samples[second])
             differ = not np.array_equal(targets[first], targets[second])
             text = (
-                f". Samples {first} and {second} are {same}equal"
-                + (", and their targets differ" if differ else ", and so are their targets")
-                + f": give a positive {name}, or leave one of them out"
+                f". Samples {first} and {second} "
+                + ("are equal" if same else "differ less than this kernel can tell")
+                + (", and their targets differ" if differ else ", and their targets are equal")
+                + f": give a {'larger' if shift else 'positive'} {name}, or leave one of them out"
             )
             error.args = (error.args[0] + text,)
         raise

@@ -6,11 +6,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ntk_numba.arguments import Data, KernelName, whole_number
+from ntk_numba.arguments import Data, KernelName, one_of, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
-from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.linalg.matrix import refuse_large
+from ntk_numba.linalg.spectrum import WORKING, RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import Objective, evidence_gradient, marginal_likelihood
@@ -82,15 +83,23 @@ class GaussianProcess(Saved):
     @property
     def posterior(self) -> Posterior:
         """What the training samples explain; computed again in a model that was unpickled."""
+        return self._restored(None, None)
+
+    def _restored(self, memory: int | str | None, threads: int | None) -> Posterior:
+        """Return the posterior; where it is computed again, within `memory` and by `threads`."""
         if self._posterior is None:
+            training, targets = self.training, self.targets
+            working = WORKING if self.time < np.inf else 0
+            matrices = 2 if self.kernel == "ensemble" else 1
+            refuse_large(training.count, training.dtype, memory, working, matrices)
             if self.kernel == "ensemble":
-                both = self.training.matrices(("nngp", "ntk"))
+                both = training.matrices(("nngp", "ntk"), threads)
                 self._posterior = make_ensemble(
-                    self.training, both, self.ridge, self.time, self.targets
+                    training, both, self.ridge, self.time, targets, threads
                 )
             else:
-                matrix = self.training.matrix(self.kernel)
-                factor = factorise(matrix, self.ridge, "noise", self.training, self.targets)
+                matrix = training.matrix(self.kernel, threads)
+                factor = factorise(matrix, self.ridge, "noise", training, targets, threads)
                 self._posterior = Conditioned(self.kernel, factor)
         return self._posterior
 
@@ -156,6 +165,8 @@ class GaussianProcess(Saved):
             raise InvalidValueError("return_std and return_cov: choose one of them")
         new = self.training.new(X_new)
         spread = return_std or return_cov
+        if spread:
+            self._restored(memory, threads)
         kernels = self.posterior.kernels if spread else (self._mean_kernel,)
         arrays = (self.posterior.arrays if spread else 0) + 2 * len(kernels)
         row_bytes = 8 * self.training.count * arrays + (24 * new.count if return_cov else 0)
@@ -369,8 +380,7 @@ def gaussian_process(
     >>> mean.round(2)
     array([1. , 1.5])
     """
-    if kernel not in ("nngp", "ntk", "ensemble"):
-        raise InvalidValueError(f"kernel must be 'nngp', 'ntk' or 'ensemble', not {kernel!r}")
+    one_of("kernel", kernel, ("nngp", "ntk", "ensemble"))
     ridge = Ridge("noise", noise, absolute)
     options = Options(gram, preprocess, dtype, up_to, memory, threads, progress)
     until = check_time(time)

@@ -77,8 +77,8 @@ def gradient_flow(
     Raises
     ------
     ValueError
-        If shapes do not fit, if numbers are not finite, if the time is negative, or if only one of
-        ntk_test and f0_test is given.
+        If shapes do not fit, if Θ is not symmetric, if numbers are not finite, if the time or the
+        ridge is negative, or if only one of ntk_test and f0_test is given.
     TypeError
         If an array does not hold real numbers.
 
@@ -150,7 +150,8 @@ def flow_distribution(
     Raises
     ------
     ValueError
-        If shapes do not fit, if numbers are not finite, or if the time or the ridge is negative.
+        If shapes do not fit, if Θ is not symmetric, if numbers are not finite, or if the time or
+        the ridge is negative.
 
     Examples
     --------
@@ -225,12 +226,11 @@ def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) ->
 def _flow_functions(ntk: Any, time: float, ridge: float) -> FlowFunctions:
     """Return the functions of Θ at a time, for a ridge relative to the mean of its diagonal."""
     until, relative = check_time(time), not_negative("ridge", ridge)
-    given = read_array(ntk, "ntk")
-    if given.ndim != 2 or given.shape[0] != given.shape[1]:
-        raise InvalidValueError(f"ntk must be a square matrix, not {given.shape}")
-    _matrix("ntk", given, given.shape)
-    spectrum = Spectrum(given)
-    return FlowFunctions(spectrum, until, relative * spectrum.mean_diagonal)
+    spectrum = Spectrum(open_matrix(ntk, "ntk", name="ntk"), overwrite=True)
+    shift = relative * spectrum.mean_diagonal
+    if not np.isfinite(shift):
+        raise InvalidValueError(f"ridge={ridge!r} is too large for this kernel")
+    return FlowFunctions(spectrum, until, shift)
 
 
 def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:

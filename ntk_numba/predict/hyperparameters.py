@@ -15,8 +15,10 @@ from ntk_numba.arguments import (
     KERNELS,
     Data,
     KernelName,
+    listed,
     not_negative,
     number_between,
+    one_of,
     whole_number,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
@@ -24,8 +26,8 @@ from ntk_numba.linalg.matrix import refuse_large
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.candidates import Candidate, HyperparameterFit
+from ntk_numba.predict.evidence import OBJECTIVES
 from ntk_numba.predict.evidence import Objective as ObjectiveName
-from ntk_numba.predict.evidence import parse_objective
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.search import Ascent, Objective, climb, screen
 from ntk_numba.predict.space import NAMES, Name, Space
@@ -188,7 +190,8 @@ def fit_hyperparameters(
     93
     """
     fitted, limits = _fitted(fit), _limits(bounds)
-    known, covariance = parse_objective(objective), _kernel(kernel)
+    known = one_of("objective", objective, OBJECTIVES)
+    covariance = one_of("kernel", kernel, KERNELS)
     given = _noise(noise, fitted)
     counts = ("starts", starts), ("refine", refine), ("iterations", iterations)
     count, refined, rounds = (whole_number(*pair) for pair in counts)
@@ -231,9 +234,9 @@ def fit_hyperparameters(
 
 def _fitted(fit: Sequence[Name]) -> tuple[Name, ...]:
     """Return what is fitted, in the order of `NAMES`."""
-    wanted = [fit] if isinstance(fit, str) else list(fit)
+    wanted = listed("fit", fit)
     for name in wanted:
-        if name not in NAMES:
+        if not isinstance(name, str) or name not in NAMES:
             raise InvalidValueError(f"fit: {name!r} is none of {', '.join(NAMES)}")
     return tuple(name for name in NAMES if name in wanted)
 
@@ -241,6 +244,10 @@ def _fitted(fit: Sequence[Name]) -> tuple[Name, ...]:
 def _limits(bounds: Mapping[Name, tuple[float, float]] | None) -> dict[Name, tuple[float, float]]:
     """Return the bounds of all hyperparameters."""
     limits = dict(BOUNDS)
+    if not isinstance(bounds, Mapping | None):
+        raise InvalidTypeError(
+            f"bounds must be a mapping such as {{'w_std': (0.1, 10)}}, not {bounds!r}"
+        )
     for name, pair in (bounds or {}).items():
         if name not in NAMES:
             raise InvalidValueError(f"bounds: {name!r} is none of {', '.join(NAMES)}")
@@ -249,14 +256,6 @@ def _limits(bounds: Mapping[Name, tuple[float, float]] | None) -> dict[Name, tup
         low = number_between(f"the lower bound of {name}", pair[0], 0, math.inf)
         limits[name] = (low, number_between(f"the upper bound of {name}", pair[1], low, math.inf))
     return limits
-
-
-def _kernel(kernel: Any) -> KernelName:
-    """Return the one kernel that is the covariance."""
-    for known in KERNELS:
-        if kernel == known:
-            return known
-    raise InvalidValueError(f"kernel must be 'nngp' or 'ntk', not {kernel!r}")
 
 
 def _noise(noise: Any, fitted: Sequence[Name]) -> float:
@@ -273,25 +272,42 @@ def _bases(
 
     A network of depth 1 has no activation, and is compared once.
     """
-    if isinstance(depths, int):
-        raise InvalidTypeError(f"depths must be a sequence of depths, not {depths!r}")
-    wanted = {net.depth} if depths is None else {whole_number("depths", d) for d in depths}
+    given = [net.depth] if depths is None else listed("depths", depths)
+    wanted = {whole_number("depths", depth) for depth in given}
     if not wanted:
         raise InvalidValueError("depths is empty; leave it out for the depth of net")
     chosen, most = sorted(wanted), max(wanted)
-    deepest = net.first(most) if most <= net.depth else net.replace(depth=most)
     if activations is None:
-        return [(deepest, chosen)]
-    if isinstance(activations, str | Activation):
+        return [(_deepest(net, most), chosen)]
+    if isinstance(activations, Activation):
         activations = [activations]
     out = []
-    for at, activation in enumerate(activations):
+    for at, activation in enumerate(listed("activations", activations)):
         here = chosen if at == 0 else [depth for depth in chosen if depth > 1]
         if here:
-            out.append((deepest.replace(activation=activation), here))
+            out.append((_deepest(net, most, activation=activation), here))
     if not out:
         raise InvalidValueError("activations is empty; leave it out for those of net")
     return out
+
+
+def _deepest(net: MLP, depth: int, **activation: Any) -> MLP:
+    """Return the network of a depth, with another activation if one is given.
+
+    Raises
+    ------
+    ValueError
+        If it is deeper than `net`, whose layers do not say what all layers are.
+    """
+    if depth <= net.depth:
+        return net.first(depth).replace(**activation)
+    for name in ("activation", "w_std", "b_std"):
+        if name not in activation and len(set(getattr(net, name))) != 1:
+            raise InvalidValueError(
+                f"depths: net has depth {net.depth}, and its {name} is not one for all layers, so "
+                f"that it does not say what that of depth {depth} is; give a net of depth {depth}"
+            )
+    return net.replace(depth=depth, **activation)
 
 
 def _points(

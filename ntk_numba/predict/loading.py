@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.source import open_source
+from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.network import MLP
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.gaussian_process import GaussianProcess
 from ntk_numba.predict.model_file import Stored, read_model
+from ntk_numba.predict.posterior import Conditioned
 from ntk_numba.predict.preprocess import Standardize
 from ntk_numba.predict.regression import KernelRidge
-from ntk_numba.predict.saving import preprocessed
+from ntk_numba.predict.saving import names_of, preprocessed
 from ntk_numba.predict.training import Training
 
 KERNELS = {KernelRidge.kind: ("ntk", "nngp"), GaussianProcess.kind: ("ntk", "nngp", "ensemble")}
@@ -62,8 +64,13 @@ def load_model(path: str | os.PathLike[str]) -> KernelRidge | GaussianProcess:
         raise InvalidValueError(f"{path} cannot be used: {error}") from None
 
 
-def as_process(model: KernelRidge | GaussianProcess) -> GaussianProcess:
-    """Return the Gaussian process whose mean a model predicts: its noise is the model's ridge."""
+def as_process(
+    model: KernelRidge | GaussianProcess, factor: Cholesky | None = None
+) -> GaussianProcess:
+    """Return the Gaussian process whose mean a model predicts: its noise is the model's ridge.
+
+    factor : that of the model; by default it is computed again when it is needed
+    """
     if isinstance(model, GaussianProcess):
         return model
     return GaussianProcess(
@@ -75,6 +82,8 @@ def as_process(model: KernelRidge | GaussianProcess) -> GaussianProcess:
         relative_ridge=model.relative_ridge,
         dual_coef=model.dual_coef,
         residual=model.residual,
+        choice=model.choice,
+        _posterior=None if factor is None else Conditioned(model.kernel, factor),
     )
 
 
@@ -98,10 +107,10 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
         if not (arrays["scale"] > 0).all():
             raise InvalidValueError("it divides a feature by a number that is not positive")
         preprocess = Standardize(arrays["mean"], arrays["scale"])
-    samples = arrays.get("samples")
+    samples, reference = arrays.get("samples"), None
     if samples is None:
-        shape = (values["rows"], values["features"])
-        samples = _referenced(notes["reference"], shape, preprocess)
+        shape, reference = (values["rows"], values["features"]), notes["reference"]["path"]
+        samples = _referenced(reference, notes["reference"]["digest"], shape, preprocess)
     common: dict[str, Any] = {
         "training": Training(
             MLP.from_dict(notes["net"]),
@@ -128,15 +137,17 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
             raise InvalidValueError("it does not say whether its noise is absolute")
         model = GaussianProcess(**common, absolute=absolute, time=time)
     model.classes = labels_of(notes["classes"], values["outputs"])
-    names = notes["target_names"]
-    if names is not None and not (isinstance(names, list) and all(type(n) is str for n in names)):
+    names, count = notes["target_names"], names_of(model.classes, values["outputs"])
+    if names is not None and not (
+        isinstance(names, list) and len(names) == count and all(type(n) is str for n in names)
+    ):
         raise InvalidValueError("its targets have no names that fit")
-    model.target_names = names
+    model.target_names, model.reference = names, reference
     return model
 
 
 def _referenced(
-    reference: Any, shape: tuple[int, int], preprocess: Standardize | None
+    path: Any, digest: Any, shape: tuple[int, int], preprocess: Standardize | None
 ) -> NDArray[np.floating]:
     """Return the training samples from the data file that a model refers to.
 
@@ -147,7 +158,6 @@ def _referenced(
     ValueError
         It has other samples.
     """
-    path, digest = reference["path"], reference["digest"]
     source = open_source(path, "the data that the model refers to")
     if source.shape != shape or source.survey(digest=True).digest.hex != digest:
         raise InvalidValueError(
@@ -177,4 +187,6 @@ def labels_of(values: Any, outputs: int) -> NDArray[Any] | None:
     kinds = {type(value) for value in values}
     if len(values) != outputs or len(kinds) != 1 or not kinds <= {str, int, float, bool}:
         raise InvalidValueError(f"its classes are not {outputs} labels of one type")
+    if kinds == {int}:  # without a dtype, some large ones would become floats
+        return np.array(values, np.uint64 if max(values) >= 2**63 else np.int64)
     return np.array(values)

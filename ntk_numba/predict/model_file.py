@@ -35,7 +35,7 @@ from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import MOST_ROWS
 from ntk_numba.gramfile.layout import create_dataset
 from ntk_numba.gramfile.whole import reserve, written_whole
-from ntk_numba.opening import open_descriptor
+from ntk_numba.opening import open_descriptor, path_of
 
 FORMAT = "ntk_numba model"
 FORMAT_VERSION = 1
@@ -115,6 +115,11 @@ def write_model(
         process writes the file.
     """
     text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    if text.size > MOST_NOTES:  # it could not be read
+        raise InvalidValueError(
+            f"the names of the model's classes and targets take {text.size:,} bytes, more than "
+            f"{MOST_NOTES:,}; shorten them"
+        )
     datasets = {NOTES: Values.of(text), **datasets}
     own = {
         "format": FORMAT,
@@ -185,11 +190,11 @@ def read_model(path: str | os.PathLike[str]) -> Stored:
     ValueError
         It is no model file, is damaged or truncated, or is of a newer version.
     """
-    path = Path(path)
+    path = path_of(path)
     streams.occupy()
-    if path.is_dir():
-        raise folder_error(path, "a model file")
     try:
+        if path.is_dir():
+            raise folder_error(path, "a model file")
         fd = open_descriptor(path)
     except NtkNumbaError:
         raise

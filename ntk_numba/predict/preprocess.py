@@ -47,7 +47,8 @@ class Standardize:
 
     def apply(self, rows: Floats) -> Floats:
         """Return rows (M, n0) after the map, in their dtype."""
-        return ((rows - self.mean) / self.scale).astype(rows.dtype, copy=False)
+        with np.errstate(over="ignore"):  # the kernel refuses a row that is infinite
+            return ((rows - self.mean) / self.scale).astype(rows.dtype, copy=False)
 
 
 Preprocess: TypeAlias = Literal["standardize"] | Standardize | None
@@ -69,6 +70,6 @@ def fit_preprocess(preprocess: Any, source: Source) -> Standardize | None:
                 f"preprocess is of {len(preprocess.mean)} features, X has {source.shape[1]}"
             )
         return preprocess
-    if preprocess == "standardize":
+    if isinstance(preprocess, str) and preprocess == "standardize":
         return Standardize.of(source)
     raise InvalidValueError(f"preprocess must be None or 'standardize', not {preprocess!r}")

@@ -6,9 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from ntk_numba.arguments import KERNELS, Data, KernelName
+from ntk_numba.arguments import Data, KernelName, one_of
 from ntk_numba.blas import blas_threads
-from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
 from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
@@ -229,10 +228,8 @@ def kernel_ridge(
     >>> model.predict([[1.0], [1.5]]).round(3)
     array([1. , 1.5])
     """
-    if kernel not in KERNELS:
-        raise InvalidValueError(f"kernel must be 'ntk' or 'nngp', not {kernel!r}")
-    if method not in ("auto", "cholesky"):
-        raise InvalidValueError(f"method must be 'auto' or 'cholesky', not {method!r}")
+    one_of("kernel", kernel, ("ntk", "nngp"))
+    one_of("method", method, ("auto", "cholesky"))
     options = Options(gram, preprocess, dtype, up_to, memory, threads, progress)
     done, factor = fit(net, X, y, kernel, Ridge("ridge", ridge, absolute), options)
     return KernelRidge(kernel=kernel, **done._asdict(), _factor=factor)

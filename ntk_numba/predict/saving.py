@@ -25,8 +25,10 @@ class Saved:
     classes : (n_out,) array or None
         The class of each output, if the targets are those of `one_hot`: set it, so that the file
         of the model has it.
+    reference : str or None
+        The data file that has the training samples, if the model was read from a file without them.
     target_names : list of str or None
-        The name of each output, if they have any.
+        The name of each output, or of the column that has the classes, if there is one.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Saved:
     residual: float
     choice: Any
     classes: NDArray[Any] | None = None
+    reference: str | None = None
     target_names: list[str] | None = None
 
     def save(
@@ -105,7 +108,7 @@ class Saved:
             "up_to": None if training.up_to is None else float(training.up_to),
             "choice": None if self.choice is None else self.choice._asdict(),
             "classes": _labels_of(self.classes, self.dual_coef.shape[1]),
-            "target_names": self.target_names and [str(name) for name in self.target_names],
+            "target_names": self._names(),
             "reference": None if reference is None else _reference(reference, training),
             **self._more_notes(),
         }
@@ -121,9 +124,23 @@ class Saved:
             datasets["scale"] = Values.of(training.preprocess.scale)
         write_model(path, attributes, notes, datasets, overwrite=overwrite)
 
+    def _names(self) -> list[str] | None:
+        """Return the names of the targets as text; None if they have none."""
+        if self.target_names is None:
+            return None
+        names = [str(name) for name in self.target_names]
+        if len(names) != (count := names_of(self.classes, self.dual_coef.shape[1])):
+            raise InvalidValueError(f"target_names must have {count} of them, not {len(names)}")
+        return names
+
     def _more_notes(self) -> dict[str, Any]:
         """Return what only this kind of model has."""
         return {}
+
+
+def names_of(classes: Any, outputs: int) -> int:
+    """Return the number of names that targets have: that of columns before they became outputs."""
+    return outputs if classes is None else 1
 
 
 def _labels_of(classes: Any, count: int) -> list[Any] | None:
@@ -133,6 +150,10 @@ def _labels_of(classes: Any, count: int) -> list[Any] | None:
     labels = np.asarray(classes)
     if labels.shape != (count,):
         raise InvalidValueError(f"classes must be {count} labels, one for each output")
+    if labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels):
+        labels = labels.astype(str)  # text of a data frame
+    if labels.dtype.kind == "f":
+        labels = labels.astype(float)  # JSON has no other numbers
     if labels.dtype.kind not in LABELS:
         raise InvalidTypeError(
             f"classes of {labels.dtype} cannot be saved; convert the labels to text or integers"

@@ -161,7 +161,9 @@ def _no_underflow() -> Iterator[None]:
 def _finite(value: float) -> float:
     """Return a number, or raise an error if it has overflowed."""
     if not math.isfinite(value):
-        raise InvalidValueError("the objective overflows")
+        raise InvalidValueError(
+            "the objective overflows float64; scale the targets or the data down"
+        )
     return value
 
 

@@ -90,12 +90,8 @@ def one_hot(labels: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
     >>> classes
     array(['cat', 'dog'], dtype='<U3')
     """
-    array = np.asarray(labels)
-    if array.ndim != 1:
-        raise InvalidValueError(
-            f"labels must be of shape (N,), one for each sample, not {array.shape}"
-        )
-    missing = [k for k, label in enumerate(array.tolist()) if label is None or label != label]
+    array = _label_array(labels)
+    missing = [k for k, label in enumerate(array.tolist()) if _is_missing(label)]
     if missing:
         raise InvalidValueError(
             f"labels: row {missing[0]} (counted from 0) has no label ({array[missing[0]]}); remove "
@@ -115,3 +111,33 @@ def one_hot(labels: Any) -> tuple[NDArray[np.float64], NDArray[Any]]:
     targets = np.full((len(array), count), -1 / count)
     targets[np.arange(len(array)), numbers] += 1
     return targets, classes
+
+
+def _label_array(labels: Any) -> NDArray[Any]:
+    """Return labels as an array (N,), none of them converted to another type."""
+    if np.ma.isMA(labels):
+        hidden, labels = np.ma.getmaskarray(labels), np.array(labels.data, object)
+        labels[hidden] = None
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        raise InvalidValueError(
+            "labels must be of shape (N,), one for each sample, and some of them are sequences"
+        ) from None
+    if array.ndim != 1:
+        raise InvalidValueError(
+            f"labels must be of shape (N,), one for each sample, not {array.shape}"
+        )
+    # NumPy makes text of the numbers in a list that has text too, such as those of missing labels
+    plain = isinstance(labels, list | tuple) and array.dtype != object
+    if plain and any(a != b for a, b in zip(array, labels, strict=True)):
+        return np.array(labels, object)
+    return array
+
+
+def _is_missing(label: Any) -> bool:
+    """Return whether a label is None, NaN, NaT or pandas.NA, which has no truth value."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:
+        return True

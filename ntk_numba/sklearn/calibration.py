@@ -10,7 +10,8 @@ from scipy.optimize import minimize_scalar
 from ntk_numba.predict.classification import class_probabilities
 from ntk_numba.predict.regression import KernelRidge
 
-MOST = 2000  # leave-one-out predictions, which determine one number well enough
+MOST = 20_000  # outputs of leave-one-out predictions, which determine one number well enough
+FEWEST = 200  # samples of which they are, however many classes there are
 BOUNDS = 1e-3, 1e2  # of the standard deviation; the targets of a class differ by 1
 FLOOR = 1e-300  # a probability that is taken for smaller ones, whose logarithms may be infinite
 
@@ -39,7 +40,8 @@ class Calibration:
         """
         targets = self.model.targets
         count, classes = targets.shape
-        rows = np.linspace(0, count - 1, min(count, MOST)).astype(int)
+        some = min(count, max(FEWEST, MOST // classes))
+        rows = np.linspace(0, count - 1, some).astype(int)
         outputs = self.model.leave_one_out().mean[rows]
         labels = targets.argmax(axis=1)
         others = 1 / (np.bincount(labels, minlength=classes)[labels[rows]] + 2)

@@ -12,8 +12,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from ntk_numba.arguments import KernelName
 from ntk_numba.network import MLP
 from ntk_numba.predict.classification import class_probabilities
-from ntk_numba.predict.gaussian_process import GaussianProcess
-from ntk_numba.predict.posterior import Conditioned
+from ntk_numba.predict.loading import as_process
 from ntk_numba.predict.regression import KernelRidge, kernel_ridge
 from ntk_numba.predict.targets import one_hot
 from ntk_numba.sklearn.calibration import Calibration
@@ -162,7 +161,7 @@ class NTKRegressor(RegressorMixin, _KernelRegression):
         model, samples = self._new(X)
         if not return_std:
             return model.predict(samples)
-        mean, std = _process(model).predict(samples, return_std=True)
+        mean, std = as_process(model, model.factor).predict(samples, return_std=True)
         unit = np.abs(model.targets).max(axis=0)
         unit[unit == 0] = 1  # so that no product overflows
         powers = (model.targets / unit * (model.dual_coef / unit)).mean(axis=0)
@@ -267,8 +266,9 @@ class NTKClassifier(ClassifierMixin, _KernelRegression):
         The outputs are independent Gaussians around those of the regression, with one standard
         deviation for all samples and classes, see `ntk_numba.class_probabilities`. It is the one
         for which the leave-one-out predictions of the training samples are most probable, so the
-        probabilities are calibrated. The first call after a fit computes it, which takes about as
-        long as the fit.
+        probabilities are calibrated. The first call after a fit computes it from at most 20,000
+        outputs, or from 200 samples if there are more than 100 classes. It takes about as long as
+        the fit, and seconds longer if there are many classes.
 
         Parameters
         ----------
@@ -282,19 +282,3 @@ class NTKClassifier(ClassifierMixin, _KernelRegression):
         model, samples = self._new(X)
         outputs = model.predict(samples)
         return class_probabilities(outputs, self._calibration.spread)
-
-
-def _process(model: KernelRidge) -> GaussianProcess:
-    """Return the Gaussian process whose mean a ridge regression is, with the same factor."""
-    return GaussianProcess(
-        training=model.training,
-        kernel=model.kernel,
-        targets=model.targets,
-        flat=model.flat,
-        ridge=model.ridge,
-        relative_ridge=model.relative_ridge,
-        dual_coef=model.dual_coef,
-        residual=model.residual,
-        choice=model.choice,
-        _posterior=Conditioned(model.kernel, model.factor),
-    )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 
 from ntk_numba.activations import Activation
-from ntk_numba.arguments import KERNELS, Data, KernelName
+from ntk_numba.arguments import KERNELS, Data, KernelName, one_of
 from ntk_numba.compute.gradients import along
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.errors import InvalidValueError
@@ -120,6 +120,10 @@ class NTKKernel(Kernel):
         """Return a parameter as a hyperparameter, with an element for each number that it has."""
         value, bounds = getattr(self, name), getattr(self, f"{name}_bounds")
         _check_bounds(f"{name}_bounds", bounds)
+        if np.ndim(bounds) == 2 and len(bounds) not in (1, np.size(value)):
+            raise InvalidValueError(
+                f"{name}_bounds has {len(bounds)} pairs, and {name} {np.size(value)} numbers"
+            )
         found = Hyperparameter(name, "numeric", bounds, np.size(value))
         if not found.fixed and not all(getattr(self._network(), name)):
             raise InvalidValueError(
@@ -190,11 +194,7 @@ class NTKKernel(Kernel):
 
     def _kernel(self) -> KernelName:
         """Return the name of the kernel."""
-        if self.kernel not in KERNELS:
-            raise InvalidValueError(
-                f"kernel must be one of {', '.join(KERNELS)}, not {self.kernel!r}"
-            )
-        return self.kernel
+        return one_of("kernel", self.kernel, KERNELS)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NTKKernel) or type(self) is not type(other):
@@ -217,7 +217,7 @@ def _check_bounds(name: str, bounds: Any) -> None:
         return
     try:
         low, high = np.atleast_2d(np.asarray(bounds, float)).T
-    except ValueError:  # not of numbers, or not of pairs
+    except (ValueError, TypeError):  # not of numbers, or not of pairs
         low, high = np.zeros(1), np.zeros(1)
     if not np.all((low > 0) & (low <= high)):
         raise InvalidValueError(

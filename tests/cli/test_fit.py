@@ -230,6 +230,24 @@ def test_wrong_arguments_of_predict(run, folder):
     assert names(folder) == before
 
 
+def test_predictions_replace_nothing_that_they_need(run, folder):
+    run(*FIT, "--reference")
+    np.save("p.std.npy", NEW)
+    for words in (["-o", "x.npy"], ["-o", "p.npy", "--std"]):
+        said = run("predict", "m.h5", "p.std.npy", *words, "--overwrite", code=2)
+        assert "is read by this command; choose another output" in said
+    assert (np.load("x.npy") == X).all() and (np.load("p.std.npy") == NEW).all()
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e-200])
+def test_targets_of_any_size(run, unit):
+    np.save("one.npy", Y[:, 0])
+    np.save("far.npy", Y[:, 0] * unit)
+    words = ["fit", "x.npy", "-o", "m.h5", *NET, "--json", "--overwrite", "--targets"]
+    right, found = (json.loads(run(*words, name))["loo_rmse"][0] for name in ("one.npy", "far.npy"))
+    assert found / unit == pytest.approx(right, rel=1e-10)
+
+
 def test_output_is_replaced_only_if_it_is_wanted(run):
     run(*FIT)
     before = nk.load_model("m.h5").ridge

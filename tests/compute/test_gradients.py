@@ -83,6 +83,20 @@ def test_a_parameter_that_is_zero_has_no_derivative(points):
         assert contract(net, points, symmetric(150), kernel="ntk")[[1, 5]].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_derivatives_that_overflow(dtype):
+    """K ∝ σ², so that ∂K/∂σ = 2K/σ; where σ² underflows, K does not depend on σ."""
+    largest = float(np.finfo(dtype).max)
+    net, x = nk.MLP(1, w_std=1e-10), np.array([[1.0], [-1.0]])
+    message = rf"derivative of n\w+ by w_std\[0\] is too large for {dtype} at row 0, column 0"
+    with pytest.raises(ValueError, match=message):
+        nk.gram(net, 1e10 * largest**0.49 * x, dtype=dtype, gradients=True)
+    got = nk.gram(net, largest**0.49 * x, dtype=dtype, gradients=True)
+    np.testing.assert_allclose(got.d_ntk["w_std"][0], 2 * got.ntk.astype(float) / 1e-10, rtol=1e-6)
+    tiny = nk.gram(nk.MLP(3, "relu", 1e-310, 1.0), x, dtype=dtype, gradients=True)
+    assert not tiny.d_ntk["w_std"].any() and (tiny.d_ntk["b_std"][2] == 2).all()
+
+
 def test_tiles_of_several_bands(monkeypatch):
     """Sums do not depend on how many samples are in memory, nor on the size of batches."""
     x = np.random.default_rng(0).standard_normal((200, 3))
@@ -113,7 +127,7 @@ def test_wrong_arguments(monkeypatch):
     x = np.eye(3)
     with pytest.raises(ValueError, match=r"weights must have the shape .*\(3, 3\), not \(2, 2\)"):
         contract(NET, x, np.eye(2), kernel="ntk")
-    with pytest.raises(ValueError, match="kernel must be one of nngp, ntk, not 'both'"):
+    with pytest.raises(ValueError, match="kernel must be 'nngp' or 'ntk', not 'both'"):
         contract(NET, x, x, kernel="both")
     with pytest.raises(ValueError, match=r"directions must have the shape \(P, 2, 3\)"):
         contract(NET, x, x, kernel="ntk", directions=np.eye(3))

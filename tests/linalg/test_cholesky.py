@@ -114,6 +114,25 @@ def test_numbers_near_the_limits_of_the_dtype(dtype, power):
     assert half @ half == pytest.approx(inverse.sum(), **close)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_ridges_far_from_the_size_of_the_matrix(dtype):
+    """The ridge decides the scale as the matrix does, below the normal numbers too."""
+    tiny = np.finfo(dtype).smallest_subnormal * 2.0**10
+    one = np.eye(3, dtype=dtype)
+    for k, ridge in ((one, 1e300), (one * np.asarray(1e-30, dtype), 1e10), (0 * one, tiny)):
+        assert nk.cholesky(k, ridge=ridge).solve([ridge] * 3) == pytest.approx(1, rel=1e-10)
+    assert nk.cholesky(one * np.asarray(tiny, dtype)).solve([tiny] * 3) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_largest_numbers(dtype):
+    factor = nk.cholesky(np.eye(3, dtype=dtype))
+    for found in (factor.solve([1.7e308] * 3), factor.half_solve([1.7e308] * 3)):
+        assert found == pytest.approx(1.7e308, rel=1e-7)
+    with pytest.raises(ValueError, match="solution of gram is too large for float64"):
+        nk.cholesky(0.5 * np.eye(3, dtype=dtype)).solve([1.7e308] * 3)
+
+
 def test_leave_one_out_is_what_fits_without_a_sample_predict():
     a, y = matrix(12) + np.eye(12), RNG.standard_normal((12, 2))
     found = nk.cholesky(a, ridge=0.25).leave_one_out(y)
@@ -165,6 +184,8 @@ def broken(size=4, **entries):
         ({"gram": broken(_12=np.nan)}, "gram: row 1, column 2 .* is nan"),
         ({"gram": broken(_30=np.inf)}, "gram: row 3, column 0 .* is inf"),
         ({"gram": broken(_20=5.0)}, "gram is not symmetric: row 0, column 2"),
+        ({"gram": np.eye(2), "kernel": "rbf"}, "kernel must be 'ntk' or 'nngp', not 'rbf'"),
+        ({"gram": nk.gram(nk.MLP(2), np.eye(2)), "kernel": 3}, "kernel must be .* not 3"),
         ({"gram": np.eye(2), "ridge": -1}, "ridge must be finite and not negative"),
         ({"gram": np.eye(2), "ridge": np.nan}, "ridge must be finite"),
         ({"gram": np.eye(2), "path": "f.h5"}, "cannot be written to a file yet"),

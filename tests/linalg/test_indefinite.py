@@ -66,6 +66,30 @@ def test_equal_rows_are_named(dtype):
     nk.cholesky(k, ridge=error.least_ridge)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_pivot_that_is_a_rounding_error_is_not_positive(dtype):
+    """LAPACK's factorisation succeeds if it is rounded up, and solutions are then of any size."""
+    rng, net, rounded_up = np.random.default_rng(5), nk.MLP(3, "relu", 1.4, 0.1), 0
+    for _ in range(20):
+        x = rng.standard_normal((6, 3))
+        x[5] = x[0]
+        k = nk.gram(net, x, dtype=dtype).ntk
+        error = refused(k)
+        assert error.equal == (0, 5) and error.row == 5
+        try:
+            rounded_up += np.linalg.cholesky(k) is not None
+        except np.linalg.LinAlgError:
+            continue
+    assert rounded_up
+
+
+def test_the_least_ridge_of_a_large_negative_eigenvalue():
+    """It is the eigenvalue, rounded up to two digits, and not twice that."""
+    assert refused(-np.eye(3)).least_ridge == 1.1
+    assert refused(-1.5e308 * np.eye(3)).least_ridge == 1.6e308
+    assert refused([[0.0, 1.0], [1.0, 0.0]]).least_ridge == 1.1
+
+
 def test_equal_rows():
     assert equal_rows(np.eye(3)) is None
     a = np.zeros((4, 4))
@@ -79,3 +103,8 @@ def test_a_matrix_of_zeros():
     error = refused(np.zeros((3, 3)))
     assert error.row == 0 and error.equal == (0, 1) and 0 < error.least_ridge < 1e-300
     nk.cholesky(np.zeros((3, 3)), ridge=error.least_ridge)
+
+
+def test_a_large_matrix_of_zeros(monkeypatch):
+    monkeypatch.setattr(indefinite, "DENSE", 0)
+    assert refused(np.zeros((3, 3))).least_eigenvalue == 0

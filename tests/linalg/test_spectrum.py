@@ -87,6 +87,10 @@ def test_the_largest_eigenvalue(size, monkeypatch):
     x = RNG.standard_normal((size, 5))
     a = x @ x.T + np.eye(size)
     assert largest_eigenvalue(a) == pytest.approx(np.linalg.eigvalsh(a)[-1], rel=1e-9)
+    assert largest_eigenvalue(np.zeros((size, size))) == 0
+    angles = np.linspace(0, 2 * np.pi, 41)[:-1]  # (1, …, 1) is an eigenvector, of 0
+    a = np.cos(angles - angles[:, None])
+    assert largest_eigenvalue(a) == pytest.approx(20, rel=1e-9)
 
 
 def test_a_matrix_is_copied_unless_it_may_be_overwritten():

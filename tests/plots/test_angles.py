@@ -39,3 +39,16 @@ def test_the_title_names_the_network_and_bands_differ_without_colours():
 def test_a_picture_of_another_kind(tmp_path):
     with pytest.raises(ValueError, match=r"a\.txt: its ending must be one of .*png"):
         nk.plots.angle(nk.MLP(2), (8,), tmp_path / "a.txt", draws=2)
+
+
+@pytest.mark.parametrize(
+    ("widths", "draws", "text"),
+    [
+        (8, 2, "widths must be a sequence of at least one width, not 8"),
+        ([], 2, "widths must be a sequence of at least one width"),
+        ([8], 0, "draws must be at least 1, not 0"),
+    ],
+)
+def test_bad_arguments(widths, draws, text):
+    with pytest.raises(ValueError, match=text):
+        nk.plots.angle(nk.MLP(2), widths, draws=draws)

@@ -21,9 +21,13 @@ def test_lines_are_the_duals_and_differ_without_colours():
 
 @pytest.mark.parametrize(
     ("which", "path", "text"),
-    [(["relu"], "a.xyz", "its ending must be"), ([], "a.png", "which is empty")],
+    [
+        (["relu"], "a.xyz", "its ending must be"),
+        ([], "a.png", "which is empty"),
+        (None, "a.png", "activation must be a name"),
+    ],
 )
 def test_bad_arguments(tmp_path, which, path, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         nk.plots.activations(which, tmp_path / path)
     assert not list(tmp_path.iterdir())

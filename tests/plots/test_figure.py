@@ -139,6 +139,7 @@ def test_links_are_followed_and_permissions_kept(tmp_path):
         ("a.xyz", r"a\.xyz: its ending must be one of .*pdf.*png.*svg"),
         ("a", "its ending must be one of"),
         ("a.pgf", "its ending must be one of"),
+        ("a\0.png", "path holds the character 0"),
         ("none/a.png", "none does not exist; create it first"),
     ],
 )
@@ -148,7 +149,7 @@ def test_bad_paths(tmp_path, path, text):
 
 
 def test_a_path_that_is_none():
-    with pytest.raises(TypeError, match="path must be the path of a picture, not int"):
+    with pytest.raises(TypeError, match="path must be the path of a file as a str, not 5"):
         nk.plots.gram(np.eye(2), 5)
 
 

@@ -195,6 +195,7 @@ SIGNS = np.array([[1.0, -2.0], [-2.0, 5.0]])
         (-np.full((2, 2), np.inf), {"scale": "log"}, "row 0, column 0 is -inf"),
         (np.diag([1, 1e200]), {}, r"row 1, column 1 is 1e\+200; .* of at most 1e\+150"),
         (np.full((2, 2), 5e-324), {"scale": "log"}, "positive entries"),
+        (np.eye(2) * 1e-300, {}, "the largest entry is 1e-300, too small for a bar of colours"),
         (np.zeros((0, 3)), {}, r"matrix is empty \(0 × 3\)"),
         (np.zeros((2, 0, 0)), {}, "is empty"),
         (np.zeros((0, 2, 2)), {}, "is empty"),

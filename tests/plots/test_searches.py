@@ -62,6 +62,7 @@ def test_tables_of_any_kind(kind):
 def test_one_value_and_no_activation():
     figure = nk.plots.evidence([{"depth": 1, "w_std": 0, "value": 5}])
     assert figure.get_suptitle() == "best: depth 1, σ_w 0, log marginal likelihood 5"
+    assert all(tick.is_integer() for tick in figure.axes[1].get_xticks())
     nk.plots.evidence([[5.0]], w_std=[1.0])._repr_png_()
 
 
@@ -78,6 +79,13 @@ def test_one_value_and_no_activation():
         ([], {}, "none is finite"),
         ([{"depth": 1, "value": 2}], {}, "row 0 lacks one of depth, w_std, value"),
         ([{"depth": 1, "w_std": [], "value": 2}], {}, "row 0 lacks one of"),
+        (
+            GRID,
+            {"w_std": [1, 2, 3], "depths": ["a", "b"]},
+            "depths must be a whole number, not 'a'",
+        ),
+        (GRID, {"w_std": [1, 2, 3], "depths": [1.5, 2]}, "depths must be a whole number, not 1.5"),
+        ([{"depth": 1.5, "w_std": 1, "value": 2}], {}, "depth must be a whole number, not 1.5"),
         ([{"depth": "a", "w_std": 1, "value": 2}], {}, "row 0 has no numbers: .*'a'"),
         ([{"depth": 1, "w_std": np.inf, "value": 2}], {}, "row 0 has the w_std inf"),
         ("abc", {}, "values must be a grid of numbers"),

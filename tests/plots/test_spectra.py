@@ -47,6 +47,11 @@ def test_thinned_spectra_say_so(monkeypatch):
     assert title == "K: eigenvalues of 4 rows, evenly spaced"
 
 
+def test_the_smallest_number_is_drawn():
+    (axes,) = nk.plots.spectrum([5e-324, 0.0]).axes
+    assert axes.get_ylim()[0] == 5e-324
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [

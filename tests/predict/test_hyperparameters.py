@@ -188,6 +188,11 @@ def test_samples_of_float32_from_a_file(tmp_path):
         ({"bounds": {"noise": (2, 1)}}, "the upper bound of noise must be more than 2"),
         ({"depths": []}, "depths is empty"),
         ({"depths": 3}, "depths must be a sequence"),
+        ({"depths": np.int64(3)}, "depths must be a sequence"),
+        ({"activations": 3}, "activations must be a sequence"),
+        ({"fit": None}, "fit must be a sequence"),
+        ({"bounds": [("noise", (1, 2))]}, "bounds must be a mapping"),
+        ({"objective": np.array(["loo", "loo"])}, "objective must be 'evidence' or 'loo'"),
         ({"depths": [0]}, "depths must be at least 1"),
         ({"activations": []}, "activations is empty"),
         ({"activations": ["rleu"]}, "rleu"),
@@ -204,6 +209,18 @@ def test_wrong_arguments(options, message):
     x, y = draws(NET, 0.1, count=20, outputs=1)
     with pytest.raises((ValueError, TypeError), match=message):
         nk.fit_hyperparameters(NET, x, y, **options)
+
+
+def test_depths_beyond_a_network_whose_layers_differ():
+    x, y = draws(NET, 0.1, count=10, outputs=1)
+    net, options = nk.MLP(3, ["relu", "abs"]), {"starts": 1, "refine": 1, "iterations": 1}
+    with pytest.raises(ValueError, match="depths: net has depth 3, and its activation is not"):
+        nk.fit_hyperparameters(net, x, y, depths=[4], **options)
+    fit = nk.fit_hyperparameters(net, x, y, depths=[1, 4], activations=["relu"], **options)
+    assert {(row.activation, row.depth) for row in fit.table} == {("none", 1), ("relu", 4)}
+    per_layer = nk.MLP(2, "relu", [1.0, 1.5])
+    with pytest.raises(ValueError, match=r"its w_std is not .*; give a net of depth 3"):
+        nk.fit_hyperparameters(per_layer, x, y, depths=[3], fit="noise", **options)
 
 
 def test_wrong_data():

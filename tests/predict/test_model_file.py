@@ -83,6 +83,11 @@ def test_what_is_no_model(path, tmp_path):
         nk.load_model(tmp_path / "none.h5")
     with pytest.raises(IsADirectoryError, match="name a model file"):
         nk.load_model(tmp_path)
+    for wrong in (None, 3, b"m.h5", "a\0b"):
+        with pytest.raises((ValueError, TypeError), match=r"path (must be|holds the character 0)"):
+            nk.load_model(wrong)
+    with pytest.raises(OSError, match="x cannot be read: File name too long"):
+        nk.load_model("x" * 300)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="is a device or a pipe"):
         nk.load_model(tmp_path / "pipe")
@@ -166,6 +171,7 @@ FORGED = {
     "classes": (note(classes=["a", 1]), "its classes are not 2 labels of one type"),
     "one class": (note(classes=["a"]), "its classes are not 2 labels of one type"),
     "names": (note(target_names=[1, 2]), "its targets have no names that fit"),
+    "too many names": (note(target_names=["a", "b", "c"]), "its targets have no names that fit"),
     "a time": (
         lambda file: (put("kind", "gaussian_process")(file), note(time="-1")(file)), "time must be",
     ),
@@ -207,6 +213,13 @@ def test_a_disk_that_cannot_be_read(path, monkeypatch):
     monkeypatch.setattr(disk, "read_at", fail)
     with pytest.raises(OSError, match=r"m.h5 cannot be read: Input/output error"):
         read_model(path)
+
+
+def test_names_that_could_not_be_read(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_numba.predict.model_file.MOST_NOTES", 10)
+    with pytest.raises(ValueError, match=r"names of the model's classes and targets take .* bytes"):
+        model.save(tmp_path / "n.h5")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_no_file(model, tmp_path, monkeypatch):

@@ -48,3 +48,5 @@ def test_what_it_may_be():
         fit_preprocess(Standardize(np.zeros(3), np.ones(3)), source)
     with pytest.raises(ValueError, match="preprocess must be None or 'standardize'"):
         fit_preprocess(True, source)
+    with pytest.raises(ValueError, match="preprocess must be None or 'standardize'"):
+        fit_preprocess(np.ones(2), source)

@@ -217,12 +217,14 @@ def test_a_matrix_of_a_series_given_by_a_file_fits_the_predictions(tmp_path):
 def test_equal_samples():
     x = np.vstack([X, X[4:5]])
     same, differ = np.vstack([Y, Y[4:5]]), np.vstack([Y, Y[4:5] + 1])
-    for y, text in ((same, "and so are their targets"), (differ, "and their targets differ")):
+    for y, text in ((same, "and their targets are equal"), (differ, "and their targets differ")):
         with pytest.raises(
             nk.NotPositiveDefiniteError, match=rf"Samples 4 and 30 are equal, {text}: give a"
         ) as caught:
             nk.kernel_ridge(NET, x, y, ridge=0)
         nk.kernel_ridge(NET, x, y, ridge=caught.value.least_ridge, absolute=True)
+    with pytest.raises(nk.NotPositiveDefiniteError, match="Samples 0 and 1 differ less than this"):
+        nk.kernel_ridge(nk.MLP(2, "relu", 0.0, 0.0), X, Y)
     mean = nk.kernel_ridge(NET, x, differ, ridge=1e-10).predict(X[4:5])
     assert mean[0] == pytest.approx(Y[4] + 0.5, abs=1e-5)
 
@@ -264,6 +266,9 @@ def nan_at(array, place):
         ({"ridge": 1e308}, "ridge=1e\\+308 is too large"),
         ({"kernel": ("nngp", "ntk")}, "kernel must be 'ntk' or 'nngp'"),
         ({"method": "cg"}, "method must be 'auto' or 'cholesky'"),
+        ({"kernel": np.array(["ntk"])}, "kernel must be 'ntk' or 'nngp'"),
+        ({"preprocess": np.array(["a", "b"])}, "preprocess must be None or 'standardize'"),
+        ({"y": np.full(30, 1.7e308), "ridge": 0}, "scale the targets down"),
         ({"preprocess": "whiten"}, "preprocess must be None or 'standardize'"),
         ({"memory": "1kB"}, r"30 samples take .*memory='1kB'"),
         ({"dtype": int}, "dtype must be float64 or float32"),
@@ -294,3 +299,11 @@ def test_bad_new_samples(z, text):
 def test_a_short_description():
     text = repr(nk.kernel_ridge(NET, X, Y, ridge=0.5))
     assert "ntk of depth 3" in text and "30 samples, 2 outputs" in text and "0.5 of the" in text
+
+
+def test_equal_samples_need_a_larger_ridge_in_float32():
+    x = np.array([[0.0, 1.0], [1.0, 0.5], [0.0, 1.0]], np.float32)
+    with pytest.raises(
+        nk.errors.NotPositiveDefiniteError, match=r"0 and 2 .*: give a larger ridge"
+    ):
+        nk.kernel_ridge(nk.MLP(3), x, [1.0, 2.0, 3.0], ridge=1e-9)

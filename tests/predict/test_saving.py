@@ -6,6 +6,7 @@ from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.predict.loading import as_process
+from ntk_numba.predict.training import Training
 
 X = np.random.default_rng(0).standard_normal((30, 3))
 Y = np.column_stack([X[:, 0], X[:, 1] * X[:, 2]])
@@ -57,6 +58,15 @@ def test_the_same_predictions(tmp_path, name):
             assert (a == b).all()
 
 
+@pytest.mark.parametrize("kernel", ["nngp", "ensemble"])
+def test_the_factor_is_computed_again_within_the_memory(tmp_path, kernel, monkeypatch):
+    model = nk.gaussian_process(NET, np.tile(X, (10, 1)), np.tile(Y, (10, 1)), kernel=kernel)
+    loaded = saved(model, tmp_path)
+    monkeypatch.setattr(Training, "matrices", None)  # nothing is computed
+    with pytest.raises(ValueError, match=r"300 samples take .* of memory='500KiB'"):
+        loaded.predict(NEW, return_std=True, memory="500KiB")
+
+
 def test_the_process_of_a_regression(tmp_path):
     model = nk.kernel_ridge(NET, X, Y, kernel="nngp", ridge=1e-3)
     mean, std = as_process(saved(model, tmp_path)).predict(NEW, return_std=True)
@@ -67,19 +77,39 @@ def test_the_process_of_a_regression(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "labels", [["b", "a", "ä,\n"], [3, 1, 2], [2.5, 1.0, 3.0], [True, False, True]]
+    "labels",
+    [
+        ["b", "a", "ä,\n"],
+        [3, 1, 2],
+        [2.5, 1.0, 3.0],
+        [True, False, True],
+        np.array([0, 1, 2**64 - 1], np.uint64),
+        np.longdouble([1.5, 2, 3]),
+        np.array(["b", "a", "c"], object),
+    ],
 )
 def test_classes(tmp_path, labels):
-    targets, classes = nk.one_hot(labels * 10)
+    targets, classes = nk.one_hot(np.tile(labels, 10))
     model = nk.kernel_ridge(NET, X, targets)
     model.classes, model.target_names = classes, ["kind"]
     loaded = saved(model, tmp_path)
-    assert (loaded.classes == classes).all() and loaded.classes.dtype.kind == classes.dtype.kind
+    assert (loaded.classes == classes).all() and (
+        loaded.classes.dtype.kind == classes.dtype.kind.replace("O", "U")
+    )
     assert loaded.target_names == ["kind"]
     model.classes = classes[:1]
     with pytest.raises(ValueError, match="one for each output"):
         model.save(tmp_path / "other.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["m.h5"]
+
+
+def test_names_of_targets(tmp_path):
+    model = MODELS["process"]()
+    model.target_names = np.array(["a", "b"])
+    assert saved(model, tmp_path).target_names == ["a", "b"]
+    model.target_names = ["a"]
+    with pytest.raises(ValueError, match="target_names must have 2 of them, not 1"):
+        model.save(tmp_path / "other.h5")
 
 
 def test_samples_in_another_file(tmp_path, monkeypatch):
@@ -90,6 +120,7 @@ def test_samples_in_another_file(tmp_path, monkeypatch):
         model.save("m.h5", reference="x.npz:b")
     loaded = saved(model, tmp_path, reference="x.npz:a")
     assert (loaded.predict(NEW) == model.predict(NEW)).all()
+    assert loaded.reference == f"{tmp_path / 'x.npz'}:a" and model.reference is None
     with monkeypatch.context() as patch:
         patch.chdir("/")
         assert (nk.load_model(tmp_path / "m.h5").training.samples == model.training.samples).all()

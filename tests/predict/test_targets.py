@@ -45,6 +45,10 @@ def test_two_classes_of_truth_values():
         ([], "it is empty"),
         ([1.0, np.nan, 2.0], r"row 1 \(counted from 0\) has no label"),
         (["a", None], "row 1"),
+        (["a", np.nan], r"row 1 .* has no label \(nan\)"),
+        (np.ma.array([1, 2, 3], mask=[0, 0, 1]), "row 2 .* has no label"),
+        ([1, "1", 2], "different types cannot be sorted"),
+        ([[1, 2], [3]], "some of them are sequences"),
         ([[1], [2]], r"labels must be of shape \(N,\)"),
         (np.array([1, "a", 2], object), "different types cannot be sorted"),
     ],
@@ -102,6 +106,7 @@ def test_probabilities_of_many_classes():
 def test_probabilities_without_spread():
     found = nk.class_probabilities([[1.0, 0.0, 1.0], [0.0, -1e9, 2.0]], [0.0, 1e-300])
     assert found.tolist() == [[0.5, 0.0, 0.5], pytest.approx([0, 0, 1], abs=1e-13)]
+    assert nk.class_probabilities([[1.7e308, -1.7e308]], 1.0).tolist() == [[1.0, 0.0]]
 
 
 @pytest.mark.parametrize(

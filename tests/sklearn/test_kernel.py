@@ -136,9 +136,11 @@ def test_kernels_combine(x):
         ({"w_std": "wide"}, r"w_std must be a number or one number per layer"),
         ({"depth": 0}, r"depth must be at least 1"),
         ({"activation": "rleu"}, r"rleu"),
-        ({"kernel": "nkt"}, r"kernel must be one of nngp, ntk, not 'nkt'"),
+        ({"kernel": "nkt"}, r"kernel must be 'nngp' or 'ntk', not 'nkt'"),
         ({"w_std_bounds": "fix"}, r"w_std_bounds must be 'fixed' or a pair .*, not 'fix'"),
+        ({"w_std_bounds": {}}, r"w_std_bounds must be 'fixed' or a pair .*, not {}"),
         ({"b_std_bounds": (0, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
+        ({"w_std_bounds": [(1, 2), (1, 2)]}, r"w_std_bounds has 2 pairs, and w_std 1 numbers"),
         ({"b_std_bounds": (2, 1)}, r"b_std_bounds must be 'fixed' or a pair"),
     ],
 )
