@@ -39,7 +39,7 @@ COSTS = tuple(10.0**k for k in range(-2, 5))
 WIDTHS = (1 / 16, 1 / 4, 1, 4, 16)  # n0·γ of the RBF kernel exp(−γ‖x − x'‖²)
 LEAVES, SHARES = (1, 2, 4, 8, 16), (0.0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 TREES, ITERATIONS = 100, 100_000
-REPEATS = 4
+REPEATS = 3
 
 Settings = Sequence[tuple[float, ...]]
 

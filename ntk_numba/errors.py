@@ -43,15 +43,19 @@ class NotPositiveDefiniteError(InvalidValueError):
     equal: tuple[int, int] | None = None
 
 
-class RidgeWarning(UserWarning):
-    """A ridge that was to be chosen from the data lies at the edge of what is tried."""
-
-
-class UnderflowWarning(UserWarning):
-    """Results are so small that they are 0, or have few digits, in their dtype."""
+class NtkNumbaWarning(UserWarning):
+    """The base class of all warnings that the package gives its users, with escapes as errors."""
 
     def __str__(self) -> str:
         return escaped(super().__str__())
+
+
+class RidgeWarning(NtkNumbaWarning):
+    """A ridge that was to be chosen from the data lies at the edge of what is tried."""
+
+
+class UnderflowWarning(NtkNumbaWarning):
+    """Results are so small that they are 0, or have few digits, in their dtype."""
 
 
 class InvalidTypeError(NtkNumbaError, TypeError):

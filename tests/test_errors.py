@@ -43,9 +43,9 @@ RAISED = {
 
 def test_each_error_has_the_base_class_and_a_built_in_kind():
     found = {e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)}
-    warnings = {errors.UnderflowWarning, errors.RidgeWarning}
+    warnings = {errors.NtkNumbaWarning, errors.UnderflowWarning, errors.RidgeWarning}
     assert found == {*BUILT_IN, errors.NtkNumbaError, *warnings}
-    assert all(issubclass(warning, UserWarning) for warning in warnings)
+    assert all(issubclass(warning, errors.NtkNumbaWarning) for warning in warnings)
     for error, kind in BUILT_IN.items():
         assert issubclass(error, nk.NtkNumbaError) and issubclass(error, kind)
     assert nk.StoppedError is errors.StoppedError

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from ntk_numba import notices, stopping, streams
 from ntk_numba.cli import commands, learning, output
 from ntk_numba.cli.options import make_parser
-from ntk_numba.errors import StoppedError, UnderflowWarning
+from ntk_numba.errors import NtkNumbaWarning, StoppedError
 
 # The commands whose result is a file: they are done even if its name cannot be printed
 WRITERS = "gram", "merge", "plot", "fit", "predict"
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     stopping.on_first_signal(_stop)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", UnderflowWarning)
+            warnings.simplefilter("always", NtkNumbaWarning)
             warnings.showwarning = partial(_show, warnings.showwarning)
             home = learning if hasattr(learning, options.run) else commands
             code = DONE if getattr(home, options.run)(options) else CHECK_FAILED

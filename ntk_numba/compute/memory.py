@@ -167,10 +167,10 @@ def gram(
 
     Layer l is the network of depth l: without `dtype` or data that change, the kernels of layer l
     have the bits of ``gram(net.first(l), …)``. So one call with ``layers="all"`` compares depths.
-    For tanh, sigmoid, silu, softplus, mish, gelu_tanh, softsign, arctan and `Numerical` this holds
-    if `Gram.error` of both networks is within the tolerance without a finer series. The series of a
-    network whose errors would grow beyond it, which is deep or has a large w_std, are finer in all
-    layers; its layer l and the network of depth l then differ by at most the sum of both errors.
+    An exception are deep networks of activations that are computed as series, in which each layer
+    amplifies the errors of the layers before it, such as 15 layers of tanh with a w_std of 2. Their
+    series are finer in all layers, so that `Gram.error` is within the tolerance; layer l and the
+    network of depth l then differ by at most the sum of both errors.
 
     The derivatives are computed in float64 for any dtype. K depends on σ_w² and β², so they are 0
     for a parameter that is 0. Where all activations are linear but for one kink at 0, those by

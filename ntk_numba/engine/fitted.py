@@ -3,6 +3,7 @@
 `compute.plan` and `compute.memory` call `fit_network` before any kernel is made.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.duals.base import Dual
+from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.series import ToleranceError, wider_tolerance
 from ntk_numba.engine.dual import rates_of_equals
 from ntk_numba.errors import InvalidValueError
@@ -21,8 +22,14 @@ from ntk_numba.network import MLP, Layer, Variance
 NORM_STEPS = 160
 # A factor on the largest variance found, since between two of these norms it may be larger.
 VARIANCE_MARGIN = 1.02
-# The number of times that a network is fitted, and what a finer tolerance leaves for the bounds to
-# fall less than in proportion
+# The k-th series is fitted so that the bounds up to it are at most the share k/(k + RESERVE) of the
+# tolerance, which leaves something for any number of further layers. With 3, the first layer takes
+# ¼ of it, so that the errors of one may become four times as large in all layers behind it.
+RESERVE = 3
+# The factor between the tolerances that are tried for a series
+STEP = 10**-0.5
+# The number of times that all series are fitted by one factor, and what a finer tolerance leaves
+# for the bounds to fall less than in proportion
 ATTEMPTS, MARGIN = 5, 0.7
 # The smallest tolerance of a dual that is fitted again; the rounding errors in a bound are near it.
 TIGHTEST = 1e-13
@@ -75,10 +82,18 @@ def fit_network(
     Notes
     -----
     The errors of a layer grow in the layers behind it. The tolerance is that of the result: the
-    bounds of Σ and Θ are at most the largest tolerance of all activations. So each dual is first
-    fitted to the tolerance of its own activation, and again to smaller ones, all by the same
-    factor, until the bounds are small enough. If an activation with a kink, such as relu, is behind
-    a series, this holds for Σ, and the bound of Θ may be larger.
+    bounds of Σ and Θ are at most the largest tolerance of all activations. If an activation with a
+    kink, such as relu, is behind a series, this holds for Σ, and the bound of Θ may be larger.
+
+    So the duals are fitted from the first layer on. The k-th series gets the largest of the
+    tolerances a, a/√10, a/10, …, where a is that of its activation, with which the bounds of all
+    layers up to it are at most k/(k + 3) of the largest tolerance of these layers; or the finest
+    that can be reached, if the bounds are at most that tolerance. This depends on the layers up to
+    it only, so the first l layers of a network are those of the network of depth l. It fails if
+    layers amplify the errors of those before them by more than what is left, as 10 to 20 layers of
+    tanh with a w_std of 2 do. Then the tolerances of all activations are reduced by one factor,
+    until the bounds are small enough, and the first layers may differ from those of a network of
+    less depth.
     """
     return FittedNetwork(net, *_fit(net, largest_norm, features, others))
 
@@ -91,25 +106,125 @@ def _fit(
     if largest_norm is None:
         assert not needs_largest_norm(net)
         return tuple(a.dual(np.inf) for a in net.activation), (0.0, 0.0)
-    wanted, scale = max((a.tolerance for a in net.activation), default=0.0), 1.0
+    hidden = tuple(_hidden_layers(net.layers, largest_norm, features, others))
+    duals = tuple(layer.dual for layer in hidden)
+    if not any(bound for dual in duals for bound in dual.bounds):
+        return duals, (0.0, 0.0)  # without the coefficients of all norms
+    wanted = max(a.tolerance for a in net.activation)
     if wanted == 0:
-        return _fit_once(net.layers, largest_norm, features, others)
+        return duals, _bounds(hidden, duals)
+    return _fit_from_the_first(hidden) or _fit_by_one_factor(net, hidden, wanted)
+
+
+class _Hidden(NamedTuple):
+    """What the fit of a hidden layer needs of it.
+
+    activation : Activation
+    largest : the largest variance in front of the activation
+    variances : (NORM_STEPS + 1,) the variances there of samples of all norms
+    after : the variances behind it
+    dual : the dual with the tolerance of the activation
+    """
+
+    activation: Activation
+    largest: float
+    variances: NDArray[np.floating]
+    after: Variance
+    dual: Dual
+
+    def finer(self, factor: float) -> Dual:
+        """Return the dual with the tolerance times a factor."""
+        a = self.activation
+        if a.tolerance == 0 or factor == 1:
+            return self.dual
+        return a.finer(max(TIGHTEST, a.tolerance * factor)).dual(self.largest)
+
+
+def _hidden_layers(
+    layers: tuple[Layer, ...], largest_norm: float, features: int, others: tuple[MLP, ...]
+) -> Iterator[_Hidden]:
+    """Yield the hidden layers from the first to the last."""
+    norms = largest_norm * 2.0 ** (-np.arange(NORM_STEPS) / 2)
+    moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
+    before = layers[0].variance(moment)
+    moved = [other.layers[0].variance(moment).total for other in others]
+    for number, layer in enumerate(layers[1:], start=1):
+        assert layer.activation
+        # The variances of the first layer grow with the norm, so their largest one is exact.
+        margin = 1 if number == 1 else VARIANCE_MARGIN
+        largest = max(float(q.max()) for q in (before.total, *moved)) * margin
+        dual = layer.activation.dual(largest)
+        moved = [
+            other.layers[number].variance(layer.activation.second_moment(q)).total
+            for other, q in zip(others, moved, strict=True)
+        ]
+        after = layer.variance(layer.activation.second_moment(before.total))
+        yield _Hidden(layer.activation, largest, before.total, after, dual)
+        before = after
+
+
+def _bounds(hidden: tuple[_Hidden, ...], duals: tuple[Dual, ...]) -> tuple[float, float]:
+    """Return the bounds of Σ and Θ of all layers with these duals."""
+    error = ErrorBound(hidden[0].variances.size)
+    for layer, dual in zip(hidden, duals, strict=True):
+        error = error.behind(dual, layer.variances, layer.after)
+    return error.largest
+
+
+def _fit_from_the_first(
+    hidden: tuple[_Hidden, ...],
+) -> tuple[tuple[Dual, ...], tuple[float, float]] | None:
+    """Return duals each of which depends on the layers up to its own only, or None.
+
+    The bounds of the first layers alone must be within the tolerance, with Θ up to a kink behind a
+    series.
+    """
+    error = ErrorBound(hidden[0].variances.size)
+    duals: list[Dual] = []
+    wanted, series, held = 0.0, 0, 2
+    for layer in hidden:
+        tolerance = layer.activation.tolerance
+        wanted = max(wanted, tolerance)
+        series += tolerance > 0
+        if series and tolerance == 0 and layer.activation.kinks:
+            held = 1
+        dual, behind = layer.dual, error.behind(layer.dual, layer.variances, layer.after)
+        factor = 1.0
+        while (
+            max(behind.largest[:held]) > wanted * series / (series + RESERVE)
+            and tolerance * factor > TIGHTEST
+        ):
+            factor *= STEP
+            try:
+                dual = layer.finer(factor)
+            except ToleranceError:
+                break
+            behind = error.behind(dual, layer.variances, layer.after)
+        if series and max(behind.largest[:held]) > wanted:
+            return None
+        error = behind
+        duals.append(dual)
+    return tuple(duals), error.largest
+
+
+def _fit_by_one_factor(
+    net: MLP, hidden: tuple[_Hidden, ...], wanted: float
+) -> tuple[tuple[Dual, ...], tuple[float, float]]:
+    """Return duals whose tolerances are those of the activations times a factor for all of them."""
     held = 1 if _kink_behind_series(net) else 2  # Σ alone, or Θ too
+    scale = 1.0
     for _ in range(ATTEMPTS):
-        layers = tuple(_finer(layer, scale) for layer in net.layers)
         try:
-            duals, error = _fit_once(layers, largest_norm, features, others)
+            duals = tuple(layer.finer(scale) for layer in hidden)
         except ToleranceError as refused:
-            if scale == 1:
-                raise
             # errors of a result are proportional to those of the duals
             reached = wanted * refused.reached / (MARGIN * refused.asked)
             raise _unreachable(net, reached) from None
+        error = _bounds(hidden, duals)
         largest = max(error[:held])
         if largest <= wanted:
             return duals, error
-        tolerances = (a.tolerance for a in (layer.activation for layer in layers) if a)
-        if scale < 1 and max(tolerances) <= TIGHTEST:
+        if scale < 1 and wanted * scale <= TIGHTEST:
             break
         scale *= MARGIN * wanted / largest
     raise _unreachable(net, largest)
@@ -125,14 +240,6 @@ def _kink_behind_series(net: MLP) -> bool:
     return any(a.kinks and a.tolerance == 0 for a in net.activation[series[0] :])
 
 
-def _finer(layer: Layer, factor: float) -> Layer:
-    """Return a layer whose activation has its tolerance times a factor."""
-    a = layer.activation
-    if a is None or a.tolerance == 0 or factor == 1:
-        return layer
-    return replace(layer, activation=a.finer(max(TIGHTEST, a.tolerance * factor)))
-
-
 def _unreachable(net: MLP, reached: float) -> InvalidValueError:
     """Return the error that the bounds of a result are above the tolerance."""
     series = max(net.activation, key=lambda a: a.tolerance)
@@ -142,38 +249,6 @@ def _unreachable(net: MLP, reached: float) -> InvalidValueError:
         f"of the result would be up to {reached:.1e}, not {series.tolerance:g}; take fewer layers "
         f"or a smaller w_std{f', or ask for {wider}' if wider else ''}"
     )
-
-
-def _fit_once(
-    layers: tuple[Layer, ...], largest_norm: float, features: int, others: tuple[MLP, ...]
-) -> tuple[tuple[Dual, ...], tuple[float, float]]:
-    """Return the duals of layers, each with the tolerance of its own, and the bounds."""
-    norms = largest_norm * 2.0 ** (-np.arange(NORM_STEPS) / 2)
-    moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
-    before = layers[0].variance(moment)
-    moved = [other.layers[0].variance(moment).total for other in others]
-    duals: list[Dual] = []
-    steps = []
-    for number, layer in enumerate(layers[1:], start=1):
-        assert layer.activation
-        # The variances of the first layer grow with the norm, so their largest one is exact.
-        margin = 1 if number == 1 else VARIANCE_MARGIN
-        largest = max(float(q.max()) for q in (before.total, *moved))
-        dual = layer.activation.dual(largest * margin)
-        moved = [
-            other.layers[number].variance(layer.activation.second_moment(q)).total
-            for other, q in zip(others, moved, strict=True)
-        ]
-        duals.append(dual)
-        after = layer.variance(layer.activation.second_moment(before.total))
-        steps.append((dual, before.total, after))
-        before = after
-    if not any(bound for dual in duals for bound in dual.bounds):
-        return tuple(duals), (0.0, 0.0)  # without the coefficients of all these norms
-    error = ErrorBound(before.total.size)
-    for step in steps:
-        error.advance(*step)
-    return tuple(duals), error.largest
 
 
 def _no_curve(q: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -203,10 +278,10 @@ class ErrorBound:
         self._cosine = np.zeros(samples)  # e
         self._tau = np.zeros(samples)  # E
         self._ratio = np.ones(samples)  # τ
-        self._worst = [0.0, 0.0]
+        self._worst = 0.0, 0.0
 
-    def advance(self, dual: Dual, q: NDArray[np.floating], after: Variance) -> None:
-        """Propagate the bounds through one layer, from variances q to the variances `after`."""
+    def behind(self, dual: Dual, q: NDArray[np.floating], after: Variance) -> "ErrorBound":
+        """Return the bounds behind one more layer, from variances q to the variances `after`."""
         if dual.curve is not None:  # no arc lies between equal variances, and curves take time
             dual = replace(dual, curve=_no_curve)
         e = min(1.0, float(self._cosine.max()))
@@ -214,14 +289,18 @@ class ErrorBound:
         t, t1 = dual.bounds
         with np.errstate(invalid="ignore"):
             v = np.where(after.total > 0, after.weights / after.total, 0).astype(float)
-        self._cosine = v * (rate * self._cosine + t)
         rate_error = np.maximum(rate - changed, 0) if e > 0 else 0.0
-        self._tau = v * (rate * self._tau + self._ratio * (rate * t1 + rate_error)) + self._cosine
-        self._ratio = v * rate * self._ratio + 1
-        self._worst[0] = max(self._worst[0], float(self._cosine.max()))
-        self._worst[1] = max(self._worst[1], float((self._tau / self._ratio).max()))
+        new = ErrorBound(q.size)
+        new._cosine = v * (rate * self._cosine + t)
+        new._tau = v * (rate * self._tau + self._ratio * (rate * t1 + rate_error)) + new._cosine
+        new._ratio = v * rate * self._ratio + 1
+        new._worst = (
+            max(self._worst[0], float(new._cosine.max())),
+            max(self._worst[1], float((new._tau / new._ratio).max())),
+        )
+        return new
 
     @property
     def largest(self) -> tuple[float, float]:
         """The largest bounds of Σ and Θ over the samples and the layers so far."""
-        return self._worst[0], self._worst[1]
+        return self._worst

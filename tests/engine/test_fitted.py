@@ -94,6 +94,18 @@ def test_the_tolerance_is_that_of_the_result(name, depth, w_std):
     assert fitted.net is net  # its name, in files too, has the tolerance asked for
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("w_std", [0.9, 1.2, 1.5])
+@pytest.mark.parametrize("name", ["tanh", "silu", "softplus", "mish", "gelu_tanh", "arctan:1e-5"])
+def test_the_first_layers_are_fitted_as_a_network_of_their_own(name, w_std):
+    net = nk.MLP(8, name, w_std, 0.1)
+    whole = [dual.bounds for dual in fit_network(net, 3.0, 8).duals]
+    for depth in range(2, 8):
+        fitted = fit_network(net.first(depth), 3.0, 8)
+        assert [dual.bounds for dual in fitted.duals] == whole[: depth - 1]
+        assert max(fitted.error) <= net.activation[0].tolerance
+
+
 def test_with_a_kink_behind_a_series_the_tolerance_is_that_of_the_nngp():
     error = fit_network(nk.MLP(4, ["tanh:1e-6", "tanh:1e-6", "relu"], 1.5), 2.0, 4).error
     assert error[0] <= 1e-6 < error[1] < 1e-2
