@@ -19,6 +19,7 @@ from ntk_numba.arguments import (
     not_negative,
     number_between,
     one_of,
+    plain,
     whole_number,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
@@ -251,7 +252,7 @@ def _limits(bounds: Mapping[Name, tuple[float, float]] | None) -> dict[Name, tup
     for name, pair in (bounds or {}).items():
         if name not in NAMES:
             raise InvalidValueError(f"bounds: {name!r} is none of {', '.join(NAMES)}")
-        if not isinstance(pair, Sequence) or len(pair) != 2:
+        if not isinstance(plain(pair), Sequence | np.ndarray) or len(pair) != 2:
             raise InvalidTypeError(f"bounds of {name} must be a pair of numbers, not {pair!r}")
         low = number_between(f"the lower bound of {name}", pair[0], 0, math.inf)
         limits[name] = (low, number_between(f"the upper bound of {name}", pair[1], low, math.inf))

@@ -156,7 +156,7 @@ def test_the_scale_of_a_homogeneous_network():
 
 def test_bounds_are_kept_and_named():
     x, y = draws(NET, 0.1, count=20, outputs=2)
-    bounds = {"w_std": (3.0, 4.0), "noise": [1e-3, 5e-3]}
+    bounds = {"w_std": np.array([3.0, 4.0]), "noise": [1e-3, 5e-3]}
     fit = nk.fit_hyperparameters(NET, x, y, bounds=bounds, starts=3, refine=1)
     assert fit.net.w_std[0] == pytest.approx(3.0) and fit.noise == pytest.approx(1e-3)
     assert {"w_std", "noise"} <= set(fit.table[0].at_bounds)
@@ -184,6 +184,7 @@ def test_samples_of_float32_from_a_file(tmp_path):
         ({"noise": -1.0, "fit": ["w_std"]}, "noise must be finite and not negative"),
         ({"bounds": {"ridge": (1, 2)}}, "bounds: 'ridge' is none of"),
         ({"bounds": {"noise": 3}}, "bounds of noise must be a pair"),
+        ({"bounds": {"noise": np.ones(3)}}, "bounds of noise must be a pair"),
         ({"bounds": {"noise": (0, 1)}}, "the lower bound of noise must be more than 0"),
         ({"bounds": {"noise": (2, 1)}}, "the upper bound of noise must be more than 2"),
         ({"depths": []}, "depths is empty"),
