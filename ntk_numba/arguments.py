@@ -89,7 +89,8 @@ def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
     ValueError
         If no kernel is wanted, or one that does not exist.
     """
-    wanted = [kernels] if isinstance(kernels, str) else list(kernels)
+    several = isinstance(kernels, Iterable) and not isinstance(kernels, str)
+    wanted: list[Any] = list(kernels) if several else [kernels]
     for name in wanted:
         if name not in KERNELS:
             raise InvalidValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")

@@ -6,6 +6,7 @@ from ntk_numba.arguments import (
     number_between,
     one_of,
     parse_bytes,
+    parse_kernels,
     parse_layers,
     show_bytes,
     whole_number,
@@ -76,6 +77,12 @@ def test_one_of():
     for value in ("rbf", 3, ["ntk"], None):
         with pytest.raises(ValueError, match="kernel must be 'ntk' or 'nngp', not"):
             one_of("kernel", value, ("ntk", "nngp"))
+
+
+def test_parse_kernels_refuses():
+    for kernels in (3, None, ["ntk", 3], "rbf"):
+        with pytest.raises(ValueError, match=r"kernels: .* is none of nngp, ntk"):
+            parse_kernels(kernels)
 
 
 def test_numbers_are_checked():
