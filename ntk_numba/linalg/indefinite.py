@@ -12,7 +12,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from xxhash import xxh3_128_digest
 
 from ntk_numba.errors import NotPositiveDefiniteError
-from ntk_numba.linalg.packed import PIVOT, Packed, start_vector
+from ntk_numba.linalg.packed import Packed, start_vector
 
 Floats = NDArray[np.floating]
 
@@ -40,20 +40,21 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     limits = np.finfo(array.dtype)
     negative = max(-(low or 0.0), 0.0)
     doubt = ESTIMATE * negative if len(array) > DENSE else 0.0
-    excess = max(2 * PIVOT * float(limits.eps) * max(high, negative), doubt, float(limits.tiny))
+    excess = max(float(limits.eps) * max(high, negative), doubt, float(limits.tiny))
     for _ in range(60):
-        shift = negative + excess
-        packed.restore(shift)
+        least = _round_up(math.ldexp(negative + excess, exponent))
+        packed.restore(math.ldexp(least, -exponent))  # the very number that the message advises
         if packed.factorise() == 0:
             break
         excess *= 2
     if low is None:
         low = _least_by_inverses(packed)
-    least = _round_up(math.ldexp(shift, exponent))
     eigenvalue = math.ldexp(low, exponent)
     added = f" with a ridge of {math.ldexp(ridge, exponent):.2g}" if ridge else ""
     equal = f"; rows {pair[0]} and {pair[1]} are equal" if pair else ""
-    relative = f", {_round_up(shift / mean):.2g} of the mean of the diagonal," if mean > 0 else ""
+    relative = (
+        f", {_round_up(packed.shift / mean):.2g} of the mean of the diagonal," if mean > 0 else ""
+    )
     error = NotPositiveDefiniteError(
         f"{name}{added} is not positive definite in {array.dtype}: its factorisation fails at row "
         f"{row} (counted from 0){equal}. Without a ridge its least eigenvalue is "

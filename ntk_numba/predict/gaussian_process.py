@@ -141,7 +141,8 @@ class GaussianProcess(Saved):
         return_std, return_cov : bool
             Whether to return the standard deviations, or the covariance, too.
         memory, threads : see `KernelRidge.predict`
-            A covariance is computed at once, and needs the memory for M (2N + 2M) numbers.
+            A covariance is computed at once, and needs the memory for M (4N + 3M) numbers, with a
+            factor in float32 M (9N + 3M), and for an ensemble M (14N + 3M).
 
         Returns
         -------

@@ -84,7 +84,7 @@ class Training:
 
     def between(
         self,
-        left: Floats,
+        left: Any,
         right: Floats | None,
         kernels: tuple[KernelName, ...],
         threads: int | None,
@@ -117,16 +117,17 @@ class NewSamples:
                 longest = source.survey().largest_norm
             else:
                 longest = max(
-                    open_source(self.rows(*run), source.name).survey().largest_norm
-                    for run in source.blocks()
+                    self._rows(slice(*run)).survey().largest_norm for run in source.blocks()
                 )
             self.up_to = max(training.up_to, longest)
 
-    def rows(self, start: int, stop: int) -> Floats:
-        """Return some of the samples, after the preprocessing."""
-        rows = self._source.read(start, stop)
-        preprocess = self._training.preprocess
-        return rows if preprocess is None else preprocess.apply(rows)
+    def _rows(self, run: slice) -> Any:
+        """Return some of the samples, after the preprocessing, as a Source that names them."""
+        source, preprocess = self._source, self._training.preprocess
+        rows = source.read(run.start, run.stop)
+        whole = run.stop - run.start == self.count
+        name = source.name if whole else f"{source.name}[{run.start}:{run.stop}]"
+        return open_source(rows if preprocess is None else preprocess.apply(rows), name)
 
     def runs(
         self, row_bytes: int, memory: int | str | None, *, whole: bool = False
@@ -166,16 +167,14 @@ class NewSamples:
     ) -> dict[KernelName, NDArray[np.float64]]:
         """Return kernels between some new samples and the training samples, (m, N) float64."""
         training = self._training
-        rows = self.rows(run.start, run.stop)
-        found = training.between(rows, training.samples, kernels, threads, self.up_to)
+        found = training.between(self._rows(run), training.samples, kernels, threads, self.up_to)
         return {name: k.astype(float, copy=False) for name, k in found.items()}
 
     def themselves(
         self, run: slice, kernel: KernelName, threads: int | None
     ) -> NDArray[np.float64]:
         """Return a kernel of some new samples with each other, in float64."""
-        rows = self.rows(run.start, run.stop)
-        found = self._training.between(rows, None, (kernel,), threads, self.up_to)
+        found = self._training.between(self._rows(run), None, (kernel,), threads, self.up_to)
         return found[kernel].astype(float, copy=False)
 
     def diagonal(self, run: slice, kernel: KernelName) -> NDArray[np.float64]:
@@ -183,7 +182,7 @@ class NewSamples:
         training = self._training
         found = diagonal(
             training.net,
-            self.rows(run.start, run.stop),
+            self._rows(run),
             kernels=kernel,
             dtype=training.dtype,
             up_to=self.up_to,

@@ -139,6 +139,11 @@ def test_blocks_of_rows_within_the_memory(monkeypatch):
         wanted, rel=1e-12, abs=1e-12
     )
     assert [run.stop - run.start for run in seen] == [8] * 6 + [2]
+    z[20] *= 1e200
+    with pytest.raises(ValueError, match=r"X_new\[16:24\]: row 4 has norm"):
+        model.predict(z, memory=fixed + 8 * (16 * 30 + 3 * 4 * 8))
+    with pytest.raises(ValueError, match="X_new: row 20 has norm"):
+        model.predict(z)
     with pytest.raises(ValueError, match=r"memory=16 MiB is too little: 1 new sample takes 16"):
         model.predict(z, memory="16MiB")
 
@@ -157,6 +162,8 @@ def test_standardized_features():
     scale[3] = 1
     by_hand = nk.kernel_ridge(NET, (x - mean) / scale, Y)
     assert model.predict(z) == pytest.approx(by_hand.predict((z - mean) / scale), rel=1e-8)
+    with pytest.raises(ValueError, match=r"X_new: row 0, column 1 .* is inf"):
+        nk.kernel_ridge(NET, 1e-300 * X, Y, preprocess="standardize").predict([[0, 1e300, 0, 0]])
     assert model.training.preprocess.scale == pytest.approx(scale, rel=1e-12)
 
 
