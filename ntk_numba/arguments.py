@@ -110,12 +110,7 @@ def parse_kernels(kernels: str | Sequence[str]) -> tuple[KernelName, ...]:
     ValueError, TypeError
         If no kernel is wanted, or one that does not exist.
     """
-<<<<<<< HEAD
     wanted = listed("kernels", kernels)
-=======
-    several = isinstance(kernels, Iterable) and not isinstance(kernels, str)
-    wanted: list[Any] = list(kernels) if several else [kernels]
->>>>>>> rev1
     for name in wanted:
         if not isinstance(name, str) or name not in KERNELS:
             raise InvalidValueError(f"kernels: {name!r} is none of {', '.join(KERNELS)}")

@@ -90,22 +90,6 @@ def test_layers_that_are_refused(layers, error, text):
         kept_layers(parse_layers(layers), 5)
 
 
-<<<<<<< HEAD
-=======
-def test_one_of():
-    one_of("kernel", "ntk", ("ntk", "nngp"))
-    for value in ("rbf", 3, ["ntk"], None):
-        with pytest.raises(ValueError, match="kernel must be 'ntk' or 'nngp', not"):
-            one_of("kernel", value, ("ntk", "nngp"))
-
-
-def test_parse_kernels_refuses():
-    for kernels in (3, None, ["ntk", 3], "rbf"):
-        with pytest.raises(ValueError, match=r"kernels: .* is none of nngp, ntk"):
-            parse_kernels(kernels)
-
-
->>>>>>> rev1
 def test_numbers_are_checked():
     assert whole_number("n", np.int64(3)) == 3 and type(whole_number("n", 3)) is int
     assert number_between("p", np.float32(0.5), 0, 1) == 0.5
