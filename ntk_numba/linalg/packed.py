@@ -143,8 +143,9 @@ def start_vector(size: int) -> NDArray[np.float64]:
 
 
 def mirror(array: Floats) -> None:
-    """Copy the lower triangle of a square matrix to the upper one."""
+    """Copy the lower triangle of a square matrix to the upper one, block by block for the caches."""
     for start, stop in blocks(len(array)):
-        array[:start, start:stop] = array[start:stop, :start].T
+        for first, last in blocks(start):
+            array[first:last, start:stop] = array[start:stop, first:last].T
         inner = array[start:stop, start:stop]
         inner[...] = np.tril(inner) + np.tril(inner, -1).T
