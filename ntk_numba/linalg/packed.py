@@ -143,7 +143,7 @@ def start_vector(size: int) -> NDArray[np.float64]:
 
 
 def mirror(array: Floats) -> None:
-    """Copy the lower triangle of a square matrix to the upper one, in blocks that fit the caches."""
+    """Copy the lower triangle of a square matrix to the upper one, by blocks that fit in caches."""
     for start, stop in blocks(len(array)):
         for first, last in blocks(start):
             array[first:last, start:stop] = array[start:stop, first:last].T
