@@ -15,6 +15,7 @@ import ntk_numba as nk
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = ("training", "safety", "prediction")  # with tables of benchmarks
 PREDICTION = (ROOT / "docs" / "prediction.md").read_text()
 
 
@@ -104,7 +105,8 @@ def test_other_schedulers(folder):
 
 def test_tables_are_the_benchmarks():
     results = (ROOT / "bench" / "RESULTS.md").read_text().splitlines()
-    for page in (ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "safety.md"):
+    pages = [ROOT / "README.md", *(ROOT / "docs" / f"{p}.md" for p in PAGES)]
+    for page in pages:
         # in the tables of benchmarks all columns of numbers are aligned to the right
         tables = re.findall(r"(?:^\|.*\n)+", page.read_text(), re.MULTILINE)
         tables = [line for table in tables if "---:" in table for line in table.splitlines()]
