@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dual_checks import checks, polar
+from marks import marked
 from mpmath import acos, chebyfit, erfc, exp, mp, mpf, ncdf, npdf, pi, quad, sin, sqrt
 from piecewise import cases
 
@@ -65,7 +66,7 @@ def test_every_rule_is_exact_up_to_its_limit(q):
     assert max(differences(rule, longest_rule, q)) < 3e-15
 
 
-@pytest.mark.parametrize("spec", [*DUALS, "elu:-0.3"])
+@pytest.mark.parametrize("spec", marked(pytest.mark.slow, ["elu:-0.3", *DUALS]))
 def test_the_table_agrees_with_the_integral(spec):
     activation = activations.get(spec)
     q = elu_table.LARGEST * activation.tau**2

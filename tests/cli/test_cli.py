@@ -358,6 +358,7 @@ def test_a_script_for_slurm(run, tmp_path):
         assert said == f"ntk-numba: {option} must be at least 1, not 0\n"
 
 
+@pytest.mark.slow
 def test_activations(run, tmp_path):
     table = run("activations").stdout.splitlines()
     assert table[0].split() == ["name", "parameters", "σ(x)", "dual", "domain", "Θ"]

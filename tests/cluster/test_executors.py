@@ -73,6 +73,7 @@ def test_few_reasons_are_told():
     assert "4,11: because 4; and so on)" in text and "because 5" not in text
 
 
+@pytest.mark.cluster
 def test_a_second_try_waits(tmp_path, monkeypatch):
     """A process that holds the file of a part, such as a worker thought lost, may need time."""
     monkeypatch.setattr(executors, "PAUSE", 1.0)

@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+from marks import marked
 from parts import Stop
 
 import ntk_numba as nk
@@ -36,7 +37,7 @@ def computed(monkeypatch, right):
     return tiles
 
 
-@pytest.mark.parametrize("of", [1, 3, 28])
+@pytest.mark.parametrize("of", marked(pytest.mark.slow, [1, 3, 28], [1, 3]))
 @pytest.mark.parametrize("layout", ["full", "lower"])
 def test_all_parts_here(x, tmp_path, right, of, layout):
     with nk.write_gram(NET, x, tmp_path / "g.h5", parts=of, layout=layout) as f:

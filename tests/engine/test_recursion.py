@@ -82,7 +82,7 @@ def test_every_layer_is_exact_on_awkward_pairs(net, n0, positive, dtype):
     assert worst_error(net, x, dtype, [everything[k] for k in chosen]) <= bound(net, dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", marked(pytest.mark.slow, [np.float64, np.float32]))
 @pytest.mark.parametrize("positive", marked(pytest.mark.slow, [False, True]))
 def test_exact_with_many_features(positive, dtype):
     net = nk.MLP(4, "relu", w_std=2**0.5, b_std=0.1)

@@ -151,6 +151,7 @@ def test_the_distribution_over_starts(data):
     assert np.cov(ends) == pytest.approx(covariance, abs=0.05 * np.diag(covariance).max())
 
 
+@pytest.mark.slow
 def test_wide_networks_follow_it(data):
     """Single networks approach the flow on training and test samples as they widen."""
     x, y, z = data

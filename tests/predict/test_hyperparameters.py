@@ -32,6 +32,7 @@ def evidence(x, y, w_std, b_std, noise, depth):
     return -0.5 * ((y * np.linalg.solve(a, y)).sum() + y.shape[1] * log_det)
 
 
+@pytest.mark.slow
 def test_what_was_drawn_is_found():
     true = nk.MLP(3, "relu", 1.6, 0.5)
     x, y = draws(true, 0.05)
