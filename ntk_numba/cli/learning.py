@@ -162,7 +162,7 @@ def _show_fit(output: str, model: "KernelRidge | GaussianProcess", facts: dict[s
     )
     chosen = "" if model.choice is None else f", chosen by {model.choice.objective}"
     show(
-        f"{'noise' if facts['kind'] == 'gaussian_process' else 'ridge':16} {facts['ridge']:.4g} "
+        f"{model.ridge_name:16} {facts['ridge']:.4g} "
         f"({facts['relative_ridge']:.4g} of the mean of the diagonal{chosen})"
     )
     show(f"{'residual':16} {facts['residual']:.2g}")

@@ -21,6 +21,7 @@ from ntk_numba.linalg.spectrum import WORKING, RidgeChoice, Spectrum, choose_rid
 from ntk_numba.machine import threads_to_use
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.posterior import Trained
+from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.targets import open_targets
 from ntk_numba.predict.training import Training, open_training, refuse_other_data
 
@@ -241,6 +242,16 @@ def choose(
             )
     shift = ridge.of(mean) if choice is None else choice.ridge
     return shift, shift / mean if mean > 0 else np.inf, choice
+
+
+def factorise_again(
+    model: Saved, memory: int | str | None = None, threads: int | None = None
+) -> Cholesky:
+    """Return the factor of K + ridge·I of a model that was unpickled or loaded, within `memory`."""
+    training = model.training
+    refuse_large(training.count, training.dtype, memory, 0, 1)
+    matrix = training.matrix(model.kernel, threads)
+    return factorise(matrix, model.ridge, model.ridge_name, training, model.targets, threads)
 
 
 def factorise(

@@ -11,14 +11,14 @@ from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
 from ntk_numba.linalg.matrix import refuse_large
-from ntk_numba.linalg.spectrum import WORKING, RidgeChoice
+from ntk_numba.linalg.spectrum import WORKING
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import Objective, evidence_gradient, marginal_likelihood
 from ntk_numba.predict.fitting import (
     Options,
     Ridge,
-    factorise,
+    factorise_again,
     fit,
     fit_ensemble,
     make_ensemble,
@@ -27,7 +27,6 @@ from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
-from ntk_numba.predict.training import Training
 
 ProcessName: TypeAlias = Literal["nngp", "ntk", "ensemble"]
 Doubles = NDArray[np.float64]
@@ -61,24 +60,12 @@ class GaussianProcess(Saved):
     """
 
     kind = "gaussian_process"
+    ridge_name = "noise"
 
-    training: Training
     kernel: ProcessName
-    targets: Doubles
-    flat: bool
-    ridge: float
-    relative_ridge: float
-    dual_coef: Doubles
-    residual: float
     absolute: bool = False
     time: float = np.inf
-    choice: RidgeChoice | None = None
     _posterior: Posterior | None = None
-
-    @property
-    def net(self) -> MLP:
-        """The network."""
-        return self.training.net
 
     @property
     def posterior(self) -> Posterior:
@@ -88,19 +75,15 @@ class GaussianProcess(Saved):
     def _restored(self, memory: int | str | None, threads: int | None) -> Posterior:
         """Return the posterior; where it is computed again, within `memory` and by `threads`."""
         if self._posterior is None:
-            training, targets = self.training, self.targets
-            working = WORKING if self.time < np.inf else 0
-            matrices = 2 if self.kernel == "ensemble" else 1
-            refuse_large(training.count, training.dtype, memory, working, matrices)
             if self.kernel == "ensemble":
+                training, working = self.training, WORKING if self.time < np.inf else 0
+                refuse_large(training.count, training.dtype, memory, working, 2)
                 both = training.matrices(("nngp", "ntk"), threads)
                 self._posterior = make_ensemble(
-                    training, both, self.ridge, self.time, targets, threads
+                    training, both, self.ridge, self.time, self.targets, threads
                 )
             else:
-                matrix = training.matrix(self.kernel, threads)
-                factor = factorise(matrix, self.ridge, "noise", training, targets, threads)
-                self._posterior = Conditioned(self.kernel, factor)
+                self._posterior = Conditioned(self.kernel, factorise_again(self, memory, threads))
         return self._posterior
 
     @property
@@ -305,14 +288,6 @@ class GaussianProcess(Saved):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posterior": None}
-
-    def __repr__(self) -> str:
-        count, outputs = self.targets.shape
-        return (
-            f"<GaussianProcess: {self.kernel} of {self.net}, {count:,} samples, {outputs} "
-            f"output{'s' if outputs != 1 else ''}, noise {self.ridge:.3g} "
-            f"({self.relative_ridge:.3g} of the mean diagonal)>"
-        )
 
 
 def gaussian_process(

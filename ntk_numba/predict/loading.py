@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ntk_numba.predict.model_file import Stored, read_model
 from ntk_numba.predict.posterior import Conditioned
 from ntk_numba.predict.preprocess import Standardize
 from ntk_numba.predict.regression import KernelRidge
-from ntk_numba.predict.saving import names_of, preprocessed
+from ntk_numba.predict.saving import Saved, names_of, preprocessed
 from ntk_numba.predict.training import Training
 
 KERNELS = {KernelRidge.kind: ("ntk", "nngp"), GaussianProcess.kind: ("ntk", "nngp", "ensemble")}
@@ -73,16 +74,9 @@ def as_process(
     """
     if isinstance(model, GaussianProcess):
         return model
+    shared = {field.name: getattr(model, field.name) for field in fields(Saved)}
     return GaussianProcess(
-        training=model.training,
-        kernel=model.kernel,
-        targets=model.targets,
-        flat=model.flat,
-        ridge=model.ridge,
-        relative_ridge=model.relative_ridge,
-        dual_coef=model.dual_coef,
-        residual=model.residual,
-        choice=model.choice,
+        **shared,
         _posterior=None if factor is None else Conditioned(model.kernel, factor),
     )
 

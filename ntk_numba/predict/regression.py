@@ -9,13 +9,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName, one_of
 from ntk_numba.blas import blas_threads
 from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
-from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
-from ntk_numba.predict.fitting import Options, Ridge, factorise, fit
+from ntk_numba.predict.fitting import Options, Ridge, factorise_again, fit
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
-from ntk_numba.predict.training import Training
 
 
 @dataclass(eq=False, repr=False)
@@ -41,29 +39,16 @@ class KernelRidge(Saved):
     """
 
     kind = "kernel_ridge"
+    ridge_name = "ridge"
 
-    training: Training
     kernel: KernelName
-    targets: NDArray[np.float64]
-    flat: bool
-    ridge: float
-    relative_ridge: float
-    dual_coef: NDArray[np.float64]
-    residual: float
-    choice: RidgeChoice | None = None
     _factor: Cholesky | None = None
-
-    @property
-    def net(self) -> MLP:
-        """The network."""
-        return self.training.net
 
     @property
     def factor(self) -> Cholesky:
         """The factor of K + ridge·I; computed again if the model was unpickled or loaded."""
         if self._factor is None:
-            matrix = self.training.matrix(self.kernel)
-            self._factor = factorise(matrix, self.ridge, "ridge", self.training, self.targets)
+            self._factor = factorise_again(self)
         return self._factor
 
     def predict(
@@ -123,14 +108,6 @@ class KernelRidge(Saved):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_factor": None}
-
-    def __repr__(self) -> str:
-        count, outputs = self.dual_coef.shape
-        return (
-            f"<KernelRidge: {self.kernel} of {self.net}, {count:,} samples, {outputs} "
-            f"output{'s' if outputs != 1 else ''}, ridge {self.ridge:.3g} "
-            f"({self.relative_ridge:.3g} of the mean diagonal)>"
-        )
 
 
 def kernel_ridge(

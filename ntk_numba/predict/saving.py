@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +12,26 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.whole import check_output
 from ntk_numba.inputs.paths import split
 from ntk_numba.inputs.source import Source, open_source
+from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.network import MLP
 from ntk_numba.predict.model_file import Values, rows_of, write_model
 from ntk_numba.predict.training import Training
 
 LABELS = "Ubiuf"  # the kinds of dtypes of class labels that a file keeps
 
 
+@dataclass(eq=False, repr=False)
 class Saved:
     """A fitted model that can be saved; `KernelRidge` and `GaussianProcess` are such models.
 
     Attributes
     ----------
+    training, targets, flat, ridge, relative_ridge, dual_coef, residual, choice
+        See `KernelRidge`.
+    kind : str
+        What files call such a model.
+    ridge_name : "ridge" or "noise"
+        What such a model calls its ridge.
     classes : (n_out,) array or None
         The class of each output, if the targets are those of `one_hot`: set it, so that the file
         of the model has it.
@@ -31,7 +41,9 @@ class Saved:
         The name of each output, or of the column that has the classes, if there is one.
     """
 
-    kind: str
+    kind: ClassVar[str]
+    ridge_name: ClassVar[Literal["ridge", "noise"]]
+
     training: Training
     kernel: Any
     targets: NDArray[np.float64]
@@ -40,10 +52,23 @@ class Saved:
     relative_ridge: float
     dual_coef: NDArray[np.float64]
     residual: float
-    choice: Any
+    choice: RidgeChoice | None = None
     classes: NDArray[Any] | None = None
     reference: str | None = None
     target_names: list[str] | None = None
+
+    @property
+    def net(self) -> MLP:
+        """The network."""
+        return self.training.net
+
+    def __repr__(self) -> str:
+        count, outputs = self.targets.shape
+        return (
+            f"<{type(self).__name__}: {self.kernel} of {self.net}, {count:,} samples, {outputs} "
+            f"output{'s' if outputs != 1 else ''}, {self.ridge_name} {self.ridge:.3g} "
+            f"({self.relative_ridge:.3g} of the mean diagonal)>"
+        )
 
     def save(
         self,
