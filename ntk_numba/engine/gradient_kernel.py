@@ -43,7 +43,7 @@ from ntk_numba.engine.tangents import (
     first_layers,
     turns_of_samples,
 )
-from ntk_numba.engine.tile import STRIP, StripScratch, Tiles
+from ntk_numba.engine.tile import STRIP, Tiles
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.source import Source
 from ntk_numba.network import MLP
@@ -139,9 +139,8 @@ class GradientKernel(Kernel):
             aligned((threads, count, STRIP, tile) if name in kernels else (threads, 0, 1, 1), dtype)
             for name in KERNELS
         )
-        scratch = self._scratch
         self._gradient_scratch = GradientScratch(
-            strip=StripScratch(scratch.product, scratch.working, scratch.vector, scratch.distance),
+            strip=self._scratch.strip,
             memory=aligned((threads, SHARED + 2 * count, BLOCK), float),
             pairs=aligned((threads, kept, STRIP, tile), float),
             obtuse=np.zeros((threads, STRIP), np.bool_),

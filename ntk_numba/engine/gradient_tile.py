@@ -37,6 +37,7 @@ from ntk_numba.engine.tile import (
     is_on_diagonal,
     multiply_strip,
     pairs_of_row,
+    scratch_of,
     write_strip,
 )
 from ntk_numba.function import Floats
@@ -61,7 +62,7 @@ class Wanted(NamedTuple):
 class GradientScratch(NamedTuple):
     """The scratch memory of each thread.
 
-    strip : see `tile.Scratch`, with a leading axis of threads
+    strip : see `tile.Scratch`
     memory : (threads, SHARED + 2P, BLOCK), see `tangents`
     pairs : (threads, PAIR_NUMBERS, STRIP, T), see `differences`;  obtuse : (threads, STRIP)
     rows : (threads, 2, 1, T) the factors of a sum or τ, and cosθ
@@ -142,15 +143,6 @@ class _Entries(NamedTuple):
     log_roots: Doubles
 
 
-@njit
-def _own_scratch(scratch: StripScratch, thread: int) -> StripScratch:
-    """Return the scratch memory of a thread."""
-    return StripScratch(
-        scratch.product[thread], scratch.working[thread],
-        scratch.vector[thread], scratch.distance[thread],
-    )  # fmt: skip
-
-
 @njit(fastmath={"reassoc", "contract"})
 def _weighted_sum(factors: Doubles, entries: _Entries, value: Doubles, slope: Doubles) -> float:
     """Return the sum of the derivatives of a block of entries times their factors, reassociated."""
@@ -205,7 +197,7 @@ def tangents_of_tile(arguments_address: Any, thread: int, k: int) -> None:
     arguments: TangentArguments = arguments_at(arguments_address)
     common, first_of = arguments.common, arguments.first
     t, bands, scratch, wanted = common.tiles[k], common.bands, common.scratch, common.wanted
-    own, memory, rows = _own_scratch(scratch.strip, thread), scratch.memory[thread], scratch.rows
+    own, memory, rows = scratch_of(scratch.strip, thread), scratch.memory[thread], scratch.rows
     strips = scratch.nngp[thread], scratch.ntk[thread]
     working, count, summed = own.working, first_of.size, wanted.weights.shape[0] > 0
     if summed:
@@ -248,7 +240,7 @@ def differences_of_tile(arguments_address: Any, thread: int, k: int) -> None:
     arguments: DifferenceArguments = arguments_at(arguments_address)
     common, moved = arguments.common, arguments.moved
     t, bands, scratch, wanted = common.tiles[k], common.bands, common.scratch, common.wanted
-    own, rows = _own_scratch(scratch.strip, thread), scratch.rows[thread]
+    own, rows = scratch_of(scratch.strip, thread), scratch.rows[thread]
     strips = scratch.nngp[thread], scratch.ntk[thread]
     pairs, obtuse = scratch.pairs[thread], scratch.obtuse[thread]
     summed, results = wanted.weights.shape[0] > 0, Results(rows[1:], rows[:1], arguments.places)

@@ -29,7 +29,15 @@ from ntk_numba.engine.samples import (
     layer_statistics,
     normalise,
 )
-from ntk_numba.engine.tile import STRIP, Scratch, TileArguments, Tiles, compute_tile, tile_table
+from ntk_numba.engine.tile import (
+    STRIP,
+    Scratch,
+    StripScratch,
+    TileArguments,
+    Tiles,
+    compute_tile,
+    tile_table,
+)
 from ntk_numba.errors import InvalidValueError, ProcessError, UnderflowWarning
 from ntk_numba.inputs.source import Source
 
@@ -110,12 +118,14 @@ class Kernel:
         self._twice_centre = 2 * self._centre
         nngp, ntk = (aligned((threads, *shape), dtype) for shape in self._shapes(STRIP, tile))
         self._scratch = Scratch(
-            product=aligned((threads, STRIP, tile), float),
-            working=aligned((threads, WORKING, tile), dtype),
+            StripScratch(
+                product=aligned((threads, STRIP, tile), float),
+                working=aligned((threads, WORKING, tile), dtype),
+                vector=aligned((threads, 2 * self.features), dtype),
+                distance=aligned((threads, 1, panel_width(dtype)), float),
+            ),
             nngp=nngp,
             ntk=ntk,
-            vector=aligned((threads, 2 * self.features), dtype),
-            distance=aligned((threads, 1, panel_width(dtype)), float),
         )
 
     def outputs(self, rows: int, columns: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from ntk_numba.compiled.policy import njit
 from ntk_numba.engine.samples import Samples
 from ntk_numba.function import Floats
 
@@ -33,3 +34,15 @@ class MixingWeights(NamedTuple):
     bias: float
     weights: Floats
     biases: Floats
+
+
+@njit
+def mixing_weights(pairs: Pairs, layer: int) -> MixingWeights:
+    """Return the mixing weights of a layer, counted from 0, for a row of pairs."""
+    (rows, columns), i, j0, n = pairs
+    return MixingWeights(
+        rows.half_weight[layer, i],
+        rows.half_bias[layer, i],
+        columns.half_weight[layer, j0 : j0 + n],
+        columns.half_bias[layer, j0 : j0 + n],
+    )

@@ -40,7 +40,7 @@ from ntk_numba.activations import one_kink
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit, per_dtype
 from ntk_numba.duals.base import OBTUSE
-from ntk_numba.engine.pairs import MixingWeights, Pairs
+from ntk_numba.engine.pairs import MixingWeights, Pairs, mixing_weights
 from ntk_numba.engine.rows import (
     RATE,
     TAU,
@@ -184,12 +184,7 @@ def all_layers(
     (rows, columns), i, j0, n = pairs
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     for layer in range(results.places.size):
-        mixing = MixingWeights(
-            rows.half_weight[layer, i],
-            rows.half_bias[layer, i],
-            columns.half_weight[layer, j0 : j0 + n],
-            columns.half_bias[layer, j0 : j0 + n],
-        )
+        mixing = mixing_weights(pairs, layer)
         if layer == 0:
             if obtuse:
                 first_layer(z, w, tau, mixing)

@@ -36,7 +36,7 @@ from ntk_numba.activations import one_kink
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import OBTUSE
-from ntk_numba.engine.pairs import MixingWeights, Pairs
+from ntk_numba.engine.pairs import MixingWeights, Pairs, mixing_weights
 from ntk_numba.engine.recursion import acute_mix, mix
 from ntk_numba.engine.rows import TAU, Duals, W, Z
 from ntk_numba.engine.samples import STATISTICS_ROWS
@@ -215,16 +215,11 @@ def all_tangents(
     turns : those of the samples of the rows and of the columns
     first : see `first_layers`
     """
-    (rows, columns), i, j0, n = pairs
+    (rows, _), i, j0, n = pairs
     z, w, tau = working[Z, :n], working[W, :n], working[TAU, :n]
     depth, count = rows.std.shape[0], first.size
     for layer in range(depth):
-        mixing = MixingWeights(
-            rows.half_weight[layer, i],
-            rows.half_bias[layer, i],
-            columns.half_weight[layer, j0 : j0 + n],
-            columns.half_bias[layer, j0 : j0 + n],
-        )
+        mixing = mixing_weights(pairs, layer)
         if layer == 0:
             _first_values(z, w, tau, mixing, memory)
         else:

@@ -66,21 +66,38 @@ def tile_table(reads: ArrayLike, to: ArrayLike, mirrors: ArrayLike = (-1, -1)) -
     return fields.view(TILE)[:, 0]
 
 
-class Scratch(NamedTuple):
-    """The scratch memory of each thread.
+class StripScratch(NamedTuple):
+    """The scratch memory that one thread takes for the angles of a strip.
 
-    product : (threads, STRIP, T) float64
-    working : (threads, WORKING, T), see `rows`
-    nngp, ntk : (threads, kept layers, STRIP, T) results; (threads, 0, 1, 1) if not wanted
-    vector : (threads, 2·n0);  distance : (threads, 1, P) float64
+    product : (STRIP, T) float64
+    working : (WORKING, T), see `rows`
+    vector : (2·n0,);  distance : (1, P) float64
     """
 
     product: NDArray[np.float64]
     working: Floats
-    nngp: Floats
-    ntk: Floats
     vector: Floats
     distance: NDArray[np.float64]
+
+
+class Scratch(NamedTuple):
+    """The scratch memory of each thread.
+
+    strip : see `StripScratch`, with a leading axis of threads
+    nngp, ntk : (threads, kept layers, STRIP, T) results; (threads, 0, 1, 1) if not wanted
+    """
+
+    strip: StripScratch
+    nngp: Floats
+    ntk: Floats
+
+
+@njit
+def scratch_of(strip: StripScratch, thread: int) -> StripScratch:
+    """Return the scratch memory of a thread, from that of all threads."""
+    return StripScratch(
+        strip.product[thread], strip.working[thread], strip.vector[thread], strip.distance[thread]
+    )
 
 
 @njit
@@ -187,18 +204,6 @@ def repair(
                     z[j], w[j] = quarter, 1 - quarter
 
 
-class StripScratch(NamedTuple):
-    """The scratch memory that one thread takes for the angles of a strip, see `Scratch`.
-
-    product : (STRIP, T);  working : (WORKING, T);  vector : (2·n0,);  distance : (1, P)
-    """
-
-    product: NDArray[np.float64]
-    working: Floats
-    vector: Floats
-    distance: NDArray[np.float64]
-
-
 @njit
 def is_on_diagonal(t: Any) -> bool:
     """Return whether only the lower half of a tile is computed."""
@@ -295,10 +300,7 @@ def compute_tile(arguments_address: Any, thread: int, k: int) -> None:
     """Compute tile k of `TileArguments` with the scratch memory of a thread."""
     arguments: TileArguments = arguments_at(arguments_address)
     t, bands, scratch = arguments.tiles[k], arguments.bands, arguments.scratch
-    own = StripScratch(
-        scratch.product[thread], scratch.working[thread],
-        scratch.vector[thread], scratch.distance[thread],
-    )  # fmt: skip
+    own = scratch_of(scratch.strip, thread)
     strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.places)
     for first in range(0, t.height, STRIP):
         count, across = multiply_strip(own.product, bands, t, first)
