@@ -4,6 +4,8 @@
 returns those along directions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -75,15 +77,7 @@ def contract(
     moved = unit_directions(net.depth) if directions is None else _checked(directions, net.depth)
     plan = _plan(net, x, None, moved, kernels=name, threads=threads, up_to=up_to)
     check_rows(x, plan.largest_norm)
-    derivatives = GradientKernel(
-        fit_gradients(net, plan.largest_norm, plan.features, moved),
-        x,
-        kernels=(),
-        dtype=np.dtype(float),
-        directions=moved,
-        tile=plan.grid.tile,
-        threads=plan.threads,
-    )
+    derivatives = _kernel(plan, x, None, moved, kernels=(), dtype=np.dtype(float))
     parts = np.zeros((plan.grid.down, plan.grid.across, len(moved)))
     for batch in sweep(plan, derivatives.band, x, None):
         to = np.array(batch.indices) * plan.grid.tile
@@ -209,6 +203,28 @@ def _plan(
     )
 
 
+def _kernel(
+    plan: Plan,
+    x: Source,
+    z: Source | None,
+    directions: Doubles,
+    *,
+    kernels: Sequence[KernelName],
+    dtype: np.dtype,
+) -> GradientKernel:
+    """Return the compiled derivatives along P directions; kernels and dtype are of the outputs."""
+    return GradientKernel(
+        fit_gradients(plan.net, plan.largest_norm, plan.features, directions),
+        x,
+        z,
+        kernels=kernels,
+        dtype=dtype,
+        directions=directions,
+        tile=plan.grid.tile,
+        threads=plan.threads,
+    )
+
+
 def _along(
     plan: Plan, x: Source, z: Source | None, directions: Doubles, dtype: np.dtype
 ) -> dict[KernelName, NDArray[np.floating]]:
@@ -220,16 +236,7 @@ def _along(
         name: aligned((len(directions), plan.grid.rows, plan.grid.columns), dtype)
         for name in plan.kernels
     }
-    derivatives = GradientKernel(
-        fit_gradients(plan.net, plan.largest_norm, plan.features, directions),
-        x,
-        z,
-        kernels=plan.kernels,
-        dtype=dtype,
-        directions=directions,
-        tile=plan.grid.tile,
-        threads=plan.threads,
-    )
+    derivatives = _kernel(plan, x, z, directions, kernels=plan.kernels, dtype=dtype)
     nngp, ntk = (found.get(name, NOTHING.astype(dtype)) for name in KERNELS)
     for batch in sweep(plan, derivatives.band, x, z):
         to = np.array(batch.indices) * plan.grid.tile

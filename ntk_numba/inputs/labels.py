@@ -4,8 +4,10 @@ They are read from the same kinds of files as the samples are. Columns of tables
 samples may not.
 """
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import h5py
@@ -97,9 +99,7 @@ def read_targets_file(
         The file is missing or cannot be read.
     """
     most = available_memory() if memory is None else memory
-    name, _, opened = open_path(os.fspath(path), most, words=True)
-    rows = opened.rows
-    try:
+    with _opened(path, most) as (name, rows):
         shape = tuple(rows.shape)
         if len(shape) not in (1, 2) or 0 in shape[1:]:
             raise InvalidValueError(f"{name} has the shape {shape}; targets are (N,) or (N, n_out)")
@@ -116,24 +116,24 @@ def read_targets_file(
         if values.dtype.kind not in "biufU":
             raise InvalidTypeError(f"{name} holds {values.dtype}; targets are real numbers or text")
         return Labels(name, values, None)
-    except NtkNumbaError:
-        raise
-    except OSError as error:
-        raise FileError(f"{name} cannot be read ({error})") from None
-    finally:
-        opened.close()
 
 
 def read_labels(path: str | os.PathLike[str], count: int) -> NDArray[Any]:
     """Read one label per sample from a file whose path is as for `open_source`."""
-    name, _, opened = open_path(os.fspath(path), words=True)
-    rows = opened.rows
-    try:
+    with _opened(path) as (name, rows):
         if (size := math.prod(rows.shape)) != count:  # before they are read
             raise InvalidValueError(f"{name} holds {size} labels; the matrix has {count} rows")
         if isinstance(rows, Words):
             return _of_words(name, rows, classes=True).values.ravel()
         return _plain(name, rows, ()).ravel()
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], most: int | None = None) -> Iterator[tuple[str, Any]]:
+    """Open a file of targets as a context of its name and its rows; errors of reading name it."""
+    name, _, opened = open_path(os.fspath(path), most, words=True)
+    try:
+        yield name, opened.rows
     except NtkNumbaError:
         raise
     except OSError as error:
