@@ -32,7 +32,7 @@ from broken_jobs import (
     values,
 )
 from broken_models import MODELS
-from disk_model import Disk
+from disk_model import Disk, lose_power
 from meddling import MEDDLING
 
 import ntk_numba as nk
@@ -193,17 +193,7 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
                 def disturbed(
                     rng: random.Random = rng, folder: Path = folder, after: Path = after
                 ) -> None:
-                    model = Disk(folder)
-                    remaining = itertools.count(rng.randint(0, steps), -1)
-
-                    def before() -> None:
-                        if next(remaining) == 0:
-                            model.crash(rng, after)
-                            os.kill(os.getpid(), signal.SIGKILL)
-
-                    model.before = before
-                    job(folder / "g.h5", threads=1)
-                    model.crash(rng, after)
+                    lose_power(lambda: job(folder / "g.h5", threads=1), rng, folder, after, steps)
 
                 code = run(disturbed)
                 if code not in (DONE, -signal.SIGKILL):

@@ -1,7 +1,6 @@
 """Experiments that disturb the writing of models: there is the old file or the new one, whole."""
 
 import itertools
-import os
 import random
 import signal
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from broken_jobs import DONE, REFUSED, Count, break_at, empty_folder, run
-from disk_model import Disk
+from disk_model import lose_power
 
 import ntk_numba as nk
 
@@ -81,17 +80,7 @@ def crashed_models(rounds: int, seed: int = 0) -> dict[str, Any]:
                 def disturbed(
                     rng: random.Random = rng, folder: Path = folder, after: Path = after
                 ) -> None:
-                    disk = Disk(folder)
-                    remaining = itertools.count(rng.randint(0, 25), -1)
-
-                    def before() -> None:
-                        if next(remaining) == 0:
-                            disk.crash(rng, after)
-                            os.kill(os.getpid(), signal.SIGKILL)
-
-                    disk.before = before
-                    model.save(folder)
-                    disk.crash(rng, after)
+                    lose_power(lambda: model.save(folder), rng, folder, after, 25)
 
                 code = run(disturbed)
                 if code not in (DONE, -signal.SIGKILL):

@@ -1,8 +1,10 @@
 """A model of a disk whose power may fail, in place of the functions of `gramfile.disk`."""
 
 import errno
+import itertools
 import os
 import random
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -130,3 +132,23 @@ class Disk:
                         data.extend(bytes(at + cut - len(data)))
                     data[at : at + cut] = written[:cut]
             (into / name).write_bytes(data)
+
+
+def lose_power(
+    job: Callable[[], Any], rng: random.Random, folder: Path, after: Path, steps: int
+) -> None:
+    """Run a job, and let the power fail before one of its first `steps` calls, or at its end.
+
+    after : the folder that has the files that the disk then keeps
+    """
+    model = Disk(folder)
+    remaining = itertools.count(rng.randint(0, steps), -1)
+
+    def before() -> None:
+        if next(remaining) == 0:
+            model.crash(rng, after)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model.before = before
+    job()
+    model.crash(rng, after)
