@@ -79,12 +79,13 @@ def mean(f: Callable, q1: float, q2: float, rho: float, kinks: tuple[float, ...]
     return total
 
 
-FAST = [("exp", 1e-10, 2.38), ("|x|^1.5", 1e-2, 1.0)]
+POSSIBLE = [("exp", 1e-10, 2.38), ("exp - 1", 1e-10, 0.9), ("|x|^1.5", 1e-2, 1.0)]
+FAST = POSSIBLE[::2]
 SWEEP = [(n, tol, q) for n in CASES for tol in (1e-10, 1e-4, 1e-2) for q in (0.05, 0.9, 2.38)]
 
 
 @pytest.mark.parametrize(
-    ("name", "tolerance", "limit"), marked(pytest.mark.slow, sorted({*FAST, *SWEEP}), FAST)
+    ("name", "tolerance", "limit"), marked(pytest.mark.slow, sorted({*POSSIBLE, *SWEEP}), FAST)
 )
 def test_the_bounds_hold(name, tolerance, limit):
     case = CASES[name]
@@ -92,7 +93,7 @@ def test_the_bounds_hold(name, tolerance, limit):
     try:
         dual = own.dual(limit)
     except InvalidValueError:
-        assert (name, tolerance, limit) not in FAST
+        assert (name, tolerance, limit) not in POSSIBLE
         return
     assert max(dual.bounds) <= tolerance
     for scale1, scale2, rho in PAIRS:
