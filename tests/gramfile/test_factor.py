@@ -10,12 +10,11 @@ from plain_factor import TILE, contents_of, matrix, tiles_of
 
 import ntk_numba as nk
 from ntk_numba.arguments import Policy
-from ntk_numba.errors import FileError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import FACTOR, FactorContents
 from ntk_numba.gramfile.factor import open_factor
 from ntk_numba.gramfile.formats import FACTOR_FILE
-from ntk_numba.gramfile.layout import INCOMPLETE, checksum
+from ntk_numba.gramfile.layout import INCOMPLETE
 from ntk_numba.gramfile.repairing import repairing
 from ntk_numba.gramfile.stored import Report, existing
 from ntk_numba.gramfile.writer import TileWriter
@@ -36,7 +35,8 @@ def put(path, i, j, change):
     """Change a tile of a complete file, and give it the right checksum."""
     with open_factor(path) as f, f.tiles(write=True) as tiles:
         block = np.zeros((TILE, TILE))
-        tiles.load((FACTOR, 0, i, j), block)
+        place = (FACTOR, 0, i, j)
+        assert not tiles.fetch(place, block, int(tiles.checksums()[FACTOR][0, i, j]))
         change(block)
         tiles.write(FACTOR, 0, i, j, block)
         tiles.commit()
@@ -62,7 +62,8 @@ def test_a_factor_is_what_was_written(path, a):
         with f.tiles() as tiles:
             for (i, j), right in tiles_of(a, 0.5).items():
                 block = np.empty((TILE, TILE))
-                tiles.load((FACTOR, 0, i, j), block)
+                value = int(tiles.checksums()[FACTOR][0, i, j])
+                assert tiles.fetch((FACTOR, 0, i, j), block, value) == ""
                 assert np.array_equal(block, right)
         assert repr(f) == f"<FactorFile {path}: 150 × 150, float64, ridge 0.5>"
         assert f.contents.output_bytes == 6 * TILE * TILE * 8
@@ -215,8 +216,9 @@ def test_damage_is_found_and_repaired(path, a):
     path.write_bytes(right[: at + 100] + b"!" + right[at + 101 :])
     with open_factor(path) as f, f.tiles() as tiles:
         assert f.verify().problems == ["factor: tile (2, 1) does not match its checksum"]
-        with pytest.raises(FileError, match=r"tile \(2, 1\) of factor does not match its checksum"):
-            tiles.load((FACTOR, 0, 2, 1), np.empty((TILE, TILE)))
+        value = int(tiles.checksums()[FACTOR][0, 2, 1])
+        why = tiles.fetch((FACTOR, 0, 2, 1), np.empty((TILE, TILE)), value)
+        assert why == "does not match its checksum"
     report = Report()
     with repairing(path, open_factor) as repair:
         bad = repair.file.verify().bad
@@ -226,18 +228,6 @@ def test_damage_is_found_and_repaired(path, a):
             tiles.write(FACTOR, 0, 2, 1, tiles_of(a, 0.5)[2, 1])
     assert report and report.checks == ["1 tiles computed again"]
     assert path.read_bytes() == right
-
-
-def test_a_tile_that_is_not_done_cannot_be_loaded(tmp_path, a):
-    with contextlib.suppress(ZeroDivisionError), TileWriter(tmp_path / "l", contents_of(a), 1) as w:
-        with pytest.raises(FileError, match=r"tile \(0, 0\) of factor is not done"):
-            w.tiles.load((FACTOR, 0, 0, 0), np.empty((TILE, TILE)))
-        tile = np.random.default_rng(0).standard_normal((TILE, TILE))
-        w.tiles.write(FACTOR, 0, 0, 0, tile)
-        out = np.empty_like(tile)
-        w.tiles.load((FACTOR, 0, 0, 0), out, checksum(tile))  # before it is committed
-        assert np.array_equal(out, tile)
-        raise ZeroDivisionError
 
 
 HUGE = 2**60
