@@ -106,7 +106,7 @@ def write_factor(
             return target
         writer = TileWriter(target, contents, NUMERICS, policy)
         with writer:
-            store = StoredTiles(writer.tiles)
+            store = StoredTiles(writer.tiles, str(target))
             try:
                 _factorise(matrix, store, memory, threads, writer.check, policy.progress)
             except PivotError as error:
@@ -202,7 +202,7 @@ def repair_factor(
         report = Report()
         bad = file.verify(progress=progress).bad if bad is None else bad
         with repair.writing(bad, report) as (own, done, check):
-            store = StoredTiles(own)
+            store = StoredTiles(own, str(repair.path))
             store.done &= done
             _factorise(matrix, store, memory, threads, check, progress)
     return report
