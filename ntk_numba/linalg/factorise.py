@@ -99,7 +99,7 @@ def write_factor(
     check_folder(target, write=policy.overwrite or not target.exists())
     _refuse_matrix(target, gram)
     threads = threads_to_use(threads)
-    with _opened(gram, kernel, threads) as (tiles, name):
+    with opened(gram, kernel, threads) as (tiles, name):
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(kernel or "")
         if contents.excess:
@@ -153,9 +153,7 @@ def _factorise(
 
 
 @contextmanager
-def _opened(
-    gram: Any, kernel: KernelName | None, threads: int
-) -> Iterator[tuple[MatrixTiles, str]]:
+def opened(gram: Any, kernel: KernelName | None, threads: int) -> Iterator[tuple[MatrixTiles, str]]:
     """Open the tiles of the matrix; a context of them and of its name in errors."""
     if kernel is not None:
         one_of("kernel", kernel, KERNELS)
@@ -207,7 +205,7 @@ def repair_factor(
     threads = threads_to_use(threads)
     with (
         repairing(Path(path), open_factor) as repair,
-        _opened(gram, kernel, threads) as (tiles, name),
+        opened(gram, kernel, threads) as (tiles, name),
     ):
         file = repair.file
         matrix = Shifted(tiles, file.contents.ridge, name)
