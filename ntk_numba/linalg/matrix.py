@@ -29,6 +29,7 @@ def open_matrix(
     name: str = "gram",
     memory: int | str | None = None,
     working: int = 0,
+    remedy: str = "",
 ) -> Floats:
     """Return a symmetric and finite matrix as a new C-contiguous array, float64 or float32.
 
@@ -40,7 +41,7 @@ def open_matrix(
         The kernel to take, if there are two.
     name : str
         The name of the argument, for errors.
-    memory, working : see `refuse_large`
+    memory, working, remedy : see `refuse_large`
 
     Raises
     ------
@@ -50,7 +51,9 @@ def open_matrix(
     """
     if isinstance(gram, str | os.PathLike):
         with open_gram(Path(gram)) as file:
-            return open_matrix(file, kernel, name=name, memory=memory, working=working)
+            return open_matrix(
+                file, kernel, name=name, memory=memory, working=working, remedy=remedy
+            )
     if kernel is not None:
         one_of("kernel", kernel, ("ntk", "nngp"))
     rows = gram
@@ -74,14 +77,19 @@ def open_matrix(
         last, shape = -1, shape[1:]
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InvalidValueError(f"{name} must be a square matrix, not {tuple(shape)}")
-    refuse_large(shape[0], np.dtype(rows.dtype), memory, working)
+    refuse_large(shape[0], np.dtype(rows.dtype), memory, working, remedy=remedy)
     matrix = np.array(rows[last], order="C")
     _check(matrix, name)
     return matrix
 
 
 def refuse_large(
-    size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
+    size: int,
+    dtype: np.dtype,
+    memory: int | str | None,
+    working: int = 0,
+    matrices: int = 1,
+    remedy: str = "",
 ) -> int:
     """Return the bytes that a job may take, if its matrices of N = `size` fit in them.
 
@@ -93,6 +101,8 @@ def refuse_large(
         Further bytes that the job takes for each pair of samples.
     matrices : int
         The number of matrices of this dtype.
+    remedy : str
+        What the error advises first, if there is more than to take less.
 
     Raises
     ------
@@ -105,7 +115,7 @@ def refuse_large(
         held = "that are available" if memory is None else f"of memory={memory!r}"
         raise InvalidValueError(
             f"{size:,} samples take {show_bytes(needed)} in memory, more than the "
-            f"{show_bytes(free)} {held}; take fewer samples"
+            f"{show_bytes(free)} {held}; {remedy}{', or ' if remedy else ''}take fewer samples"
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
     return free
