@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS, KernelName, Policy, one_of, parse_bytes
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, OutputExistsError
 from ntk_numba.gramfile.contents import FactorContents
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.gramfile.place import is_taken
+from ntk_numba.gramfile.place import check_folder, is_taken, output_path
 from ntk_numba.gramfile.repairing import repairing
 from ntk_numba.gramfile.stored import Report, existing
 from ntk_numba.gramfile.tiles import Place
@@ -95,27 +96,44 @@ def write_factor(
     policy: Policy,
 ) -> Path:
     """Write the factor of K + ridge·I into a file, and return its path, see `cholesky`."""
-    target = Path(path)
+    target = output_path(path)
+    check_folder(target, write=policy.overwrite or not target.exists())
+    _refuse_matrix(target, gram)
     threads = threads_to_use(threads)
-    with _opened(gram, kernel, threads) as (tiles, name):
+    with opened(gram, kernel, threads) as (tiles, name):
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(kernel or "")
         if contents.excess:
             raise InvalidValueError(f"{name}: {contents.excess}")
-        if not policy.overwrite and is_taken(target):
+        if is_taken(target) and not policy.overwrite:
             existing(target, contents, open_factor).close()
             return target
         work = _Work(memory, threads, policy.progress)
         work.panels(contents.grid, contents.dtype)  # an error comes before any file
-        with TileWriter(target, contents, NUMERICS, policy) as writer:
-            store = StoredTiles(writer.tiles, str(target))
-            try:
-                work.factorise(matrix, store, writer.check)
-            except PivotError as error:
-                error.__traceback__ = None  # which keeps the panels in memory
-                writer.discard()
-                raise explain_tiles(matrix, store, error) from None
+        try:
+            with (
+                stopping.gently(),
+                TileWriter(target, contents, NUMERICS, policy) as writer,
+            ):
+                store = StoredTiles(writer.tiles, str(target))
+                try:
+                    work.factorise(matrix, store, writer.check)
+                except PivotError as error:
+                    error.__traceback__ = None  # which keeps the panels in memory
+                    writer.discard()
+                    raise explain_tiles(matrix, store, error) from None
+        except OutputExistsError:  # another process has completed it since the check above
+            existing(target, contents, open_factor).close()
     return target
+
+
+def _refuse_matrix(target: Path, gram: Any) -> None:
+    """Raise an error if an output is the file of the matrix itself."""
+    file = gram if isinstance(gram, str | os.PathLike) else None
+    for name in ("path", "filename"):  # of a Gram file, of a memory map
+        file = file or getattr(gram, name, None)
+    if file and target.exists() and Path(file).exists() and target.samefile(file):
+        raise InvalidValueError(f"{target} is the matrix itself; choose another output")
 
 
 class _Work:
@@ -154,9 +172,7 @@ class _Work:
 
 
 @contextmanager
-def _opened(
-    gram: Any, kernel: KernelName | None, threads: int
-) -> Iterator[tuple[MatrixTiles, str]]:
+def opened(gram: Any, kernel: KernelName | None, threads: int) -> Iterator[tuple[MatrixTiles, str]]:
     """Open the tiles of the matrix; a context of them and of its name in errors."""
     if kernel is not None:
         one_of("kernel", kernel, KERNELS)
@@ -208,7 +224,7 @@ def repair_factor(
     threads = threads_to_use(threads)
     with (
         repairing(Path(path), open_factor) as repair,
-        _opened(gram, kernel, threads) as (tiles, name),
+        opened(gram, kernel, threads) as (tiles, name),
     ):
         file = repair.file
         matrix = Shifted(tiles, file.contents.ridge, name)

@@ -1,7 +1,6 @@
 """Factors in files against plain NumPy, and bit for bit whatever memory and threads are."""
 
 import hashlib
-import os
 
 import numpy as np
 import pytest
@@ -84,10 +83,12 @@ def test_bits_depend_on_neither_memory_nor_threads(dtype, tmp_path):
     for n, (columns, threads) in enumerate([(1.5, 1), (2.5, 3), (9, 2), (100, 4)]):
         size = int(columns * 8 * T * T * a.itemsize) + 8192
         path = tmp_path / f"{n}.h5"
-        with nk.cholesky(a, path, ridge=0.1, memory=3 * size, threads=threads) as factor:
-            with nk.open_cholesky(path, memory=2 * size + 20_000, threads=threads) as same:
-                results.append(
-                    [
+        with (
+            nk.cholesky(a, path, ridge=0.1, memory=3 * size, threads=threads) as factor,
+            nk.open_cholesky(path, memory=2 * size + 20_000, threads=threads) as same,
+        ):
+            results.append(
+                [
                         same.solve(y), same.half_solve(y), same.inverse_diagonal(),
                         factor.solve(y[:, :3]), factor.log_det,
                         np.frombuffer(written(path).encode(), np.uint8),
@@ -170,7 +171,7 @@ def test_matrices_that_are_not_positive_definite(dense, dtype, tmp_path, monkeyp
             assert values[0] * 1.001 <= error.least_eigenvalue < 0.8 * values[0]
             assert error.least_ridge < 3 * abs(values[0])
         nk.cholesky(a, tmp_path / "l.h5", ridge=error.least_ridge, memory="60kB").close()
-        os.remove(tmp_path / "l.h5")
+        (tmp_path / "l.h5").unlink()
 
 
 def test_the_witness_proves_that_the_matrix_is_indefinite(tmp_path, monkeypatch):
@@ -182,7 +183,7 @@ def test_the_witness_proves_that_the_matrix_is_indefinite(tmp_path, monkeypatch)
     top = np.linalg.inv(a[:row, :row])
     a[row, row] = a[row, :row] @ top @ a[:row, row] - 0.5
     v = np.append(-top @ a[:row, row], 1)
-    with pytest.raises(nk.NotPositiveDefiniteError, match="the pivot is -0.5. ") as caught:
+    with pytest.raises(nk.NotPositiveDefiniteError, match=r"the pivot is -0\.5\. ") as caught:
         nk.cholesky(a, tmp_path / "l.h5")
     assert caught.value.row == row
     assert caught.value.least_eigenvalue == pytest.approx(-0.5 / (v @ v), rel=1e-9)
@@ -194,7 +195,7 @@ def test_files_that_exist(tmp_path):
     before = path.stat().st_mtime_ns
     nk.cholesky(a, path, ridge=0.5).close()  # the same factor is not computed again
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="ridge is 0.5, not 0.25"):
+    with pytest.raises(ValueError, match=r"ridge is 0\.5, not 0\.25"):
         nk.cholesky(a, path, ridge=0.25)
     with pytest.raises(ValueError, match="the matrix has other entries"):
         nk.cholesky(2 * a, path, ridge=0.5)
@@ -228,9 +229,9 @@ def test_bad_arguments(tmp_path):
             factor.solve(np.where(np.arange(40) == 1, np.nan, 0.0))
         with pytest.raises(ValueError, match="too large for float64"):
             nk.cholesky(0.5 * np.eye(3), tmp_path / "m.h5").solve([1.7e308] * 3)
-    with nk.open_cholesky(path, memory="10kB") as factor:
-        with pytest.raises(ValueError, match="needs at least .* for right-hand sides, and has"):
-            factor.solve(np.ones(40))
+    text = r"needs at least .* for right-hand sides, and has"
+    with nk.open_cholesky(path, memory="10kB") as factor, pytest.raises(ValueError, match=text):
+        factor.solve(np.ones(40))
 
 
 def test_damage_is_found_and_repaired(tmp_path):
@@ -240,15 +241,15 @@ def test_damage_is_found_and_repaired(tmp_path):
         tile_map = factor._file.tile_map
     before = written(path)
     for places in ([(3, 1)], [(0, 0)], [(6, 6), (5, 2), (2, 2), (4, 0)]):
-        with open(path, "r+b") as raw:
+        with path.open("r+b") as raw:
             for i, j in places:
                 raw.seek(tile_map.tile_at("factor", 0, i, j) + 8 * 17)
                 raw.write(b"damaged!")
-        with nk.open_cholesky(path) as factor:
-            with pytest.raises(
-                OSError, match=r"tile \(\d, \d\) of .*l.h5 does not match its check"
-            ):
-                factor.solve(np.ones(len(a)))
+        with (
+            nk.open_cholesky(path) as factor,
+            pytest.raises(OSError, match=r"tile \(\d, \d\) of .*l.h5 does not match its check"),
+        ):
+            factor.solve(np.ones(len(a)))
         report = nk.repair_factor(path, a, memory="60kB", threads=2)
         assert report and f"{len(places)} tiles computed again" in report.checks[0]
         assert written(path) == before
