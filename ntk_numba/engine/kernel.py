@@ -232,9 +232,7 @@ class Kernel:
         width = max(len(down.vectors), len(across.vectors)) * WIDTH
         sums = (aligned((self.threads, height, width), float) for height in (STRIP, self.tile))
         arguments = self._tile_arguments(tiles, Bands(rows, columns), results)
-        self._parallel(
-            multiply_tile, ProductArguments(arguments, down, across, *sums), len(tiles)
-        )
+        self._parallel(multiply_tile, ProductArguments(arguments, down, across, *sums), len(tiles))
 
     def _run(self, tiles: Tiles, bands: Bands, results: Results) -> None:
         """Compute a table of tiles or the entries of a diagonal."""
