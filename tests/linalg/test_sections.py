@@ -43,6 +43,14 @@ def read_all(path):
             file.read(section)
 
 
+def is_refused(path):
+    try:
+        read_all(path)
+    except OSError as error:
+        return "is damaged; delete it" in str(error)
+    return False
+
+
 def test_damage_of_any_byte_is_found(tmp_path):
     path = written(tmp_path)
     good = path.read_bytes()
@@ -51,11 +59,8 @@ def test_damage_of_any_byte_is_found(tmp_path):
         bad = bytearray(good)
         bad[k] ^= 1
         path.write_bytes(bad)
-        try:
-            read_all(path)
+        if not is_refused(path):
             missed.append(k)
-        except OSError as error:
-            assert "is damaged; delete it" in str(error)
     # only bytes that fill up to the beginning of the next array are of no importance
     assert len(missed) < 64 * 5 and not any(good[k] for k in missed)
 
@@ -64,7 +69,7 @@ def test_damage_of_any_byte_is_found(tmp_path):
 def test_a_truncated_file_is_found(tmp_path, length):
     path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(OSError, match="damaged|cannot be read"):
+    with pytest.raises(OSError, match=r"damaged|cannot be read"):
         read_all(path)
 
 
