@@ -90,8 +90,8 @@ class Sums:
             raise _excess(start, ~(np.abs(quanta) <= LARGEST))
         self._add(start, quanta.astype(np.int64))
 
-    def merge(self, totals: NDArray[np.int64]) -> None:
-        """Add the totals (N, K) of other sums with the same exponents.
+    def merge(self, totals: NDArray[np.int64], start: int = 0) -> None:
+        """Add the totals (n, K) of other sums with the same exponents to the rows from `start` on.
 
         Raises
         ------
@@ -100,8 +100,8 @@ class Sums:
         """
         wrong = (totals > LARGEST) | (totals < -LARGEST)
         if wrong.any():
-            raise _excess(0, wrong)
-        self._add(0, totals)
+            raise _excess(start, wrong)
+        self._add(start, totals)
 
     def _add(self, start: int, quanta: NDArray[np.int64]) -> None:
         """Add whole numbers of at most LARGEST to the rows from `start` on."""

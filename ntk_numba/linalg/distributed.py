@@ -37,7 +37,7 @@ from ntk_numba.gramfile.lease import Lease
 from ntk_numba.grid import Grid, Part
 from ntk_numba.linalg.sections import SectionsFile, write_sections
 from ntk_numba.machine import available_memory
-from ntk_numba.sums import Sums
+from ntk_numba.sums import Sums, balanced
 
 Doubles = NDArray[np.float64]
 
@@ -51,14 +51,21 @@ NAMES = re.compile(r"pass-([0-9a-f]{32})-(?:columns|product-\d+-of-\d+)(?:\.part
 class Multiplier(Protocol):
     """A matrix whose tiles can be multiplied one part at a time."""
 
-    identity: str
-    grid: Grid
+    @property
+    def identity(self) -> str: ...
+    @property
+    def grid(self) -> Grid: ...
 
-    def sums(self, columns: Doubles) -> Sums:
-        """Return empty sums for the product with these columns."""
+    def bounds(self) -> tuple[Doubles, Doubles]:
+        """Return r (N,) and c (M,) with |K_ij| ≤ r_i c_j."""
+        ...
 
-    def add_part(self, columns: Doubles, part: Part, sums: Sums) -> None:
-        """Add the products of the tiles of a part to `sums`."""
+    def add_part(self, columns: Doubles, part: Part, sums: Sums, *, transpose: bool) -> None:
+        """Add the products of the tiles of a part, or of their transposes, with columns.
+
+        columns : of which the rows that the part does not need may be 0
+        """
+        ...
 
 
 class Origin(Protocol):
@@ -66,6 +73,7 @@ class Origin(Protocol):
 
     def open(self, memory: int | None, threads: int | None) -> Multiplier:
         """Return the matrix in this process."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Pass:
     folder : of the files
     key : digest of the matrix and of the columns
     parts : the number of parts
+    transpose : whether the transpose of the matrix is multiplied
     memory, threads : as the caller of the operator gave them
     """
 
@@ -87,6 +96,7 @@ class Pass:
     folder: Path
     key: str
     parts: int
+    transpose: bool
     memory: int | str | None
     threads: int | None
 
@@ -125,9 +135,12 @@ class Pass:
     def _write(self, matrix: Multiplier, part: Part, path: Path) -> int:
         """Compute a partial product and write it; return the number of tiles."""
         reads, writes = rows_of(matrix.grid, part)
+        if self.transpose:
+            reads, writes = writes, reads
         with SectionsFile(self.columns) as file:
-            columns, sums = _read_columns(file, reads, writes)
-        matrix.add_part(columns, part, sums)
+            columns, rows = _read_columns(file, reads, writes)
+        sums = Sums(rows, np.ones(columns.shape[1]))
+        matrix.add_part(columns, part, sums, transpose=self.transpose)
         stopping.check()
         blocks = [("totals", start, sums.totals[start:stop]) for start, stop in _blocks(writes)]
         write_sections(path, {"identity": self.identity, "part": str(part)}, blocks)
@@ -209,21 +222,16 @@ def _blocks(runs: Iterable[range]) -> Iterator[tuple[int, int]]:
 
 def _read_columns(
     file: SectionsFile, reads: list[range], writes: list[range]
-) -> tuple[Doubles, Sums]:
-    """Return the columns, of which only the given rows are read, and empty sums."""
-    shape = tuple(file.facts["shape"])
-    exponents = [np.zeros(n, np.int32) for n in (file.facts["rows"], shape[1])]
-    columns = np.zeros(shape)  # rows that are not needed take no memory
-    targets = {"columns": (columns, reads), "rows": (exponents[0], writes)}
+) -> tuple[Doubles, Doubles]:
+    """Return the columns and the bounds of the rows of the product; rows not needed are 0."""
+    columns, rows = np.zeros(file.facts["columns"]), np.zeros(file.facts["rows"])
+    targets = {"columns": (columns, reads), "rows": (rows, writes)}
     for section in file.sections:
-        if section.name == "quanta":
-            exponents[1][:] = file.read(section)
-            continue
         array, wanted = targets[section.name]
         stop = section.start + section.shape[0]
         if any(run.start < stop and section.start < run.stop for run in wanted):
             array[section.start : stop] = file.read(section)
-    return columns, Sums.of(*exponents)
+    return columns, rows
 
 
 def _is_right(path: Path) -> bool:
@@ -263,9 +271,10 @@ class Passes:
         self._matrix, self._origin, self._folder = matrix, origin, folder
         self._parts, self._executor = parts, executor
         self._memory, self._threads = memory, threads
+        self._bounds = matrix.bounds()
         self._pool: Pool | None = None
 
-    def multiply(self, columns: Doubles) -> Doubles:
+    def multiply(self, columns: Doubles, *, transpose: bool = False) -> Doubles:
         """Return the product with columns (M, K), as the matrix itself would compute it.
 
         Raises
@@ -273,31 +282,32 @@ class Passes:
         StoppedError
             Parts could not be computed; the others are kept.
         OSError
-            The folder cannot be written, or another process computes with the same matrix there.
+            The folder cannot be written, or another process uses it for its passes.
         """
-        matrix = self._matrix
-        columns = np.ascontiguousarray(columns)
-        digest = xxhash.xxh3_128(columns.reshape(-1).view(np.uint8))
-        digest.update(f"{matrix.identity} {columns.shape}".encode())
+        rows, weights = self._bounds[::-1] if transpose else self._bounds
+        scaled, exponents = balanced(columns, weights)
+        digest = xxhash.xxh3_128(np.ascontiguousarray(scaled).reshape(-1).view(np.uint8))
+        digest.update(f"{self._matrix.identity} {scaled.shape} {transpose}".encode())
         job = Pass(
             origin=self._origin,
-            identity=matrix.identity,
+            identity=self._matrix.identity,
             folder=self._folder,
             key=digest.hexdigest(),
             parts=self._parts,
+            transpose=transpose,
             memory=self._memory,
             threads=self._threads,
         )
+        sums = Sums(rows, np.ones(scaled.shape[1]))
         mend = "wait for it, or give another folder"
         with stopping.gently(), Lease(self._folder / "pass", mend=mend):
-            sums = matrix.sums(columns)
             self._remove(but=job.key)  # files of a pass that was stopped and is not wanted any more
             if not _is_right(job.columns):
-                _write_columns(job, columns, sums)
+                _write_columns(job, scaled, rows)
             self._run(job)
             self._add(job, sums)
             self._remove()
-        return sums.result()
+        return np.asarray(np.ldexp(sums.result(), exponents))
 
     def _run(self, job: Pass) -> None:
         """Compute all partial products."""
@@ -342,13 +352,11 @@ class Passes:
             pool.__exit__(None if error is None else type(error), error, None)
 
 
-def _write_columns(job: Pass, columns: Doubles, sums: Sums) -> None:
-    """Write the columns, and the quanta in which all parts add, for the workers."""
-    rows, quanta = (np.asarray(e, np.int32) for e in sums.exponents)
+def _write_columns(job: Pass, columns: Doubles, rows: Doubles) -> None:
+    """Write the columns, and the bounds of the rows of the product, for the workers."""
     arrays = [
         *(("columns", a, columns[a:b]) for a, b in _blocks([range(len(columns))])),
         *(("rows", a, rows[a:b]) for a, b in _blocks([range(len(rows))])),
-        ("quanta", 0, quanta),
     ]
-    facts = {"identity": job.identity, "shape": list(columns.shape), "rows": len(rows)}
+    facts = {"identity": job.identity, "columns": list(columns.shape), "rows": len(rows)}
     write_sections(job.columns, facts, arrays)
