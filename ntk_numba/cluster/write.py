@@ -38,7 +38,7 @@ from ntk_numba.gramfile.place import (
 )
 from ntk_numba.gramfile.reader import GramFile, existing, open_gram
 from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.writer import GramWriter
+from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Part, parse_part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory
@@ -237,7 +237,7 @@ def _write(
     try:
         with stopping.gently():
             kernel = prepare(plan, x, z)
-            with GramWriter(target, contents, NUMERICS, policy) as writer:
+            with TileWriter(target, contents, NUMERICS, policy) as writer:
                 stream_tiles(
                     plan, kernel, x, z, writer.tiles, done=writer.done, check=writer.check,
                     progress=policy.progress,

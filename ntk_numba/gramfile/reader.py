@@ -71,7 +71,9 @@ class GramFile:
         The names and seals of the parts that the file refers to; empty if it holds its own tiles.
     """
 
-    def __init__(self, path: Path, file: HDF5, header: Header, parts: Parts | None = None) -> None:
+    def __init__(
+        self, path: Path, file: HDF5, header: Header[Contents], parts: Parts | None = None
+    ) -> None:
         self.path, self._file, self.complete = path, file, file.complete
         self._parts = parts
         self.contents, self.numerics, self.package_version, self.linked = header
