@@ -15,7 +15,10 @@ from ntk_numba import StoppedError
 from ntk_numba.cluster import executors
 from ntk_numba.cluster.workers import LocalPool
 from ntk_numba.grid import Grid, Part
-from ntk_numba.linalg.distributed import Passes, rows_of
+from ntk_numba.linalg import distributed
+from ntk_numba.linalg import passes as pass_module
+from ntk_numba.linalg.distributed import Passes
+from ntk_numba.linalg.passes import rows_of
 from ntk_numba.linalg.sections import SectionsFile
 
 SIZE, TILE, K = 300, 64, 3
@@ -223,3 +226,18 @@ def test_a_standard_pool(tmp_path, count):
     with ProcessPoolExecutor(2, get_context("spawn")) as executor:
         found = passes(tmp_path, parts=count, executor=executor).multiply(columns_of())
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_workers_add_large_products(tmp_path, monkeypatch, symmetric):
+    origin = Origin(symmetric)
+    columns = columns_of(origin.open().entries.shape[1])
+    wanted = passes(tmp_path, origin).multiply(columns)
+    monkeypatch.setattr(distributed, "ALONE", 0)
+    for block in (32, 96, 1 << 13):
+        monkeypatch.setattr(pass_module, "BLOCK", block)
+        for parts in (1, 3, 7):
+            with ThreadPoolExecutor(2) as executor:
+                pool = passes(tmp_path, origin, parts=parts, executor=executor)
+                np.testing.assert_array_equal(pool.multiply(columns), wanted)
+    assert left(tmp_path) == []
