@@ -66,7 +66,7 @@ class Passes:
         """
         rows, weights = self._bounds[::-1] if transpose else self._bounds
         scaled, exponents = balanced(columns, weights)
-        digest = xxhash.xxh3_128(memoryview(np.ascontiguousarray(scaled)))
+        digest = xxhash.xxh3_128(np.ascontiguousarray(scaled).data)
         digest.update(f"{self._matrix.identity} {scaled.shape} {transpose}".encode())
         job = Pass(
             origin=self._origin,

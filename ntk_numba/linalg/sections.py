@@ -64,7 +64,7 @@ def write_sections(
     kept = [(name, start, np.ascontiguousarray(array)) for name, start, array in arrays]
     sections, at = [], 0
     for name, start, array in kept:
-        digest = xxhash.xxh3_64(memoryview(array.reshape(-1).view(np.uint8))).hexdigest()
+        digest = xxhash.xxh3_64(array.reshape(-1).view(np.uint8).data).hexdigest()
         sections.append(Section(name, start, array.dtype.str, array.shape, at, digest))
         at += -(-array.nbytes // ALIGNED) * ALIGNED
     text = json.dumps({"facts": dict(facts), "sections": sections}).encode()
@@ -127,7 +127,7 @@ class SectionsFile:
             disk.read_at(self._fd, flat, self._base + section.at)
         except OSError as error:
             raise file_error(error, f"{self.path} cannot be read: {error.strerror}") from None
-        if xxhash.xxh3_64(memoryview(flat.view(np.uint8))).hexdigest() != section.checksum:
+        if xxhash.xxh3_64(flat.view(np.uint8).data).hexdigest() != section.checksum:
             raise self._damaged()
         return array
 
