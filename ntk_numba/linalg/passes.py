@@ -47,22 +47,38 @@ class Multiplier(Protocol):
     @property
     def grid(self) -> Grid: ...
 
+    @property
     def bounds(self) -> tuple[Doubles, Doubles]:
-        """Return r (N,) and c (M,) with |K_ij| ≤ r_i c_j."""
+        """Two vectors r (N,) and c (M,) with |K_ij| ≤ r_i c_j."""
         ...
 
-    def add_part(self, columns: Doubles, part: Part, sums: Sums, *, transpose: bool) -> None:
+    def add_part(
+        self, scaled: Doubles, part: Part | None, sums: Sums, transpose: bool = False
+    ) -> None:
         """Add the products of the tiles of a part, or of their transposes, with columns.
 
-        columns : of which the rows that the part does not need may be 0
+        scaled : columns that `sums.balanced` has scaled; rows that the part does not need may be 0
+        sums : with the `bounds` of the rows of the product, and 1 for each column
         """
         ...
 
 
 class Origin(Protocol):
-    """What a worker needs to know of a matrix; it can be pickled and hashed."""
+    """What a worker needs to know of a matrix; it can be pickled, hashed and printed.
 
-    def open(self, memory: int | None, threads: int | None) -> Multiplier:
+    memory, threads : as the caller of the operator gave them
+    """
+
+    @property
+    def memory(self) -> int | str | None: ...
+    @property
+    def threads(self) -> int | None: ...
+
+    def elsewhere(self) -> "Origin":
+        """Return the origin for other processes, with the paths of files that they can read."""
+        ...
+
+    def open(self, memory: int | str | None, threads: int | None) -> Multiplier:
         """Return the matrix in this process."""
         ...
 
@@ -81,7 +97,6 @@ class Pass:
     rows : the number of rows of the product
     count : the number of columns
     transpose : whether the transpose of the matrix is multiplied
-    memory, threads : as the caller of the operator gave them
     """
 
     origin: Origin
@@ -92,8 +107,6 @@ class Pass:
     rows: int
     count: int
     transpose: bool
-    memory: int | str | None
-    threads: int | None
 
     @property
     def columns(self) -> Path:
@@ -139,7 +152,7 @@ class Pass:
             _fill(columns, file, "columns", reads)
             _fill(bounds, file, "bounds", writes)
         sums = Sums(bounds, np.ones(self.count))
-        matrix.add_part(columns, part, sums, transpose=self.transpose)
+        matrix.add_part(columns, part, sums, self.transpose)
         stopping.check()
         _write_totals(path, sums, writes)
         return matrix.grid.size(part)
@@ -227,8 +240,9 @@ _keeping = threading.Lock()
 @contextmanager
 def _prepared(job: Pass) -> Iterator[Multiplier]:
     """Yield the matrix of a pass, which this worker keeps between its parts and passes."""
-    count = worker_threads() if job.threads is None else job.threads
-    name = (job.origin, job.identity, job.memory, count)
+    origin = job.origin
+    threads = worker_threads() if origin.threads is None else origin.threads
+    name = (origin, job.identity, threads)
     with _keeping:
         kept = _kept.pop(name, None) or _Preparation(threading.Lock())
         _kept[name] = kept  # the one that was used last is the last
@@ -236,16 +250,11 @@ def _prepared(job: Pass) -> Iterator[Multiplier]:
             del _kept[next(iter(_kept))]
     with kept.lock:
         if kept.matrix is None:
-            limit = None
-            if (sharing := parts_on_this_host()) > 1 or job.memory is not None:
-                free = available_memory() // 4
-                limit = free if job.memory is None else parse_bytes(job.memory, "memory")
-                limit //= sharing
-            matrix = job.origin.open(limit, count)
+            matrix = origin.open(_memory_of(origin), threads)
             if matrix.identity != job.identity:
                 raise InvalidValueError(
-                    f"{job.origin} is not the same for this worker, on {platform.node()}, as for "
-                    "the process that started it; all of them have to read the same data"
+                    f"{origin} is not the same for a worker on {platform.node()} as for the "
+                    "process that started it; all of them have to read the same files"
                 )
             kept.matrix = matrix
         try:
@@ -253,6 +262,14 @@ def _prepared(job: Pass) -> Iterator[Multiplier]:
         except BaseException:
             kept.matrix = None  # the data may have changed; the next try looks again
             raise
+
+
+def _memory_of(origin: Origin) -> int | str | None:
+    """Return the memory of a worker, which shares its machine with others."""
+    if (sharing := parts_on_this_host()) == 1:
+        return origin.memory
+    free = available_memory() // 4
+    return (free if origin.memory is None else parse_bytes(origin.memory, "memory")) // sharing
 
 
 def rows_of(grid: Grid, part: Part) -> tuple[list[range], list[range]]:

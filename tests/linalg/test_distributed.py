@@ -37,11 +37,12 @@ class Matrix:
         self.grid = Grid(*entries.shape, symmetric, TILE)
         self.folder, self.plan = folder, plan or {}
 
+    @property
     def bounds(self):
         row = np.abs(self.entries).max(axis=1)
         return row, np.ones(self.entries.shape[1])
 
-    def add_part(self, columns, part, sums, *, transpose):
+    def add_part(self, columns, part, sums, transpose=False):
         if self.folder:
             with (self.folder / f"starts-{part.number}").open("a") as file:
                 file.write(f"{os.getpid()}\n")
@@ -70,6 +71,10 @@ class Origin:
     folder: Path | None = None
     plan: tuple = ()
     identity: str = "a"
+    memory = threads = None
+
+    def elsewhere(self):
+        return self
 
     def open(self, memory=None, threads=None):
         rng = np.random.default_rng(0)
@@ -85,11 +90,11 @@ def columns_of(count=SIZE):
     return np.random.default_rng(1).standard_normal((count, K)) * [1e-200, 1, 1e200]
 
 
-def passes(folder, origin=None, *, parts=7, executor=None, **options):
+def passes(folder, origin=None, *, parts=7, executor=None):
     origin = origin or Origin()
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    return Passes(origin.open(), origin, work, parts=parts, executor=executor, **options)
+    return Passes(origin.open(), origin, work, parts=parts, executor=executor)
 
 
 def left(folder):
@@ -207,7 +212,7 @@ def test_a_worker_with_other_data_is_refused(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     other = Passes(origin.open(), Origin(identity="b"), work, parts=3, executor=ThreadPoolExecutor)
-    with pytest.raises(ValueError, match="not the same for this worker"):
+    with pytest.raises(ValueError, match="not the same for a worker"):
         other.multiply(columns_of())
 
 
