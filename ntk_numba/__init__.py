@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
     from ntk_numba.linalg.computed import kernel_operator as kernel_operator
+    from ntk_numba.linalg.distributed import distribute as distribute
     from ntk_numba.linalg.operator import GramOperator as GramOperator
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
@@ -75,6 +76,7 @@ _HOMES = {
     "Cholesky": "linalg.cholesky",
     "GramOperator": "linalg.operator",
     "kernel_operator": "linalg.computed",
+    "distribute": "linalg.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",

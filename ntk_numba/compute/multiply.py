@@ -16,11 +16,11 @@ from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes
 from ntk_numba.compute.plan import Plan, check_rows, make_plan
 from ntk_numba.compute.sweep import make_kernel, sweep
-from ntk_numba.engine.kernel import NUMERICS, Kernel
+from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.engine.product_tile import NO_TOTALS, NO_VECTORS, WIDTH, Side
 from ntk_numba.engine.samples import Samples
 from ntk_numba.engine.tile import STRIP, tile_table
-from ntk_numba.grid import LARGEST_TILE, Part
+from ntk_numba.grid import LARGEST_TILE, Grid, Part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
@@ -50,6 +50,7 @@ class ComputedMatrix:
     ----------
     net : MLP
     kernel : "nngp" or "ntk"
+    data, limits : X and Z, memory and threads, as they were given
     plan : Plan
         The plan of a product with one vector.
     """
@@ -69,6 +70,7 @@ class ComputedMatrix:
     ) -> None:
         self.net = check_network(net)
         self.kernel: KernelName = one_of("kernel", kernel, KERNELS)
+        self.data, self.limits = (X, Z), (memory, threads)
         self._x, self._z = open_sources(X, Z, memory)
         # found once: the samples that are kept are no longer available
         self._memory = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
@@ -80,7 +82,7 @@ class ComputedMatrix:
             for source in self._sources:
                 check_rows(source, self.plan.largest_norm)
         else:
-            self._roots = roots
+            self.bounds = roots
         self._compiled = make_kernel(self.plan, self._x, self._z)
         # samples by whether they are of Z, the first and the one after the last, of `_kept_part`
         self._kept: dict[tuple[bool, int, int], Samples] = {}
@@ -90,6 +92,11 @@ class ComputedMatrix:
     def shape(self) -> tuple[int, int]:
         """(N, M)."""
         return self.plan.grid.rows, self.plan.grid.columns
+
+    @property
+    def grid(self) -> Grid:
+        """The tiles."""
+        return self.plan.grid
 
     @property
     def symmetric(self) -> bool:
@@ -160,11 +167,22 @@ class ComputedMatrix:
         OSError
             If the data has changed since it was opened.
         """
-        plan = self._plan_for(columns.shape[1], part)
-        read = self._reader(plan)
         scaled, sums, exponents = self._scaled(columns, transpose)
-        if not columns.shape[1]:
-            return sums, exponents
+        self.add_part(scaled, part, sums, transpose)
+        return sums, exponents
+
+    def add_part(
+        self, scaled: Doubles, part: Part | None, sums: Sums, transpose: bool = False
+    ) -> None:
+        """Add the products of the tiles of a part with columns that `sums.balanced` has scaled.
+
+        scaled : only the rows that the part needs have to be there, see `linalg.passes.rows_of`
+        sums : with the `bounds` of the rows of the product, and 1 for each column
+        """
+        plan = self._plan_for(scaled.shape[1], part)
+        read = self._reader(plan)
+        if not scaled.shape[1]:
+            return
         padded = (plan.grid.across, plan.grid.down)[transpose] * self.tile
         side = self._side(_panels(scaled, padded), sums)
         nothing = Side(NO_VECTORS, NO_TOTALS, NOTHING, np.zeros(0, np.int64))
@@ -179,7 +197,6 @@ class ComputedMatrix:
             self._compiled.multiply(tiles, batch.rows, batch.columns, down, across)
             del batch  # so that no more than two bands are in memory
         # No total exceeds its bound by a factor of 2, as Cauchy and Schwarz prove, so none wraps.
-        return sums, exponents
 
     def _plan_for(self, columns: int, part: Part | None) -> Plan:
         """Return the plan of a product of the tiles of a part with a number of vectors."""
@@ -241,12 +258,12 @@ class ComputedMatrix:
 
     def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.intc]]:
         """Return columns that are scaled by powers of two, sums for them, and the exponents."""
-        rows, weights = self._roots[:: -1 if transpose else 1]
+        rows, weights = self.bounds[:: -1 if transpose else 1]
         scaled, exponents = balanced(columns, weights)
         return scaled, Sums(rows, np.ones(columns.shape[1])), exponents
 
     @cached_property
-    def _roots(self) -> tuple[Doubles, Doubles]:
+    def bounds(self) -> tuple[Doubles, Doubles]:
         """√K(x,x) of the samples of the rows, and of those of the columns."""
         found = [np.sqrt(self._diagonal(source)) for source in self._sources]
         return found[0], found[-1]
