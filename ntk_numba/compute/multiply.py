@@ -254,7 +254,7 @@ class ComputedMatrix:
         # `balanced` makes all bounds of columns equal; exponents of rows without bound are clipped
         scale = np.ldexp(1.0, np.clip(BITS - rows - columns[0], -1000, 1000))
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
-        return Side(vectors, sums.totals, scale, locks)
+        return Side(vectors, sums.totals.T, scale, locks)
 
     def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.intc]]:
         """Return columns that are scaled by powers of two, sums for them, and the exponents."""
