@@ -218,11 +218,16 @@ class ComputedMatrix:
         return self._plans[key]
 
     def _bytes_of(self, columns: int) -> int:
-        """Return the bytes that a product with columns takes: vectors, sums and the result."""
-        rows = self._x.shape[0] + (self._z or self._x).shape[0] + 2 * LARGEST_TILE
+        """Return the bytes that a product with K columns takes: V, sums and the result."""
+        n, m = self._x.shape[0], self._sources[-1].shape[0]
         padded = -(-columns // WIDTH) * WIDTH
+        # V, scaled and in panels; the sums, and what the result is made of
+        numbers = max(
+            rows * (2 * columns + padded) + 4 * (n + m - rows) * columns for rows in (n, m)
+        )
         threads = threads_to_use(self._threads)
-        return 8 * (rows * (padded + 2 * columns) + threads * (STRIP + LARGEST_TILE) * padded)
+        tiles = LARGEST_TILE + threads * (STRIP + LARGEST_TILE)
+        return 8 * (numbers + tiles * padded)
 
     def _reader(self, plan: Plan) -> Callable[[Source, int, int], Samples]:
         """Return the function that reads samples, and keeps them if all fit in memory.
