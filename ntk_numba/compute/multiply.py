@@ -136,7 +136,7 @@ class ComputedMatrix:
         ]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
-    def sums(self, columns: Doubles, transpose: bool = False) -> tuple[Sums, NDArray[np.intc]]:
+    def sums(self, columns: Doubles, transpose: bool = False) -> tuple[Sums, NDArray[np.int64]]:
         """Return the sums, all 0, that a product with columns is added to, and exponents.
 
         The product is ``numpy.ldexp(sums.result(), exponents)``. The bounds of the sums follow from
@@ -155,7 +155,7 @@ class ComputedMatrix:
 
     def multiply_part(
         self, columns: Doubles, part: Part | None, transpose: bool = False
-    ) -> tuple[Sums, NDArray[np.intc]]:
+    ) -> tuple[Sums, NDArray[np.int64]]:
         """Return the sums over the tiles of a part, and the exponents, see `sums`.
 
         The sums of all parts, merged, have the bits of the sum without parts.
@@ -261,7 +261,7 @@ class ComputedMatrix:
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
         return Side(vectors, sums.totals.T, scale, locks)
 
-    def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.intc]]:
+    def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.int64]]:
         """Return columns that are scaled by powers of two, sums for them, and the exponents."""
         rows, weights = self.bounds[:: -1 if transpose else 1]
         scaled, exponents = balanced(columns, weights)

@@ -129,9 +129,7 @@ def test_rows_of_zeros_and_of_extreme_lengths():
     assert (found[3] == 0).all() and np.abs(found[5]).max() < 1
 
 
-@pytest.mark.parametrize(
-    "name", marked(pytest.mark.slow, [*nk.activations.names()], but=("erf",))
-)
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, [*nk.activations.names()], but=("erf",)))
 def test_all_activations(name):
     net, x = nk.MLP(3, example(name), 1.1, 0.2), 0.3 * X[:130]
     k = nk.gram(net, x, kernels="ntk").ntk
