@@ -120,7 +120,8 @@ def test_numbers_near_the_limits_of_the_dtype(dtype, power, tmp_path):
         assert half @ half == pytest.approx(inverse.sum(), **close)
 
 
-def test_what_a_gram_may_be(tmp_path):
+def test_what_a_gram_may_be(tmp_path, monkeypatch):
+    monkeypatch.undo()  # a tile of a factor is at least as large as one of a Gram file
     net = nk.MLP(2, "relu", 1.0, 0.1)
     x = RNG.standard_normal((70, 3))
     k = nk.gram(net, x)
@@ -134,6 +135,13 @@ def test_what_a_gram_may_be(tmp_path):
             path = tmp_path / f"{n}.h5"
             with nk.cholesky(gram, path, kernel="ntk" if n else None, ridge=0.1) as factor:
                 assert factor.log_det == pytest.approx(wanted, rel=1e-12)
+    operator = nk.kernel_operator(net, x)
+    with nk.cholesky(operator, tmp_path / "o.h5", ridge=0.1) as factor:
+        assert factor.log_det == pytest.approx(wanted, rel=1e-12)
+        x = factor.solve(np.ones(70), matrix=operator)
+        assert factor.residual < 1e-10
+    in_memory = nk.cholesky(operator, ridge=0.1)
+    assert in_memory.solve(np.ones(70)) == pytest.approx(x, rel=1e-9)
     with pytest.raises(ValueError, match="gram has two kernels; choose one"):
         nk.cholesky(k, tmp_path / "l.h5")
     with pytest.raises(
@@ -197,7 +205,7 @@ def test_files_that_exist(tmp_path):
     assert path.stat().st_mtime_ns == before
     with pytest.raises(ValueError, match=r"ridge is 0\.5, not 0\.25"):
         nk.cholesky(a, path, ridge=0.25)
-    with pytest.raises(ValueError, match="the matrix has other entries"):
+    with pytest.raises(ValueError, match="the matrix is another one"):
         nk.cholesky(2 * a, path, ridge=0.5)
     with nk.cholesky(a, path, ridge=0.25, overwrite=True) as factor:
         assert factor.ridge == 0.25
@@ -253,7 +261,7 @@ def test_damage_is_found_and_repaired(tmp_path):
         report = nk.repair_factor(path, a, memory="60kB", threads=2)
         assert report and f"{len(places)} tiles computed again" in report.checks[0]
         assert written(path) == before
-    with pytest.raises(ValueError, match="cannot be repaired: the matrix has other entries"):
+    with pytest.raises(ValueError, match="cannot be repaired: the matrix is another one"):
         nk.repair_factor(path, 2 * a)
     with nk.open_cholesky(path) as factor:
         assert np.array_equal(factor.solve(np.ones(len(a))), right)
