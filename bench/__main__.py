@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import (
     accuracy,
     activations,
+    cholesky,
     claims,
     classification,
     cluster,
@@ -37,6 +38,7 @@ TABLES = {
     "threads": threads.main,
     "peers": peers.main,
     "disk": disk.main,
+    "cholesky": cholesky.main,
     "safety": safety.main,
     "soak": soak.main,
     "cluster": cluster.main,
@@ -57,13 +59,17 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
-    parser.add_argument("--n", type=int, help="N of the tables disk and prediction")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where the table disk writes")
+    parser.add_argument("--n", type=int, help="N of the tables disk, cholesky and prediction")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the tables disk and cholesky write")
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
-    given = {"disk": {**sizes, "folder": options.folder}, "prediction": sizes}
+    given = {
+        "disk": {**sizes, "folder": options.folder},
+        "cholesky": {**sizes, "folder": options.folder},
+        "prediction": sizes,
+    }
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)
