@@ -1,8 +1,8 @@
 """The Cholesky factor of a stored matrix, with a tenth of it in memory, against LAPACK in memory.
 
 - LAPACK: `potrf` on a copy of the whole matrix in memory, on the same number of threads.
-- Ours: `ntk_numba.cholesky` from a Gram file into a file, with memory for a tenth of the matrix, from
-  opening the one to closing the other, everything synced.
+- Ours: `ntk_numba.cholesky` from a Gram file into a file, with memory for a tenth of the matrix,
+  from opening the one to closing the other, everything synced.
 
 The residual of a solution shows that both have factorised the same matrix.
 """
@@ -147,8 +147,8 @@ def main(n: int | None = None, folder: Path = Path()) -> str:
     return section(
         "cholesky",
         f"Θ of N samples, n0 = {FEATURES}, L = 4, ReLU, β = 0.1, ridge {RIDGE:g} of the mean "
-        f"diagonal: seconds of each of {REPEATS} rounds on {available_threads()} threads, by LAPACK "
-        f"in memory, and from a Gram file into a file with memory for a tenth of the matrix; ratio "
+        f"diagonal: seconds of each of {REPEATS} rounds on {available_threads()} threads, by "
+        f"LAPACK in memory, and from a Gram file into a file with memory for a tenth of the matrix; ratio "
         f"of the minima (median of the rounds'); lower triangles of the factor that are read and "
         f"written; checksums' share of the CPU time; a solution for one right-hand side, from the "
         f"file, and its residual without refinement",
