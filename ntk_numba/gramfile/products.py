@@ -8,30 +8,23 @@ import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ntk_numba import stopping
-from ntk_numba.blas import blas_threads
-from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.sources import Source
-from ntk_numba.grid import Grid
-from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.gramfile.tile_products import READERS, Blocks, Kept, Places, tile_products
+from ntk_numba.grid import Grid, Part
+from ntk_numba.machine import available_memory
 from ntk_numba.pool import in_order
 from ntk_numba.sums import Sums, balanced
 
 Doubles = NDArray[np.float64]
-Places = NDArray[np.intp]
 
-READERS = 4  # threads that read, at least: they wait for the disk most of the time
-# Tiles are multiplied by few columns in strips of so many rows, which the first-level caches hold
-# together with the product: up to 2.5 times as fast as at once, while more columns are slower
-STRIP, FEW = 64, 16
 KEPT_BYTES = 64 << 20  # of diagonal tiles, which the first pass reads first, to use them again
 
 
@@ -92,15 +85,16 @@ class MatrixOfFile:
     def read(self, i: int, j: int, out: NDArray[np.floating]) -> NDArray[np.floating]:
         """Fill an array with a stored tile, and return the part that lies in the matrix.
 
-        out : what `buffer` returns, or another C-contiguous array of a stored tile's shape; it
-            has to begin at a page of memory if the page cache is to be bypassed
+        out : what `buffer` returns, or another C-contiguous array of a stored tile's shape; the
+            page cache is bypassed only if it begins at a page of memory
 
         Raises
         ------
         ValueError
             The tile is damaged, or was changed since the file was opened.
         """
-        self._source.read((self.kernel, self.layer, i, j), out, direct=self.direct)
+        direct = self.direct and out.ctypes.data % PAGE == 0
+        self._source.read((self.kernel, self.layer, i, j), out, direct=direct)
         return out[: self.grid.height(i), : self.grid.width(j)]
 
     def blocks(self) -> Iterator[tuple[slice, slice, NDArray[np.floating]]]:
@@ -116,14 +110,16 @@ class MatrixOfFile:
 
         yield from in_order(load, self.places, READERS, name="reader")
 
-    def diagonal(self, kept: dict[tuple[int, int], NDArray[np.floating]] | None = None) -> Doubles:
+    def diagonal(self, kept: Kept | None = None) -> Doubles:
         """Return the diagonal (N,) of a symmetric matrix, which is read once.
 
         kept : is filled with diagonal tiles that had to be read, up to KEPT_BYTES
         """
+        grid = self.grid
+        self._refuse_rectangular("diagonal")
         with self._lock:
             if self._diagonal is None:
-                found, grid = np.empty(self.grid.rows), self.grid
+                found = np.empty(grid.rows)
                 most = 0 if kept is None else KEPT_BYTES // self.contents.tile_bytes
 
                 def load(i: int) -> None:
@@ -137,18 +133,57 @@ class MatrixOfFile:
                 self._diagonal = found
             return self._diagonal
 
-    def bounds(
-        self, kept: dict[tuple[int, int], NDArray[np.floating]] | None = None
-    ) -> tuple[Doubles, Doubles]:
-        """Return a and b, (N,) each, with |K_ij| ≤ a_i b_j: √K_ii of a symmetric matrix."""
-        diagonal = self.diagonal(kept)
-        if not (np.isfinite(diagonal) & (diagonal >= 0)).all():
-            row = int(np.argmin(np.isfinite(diagonal) & (diagonal >= 0)))
+    def columns(self, indices: Places) -> Doubles:
+        """Return K[:, indices] in float64, (N, m); each tile that has some of them is read once.
+
+        indices : (m,) from 0 to M − 1, in any order, with repeats
+        """
+        grid, tile = self.grid, self.grid.tile
+        found = np.empty((grid.rows, len(indices)))
+        at = {int(t): np.flatnonzero(indices // tile == t) for t in np.unique(indices // tile)}
+        down, across = self.places.T
+        wanted = np.isin(across, [*at]) | (np.isin(down, [*at]) & grid.symmetric)
+
+        def load(place: Places) -> None:
+            i, j = map(int, place)
+            block = self.read(i, j, self.buffer())
+            rows = slice(i * tile, i * tile + block.shape[0])
+            columns = slice(j * tile, j * tile + block.shape[1])
+            if j in at:
+                found[rows, at[j]] = block[:, indices[at[j]] - columns.start]
+            if grid.symmetric and i != j and i in at:
+                found[columns, at[i]] = block[indices[at[i]] - rows.start].T
+
+        for _ in in_order(load, self.places[wanted], READERS, name="reader"):
+            pass
+        return found
+
+    @property
+    def bounds(self) -> tuple[Doubles, Doubles]:
+        """Two vectors a, b (N,) with |K_ij| ≤ a_i b_j: √K_ii of a symmetric matrix.
+
+        Raises
+        ------
+        ValueError
+            The matrix is of two data sets, or it is no kernel: its diagonal has a number < 0.
+        """
+        diagonal = self.diagonal()
+        wrong = ~(np.isfinite(diagonal) & (diagonal >= 0))
+        if wrong.any():
+            row = int(wrong.argmax())
             raise InvalidValueError(
                 f"{self.path}: the diagonal of {self.name} is {diagonal[row]} in row {row} "
                 f"(counted from 0), so that it is no kernel; compute the file again"
             )
         return (np.sqrt(diagonal),) * 2
+
+    def _refuse_rectangular(self, what: str) -> None:
+        """Raise an error if the matrix is of two data sets."""
+        if not self.grid.symmetric:
+            raise InvalidValueError(
+                f"{self.path} is of two data sets, {self.grid.rows} × {self.grid.columns}, and has "
+                f"no {what}"
+            )
 
     def multiply(
         self, columns: Doubles, *, transpose: bool = False, threads: int | None = None
@@ -173,113 +208,68 @@ class MatrixOfFile:
             length = grid.columns if transpose else grid.rows
             product = np.zeros((length, columns.shape[1]), order="F")
             scaled, exponents = balanced(columns, np.ones(len(columns)))
-            for _, found in self._products(scaled, self.places, transpose, threads):
+
+            def copied(place: tuple[int, int], found: Blocks) -> Blocks:
+                return [(start, block.copy()) for start, block in found]
+
+            for found in tile_products(
+                self, self.places, scaled, copied, transpose=transpose, threads=threads
+            ):
                 for start, block in found:
                     product[start : start + len(block)] += block
             return np.asarray(np.ldexp(product, exponents))
-        kept: dict[tuple[int, int], NDArray[np.floating]] = {}
-        rows, weights = self.bounds(kept)
+        kept: Kept = {}
+        self.diagonal(kept)
+        rows, weights = self.bounds
         scaled, exponents = balanced(columns, weights)
         sums = Sums(rows, np.ones(columns.shape[1]))
-        self.add_products(scaled, sums, self.places, threads=threads, kept=kept)
+        self._add(scaled, sums, self.places, threads, kept)
         return np.asarray(np.ldexp(sums.result(), exponents))
 
-    def add_products(
+    def add_part(
         self,
         scaled: Doubles,
+        part: Part | None,
         sums: Sums,
-        places: Places,
+        transpose: bool = False,
         *,
         threads: int | None = None,
-        kept: dict[tuple[int, int], NDArray[np.floating]] | None = None,
     ) -> None:
-        """Add the products of some tiles of a symmetric matrix, and of their mirror images.
+        """Add the products of the tiles of a part of a symmetric matrix to sums.
+
+        The sums of all parts, merged, have the bits of the sums of `multiply`.
 
         Parameters
         ----------
-        scaled : (N, K), what `balanced` returns for the columns and `bounds`
-        sums : the sums that `multiply` makes
-        places : (n, 2) the (i, j) of the tiles, such as those of a part of a job
-        kept : tiles that need not be read
+        scaled : (N, K)
+            The columns as `balanced` scales them by `bounds`; rows that the part does not need may
+            be 0.
+        part : the part of a job with this grid; None for all tiles
+        sums : with the `bounds` of the rows, and 1 for each column
+        transpose : makes no difference, since the matrix is symmetric
         """
-        for (i, j), found in self._products(scaled, places, False, threads, kept):
+        self._refuse_rectangular("products in parts")
+        wanted = self.grid.mask(part)
+        self._add(scaled, sums, self.places[wanted[tuple(self.places.T)]], threads, {})
+
+    def _add(
+        self, scaled: Doubles, sums: Sums, places: Places, threads: int | None, kept: Kept
+    ) -> None:
+        """Add the products of some tiles to sums; those that are kept need not be read."""
+        tile = self.grid.tile
+        locks = [threading.Lock() for _ in range(self.grid.down)]
+
+        def add(place: tuple[int, int], found: Blocks) -> None:
             try:
                 for start, block in found:
-                    sums.add(start, block)
+                    with locks[start // tile]:
+                        sums.add(start, block)
             except InvalidValueError as error:
                 raise InvalidValueError(
-                    f"{self.path}: tile ({i}, {j}) of {self.name} has entries that are larger "
-                    f"than the diagonal allows, so that it is no kernel ({error}); run "
-                    f"ntk-numba verify on the file"
+                    f"{self.path}: tile {place} of {self.name} has entries that are larger than "
+                    f"the diagonal allows, so that it is no kernel ({error}); run ntk-numba "
+                    f"verify on the file"
                 ) from None
 
-    def _products(
-        self,
-        scaled: Doubles,
-        places: Places,
-        transpose: bool,
-        threads: int | None,
-        kept: dict[tuple[int, int], NDArray[np.floating]] | None = None,
-    ) -> Iterator[tuple[tuple[int, int], list[tuple[int, Doubles]]]]:
-        """Yield, of each tile in order, the first row and the block (n, K) of its products."""
-        grid, own = self.grid, threading.local()
-        count = threads_to_use(threads)
-        cores = threading.Semaphore(count)  # a thread that reads takes none
-        rows = np.ascontiguousarray(scaled.T)
-
-        def multiply(
-            place: NDArray[np.intp],
-        ) -> tuple[tuple[int, int], list[tuple[int, Doubles]]]:
-            i, j = map(int, place)
-            block = kept.pop((i, j), None) if kept else None
-            if block is None:
-                if not hasattr(own, "buffer"):
-                    own.buffer = self.buffer()
-                block = self.read(i, j, own.buffer)
-            if not hasattr(own, "strip"):
-                own.strip = np.empty((STRIP if len(rows) <= FEW else grid.tile, grid.tile))
-            down = slice(i * grid.tile, i * grid.tile + block.shape[0])
-            across = slice(j * grid.tile, j * grid.tile + block.shape[1])
-            straight = not transpose
-            mirrored = transpose or (grid.symmetric and i != j)
-            with cores:
-                first, second = _product(
-                    block,
-                    rows[:, across] if straight else None,
-                    rows[:, down] if mirrored else None,
-                    own.strip,
-                )
-            found = [(down.start, first.T)] if straight else []
-            return (i, j), found + ([(across.start, second.T)] if mirrored else [])
-
-        workers = max(count, READERS)
-        with blas_threads(1):
-            for found in in_order(multiply, places, workers, ahead=2 * workers, name="product"):
-                stopping.check()
-                yield found
-
-
-def _product(
-    block: NDArray[np.floating], right: Doubles | None, left: Doubles | None, strip: Doubles
-) -> tuple[Any, Any]:
-    """Return right @ blockᵀ and left @ block, in float64, for rows of vectors.
-
-    Vectors are rows in memory: with columns, thin products take one and a half times as long.
-
-    strip : (n, T) memory for n rows of a tile, which are multiplied at a time
-    """
-    height, width = block.shape
-    step = len(strip)
-    first = None if right is None else np.empty((len(right), height))
-    second = None if left is None else np.zeros((len(left), width))
-    for a in range(0, height, step):
-        b = min(a + step, height)
-        part = block[a:b]
-        if part.dtype != np.float64:
-            part = strip[: b - a, :width]
-            part[...] = block[a:b]
-        if first is not None:
-            np.matmul(right, part.T, out=first[:, a:b])
-        if second is not None and left is not None:
-            second += left[:, a:b] @ part
-    return first, second
+        for _ in tile_products(self, places, scaled, add, threads=threads, kept=kept):
+            pass
