@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import (
     accuracy,
     activations,
+    cholesky,
     claims,
     classification,
     cluster,
@@ -17,6 +18,7 @@ from bench import (
     finite,
     growth,
     larger,
+    operator,
     peers,
     prediction,
     recursion,
@@ -38,6 +40,7 @@ TABLES = {
     "threads": threads.main,
     "peers": peers.main,
     "disk": disk.main,
+    "cholesky": cholesky.main,
     "safety": safety.main,
     "soak": soak.main,
     "cluster": cluster.main,
@@ -45,6 +48,7 @@ TABLES = {
     "growth": growth.main,
     "claims": claims.main,
     "finite": finite.main,
+    "operator": operator.main,
     "training": training.main,
     "classification": classification.main,
     "regression": regression.main,
@@ -59,16 +63,22 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
-    parser.add_argument("--n", type=int, help="N of the tables disk, larger and prediction")
     parser.add_argument(
-        "--folder", type=Path, default=Path(), help="where the tables disk and larger write"
+        "--n", type=int, help="N of the tables cholesky, disk, larger, operator and prediction"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(),
+        help="where cholesky, disk, larger and operator write",
     )
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
-    files = {**sizes, "folder": options.folder}
-    given = {"disk": files, "larger": files, "prediction": sizes}
+    on_disk = {**sizes, "folder": options.folder}
+    given = dict.fromkeys(("cholesky", "disk", "larger", "operator"), on_disk)
+    given |= {"prediction": sizes}
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)

@@ -1,9 +1,10 @@
-"""The tiles of a Gram file and their checksums, written and read past HDF5.
+"""The tiles of a file and their checksums, written and read past HDF5.
 
 A checksum covers a tile and, if the matrix is symmetric, its mirror image, which has to be its
 transpose bit for bit. A tile is done if it has a checksum.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -100,15 +101,22 @@ class TileFile:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def checksums(self) -> dict[str, NDArray[np.uint64]]:
-        """Read the checksums of each kernel from disk, as (layers, tiles down, tiles across)."""
+    def stored_checksums(self) -> dict[str, NDArray[np.uint64]]:
+        """Read the checksums of each matrix from disk, one after another as they are stored."""
         found: dict[str, NDArray[np.uint64]] = {}
         c = self.tile_map.contents
         for name in c.kernels:
-            sums = np.empty(c.tiles_shape, CHECKSUM)
-            disk.read_at(self._small, sums, self.tile_map.checksums[name])
-            found[name] = c.storage.spread(sums, c.matrices)
+            found[name] = np.empty(math.prod(c.tiles_shape), CHECKSUM)
+            disk.read_at(self._small, found[name], self.tile_map.checksums[name])
         return found
+
+    def checksums(self) -> dict[str, NDArray[np.uint64]]:
+        """Read the checksums of each matrix from disk, as (layers, tiles down, tiles across)."""
+        c = self.tile_map.contents
+        return {
+            name: c.storage.spread(sums, c.matrices)
+            for name, sums in self.stored_checksums().items()
+        }
 
     def done(self) -> NDArray[np.bool_]:
         """Return whether each tile has all of its checksums, as (tiles down, tiles across)."""
@@ -122,17 +130,18 @@ class TileFile:
         j: int,
         block: NDArray[np.floating],
         mirror: NDArray[np.floating] | None = None,
-    ) -> None:
+    ) -> int:
         """Write tile (i, j), a whole C-contiguous chunk, and its mirror image.
 
-        The tile is done after the next `commit`. Any thread may call this.
+        Return its checksum. The tile is done after the next `commit`. Any thread may call this.
         """
         disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         if mirror is not None:
             disk.write_at(self._fd, mirror, self.tile_map.tile_at(kernel, layer, j, i))
-        record = self.tile_map.checksum_at(kernel, layer, i, j), checksum(block)
+        value = checksum(block)
         with self._lock:
-            self._written.append(record)
+            self._written.append((self.tile_map.checksum_at(kernel, layer, i, j), value))
+        return value
 
     def commit(self) -> None:
         """Make the tiles written so far durable, then write their checksums.
@@ -201,9 +210,8 @@ class TileFile:
             padded = columns + PADDING // c.dtype.itemsize
             own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
         wrong = {}
-        why = self._fill(own.block, kernel, layer, i, j)
-        if why or checksum(own.block) != value:
-            wrong[i, j] = why or "does not match its checksum"
+        if why := self.fetch(place, own.block, value):
+            wrong[i, j] = why
         if i == j or c.storage.images == 1:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
@@ -218,6 +226,17 @@ class TileFile:
         elif checksum(np.ascontiguousarray(mirror)) != value:
             wrong[j, i] = "does not match its checksum"
         return Tile(place, own.block, mirror, wrong, own.scratch)
+
+    def fetch(self, place: Place, block: NDArray[np.floating], value: int) -> str:
+        """Fill a block with a stored tile; return why it is wrong, or an empty text.
+
+        Any thread may call this.
+
+        block : a C-contiguous chunk
+        value : the checksum that it has to match
+        """
+        why = self._fill(block, *place)
+        return why or ("" if checksum(block) == value else "does not match its checksum")
 
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read a stored tile; return why it cannot be read, or an empty text."""
