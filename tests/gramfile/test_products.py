@@ -113,7 +113,7 @@ def test_extreme_vectors(points, tmp_path):
                 right, terms = k @ v, np.abs(k) @ np.abs(v)
             finite = np.isfinite(right)
             error = np.abs((f.ntk @ v)[finite] - right[finite])
-            assert (error <= 1e-12 * terms[finite] + 5e-324).all()
+            assert (error <= 1e-12 * terms[finite] + 1e-321).all()
         assert np.isinf((f.ntk @ np.full(150, 1.7e308)).max())
         mixed = np.where(np.arange(150) % 2, 1e-200, 1e200)
         assert np.allclose(f.ntk @ mixed, k @ mixed, rtol=1e-13)
