@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
+    from ntk_numba.linalg.cholesky_file import CholeskyFile as CholeskyFile
+    from ntk_numba.linalg.cholesky_file import open_cholesky as open_cholesky
+    from ntk_numba.linalg.computed import kernel_operator as kernel_operator
+    from ntk_numba.linalg.distributed import distribute as distribute
+    from ntk_numba.linalg.factorise import repair_factor as repair_factor
     from ntk_numba.linalg.operator import GramOperator as GramOperator
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
@@ -72,7 +77,12 @@ _HOMES = {
     "correlation_map": "theory.criticality",
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
+    "CholeskyFile": "linalg.cholesky_file",
+    "open_cholesky": "linalg.cholesky_file",
+    "repair_factor": "linalg.factorise",
     "GramOperator": "linalg.operator",
+    "kernel_operator": "linalg.computed",
+    "distribute": "linalg.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",

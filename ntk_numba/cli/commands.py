@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import ntk_numba
 from ntk_numba.cli.groups import network_of, wants_progress
-from ntk_numba.cli.output import flush, show, show_json, show_script
+from ntk_numba.cli.output import flush, show, show_json, show_report, show_script, typed
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
     from ntk_numba.cluster.write import Job
-    from ntk_numba.compute.estimate import Estimate
+    from ntk_numba.compute.estimate import Estimate, Uses
     from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile
-    from ntk_numba.gramfile.stored import Report
 
 
 def _job(options: argparse.Namespace) -> "Job":
@@ -84,9 +83,7 @@ def _print_result(file: "GramFile", output: str) -> bool:
 
     output : the name that the user has typed
     """
-    path = file.path
-    if not Path(output).is_absolute() and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
+    path = typed(file.path, output)
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
@@ -191,7 +188,7 @@ def plan(options: argparse.Namespace) -> bool:
     import shutil
 
     from ntk_numba.cluster.slurm import parts_for
-    from ntk_numba.compute.estimate import estimate
+    from ntk_numba.compute.estimate import estimate, estimate_uses
     from ntk_numba.compute.plan import refuse_larger
     from ntk_numba.gramfile.place import check_folder, check_space
     from ntk_numba.gramfile.storage import parse_layout
@@ -206,6 +203,7 @@ def plan(options: argparse.Namespace) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnderflowWarning)  # it is said below, once
         estimated = estimate(plan, x, target.parent)
+        uses = estimate_uses(plan, x, target.parent)
     parts = parts_for(estimated.total, plan.count)
     if options.json:
         facts = plan.to_dict() | {
@@ -214,10 +212,15 @@ def plan(options: argparse.Namespace) -> bool:
             "seconds_compute": estimated.compute,
             "seconds_write": estimated.write,
             "seconds": estimated.total,
+            "product_columns": uses.columns,
+            "product_seconds_computing": uses.computing,
+            "product_seconds_reading": uses.reading,
+            "disk_bytes_per_second": uses.speed,
+            "cholesky_seconds": uses.cholesky,
         }
         show_json(facts)
     else:
-        _print_plan(plan, free, estimated, parts)
+        _print_plan(plan, free, estimated, parts, uses)
     flush()
     check_space(target, plan)
     sources = [source for source in (x, z) if source]
@@ -228,7 +231,7 @@ def plan(options: argparse.Namespace) -> bool:
     return True
 
 
-def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> None:
+def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int, uses: "Uses") -> None:
     """Print a plan as text.
 
     free : the free bytes of the disk
@@ -249,6 +252,13 @@ def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> N
         limit = ", the largest number that arrays have by default" if parts == MAX_ARRAY - 1 else ""
         each = _duration(estimated.total / parts)
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
+    lines["product"] = (
+        f"of {plan.kernels[-1]} with {uses.columns} columns: {_duration(uses.computing)} by "
+        f"computing it in each pass, {_duration(uses.reading)} by reading a file at "
+        f"{uses.speed / 1e9:.2g} GB/s; {uses.choice}"
+    )
+    if uses.cholesky is not None:
+        lines["cholesky"] = f"{_duration(uses.cholesky)}, at the speed of matrix products"
     for key, value in lines.items():
         show(f"{key:8} {value}")
 
@@ -283,6 +293,8 @@ def verify(options: argparse.Namespace) -> bool:
 
     if inspection.is_model(Path(options.file)):
         return inspection.verify_model(options)
+    if inspection.is_factor(Path(options.file)):
+        return inspection.verify_factor(options)
     progress = sys.stderr.isatty()
     # an incomplete file is not repaired: its job can be continued
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
@@ -292,9 +304,9 @@ def verify(options: argparse.Namespace) -> bool:
             if text := wrong_data_sets(file.contents, options.against is not None):
                 raise InvalidValueError(f"{options.file}: {text} (--against)")
         report, complete = file.verify(progress=progress), file.complete
-    good = _print_report(report)
+    good = show_report(report)
     if options.repair and report.bad:
-        good = _print_report(
+        good = show_report(
             ntk_numba.repair(
                 options.file, options.data, options.against, bad=report.bad, progress=progress
             )
@@ -303,18 +315,8 @@ def verify(options: argparse.Namespace) -> bool:
         from ntk_numba.compute.verify import verify_sample
 
         with ntk_numba.open_gram(options.file) as file:
-            good &= _print_report(verify_sample(file, options.data, options.against))
+            good &= show_report(verify_sample(file, options.data, options.against))
     return good
-
-
-def _print_report(report: "Report") -> bool:
-    """Print the problems of a report, or else its checks; return whether there are no problems."""
-    for line in report.problems:
-        show(f"WRONG  {line}")
-    if report:
-        for line in report.checks:
-            show(f"ok     {line}")
-    return bool(report)
 
 
 def activations(options: argparse.Namespace) -> bool:
