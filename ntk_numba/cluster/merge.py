@@ -23,8 +23,9 @@ from ntk_numba.gramfile.layout import HDF5, read_header
 from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
 from ntk_numba.gramfile.place import LOCK, NEXT, is_taken, output_path
-from ntk_numba.gramfile.reader import GramFile, existing, open_gram
+from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.gramfile.storage import parse_layout
+from ntk_numba.gramfile.stored import existing
 from ntk_numba.gramfile.tiles import Place, Tile
 from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Part
@@ -160,7 +161,7 @@ def _merged_before(target: Path, contents: Contents, numerics: int, link: bool) 
     Raise ValueError if it only links the parts although `link` is False, or if the versions of the
     arithmetic differ.
     """
-    file, problem = existing(target, contents), ""
+    file, problem = existing(target, contents, open_gram), ""
     if file.linked and not link:
         problem = "refers to the parts and holds no tiles"
     elif file.numerics != numerics:

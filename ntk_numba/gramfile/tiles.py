@@ -1,4 +1,4 @@
-"""The tiles of a Gram file and their checksums, written and read past HDF5.
+"""The tiles of a file and their checksums, written and read past HDF5.
 
 A checksum covers a tile and, if the matrix is symmetric, its mirror image, which has to be its
 transpose bit for bit. A tile is done if it has a checksum.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ntk_numba import streams
 from ntk_numba.compiled.arrays import PAGE, aligned
+from ntk_numba.errors import FileError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
 
@@ -178,6 +179,33 @@ class TileFile:
     def clear_checksum(self, place: Place) -> None:
         """Clear the checksum of a tile, which is then not done."""
         disk.write_at(self._small, bytes(8), self.tile_map.checksum_at(*place))
+
+    def load(self, place: Place, out: NDArray[np.floating], value: int | None = None) -> None:
+        """Fill an array with a tile, and compare it with its checksum. Any thread may call this.
+
+        out : C-contiguous, of the shape of a chunk; the page cache is bypassed only if it begins
+            at a page of memory, see `compiled.arrays.aligned`
+        value : the checksum, if it is known; otherwise it is read from the file
+
+        Raises
+        ------
+        FileError
+            The tile cannot be read, is not done, or does not match its checksum.
+        """
+        if value is None:
+            record = np.empty(1, CHECKSUM)
+            disk.read_at(self._small, record, self.tile_map.checksum_at(*place))
+            value = int(record[0])
+        name, _, i, j = place
+        if why := self.problem(place, out, value):
+            raise FileError(f"tile ({i}, {j}) of {name} {why}; run ntk-numba verify on its file")
+
+    def problem(self, place: Place, out: NDArray[np.floating], value: int) -> str:
+        """Fill an array with a tile as `load` does; return why it is wrong, or an empty text."""
+        why = self._fill(out, *place)
+        if not why and checksum(out) != value:
+            why = "does not match its checksum" if value else "is not done"
+        return why
 
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
         """Yield the results of `look` for the given tiles, in their order, from several threads."""
