@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName
 from ntk_numba.cluster.write import shared_path
 from ntk_numba.compute.multiply import ComputedMatrix
+from ntk_numba.digest import Digest
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.grid import Part
 from ntk_numba.linalg.operator import GramOperator
@@ -58,6 +59,7 @@ class ComputedOperator(GramOperator):
             up_to=m.plan.largest_norm,
             memory=m.limits[0],
             threads=m.limits[1],
+            digests=m.digests(),
         )
 
     def diag(self) -> Doubles:
@@ -107,6 +109,7 @@ class ComputedOrigin:
     up_to: float | None
     memory: int | str | None
     threads: int | None
+    digests: tuple[Digest, ...]
 
     def elsewhere(self) -> "ComputedOrigin":
         """Return the origin for other processes, which read X and Z from files."""
@@ -114,7 +117,7 @@ class ComputedOrigin:
         return replace(self, x=shared_path("X", self.x), z=z)
 
     def open(self, memory: int | str | None, threads: int | None) -> ComputedMatrix:
-        """Return the matrix in this process."""
+        """Return the matrix in this process, which reads only the rows that its parts need."""
         return ComputedMatrix(
             self.net,
             self.x,
@@ -124,7 +127,14 @@ class ComputedOrigin:
             memory=memory,
             threads=threads,
             up_to=self.up_to,
+            roots=(np.empty(0), np.empty(0)),
         )
+
+    def difference(self, matrix: ComputedMatrix, part: Part) -> str:
+        """Describe how the rows that a part needs differ from those that the digests are of."""
+        found = matrix.digests(part)
+        texts = (a.difference(b) for a, b in zip(found, self.digests, strict=True))
+        return next((text for text in texts if text), "")
 
     def __str__(self) -> str:
         return f"{self.kernel} of {self.x}" + ("" if self.z is None else f" and {self.z}")

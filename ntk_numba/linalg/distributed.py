@@ -37,7 +37,7 @@ class Passes:
 
     Parameters
     ----------
-    matrix : the matrix in this process
+    matrix, identity : the matrix in this process, and its digest
     origin : the same for workers
     folder : where the files of a pass are written, which all workers can read and write
     parts, executor : see `write_gram`
@@ -46,6 +46,7 @@ class Passes:
     def __init__(
         self,
         matrix: Multiplier,
+        identity: str,
         origin: Origin,
         folder: Path,
         *,
@@ -53,7 +54,8 @@ class Passes:
         executor: AnyExecutor | None,
     ) -> None:
         matrix.grid.size(Part(1, parts))  # raises an error if there are more parts than tiles
-        self._matrix, self._folder, self.parts = matrix, folder, parts
+        self._matrix, self._identity = matrix, identity
+        self._folder, self.parts = folder, parts
         self._origin = origin if executor is None else origin.elsewhere()
         self._executor = executor
         self._bounds = matrix.bounds
@@ -72,10 +74,10 @@ class Passes:
         rows, weights = self._bounds[::-1] if transpose else self._bounds
         scaled, exponents = balanced(columns, weights)
         digest = xxhash.xxh3_128(np.ascontiguousarray(scaled).data)
-        digest.update(f"{self._matrix.identity} {scaled.shape} {transpose}".encode())
+        digest.update(f"{self._identity} {scaled.shape} {transpose}".encode())
         job = Pass(
             origin=self._origin,
-            identity=self._matrix.identity,
+            identity=self._identity,
             folder=self._folder,
             key=digest.hexdigest(),
             parts=self.parts,
@@ -245,6 +247,8 @@ def distribute(
         )
     place = output_path(Path(folder) / "pass")
     check_folder(place)
-    matrix, origin = operator.matrix, operator.origin()
-    passes = Passes(matrix, origin, place.parent, parts=count, executor=executor)
+    matrix, identity = operator.matrix, operator.identity
+    passes = Passes(
+        matrix, identity, operator.origin(), place.parent, parts=count, executor=executor
+    )
     return DistributedOperator(operator, passes)

@@ -43,8 +43,6 @@ class Multiplier(Protocol):
     """A matrix whose tiles can be multiplied one part at a time."""
 
     @property
-    def identity(self) -> str: ...
-    @property
     def grid(self) -> Grid: ...
 
     @property
@@ -82,6 +80,10 @@ class Origin(Protocol):
         """Return the matrix in this process."""
         ...
 
+    def difference(self, matrix: Any, part: Part) -> str:
+        """Describe how a part of a matrix that `open` returned differs; empty if it is equal."""
+        ...
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -90,7 +92,7 @@ class Pass:
     Attributes
     ----------
     origin : the matrix
-    identity : what its `identity` has to be in every process
+    identity : a digest of the matrix
     folder : of the files
     key : digest of the matrix and of the columns
     parts : the number of parts
@@ -134,11 +136,11 @@ class Pass:
 
         matrix : the matrix, if this is the driver and not a worker
         """
-        path = self.product(number)
+        path, part = self.product(number), Part(number, self.parts)
 
         def compute() -> int:
-            with _prepared(self) if matrix is None else nullcontext(matrix) as it:
-                return self._multiply(it, Part(number, self.parts), path)
+            with _prepared(self, part) if matrix is None else nullcontext(matrix) as it:
+                return self._multiply(it, part, path)
 
         return _done(number, path, compute)
 
@@ -238,7 +240,7 @@ _keeping = threading.Lock()
 
 
 @contextmanager
-def _prepared(job: Pass) -> Iterator[Multiplier]:
+def _prepared(job: Pass, part: Part) -> Iterator[Multiplier]:
     """Yield the matrix of a pass, which this worker keeps between its parts and passes."""
     origin = job.origin
     threads = worker_threads() if origin.threads is None else origin.threads
@@ -250,14 +252,13 @@ def _prepared(job: Pass) -> Iterator[Multiplier]:
             del _kept[next(iter(_kept))]
     with kept.lock:
         if kept.matrix is None:
-            matrix = origin.open(_memory_of(origin), threads)
-            if matrix.identity != job.identity:
+            kept.matrix = origin.open(_memory_of(origin), threads)
+        try:
+            if difference := origin.difference(kept.matrix, part):
                 raise InvalidValueError(
                     f"{origin} is not the same for a worker on {platform.node()} as for the "
-                    "process that started it; all of them have to read the same files"
+                    f"process that started it: {difference}; all have to read the same files"
                 )
-            kept.matrix = matrix
-        try:
             yield kept.matrix
         except BaseException:
             kept.matrix = None  # the data may have changed; the next try looks again

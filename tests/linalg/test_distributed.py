@@ -32,8 +32,8 @@ def hurry(monkeypatch):
 class Matrix:
     """A matrix in memory that is multiplied tile by tile, and notes what it multiplies."""
 
-    def __init__(self, entries, symmetric, folder=None, plan=None, identity="a"):
-        self.entries, self.identity = entries, identity
+    def __init__(self, entries, symmetric, folder=None, plan=None):
+        self.entries = entries
         self.grid = Grid(*entries.shape, symmetric, TILE)
         self.folder, self.plan = folder, plan or {}
 
@@ -70,11 +70,13 @@ class Origin:
     symmetric: bool = True
     folder: Path | None = None
     plan: tuple = ()
-    identity: str = "a"
     memory = threads = None
 
     def elsewhere(self):
         return self
+
+    def difference(self, matrix, part):
+        return ""
 
     def open(self, memory=None, threads=None):
         rng = np.random.default_rng(0)
@@ -83,7 +85,15 @@ class Origin:
             entries = half + half.T
         else:
             entries = rng.standard_normal((SIZE, SIZE - 100))
-        return Matrix(entries, self.symmetric, self.folder, dict(self.plan), self.identity)
+        return Matrix(entries, self.symmetric, self.folder, dict(self.plan))
+
+
+@dataclass(frozen=True)
+class Other(Origin):
+    """A matrix that is not the same for workers."""
+
+    def difference(self, matrix, part):
+        return "row 3"
 
 
 def columns_of(count=SIZE):
@@ -94,7 +104,7 @@ def passes(folder, origin=None, *, parts=7, executor=None):
     origin = origin or Origin()
     work = folder / "work"
     work.mkdir(exist_ok=True)
-    return Passes(origin.open(), origin, work, parts=parts, executor=executor)
+    return Passes(origin.open(), "a", origin, work, parts=parts, executor=executor)
 
 
 def left(folder):
@@ -211,9 +221,12 @@ def test_a_worker_with_other_data_is_refused(tmp_path):
     origin = Origin()
     work = tmp_path / "work"
     work.mkdir()
-    other = Passes(origin.open(), Origin(identity="b"), work, parts=3, executor=ThreadPoolExecutor)
-    with pytest.raises(ValueError, match="not the same for a worker"):
-        other.multiply(columns_of())
+    other = Other()
+    pool = Passes(origin.open(), "a", other, work, parts=3, executor=ThreadPoolExecutor)
+    with pytest.raises(
+        ValueError, match=r"Other.* is not the same for a worker.*: row 3; all have"
+    ):
+        pool.multiply(columns_of())
 
 
 def test_two_drivers_do_not_share_a_folder(tmp_path):
