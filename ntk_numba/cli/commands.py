@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ntk_numba.cluster.write import Job
     from ntk_numba.compute.estimate import Estimate
     from ntk_numba.compute.plan import Plan
-    from ntk_numba.gramfile.reader import GramFile, Report
+    from ntk_numba.gramfile.reader import GramFile
+    from ntk_numba.gramfile.stored import Report
 
 
 def _job(options: argparse.Namespace) -> "Job":

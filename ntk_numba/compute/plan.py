@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ntk_numba.arguments import (
+    KernelName,
     Kernels,
     Layers,
     kept_layers,
@@ -52,6 +53,7 @@ class Outline(Output):
     net : the network
     """
 
+    kernels: tuple[KernelName, ...]
     net: MLP
 
     @property

@@ -1,4 +1,4 @@
-"""The tiles of a Gram file and their checksums, written and read past HDF5.
+"""The tiles of a file and their checksums, written and read past HDF5.
 
 A checksum covers a tile and, if the matrix is symmetric, its mirror image, which has to be its
 transpose bit for bit. A tile is done if it has a checksum.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ntk_numba import streams
 from ntk_numba.compiled.arrays import PAGE, aligned
+from ntk_numba.errors import FileError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
 
@@ -179,6 +180,29 @@ class TileFile:
         """Clear the checksum of a tile, which is then not done."""
         disk.write_at(self._small, bytes(8), self.tile_map.checksum_at(*place))
 
+    def load(self, place: Place, out: NDArray[np.floating], value: int | None = None) -> None:
+        """Fill an array with a tile, and compare it with its checksum. Any thread may call this.
+
+        out : C-contiguous, of the shape of a chunk; the page cache is bypassed only if it begins
+            at a page of memory, see `compiled.arrays.aligned`
+        value : the checksum, if it is known; otherwise it is read from the file
+
+        Raises
+        ------
+        FileError
+            The tile cannot be read, is not done, or does not match its checksum.
+        """
+        if value is None:
+            record = np.empty(1, CHECKSUM)
+            disk.read_at(self._small, record, self.tile_map.checksum_at(*place))
+            value = int(record[0])
+        name, layer, i, j = place
+        why = self._fill(out, name, layer, i, j)
+        if not why and checksum(out) != value:
+            why = "does not match its checksum" if value else "is not done"
+        if why:
+            raise FileError(f"tile ({i}, {j}) of {name} {why}; run ntk-numba verify on its file")
+
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
         """Yield the results of `look` for the given tiles, in their order, from several threads."""
         sums = self.checksums()
@@ -218,6 +242,17 @@ class TileFile:
         elif checksum(np.ascontiguousarray(mirror)) != value:
             wrong[j, i] = "does not match its checksum"
         return Tile(place, own.block, mirror, wrong, own.scratch)
+
+    def fetch(self, place: Place, block: NDArray[np.floating], value: int) -> str:
+        """Fill a block with a stored tile; return why it is wrong, or an empty text.
+
+        Any thread may call this.
+
+        block : a C-contiguous chunk
+        value : the checksum that it has to match
+        """
+        why = self._fill(block, *place)
+        return why or ("" if checksum(block) == value else "does not match its checksum")
 
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read a stored tile; return why it cannot be read, or an empty text."""
