@@ -196,12 +196,16 @@ class TileFile:
             record = np.empty(1, CHECKSUM)
             disk.read_at(self._small, record, self.tile_map.checksum_at(*place))
             value = int(record[0])
-        name, layer, i, j = place
-        why = self._fill(out, name, layer, i, j)
+        name, _, i, j = place
+        if why := self.problem(place, out, value):
+            raise FileError(f"tile ({i}, {j}) of {name} {why}; run ntk-numba verify on its file")
+
+    def problem(self, place: Place, out: NDArray[np.floating], value: int) -> str:
+        """Fill an array with a tile as `load` does; return why it is wrong, or an empty text."""
+        why = self._fill(out, *place)
         if not why and checksum(out) != value:
             why = "does not match its checksum" if value else "is not done"
-        if why:
-            raise FileError(f"tile ({i}, {j}) of {name} {why}; run ntk-numba verify on its file")
+        return why
 
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
         """Yield the results of `look` for the given tiles, in their order, from several threads."""
