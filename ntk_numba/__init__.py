@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ntk_numba.compute.memory import gram as gram
     from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
+    from ntk_numba.errors import NotConvergedError as NotConvergedError
     from ntk_numba.errors import NotPositiveDefiniteError as NotPositiveDefiniteError
     from ntk_numba.errors import NtkNumbaError as NtkNumbaError
     from ntk_numba.errors import RidgeWarning as RidgeWarning
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ntk_numba.linalg.computed import kernel_operator as kernel_operator
     from ntk_numba.linalg.distributed import distribute as distribute
     from ntk_numba.linalg.operator import GramOperator as GramOperator
+    from ntk_numba.linalg.solve import Solution as Solution
+    from ntk_numba.linalg.solve import solve as solve
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
@@ -60,6 +63,7 @@ _HOMES = {
     "merge": "cluster.merge",
     "NtkNumbaError": "errors",
     "StoppedError": "errors",
+    "NotConvergedError": "errors",
     "NotPositiveDefiniteError": "errors",
     "RidgeWarning": "errors",
     "UnderflowWarning": "errors",
@@ -74,6 +78,8 @@ _HOMES = {
     "correlation_map": "theory.criticality",
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
+    "solve": "linalg.solve",
+    "Solution": "linalg.solve",
     "GramOperator": "linalg.operator",
     "kernel_operator": "linalg.computed",
     "distribute": "linalg.distributed",

@@ -247,6 +247,17 @@ class TileFile:
             wrong[j, i] = "does not match its checksum"
         return Tile(place, own.block, mirror, wrong, own.scratch)
 
+    def fetch(self, place: Place, block: NDArray[np.floating], value: int) -> str:
+        """Fill a block with a stored tile; return why it is wrong, or an empty text.
+
+        Any thread may call this.
+
+        block : a C-contiguous chunk
+        value : the checksum that it has to match
+        """
+        why = self._fill(block, *place)
+        return why or ("" if checksum(block) == value else "does not match its checksum")
+
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read a stored tile; return why it cannot be read, or an empty text."""
         try:
