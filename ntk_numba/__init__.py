@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
+    from ntk_numba.linalg.computed import kernel_operator as kernel_operator
+    from ntk_numba.linalg.distributed import distribute as distribute
     from ntk_numba.linalg.operator import GramOperator as GramOperator
     from ntk_numba.linalg.solve import Solution as Solution
     from ntk_numba.linalg.solve import solve as solve
@@ -79,6 +81,8 @@ _HOMES = {
     "solve": "linalg.solve",
     "Solution": "linalg.solve",
     "GramOperator": "linalg.operator",
+    "kernel_operator": "linalg.computed",
+    "distribute": "linalg.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",

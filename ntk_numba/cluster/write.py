@@ -302,8 +302,8 @@ def _write_parts(
     else:
         job = replace(
             job,
-            x=_absolute("X", job.x),
-            z=None if job.z is None else _absolute("Z", job.z),
+            x=shared_path("X", job.x),
+            z=None if job.z is None else shared_path("Z", job.z),
         )
     if is_taken(target) and not policy.overwrite:
         file = existing(target, contents_of(plan, x, z), open_gram)
@@ -330,7 +330,7 @@ def _write_parts(
     )
 
 
-def _absolute(name: str, data: Data | Source) -> str:
+def shared_path(name: str, data: Data | Source) -> str:
     """Return the absolute path of data that the workers of an executor have to read."""
     if not isinstance(data, str | os.PathLike):
         raise InvalidTypeError(
