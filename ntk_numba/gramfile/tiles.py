@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from ntk_numba import streams
 from ntk_numba.compiled.arrays import PAGE, aligned
-from ntk_numba.errors import FileError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
 
@@ -180,33 +179,6 @@ class TileFile:
         """Clear the checksum of a tile, which is then not done."""
         disk.write_at(self._small, bytes(8), self.tile_map.checksum_at(*place))
 
-    def load(self, place: Place, out: NDArray[np.floating], value: int | None = None) -> None:
-        """Fill an array with a tile, and compare it with its checksum. Any thread may call this.
-
-        out : C-contiguous, of the shape of a chunk; the page cache is bypassed only if it begins
-            at a page of memory, see `compiled.arrays.aligned`
-        value : the checksum, if it is known; otherwise it is read from the file
-
-        Raises
-        ------
-        FileError
-            The tile cannot be read, is not done, or does not match its checksum.
-        """
-        if value is None:
-            record = np.empty(1, CHECKSUM)
-            disk.read_at(self._small, record, self.tile_map.checksum_at(*place))
-            value = int(record[0])
-        name, _, i, j = place
-        if why := self.problem(place, out, value):
-            raise FileError(f"tile ({i}, {j}) of {name} {why}; run ntk-numba verify on its file")
-
-    def problem(self, place: Place, out: NDArray[np.floating], value: int) -> str:
-        """Fill an array with a tile as `load` does; return why it is wrong, or an empty text."""
-        why = self._fill(out, *place)
-        if not why and checksum(out) != value:
-            why = "does not match its checksum" if value else "is not done"
-        return why
-
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
         """Yield the results of `look` for the given tiles, in their order, from several threads."""
         sums = self.checksums()
@@ -229,9 +201,8 @@ class TileFile:
             padded = columns + PADDING // c.dtype.itemsize
             own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
         wrong = {}
-        why = self._fill(own.block, kernel, layer, i, j)
-        if why or checksum(own.block) != value:
-            wrong[i, j] = why or "does not match its checksum"
+        if why := self.fetch(place, own.block, value):
+            wrong[i, j] = why
         if i == j or c.storage.images == 1:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)

@@ -19,7 +19,6 @@ Sources: ScaLAPACK's out-of-core solvers (E. D'Azevedo, J. Dongarra, LAPACK Work
 
 import heapq
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
