@@ -5,7 +5,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.errors import FileError
 from ntk_numba.gramfile.contents import FACTOR
 from ntk_numba.gramfile.layout import checksum
 from ntk_numba.gramfile.tiles import TileFile
@@ -64,13 +63,11 @@ class StoredTiles:
     ----------
     tiles : TileFile
         The open file, which whoever opened it closes.
-    name : str
-        The name of the file, for errors.
     """
 
-    def __init__(self, tiles: TileFile, name: str) -> None:
+    def __init__(self, tiles: TileFile) -> None:
         contents = tiles.tile_map.contents
-        self.grid, self.dtype, self._tiles, self._name = contents.grid, contents.dtype, tiles, name
+        self.grid, self.dtype, self._tiles = contents.grid, contents.dtype, tiles
         self._sums = tiles.checksums()[FACTOR][0]
         self.done = self._sums != 0
 
@@ -85,11 +82,7 @@ class StoredTiles:
         height, width = self.grid.chunk
         whole = (height, width) == out.shape
         block = out if whole else np.empty((height, width), self.dtype)
-        why = self._tiles.fetch((FACTOR, 0, i, j), block, int(self._sums[i, j]))
-        if why:
-            raise FileError(
-                f"{self._name}: tile ({i}, {j}) {why}; `ntk-numba verify` checks the whole file"
-            )
+        self._tiles.load((FACTOR, 0, i, j), block, int(self._sums[i, j]))
         if not whole:  # the only tile of a matrix that is smaller
             out[:] = 0
             out[:height, :width] = block

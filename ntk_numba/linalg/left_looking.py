@@ -112,8 +112,8 @@ class LeftLooking:
         self._threads, self._check, self._progress = threads, check, progress
         grid = store.grid
         self._down, self._edge, self._size = grid.down, grid.tile, grid.rows
-        self._wanted = np.tril(~store.done)
-        self._unwritten = self._wanted.copy()
+        self._wanted: NDArray[np.bool_] = np.tril(~store.done)
+        self._unwritten: NDArray[np.bool_] = self._wanted.copy()
         shape = (panels.buffers, grid.tile, grid.tile)
         self._buffers = aligned(shape, store.dtype)
         self._saved = np.empty(shape[1:], store.dtype)  # the last tile of the diagonal
@@ -194,7 +194,7 @@ class LeftLooking:
     def _rows(self, run: range) -> list[int]:
         """Return the tile rows of which the missing tiles of a panel need tiles."""
         wanted = self._wanted[:, run.start : run.stop]
-        needed = wanted.any(axis=1)
+        needed: NDArray[np.bool_] = wanted.any(axis=1)
         needed[run.start : run.stop] |= wanted.any(axis=0)
         return [int(i) for i in np.flatnonzero(needed)]
 
