@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,35 @@ def open_matrix(
     if isinstance(gram, str | os.PathLike):
         with open_gram(Path(gram)) as file:
             return open_matrix(file, kernel, name=name, memory=memory, working=working)
+    found = matrix_of(gram, kernel, name=name)
+    refuse_large(found.size, found.dtype, memory, working)
+    matrix = np.array(found.rows[found.last], order="C")
+    _check(matrix, found.name)
+    return matrix
+
+
+class Given(NamedTuple):
+    """A square matrix that a caller gives, of which nothing is read yet.
+
+    rows, last : what has or reads the array, and the index of the matrix in it
+    name : of the matrix, for errors
+    """
+
+    rows: Any
+    last: Any
+    size: int
+    dtype: np.dtype
+    name: str
+
+
+def matrix_of(gram: Any, kernel: KernelName | None = None, *, name: str = "gram") -> Given:
+    """Return a matrix that a caller gives, but no path; the arguments are those of `open_matrix`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such matrix, or it is not square.
+    """
     if kernel is not None:
         one_of("kernel", kernel, ("ntk", "nngp"))
     rows = gram
@@ -74,10 +103,20 @@ def open_matrix(
         last, shape = -1, shape[1:]
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
         raise InvalidValueError(f"{name} must be a square matrix, not {tuple(shape)}")
-    refuse_large(shape[0], np.dtype(rows.dtype), memory, working)
-    matrix = np.array(rows[last], order="C")
-    _check(matrix, name)
-    return matrix
+    return Given(rows, last, shape[0], np.dtype(rows.dtype), name)
+
+
+def bytes_of(size: int, dtype: np.dtype, working: int = 0, matrices: int = 1) -> int:
+    """Return the bytes that the matrices of a job take, see `refuse_large`."""
+    return (matrices * dtype.itemsize + working) * size * size
+
+
+def fits(
+    size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
+) -> bool:
+    """Return whether the matrices of a job fit in memory, see `refuse_large`."""
+    free = available_memory() if memory is None else parse_bytes(memory, "memory")
+    return bytes_of(size, dtype, working, matrices) <= free
 
 
 def refuse_large(
@@ -100,7 +139,7 @@ def refuse_large(
         If they do not fit.
     """
     free = available_memory() if memory is None else parse_bytes(memory, "memory")
-    needed = (matrices * dtype.itemsize + working) * size * size
+    needed = bytes_of(size, dtype, working, matrices)
     if needed > free:
         held = "that are available" if memory is None else f"of memory={memory!r}"
         raise InvalidValueError(
