@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS, KernelName, Policy, one_of, parse_bytes
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, OutputExistsError
 from ntk_numba.gramfile.contents import FactorContents
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.gramfile.place import is_taken
+from ntk_numba.gramfile.place import check_folder, is_taken, output_path
 from ntk_numba.gramfile.repairing import repairing
 from ntk_numba.gramfile.stored import Report, existing
 from ntk_numba.gramfile.tiles import Place
@@ -94,25 +95,41 @@ def write_factor(
     policy: Policy,
 ) -> Path:
     """Write the factor of K + ridge·I into a file, and return its path, see `cholesky`."""
-    target = Path(path)
+    target = output_path(path)
+    check_folder(target, write=policy.overwrite or not target.exists())
+    _refuse_matrix(target, gram)
     threads = threads_to_use(threads)
     with _opened(gram, kernel, threads) as (tiles, name):
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(kernel or "")
         if contents.excess:
             raise InvalidValueError(f"{name}: {contents.excess}")
-        if not policy.overwrite and is_taken(target):
+        if is_taken(target) and not policy.overwrite:
             existing(target, contents, open_factor).close()
             return target
-        writer = TileWriter(target, contents, NUMERICS, policy)
-        with writer:
-            store = StoredTiles(writer.tiles)
-            try:
-                _factorise(matrix, store, memory, threads, writer.check, policy.progress)
-            except PivotError as error:
-                writer.discard()
-                raise explain_tiles(matrix, store, error) from None
+        try:
+            with (
+                stopping.gently(),
+                TileWriter(target, contents, NUMERICS, policy) as writer,
+            ):
+                store = StoredTiles(writer.tiles, str(target))
+                try:
+                    _factorise(matrix, store, memory, threads, writer.check, policy.progress)
+                except PivotError as error:
+                    writer.discard()
+                    raise explain_tiles(matrix, store, error) from None
+        except OutputExistsError:  # another process has completed it since the check above
+            existing(target, contents, open_factor).close()
     return target
+
+
+def _refuse_matrix(target: Path, gram: Any) -> None:
+    """Raise an error if an output is the file of the matrix itself."""
+    file = gram if isinstance(gram, str | os.PathLike) else None
+    for name in ("path", "filename"):  # of a Gram file, of a memory map
+        file = file or getattr(gram, name, None)
+    if file and target.exists() and Path(file).exists() and target.samefile(file):
+        raise InvalidValueError(f"{target} is the matrix itself; choose another output")
 
 
 def _factorise(
@@ -202,7 +219,7 @@ def repair_factor(
         report = Report()
         bad = file.verify(progress=progress).bad if bad is None else bad
         with repair.writing(bad, report) as (own, done, check):
-            store = StoredTiles(own)
+            store = StoredTiles(own, str(repair.path))
             store.done &= done
             _factorise(matrix, store, memory, threads, check, progress)
     return report
