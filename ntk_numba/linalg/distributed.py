@@ -112,7 +112,7 @@ class Passes:
         for number in range(1, self.parts + 1):
             reads, writes = rows_of(grid, Part(number, self.parts))
             rows += sum(map(len, reads if job.transpose else writes))
-        return rows * job.count * 8
+        return rows * job.count * 16
 
     def _run(self, task: Task) -> None:
         """Run a task for all parts on the workers."""
@@ -201,10 +201,10 @@ def distribute(
         That of `ntk_numba.kernel_operator`, or of a Gram file.
     folder : path
         An existing folder that all workers can read and write, for the files of the pass that is
-        being computed; `distribute` is its only user meanwhile. A pass writes V, N·K numbers, and
-        partial products, about 2√(2/parts)·N·K numbers for each part; they are removed after it. A
-        process that is killed leaves them, and one that multiplies the same V goes on with them, as
-        `ntk_numba.solve` with a checkpoint does.
+        being computed; nobody else may use it meanwhile. A pass writes V, N·K numbers, and partial
+        products, on average about 4·N·K/√(2·parts) numbers for each part; they are removed after
+        it. A process that is killed leaves them, and one that multiplies the same V goes on with
+        them, as `ntk_numba.solve` with a checkpoint does.
     parts : int
         The number of parts: one, or a few, for each worker. A worker needs the memory of
         `kernel_operator`.
