@@ -17,7 +17,7 @@ from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.factor import GOAL
-from ntk_numba.linalg.matrix import fits, matrix_of, open_matrix, refuse_large
+from ntk_numba.linalg.matrix import find_matrix, fits, open_matrix, refuse_large
 from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.linalg.spectrum import WORKING, RidgeChoice, Spectrum, choose_ridge
 from ntk_numba.machine import threads_to_use
@@ -140,12 +140,13 @@ def read_job(
     others = 8 * (len(kernels) - 1)  # bytes, at most, of the other kernels
     large = False
     if gram is not None:
-        stored = {kernel: matrix_of(gram, kernel) for kernel in kernels}
-        size, found = stored[kernels[0]].size, stored[kernels[0]].dtype
+        stored = {kernel: find_matrix(gram, kernel).rows for kernel in kernels}
+        rows = stored[kernels[0]]
+        size, found = rows.shape[-1], np.dtype(rows.dtype)
         large = _is_large(size, found, options, ridge, working + others)
-        for kernel, matrix in stored.items():
+        for kernel, entries in stored.items():
             given[kernel] = (
-                matrix.rows
+                entries
                 if large
                 else open_matrix(gram, kernel, memory=memory, working=working + others)
             )
