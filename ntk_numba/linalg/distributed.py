@@ -14,13 +14,12 @@ from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.schedulers import Pool, pool_of
 from ntk_numba.cluster.workers import AnyExecutor, Task
-from ntk_numba.errors import InvalidTypeError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.place import check_folder, output_path
 from ntk_numba.grid import Part
-from ntk_numba.linalg.computed import ComputedOperator
 from ntk_numba.linalg.operator import GramOperator
+from ntk_numba.linalg.origins import origin_of
 from ntk_numba.linalg.passes import Multiplier, Origin, Pass, add_files, is_right, rows_of
 from ntk_numba.sums import Sums, balanced
 
@@ -240,15 +239,8 @@ def distribute(
     ...     solution = ntk_numba.solve(D, y, ridge=1e-3, path="/scratch/solution")
     """
     count = whole_number("parts", parts)
-    if not isinstance(operator, ComputedOperator):
-        raise InvalidTypeError(
-            "operator must be that of kernel_operator or of a Gram file, not "
-            f"{type(operator).__name__}; other matrices are multiplied by one process"
-        )
+    matrix, origin = origin_of(operator)
     place = output_path(Path(folder) / "pass")
     check_folder(place)
-    matrix, identity = operator.matrix, operator.identity
-    passes = Passes(
-        matrix, identity, operator.origin(), place.parent, parts=count, executor=executor
-    )
+    passes = Passes(matrix, operator.identity, origin, place.parent, parts=count, executor=executor)
     return DistributedOperator(operator, passes)
