@@ -6,8 +6,9 @@ from typing import Any
 import plain_factor
 from broken_jobs import Job
 
+import ntk_numba as nk
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.gramfile.tiles import TileFile
+from ntk_numba.linalg.left_looking import LeftLooking
 
 
 class Factor(Job):
@@ -23,20 +24,27 @@ class Factor(Job):
         self.bytes = self.right.read_bytes()
 
     def __call__(self, path: Path, X: Any = None, **options: Any) -> None:
-        plain_factor.write(path, self.matrix)
+        options["memory"] = self._least if options.pop("memory", None) else None
+        nk.cholesky(self.matrix if X is None else X, path, ridge=0.5, **options).close()
+
+    @property
+    def _least(self) -> int:
+        """Memory for few tiles, so that panels are narrow and most of L is read again."""
+        tile = 64 if len(self.matrix) < 1024 else 128
+        return (-(-len(self.matrix) // tile) + 5) * tile * tile * 8
 
     def open(self, path: Path, **options: Any) -> Any:
         return open_factor(path, **options)
 
     def log_tiles(self, log: Path) -> None:
-        write = TileFile.write
+        write = LeftLooking._write
 
-        def logged(self: TileFile, *arguments: Any) -> None:
-            write(self, *arguments)
+        def logged(self: LeftLooking, *arguments: Any) -> None:
             with log.open("ab") as file:
                 file.write(b".")
+            write(self, *arguments)
 
-        TileFile.write = logged  # type: ignore[method-assign]
+        LeftLooking._write = logged  # type: ignore[method-assign]
 
 
 FACTORS: dict[str, Any] = {}

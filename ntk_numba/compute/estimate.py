@@ -126,9 +126,8 @@ def estimate_uses(plan: Plan, x: Source, folder: Path, columns: int = COLUMNS) -
     probe = _Probe(one, x)
     height = -(-probe.head.shape[0] // grid.tile) * grid.tile
     vectors = np.ones((-(-columns // WIDTH), height, WIDTH))
-    side = Side(
-        vectors, np.zeros((columns, height), np.int64), np.ones(height), np.zeros(2, np.int64)
-    )
+    totals, rests = (np.zeros((columns, height), np.int64) for _ in range(2))
+    side = Side(vectors, totals, rests, np.ones(height), np.zeros(2, np.int64))
     tiles = tile_table(probe.reads, [read[:2] for read in probe.reads])
     other = side if grid.symmetric else side._replace(vectors=vectors[:0])
     computing = probe.seconds(

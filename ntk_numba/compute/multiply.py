@@ -200,7 +200,7 @@ class ComputedMatrix:
             return
         padded = (plan.grid.across, plan.grid.down)[transpose] * self.tile
         side = self._side(_panels(scaled, padded), sums)
-        nothing = Side(NO_VECTORS, NO_TOTALS, NOTHING, np.zeros(0, np.int64))
+        nothing = Side(NO_VECTORS, NO_TOTALS, NO_TOTALS, NOTHING, np.zeros(0, np.int64))
         down, across = (nothing, side) if transpose else (side, nothing)
         if self.symmetric:
             down = across = side
@@ -238,7 +238,7 @@ class ComputedMatrix:
         padded = -(-columns // WIDTH) * WIDTH
         # V, scaled and in panels; the sums, and what the result is made of
         numbers = max(
-            rows * (2 * columns + padded) + 4 * (n + m - rows) * columns for rows in (n, m)
+            rows * (2 * columns + padded) + 6 * (n + m - rows) * columns for rows in (n, m)
         )
         threads = threads_to_use(self._threads)
         tiles = LARGEST_TILE + threads * (STRIP + LARGEST_TILE)
@@ -274,7 +274,7 @@ class ComputedMatrix:
         # `balanced` makes all bounds of columns equal; exponents of rows without bound are clipped
         scale = np.ldexp(1.0, np.clip(BITS - rows - columns[0], -1000, 1000))
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
-        return Side(vectors, sums.totals.T, scale, locks)
+        return Side(vectors, sums.totals.T, sums.rests.T, scale, locks)
 
     def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.int64]]:
         """Return columns that are scaled by powers of two, sums for them, and the exponents."""

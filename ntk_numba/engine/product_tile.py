@@ -18,6 +18,7 @@ from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
 from ntk_numba.engine.products import ROWS, multiply, panel_width, sums_of
 from ntk_numba.engine.tile import STRIP, TileArguments, compute_strip, is_on_diagonal, scratch_of
+from ntk_numba.sums import MORE
 
 Doubles = NDArray[np.float64]
 
@@ -33,13 +34,14 @@ class Side(NamedTuple):
     """One of the two products of a tile: with K, or with Kᵀ.
 
     vectors : (panels, R, P) the vectors that are multiplied, in panels of P, one below the other
-    totals : (K, N) the sums so far, as whole numbers
+    totals, rests : (K, N) the sums so far, as whole numbers, see `Sums`
     scale : (N,) powers of two by which the sums are multiplied before they are rounded
-    locks : (tiles,) 0 for a tile's rows of `totals` that no thread adds to
+    locks : (tiles,) 0 for a tile's rows of the sums that no thread adds to
     """
 
     vectors: Doubles
     totals: NDArray[np.int64]
+    rests: NDArray[np.int64]
     scale: Doubles
     locks: NDArray[np.int64]
 
@@ -62,13 +64,18 @@ class ProductArguments(NamedTuple):
 
 @njit
 def _add(side: Side, first: int, count: int, sums: Doubles, tile: int) -> None:
-    """Add sums (panels, ≥ count, P) to the totals of rows `first` on, which lie in tile `tile`."""
-    scale = side.scale[first : first + count]
+    """Add sums (panels, ≥ count, P), as `Sums` does, to rows `first` on, of tile `tile`."""
+    last = first + count
+    scale = side.scale[first:last]
     lock(side.locks, tile)
     for k in range(side.totals.shape[0]):
-        totals, panel, lane = side.totals[k, first : first + count], sums[k // WIDTH], k % WIDTH
+        totals, rests = side.totals[k, first:last], side.rests[k, first:last]
+        panel, lane = sums[k // WIDTH], k % WIDTH
         for r in range(count):
-            totals[r] += np.int64(np.rint(panel[r, lane] * scale[r]))
+            term = panel[r, lane] * scale[r]
+            units = np.rint(term)
+            totals[r] += np.int64(units)
+            rests[r] += np.int64((term - units) * 2.0**MORE)
     unlock(side.locks, tile)
 
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError
 from ntk_numba.gramfile.contents import FACTOR
-from ntk_numba.gramfile.layout import checksum
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid
 
@@ -96,8 +95,7 @@ class StoredTiles:
         """Write a tile; it is durable after the next `commit`."""
         height, width = self.grid.chunk
         block = np.ascontiguousarray(tile[:height, :width])
-        self._tiles.write(FACTOR, 0, i, j, block)
-        self._sums[i, j] = checksum(block)
+        self._sums[i, j] = self._tiles.write(FACTOR, 0, i, j, block)
         self.done[i, j] = True
 
     def commit(self) -> None:
