@@ -32,6 +32,7 @@ from broken_jobs import (
     start_process,
 )
 from broken_models import MODELS
+from broken_solutions import SOLUTIONS
 from disk_model import Disk, lose_power
 from meddling import MEDDLING, takeovers
 
@@ -350,6 +351,7 @@ EXPERIMENTS = {
     **MEDDLING,
     **MODELS,
     **FACTORS,
+    **SOLUTIONS,
     "flips": flips,
     "unfinished": unfinished,
 }
