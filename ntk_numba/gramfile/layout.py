@@ -28,7 +28,7 @@ from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error, folder_error
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import AnyContents, Contents, Header, Stored
-from ntk_numba.gramfile.formats import GRAM, Format, format_of, other_format
+from ntk_numba.gramfile.formats import FORMATS, GRAM, Format, format_of, other_format
 from ntk_numba.opening import NO_LOCK, open_descriptor
 
 CHECKSUMS = "checksums"  # the group of the datasets of checksums
@@ -236,10 +236,12 @@ class HDF5(h5py.File):  # type: ignore[misc]
     ----------
     path : the path of the file, for errors too
     fd : a descriptor of it, if it is open already
-    form : the format that it has to have
+    form : the format that it has to have; None for any format of files of tiles
 
     Attributes
     ----------
+    form : Format
+        Its format.
     complete : bool
         Whether the file was complete when it was opened.
     links_parts : bool
@@ -255,13 +257,12 @@ class HDF5(h5py.File):  # type: ignore[misc]
         It cannot be read, or another program has opened it for writing.
     """
 
-    def __init__(self, path: Path, fd: int | None = None, form: Format[Any] = GRAM) -> None:
+    def __init__(self, path: Path, fd: int | None = None, form: Format[Any] | None = GRAM) -> None:
         streams.occupy()
-        self.form = form
         with _opened(path if fd is None else fd) as opened:
             self._open(path, opened)
         try:
-            self._check(path)
+            self.form = self._check(path, form)
         except BaseException:
             self.close()
             raise
@@ -303,13 +304,13 @@ class HDF5(h5py.File):  # type: ignore[misc]
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None
 
-    def _check(self, path: Path) -> None:
-        """Raise ValueError if this is not a file of a format that this package reads."""
-        form = self.form
+    def _check(self, path: Path, form: Format[Any] | None) -> Format[Any]:
+        """Return the format, or raise ValueError if it is not one that this package reads."""
         with _errors(path):
             found = self.attrs.get_id("format").shape if "format" in self.attrs else None
             name = claims.attribute(self, "format", str) if found == () else None
             version = claims.attribute(self, "format_version", int, 0)
+        form = form or next((known for known in FORMATS if known.name == name), GRAM)
         if name != form.name:
             raise InvalidValueError(
                 f"{path} is an HDF5 file, but not one that {form.written_by} wrote"
@@ -320,6 +321,13 @@ class HDF5(h5py.File):  # type: ignore[misc]
                 f"{path} has format version {version}; this package reads {form.version}; "
                 + ("install a newer one" if version > form.version else "compute it again")
             )
+        return form
+
+
+def format_at(path: Path) -> Format[Any]:
+    """Return the format of a file of tiles; raise an error as `HDF5` does."""
+    with HDF5(path, form=None) as file:
+        return file.form
 
 
 @overload

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ntk_numba import streams
 from ntk_numba.compiled.arrays import PAGE, aligned
-from ntk_numba.errors import FileError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
 
@@ -131,17 +130,18 @@ class TileFile:
         j: int,
         block: NDArray[np.floating],
         mirror: NDArray[np.floating] | None = None,
-    ) -> None:
+    ) -> int:
         """Write tile (i, j), a whole C-contiguous chunk, and its mirror image.
 
-        The tile is done after the next `commit`. Any thread may call this.
+        Return its checksum. The tile is done after the next `commit`. Any thread may call this.
         """
         disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         if mirror is not None:
             disk.write_at(self._fd, mirror, self.tile_map.tile_at(kernel, layer, j, i))
-        record = self.tile_map.checksum_at(kernel, layer, i, j), checksum(block)
+        value = checksum(block)
         with self._lock:
-            self._written.append(record)
+            self._written.append((self.tile_map.checksum_at(kernel, layer, i, j), value))
+        return value
 
     def commit(self) -> None:
         """Make the tiles written so far durable, then write their checksums.
@@ -188,33 +188,6 @@ class TileFile:
         """Clear the checksum of a tile, which is then not done."""
         disk.write_at(self._small, bytes(8), self.tile_map.checksum_at(*place))
 
-    def load(self, place: Place, out: NDArray[np.floating], value: int | None = None) -> None:
-        """Fill an array with a tile, and compare it with its checksum. Any thread may call this.
-
-        out : C-contiguous, of the shape of a chunk; the page cache is bypassed only if it begins
-            at a page of memory, see `compiled.arrays.aligned`
-        value : the checksum, if it is known; otherwise it is read from the file
-
-        Raises
-        ------
-        FileError
-            The tile cannot be read, is not done, or does not match its checksum.
-        """
-        if value is None:
-            record = np.empty(1, CHECKSUM)
-            disk.read_at(self._small, record, self.tile_map.checksum_at(*place))
-            value = int(record[0])
-        name, _, i, j = place
-        if why := self.problem(place, out, value):
-            raise FileError(f"tile ({i}, {j}) of {name} {why}; run ntk-numba verify on its file")
-
-    def problem(self, place: Place, out: NDArray[np.floating], value: int) -> str:
-        """Fill an array with a tile as `load` does; return why it is wrong, or an empty text."""
-        why = self._fill(out, *place)
-        if not why and checksum(out) != value:
-            why = "does not match its checksum" if value else "is not done"
-        return why
-
     def scan(self, places: Iterable[Place], look: Callable[[Tile], Result]) -> Iterator[Result]:
         """Yield the results of `look` for the given tiles, in their order, from several threads."""
         sums = self.checksums()
@@ -237,9 +210,8 @@ class TileFile:
             padded = columns + PADDING // c.dtype.itemsize
             own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
         wrong = {}
-        why = self._fill(own.block, kernel, layer, i, j)
-        if why or checksum(own.block) != value:
-            wrong[i, j] = why or "does not match its checksum"
+        if why := self.fetch(place, own.block, value):
+            wrong[i, j] = why
         if i == j or c.storage.images == 1:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
@@ -254,6 +226,17 @@ class TileFile:
         elif checksum(np.ascontiguousarray(mirror)) != value:
             wrong[j, i] = "does not match its checksum"
         return Tile(place, own.block, mirror, wrong, own.scratch)
+
+    def fetch(self, place: Place, block: NDArray[np.floating], value: int) -> str:
+        """Fill a block with a stored tile; return why it is wrong, or an empty text.
+
+        Any thread may call this.
+
+        block : a C-contiguous chunk
+        value : the checksum that it has to match
+        """
+        why = self._fill(block, *place)
+        return why or ("" if checksum(block) == value else "does not match its checksum")
 
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read a stored tile; return why it cannot be read, or an empty text."""

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, KernelName
-from ntk_numba.cluster.write import shared_path
 from ntk_numba.compute.multiply import ComputedMatrix
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.grid import Part
@@ -46,20 +43,6 @@ class ComputedOperator(GramOperator):
         """Return the sums over a part of the tiles, see `ComputedMatrix.multiply_part`."""
         return self.matrix.multiply_part(columns, part, transpose)
 
-    def origin(self) -> "ComputedOrigin":
-        """Return what other processes need to make the same matrix."""
-        m = self.matrix
-        return ComputedOrigin(
-            net=m.net,
-            x=m.data[0],
-            z=m.data[1],
-            kernel=m.kernel,
-            dtype=m.dtype,
-            up_to=m.plan.largest_norm,
-            memory=m.limits[0],
-            threads=m.limits[1],
-        )
-
     def diag(self) -> Doubles:
         """Return the diagonal, (N,), with the bits of `ntk_numba.diagonal`.
 
@@ -93,41 +76,6 @@ class ComputedOperator(GramOperator):
     def describe(self) -> str:
         """Return what a pass does, for people."""
         return f"computes {self.matrix.kernel} of {self.matrix.net} in each pass"
-
-
-@dataclass(frozen=True)
-class ComputedOrigin:
-    """What a process needs to make a computed matrix, see `linalg.passes.Origin`."""
-
-    net: MLP
-    x: Any
-    z: Any
-    kernel: KernelName
-    dtype: np.dtype
-    up_to: float | None
-    memory: int | str | None
-    threads: int | None
-
-    def elsewhere(self) -> "ComputedOrigin":
-        """Return the origin for other processes, which read X and Z from files."""
-        z = None if self.z is None else shared_path("Z", self.z)
-        return replace(self, x=shared_path("X", self.x), z=z)
-
-    def open(self, memory: int | str | None, threads: int | None) -> ComputedMatrix:
-        """Return the matrix in this process."""
-        return ComputedMatrix(
-            self.net,
-            self.x,
-            self.z,
-            kernel=self.kernel,
-            dtype=self.dtype,
-            memory=memory,
-            threads=threads,
-            up_to=self.up_to,
-        )
-
-    def __str__(self) -> str:
-        return f"{self.kernel} of {self.x}" + ("" if self.z is None else f" and {self.z}")
 
 
 class ComputedTiles(AbstractContextManager["ComputedTiles"]):

@@ -203,7 +203,8 @@ class StoredOperator(GramOperator):
     ) -> None:
         grid = matrix.grid
         super().__init__((grid.rows, grid.columns), symmetric=grid.symmetric)
-        self.matrix, self._threads, self._opened = matrix, threads_to_use(threads), opened
+        self.matrix, self.threads, self._opened = matrix, threads, opened
+        self._threads = threads_to_use(threads)
 
     @property
     def identity(self) -> str:
