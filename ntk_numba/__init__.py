@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ntk_numba.compute.memory import gram as gram
     from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
+    from ntk_numba.errors import NotConvergedError as NotConvergedError
     from ntk_numba.errors import NotPositiveDefiniteError as NotPositiveDefiniteError
     from ntk_numba.errors import NtkNumbaError as NtkNumbaError
     from ntk_numba.errors import RidgeWarning as RidgeWarning
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ntk_numba.linalg.distributed import distribute as distribute
     from ntk_numba.linalg.factorise import repair_factor as repair_factor
     from ntk_numba.linalg.operator import GramOperator as GramOperator
+    from ntk_numba.linalg.solve import Solution as Solution
+    from ntk_numba.linalg.solve import solve as solve
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
@@ -63,6 +66,7 @@ _HOMES = {
     "merge": "cluster.merge",
     "NtkNumbaError": "errors",
     "StoppedError": "errors",
+    "NotConvergedError": "errors",
     "NotPositiveDefiniteError": "errors",
     "RidgeWarning": "errors",
     "UnderflowWarning": "errors",
@@ -77,6 +81,8 @@ _HOMES = {
     "correlation_map": "theory.criticality",
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
+    "solve": "linalg.solve",
+    "Solution": "linalg.solve",
     "CholeskyFile": "linalg.cholesky_file",
     "open_cholesky": "linalg.cholesky_file",
     "repair_factor": "linalg.factorise",

@@ -49,13 +49,13 @@ def bits(array):
 
 def test_bits_do_not_depend_on_threads_layout_or_order_of_memory(points, tmp_path):
     rng = np.random.default_rng(0)
+    v = rng.standard_normal((150, 20))
     for dtype in ("float64", "float32"):
         found = set()
         for kind in ("full", "lower", "linked"):
             folder = tmp_path / f"{kind}{dtype}"
             folder.mkdir()
             with nk.open_gram(write(points, folder, kind, dtype=dtype)) as f:
-                v = rng.standard_normal((150, 20)) if not found else v
                 matrix = f.stored("ntk")
                 for threads in range(1, 9) if kind == "lower" else (None,):
                     found.add(bits(matrix.multiply(v, threads=threads)))
@@ -110,10 +110,10 @@ def test_extreme_vectors(points, tmp_path):
         for size in (1e300, 1e-300, 5e-324):
             v = np.sign(points) * size
             with np.errstate(over="ignore"):
-                right = k @ v
+                right, terms = k @ v, np.abs(k) @ np.abs(v)
             finite = np.isfinite(right)
-            error = np.abs(f.ntk @ v - right)[finite]
-            assert (error <= 1e-12 * (np.abs(k) @ np.abs(v))[finite] + 5e-324).all()
+            error = np.abs((f.ntk @ v)[finite] - right[finite])
+            assert (error <= 1e-12 * terms[finite] + 1e-321).all()
         assert np.isinf((f.ntk @ np.full(150, 1.7e308)).max())
         mixed = np.where(np.arange(150) % 2, 1e-200, 1e200)
         assert np.allclose(f.ntk @ mixed, k @ mixed, rtol=1e-13)
@@ -172,8 +172,7 @@ def reads(monkeypatch):
     return found
 
 
-def test_each_tile_is_read_once(path, kind, reads):
-    tiles = 6 if kind != "cross" else 6
+def test_each_tile_is_read_once(path, reads):
     with nk.open_gram(path) as f:
         for use in (
             lambda: f.ntk @ np.ones(f.shape[1]),
@@ -183,7 +182,7 @@ def test_each_tile_is_read_once(path, kind, reads):
         ):
             reads.clear()
             use()
-            assert len(reads) == len(set(reads)) == tiles
+            assert len(reads) == len(set(reads)) == 6
         reads.clear()
         f.stored("ntk").columns(np.array([1, 1, 0]))
         assert len(reads) == 3
@@ -272,7 +271,7 @@ def test_a_damaged_tile_is_named(points, tmp_path, kind, when):
         for use in (
             lambda: f.ntk @ v,
             lambda: list(f.blocks("ntk")),
-            lambda: f.stored("ntk").columns(np.arange(70)),
+            lambda: f.stored("ntk").columns(np.arange(v.shape[0])),
             lambda: f.operator("ntk") @ v,
         ):
             with pytest.raises(ValueError, match=text):
@@ -342,7 +341,7 @@ def test_an_incomplete_file_refuses_missing_tiles_and_sees_new_ones(points, tmp_
         assert len(list(f.blocks("ntk"))) == 5
         for use in (lambda: f.ntk @ points, lambda: f.operator("ntk")):
             with pytest.raises(
-                ValueError, match=r"tile \(1, 0\), rows from 64, columns from 0, is"
+                ValueError, match=r"tile \(0, 1\), rows from 0, columns from 64, is"
             ):
                 use()
         with f.tiles(write=True) as tiles:
