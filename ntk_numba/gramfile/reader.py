@@ -1,28 +1,70 @@
 """Gram files open for reading, and their verification."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.accuracy import schwarz_slack
-from ntk_numba.arguments import KERNELS, KernelName
+from ntk_numba.arguments import KERNELS, KernelName, one_of, whole_number
 from ntk_numba.errors import InvalidValueError, NtkNumbaError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.formats import GRAM
-from ntk_numba.gramfile.layout import HDF5, TileMap
+from ntk_numba.gramfile.layout import HDF5, TileMap, read_tile_map
 from ntk_numba.gramfile.parts import Parts
-from ntk_numba.gramfile.stored import Report, StoredFile, Wrong, open_stored
+from ntk_numba.gramfile.products import MatrixOfFile
+from ntk_numba.gramfile.sources import OwnTiles, Source
+from ntk_numba.gramfile.stored import Report, StoredFile, Wrong, open_stored, open_tiles
 from ntk_numba.gramfile.tiles import Tile, TileFile
 from ntk_numba.terminal import escaped
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
+
+
+class _Matrices:
+    """The tiles of each kernel and layer of an open file, opened when they are first used.
+
+    It has no reference to the `GramFile`, which is then closed as soon as nobody uses it.
+    """
+
+    def __init__(self, path: Path, file: HDF5, contents: Contents, parts: Parts | None) -> None:
+        self._path, self._file, self._contents = path, file, contents
+        self._source: Source | None = parts
+        self._known: dict[tuple[str, int], MatrixOfFile] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str, layer: int) -> MatrixOfFile:
+        """Return the tiles of a kernel and layer, counted from 0."""
+        with self._lock:
+            if self._source is None or not self._file.complete:  # else the checksums stay
+                path, file, contents = self._path, self._file, self._contents
+                tile_map = read_tile_map(file, path, contents)
+
+                def open_own(direct: bool) -> TileFile:
+                    return open_tiles(file, path, tile_map, direct=direct)
+
+                self._source = OwnTiles(path, contents, open_own)
+                self._known.clear()
+            if (name, layer) not in self._known:
+                self._known[name, layer] = MatrixOfFile(
+                    self._path, self._contents, name, layer, self._source
+                )
+            return self._known[name, layer]
+
+    def close(self) -> None:
+        """Close the open files of tiles."""
+        with self._lock:
+            if self._source is not None:
+                self._source.close()
 
 
 class GramFile(StoredFile[Contents]):
@@ -51,17 +93,19 @@ class GramFile(StoredFile[Contents]):
     ) -> None:
         super().__init__(path, file, header)
         self._parts, self.linked = parts, header.linked
+        self._matrices = _Matrices(path, file, header.contents, parts)
         self.nngp, self.ntk = (
             self._entries(name) if name in self.kernels else None for name in KERNELS
         )
 
     def _entries(self, name: str) -> Entries | Whole:
         """Return the dataset of a kernel, or `Entries` if the file does not hold all of it."""
+        stored = partial(self._matrices.get, name)
         if self.complete and not self.contents.storage.packed:
-            return Whole(self._file[name], self.contents)
+            return Whole(self._file[name], self.contents, stored)
         mask = self.contents.storage.mask
         done = (lambda: mask) if self.complete else (lambda: self.done)
-        return Entries(self.path, self._file, name, self.contents, done, self._parts)
+        return Entries(self.path, self._file, name, self.contents, done, stored, self._parts)
 
     @property
     def net(self) -> "MLP":
@@ -151,6 +195,86 @@ class GramFile(StoredFile[Contents]):
             checks.append("exactly symmetric, and no entry larger than its diagonal allows")
         return checks
 
+    def blocks(
+        self, kernel: KernelName, layer: int | None = None
+    ) -> Iterator[tuple[slice, slice, NDArray[np.floating]]]:
+        """Read the tiles of a kernel one after another: rows, columns, and their entries.
+
+        Each tile is compared with its checksum, and a few are read ahead.
+
+        Parameters
+        ----------
+        kernel : "nngp" or "ntk"
+        layer : int, optional
+            A layer, counted from 1, of a file with all layers; by default the last one.
+
+        Yields
+        ------
+        rows, columns : slice
+        block : (rows, columns) float32 or float64
+            Each tile that is stored and done, once, in the order of the file. A symmetric matrix
+            has those on and below the diagonal: ``block.T`` is the matrix at columns, rows, also
+            if the file stores that too. Those of the diagonal are full.
+
+        Raises
+        ------
+        ValueError
+            The file has no such kernel or layer, or a tile is damaged.
+
+        Examples
+        --------
+        >>> total = 0.0
+        >>> for rows, columns, block in f.blocks("ntk"):
+        ...     total += block.sum() * (1 if rows == columns else 2)
+        """
+        return self.stored(kernel, layer).blocks()
+
+    def operator(
+        self, kernel: KernelName, layer: int | None = None, *, threads: int | None = None
+    ) -> Any:
+        """Return a kernel as a linear operator of SciPy, which reads the file in each product.
+
+        Parameters
+        ----------
+        kernel, layer : see `blocks`
+        threads : int, optional
+            The largest number of threads that multiply; by default all. Bits do not depend on it.
+
+        Returns
+        -------
+        GramOperator
+            A `scipy.sparse.linalg.LinearOperator`, which can be used until this file is closed.
+
+        Raises
+        ------
+        ValueError
+            The file has no such kernel or layer, or is incomplete.
+
+        Examples
+        --------
+        >>> values = scipy.sparse.linalg.eigsh(f.operator("ntk"), 10, return_eigenvectors=False)
+        """
+        matrix = self.stored(kernel, layer)
+        getattr(self, kernel).refuse_incomplete()
+        # a higher wing, and SciPy, for which opening a file must not wait
+        module = import_module("ntk_numba.linalg.operator")
+        return module.StoredOperator(matrix, threads=threads)
+
+    def stored(self, kernel: KernelName, layer: int | None = None) -> MatrixOfFile:
+        """Return the tiles of a kernel and layer, see `blocks`."""
+        if kernel not in self.kernels:
+            one_of("kernel", kernel, KERNELS)
+            raise InvalidValueError(f"{self.path} has no {kernel}, only {self.kernels[0]}")
+        if not self._file:
+            raise InvalidValueError(f"{self.path} is closed; open it again")
+        kept = self.contents.kept
+        if layer is None:
+            return self._matrices.get(kernel, len(kept) - 1)
+        if whole_number("layer", layer) not in kept:
+            held = f"layers 1 to {kept[-1]}" if kept[1:] else f"layer {kept[0]} only"
+            raise InvalidValueError(f"{self.path} has no layer {layer}: it has {held}")
+        return self._matrices.get(kernel, kept.index(layer))
+
     def parts(self) -> list[Path]:
         """Return the files that a linked file refers to."""
         return list(self._parts.paths) if self._parts else []
@@ -194,8 +318,7 @@ class GramFile(StoredFile[Contents]):
     def close(self) -> None:
         """Close the file."""
         super().close()
-        if self._parts:
-            self._parts.close()
+        self._matrices.close()
 
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.shape))
