@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
+    from ntk_numba.linalg.cholesky_file import CholeskyFile as CholeskyFile
+    from ntk_numba.linalg.cholesky_file import open_cholesky as open_cholesky
     from ntk_numba.linalg.computed import kernel_operator as kernel_operator
     from ntk_numba.linalg.distributed import distribute as distribute
+    from ntk_numba.linalg.factorise import repair_factor as repair_factor
     from ntk_numba.linalg.operator import GramOperator as GramOperator
     from ntk_numba.linalg.solve import Solution as Solution
     from ntk_numba.linalg.solve import solve as solve
@@ -80,6 +83,9 @@ _HOMES = {
     "Cholesky": "linalg.cholesky",
     "solve": "linalg.solve",
     "Solution": "linalg.solve",
+    "CholeskyFile": "linalg.cholesky_file",
+    "open_cholesky": "linalg.cholesky_file",
+    "repair_factor": "linalg.factorise",
     "GramOperator": "linalg.operator",
     "kernel_operator": "linalg.computed",
     "distribute": "linalg.distributed",

@@ -42,7 +42,7 @@ class ComputedOperator(GramOperator):
 
     def multiply_part(
         self, columns: Doubles, part: Part | None, *, transpose: bool = False
-    ) -> tuple[Sums, NDArray[np.intc]]:
+    ) -> tuple[Sums, NDArray[np.int64]]:
         """Return the sums over a part of the tiles, see `ComputedMatrix.multiply_part`."""
         return self.matrix.multiply_part(columns, part, transpose)
 

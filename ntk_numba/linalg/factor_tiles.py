@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError
 from ntk_numba.gramfile.contents import FACTOR
-from ntk_numba.gramfile.layout import checksum
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid
 
@@ -70,7 +69,8 @@ class StoredTiles:
 
     def __init__(self, tiles: TileFile, name: str) -> None:
         contents = tiles.tile_map.contents
-        self.grid, self.dtype, self._tiles, self._name = contents.grid, contents.dtype, tiles, name
+        self.grid, self.dtype, self._tiles = contents.grid, contents.dtype, tiles
+        self._name = name
         self._sums = tiles.checksums()[FACTOR][0]
         self.done = self._sums != 0
 
@@ -85,11 +85,8 @@ class StoredTiles:
         height, width = self.grid.chunk
         whole = (height, width) == out.shape
         block = out if whole else np.empty((height, width), self.dtype)
-        why = self._tiles.fetch((FACTOR, 0, i, j), block, int(self._sums[i, j]))
-        if why:
-            raise FileError(
-                f"{self._name}: tile ({i}, {j}) {why}; `ntk-numba verify` checks the whole file"
-            )
+        if why := self._tiles.fetch((FACTOR, 0, i, j), block, int(self._sums[i, j])):
+            raise FileError(f"tile ({i}, {j}) of {self._name} {why}; run ntk-numba verify on it")
         if not whole:  # the only tile of a matrix that is smaller
             out[:] = 0
             out[:height, :width] = block
@@ -98,8 +95,7 @@ class StoredTiles:
         """Write a tile; it is durable after the next `commit`."""
         height, width = self.grid.chunk
         block = np.ascontiguousarray(tile[:height, :width])
-        self._tiles.write(FACTOR, 0, i, j, block)
-        self._sums[i, j] = checksum(block)
+        self._sums[i, j] = self._tiles.write(FACTOR, 0, i, j, block)
         self.done[i, j] = True
 
     def commit(self) -> None:

@@ -96,6 +96,7 @@ def open_matrix(
     name: str = "gram",
     memory: int | str | None = None,
     working: int = 0,
+    remedy: str = "",
 ) -> Floats:
     """Return a symmetric and finite matrix as a new C-contiguous array, float64 or float32.
 
@@ -107,7 +108,7 @@ def open_matrix(
         The kernel to take, if there are two.
     name : str
         The name of the argument, for errors.
-    memory, working : see `refuse_large`
+    memory, working, remedy : see `refuse_large`
 
     Raises
     ------
@@ -117,7 +118,8 @@ def open_matrix(
     """
     found = find_matrix(gram, kernel, name=name)
     try:
-        refuse_large(found.rows.shape[-1], np.dtype(found.rows.dtype), memory, working)
+        size, dtype = found.rows.shape[-1], np.dtype(found.rows.dtype)
+        refuse_large(size, dtype, memory, working, remedy=remedy)
         matrix = np.array(found.rows[found.layer], order="C")
     finally:
         found.close()
@@ -126,7 +128,12 @@ def open_matrix(
 
 
 def refuse_large(
-    size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
+    size: int,
+    dtype: np.dtype,
+    memory: int | str | None,
+    working: int = 0,
+    matrices: int = 1,
+    remedy: str = "",
 ) -> int:
     """Return the bytes that a job may take, if its matrices of N = `size` fit in them.
 
@@ -138,6 +145,8 @@ def refuse_large(
         Further bytes that the job takes for each pair of samples.
     matrices : int
         The number of matrices of this dtype.
+    remedy : str
+        What the error advises first, if there is more than to take less.
 
     Raises
     ------
@@ -150,7 +159,7 @@ def refuse_large(
         held = "that are available" if memory is None else f"of memory={memory!r}"
         raise InvalidValueError(
             f"{size:,} samples take {show_bytes(needed)} in memory, more than the "
-            f"{show_bytes(free)} {held}; take fewer samples"
+            f"{show_bytes(free)} {held}; {remedy}{', or ' if remedy else ''}take fewer samples"
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
     return free

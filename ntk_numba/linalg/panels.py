@@ -12,7 +12,7 @@ LARGEST_TILE = 512  # products of smaller tiles are slower, of larger ones hardl
 # From this many rows on, tiles are twice as large: a column of tiles is then a small part of the
 # matrix still, and each tile is read by fewer requests.
 LARGE = 1 << 15
-AHEAD = 5  # tiles, at most, that are read before they are needed, beside those that are in use
+AHEAD = 4  # tiles, at most, that are read before they are needed, beside those that are in use
 KEPT = 1  # tile that is kept for an error
 
 
@@ -81,9 +81,10 @@ def panels_for(grid: Grid, dtype: np.dtype, done: np.ndarray, memory: int, given
     size = grid.tile**2 * dtype.itemsize
     found = plan_panels(grid.down, columns, memory // size - KEPT)
     if found is None:
-        least = max((grid.down - j) + (2 if j else 0) for j in columns) + KEPT
+        tiles = max((grid.down - j) + (2 if j else 0) for j in columns) + KEPT
+        least = show_bytes(tiles * size)
         raise InvalidValueError(
-            f"the Cholesky factor of {grid.rows:,} samples needs at least {show_bytes(least * size)} "
-            f"of memory, for a column of its tiles; {given} is {show_bytes(memory)}"
+            f"the Cholesky factor of {grid.rows:,} samples needs at least {least} of memory, for "
+            f"a column of its tiles; {given} is {show_bytes(memory)}"
         )
     return found

@@ -36,6 +36,16 @@ def divide(c: Floats, triangle: Floats) -> None:
     _routines(c)[2](1.0, triangle.T, c.T, side=0, lower=0, trans_a=1, overwrite_b=1)
 
 
+def subtract(c: Floats, a: Floats, x: Floats, transpose: bool) -> None:
+    """Subtract a x, or aᵀ x, from c; a is a tile, x and c are (T, K)."""
+    _routines(c)[0](-1.0, x.T, a.T, 1.0, c.T, trans_b=int(transpose), overwrite_c=1)
+
+
+def solve(triangle: Floats, x: Floats, transpose: bool) -> None:
+    """Replace x, (T, K), by L⁻¹ x, or by L⁻ᵀ x, where L is lower triangular."""
+    _routines(x)[2](1.0, triangle.T, x.T, side=1, lower=0, trans_a=int(transpose), overwrite_b=1)
+
+
 def factorise(c: Floats) -> int:
     """Replace a symmetric matrix, given by its lower triangle, by its factor L, zero above it.
 
