@@ -350,8 +350,8 @@ EXPERIMENTS = {
     "writebacks": writebacks,
     **MEDDLING,
     **MODELS,
-    **SOLUTIONS,
     **FACTORS,
+    **SOLUTIONS,
     "flips": flips,
     "unfinished": unfinished,
 }

@@ -15,7 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes
 from ntk_numba.compute.plan import Plan, check_rows, make_plan
+from ntk_numba.compute.stream import surveys_of
 from ntk_numba.compute.sweep import make_kernel, sweep
+from ntk_numba.digest import Digest
 from ntk_numba.engine.kernel import NUMERICS
 from ntk_numba.engine.product_tile import NO_TOTALS, NO_VECTORS, WIDTH, Side
 from ntk_numba.engine.samples import Samples
@@ -132,9 +134,22 @@ class ComputedMatrix:
             str(self.dtype),
             repr(self.plan.largest_norm),
             str(NUMERICS),
-            *(source.survey(digest=True).digest.hex for source in self._sources),
+            *(digest.hex for digest in self.digests()),
         ]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    def digests(self, part: Part | None = None) -> tuple[Digest, ...]:
+        """Return the digests of the rows of X, and of Z, that a part needs; by default all.
+
+        Raises
+        ------
+        ValueError
+            If a number is not finite.
+        """
+        if part is None:
+            return tuple(source.survey(digest=True).digest for source in self._sources)
+        surveys = surveys_of(self.grid, part, self._x, self._z)
+        return tuple(survey.digest for survey in surveys if survey)
 
     def sums(self, columns: Doubles, transpose: bool = False) -> tuple[Sums, NDArray[np.int64]]:
         """Return the sums, all 0, that a product with columns is added to, and exponents.

@@ -127,6 +127,19 @@ def open_matrix(
     return matrix
 
 
+def bytes_of(size: int, dtype: np.dtype, working: int = 0, matrices: int = 1) -> int:
+    """Return the bytes that the matrices of a job take, see `refuse_large`."""
+    return (matrices * dtype.itemsize + working) * size * size
+
+
+def fits(
+    size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
+) -> bool:
+    """Return whether the matrices of a job fit in memory, see `refuse_large`."""
+    free = available_memory() if memory is None else parse_bytes(memory, "memory")
+    return bytes_of(size, dtype, working, matrices) <= free
+
+
 def refuse_large(
     size: int,
     dtype: np.dtype,
@@ -154,7 +167,7 @@ def refuse_large(
         If they do not fit.
     """
     free = available_memory() if memory is None else parse_bytes(memory, "memory")
-    needed = (matrices * dtype.itemsize + working) * size * size
+    needed = bytes_of(size, dtype, working, matrices)
     if needed > free:
         held = "that are available" if memory is None else f"of memory={memory!r}"
         raise InvalidValueError(
