@@ -63,14 +63,9 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
+    parser.add_argument("--n", type=int, help="N of the tables that take one")
     parser.add_argument(
-        "--n", type=int, help="N of the tables cholesky, disk, larger, operator and prediction"
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path(),
-        help="where cholesky, disk, larger and operator write",
+        "--folder", type=Path, default=Path(), help="where tables that use a disk write"
     )
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
