@@ -16,8 +16,8 @@ from ntk_numba.errors import InvalidValueError, NotPositiveDefiniteError, RidgeW
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.linalg.cholesky import Cholesky
+from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis, RidgeChoice, choose_ridge
 from ntk_numba.linalg.matrix import open_matrix, refuse_large
-from ntk_numba.linalg.spectrum import WORKING, RidgeChoice, Spectrum, choose_ridge
 from ntk_numba.machine import threads_to_use
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.posterior import Trained
@@ -220,8 +220,8 @@ def make_ensemble(
         factor = factorise(matrices["ntk"], shift, "noise", training, targets, threads)
         return Trained(matrices["nngp"], factor, None)
     with blas_threads(threads_to_use(threads)):
-        spectrum = Spectrum(matrices["ntk"], overwrite=True)
-    return Trained(matrices["nngp"], None, FlowFunctions(spectrum, time, shift))
+        basis = Eigenbasis(matrices["ntk"], overwrite=True)
+    return Trained(matrices["nngp"], None, FlowFunctions(basis, time, shift))
 
 
 def choose(
@@ -232,7 +232,7 @@ def choose(
     choice = None
     if ridge.chosen:
         with blas_threads(threads_to_use(threads)):
-            choice = choose_ridge(Spectrum(matrix), targets, ridge.value)
+            choice = choose_ridge(Eigenbasis(matrix), targets, ridge.value)
         if choice.edge == "largest":
             warnings.warn(
                 f"{ridge.name}={ridge.value!r}: the best of all numbers that were tried is the "

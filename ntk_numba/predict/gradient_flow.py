@@ -22,8 +22,8 @@ from ntk_numba.arguments import Data, not_negative
 from ntk_numba.compute.memory import gram
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.containers import read_array
+from ntk_numba.linalg.eigenbasis import Eigenbasis, largest_eigenvalue
 from ntk_numba.linalg.matrix import open_matrix
-from ntk_numba.linalg.spectrum import Spectrum, largest_eigenvalue
 from ntk_numba.network import MLP
 from ntk_numba.predict.flow import FlowFunctions, check_time
 
@@ -100,11 +100,11 @@ def gradient_flow(
     array([0.57142857, 0.4       ])
     """
     flow = _flow_functions(ntk, time, ridge)
-    spectrum, size = flow.spectrum, len(flow.gain)
+    size = len(flow.gain)
     target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
     if target.shape != start.shape:
         raise InvalidValueError(f"f0 must have the shape of y, {target.shape}, not {start.shape}")
-    outputs = target + spectrum.apply(flow.decay, start - target)
+    outputs = target + flow.left(start - target)
     if (ntk_test is None) != (f0_test is None):
         missing = "f0_test" if f0_test is None else "ntk_test"
         raise InvalidValueError(
@@ -114,7 +114,7 @@ def gradient_flow(
         return Flow(outputs, None)
     cross = _matrix("ntk_test", ntk_test, ("M", size))
     first = _matrix("f0_test", f0_test, (len(cross), *target.shape[1:]))
-    return Flow(outputs, first + cross @ spectrum.apply(flow.gain, target - start))
+    return Flow(outputs, first + cross @ flow.learned(target - start))
 
 
 def flow_distribution(
@@ -167,14 +167,14 @@ def flow_distribution(
     ((1,), (1, 1))
     """
     flow = _flow_functions(ntk, time, ridge)
-    spectrum, size = flow.spectrum, len(flow.gain)
+    size = len(flow.gain)
     cross = _matrix("ntk_test", ntk_test, ("M", size))
     shapes = (size, size), (len(cross), size), (len(cross), len(cross))
     names = ("nngp", nngp), ("nngp_test", nngp_test), ("nngp_test_test", nngp_test_test)
     sigma, sigma_test, sigma_test_test = (
         _matrix(name, values, shape) for (name, values), shape in zip(names, shapes, strict=True)
     )
-    a = spectrum.apply(flow.gain, cross.T).T
+    a = flow.learned(cross.T).T
     mixed = a @ sigma_test.T
     covariance = sigma_test_test - mixed - mixed.T + a @ sigma @ a.T
     return a @ _matrix("y", y, (size, ...)), covariance
@@ -226,11 +226,11 @@ def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) ->
 def _flow_functions(ntk: Any, time: float, ridge: float) -> FlowFunctions:
     """Return the functions of Θ at a time, for a ridge relative to the mean of its diagonal."""
     until, relative = check_time(time), not_negative("ridge", ridge)
-    spectrum = Spectrum(open_matrix(ntk, "ntk", name="ntk"), overwrite=True)
-    shift = relative * spectrum.mean_diagonal
+    basis = Eigenbasis(open_matrix(ntk, "ntk", name="ntk"), overwrite=True)
+    shift = relative * basis.mean_diagonal
     if not np.isfinite(shift):
         raise InvalidValueError(f"ridge={ridge!r} is too large for this kernel")
-    return FlowFunctions(spectrum, until, shift)
+    return FlowFunctions(basis, until, shift)
 
 
 def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:

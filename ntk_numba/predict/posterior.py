@@ -105,7 +105,7 @@ class Trained:
         if self.factor is not None:
             return self.factor.solve(columns), self.factor.residual
         assert self.flow is not None
-        return self.flow.spectrum.apply(self.flow.gain, columns), np.nan
+        return self.flow.learned(columns), np.nan
 
     def explain(self, cross: Cross) -> Explained:
         """Return E with P = Aᵀ and Q = 2Σ_Xx − Σ_XX Aᵀ."""

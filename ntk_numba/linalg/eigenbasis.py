@@ -1,4 +1,4 @@
-"""The spectrum of a kernel matrix, and ridges that are chosen by it.
+"""All eigenvalues and eigenvectors of a matrix in memory, and ridges that are chosen by them.
 
 With K = Q Λ Qᵀ, (K + r I)⁻¹ costs a matrix product for any further r, so one eigendecomposition
 serves all ridges that are tried.
@@ -30,10 +30,10 @@ LEAST = 32
 
 
 WORKING = 24
-"""The bytes that `Spectrum` takes for each pair of samples, if it copies the matrix."""
+"""The bytes that `Eigenbasis` takes for each pair of samples, if it copies the matrix."""
 
 
-class Spectrum:
+class Eigenbasis:
     """The eigenvalues and eigenvectors of a symmetric matrix.
 
     Parameters
@@ -94,7 +94,7 @@ class RidgeChoice(NamedTuple):
 
 
 def choose_ridge(
-    spectrum: Spectrum, targets: NDArray[np.float64], objective: Objective
+    basis: Eigenbasis, targets: NDArray[np.float64], objective: Objective
 ) -> RidgeChoice:
     """Return the ridge with the least leave-one-out error or the largest evidence.
 
@@ -105,7 +105,7 @@ def choose_ridge(
 
     Parameters
     ----------
-    spectrum : of K
+    basis : of K
     targets : (N, n_out)
     objective : "loo" or "evidence"
         "loo": the mean of the squared residuals α_i/((K + rI)⁻¹)_ii, α = (K + rI)⁻¹ Y.
@@ -113,14 +113,14 @@ def choose_ridge(
         noise r, see `GaussianProcess.log_marginal_likelihood`.
     """
     count, outputs = targets.shape
-    if not spectrum.values[-1] > 0:
+    if not basis.values[-1] > 0:
         raise InvalidValueError(
             f"the kernel matrix of X is 0, so that no ridge can be chosen by {objective!r}"
         )
-    values = np.maximum(spectrum.values, 0.0)
-    largest, mean = float(values[-1]), spectrum.mean_diagonal
+    values = np.maximum(basis.values, 0.0)
+    largest, mean = float(values[-1]), basis.mean_diagonal
     unit = float(np.abs(targets).max()) or 1.0  # so that no square overflows
-    part = spectrum.vectors.T @ (targets / unit)
+    part = basis.vectors.T @ (targets / unit)
     power = (part * part).sum(axis=1)
 
     def evidence(ridge: float) -> float:
@@ -130,14 +130,14 @@ def choose_ridge(
 
     def leave_one_out(ridge: float) -> float:
         inverse = 1 / (values + ridge)
-        alpha = spectrum.vectors @ (inverse[:, None] * part)
+        alpha = basis.vectors @ (inverse[:, None] * part)
         diagonal = np.empty(count)
         for start, stop in blocks(count):
-            diagonal[start:stop] = np.square(spectrum.vectors[start:stop]) @ inverse
+            diagonal[start:stop] = np.square(basis.vectors[start:stop]) @ inverse
         return float(np.square(alpha / diagonal[:, None]).mean())  # in units of unit²
 
     function = evidence if objective == "evidence" else leave_one_out
-    low = LEAST * spectrum.epsilon * largest + max(0.0, -2 * float(spectrum.values[0]))
+    low = LEAST * basis.epsilon * largest + max(0.0, -2 * float(basis.values[0]))
     high = max(LARGEST * mean, 10 * unit * unit * float(np.square(targets / unit).mean()))
     high = min(high, HUGE)
     ridge, value, edge = _least(function, low, high)
