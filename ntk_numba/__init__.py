@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
+    from ntk_numba.linalg.operator import GramOperator as GramOperator
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
@@ -71,6 +72,7 @@ _HOMES = {
     "correlation_map": "theory.criticality",
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
+    "GramOperator": "linalg.operator",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",
