@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
     from ntk_numba.linalg.operator import GramOperator as GramOperator
+    from ntk_numba.linalg.spectrum import Spectrum as Spectrum
+    from ntk_numba.linalg.spectrum import spectrum as spectrum
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
@@ -73,6 +75,8 @@ _HOMES = {
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
     "GramOperator": "linalg.operator",
+    "spectrum": "linalg.spectrum",
+    "Spectrum": "linalg.spectrum",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",

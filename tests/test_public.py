@@ -25,6 +25,7 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
+    "spectrum": ["gram", "k"],
     "kernel_ridge": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
     "fit_hyperparameters": ["net", "X", "y"],
@@ -44,7 +45,7 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
-    "GaussianProcess", "Cholesky",
+    "GaussianProcess", "Cholesky", "Spectrum",
 }  # fmt: skip
 
 

@@ -68,7 +68,8 @@ class BlockLanczos:
         self._operator = operator
         self._basis = np.empty((room, len(start)))  # vectors in rows, each contiguous
         self._projected = np.zeros((room, room))
-        self.size, self._last, self.passes = 0, 0, 0
+        self.size, self.passes = 0, 0
+        self._ends = [0]  # of the blocks
         self._scale = 0.0  # of the operator
         with blas_threads(1):
             self._next, self.factor = _orthonormal(start, 0.0)
@@ -91,7 +92,8 @@ class BlockLanczos:
         block = np.ascontiguousarray(self._next)
         product = np.array(self._operator @ block, dtype=float, order="F")
         self.passes += 1
-        self._last, self.size = last, size
+        self.size = size
+        self._ends.append(size)
         basis = self._basis[:size]
         with blas_threads(1):
             image = basis @ product
@@ -110,16 +112,25 @@ class BlockLanczos:
             self._next, turned = _orthonormal(found, 0.5)
             self._coupling = turned @ self._coupling
 
-    def ritz(self, blocks_less: int = 0) -> Ritz:
-        """Return the eigenpairs of H, or of H without its last block."""
-        size = self._last if blocks_less else self.size
+    def ritz(self) -> Ritz:
+        """Return the eigenpairs of H."""
+        values, vectors = self._eigenpairs(self.size)
+        with blas_threads(1):
+            last = vectors[self._ends[-2] :]
+            residuals = np.linalg.norm(self._coupling @ last, axis=0)
+        return Ritz(values, vectors, residuals)
+
+    def before(self, blocks: int) -> tuple[Doubles, Doubles]:
+        """Return the eigenpairs of H without its last blocks, with falling eigenvalues."""
+        return self._eigenpairs(self._ends[max(0, len(self._ends) - 1 - blocks)])
+
+    def _eigenpairs(self, size: int) -> tuple[Doubles, Doubles]:
+        """Return the eigenpairs of the leading rows and columns of H."""
+        if size == 0:
+            return np.empty(0), np.empty((0, 0))
         with blas_threads(1):
             values, vectors = scipy.linalg.eigh(self._projected[:size, :size], driver="evd")
-            values, vectors = values[::-1], vectors[:, ::-1]
-            if blocks_less:
-                return Ritz(values, vectors, np.full(size, np.nan))
-            residuals = np.linalg.norm(self._coupling @ vectors[self._last :], axis=0)
-        return Ritz(values, vectors, residuals)
+        return values[::-1], vectors[:, ::-1]
 
     def combine(self, coefficients: Doubles) -> Doubles:
         """Return Q @ coefficients, (N, m)."""
@@ -133,7 +144,7 @@ class BlockLanczos:
             self._basis[:keep] = kept.T
         self._projected[:] = 0
         np.fill_diagonal(self._projected[:keep, :keep], ritz.values[:keep])
-        self.size = self._last = keep
+        self.size, self._ends = keep, [keep]
 
 
 def _orthonormal(columns: Doubles, least: float) -> tuple[Doubles, Doubles]:
