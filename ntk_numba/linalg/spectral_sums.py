@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.linalg.lanczos import BlockLanczos, Ritz
+from ntk_numba.linalg.krylov import KrylovSpace
+from ntk_numba.linalg.leading import Ritz, eigenpairs
 
 Doubles = NDArray[np.float64]
 Function = Callable[[Doubles], Doubles]
@@ -53,10 +54,11 @@ class Rule(NamedTuple):
     weights: Doubles
 
     @classmethod
-    def of(cls, space: BlockLanczos, values: Doubles, vectors: Doubles, skipped: int) -> "Rule":
-        """Return the rule of a space that was never restarted, but for its leading nodes."""
-        first = vectors[: space.first, skipped:]
-        return cls(values[skipped:], np.square(first.T @ space.factor[: len(first)]))
+    def of(cls, space: KrylovSpace, values: Doubles, vectors: Doubles, skipped: int) -> "Rule":
+        """Return the rule of a space from eigenpairs of T, but for its leading nodes."""
+        start = space.below[0]
+        first = vectors[: len(start), skipped:]
+        return cls(values[skipped:], np.square(first.T @ start[: len(first)]))
 
 
 class SpectralSums:
@@ -64,23 +66,25 @@ class SpectralSums:
 
     Parameters
     ----------
-    space : of the matrix, never restarted
+    space : of the matrix, from columns of signs
     ritz : its eigenpairs
     tolerance : of residuals, relative to their eigenvalues, of those that are summed exactly
     size, trace : N and tr A
     """
 
     def __init__(
-        self, space: BlockLanczos, ritz: Ritz, tolerance: float, size: int, trace: float
+        self, space: KrylovSpace, ritz: Ritz, tolerance: float, size: int, trace: float
     ) -> None:
-        known = _known(ritz, tolerance, space.first)
+        known = _known(ritz, tolerance, len(space.below[0]))
         self._known = ritz.values[:known]
         self._rest = Rule.of(space, ritz.values, ritz.vectors, known)
-        # the quadrature of an invariant space is exact
-        self._before = [
-            Rule.of(space, *space.before(blocks), known)
-            for blocks in ((1, 2) if not space.exhausted else ())
-        ]
+        self._before = []
+        if space.last.size:  # the quadrature of an invariant space is exact
+            matrix, end = space.matrix(), space.size
+            for block in space.diagonal[:-3:-1]:
+                end -= len(block)
+                pairs = eigenpairs(matrix[:end, :end])
+                self._before.append(Rule.of(space, *pairs, known))
         self._expected = np.array([size - known, trace - float(self._known.sum())])
         self.least = float(ritz.values[-1])
 
@@ -104,8 +108,8 @@ class SpectralSums:
         """Estimate the error of the quadrature from what the last two blocks have changed."""
         if not self._before:
             return 0.0
-        one, two = (float((function(rule.nodes) @ rule.weights).mean()) for rule in self._before)
-        last, previous = abs(value - one), abs(one - two)
+        one, *two = (float((function(rule.nodes) @ rule.weights).mean()) for rule in self._before)
+        last, previous = abs(value - one), abs(one - two[0]) if two else 0.0
         # of a geometric series with their ratio, the terms after the last add up to this
         ratio = min(last / previous, LARGEST_RATIO) if previous > 0 else LARGEST_RATIO
         return last * max(1.0, ratio / (1 - ratio))

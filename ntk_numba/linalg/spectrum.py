@@ -5,23 +5,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from ntk_numba import stopping
 from ntk_numba.arguments import (
     KernelName,
     not_negative,
     number_between,
     parse_bytes,
-    show_bytes,
     whole_number,
 )
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.containers import read_array
-from ntk_numba.linalg.lanczos import BlockLanczos, Ritz
+from ntk_numba.linalg.leading import Leading, Scaled, eigenpairs
 from ntk_numba.linalg.operator import GramOperator, as_operator
 from ntk_numba.linalg.spectral_sums import Estimate, SpectralSums
 from ntk_numba.machine import available_memory
@@ -31,7 +28,6 @@ Doubles = NDArray[np.float64]
 DENSE = 2048  # rows of a matrix, at most, all of whose eigenvalues are computed
 EXTRA = 20  # random columns by default, besides one for each eigenvalue: they save passes
 FEWEST = 12  # random columns, so that their standard error means something
-WIDEST = 1200  # columns of a space, whose eigenvalues then take about a second
 PASSES = 100  # at most, by default
 
 
@@ -287,7 +283,7 @@ def spectrum(
     -----
     If the memory is less than the space takes, it is restarted from its best vectors. The estimates
     then are those of the space before, and have a larger error. Sources: see
-    `ntk_numba.linalg.lanczos` and `ntk_numba.linalg.spectral_sums`.
+    `ntk_numba.linalg.leading` and `ntk_numba.linalg.spectral_sums`.
 
     Examples
     --------
@@ -308,33 +304,48 @@ def spectrum(
     operator = as_operator(gram, kernel, memory=memory, threads=threads)
     try:
         size, diagonal = _order(operator), operator.diag()
-        unit = _unit(diagonal)
+        scaled = Scaled(operator, diagonal)
         if size <= max(DENSE, 3 * wide):
-            return _dense(operator, min(count, size), unit)
-        start = rng.integers(0, 2, (size, wide)) * 2.0 - 1.0
-        scaled, trace = Scaled(operator, unit), math.fsum(diagonal / unit)
+            return _dense(scaled, size, min(count, size))
+        start: Doubles = rng.integers(0, 2, (size, wide)) * 2.0 - 1.0
         with tqdm(disable=not progress, unit="pass", leave=False) as bar:
-            leading = Leading(scaled, start, room, bar, trace)
+
+            def report(off: float) -> None:
+                bar.update()
+                bar.set_postfix_str(f"residual {off * goal:.1e} of {goal:.0e}")
+
+            leading = Leading(scaled, start, room, threads, report)
             ritz = leading.converge(count, goal, most)
-            vectors = leading.space.combine(ritz.vectors[:, :count])
-            values = ritz.values[:count] * unit
-            residuals = np.linalg.norm(scaled @ vectors - vectors * (values / unit), axis=0) * unit
-        passes = leading.space.passes + 1
-        return Spectrum(values, vectors, residuals, trace * unit, passes, None, leading.sums, unit)
+            vectors = leading.space.combine(np.ascontiguousarray(ritz.vectors[:, :count]))
+            off = scaled @ vectors - vectors * ritz.values[:count]
+        unit, trace = scaled.unit, math.fsum(diagonal / scaled.unit)
+        assert leading.first is not None
+        return Spectrum(
+            ritz.values[:count] * unit,
+            vectors,
+            np.linalg.norm(off, axis=0) * unit,
+            trace * unit,
+            leading.passes + 1,
+            None,
+            SpectralSums(*leading.first, goal, size, trace),
+            unit,
+        )
     finally:
         if operator is not gram:
             operator.close()
 
 
-def largest_eigenvalue_of(operator: GramOperator, memory: int | str | None = None) -> float:
+def largest_eigenvalue_of(
+    operator: GramOperator, memory: int | str | None = None, threads: int | None = None
+) -> float:
     """Return the largest eigenvalue of a symmetric operator, to about 1e-10 of it; at least 0."""
-    size, unit = _order(operator), _unit(operator.diag())
+    size, scaled = _order(operator), Scaled(operator, operator.diag())
     if size <= DENSE:
-        return max(float(_dense(operator, 1, unit).values[0]), 0.0)
+        return max(float(_dense(scaled, size, 1).values[0]), 0.0)
     room = available_memory() // 2 if memory is None else parse_bytes(memory, "memory")
-    start = np.random.default_rng(0).standard_normal((size, FEWEST))
-    leading = Leading(Scaled(operator, unit), start, room, tqdm(disable=True))
-    return unit * max(float(leading.converge(1, 1e-6, PASSES).values[0]), 0.0)
+    start: Doubles = np.random.default_rng(0).standard_normal((size, FEWEST))
+    ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
+    return scaled.unit * max(float(ritz.values[0]), 0.0)
 
 
 def _order(operator: GramOperator) -> int:
@@ -348,92 +359,14 @@ def _order(operator: GramOperator) -> int:
     return int(rows)
 
 
-def _unit(diagonal: Doubles) -> float:
-    """Return a power of two, in units of which no square of an entry over- or underflows."""
-    largest = float(np.abs(diagonal).max())
-    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
-
-
-class Scaled:
-    """An operator divided by a power of two."""
-
-    def __init__(self, operator: GramOperator, unit: float) -> None:
-        self.operator, self.unit = operator, unit
-
-    def __matmul__(self, columns: Doubles) -> Doubles:
-        return np.asarray(self.operator @ columns) / self.unit
-
-
-def _dense(operator: GramOperator, count: int, unit: float) -> Spectrum:
+def _dense(scaled: Scaled, size: int, count: int) -> Spectrum:
     """Return the spectrum of a matrix from all of its eigenvalues."""
-    matrix = Scaled(operator, unit) @ np.eye(operator.shape[0])
+    matrix = scaled @ np.eye(size)
     matrix = (matrix + matrix.T) / 2
-    trace = float(np.trace(matrix))
+    values, vectors = eigenpairs(matrix)
+    vectors = np.ascontiguousarray(vectors[:, :count])
     with blas_threads(1):
-        values, vectors = scipy.linalg.eigh(matrix, driver="evd")
-        values, vectors = values[::-1].copy(), vectors[:, : -count - 1 : -1].copy()
         off = matrix @ vectors - vectors * values[:count]
-    residuals = np.linalg.norm(off, axis=0)
-    every = values * unit
-    return Spectrum(every[:count], vectors, residuals * unit, trace * unit, 1, every)
-
-
-class Leading:
-    """The search for the leading eigenpairs of an operator.
-
-    Parameters
-    ----------
-    operator : symmetric
-    start : (N, b), independent random columns
-    memory : bytes that all vectors may take
-    bar : shows passes
-    trace : of the operator, if sums over all eigenvalues are wanted
-
-    Attributes
-    ----------
-    sums : SpectralSums or None
-        From the space before it was restarted for the first time.
-    """
-
-    def __init__(
-        self, operator: Scaled, start: Doubles, memory: int, bar: Any, trace: float | None = None
-    ) -> None:
-        self.size, wide = start.shape
-        # beside the basis: its image, and the blocks of one step, of which there are at most 6
-        columns = min(memory // (8 * self.size) - 6 * wide, WIDEST, self.size)
-        if columns < 3 * wide:
-            raise InvalidValueError(
-                f"memory={show_bytes(memory)} is too little: {wide} columns of {self.size:,} rows "
-                f"take at least {show_bytes(8 * self.size * 9 * wide)}; give more memory or fewer "
-                f"probes"
-            )
-        self.operator, self.bar, self.trace = operator, bar, trace
-        self.space = BlockLanczos(operator, start, columns)
-        self._width = wide
-        self.sums: SpectralSums | None = None
-
-    def converge(self, count: int, goal: float, most: int) -> Ritz:
-        """Return eigenpairs of a space of which the first `count` have converged."""
-        while True:
-            stopping.check()
-            self.space.grow()
-            ritz = self.space.ritz()
-            scale = float(np.abs(ritz.values[[0, -1]]).max())
-            floor = np.finfo(float).eps * self.size * scale or 1.0
-            allowed = np.maximum(goal * np.abs(ritz.values[:count]), floor)
-            off = float((ritz.residuals[:count] / allowed).max())
-            self.bar.update()
-            self.bar.set_postfix_str(f"residual {off * goal:.1e} of {goal:.0e}")
-            done = self.space.exhausted or off <= 1
-            if self.sums is None and self.trace is not None and (done or self.space.full):
-                self.sums = SpectralSums(self.space, ritz, goal, self.size, self.trace)
-            if done:
-                return ritz
-            if self.space.passes >= most:
-                raise InvalidValueError(
-                    f"the residuals of {count} eigenvectors are up to {off * goal:.1e} of their "
-                    f"eigenvalues after {most} passes, more than tolerance={goal:g}; give a larger "
-                    f"tolerance, more passes (max_passes), more probes, or fewer eigenvalues"
-                )
-            if self.space.full:
-                self.space.restart(ritz, count + self._width // 2)
+    every, residuals = values * scaled.unit, np.linalg.norm(off, axis=0) * scaled.unit
+    trace = math.fsum(np.diagonal(matrix)) * scaled.unit
+    return Spectrum(every[:count], vectors, residuals, trace, 1, every)

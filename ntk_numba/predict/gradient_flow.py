@@ -174,7 +174,7 @@ def flow_distribution(
     sigma, sigma_test, sigma_test_test = (
         _matrix(name, values, shape) for (name, values), shape in zip(names, shapes, strict=True)
     )
-    a = flow.learned(cross.T).T
+    a = flow.learned(np.asarray(cross.T, float)).T
     mixed = a @ sigma_test.T
     covariance = sigma_test_test - mixed - mixed.T + a @ sigma @ a.T
     return a @ _matrix("y", y, (size, ...)), covariance
