@@ -4,17 +4,18 @@ With A = K + ρI, the solution of u′ = V − A u, u(0) = 0, at the time τ is
 
     u(τ) = g(A) V,   g(a) = (1 − e^(−aτ))/a,
 
-which goes to A⁻¹ V, of `ntk_numba.solve`. It is approximated in a block Krylov space with the orthonormal basis Q, in
-which A is the small matrix H: u = Q g(H) QᵀV. Two spaces serve:
+which goes to A⁻¹ V, of `ntk_numba.solve`. It is approximated in a block Krylov space with the
+orthonormal basis Q, in which A is the small matrix H: u = Q g(H) QᵀV. Two spaces serve:
 
 - that of K, from products with K alone. The residual V − A u − u′ at a time s is the coupling B of
   the last block times the last entries of the small solution. The error of A u is at most the
   variation of the residual until τ, about twice its largest value. If the space grows too large
   before that is small, the solution goes on from the latest time s at which it is:
   u(s + s′) = u(s) + g_s′(A)(V − A u(s)).
-- that of S = (I + γA)⁻¹, with γ = τ/10, from solutions with a Cholesky factor of K + (ρ + 1/γ)I. Its
-  eigenvalues are those of A, bent into (0, 1], which takes a few solutions whatever the condition of
-  K. The error is estimated by ten times what the last block changes in A u.
+- that of S = (I + γA)⁻¹, with γ = τ/10, from solutions with a Cholesky factor of
+  K + (ρ + 1/γ)I. Its eigenvalues are those of A, bent into (0, 1], which takes a few solutions
+  whatever the condition of K. The error is estimated by ten times what the last block changes in
+  A u.
 
 Sources: M. Hochbruck, C. Lubich, *On Krylov subspace approximations to the matrix exponential
 operator*, SIAM J. Numer. Anal. 34, 1997; J. van den Eshof, M. Hochbruck, *Preconditioning Lanczos
