@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ntk_numba.compute.memory import gram as gram
     from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
+    from ntk_numba.errors import NotConvergedError as NotConvergedError
     from ntk_numba.errors import NotPositiveDefiniteError as NotPositiveDefiniteError
     from ntk_numba.errors import NtkNumbaError as NtkNumbaError
     from ntk_numba.errors import RidgeWarning as RidgeWarning
@@ -29,7 +30,14 @@ if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import open_gram as open_gram
     from ntk_numba.linalg.cholesky import Cholesky as Cholesky
     from ntk_numba.linalg.cholesky import cholesky as cholesky
+    from ntk_numba.linalg.cholesky_file import CholeskyFile as CholeskyFile
+    from ntk_numba.linalg.cholesky_file import open_cholesky as open_cholesky
+    from ntk_numba.linalg.computed import kernel_operator as kernel_operator
+    from ntk_numba.linalg.distributed import distribute as distribute
+    from ntk_numba.linalg.factorise import repair_factor as repair_factor
     from ntk_numba.linalg.operator import GramOperator as GramOperator
+    from ntk_numba.linalg.solve import Solution as Solution
+    from ntk_numba.linalg.solve import solve as solve
     from ntk_numba.linalg.spectrum import Spectrum as Spectrum
     from ntk_numba.linalg.spectrum import spectrum as spectrum
     from ntk_numba.network import MLP as MLP
@@ -60,6 +68,7 @@ _HOMES = {
     "merge": "cluster.merge",
     "NtkNumbaError": "errors",
     "StoppedError": "errors",
+    "NotConvergedError": "errors",
     "NotPositiveDefiniteError": "errors",
     "RidgeWarning": "errors",
     "UnderflowWarning": "errors",
@@ -74,9 +83,16 @@ _HOMES = {
     "correlation_map": "theory.criticality",
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
+    "solve": "linalg.solve",
+    "Solution": "linalg.solve",
+    "CholeskyFile": "linalg.cholesky_file",
+    "open_cholesky": "linalg.cholesky_file",
+    "repair_factor": "linalg.factorise",
     "GramOperator": "linalg.operator",
     "spectrum": "linalg.spectrum",
     "Spectrum": "linalg.spectrum",
+    "kernel_operator": "linalg.computed",
+    "distribute": "linalg.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",

@@ -43,6 +43,21 @@ class NotPositiveDefiniteError(InvalidValueError):
     equal: tuple[int, int] | None = None
 
 
+class NotConvergedError(NtkNumbaError, ArithmeticError):
+    """An iteration does not reach the tolerance that is asked for.
+
+    Attributes
+    ----------
+    residual : float
+        The relative residual ‖Y − A X‖/‖Y‖ that it has reached, the largest of all columns.
+    passes : int
+        The number of products with the matrix.
+    """
+
+    residual: float = 1.0
+    passes: int = 0
+
+
 class NtkNumbaWarning(UserWarning):
     """The base class of all warnings that the package gives its users, with escapes as errors."""
 

@@ -9,7 +9,7 @@ Source: J. Demmel, H. D. Nguyen, "Parallel Reproducible Summation", IEEE Transac
 64 (2015), 2060-2070, who choose the quantum from the terms; a bound needs no pass over them.
 """
 
-from typing import Any
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from ntk_numba.errors import InvalidValueError
 BITS = 61  # of the bound of a sum in quanta; int64 has two more for roundings and to find excess
 LARGEST = (1 << 62) - 1  # quanta of a sum; the sum of two such numbers does not overflow
 ZERO = -1100  # the exponent of a bound of 0, below that of all numbers
+FARTHEST = 1000  # the exponent by which entries of columns are scaled up, at most
 MODERATE = 400  # exponents up to which factors of powers of two neither overflow nor underflow
 
 
@@ -39,7 +40,7 @@ class Sums:
 
     Attributes
     ----------
-    totals : (N, K) int64
+    totals : (N, K) int64, in the order of Fortran
         The sums so far, in quanta.
     exponents : (N,) and (K,) int
         r and c. Processes that add to one sum have to agree on them.
@@ -60,7 +61,7 @@ class Sums:
 
     def __init__(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
         self.exponents = _exponents(rows, "rows"), _exponents(columns, "columns")
-        self.totals = np.zeros((len(rows), len(columns)), np.int64)
+        self.totals = np.zeros((len(rows), len(columns)), np.int64, order="F")
         r, c = self.exponents
         self._factors = None
         if all(np.abs(e).max(initial=0) <= MODERATE for e in (r, c)):
@@ -78,20 +79,21 @@ class Sums:
             further use then.
         """
         rows = slice(start, start + len(block))
-        if self._factors is None:
-            r, c = self.exponents
-            quanta = np.ldexp(block, BITS - r[rows, None] - c)
-        else:
-            r, c = self._factors
-            quanta = block * r[rows, None]
-            quanta *= c
-        np.rint(quanta, out=quanta)
+        with np.errstate(over="ignore"):
+            if self._factors is None:
+                r, c = self.exponents
+                quanta = np.ldexp(block, BITS - r[rows, None] - c)
+            else:
+                r, c = self._factors
+                quanta = block * r[rows, None]
+                quanta *= c
+            np.rint(quanta, out=quanta)
         if quanta.size and not max(quanta.max(), -quanta.min()) <= LARGEST:
             raise _excess(start, ~(np.abs(quanta) <= LARGEST))
         self._add(start, quanta.astype(np.int64))
 
-    def merge(self, totals: NDArray[np.int64]) -> None:
-        """Add the totals (N, K) of other sums with the same exponents.
+    def merge(self, totals: NDArray[np.int64], start: int = 0) -> None:
+        """Add totals (n, K) of other sums with the same exponents to the rows from `start` on.
 
         Raises
         ------
@@ -100,8 +102,8 @@ class Sums:
         """
         wrong = (totals > LARGEST) | (totals < -LARGEST)
         if wrong.any():
-            raise _excess(0, wrong)
-        self._add(0, totals)
+            raise _excess(start, wrong)
+        self._add(start, totals)
 
     def _add(self, start: int, quanta: NDArray[np.int64]) -> None:
         """Add whole numbers of at most LARGEST to the rows from `start` on."""
@@ -119,11 +121,11 @@ class Sums:
 
 def balanced(
     columns: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.intc]]:
-    """Scale columns by powers of two, so that products with them neither over- nor underflow.
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scale columns by powers of two, so that products with them do not overflow.
 
-    With |K_ij| ≤ rows[i]·weights[j], the terms of each entry of K @ scaled are then at most
-    rows[i] together, as `Sums(rows, np.ones(K))` requires.
+    With |K_ij| ≤ rows[i]·weights[j], the terms of each entry of K @ scaled are together at most
+    rows[i], so that ``Sums(rows, np.ones(K))`` holds the product.
 
     Parameters
     ----------
@@ -132,23 +134,25 @@ def balanced(
 
     Returns
     -------
-    scaled : (M, K), a new array
+    scaled : (M, K), a new array in the order of Fortran, whose columns are contiguous
     exponents : (K,) int
-        columns = scaled · 2^exponents, up to underflow of entries that are smaller than 1e-300
-        times the bound of their column.
+        columns = scaled · 2^exponents, but for entries of scaled that are too small for float64.
     """
+    scaled = np.empty(columns.shape, order="F")
+    exponents = np.zeros(columns.shape[1], np.int64)
     heavy, unit = _normalised(weights)
-    light, units = _normalised(columns)
-    # the sum of each column, from 0.25 on unless it is 0: no term of it overflows
-    sums = np.frexp(heavy @ np.abs(light))[1]
-    exponents = np.where(sums == 0, 0, sums) + unit + units
-    return np.ldexp(columns, -exponents), exponents
+    for k in range(columns.shape[1]):
+        light, units = _normalised(columns[:, k])
+        bound = float(np.sum(heavy * np.abs(light)))  # not by BLAS: its bits depend on threads
+        exponents[k] = max(math.frexp(bound)[1] + unit, -FARTHEST) + units
+        np.ldexp(columns[:, k], -exponents[k], out=scaled[:, k])
+    return scaled, exponents
 
 
-def _normalised(array: NDArray[np.float64]) -> tuple[NDArray[np.float64], Any]:
-    """Return an array whose columns are scaled to a maximum in [½, 1), and the exponents."""
-    exponents = np.frexp(np.abs(array).max(axis=0, initial=0.0))[1]
-    return np.ldexp(array, -exponents), exponents
+def _normalised(array: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Return a vector that is scaled to a maximum in [½, 1), and the exponent."""
+    exponent = int(np.frexp(np.abs(array).max(initial=0.0))[1])
+    return np.ldexp(array, -exponent), exponent
 
 
 def _exponents(bounds: NDArray[np.float64], name: str) -> NDArray[np.int64]:

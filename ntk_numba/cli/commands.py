@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import ntk_numba
 from ntk_numba.cli.groups import network_of, wants_progress
-from ntk_numba.cli.output import flush, show, show_json, show_script
+from ntk_numba.cli.output import flush, show, show_json, show_report, show_script, typed
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
     from ntk_numba.cluster.write import Job
     from ntk_numba.compute.estimate import Estimate
     from ntk_numba.compute.plan import Plan
-    from ntk_numba.gramfile.reader import GramFile, Report
+    from ntk_numba.gramfile.reader import GramFile
 
 
 def _job(options: argparse.Namespace) -> "Job":
@@ -83,9 +83,7 @@ def _print_result(file: "GramFile", output: str) -> bool:
 
     output : the name that the user has typed
     """
-    path = file.path
-    if not Path(output).is_absolute() and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
+    path = typed(file.path, output)
     with file:
         shape = " × ".join(f"{n:,}" for n in file.shape)
         facts = [", ".join(file.kernels), shape, str(file.dtype)]
@@ -282,6 +280,8 @@ def verify(options: argparse.Namespace) -> bool:
 
     if inspection.is_model(Path(options.file)):
         return inspection.verify_model(options)
+    if inspection.is_factor(Path(options.file)):
+        return inspection.verify_factor(options)
     progress = sys.stderr.isatty()
     # an incomplete file is not repaired: its job can be continued
     with ntk_numba.open_gram(options.file, incomplete=not options.repair) as file:
@@ -291,9 +291,9 @@ def verify(options: argparse.Namespace) -> bool:
             if text := wrong_data_sets(file.contents, options.against is not None):
                 raise InvalidValueError(f"{options.file}: {text} (--against)")
         report, complete = file.verify(progress=progress), file.complete
-    good = _print_report(report)
+    good = show_report(report)
     if options.repair and report.bad:
-        good = _print_report(
+        good = show_report(
             ntk_numba.repair(
                 options.file, options.data, options.against, bad=report.bad, progress=progress
             )
@@ -302,18 +302,8 @@ def verify(options: argparse.Namespace) -> bool:
         from ntk_numba.compute.verify import verify_sample
 
         with ntk_numba.open_gram(options.file) as file:
-            good &= _print_report(verify_sample(file, options.data, options.against))
+            good &= show_report(verify_sample(file, options.data, options.against))
     return good
-
-
-def _print_report(report: "Report") -> bool:
-    """Print the problems of a report, or else its checks; return whether there are no problems."""
-    for line in report.problems:
-        show(f"WRONG  {line}")
-    if report:
-        for line in report.checks:
-            show(f"ok     {line}")
-    return bool(report)
 
 
 def activations(options: argparse.Namespace) -> bool:

@@ -1,25 +1,37 @@
-"""What ``info`` and ``verify`` find in Gram files and in models."""
+"""What ``info`` and ``verify`` find in Gram files, in factors and in models."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntk_numba
 from ntk_numba.arguments import show_bytes
-from ntk_numba.cli.output import show
+from ntk_numba.cli.output import show, show_report
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.factor import FactorFile, open_factor
+from ntk_numba.gramfile.formats import FACTOR_FILE
+from ntk_numba.gramfile.layout import format_at
 from ntk_numba.predict.model_file import is_model, read_model
 
 if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import GramFile
 
-__all__ = ["facts_of", "is_model", "show_facts", "verify_model"]
+__all__ = ["facts_of", "is_factor", "is_model", "show_facts", "verify_factor", "verify_model"]
+
+
+def is_factor(path: Path) -> bool:
+    """Return whether this is the file of a factor; an error says if it is no file of tiles."""
+    return path.is_file() and format_at(path) is FACTOR_FILE
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """Return the contents of a Gram file or a model as ``info --json`` prints them."""
+    """Return the contents of a file as ``info --json`` prints them."""
     if is_model(path):
         return _facts_of_model(path)
+    if is_factor(path):
+        with open_factor(path, incomplete=True) as factor:
+            return _facts_of_factor(factor)
     with ntk_numba.open_gram(path, incomplete=True) as file:
         return _facts(file)
 
@@ -66,6 +78,28 @@ def _facts(file: "GramFile") -> dict[str, Any]:
         "fingerprint": file.net.fingerprint,
         "input_digest": contents.x.hex,
         "against_digest": contents.z.hex if contents.z else "",
+        "package_version": file.package_version,
+    }
+
+
+def _facts_of_factor(file: FactorFile) -> dict[str, Any]:
+    """Return the contents of the file of a factor."""
+    c = file.contents
+    return {
+        "file": str(file.path),
+        "kind": "factor",
+        "complete": file.complete,
+        "tiles": c.count,
+        "tiles_done": int(file.done.sum()),
+        "layout": c.layout,
+        "shape": list(file.shape),
+        "dtype": str(file.dtype),
+        "kernel": c.kernel,
+        "ridge": c.ridge,
+        "exponent": c.exponent,
+        "matrix_digest": c.matrix,
+        "tile": c.grid.tile,
+        "bytes": file.path.stat().st_size,
         "package_version": file.package_version,
     }
 
@@ -118,3 +152,13 @@ def verify_model(options: argparse.Namespace) -> bool:
         return False
     show("ok     the training samples are those of the data")
     return True
+
+
+def verify_factor(options: argparse.Namespace) -> bool:
+    """Read the file of a factor and, with --repair, compute its bad tiles again."""
+    if options.against is not None:
+        raise InvalidValueError(f"{options.file} is a factor; --against is for Gram files")
+    progress = sys.stderr.isatty()
+    with open_factor(options.file, incomplete=not options.repair) as file:
+        report = file.verify(progress=progress)
+    return show_report(report)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import ntk_numba
 from ntk_numba.cli.groups import DATA_HELP, network_options, output_option, writing_options
 from ntk_numba.cli.learning_options import learning_parsers
+from ntk_numba.cli.matrix_options import matrix_parsers
 from ntk_numba.terminal import escaped
 
 Word = TypeVar("Word")
@@ -96,15 +97,16 @@ def make_parser() -> argparse.ArgumentParser:
     _slurm_options(slurm)
     slurm.set_defaults(run="slurm")
 
+    matrix_parsers(parsers)
     learning_parsers(parsers)
 
     info = parsers.add_parser("info", help="show the contents of a file")
-    info.add_argument("file", metavar="FILE", help="the Gram file or model")
+    info.add_argument("file", metavar="FILE", help="the Gram file, factor or model")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run="info")
 
     verify = parsers.add_parser("verify", help="read a whole file and check it")
-    verify.add_argument("file", metavar="FILE", help="the Gram file or model")
+    verify.add_argument("file", metavar="FILE", help="the Gram file, factor or model")
     verify.add_argument(
         "--data",
         metavar="X",

@@ -10,9 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ntk_numba.terminal import escaped
+
+if TYPE_CHECKING:
+    from ntk_numba.gramfile.stored import Report
 
 
 def say(text: str) -> None:
@@ -23,6 +27,26 @@ def say(text: str) -> None:
 def show(text: str) -> None:
     """Print a result of one line to standard output."""
     print(escaped(text))
+
+
+def show_report(report: "Report") -> bool:
+    """Print the problems of a report, or else its checks; return whether there are no problems."""
+    for line in report.problems:
+        show(f"WRONG  {line}")
+    if report:
+        for line in report.checks:
+            show(f"ok     {line}")
+    return bool(report)
+
+
+def typed(path: Path, output: str) -> Path:
+    """Return the path of a file that was written as the user typed it, so that it is short.
+
+    output : the name that the user has typed
+    """
+    if not Path(output).is_absolute() and path.is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def show_json(facts: Any) -> None:

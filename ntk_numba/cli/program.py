@@ -17,12 +17,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ntk_numba import notices, stopping, streams
-from ntk_numba.cli import commands, learning, output
+from ntk_numba.cli import commands, learning, matrices, output
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import NtkNumbaWarning, StoppedError
 
 # The commands whose result is a file: they are done even if its name cannot be printed
-WRITERS = "gram", "merge", "plot", "fit", "predict"
+WRITERS = "gram", "merge", "plot", "fit", "predict", "cholesky"
+HOMES = commands, learning, matrices  # the files of the commands' functions
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 
@@ -46,8 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         with warnings.catch_warnings():
             warnings.simplefilter("always", NtkNumbaWarning)
             warnings.showwarning = partial(_show, warnings.showwarning)
-            home = learning if hasattr(learning, options.run) else commands
-            code = DONE if getattr(home, options.run)(options) else CHECK_FAILED
+            command = next(
+                getattr(home, options.run) for home in HOMES if hasattr(home, options.run)
+            )
+            code = DONE if command(options) else CHECK_FAILED
     except stopping.StopRequested as stop:
         notes = getattr(stop, "__notes__", ["run the same command again"])
         output.say("; ".join(["stopped", *notes]))

@@ -64,7 +64,7 @@ class Cover:
     numerics: int = 0
     of: int = 0
     paths: dict[int, Path] = field(default_factory=dict)
-    headers: dict[int, Header] = field(default_factory=dict)
+    headers: dict[int, Header[Contents]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     again: set[int] = field(default_factory=set)
     stale: bool = False
@@ -201,10 +201,10 @@ def _is_unfinished(found: Cover, number: int) -> bool:
     return False
 
 
-def _compare(found: Cover, headers: list[tuple[Path, Header]]) -> None:
+def _compare(found: Cover, headers: list[tuple[Path, Header[Contents]]]) -> None:
     """Separate the parts of the job to which most parts belong from those of other jobs."""
 
-    def job(header: Header) -> tuple[object, ...]:  # equal for the parts of one job
+    def job(header: Header[Contents]) -> tuple[object, ...]:  # equal for the parts of one job
         c = header.contents
         assert c.part is not None
         shapes = c.x.shape, c.z and c.z.shape

@@ -10,6 +10,7 @@ parts that could not be done are named in an error.
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from contextlib import nullcontext
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ REASONS = 5  # reasons that an error message lists
 
 
 def run_parts(
-    executor: AnyExecutor,
+    executor: AnyExecutor | Pool,
     task: Task,
     parts: Sequence[int],
     *,
@@ -42,7 +43,7 @@ def run_parts(
     executor : Executor, or a function without arguments that makes one
         If a worker dies, pools of the standard library and of loky end with it. They are replaced
         if a function was given that makes them; so is loky's reusable pool, without its
-        initializer.
+        initializer. A `Pool` stays open for the caller's next parts.
     task : picklable function
         It continues where an earlier try of the part stopped.
     parts : distinct numbers
@@ -69,7 +70,8 @@ def run_parts(
     """
     whole_number("attempts", attempts)
     bar = tqdm(total=len(parts), unit="part", disable=not progress)
-    with stopping.gently(), bar, pool_of(executor) as pool:
+    opened = nullcontext(executor) if isinstance(executor, Pool) else pool_of(executor)
+    with stopping.gently(), bar, opened as pool:
         run = _PartRun(pool, task, parts, attempts)
         try:
             while run.waiting or run.running:

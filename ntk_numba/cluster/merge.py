@@ -23,10 +23,11 @@ from ntk_numba.gramfile.layout import HDF5, read_header
 from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
 from ntk_numba.gramfile.place import LOCK, NEXT, is_taken, output_path
-from ntk_numba.gramfile.reader import GramFile, existing, open_gram
+from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.gramfile.storage import parse_layout
+from ntk_numba.gramfile.stored import existing
 from ntk_numba.gramfile.tiles import Place, Tile
-from ntk_numba.gramfile.writer import GramWriter
+from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Part
 
 COMMIT_BYTES = 256 << 20  # bytes that are copied between two commits
@@ -160,7 +161,7 @@ def _merged_before(target: Path, contents: Contents, numerics: int, link: bool) 
     Raise ValueError if it only links the parts although `link` is False, or if the versions of the
     arithmetic differ.
     """
-    file, problem = existing(target, contents), ""
+    file, problem = existing(target, contents, open_gram), ""
     if file.linked and not link:
         problem = "refers to the parts and holds no tiles"
     elif file.numerics != numerics:
@@ -176,7 +177,7 @@ def _copy_all(
 ) -> None:
     """Copy all tiles that are not merged yet, and with `delete`, delete each merged part."""
     c = contents
-    with GramWriter(
+    with TileWriter(
         target, contents, found.numerics, policy, reserve=not delete, direct=False
     ) as writer:
         bar = tqdm(
@@ -207,7 +208,7 @@ def _copy_all(
                     _delete(path, found.headers[number])
 
 
-def _refuse_other(part: Path, real: Path, header: Header) -> None:
+def _refuse_other(part: Path, real: Path, header: Header[Contents]) -> None:
     """Raise FileError if a part is no longer the file that was merged."""
     try:
         with HDF5(real) as file:
@@ -218,7 +219,7 @@ def _refuse_other(part: Path, real: Path, header: Header) -> None:
         raise FileError(f"{part} has been replaced by a file of another job; it is not deleted")
 
 
-def _delete(part: Path, header: Header) -> None:
+def _delete(part: Path, header: Header[Contents]) -> None:
     """Delete a merged part, if it is still the file that was merged."""
     real = part.resolve()
     if real.exists():
@@ -234,9 +235,9 @@ def _delete(part: Path, header: Header) -> None:
 
 def _copy(
     path: Path,
-    header: Header,
+    header: Header[Contents],
     todo: NDArray[np.bool_],
-    writer: GramWriter,
+    writer: TileWriter,
     update: Callable[[float], object],
 ) -> str:
     """Copy the tiles of a part in `todo`; return the problem with a bad tile, or an empty text."""

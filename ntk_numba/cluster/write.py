@@ -36,9 +36,10 @@ from ntk_numba.gramfile.place import (
     output_path,
     partial_of,
 )
-from ntk_numba.gramfile.reader import GramFile, existing, open_gram
+from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.gramfile.storage import parse_layout
-from ntk_numba.gramfile.writer import GramWriter
+from ntk_numba.gramfile.stored import existing
+from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Part, parse_part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory
@@ -228,22 +229,22 @@ def _write(
     contents = contents_of(plan, x, z)
     if is_taken(target):
         if not policy.overwrite:
-            return existing(target, contents)
+            return existing(target, contents, open_gram)
         if whole is not None:
             with contextlib.suppress(ValueError):
-                return existing(target, contents)
+                return existing(target, contents, open_gram)
     elif whole is not None and (found := find_merged(whole, contents, NUMERICS, policy)):
         return open_gram(found, incomplete=True)
     try:
         with stopping.gently():
             kernel = prepare(plan, x, z)
-            with GramWriter(target, contents, NUMERICS, policy) as writer:
+            with TileWriter(target, contents, NUMERICS, policy) as writer:
                 stream_tiles(
                     plan, kernel, x, z, writer.tiles, done=writer.done, check=writer.check,
                     progress=policy.progress,
                 )  # fmt: skip
     except FileExistsError:  # another job has completed it since the check above
-        return existing(target, contents)
+        return existing(target, contents, open_gram)
     return open_gram(target)
 
 
@@ -301,11 +302,11 @@ def _write_parts(
     else:
         job = replace(
             job,
-            x=_absolute("X", job.x),
-            z=None if job.z is None else _absolute("Z", job.z),
+            x=shared_path("X", job.x),
+            z=None if job.z is None else shared_path("Z", job.z),
         )
     if is_taken(target) and not policy.overwrite:
-        file = existing(target, contents_of(plan, x, z))
+        file = existing(target, contents_of(plan, x, z), open_gram)
         # parts are left if an earlier call was killed before it deleted them
         if any(path.exists() for path in paths):
             with contextlib.suppress(ValueError):  # the parts are of another job
@@ -329,7 +330,7 @@ def _write_parts(
     )
 
 
-def _absolute(name: str, data: Data | Source) -> str:
+def shared_path(name: str, data: Data | Source) -> str:
     """Return the absolute path of data that the workers of an executor have to read."""
     if not isinstance(data, str | os.PathLike):
         raise InvalidTypeError(

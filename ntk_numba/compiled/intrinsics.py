@@ -47,6 +47,43 @@ def _take_number(typingctx: Any, counter: Any) -> Any:
 take_number: Any = intrinsic(_take_number)
 
 
+def _lock(typingctx: Any, locks: Any, i: Any) -> Any:
+    """Wait until locks[i] is 0, and set it to 1, so that no other thread passes before `unlock`.
+
+    It is meant for a few thousand instructions: a thread that waits keeps its core busy.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        word = ir.IntType(64)
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        at = builder.gep(array.data, [args[1]])
+        wait, done = builder.append_basic_block("wait"), builder.append_basic_block("locked")
+        builder.branch(wait)
+        builder.position_at_end(wait)
+        before = builder.atomic_rmw("xchg", at, word(1), "acquire")
+        builder.cbranch(builder.icmp_unsigned("==", before, word(0)), done, wait)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(locks, types.intp), codegen
+
+
+def _unlock(typingctx: Any, locks: Any, i: Any) -> Any:
+    """Set locks[i] to 0, after all that this thread has written since `lock`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        at = builder.gep(array.data, [args[1]])
+        builder.atomic_rmw("xchg", at, ir.IntType(64)(0), "release")
+        return context.get_dummy_value()
+
+    return types.void(locks, types.intp), codegen
+
+
+lock: Any = intrinsic(_lock)
+unlock: Any = intrinsic(_unlock)
+
+
 def _extreme(comparison: str) -> Any:
     """Make an intrinsic that returns the smaller or the larger of two numbers.
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ntk_numba.arguments import (
+    KernelName,
     Kernels,
     Layers,
     kept_layers,
@@ -52,6 +53,7 @@ class Outline(Output):
     net : the network
     """
 
+    kernels: tuple[KernelName, ...]
     net: MLP
 
     @property
@@ -77,6 +79,8 @@ class Plan(Outline):
         The number of tiles computed at a time.
     working : int
         The bytes of memory that the job takes, without Python and its libraries.
+    resident : bool
+        Whether all samples of the job fit in memory together.
     largest_norm : float or None
         The largest norm of all rows of X and Z, computed or given by the caller; None if no
         activation depends on it.
@@ -89,6 +93,7 @@ class Plan(Outline):
     band: int
     batch: int
     working: int
+    resident: bool
     largest_norm: float | None
 
     @property
@@ -230,6 +235,7 @@ def make_plan(
     part: Part | None = None,
     up_to: float | None = None,
     beside: Callable[[FittedNetwork], int] | None = None,
+    vectors: int | None = None,
 ) -> Plan:
     """Plan a job: its tiles, bands and batches, its threads and its memory.
 
@@ -250,6 +256,9 @@ def make_plan(
     beside : optional
         A function of the fitted network that returns the bytes that the caller keeps of each
         sample, beside those of the kernels.
+    vectors : int, optional
+        The bytes that vectors take, for a matrix that is multiplied with them tile by tile and
+        neither stored nor in memory; with `in_memory`.
 
     Raises
     ------
@@ -293,21 +302,23 @@ def make_plan(
     held = sum(s.held + s.overhead for s in (x, z) if s is not None)
     # in extended precision, including the temporary arrays of the activations
     statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
+    held += vectors or 0
     fixed = scratch + reading + held + statistics
     # before that: the rows that the centre is computed from, their panels, and their unit vectors
     centre = [s.centre_rows for s in (x, z) if s is not None]
     before = held + reading + sum(3 * c + -(-c // panel) * panel for c in centre) * row
     slot = grid.chunk[0] * grid.chunk[1] * real.itemsize * matrices * storage.images
-    budget = limit if in_memory else job_memory(limit)
+    alone = in_memory and vectors is None  # beside a result, which is not counted
+    budget = limit if alone else job_memory(limit)
+    feature, layer, itself = ENTRY
+    seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
+    stoppable = max(count, int(count * BATCH_SECONDS / seconds))
     if in_memory:
-        batch, buffers = IN_MEMORY_BATCH * count, 0
+        batch, buffers = IN_MEMORY_BATCH * count if alone else stoppable, 0
     else:
         # A quarter of the memory is for tiles that wait to be written, or more if all threads need
         # it.
         room = (budget - fixed - 2 * samples) // (BATCHES * slot)
-        feature, layer, itself = ENTRY
-        seconds = 1e-9 * tile**2 * (feature * features + layer * net.depth + itself)
-        stoppable = max(count, int(count * BATCH_SECONDS / seconds))
         wanted_batch = min(max(BATCH_BYTES // slot, 4 * count), storage.count, stoppable)
         batch = max(1, min(wanted_batch, max(budget // 4 // (BATCHES * slot), min(count, room))))
         buffers = BATCHES * batch * slot
@@ -324,7 +335,7 @@ def make_plan(
         least = max(before, fixed + buffers + min(whole, 2 * samples))
         raise InvalidValueError(
             f"memory={show_bytes(limit)} is too little: this job takes at least "
-            f"{show_bytes(least if in_memory else min(least + INTERPRETER, 2 * least))} "
+            f"{show_bytes(least if alone else min(least + INTERPRETER, 2 * least))} "
             f"(tiles of {tile} × {tile}, {count} threads, {features} features)"
         )
     band = max(grid.down, grid.across) if available >= whole else bands // 2
@@ -343,5 +354,6 @@ def make_plan(
         band=band,
         batch=batch,
         working=working,
+        resident=available >= sum(sizes),
         largest_norm=largest_norm,
     )

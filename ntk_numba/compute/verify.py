@@ -17,10 +17,11 @@ from ntk_numba.compute.plan import find_largest_norm, make_plan
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles, surveys_of
 from ntk_numba.engine.fitted import fit_network
 from ntk_numba.engine.kernel import NUMERICS
-from ntk_numba.errors import FileError, InvalidValueError
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
-from ntk_numba.gramfile.lease import Lease
-from ntk_numba.gramfile.reader import GramFile, Report, open_gram
+from ntk_numba.gramfile.reader import GramFile, open_gram
+from ntk_numba.gramfile.repairing import repairing
+from ntk_numba.gramfile.stored import Report
 from ntk_numba.gramfile.tiles import Place
 from ntk_numba.inputs.source import Source, open_sources
 
@@ -187,12 +188,10 @@ def repair(
     OSError
         If the file cannot be written, is replaced meanwhile, or another process is writing it.
     """
-    path = Path(path).resolve()
     x, z = open_sources(X, Z, memory)
-    if not path.exists():
-        open_gram(path)  # which raises the error
-    # The lease comes first, and all that follows is done to one open file, whatever has its name.
-    with Lease(path, mend="wait for it") as lease, open_gram(path) as file:
+    report = Report()
+    with repairing(Path(path), open_gram) as repaired:
+        path, file = repaired.path, repaired.file
         contents = file.contents
         if file.linked:
             raise InvalidValueError(
@@ -219,31 +218,10 @@ def repair(
             raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
         bad = file.verify(progress=progress).bad if bad is None else bad
         kernel = prepare(plan, x, z)
-        done = np.ones((plan.grid.down, plan.grid.across), bool)
-        for _, _, i, j in bad:
-            done[i, j] = False
-        with file.tiles(write=True) as tiles:
-
-            def check() -> None:
-                lease.check()
-                if not tiles.is_at(path):
-                    raise FileError(
-                        f"{path} was replaced or moved while it was repaired; look at the file "
-                        f"that has this name now, and repair it again"
-                    )
-
-            check()
+        with repaired.writing(bad, report) as (tiles, done, check):
             stream_tiles(
                 plan, kernel, x, z, tiles, done=done, check=check, progress=progress
             )  # fmt: skip
-            tiles.commit()
-            tiles.sync()
-            wrong = [tile for tile in tiles.scan(bad, lambda t: (t.place, t.wrong)) if tile[1]]
-            check()
-    report = Report([f"{np.count_nonzero(~done)} tiles computed again"])
-    for (name, layer, _, _), why in wrong:
-        label = contents.matrix_name(name, layer)
-        report.problems += [f"{label}: tile {at} {text}" for at, text in why.items()]
     return report
 
 

@@ -19,6 +19,7 @@ from ntk_numba.compiled.arrays import aligned
 from ntk_numba.compiled.parallel import threads_now
 from ntk_numba.engine.fitted import FittedNetwork
 from ntk_numba.engine.pairs import Bands
+from ntk_numba.engine.product_tile import WIDTH, ProductArguments, Side, multiply_tile
 from ntk_numba.engine.products import empty_panels, panel_width
 from ntk_numba.engine.recursion import Results
 from ntk_numba.engine.rows import WORKING, as_data
@@ -220,9 +221,26 @@ class Kernel:
         """
         self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self._places))
 
+    def multiply(
+        self, tiles: Tiles, rows: Samples, columns: Samples, down: Side, across: Side
+    ) -> None:
+        """Compute a table of tiles of one kernel, and add their products with vectors to totals.
+
+        The tiles' places are those in the whole matrix; see `product_tile`.
+        """
+        results = Results(*self.outputs(0, 0), self._places)
+        width = max(len(down.vectors), len(across.vectors)) * WIDTH
+        sums = (aligned((self.threads, height, width), float) for height in (STRIP, self.tile))
+        arguments = self._tile_arguments(tiles, Bands(rows, columns), results)
+        self._parallel(multiply_tile, ProductArguments(arguments, down, across, *sums), len(tiles))
+
     def _run(self, tiles: Tiles, bands: Bands, results: Results) -> None:
         """Compute a table of tiles or the entries of a diagonal."""
-        arguments = TileArguments(
+        self._parallel(compute_tile, self._tile_arguments(tiles, bands, results), len(tiles))
+
+    def _tile_arguments(self, tiles: Tiles, bands: Bands, results: Results) -> TileArguments:
+        """Return the arguments that all loops over tiles have in common."""
+        return TileArguments(
             tiles=tiles,
             bands=bands,
             twice_centre=self._twice_centre,
@@ -230,7 +248,6 @@ class Kernel:
             outputs=results,
             scratch=self._scratch,
         )
-        self._parallel(compute_tile, arguments, len(tiles))
 
     def _parallel(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function that is parallel and compiled on `self.threads` threads.

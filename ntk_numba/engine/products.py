@@ -59,7 +59,7 @@ def empty_panels(count: int, features: int, dtype: Any) -> Floats:
     return panels
 
 
-def _multiply(
+def multiply(
     b: ir.IRBuilder, fma: ir.Value, left: list[ir.Value], y: ir.Value, s: ir.Value
 ) -> ir.Value:
     """Write the code of s + x·y."""
@@ -83,18 +83,17 @@ def _square_sum(
     return b.call(fma, [d, d, s])
 
 
-def _sums(emit: Emit, one_vector: bool, numbers: int = 1) -> Any:
+def sums_of(emit: Emit, vectors: int, numbers: int = 1) -> Any:
     """Make an intrinsic that sums a term over features k0 to k1, for vectors with those of a panel.
 
-    The intrinsic takes (out, i, j, left, start, panel, k0, k1). Its sums go
+    The intrinsic takes (out, i, j, left, start, step, apart, panel, k0, k1). Its sums go
     to out[i + r, j : j + P], and are added to what is there unless k0 = 0. Element k of vector r is
-    left[start + k·P + r], left being flat; of a single vector left[start + k·numbers]. panel:
-    (n0, P).
+    left[start + k·step + r·apart], left being flat. panel: (n0, P).
 
     LLVM is given vectors of 128 bytes and splits them into the registers that the machine has.
 
-    emit : writes the code of one term, as `_multiply` does
-    one_vector : whether there is one vector on the left, or `ROWS` of them
+    emit : writes the code of one term, as `multiply` does
+    vectors : how many vectors there are on the left
     numbers : how many numbers a term takes from the left
     """
 
@@ -106,17 +105,20 @@ def _sums(emit: Emit, one_vector: bool, numbers: int = 1) -> Any:
         j: Any,
         left: Any,
         start: Any,
+        step: Any,
+        apart: Any,
         panel: Any,
         k0: Any,
         k1: Any,
     ) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            out, i, j, left, start, panel, k0, k1 = arrays_of(context, builder, signature, args)
+            out, i, j, left, start, step, apart, panel, k0, k1 = arrays_of(
+                context, builder, signature, args
+            )
             single = signature.args[3].dtype == types.float32
             real = ir.FloatType() if single else ir.DoubleType()
             size = 4 if single else 8
             width = PANEL_BYTES // size
-            rows, stride = (1, numbers) if one_vector else (ROWS, width)
             vector = ir.VectorType(real, width)
             wide = ir.VectorType(ir.DoubleType(), width)
             index, lane = k0.type, ir.IntType(32)
@@ -128,18 +130,19 @@ def _sums(emit: Emit, one_vector: bool, numbers: int = 1) -> Any:
 
             all_lanes = ir.Constant(ir.VectorType(lane, width), [0] * width)
             zero, wide_zero = (ir.Constant(t, [0.0] * width) for t in (vector, wide))
-            totals = [cgutils.alloca_once(builder, vector) for _ in range(rows)]
+            totals = [cgutils.alloca_once(builder, vector) for _ in range(vectors)]
             for total in totals:
                 builder.store(zero, total)
             with cgutils.for_range_slice(builder, k0, k1, index(1)) as (k, _):
                 at = builder.gep(panel.data, [builder.mul(k, index(width))])
                 y = builder.load(builder.bitcast(at, vector.as_pointer()))
                 y.align = size
-                first = builder.add(start, builder.mul(k, index(stride)))
+                first = builder.add(start, builder.mul(k, step))
                 for r, total in enumerate(totals):
                     taken = []
+                    vector_at = builder.add(first, builder.mul(index(r), apart))
                     for number in range(numbers):
-                        at = builder.gep(left.data, [builder.add(first, index(r + number))])
+                        at = builder.gep(left.data, [builder.add(vector_at, index(number))])
                         x = builder.insert_element(vector(ir.Undefined), builder.load(at), lane(0))
                         taken.append(builder.shuffle_vector(x, vector(ir.Undefined), all_lanes))
                     builder.store(emit(builder, fma, taken, y, builder.load(total)), total)
@@ -157,15 +160,16 @@ def _sums(emit: Emit, one_vector: bool, numbers: int = 1) -> Any:
             return context.get_dummy_value()
 
         return types.void(
-            out, types.intp, types.intp, left, types.intp, panel, types.intp, types.intp
-        ), codegen
+            out, types.intp, types.intp, left, types.intp, types.intp, types.intp, panel,
+            types.intp, types.intp,
+        ), codegen  # fmt: skip
 
     return sums
 
 
-_inner_products = _sums(_multiply, one_vector=False)
-_square_distances = _sums(_square_difference, one_vector=True)
-_square_sums = _sums(_square_sum, one_vector=True, numbers=2)
+_inner_products = sums_of(multiply, ROWS)
+_square_distances = sums_of(_square_difference, 1)
+_square_sums = sums_of(_square_sum, 1, numbers=2)
 
 
 @njit
@@ -199,7 +203,9 @@ def inner_products(
                 for r in range(0, count, ROWS):
                     row = i0 + r
                     start = row // panel * features * panel + row % panel
-                    _inner_products(product, r, c, flat, start, right, begin + k0, begin + k1)
+                    _inner_products(
+                        product, r, c, flat, start, panel, 1, right, begin + k0, begin + k1
+                    )
 
 
 @njit
@@ -209,7 +215,7 @@ def square_distances(out: Floats, vector: Floats, panel: Floats) -> None:
     blocks = -(-features // BLOCK)
     for block in range(blocks):
         k0, k1 = _section(block, blocks, features)
-        _square_distances(out, 0, 0, vector, 0, panel, k0, k1)
+        _square_distances(out, 0, 0, vector, 0, 1, 0, panel, k0, k1)
 
 
 @njit
@@ -222,4 +228,4 @@ def square_sums(out: Floats, vector: Floats, panel: Floats) -> None:
     blocks = -(-features // BLOCK)
     for block in range(blocks):
         k0, k1 = _section(block, blocks, features)
-        _square_sums(out, 0, 0, vector, 0, panel, k0, k1)
+        _square_sums(out, 0, 0, vector, 0, 2, 0, panel, k0, k1)

@@ -295,17 +295,30 @@ class TileArguments(NamedTuple):
     scratch: Scratch
 
 
+@njit
+def compute_strip(
+    arguments: TileArguments, own: StripScratch, t: Any, thread: int, first: int
+) -> tuple[int, int]:
+    """Compute the strip of a tile that begins at row `first` of it, into a thread's scratch.
+
+    Return the numbers of rows and of columns of the strip that are computed.
+    """
+    scratch = arguments.scratch
+    strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.places)
+    count, across = multiply_strip(own.product, arguments.bands, t, first)
+    for r in range(count):
+        pairs, obtuse = angles_of_row(own, arguments.bands, t, first + r, arguments.twice_centre)
+        all_layers(own.working, pairs, obtuse, arguments.duals, strips, r)
+    return count, across
+
+
 @ParallelLoop
 def compute_tile(arguments_address: Any, thread: int, k: int) -> None:
     """Compute tile k of `TileArguments` with the scratch memory of a thread."""
     arguments: TileArguments = arguments_at(arguments_address)
-    t, bands, scratch = arguments.tiles[k], arguments.bands, arguments.scratch
+    t, scratch = arguments.tiles[k], arguments.scratch
     own = scratch_of(scratch.strip, thread)
-    strips = Results(scratch.nngp[thread], scratch.ntk[thread], arguments.outputs.places)
     for first in range(0, t.height, STRIP):
-        count, across = multiply_strip(own.product, bands, t, first)
-        for r in range(count):
-            pairs, obtuse = angles_of_row(own, bands, t, first + r, arguments.twice_centre)
-            all_layers(own.working, pairs, obtuse, arguments.duals, strips, r)
-        write_strip(arguments.outputs.nngp, strips.nngp, t, first, count, across)
-        write_strip(arguments.outputs.ntk, strips.ntk, t, first, count, across)
+        count, across = compute_strip(arguments, own, t, thread, first)
+        write_strip(arguments.outputs.nngp, scratch.nngp[thread], t, first, count, across)
+        write_strip(arguments.outputs.ntk, scratch.ntk[thread], t, first, count, across)

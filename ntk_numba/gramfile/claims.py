@@ -1,4 +1,4 @@
-"""What a Gram file says of itself, checked before it is used.
+"""What a file of tiles says of itself, checked before it is used.
 
 `layout.read_header` reads every attribute and every dataset of a header through these functions. A
 damaged or forged file may claim any type, shape and size. Types and sizes are looked at before
@@ -93,11 +93,10 @@ def between(key: str, value: int, least: int = 1, most: int = MOST) -> int:
     return value
 
 
-def sizes(values: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Return rows, columns, features and the edge of a tile, each within its limits."""
+def sizes(values: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return rows, columns and the edge of a tile, each within its limits."""
     rows, columns = (between(key, values[key], 1, MOST_ROWS) for key in ("rows", "columns"))
-    features = between("features", values["features"])
-    return rows, columns, features, between("tile", values["tile"], 1, LARGEST_TILE)
+    return rows, columns, between("tile", values["tile"], 1, LARGEST_TILE)
 
 
 def norm(value: float) -> float:

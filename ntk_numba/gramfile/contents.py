@@ -1,14 +1,15 @@
-"""The contents of a Gram file: which matrices of which data, and how they are stored.
+"""The contents of a file of tiles: which matrices of which data, and how they are stored.
 
 `compute` and `cluster` describe a job by them, `layout` writes them into a file's header and reads
-them from it, and the writer and the merge compare them.
+them from it, and the writer and the merge compare them. `Contents` are those of a Gram file,
+`FactorContents` those of a Cholesky factor; `formats` says how each is written.
 """
 
 import json
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ntk_numba.grid import Grid, Part
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
 
+FACTOR = "factor"  # the name of the matrix of a factor's file, and of its dataset
 # Norms whose relative difference is smaller count as equal: processors add in different orders
 SAME_NORM = 1e-9
 # Limits of a file, far above what any disk holds, so that a damaged one cannot claim more
@@ -35,7 +37,7 @@ class Output:
     part : see `storage.Storage`
     """
 
-    kernels: tuple[KernelName, ...]
+    kernels: tuple[str, ...]
     layers: Layers
     dtype: np.dtype
     grid: Grid
@@ -114,6 +116,16 @@ class Output:
         return len(self.kernels) * int(np.prod(self.tiles_shape)) * self.tile_bytes
 
     @property
+    def smaller(self) -> list[str]:
+        """What a user can do so that the file becomes smaller."""
+        ways = []
+        if self.layout == "full" and self.grid.symmetric:
+            ways.append("take the layout 'lower', which is half as large")
+        if self.dtype != np.float32:
+            ways.append("use float32")
+        return ways
+
+    @property
     def excess(self) -> str:
         """The text of an error if this is more than a file may hold, else ""."""
         grid = self.grid
@@ -134,8 +146,30 @@ class Output:
         return f"{kernel} layer {layer + 1}" if self.all_layers else kernel
 
 
+class Stored(Output):
+    """The contents of a file of tiles; those of each format are a class of their own."""
+
+    def differences(self, other: Self) -> list[str]:
+        """List, for people, the fields in which `other` differs from this."""
+        expected, found = self._readable(), other._readable()
+        return [
+            f"{key} is {_shown(found[key])}, not {_shown(expected[key])}"
+            for key in expected
+            if expected[key] != found[key]
+        ]
+
+    def _readable(self) -> dict[str, str]:
+        """Return the fields that are compared one by one, as texts for people."""
+        raise NotImplementedError
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The size of all tiles and their checksums in bytes."""
+        return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles_shape))
+
+
 @dataclass(frozen=True)
-class Contents(Output):
+class Contents(Stored):
     """The contents of a Gram file: two files with equal contents are interchangeable.
 
     network : the description of the network in JSON, as `MLP.to_dict` returns it; `net` decodes
@@ -148,6 +182,7 @@ class Contents(Output):
         all parts of a job.
     """
 
+    kernels: tuple[KernelName, ...]
     network: str
     x: Digest
     z: Digest | None
@@ -190,12 +225,7 @@ class Contents(Output):
 
     def differences(self, other: "Contents") -> list[str]:
         """List, for people, the fields in which `other` differs from this."""
-        expected, found = self._readable(), other._readable()
-        differences = [
-            f"{key} is {_shown(found[key])}, not {_shown(expected[key])}"
-            for key in expected
-            if expected[key] != found[key]
-        ]
+        differences = super().differences(other)
         if not self.same_norm(other):
             differences.append(
                 f"the largest norm is {other.largest_norm!r}, not {self.largest_norm!r}"
@@ -224,10 +254,83 @@ class Contents(Output):
             "error": " and ".join(f"{e:.3g}" for e in self.error),
         }
 
+
+@dataclass(frozen=True)
+class FactorContents(Stored):
+    """The contents of the file of a Cholesky factor L, where 2^−e·(K + ridge·I) = L Lᵀ.
+
+    `of` makes them: the one matrix is called "factor", and its tiles on and below the diagonal
+    are stored one after another.
+
+    matrix : the identity of K, a digest in hexadecimal digits, which changes with any entry of K
+    kernel : the kernel that K is, "nngp" or "ntk"; "" if K is any other matrix
+    ridge : the number that is added to the diagonal
+    exponent : e; other than 0 only if entries of K are near the limits of the dtype
+    """
+
+    matrix: str
+    kernel: str
+    ridge: float
+    exponent: int
+
+    @classmethod
+    def of(
+        cls,
+        size: int,
+        tile: int,
+        dtype: np.dtype,
+        *,
+        matrix: str,
+        kernel: str = "",
+        ridge: float = 0.0,
+        exponent: int = 0,
+    ) -> Self:
+        """Return the contents of the factor of an N × N matrix.
+
+        size, tile : N, and the edge of a tile
+        """
+        grid = Grid(size, size, True, tile)
+        return cls(
+            kernels=(FACTOR,),
+            layers="last",
+            dtype=np.dtype(dtype),
+            grid=grid,
+            part=Part(1, 1),
+            matrix=matrix,
+            kernel=kernel,
+            ridge=float(ridge),
+            exponent=exponent,
+        )
+
     @property
-    def allocated_bytes(self) -> int:
-        """The size of all tiles and their checksums in bytes."""
-        return self.output_bytes + 8 * len(self.kernels) * int(np.prod(self.tiles_shape))
+    def depth(self) -> int:
+        """1: a factor has one matrix."""
+        return 1
+
+    @property
+    def smaller(self) -> list[str]:
+        """What a user can do so that the file becomes smaller."""
+        return ["factorise a float32 matrix"] if self.dtype != np.float32 else []
+
+    def differences(self, other: Self) -> list[str]:
+        """List, for people, the fields in which `other` differs from this."""
+        differences = super().differences(other)
+        if self.matrix != other.matrix:
+            differences.append(
+                f"the matrix has other entries (digest {other.matrix[:12]}, not {self.matrix[:12]})"
+            )
+        return differences
+
+    def _readable(self) -> dict[str, str]:
+        """Return the fields that are compared one by one, as texts for people."""
+        return {
+            "shape": f"{self.grid.rows} × {self.grid.columns}",
+            "kernel": self.kernel or "no kernel",
+            "ridge": repr(self.ridge),
+            "dtype": str(self.dtype),
+            "tile": str(self.grid.tile),
+            "exponent": str(self.exponent),
+        }
 
 
 def _shown(text: str) -> str:
@@ -235,15 +338,18 @@ def _shown(text: str) -> str:
     return text if len(text) < 80 else f"{text[:70]} …"
 
 
-class Header(NamedTuple):
-    """The header of a Gram file: its contents, and the versions that wrote it.
+AnyContents = TypeVar("AnyContents", bound=Stored, covariant=True)
 
-    numerics : the version of the arithmetic, see `engine.kernel.NUMERICS`
+
+class Header(NamedTuple, Generic[AnyContents]):
+    """The header of a file of tiles: its contents, and the versions that wrote it.
+
+    numerics : the version of the arithmetic, of a Gram file see `engine.kernel.NUMERICS`
     linked : the names and seals of the parts that its virtual datasets refer to; empty if the file
         holds its own tiles
     """
 
-    contents: Contents
+    contents: AnyContents
     numerics: int
     package_version: str
     linked: tuple[tuple[str, int], ...] = ()

@@ -1,4 +1,4 @@
-"""The layout of a Gram file on disk, and its header.
+"""The layout of a file of tiles on disk, and its header.
 
 HDF5 lays out a file once: with fixed dimensions, early allocation and no filter, every chunk, which
 is a tile, has an address that can be computed. Tiles and their checksums are written there by plain
@@ -14,44 +14,32 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import h5py
 import numpy as np
 import xxhash
 
 from ntk_numba import streams
-from ntk_numba.arguments import KERNELS, parse_layers
 from ntk_numba.compiled.arrays import PAGE
-from ntk_numba.digest import ROWS, SIZE, Digest
 from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error, folder_error
 from ntk_numba.gramfile import claims, disk
-from ntk_numba.gramfile.contents import Contents, Header
-from ntk_numba.grid import Grid, parse_part
+from ntk_numba.gramfile.contents import AnyContents, Contents, Header, Stored
+from ntk_numba.gramfile.formats import FORMATS, GRAM, Format, format_of, other_format
 from ntk_numba.opening import NO_LOCK, open_descriptor
 
-FORMAT = "ntk_numba gram"
-FORMAT_VERSION = 4
 CHECKSUMS = "checksums"  # the group of the datasets of checksums
-DIGESTS = "digests"  # the group of the digests of X and Z
 TILES = "tiles"  # the dataset of the (i, j) of tiles that are stored one after another
 CHECKSUM = np.dtype("<u8")
 COMPLETE = b"\x89HDF\r\n\x1a\n"  # the first bytes of every HDF5 file
-INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete Gram file
+INCOMPLETE = b"\x89NTK\r\n\x1a\n"  # the first bytes of an incomplete file
 # The first bytes of a file that links parts; a checksum of all bytes after the user block follows
 LINKED = b"\x89NTKLINK"
 MARK = len(LINKED) + 8  # bytes, of which the last 8 are the checksum
 USER_BLOCK = PAGE  # bytes that HDF5 leaves to programs; not less than the alignment
-ATTRIBUTES: dict[str, type] = {
-    "format": str, "format_version": int, "package_version": str, "numerics": int, "net": str,
-    "rows": int, "columns": int, "features": int, "input_digest": str, "against_digest": str,
-    "layers": str, "tile": int, "layout": str, "part": str, "linked": str, "error": str,
-    "complete": bool,
-}  # fmt: skip
-LARGEST_NORM = "largest_norm"  # an optional attribute, see `Contents`
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class TileMap:
     tiles, checksums : the positions of the first tile and of the first checksum of each kernel
     """
 
-    contents: Contents
+    contents: Stored
     tiles: dict[str, int]
     checksums: dict[str, int]
 
@@ -82,7 +70,7 @@ def checksum(block: Any) -> int:
     return xxhash.xxh3_64_intdigest(block) or 1
 
 
-def create(fd: int, header: Header) -> None:
+def create(fd: int, header: Header[Stored]) -> None:
     """Give an open, empty file everything except its tiles, none of which is done."""
     c = header.contents
     with new_file(fd, header) as file:
@@ -93,7 +81,7 @@ def create(fd: int, header: Header) -> None:
 
 
 @contextlib.contextmanager
-def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
+def new_file(fd: int, header: Header[Stored]) -> Iterator[h5py.File]:
     """Give an open, empty file everything except tiles and checksums; a context of its HDF5 file.
 
     HDF5 opens it by `disk.name_of`: another file may have taken its name in its folder by now. That
@@ -101,6 +89,7 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
     """
     streams.occupy()
     c = header.contents
+    form = format_of(c)
     try:
         opened = h5py.File(
             disk.name_of(fd), "w", libver=("v110", "v110"), locking=False,
@@ -113,24 +102,19 @@ def new_file(fd: int, header: Header) -> Iterator[h5py.File]:
             why = "the file system has no locks; unset HDF5_USE_FILE_LOCKING, which demands them"
         raise FileError(why) from None
     with opened as file:
-        values = (
-            FORMAT, FORMAT_VERSION, header.package_version, header.numerics,
-            c.network, c.grid.rows, c.grid.columns, c.x.shape[1], c.x.hex,
-            c.z.hex if c.z else "", c.layers, c.grid.tile, c.layout,
-            str(c.part or ""), json.dumps(header.linked), json.dumps(c.error), True,
-        )  # fmt: skip
+        values = form.values(c) | {
+            "format": form.name, "format_version": form.version,
+            "package_version": header.package_version, "numerics": header.numerics,
+            "rows": c.grid.rows, "tile": c.grid.tile, "layout": c.layout,
+            "linked": json.dumps(header.linked), "complete": True,
+        }  # fmt: skip
         # written first, so that their strings are where `_check_heaps` looks
-        for key, value in zip(ATTRIBUTES, values, strict=True):
-            if isinstance(value, str):
-                claims.refuse_long(key, value)
-            file.attrs[key] = value
-        file.attrs["seal"] = _seal(file.attrs)
-        if c.largest_norm is not None:
-            file.attrs[LARGEST_NORM] = c.largest_norm
-        group = file.create_group(DIGESTS)
-        for name, digest in (("X", c.x), ("Z", c.z)):
-            if digest:
-                group.create_dataset(name, data=digest.table, track_times=False)
+        for key in form.attributes:
+            if isinstance(values[key], str):
+                claims.refuse_long(key, values[key])
+            file.attrs[key] = values[key]
+        file.attrs["seal"] = form.seal(file.attrs)
+        form.add(file, c)
         if c.storage.packed:
             file.create_dataset(TILES, data=c.storage.places, track_times=False)
         yield file
@@ -148,12 +132,6 @@ def create_dataset(
     properties.set_obj_track_times(False)  # the same job gives the same bytes
     hdf5_type, space = h5py.h5t.py_create(dtype, logical=True), h5py.h5s.create_simple(shape)
     h5py.h5d.create(group.id, name.encode(), hdf5_type, space, properties)
-
-
-def _seal(attributes: Mapping[str, Any]) -> np.uint64:
-    """Return the checksum of the attributes, since HDF5 has none for its strings."""
-    text = json.dumps([str(attributes[key]) for key in ATTRIBUTES])
-    return np.uint64(xxhash.xxh3_64_intdigest(text.encode()))
 
 
 @contextlib.contextmanager
@@ -250,7 +228,7 @@ def _errors(path: Path) -> Iterator[None]:
 
 
 class HDF5(h5py.File):  # type: ignore[misc]
-    """The HDF5 file below a Gram file, complete or not, open for reading.
+    """The HDF5 file below a file of tiles, complete or not, open for reading.
 
     It is opened once: what is checked here is what is read, even if its name now means another.
 
@@ -258,9 +236,12 @@ class HDF5(h5py.File):  # type: ignore[misc]
     ----------
     path : the path of the file, for errors too
     fd : a descriptor of it, if it is open already
+    form : the format that it has to have; None for any format of files of tiles
 
     Attributes
     ----------
+    form : Format
+        Its format.
     complete : bool
         Whether the file was complete when it was opened.
     links_parts : bool
@@ -271,17 +252,17 @@ class HDF5(h5py.File):  # type: ignore[misc]
     Raises
     ------
     ValueError
-        The file is not HDF5, is truncated, or is not a Gram file of this format.
+        The file is not HDF5, is truncated, or is not a file of this format.
     OSError
         It cannot be read, or another program has opened it for writing.
     """
 
-    def __init__(self, path: Path, fd: int | None = None) -> None:
+    def __init__(self, path: Path, fd: int | None = None, form: Format[Any] | None = GRAM) -> None:
         streams.occupy()
         with _opened(path if fd is None else fd) as opened:
             self._open(path, opened)
         try:
-            self._check(path)
+            self.form = self._check(path, form)
         except BaseException:
             self.close()
             raise
@@ -323,26 +304,38 @@ class HDF5(h5py.File):  # type: ignore[misc]
                 f"{path} is no valid HDF5 file, perhaps truncated ({error})"
             ) from None
 
-    def _check(self, path: Path) -> None:
-        """Raise ValueError if this is not a Gram file of a format that this package reads."""
+    def _check(self, path: Path, form: Format[Any] | None) -> Format[Any]:
+        """Return the format, or raise ValueError if it is not one that this package reads."""
         with _errors(path):
             found = self.attrs.get_id("format").shape if "format" in self.attrs else None
-            form = claims.attribute(self, "format", str) if found == () else None
+            name = claims.attribute(self, "format", str) if found == () else None
             version = claims.attribute(self, "format_version", int, 0)
-        if form != FORMAT:
+        form = form or next((known for known in FORMATS if known.name == name), GRAM)
+        if name != form.name:
             raise InvalidValueError(
-                f"{path} is an HDF5 file, but not one that ntk-numba gram wrote"
-                + " (it is a model, see predict and load_model)" * (form == "ntk_numba model")
+                f"{path} is an HDF5 file, but not one that {form.written_by} wrote"
+                + other_format(name)
             )
-        if version != FORMAT_VERSION:
+        if version != form.version:
             raise InvalidValueError(
-                f"{path} has format version {version}; this package reads {FORMAT_VERSION}; "
-                + ("install a newer one" if version > FORMAT_VERSION else "compute it again")
+                f"{path} has format version {version}; this package reads {form.version}; "
+                + ("install a newer one" if version > form.version else "compute it again")
             )
+        return form
 
 
-def read_header(file: HDF5, path: Path) -> Header:
-    """Return the header of an open Gram file.
+def format_at(path: Path) -> Format[Any]:
+    """Return the format of a file of tiles; raise an error as `HDF5` does."""
+    with HDF5(path, form=None) as file:
+        return file.form
+
+
+@overload
+def read_header(file: HDF5, path: Path) -> Header[Contents]: ...
+@overload
+def read_header(file: HDF5, path: Path, form: Format[AnyContents]) -> Header[AnyContents]: ...
+def read_header(file: HDF5, path: Path, form: Format[Any] = GRAM) -> Header[Any]:
+    """Return the header of an open file, which was opened as one of this format.
 
     Raises
     ------
@@ -350,62 +343,28 @@ def read_header(file: HDF5, path: Path) -> Header:
         The file is damaged.
     """
     with _errors(path):
-        values = claims.attributes(file, ATTRIBUTES)
-        names = tuple(name for name in KERNELS if file.get(name, getlink=True) is not None)
-        if not names:
-            raise InvalidValueError("it holds no kernel")
-        rows, columns, features, tile = claims.sizes(values)
+        values = claims.attributes(file, form.attributes)
         numerics = claims.between("numerics", values["numerics"], 0)
-        if claims.attribute(file, "seal", int) != _seal(values):
+        if claims.attribute(file, "seal", int) != form.seal(values):
             raise InvalidValueError("its attributes have changed")
-        symmetric = not values["against_digest"]
-        if symmetric and rows != columns:
-            raise InvalidValueError(f"it is symmetric, but of {rows} × {columns} entries")
-        linked = claims.links(values["linked"])
+        linked = claims.links(values.get("linked", "[]"))
         if bool(linked) != file.links_parts:
             raise InvalidValueError("its first bytes have changed")
-        dtype = claims.dataset_type(file, names[0])
-        largest_norm = None
-        if LARGEST_NORM in file.attrs:
-            largest_norm = claims.norm(claims.attribute(file, LARGEST_NORM, float))
-        part = parse_part(values["part"]) if values["part"] else None
-        contents = Contents(
-            network=claims.network(values["net"]),
-            kernels=names,
-            layers=parse_layers(values["layers"]),
-            dtype=dtype,
-            grid=Grid(rows, columns, symmetric, tile),
-            part=part,
-            x=_read_digest(file, "X", (rows, features), values["input_digest"]),
-            z=None
-            if symmetric
-            else _read_digest(file, "Z", (columns, features), values["against_digest"]),
-            error=claims.numbers("error", values["error"], 2),  # type: ignore[arg-type]
-            largest_norm=largest_norm,
-        )
+        contents = form.read(file, values)
         if text := contents.excess:
             raise InvalidValueError(text)
         if values["layout"] != contents.layout:
             raise InvalidValueError(f"its layout is {values['layout']}, not {contents.layout}")
-        for name in names:
-            dataset = claims.dataset(file, name, dtype, contents.stored_shape, stored=False)
+        for name in contents.kernels:
+            stored_shape = contents.stored_shape
+            dataset = claims.dataset(file, name, contents.dtype, stored_shape, stored=False)
             if bool(dataset.is_virtual) != bool(linked):
                 raise InvalidValueError(f"the values of {name} are not where they were written")
         return Header(contents, numerics, values["package_version"], linked)
 
 
-def _read_digest(file: HDF5, name: str, shape: tuple[int, int], hexes: str) -> Digest:
-    """Return the stored digest of X or Z, if it is the one that the attributes state."""
-    size = 1 + -(-shape[0] // ROWS), SIZE
-    table = claims.dataset(claims.group(file, DIGESTS), name, np.uint8, size)
-    digest = Digest.from_table(shape, table[:])
-    if digest.hex != hexes:
-        raise InvalidValueError(f"the digests of {name} have changed")
-    return digest
-
-
-def read_tile_map(file: HDF5, path: Path, contents: Contents) -> TileMap:
-    """Return the positions of the tiles of an open Gram file.
+def read_tile_map(file: HDF5, path: Path, contents: Stored) -> TileMap:
+    """Return the positions of the tiles of an open file.
 
     Raises
     ------

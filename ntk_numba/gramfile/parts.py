@@ -36,7 +36,7 @@ class Checked(NamedTuple):
     """
 
     file: HDF5
-    header: Header
+    header: Header[Contents]
     sums: dict[str, NDArray[np.uint64]]
 
 
@@ -82,7 +82,7 @@ class Parts:
         A part is missing, or is not the file that was linked.
     """
 
-    def __init__(self, path: Path, real: Path, file: HDF5, header: Header) -> None:
+    def __init__(self, path: Path, real: Path, file: HDF5, header: Header[Contents]) -> None:
         self._path, self._header = path, header
         self.paths = [real.parent / name for name, _ in header.linked]
         self._prints = _fingerprints(path, file, len(self.paths))

@@ -11,8 +11,6 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import (
     AccessError,
@@ -107,12 +105,7 @@ def check_space(path: Path, output: Output, size: int | None = None) -> None:
 
 def no_space(path: Path, output: Output, size: int, reason: str) -> FileError:
     """Return the error for a disk that is too small for an output."""
-    mends = []
-    if output.layout == "full" and output.grid.symmetric:
-        mends.append("take the layout 'lower', which is half as large")
-    if output.dtype != np.float32:
-        mends.append("use float32")
-    return too_small(path, size, reason, mends)
+    return too_small(path, size, reason, output.smaller)
 
 
 def too_small(path: Path, size: int, reason: str, mends: Sequence[str] = ()) -> FileError:

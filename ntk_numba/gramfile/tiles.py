@@ -1,4 +1,4 @@
-"""The tiles of a Gram file and their checksums, written and read past HDF5.
+"""The tiles of a file and their checksums, written and read past HDF5.
 
 A checksum covers a tile and, if the matrix is symmetric, its mirror image, which has to be its
 transpose bit for bit. A tile is done if it has a checksum.
@@ -201,9 +201,8 @@ class TileFile:
             padded = columns + PADDING // c.dtype.itemsize
             own.padded = np.empty((rows, padded), c.dtype)[:, :columns]
         wrong = {}
-        why = self._fill(own.block, kernel, layer, i, j)
-        if why or checksum(own.block) != value:
-            wrong[i, j] = why or "does not match its checksum"
+        if why := self.fetch(place, own.block, value):
+            wrong[i, j] = why
         if i == j or c.storage.images == 1:
             return Tile(place, own.block, None, wrong, own.scratch)
         why = self._fill(own.mirror, kernel, layer, j, i)
@@ -218,6 +217,17 @@ class TileFile:
         elif checksum(np.ascontiguousarray(mirror)) != value:
             wrong[j, i] = "does not match its checksum"
         return Tile(place, own.block, mirror, wrong, own.scratch)
+
+    def fetch(self, place: Place, block: NDArray[np.floating], value: int) -> str:
+        """Fill a block with a stored tile; return why it is wrong, or an empty text.
+
+        Any thread may call this.
+
+        block : a C-contiguous chunk
+        value : the checksum that it has to match
+        """
+        why = self._fill(block, *place)
+        return why or ("" if checksum(block) == value else "does not match its checksum")
 
     def _fill(self, block: NDArray[np.floating], kernel: str, layer: int, i: int, j: int) -> str:
         """Read a stored tile; return why it cannot be read, or an empty text."""

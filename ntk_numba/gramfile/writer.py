@@ -1,4 +1,4 @@
-"""Writing a Gram file so that finished tiles survive whatever stops the writer.
+"""Writing a file of tiles so that finished tiles survive whatever stops the writer.
 
 Until it is complete the file is called ``<name>.partial``, occupies its full space on disk, and
 does not begin as HDF5 files do. A tile is written, made durable, and only then gets its checksum. A
@@ -31,7 +31,8 @@ from ntk_numba.errors import (
     file_error,
 )
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.contents import Header, Stored
+from ntk_numba.gramfile.formats import format_of
 from ntk_numba.gramfile.layout import (
     COMPLETE,
     HDF5,
@@ -58,13 +59,14 @@ from ntk_numba.terminal import escaped
 DEFAULT = Policy()
 
 
-class GramWriter:
-    """An unfinished Gram file; a context that leaves a complete file, or one to continue.
+class TileWriter:
+    """An unfinished file of tiles; a context that leaves a complete file, or one to continue.
 
     Parameters
     ----------
     path : the name of the complete file
-    contents, numerics : the contents of the file, and the version of the arithmetic
+    contents, numerics : the contents of the file, which determine its format, and the version of
+        the arithmetic
     policy : whether to replace an existing file, and an unfinished one with other contents; and
         whether to show progress while the tiles of an earlier call are checked
     reserve : reserve all of the space now, so that a full disk is noticed before any work
@@ -92,7 +94,7 @@ class GramWriter:
     def __init__(
         self,
         path: Path,
-        contents: Contents,
+        contents: Stored,
         numerics: int,
         policy: Policy = DEFAULT,
         *,
@@ -102,6 +104,7 @@ class GramWriter:
         check_folder(path)
         self._path, self._partial = path, partial_of(path)
         self._header = Header(contents, numerics, version("ntk_numba"))
+        self._form, self._useless = format_of(contents), False
         self._overwrite, self._reserve = policy.overwrite, reserve
         self._lease = Lease(path)
         try:
@@ -110,7 +113,7 @@ class GramWriter:
             fd = self._continue()
             fd = self._begin() if fd is None else fd
             try:
-                with HDF5(self._partial, fd) as file:
+                with HDF5(self._partial, fd, self._form) as file:
                     tile_map = read_tile_map(file, self._partial, contents)
                 self.tiles = TileFile(fd, tile_map, write=True, direct=direct)
                 complete = not is_incomplete(fd)
@@ -131,6 +134,13 @@ class GramWriter:
     def check(self) -> None:
         """Raise TakenOverError if another process has taken over the file."""
         self._lease.check()
+
+    def discard(self) -> None:
+        """Let the file be removed when an error ends the context, whatever is done by then.
+
+        For a job that cannot be completed, such as the factorisation of an indefinite matrix.
+        """
+        self._useless = True
 
     def _begin(self) -> int:
         """Lay out the file under another name, so that an unfinished one always has a layout.
@@ -225,8 +235,8 @@ class GramWriter:
 
     def _refuse_other(self, fd: int) -> None:
         """Raise ValueError if the unfinished file has other contents."""
-        with HDF5(self._partial, fd) as file:
-            found = read_header(file, self._partial)
+        with HDF5(self._partial, fd, self._form) as file:
+            found = read_header(file, self._partial, self._form)
         differences = self._header.contents.differences(found.contents)
         if found.numerics != self._header.numerics:
             differences.append(
@@ -329,7 +339,7 @@ class GramWriter:
             done = np.count_nonzero(self.tiles.done())
             self._lease.check()  # another process may have taken it over
             if self.tiles.is_at(self._partial):
-                if done:
+                if done and not self._useless:
                     count = self._header.contents.count
                     kept = f"{done:,} of {count:,} tiles are done, in {self._partial}; {kept}"
                 else:
@@ -347,7 +357,8 @@ class GramWriter:
             if error.strerror:
                 reason = f"{self._partial} cannot be written: {error.strerror}"
             raise StoppedError(f"{reason}; {kept}") from error
-        error.add_note(escaped(kept))
+        if not self._useless:
+            error.add_note(escaped(kept))
 
 
 def remove_stale_lock(path: Path) -> None:

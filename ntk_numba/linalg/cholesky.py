@@ -1,52 +1,36 @@
-"""The Cholesky factor of a kernel matrix with a ridge, and what is computed from it.
+"""The Cholesky factor of a kernel matrix with a ridge, in memory or in a file.
 
-    A = K + ridge·I = L Lᵀ
-
-Sources: N. Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, chapters 10 and 12;
-C. Rasmussen, C. Williams, *Gaussian Processes for Machine Learning*, 2006, section 5.4.2.
+A = K + ridge·I = L Lᵀ
 """
 
 import math
-from typing import Any, NamedTuple
+import os
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntk_numba.arguments import KernelName, not_negative
+from ntk_numba.arguments import KernelName, Policy, not_negative
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.inputs.containers import read_array
+from ntk_numba.linalg.cholesky_file import CholeskyFile, open_cholesky
+from ntk_numba.linalg.factor import (
+    Columns,
+    Factor,
+    Floats,
+    converged,
+    exponent_of,
+    refined,
+    scaled,
+)
+from ntk_numba.linalg.factorise import write_factor
 from ntk_numba.linalg.indefinite import explain
 from ntk_numba.linalg.matrix import open_matrix
 from ntk_numba.linalg.packed import Packed, start_vector
 from ntk_numba.machine import threads_to_use
 
-Floats = NDArray[np.floating]
 
-GOAL = 1e-10  # a relative residual that is small enough
-STEPS = 30  # of refinement, at most
-
-
-class LeaveOneOut(NamedTuple):
-    """Predictions for each training sample from all others, with the same network and ridge.
-
-    mean : (N, n_out) predictions for sample i without sample i
-    residual : (N, n_out) targets minus these predictions
-    variance : (N,) variances of these predictions, of the targets with their noise; the same for
-        all outputs
-    log_density : (N, n_out) logarithms of the density of each target under its prediction, a
-        Gaussian with this mean and variance
-
-    The arrays have the shape (N,) if the targets have.
-    """
-
-    mean: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    log_density: NDArray[np.float64]
-
-
-class Cholesky:
+class Cholesky(Factor):
     """The Cholesky factor of A = K + ridge·I, in memory. `cholesky` makes it.
 
     Attributes
@@ -61,12 +45,8 @@ class Cholesky:
     def __init__(
         self, matrix: Floats, ridge: float = 0.0, *, threads: int | None = None, name: str = "gram"
     ) -> None:
-        self.ridge, self.residual, self._name = float(ridge), math.nan, name
+        super().__init__(float(ridge), exponent_of(np.diagonal(matrix), ridge, matrix.dtype), name)
         self._threads = threads_to_use(threads)
-        largest = max(float(np.abs(np.diagonal(matrix)).max()), self.ridge)
-        # Numbers near the limits of the dtype would over- or underflow in products.
-        exponent = math.frexp(largest)[1]
-        self._exponent = exponent if abs(exponent) > _usual(matrix.dtype) else 0
         if self._exponent:
             np.ldexp(matrix, -self._exponent, out=matrix)
         self._packed = Packed(matrix, math.ldexp(self.ridge, -self._exponent))
@@ -75,20 +55,13 @@ class Cholesky:
                 raise explain(self._packed, row - 1, self._exponent, name)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(N, N)."""
-        size = len(self._packed.array)
-        return size, size
+    def _size(self) -> int:
+        return len(self._packed.array)
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the factor."""
         return self._packed.array.dtype
-
-    @property
-    def log_det(self) -> float:
-        """The logarithm of the determinant of A."""
-        return self._packed.log_det + self._exponent * math.log(2) * self.shape[0]
 
     def solve(self, Y: ArrayLike) -> NDArray[np.float64]:
         """Solve A X = Y.
@@ -112,46 +85,21 @@ class Cholesky:
             factor is in float32 and A is too ill-conditioned for the refinement to converge.
         """
         columns, flat = self._columns(Y)
-        with self._limited():
-            solution, self.residual = self._solve(columns)
+        solution = self._solution(columns)
         return solution[:, 0] if flat else solution
 
-    def _solve(self, columns: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-        """Return the solution for columns (N, K), and its relative residual."""
+    def _solution(self, columns: Columns) -> Columns:
         packed = self._packed
-        right, sizes = _scaled(columns)
-        norms = np.linalg.norm(right, axis=0)
-        norms[norms == 0] = 1
-
-        def remainder(solution: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-            rest = right - packed @ solution
-            return rest, float((np.linalg.norm(rest, axis=0) / norms).max(initial=0.0))
-
-        solution = packed.substitute(right)
-        rest, residual = remainder(solution)
-        for _ in range(STEPS):
-            if residual <= GOAL:
-                break
-            finer = solution + packed.substitute(rest)
-            new, smaller = remainder(finer)
-            if not smaller < residual:
-                break
-            stalled = smaller > residual / 2
-            solution, rest, residual = finer, new, smaller
-            if stalled:
-                break
-        if packed.array.dtype == np.float32 and not residual <= GOAL:
-            # what rounding to float64 leaves, if the residual is computed from large terms
-            terms = packed.diagonal.sum() * np.linalg.norm(solution, axis=0) / norms
-            if not residual <= np.finfo(float).eps * terms.max():
-                raise self._too_ill(residual)
-        with np.errstate(over="ignore"):
-            found = np.ldexp(solution * sizes, -self._exponent)
-        if not np.isfinite(found).all():
-            raise InvalidValueError(
-                f"the solution of {self._name} is too large for float64; scale the targets down"
-            )
-        return found, residual
+        right, sizes = scaled(columns)
+        with self._limited():
+            solution, residual, norms = refined(right, packed.substitute, packed.__matmul__)
+            if packed.array.dtype == np.float32:
+                trace = float(packed.diagonal.sum())
+                if not converged(residual, trace, solution, norms):
+                    raise self._too_ill(residual)
+        found = self._unscaled(solution, sizes)
+        self.residual = residual
+        return found
 
     def _too_ill(self, residual: float) -> InvalidValueError:
         """Return the error that the refinement of a factor in float32 does not converge."""
@@ -168,15 +116,6 @@ class Cholesky:
             f"{least:.1e} (absolute) or more"
         )
 
-    def half_solve(self, Y: ArrayLike) -> NDArray[np.float64]:
-        """Return V = L⁻¹ Y, so that VᵀV = Yᵀ A⁻¹ Y, in the precision of the factor."""
-        columns, flat = self._columns(Y)
-        with self._limited():
-            right, sizes = _scaled(columns)
-            half = self._packed.half_substitute(right)
-        half *= sizes * 2.0 ** (-self._exponent / 2)
-        return half[:, 0] if flat else half
-
     def inverse(self) -> NDArray[np.float64]:
         """Return A⁻¹, (N, N), in the precision of the factor."""
         with self._limited():
@@ -190,135 +129,130 @@ class Cholesky:
 
         It takes as long as the factorisation, and the memory of a second matrix meanwhile.
         """
+        return super().inverse_diagonal()
+
+    def _log_det(self) -> float:
+        return self._packed.log_det
+
+    def _half_substitute(self, columns: Columns) -> Columns:
         with self._limited():
-            return np.ldexp(self._packed.inverse_diagonal(), -self._exponent)
+            return self._packed.half_substitute(columns)
 
-    def leave_one_out(self, Y: ArrayLike) -> LeaveOneOut:
-        """Predict each target from all others, with the same kernel and ridge, in closed form.
-
-        With α = A⁻¹Y, the residual of sample i is α_i/(A⁻¹)_ii, and the variance of the target,
-        with its noise, is 1/(A⁻¹)_ii (Rasmussen and Williams 2006, eq. 5.10 to 5.12).
-
-        Parameters
-        ----------
-        Y : (N,) or (N, n_out) targets
-
-        Returns
-        -------
-        LeaveOneOut
-        """
-        targets, flat = self._columns(Y)
-        return leave_one_out(targets, self.solve(targets), self.inverse_diagonal(), flat)
-
-    def _columns(self, Y: Any) -> tuple[NDArray[np.float64], bool]:
-        """Return Y as finite columns (N, K), and whether it has one dimension."""
-        ready = type(Y) is np.ndarray and Y.dtype == np.float64  # in any order of memory
-        array = Y if ready else read_array(Y, "Y").astype(float, copy=False)
-        size = self.shape[0]
-        if array.ndim not in (1, 2) or len(array) != size:
-            raise InvalidValueError(f"Y must have {size} rows, as {self._name}, not {array.shape}")
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
-        flat = array.ndim == 1
-        return (array[:, None] if flat else array), flat
+    def _inverse_diagonal(self) -> NDArray[np.float64]:
+        with self._limited():
+            return self._packed.inverse_diagonal()
 
     def _limited(self) -> Any:
         """Return a context in which BLAS takes no more threads than this object may."""
         return blas_threads(self._threads)
 
-    def __repr__(self) -> str:
-        return f"<Cholesky: {self.shape[0]} × {self.shape[0]}, {self.dtype}, ridge {self.ridge:g}>"
+
+@overload
+def cholesky(
+    gram: Any,
+    path: None = ...,
+    *,
+    ridge: float = ...,
+    kernel: KernelName | None = ...,
+    memory: int | str | None = ...,
+    threads: int | None = ...,
+    overwrite: bool = ...,
+    progress: bool = ...,
+) -> Cholesky: ...
 
 
-def leave_one_out(
-    targets: NDArray[np.float64],
-    solution: NDArray[np.float64],
-    diagonal: NDArray[np.float64],
-    flat: bool,
-) -> LeaveOneOut:
-    """Return the leave-one-out predictions of targets (N, n_out), of shape (N,) if `flat`.
-
-    solution, diagonal : A⁻¹ @ targets and the diagonal of A⁻¹
-    """
-    variance = 1 / diagonal
-    residual = solution * variance[:, None]
-    with np.errstate(over="ignore"):  # of targets so far off that their density is 0
-        density = -0.5 * (np.log(2 * np.pi * variance)[:, None] + residual * solution)
-    found = [targets - residual, residual, density]
-    mean, residual, density = (a[:, 0] if flat else a for a in found)
-    return LeaveOneOut(mean, residual, variance, density)
-
-
-def _scaled(columns: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return columns divided by powers of 2, so that no square overflows, and these powers."""
-    largest = np.abs(columns).max(axis=0)
-    sizes = np.ldexp(1.0, np.frexp(np.where(largest > 0, largest, 1.0))[1] - 1)
-    return columns / sizes, sizes
-
-
-def _usual(dtype: np.dtype) -> int:
-    """Return the largest exponent of 2 of entries that need no change of scale."""
-    return 20 if dtype == np.float32 else 200
+@overload
+def cholesky(
+    gram: Any,
+    path: str | os.PathLike[str],
+    *,
+    ridge: float = ...,
+    kernel: KernelName | None = ...,
+    memory: int | str | None = ...,
+    threads: int | None = ...,
+    overwrite: bool = ...,
+    progress: bool = ...,
+) -> CholeskyFile: ...
 
 
 def cholesky(
     gram: Any,
-    path: None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     ridge: float = 0.0,
     kernel: KernelName | None = None,
     memory: int | str | None = None,
     threads: int | None = None,
-) -> Cholesky:
-    """Factorise a kernel matrix with a ridge: K + ridge·I = L Lᵀ.
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Cholesky | CholeskyFile:
+    """Factorise a kernel matrix with a ridge, K + ridge·I = L Lᵀ, in memory or into a file.
 
     Nothing but the ridge is added to the matrix.
 
     Parameters
     ----------
-    gram : (N, N) array, Gram, GramFile or path of a Gram file
-        K, which is copied and not changed. Of a matrix with all layers, the last one is taken.
-    path : None
-        The factor is kept in memory.
+    gram : (N, N) array, Gram, GramFile, path of a Gram file, or `kernel_operator`
+        K, which is not changed. Of a matrix with all layers, the last one is taken. With a path, a
+        Gram file is read tile by tile, and an operator computes each tile once, so K is never
+        stored.
+    path : str or path, optional
+        The file of the factor. By default the factor is kept in memory.
     ridge : float
         A number ≥ 0 that is added to the diagonal. It is absolute: it has the units of K.
     kernel : "nngp" or "ntk"
         The kernel to take, if `gram` has both.
     memory : int or str such as "2GiB", optional
-        The most memory that the factor may take; by default all that this process may still use.
+        The most memory that the factor, or its tiles in memory, may take, beside what the process
+        takes already; by default all that this process may still use, or half of it with a path.
     threads : int, optional
-        The largest number of threads; by default all that this process may use. Results for
-        another number are equal to rounding.
+        The largest number of threads; by default all that this process may use. In memory, results
+        for another number are equal to rounding; in a file they are equal bit for bit.
+    overwrite : bool
+        Whether to replace an existing file, and an unfinished one of another matrix or ridge.
+    progress : bool
+        Whether to show a progress bar on standard error, with a path.
 
     Returns
     -------
-    Cholesky
-        Its methods `solve`, `inverse`, `inverse_diagonal` and `leave_one_out`, and its attributes
-        `log_det` and `residual`.
+    Cholesky or CholeskyFile
+        Its methods `solve`, `half_solve`, `inverse_diagonal` and `leave_one_out`, and its
+        attributes `log_det` and `residual`. A factor in memory has `inverse` too; one in a file is
+        a context manager that closes the file.
 
     Raises
     ------
     NotPositiveDefiniteError
         A ValueError: K + ridge·I is not positive definite in the dtype of K. The message names the
-        row at which the factorisation fails, equal rows, the least eigenvalue and a ridge that is
-        large enough.
+        row at which the factorisation fails, equal rows, how negative an eigenvalue is, and a ridge
+        that is large enough. A factor of K with another ridge shares no entry with this one, so the
+        unfinished file is removed.
     ValueError
-        If the matrix is not square, symmetric and finite, is larger than `memory`, if the ridge is
-        negative, or if a path is given.
+        If the matrix is not square, symmetric and finite, if it, or a column of tiles, is larger
+        than `memory`, if the ridge is negative, or if the file exists with other contents.
     TypeError
         If an argument has the wrong type.
     OSError
-        If a file cannot be read.
+        If a file cannot be read or written, or another process writes the same one.
+    StoppedError
+        If writing failed when tiles were done; the same call goes on from there.
 
     Notes
     -----
-    The factor has the dtype of K. It is stored in one triangle of a copy of K, and K in the other
-    one, so it takes the memory of one matrix. Solutions are refined with residuals in float64 (see
-    `Cholesky.solve`). `log_det`, `inverse` and `inverse_diagonal` have the precision of the factor:
-    their relative errors are about ε κ, where κ is the condition number of K + ridge·I and ε is
-    2e-16, or 1e-7 for float32. A matrix of which a pivot is at most 10 ε times its entry of the
-    diagonal, such as one with equal rows, is not positive definite: that pivot is a rounding error.
+    The factor has the dtype of K. In memory it takes one triangle of a copy of K, and K the other
+    one, so it takes the memory of one matrix. `log_det`, `inverse` and `inverse_diagonal` have the
+    precision of the factor: their relative errors are about ε κ, where κ is the condition number of
+    K + ridge·I and ε is 2e-16, or 1e-7 for float32. A matrix of which a pivot is at most 10 ε times
+    its entry of the diagonal, such as one with equal rows, is not positive definite: that pivot is
+    a rounding error.
+
+    A file holds the tiles of L on and below the diagonal, N²/2 entries. With a path the
+    factorisation is left-looking: a panel of tile columns, as many as fit in memory, is computed
+    from all earlier columns, which are read, while others are read and written, and each tile is
+    written once. With memory for P entries it reads about N⁴/12P entries; a tenth of the matrix in
+    memory, P = N²/10, makes that two to three times the file. It needs memory for one tile column
+    at least, N × 512 entries, or N × 1024 for N ≥ 32,768. A job that stops, for whatever reason,
+    goes on when the same call is made again, and ends with the same bits.
 
     Examples
     --------
@@ -329,10 +263,17 @@ def cholesky(
     2.079442
     >>> factor.leave_one_out([1.0, 1.0]).mean
     array([0.33333333, 0.33333333])
+
+    From a Gram file into a file:
+
+    >>> with ntk_numba.cholesky("gram.h5", "factor.h5", ridge=1e-3, memory="2GiB") as factor:
+    ...     weights = factor.solve(y, matrix="gram.h5")
     """
-    if path is not None:
-        raise InvalidValueError(
-            "path must be None: a factor is kept in memory, and cannot be written to a file yet"
-        )
     shift = not_negative("ridge", ridge)
-    return Cholesky(open_matrix(gram, kernel, memory=memory), shift, threads=threads)
+    if path is None:
+        return Cholesky(open_matrix(gram, kernel, memory=memory), shift, threads=threads)
+    policy = Policy(overwrite, progress)
+    target = write_factor(
+        gram, path, shift, kernel=kernel, memory=memory, threads=threads, policy=policy
+    )
+    return open_cholesky(target, memory=memory, threads=threads)

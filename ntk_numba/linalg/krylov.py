@@ -13,7 +13,6 @@ Source: G. Golub, R. Underwood, The block Lanczos method for computing eigenvalu
 Software III*, 1977; G. Golub, C. Van Loan, *Matrix Computations*, 4th edition, 2013, section 10.3.
 """
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +33,7 @@ class Blocks(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Floats]: ...
+    def __getitem__(self, number: int, /) -> Floats: ...
 
 
 class KrylovSpace:
@@ -44,7 +43,7 @@ class KrylovSpace:
     ----------
     start : (N, K)
         S, whose columns should be of about the same length.
-    blocks : list, or an object with the same `append`, `len` and iteration
+    blocks : list, or an object with the same `append`, `len` and indices
         What holds the basis; empty.
     threads : int, optional
         The largest number of threads; the bits do not depend on it.
@@ -95,8 +94,8 @@ class KrylovSpace:
         space = cls.__new__(cls)
         space.blocks, space.diagonal, space.below = blocks, list(diagonal), list(below)
         space._threads, space.scale = threads, scale
-        for last in blocks:
-            space.last = last
+        last = blocks[len(blocks) - 1]
+        space.last = last if len(below[-1]) else last[:, :0]
         return space
 
     @property
@@ -109,23 +108,16 @@ class KrylovSpace:
 
         product : K @ last, (N, r); it is overwritten
         """
-        blocks = list(self._tail(2))
         with tall(self._threads) as work:
             self.scale = max(self.scale, float(work.norms(product).max(initial=0.0)))
-            if len(blocks) == 2:  # what K Q_{j−1} has along Q_j, transposed
-                work.add(product, blocks[0], -self.below[-1].T)
+            if self.diagonal:  # what K Q_{j−1} has along Q_j, transposed
+                before = self.blocks[len(self.blocks) - 2]
+                work.add(product, before, -self.below[-1].T)
             inner = work.inner(self.last, product)
             inner = (inner + inner.T) / 2
             work.add(product, self.last, -inner)
         self.diagonal.append(inner)
         self._append(product, self.scale)
-
-    def _tail(self, count: int) -> Iterator[Floats]:
-        """Yield the last `count` blocks, or all if there are fewer."""
-        skipped = len(self.blocks) - count
-        for number, block in enumerate(self.blocks):
-            if number >= skipped:
-                yield block
 
     def _append(self, block: Floats, scale: float) -> None:
         """Append a block to the basis, orthonormal and orthogonal to all earlier ones."""
@@ -134,7 +126,8 @@ class KrylovSpace:
             for _ in range(3):  # one is enough, but for columns that nearly depend on others
                 if not basis.shape[1] or not len(self.blocks):
                     break
-                for earlier in self.blocks:
+                for number in range(len(self.blocks)):
+                    earlier = self.blocks[number]
                     work.add(basis, earlier, -work.inner(earlier, basis))
                 basis, change = work.orthonormal(basis, 1.0)
                 triangle = change @ triangle
@@ -176,9 +169,10 @@ class KrylovSpace:
         out = np.zeros((len(self.last), coefficients.shape[1]))
         start = 0
         with tall(self._threads) as work:
-            for block, inner in zip(self.blocks, self.diagonal, strict=False):
-                work.add(out, block, coefficients[start : start + len(inner)])
-                start += len(inner)
+            for number, inner in enumerate(self.diagonal):
+                stop = start + len(inner)
+                work.add(out, self.blocks[number], coefficients[start:stop])
+                start = stop
         return out
 
 

@@ -49,10 +49,14 @@ class Tall:
             total += part
         return total
 
+    def dots(self, left: Floats, right: Floats) -> Floats:
+        """Return the inner product of each column of a matrix (N, K) with that of another one."""
+        parts = self._map(lambda run: np.einsum("ij,ij->j", left[run], right[run]), len(left))
+        return np.asarray(sum(parts[1:], parts[0]))
+
     def norms(self, matrix: Floats) -> Floats:
         """Return the lengths of the columns of a matrix (N, K); their squares may not overflow."""
-        parts = self._map(lambda run: np.einsum("ij,ij->j", matrix[run], matrix[run]), len(matrix))
-        return np.sqrt(sum(parts[1:], parts[0]))
+        return np.sqrt(self.dots(matrix, matrix))
 
     def product(self, left: Floats, right: Floats) -> Floats:
         """Return left right, for matrices (N, J) and (J, K)."""

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName, one_of, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.cholesky import Cholesky, LeaveOneOut, leave_one_out
+from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.eigenbasis import WORKING
+from ntk_numba.linalg.factor import LeaveOneOut, leave_one_out
 from ntk_numba.linalg.matrix import refuse_large
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP

@@ -14,7 +14,7 @@ from programs import ENVIRONMENT, own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.cli import program as cli
-from ntk_numba.gramfile import layout
+from ntk_numba.gramfile.formats import GRAM
 from ntk_numba.terminal import escaped
 
 HARM = "\x1b]0;x\x07\x9b\u202e\udcff\n"
@@ -111,7 +111,7 @@ def test_attributes_of_others_are_escaped(run):
             before = file.attrs[key], file.attrs["seal"]
             other = json.loads(before[0]) | {"activation": [text]} if key == "net" else None
             file.attrs[key] = json.dumps(other) if other else text
-            file.attrs["seal"] = layout._seal(file.attrs)
+            file.attrs["seal"] = GRAM.seal(file.attrs)
         run("info", "good.h5", code=None)
         run("verify", "good.h5", code=None)
         with h5py.File("good.h5", "r+") as file:

@@ -15,7 +15,7 @@ import pytest
 from parts import NET, Stop, parts_of, stop_after
 
 import ntk_numba as nk
-from ntk_numba.gramfile import layout, link, reader
+from ntk_numba.gramfile import layout, link, stored
 from ntk_numba.gramfile import parts as linked_parts
 
 
@@ -368,6 +368,6 @@ def test_tiles_that_cannot_be_opened_name_the_file(parts, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/dev/fd/7")
 
     with nk.open_gram(parts[0]) as f:
-        monkeypatch.setattr(reader, "TileFile", refuse)
+        monkeypatch.setattr(stored, "TileFile", refuse)
         with pytest.raises(OSError, match=rf"^{parts[0]} cannot be written: Permission denied$"):
             f.tiles(write=True)

@@ -19,6 +19,7 @@ from ntk_numba.cli import main
 from ntk_numba.compute.verify import verify_sample
 from ntk_numba.gramfile import layout
 from ntk_numba.gramfile.contents import DEEPEST, MOST_ROWS
+from ntk_numba.gramfile.formats import GRAM, LARGEST_NORM
 from ntk_numba.gramfile.lease import lock_of
 
 HUGE = 512 << 30
@@ -37,7 +38,7 @@ VALUES = [
     NETWORK.replace("[1.0", "[1" + "0" * 400), "\x1b]0;title\x07", "[1e9, 1e9]",
     "{" + '"a": {' * 5000, "x" * (5 << 20),
 ]  # fmt: skip
-ATTRIBUTES = [*layout.ATTRIBUTES, "seal", layout.LARGEST_NORM]
+ATTRIBUTES = [*GRAM.attributes, "seal", LARGEST_NORM]
 DATASETS = ["ntk", "checksums/ntk", "digests/X", "tiles", "checksums", "digests"]
 
 
@@ -98,7 +99,7 @@ def change(path, edit):
         edit(file)
         if "seal" in file.attrs and str(file.attrs["seal"]) == str(seal):
             with contextlib.suppress(Exception):  # where another attribute is missing
-                file.attrs["seal"] = layout._seal(file.attrs)
+                file.attrs["seal"] = GRAM.seal(file.attrs)
     if first.startswith(layout.LINKED):
         mark = layout.link_mark(path)
         with path.open("r+b") as raw:

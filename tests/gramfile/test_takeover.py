@@ -99,7 +99,7 @@ class TestSuspended:
     def test_a_complete_file_is_left_as_it_is_by_the_next_writer(self, points, path, right):
         partial = place.partial_of(path)
         partial.write_bytes(right)
-        with store.GramWriter(path, *self.header(partial)):
+        with store.TileWriter(path, *self.header(partial)):
             assert not layout.is_incomplete(partial)
             partial.replace(path)  # the suspended writer wakes
         assert path.read_bytes() == right and left(path) == ["g.h5"]
@@ -124,7 +124,7 @@ class TestSuspended:
             disk.read_at(tiles._small, tile, tile_map.tile_at("ntk", 0, 1, 1))
             if not whole:
                 tiles.clear_checksum(("ntk", 0, 1, 1))
-        with store.GramWriter(path, contents, numerics) as writer:
+        with store.TileWriter(path, contents, numerics) as writer:
             assert layout.is_incomplete(partial) != whole
             partial.replace(path)
             if not whole:
@@ -316,7 +316,7 @@ class TestModes:
         path.write_text("older")
         path.chmod(0o600)
         header = TestSuspended.header(place.partial_of(path))
-        with store.GramWriter(path, *header, store.Policy(overwrite=True)):
+        with store.TileWriter(path, *header, store.Policy(overwrite=True)):
             assert stat.S_IMODE(place.partial_of(path).stat().st_mode) == 0o600
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 

@@ -17,7 +17,7 @@ from ntk_numba.digest import Digest
 from ntk_numba.engine import kernel
 from ntk_numba.gramfile import disk, layout
 from ntk_numba.gramfile import writer as store
-from ntk_numba.gramfile.writer import GramWriter
+from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Grid
 from ntk_numba.inputs.source import open_source
 
@@ -40,7 +40,7 @@ def contents(points):
 
 
 def writer(path, points, **options):
-    return GramWriter(path, contents(points), 1, **options)
+    return TileWriter(path, contents(points), 1, **options)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_a_kill_just_before_the_end_leaves_an_unfinished_file(stopped, points, t
 def writer_of(net, points, path):
     x = open_source(points, "X")
     made = plan.make_plan(net, x)
-    return GramWriter(path, stream.contents_of(made, x, None), kernel.NUMERICS)
+    return TileWriter(path, stream.contents_of(made, x, None), kernel.NUMERICS)
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])

@@ -87,7 +87,7 @@ def test_float32_that_cannot_be_refined(monkeypatch):
         nk.cholesky(a, ridge=3e-8).solve(np.ones(100))
     factor = nk.cholesky(a, ridge=1e-6)
     with monkeypatch.context() as patch:
-        patch.setattr("ntk_numba.linalg.cholesky.STEPS", 0)
+        patch.setattr("ntk_numba.linalg.factor.STEPS", 0)
         text = r"a relative residual of .*dtype='float64'.*ridge of about 9.5e-07 \(absolute\)"
         with pytest.raises(ValueError, match=text):
             factor.solve(np.ones(100))
