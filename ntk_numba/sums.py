@@ -3,21 +3,27 @@
 A sum of floating-point numbers depends on the order in which they are added, so a product that
 several threads, or several processes, compute in pieces has other bits each time. Here every term
 is first rounded to a whole number of quanta, and whole numbers are added exactly. A quantum is a
-power of two that follows from a bound of the sum, which is known before the first term.
+power of two that follows from a bound of the sum, which is known before the first term. It is so
+small that a sum has all digits of float64 even if it is 1e-12 times its bound.
 
 Source: J. Demmel, H. D. Nguyen, "Parallel Reproducible Summation", IEEE Transactions on Computers
 64 (2015), 2060-2070, who choose the quantum from the terms; a bound needs no pass over them.
 """
 
 import math
+import threading
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidValueError
 
-BITS = 61  # of the bound of a sum in quanta; int64 has two more for roundings and to find excess
-LARGEST = (1 << 62) - 1  # quanta of a sum; the sum of two such numbers does not overflow
+Doubles = NDArray[np.float64]
+Totals = NDArray[np.int64]
+
+BITS = 60  # of the bound of a sum in units
+LARGEST = (1 << 62) - 1  # units of a sum; a larger one shows even if int64 has wrapped, see `_add`
+MORE = 38  # bits of a quantum below a unit; the rests of 2^24 terms fit in int64
 ZERO = -1100  # the exponent of a bound of 0, below that of all numbers
 FARTHEST = 1000  # the exponent by which entries of columns are scaled up, at most
 MODERATE = 400  # exponents up to which factors of powers of two neither overflow nor underflow
@@ -26,10 +32,11 @@ MODERATE = 400  # exponents up to which factors of powers of two neither overflo
 class Sums:
     """Sums of blocks of float64, whose bits do not depend on the order of the blocks.
 
-    A term of entry (i, k) is rounded to a multiple of 2^(r_i + c_k − 61), where 2^r_i and 2^c_k
-    are the least powers of two above the bounds of row i and of column k. The error of a sum of n
-    terms is therefore at most n/2 quanta, which is n 2^−60 rows[i] columns[k], beside the rounding
-    of the result to float64.
+    A term x of entry (i, k) is counted in units of 2^(r_i + c_k − 60), where 2^r_i and 2^c_k are
+    the least powers of two above the bounds of row i and of column k: x is the nearest whole number
+    of units, which is added to `totals`, and a rest, which is added to `rests` as a whole number of
+    2^−38 units without the digits behind it. So the error of a sum of n terms is less than
+    n 2^−96 rows[i] columns[k], beside the rounding of the result to float64.
 
     Parameters
     ----------
@@ -40,8 +47,8 @@ class Sums:
 
     Attributes
     ----------
-    totals : (N, K) int64, in the order of Fortran
-        The sums so far, in quanta.
+    totals, rests : (N, K) int64, in the order of Fortran
+        The sums so far, in units, and what they lack, in 2^−38 units.
     exponents : (N,) and (K,) int
         r and c. Processes that add to one sum have to agree on them.
 
@@ -59,16 +66,21 @@ class Sums:
     array([[0.3]])
     """
 
-    def __init__(self, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> None:
+    def __init__(self, rows: Doubles, columns: Doubles) -> None:
         self.exponents = _exponents(rows, "rows"), _exponents(columns, "columns")
-        self.totals = np.zeros((len(rows), len(columns)), np.int64, order="F")
+        self.totals, self.rests = (
+            np.zeros((len(rows), len(columns)), np.int64, order="F") for _ in range(2)
+        )
         r, c = self.exponents
         self._factors = None
         if all(np.abs(e).max(initial=0) <= MODERATE for e in (r, c)):
-            self._factors = np.ldexp(1.0, BITS - r), np.ldexp(1.0, -c)
+            if c.size and (c == c[0]).all():  # one factor is enough
+                r, c = r + c[0], None
+            self._factors = np.ldexp(1.0, BITS - r), None if c is None else np.ldexp(1.0, -c)
+        self._own = threading.local()
 
-    def add(self, start: int, block: NDArray[np.float64]) -> None:
-        """Add a block (n, K) to the rows from `start` on.
+    def add(self, start: int, block: Doubles) -> None:
+        """Add a block (n, K) to the rows from `start` on; one in the order of Fortran is faster.
 
         Two threads must not add to the same rows at the same time.
 
@@ -79,21 +91,44 @@ class Sums:
             further use then.
         """
         rows = slice(start, start + len(block))
-        with np.errstate(over="ignore"):
-            if self._factors is None:
-                r, c = self.exponents
-                quanta = np.ldexp(block, BITS - r[rows, None] - c)
-            else:
-                r, c = self._factors
-                quanta = block * r[rows, None]
-                quanta *= c
-            np.rint(quanta, out=quanta)
-        if quanta.size and not max(quanta.max(), -quanta.min()) <= LARGEST:
-            raise _excess(start, ~(np.abs(quanta) <= LARGEST))
-        self._add(start, quanta.astype(np.int64))
+        # As rows in memory, in arrays that are used again: new ones cost more than the work
+        terms, units, whole = self._buffers(len(block))
+        try:
+            with np.errstate(over="ignore", invalid="raise"):
+                if self._factors is None:
+                    r, c = self.exponents
+                    np.ldexp(block.T, BITS - c[:, None] - r[rows], out=terms)
+                else:
+                    r, c = self._factors
+                    np.multiply(block.T, r[rows], out=terms)
+                    if c is not None:
+                        terms *= c[:, None]
+                np.rint(terms, out=units)
+                terms -= units
+                terms *= 2.0**MORE
+                np.copyto(whole, units, casting="unsafe")
+                self._add(start, whole.T)
+                np.copyto(whole, terms, casting="unsafe")
+                self.rests[rows] += whole.T
+        except FloatingPointError:  # what int64 does not hold
+            raise _excess(start, ~(np.abs(units.T) <= LARGEST)) from None
 
-    def merge(self, totals: NDArray[np.int64], start: int = 0) -> None:
-        """Add totals (n, K) of other sums with the same exponents to the rows from `start` on.
+    def _buffers(self, rows: int) -> tuple[Doubles, Doubles, Totals]:
+        """Return this thread's memory for a block of so many rows, transposed."""
+        own, columns = self._own, self.totals.shape[1]
+        if rows > getattr(own, "rows", -1):
+            own.terms, own.units = (np.empty(columns * rows) for _ in range(2))
+            own.whole, own.rows = np.empty(columns * rows, np.int64), rows
+        shape = columns, rows
+        size = columns * rows
+        return (
+            own.terms[:size].reshape(shape),
+            own.units[:size].reshape(shape),
+            own.whole[:size].reshape(shape),
+        )
+
+    def merge(self, totals: Totals, rests: Totals, start: int = 0) -> None:
+        """Add totals and rests (n, K) of other sums with the same exponents to rows from `start`.
 
         Raises
         ------
@@ -104,24 +139,31 @@ class Sums:
         if wrong.any():
             raise _excess(start, wrong)
         self._add(start, totals)
+        self.rests[start : start + len(rests)] += rests
 
-    def _add(self, start: int, quanta: NDArray[np.int64]) -> None:
-        """Add whole numbers of at most LARGEST to the rows from `start` on."""
-        totals = self.totals[start : start + len(quanta)]
-        totals += quanta
+    def _add(self, start: int, units: Totals) -> None:
+        """Add whole numbers to the totals of the rows from `start` on.
+
+        A total of at most LARGEST = 2^62 − 1 in magnitude plus any int64 is either exact, or wraps
+        to at least 2^62 in magnitude.
+        """
+        totals = self.totals[start : start + len(units)]
+        totals += units
         if totals.size and max(int(totals.max()), -int(totals.min())) > LARGEST:
             raise _excess(start, (totals > LARGEST) | (totals < -LARGEST))
 
-    def result(self) -> NDArray[np.float64]:
-        """Return the sums, (N, K)."""
+    def result(self) -> Doubles:
+        """Return the sums, (N, K), in the order of Fortran."""
         r, c = self.exponents
+        leading = self.totals.astype(float)
+        # what float64 does not hold of the totals is less than 2^9 units
+        small = ((self.totals - leading.astype(np.int64)) << MORE) + self.rests
+        leading += small * 2.0**-MORE
         with np.errstate(over="ignore", under="ignore"):
-            return np.ldexp(self.totals.astype(float), r[:, None] + c - BITS)
+            return np.ldexp(leading, r[:, None] + c - BITS, out=leading)
 
 
-def balanced(
-    columns: NDArray[np.float64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def balanced(columns: Doubles, weights: Doubles) -> tuple[Doubles, Totals]:
     """Scale columns by powers of two, so that products with them do not overflow.
 
     With |K_ij| ≤ rows[i]·weights[j], the terms of each entry of K @ scaled are together at most
@@ -149,13 +191,13 @@ def balanced(
     return scaled, exponents
 
 
-def _normalised(array: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+def _normalised(array: Doubles) -> tuple[Doubles, int]:
     """Return a vector that is scaled to a maximum in [½, 1), and the exponent."""
     exponent = int(np.frexp(np.abs(array).max(initial=0.0))[1])
     return np.ldexp(array, -exponent), exponent
 
 
-def _exponents(bounds: NDArray[np.float64], name: str) -> NDArray[np.int64]:
+def _exponents(bounds: Doubles, name: str) -> Totals:
     """Return the exponents of the least powers of two above the bounds."""
     bounds = np.asarray(bounds, float)
     if not (np.isfinite(bounds) & (bounds >= 0)).all():

@@ -5,13 +5,12 @@ on one thread of BLAS, so its bits do not depend on how many pieces are computed
 are returned in order, so sums over them do not depend on it either.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
 
+from ntk_numba import pool
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
@@ -34,18 +33,8 @@ def in_order(
     def quiet(item: Item) -> Result:
         return function(item)
 
-    waiting: deque[Future[Result]] = deque()
-    with blas_threads(1), ThreadPoolExecutor(threads, "finite-width") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(quiet, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    with blas_threads(1):
+        yield from pool.in_order(quiet, items, threads, name="finite-width")
 
 
 def fitting_threads(threads: int, fixed: int, each: int, what: str) -> int:

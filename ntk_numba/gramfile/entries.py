@@ -17,6 +17,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.matrix import Index, Matrix, TileRun, bounds, tile_runs
 from ntk_numba.gramfile.parts import CACHE_BYTES, Parts
+from ntk_numba.gramfile.products import MatrixOfFile
 
 CACHE_SLOTS = 1009
 
@@ -27,11 +28,17 @@ class Whole(Matrix, h5py.Dataset):  # type: ignore[misc]
     Parameters
     ----------
     dataset, contents : the dataset, and the contents of its file
+    stored : returns the tiles of a layer
     """
 
-    def __init__(self, dataset: h5py.Dataset, contents: Contents) -> None:
+    def __init__(
+        self, dataset: h5py.Dataset, contents: Contents, stored: Callable[[int], MatrixOfFile]
+    ) -> None:
         h5py.Dataset.__init__(self, dataset.id)
-        self._contents = contents
+        self._contents, self._matrix_of = contents, stored
+
+    def _stored(self, layer: int) -> MatrixOfFile:
+        return self._matrix_of(layer)
 
     def __getitem__(self, key: Any) -> Any:
         self._refuse_closed()
@@ -86,6 +93,7 @@ class Entries(Matrix):
     path, contents : the path of the file, for errors, and its contents
     file, name : the open file, and the name of the kernel
     done : a function that returns which tiles are done now, (tiles down, tiles across)
+    stored : returns the tiles of a layer
     parts : the parts that a linked file refers to; None if it holds its own tiles
 
     Attributes
@@ -101,10 +109,11 @@ class Entries(Matrix):
         name: str,
         contents: Contents,
         done: Callable[[], NDArray[np.bool_]],
+        stored: Callable[[int], MatrixOfFile],
         parts: Parts | None = None,
     ) -> None:
         self._path, self._contents, self._done, self._file = path, contents, done, file
-        self._name, self._parts = name, parts
+        self._name, self._parts, self._matrix_of = name, parts, stored
         if parts is None:
             cache = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
             cache.set_chunk_cache(CACHE_SLOTS, CACHE_BYTES, 1.0)
@@ -113,6 +122,9 @@ class Entries(Matrix):
 
     def _is_open(self) -> bool:
         return bool(self._file)
+
+    def _stored(self, layer: int) -> MatrixOfFile:
+        return self._matrix_of(layer)
 
     @property
     def ndim(self) -> int:

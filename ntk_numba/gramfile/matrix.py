@@ -1,6 +1,5 @@
 """Indices and products of the matrices of Gram files, as NumPy defines them, tile by tile."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.contents import Contents
+from ntk_numba.gramfile.products import MatrixOfFile
 
 Index = NDArray[np.intp]
 
@@ -51,11 +51,13 @@ class Matrix:
     ``f.ntk[np.ix_(rows, columns)]`` chooses a submatrix. Each tile that an index needs is read
     once.
 
-    ``f.ntk @ v`` and ``v @ f.ntk`` read the matrix tile by tile, each tile of a symmetric one and
-    its mirror image once, and keep one tile in memory. The result is that of the array up to
-    rounding, and the same in every run.
+    ``f.ntk @ v`` and ``v @ f.ntk`` read the matrix tile by tile, each tile of a symmetric one once
+    for itself and its mirror image. All cores multiply, in float64 arithmetic, and a few tiles are
+    in memory beside the factor and the product. The result is that of the array up to rounding,
+    and the same in every run, for any number of threads. A tile that does not match its checksum is
+    an error.
 
-    A subclass has `shape` and `dtype`, and defines `_read`.
+    A subclass has `shape` and `dtype`, and defines `_read`, `_is_open` and `_stored`.
     """
 
     shape: tuple[int, ...]
@@ -153,6 +155,10 @@ class Matrix:
     def _refuse_missing(self, rows: list[int], columns: list[int]) -> None:
         """Raise an error that names the first of these tiles that the file does not have."""
 
+    def _stored(self, layer: int) -> MatrixOfFile:
+        """Return the tiles of a layer, counted from 0."""
+        raise NotImplementedError
+
     def __matmul__(self, other: Any) -> Any:
         return self._times(other, left=False)
 
@@ -174,8 +180,8 @@ class Matrix:
         Raises
         ------
         ValueError, TypeError
-            If the shapes do not fit, the other factor does not hold numbers, or the file lacks
-            tiles.
+            If the shapes do not fit, the other factor does not hold finite numbers, or the file
+            lacks tiles or is damaged.
         """
         self._refuse_closed()
         name = "the left" if left else "the right"
@@ -193,39 +199,32 @@ class Matrix:
                 f"{name} factor of a matrix of shape {self.shape} has "
                 f"{found} {'columns' if left else 'rows'}, not {length}"
             )
+        if not np.isfinite(factor).all():
+            at = int(np.argwhere(~np.isfinite(factor))[0][-1 if left else 0])
+            line = "column" if left and factor.ndim == 2 else "row"
+            raise InvalidValueError(f"{name} factor: {line} {at} (counted from 0) is not finite")
         grid = self._contents.grid
         self._refuse_missing(list(range(grid.down)), list(range(grid.across)))
         columns = np.atleast_2d(factor).T if left or factor.ndim == 1 else factor
-        products = np.zeros(
-            (self._contents.matrices, self.shape[-1 if left else -2], columns.shape[1]),
-            np.result_type(self.dtype, factor.dtype),
-        )
-        for layer, product in enumerate(products):
-            self._add_product(product, layer, columns, transpose=left)
+        dtype = np.result_type(self.dtype, factor.dtype)
+        products = np.stack([
+            _multiply(self._stored(layer), columns, transpose=left).astype(dtype)
+            for layer in range(self._contents.matrices)
+        ])  # fmt: skip
         if factor.ndim == 1:
             products = products[..., 0]
         elif left:
             products = products.swapaxes(-2, -1)
         return products if self._contents.all_layers else products[0]
 
-    def _add_product(
-        self, product: NDArray[Any], layer: int, factor: NDArray[Any], *, transpose: bool
-    ) -> None:
-        """Add the product of one layer, or of its transpose, and a matrix."""
-        grid = self._contents.grid
-        for i, j in itertools.product(range(grid.down), range(grid.across)):
-            if grid.symmetric and j > i:
-                continue
-            rows = np.arange(i * grid.tile, i * grid.tile + grid.height(i))
-            columns = np.arange(j * grid.tile, j * grid.tile + grid.width(j))
-            block = self._read(np.array([layer]), rows, columns)[0]
-            down, across = (slice(int(k[0]), int(k[-1]) + 1) for k in (rows, columns))
-            if not transpose:
-                product[down] += block @ factor[across]
-            if transpose or (grid.symmetric and i != j):
-                product[across] += block.T @ factor[down]
-            if transpose and grid.symmetric and i != j:
-                product[down] += block @ factor[across]
+
+def _multiply(matrix: MatrixOfFile, columns: NDArray[Any], *, transpose: bool) -> NDArray[Any]:
+    """Return the product with columns of any numbers; the parts of complex ones are multiplied."""
+    if columns.dtype.kind != "c":
+        return matrix.multiply(columns.astype(float, copy=False), transpose=transpose)
+    parts = np.hstack([columns.real, columns.imag]).astype(float, copy=False)
+    real, imaginary = np.hsplit(matrix.multiply(parts, transpose=transpose), 2)
+    return real + 1j * imaginary
 
 
 class _Mask(NamedTuple):

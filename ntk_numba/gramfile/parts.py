@@ -17,10 +17,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ntk_numba.errors import FileError, InvalidValueError
+from ntk_numba.errors import InvalidValueError, file_error
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import CHECKSUM, CHECKSUMS, HDF5, read_header, read_tile_map
+from ntk_numba.gramfile.sources import OpenFiles, Reading
 from ntk_numba.gramfile.tiles import Place, TileFile
 
 MOST_OPEN = 8  # parts that are open at the same time, with two descriptors each
@@ -37,13 +38,6 @@ class Checked(NamedTuple):
 
     file: HDF5
     header: Header[Contents]
-    sums: dict[str, NDArray[np.uint64]]
-
-
-class _Reading(NamedTuple):
-    """The tiles of a part, and their checksums as they were when the part was checked."""
-
-    tiles: TileFile
     sums: dict[str, NDArray[np.uint64]]
 
 
@@ -86,7 +80,7 @@ class Parts:
         self._path, self._header = path, header
         self.paths = [real.parent / name for name, _ in header.linked]
         self._prints = _fingerprints(path, file, len(self.paths))
-        self._reading: OrderedDict[int, _Reading] = OrderedDict()
+        self._reading: OpenFiles[tuple[int, bool]] = OpenFiles(self._opened, MOST_OPEN)
         self._cached: OrderedDict[Place, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
         grid = header.contents.grid
@@ -146,6 +140,8 @@ class Parts:
     def tile(self, place: Place) -> NDArray[Any]:
         """Return a tile, padding included, which matches its checksum; it must not be changed.
 
+        It is read through the page cache, since tiles that are indexed are read more than once.
+
         Raises
         ------
         ValueError
@@ -156,72 +152,61 @@ class Parts:
         with self._lock:
             block = self._cached.get(place)
             if block is None:
-                block = self._cached[place] = self._read(place)
+                c = self._header.contents
+                block = np.empty(c.grid.chunk, c.dtype)
+                self.read(place, block, direct=False)
+                self._cached[place] = block
                 while len(self._cached) > max(1, CACHE_BYTES // block.nbytes):
                     self._cached.popitem(last=False)
             self._cached.move_to_end(place)
             return block
 
-    def _read(self, place: Place) -> NDArray[Any]:
-        """Read a tile from its part."""
-        name, layer, i, j = place
+    def read(self, place: Place, out: NDArray[Any], *, direct: bool) -> None:
+        """Read a tile from its part, see `sources.Source`."""
+        name, _, i, j = place
         number = int(self._owners[i, j])
-        reading = self._open_tiles(number)
-        at = reading.tiles.tile_map.contents.storage.number(layer, i, j)
-        tile = reading.tiles.read(place, int(reading.sums[name][at]))
-        if tile.wrong:
+        with self._reading.use((number, direct)) as reading:
+            why = reading.problem(place, out)
+        if why:
             raise InvalidValueError(
-                f"{self.paths[number]}: tile ({i}, {j}) of {name} {tile.wrong[i, j]}; it was "
-                f"damaged or replaced since {self._path} linked it: run ntk-numba verify on both"
+                f"{self.paths[number]}: tile ({i}, {j}) of {name} {why}; it was damaged or "
+                f"replaced since {self._path} linked it: run ntk-numba verify on both"
             )
-        return tile.block.copy()
 
-    def _open_tiles(self, number: int) -> _Reading:
-        """Return the open tiles of a part, and close those of the part that was used least."""
-        reading = self._reading.get(number)
-        if reading is None:
-            while len(self._reading) >= MOST_OPEN:
-                self._close_one()
-            while reading is None:
-                try:
-                    reading = self._opened(number)
-                except OSError as error:
-                    if error.errno not in disk.NO_DESCRIPTORS:
-                        raise
-                    if not self._reading:
-                        raise FileError(
-                            f"{self.paths[number]} cannot be opened: {error.strerror}; close other "
-                            f"files, or raise the limit (ulimit -n)"
-                        ) from None
-                    self._close_one()
-            self._reading[number] = reading
-        self._reading.move_to_end(number)
-        return reading
+    def in_order(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return places (n, 2) of tiles part by part, in the order of each part."""
+        return places[np.argsort(self._owners[places[:, 0], places[:, 1]], kind="stable")]
 
-    def _opened(self, number: int) -> _Reading:
-        """Open the tiles of a part."""
-        file, header, sums = self.open(number)
-        with file:
-            tile_map = read_tile_map(file, self.paths[number], header.contents)
-            # through the page cache, since tiles are read more than once
-            tiles = TileFile(file.descriptor, tile_map, direct=False)
-        return _Reading(tiles, sums)
+    def fingerprint(self, name: str, layer: int) -> bytes:
+        """Return bytes that change if any tile of the parts may have changed."""
+        prints = self._prints
+        if not prints:  # the link is of an older version
+            for number in range(len(self.paths)):
+                checked = self.open(number)
+                with checked.file:
+                    prints.append(fingerprint(checked.header.contents, checked.sums))
+        return json.dumps([*self._header.linked, *prints]).encode()
 
-    def _close_one(self) -> None:
-        """Close the part that was used least recently."""
-        _, reading = self._reading.popitem(last=False)
-        reading.tiles.close()
+    def _opened(self, key: tuple[int, bool]) -> Reading:
+        """Open the tiles of a part, bypassing the page cache or not."""
+        number, direct = key
+        part = self.paths[number]
+        try:
+            file, header, sums = self.open(number)
+            with file:
+                tile_map = read_tile_map(file, part, header.contents)
+                tiles = TileFile(file.descriptor, tile_map, direct=direct)
+        except OSError as error:
+            if error.strerror is None:  # it is one of ours
+                raise
+            raise file_error(error, f"{part} cannot be read: {error.strerror}") from None
+        return Reading(tiles, sums)
 
     def close(self) -> None:
         """Close all parts."""
+        self._reading.close()
         with self._lock:
-            while self._reading:
-                self._close_one()
             self._cached.clear()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # it may not have been initialised
-            self.close()
 
 
 def _fingerprints(path: Path, file: HDF5, count: int) -> list[int]:

@@ -1,7 +1,9 @@
 """Gram files open for reading, and their verification."""
 
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +17,53 @@ from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.entries import Entries, Whole
 from ntk_numba.gramfile.formats import GRAM
-from ntk_numba.gramfile.layout import HDF5, TileMap
+from ntk_numba.gramfile.layout import HDF5, TileMap, read_tile_map
 from ntk_numba.gramfile.parts import Parts
-from ntk_numba.gramfile.stored import Report, StoredFile, Wrong, open_stored
+from ntk_numba.gramfile.products import MatrixOfFile
+from ntk_numba.gramfile.sources import OwnTiles, Source
+from ntk_numba.gramfile.stored import Report, StoredFile, Wrong, open_stored, open_tiles
 from ntk_numba.gramfile.tiles import Tile, TileFile
 from ntk_numba.terminal import escaped
 
 if TYPE_CHECKING:
     from ntk_numba.network import MLP
+
+
+class _Matrices:
+    """The tiles of each kernel and layer of an open file, opened when they are first used.
+
+    It has no reference to the `GramFile`, which is then closed as soon as nobody uses it.
+    """
+
+    def __init__(self, path: Path, file: HDF5, contents: Contents, parts: Parts | None) -> None:
+        self._path, self._file, self._contents = path, file, contents
+        self._source: Source | None = parts
+        self._known: dict[tuple[str, int], MatrixOfFile] = {}
+        self._lock = threading.Lock()
+
+    def get(self, name: str, layer: int) -> MatrixOfFile:
+        """Return the tiles of a kernel and layer, counted from 0."""
+        with self._lock:
+            if self._source is None or not self._file.complete:  # else the checksums stay
+                path, file, contents = self._path, self._file, self._contents
+
+                def open_own(direct: bool) -> TileFile:
+                    tile_map = read_tile_map(file, path, contents)
+                    return open_tiles(file, path, tile_map, direct=direct)
+
+                self._source = OwnTiles(path, contents, open_own)
+                self._known.clear()
+            if (name, layer) not in self._known:
+                self._known[name, layer] = MatrixOfFile(
+                    self._path, self._contents, name, layer, self._source
+                )
+            return self._known[name, layer]
+
+    def close(self) -> None:
+        """Close the open files of tiles."""
+        with self._lock:
+            if self._source is not None:
+                self._source.close()
 
 
 class GramFile(StoredFile[Contents]):
@@ -51,17 +92,19 @@ class GramFile(StoredFile[Contents]):
     ) -> None:
         super().__init__(path, file, header)
         self._parts, self.linked = parts, header.linked
+        self._matrices = _Matrices(path, file, header.contents, parts)
         self.nngp, self.ntk = (
             self._entries(name) if name in self.kernels else None for name in KERNELS
         )
 
     def _entries(self, name: str) -> Entries | Whole:
         """Return the dataset of a kernel, or `Entries` if the file does not hold all of it."""
+        stored = partial(self._matrices.get, name)
         if self.complete and not self.contents.storage.packed:
-            return Whole(self._file[name], self.contents)
+            return Whole(self._file[name], self.contents, stored)
         mask = self.contents.storage.mask
         done = (lambda: mask) if self.complete else (lambda: self.done)
-        return Entries(self.path, self._file, name, self.contents, done, self._parts)
+        return Entries(self.path, self._file, name, self.contents, done, stored, self._parts)
 
     @property
     def net(self) -> "MLP":
@@ -194,8 +237,7 @@ class GramFile(StoredFile[Contents]):
     def close(self) -> None:
         """Close the file."""
         super().close()
-        if self._parts:
-            self._parts.close()
+        self._matrices.close()
 
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.shape))

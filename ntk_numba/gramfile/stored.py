@@ -101,13 +101,7 @@ class StoredFile(Generic[AnyContents]):
         OSError
             The file cannot be written, or too many files are open.
         """
-        tile_map = self.tile_map
-        try:
-            return TileFile(self._file.descriptor, tile_map, write=write, direct=direct)
-        except OSError as error:
-            done = "written" if write else "read"
-            text = f"{self.path} cannot be {done}: {error.strerror}"
-            raise file_error(error, text) from None
+        return open_tiles(self._file, self.path, self.tile_map, write=write, direct=direct)
 
     def verify(self, *, progress: bool = False) -> Report:
         """Read every byte, and check checksums and entries.
@@ -197,6 +191,23 @@ class StoredFile(Generic[AnyContents]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def open_tiles(
+    file: HDF5, path: Path, tile_map: TileMap, *, write: bool = False, direct: bool = True
+) -> TileFile:
+    """Open the tiles of an open file; errors name it by its path.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written, or too many files are open.
+    """
+    try:
+        return TileFile(file.descriptor, tile_map, write=write, direct=direct)
+    except OSError as error:
+        done = "written" if write else "read"
+        raise file_error(error, f"{path} cannot be {done}: {error.strerror}") from None
 
 
 AnyFile = TypeVar("AnyFile", bound=StoredFile[Any])

@@ -4,6 +4,7 @@ A checksum covers a tile and, if the matrix is symmetric, its mirror image, whic
 transpose bit for bit. A tile is done if it has a checksum.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -100,15 +101,22 @@ class TileFile:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def checksums(self) -> dict[str, NDArray[np.uint64]]:
-        """Read the checksums of each kernel from disk, as (layers, tiles down, tiles across)."""
+    def stored_checksums(self) -> dict[str, NDArray[np.uint64]]:
+        """Read the checksums of each matrix from disk, one after another as they are stored."""
         found: dict[str, NDArray[np.uint64]] = {}
         c = self.tile_map.contents
         for name in c.kernels:
-            sums = np.empty(c.tiles_shape, CHECKSUM)
-            disk.read_at(self._small, sums, self.tile_map.checksums[name])
-            found[name] = c.storage.spread(sums, c.matrices)
+            found[name] = np.empty(math.prod(c.tiles_shape), CHECKSUM)
+            disk.read_at(self._small, found[name], self.tile_map.checksums[name])
         return found
+
+    def checksums(self) -> dict[str, NDArray[np.uint64]]:
+        """Read the checksums of each matrix from disk, as (layers, tiles down, tiles across)."""
+        c = self.tile_map.contents
+        return {
+            name: c.storage.spread(sums, c.matrices)
+            for name, sums in self.stored_checksums().items()
+        }
 
     def done(self) -> NDArray[np.bool_]:
         """Return whether each tile has all of its checksums, as (tiles down, tiles across)."""
