@@ -307,7 +307,7 @@ def spectrum(
         scaled = Scaled(operator, diagonal)
         if size <= max(DENSE, 3 * wide):
             return _dense(scaled, size, min(count, size))
-        start: Doubles = rng.integers(0, 2, (size, wide)) * 2.0 - 1.0
+        start = rng.choice(np.array([-1.0, 1.0]), (size, wide))
         with tqdm(disable=not progress, unit="pass", leave=False) as bar:
 
             def report(off: float) -> None:

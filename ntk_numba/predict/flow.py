@@ -7,6 +7,8 @@ from ntk_numba.arguments import real_number
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.eigenbasis import Eigenbasis
 
+Floats = NDArray[np.float64]
+
 
 class FlowFunctions:
     """Two functions of Θ after gradient flow up to time t with a ridge r, by its eigenvalues λ.
@@ -38,13 +40,22 @@ class FlowFunctions:
         share = np.where(known, ridge / shifted, 0)  # of the targets, which stays unlearned
         self.decay = share + (1 - share) * left
 
-    def learned(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.gain)
+
+    def learned(self, columns: Floats) -> Floats:
         """Return gain(Θ) @ columns, of their shape (N,) or (N, K)."""
         return self.basis.apply(self.gain, columns)
 
-    def left(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return decay(Θ) @ columns, of their shape (N,) or (N, K)."""
-        return self.basis.apply(self.decay, columns)
+    def moved(self, target: Floats, start: Floats) -> tuple[Floats, Floats]:
+        """Return the outputs on the training samples, and gain(Θ)(target − start).
+
+        target, start : (N,) or (N, K)
+        """
+        outputs = target + self.basis.apply(self.decay, start - target)
+        return outputs, self.learned(target - start)
 
 
 def check_time(time: float) -> float:
