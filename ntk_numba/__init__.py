@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
     from ntk_numba.predict.hyperparameters import fit_hyperparameters as fit_hyperparameters
     from ntk_numba.predict.loading import load_model as load_model
+    from ntk_numba.predict.nystrom import NystromRegression as NystromRegression
+    from ntk_numba.predict.nystrom import nystrom_regression as nystrom_regression
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -96,6 +98,8 @@ _HOMES = {
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",
+    "nystrom_regression": "predict.nystrom",
+    "NystromRegression": "predict.nystrom",
     "gaussian_process": "predict.gaussian_process",
     "GaussianProcess": "predict.gaussian_process",
     "one_hot": "predict.targets",
