@@ -71,12 +71,13 @@ class Sums:
         self.totals, self.rests = (
             np.zeros((len(rows), len(columns)), np.int64, order="F") for _ in range(2)
         )
+        self._factors: tuple[Doubles, Doubles | None] | None = None
         r, c = self.exponents
-        self._factors = None
         if all(np.abs(e).max(initial=0) <= MODERATE for e in (r, c)):
             if c.size and (c == c[0]).all():  # one factor is enough
-                r, c = r + c[0], None
-            self._factors = np.ldexp(1.0, BITS - r), None if c is None else np.ldexp(1.0, -c)
+                self._factors = np.ldexp(1.0, BITS - r - c[0]), None
+            else:
+                self._factors = np.ldexp(1.0, BITS - r), np.ldexp(1.0, -c)
         self._own = threading.local()
 
     def add(self, start: int, block: Doubles) -> None:
@@ -99,10 +100,10 @@ class Sums:
                     r, c = self.exponents
                     np.ldexp(block.T, BITS - c[:, None] - r[rows], out=terms)
                 else:
-                    r, c = self._factors
-                    np.multiply(block.T, r[rows], out=terms)
-                    if c is not None:
-                        terms *= c[:, None]
+                    of_rows, of_columns = self._factors
+                    np.multiply(block.T, of_rows[rows], out=terms)
+                    if of_columns is not None:
+                        terms *= of_columns[:, None]
                 np.rint(terms, out=units)
                 terms -= units
                 terms *= 2.0**MORE

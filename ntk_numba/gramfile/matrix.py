@@ -152,6 +152,18 @@ class Matrix:
                 keys[axis] = k.numbers if isinstance(k, _Mask) else _not_negative(k, n)
         return keys
 
+    def refuse_incomplete(self) -> None:
+        """Raise an error if the file is closed, or does not have all tiles of the matrix.
+
+        Raises
+        ------
+        ValueError
+            The text names the first tile that is missing.
+        """
+        self._refuse_closed()
+        grid = self._contents.grid
+        self._refuse_missing(list(range(grid.down)), list(range(grid.across)))
+
     def _refuse_missing(self, rows: list[int], columns: list[int]) -> None:
         """Raise an error that names the first of these tiles that the file does not have."""
 
@@ -203,8 +215,7 @@ class Matrix:
             at = int(np.argwhere(~np.isfinite(factor))[0][-1 if left else 0])
             line = "column" if left and factor.ndim == 2 else "row"
             raise InvalidValueError(f"{name} factor: {line} {at} (counted from 0) is not finite")
-        grid = self._contents.grid
-        self._refuse_missing(list(range(grid.down)), list(range(grid.across)))
+        self.refuse_incomplete()
         columns = np.atleast_2d(factor).T if left or factor.ndim == 1 else factor
         dtype = np.result_type(self.dtype, factor.dtype)
         products = np.stack([

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xxhash
@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 
 from ntk_numba import stopping
 from ntk_numba.blas import blas_threads
-from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.sources import Source
-from ntk_numba.grid import Grid
+from ntk_numba.grid import Grid, Part
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.pool import in_order
 from ntk_numba.sums import Sums, balanced
 
 Doubles = NDArray[np.float64]
 Places = NDArray[np.intp]
+Kept: TypeAlias = dict[tuple[int, int], NDArray[np.floating]]
+Products: TypeAlias = tuple[tuple[int, int], list[tuple[int, Doubles]]]
 
 READERS = 4  # threads that read, at least: they wait for the disk most of the time
 # Tiles are multiplied by few columns in strips of so many rows, which the first-level caches hold
@@ -92,15 +94,16 @@ class MatrixOfFile:
     def read(self, i: int, j: int, out: NDArray[np.floating]) -> NDArray[np.floating]:
         """Fill an array with a stored tile, and return the part that lies in the matrix.
 
-        out : what `buffer` returns, or another C-contiguous array of a stored tile's shape; it
-            has to begin at a page of memory if the page cache is to be bypassed
+        out : what `buffer` returns, or another C-contiguous array of a stored tile's shape; the
+            page cache is bypassed only if it begins at a page of memory
 
         Raises
         ------
         ValueError
             The tile is damaged, or was changed since the file was opened.
         """
-        self._source.read((self.kernel, self.layer, i, j), out, direct=self.direct)
+        direct = self.direct and out.ctypes.data % PAGE == 0
+        self._source.read((self.kernel, self.layer, i, j), out, direct=direct)
         return out[: self.grid.height(i), : self.grid.width(j)]
 
     def blocks(self) -> Iterator[tuple[slice, slice, NDArray[np.floating]]]:
@@ -116,14 +119,16 @@ class MatrixOfFile:
 
         yield from in_order(load, self.places, READERS, name="reader")
 
-    def diagonal(self, kept: dict[tuple[int, int], NDArray[np.floating]] | None = None) -> Doubles:
+    def diagonal(self, kept: Kept | None = None) -> Doubles:
         """Return the diagonal (N,) of a symmetric matrix, which is read once.
 
         kept : is filled with diagonal tiles that had to be read, up to KEPT_BYTES
         """
+        grid = self.grid
+        self._refuse_rectangular("diagonal")
         with self._lock:
             if self._diagonal is None:
-                found, grid = np.empty(self.grid.rows), self.grid
+                found = np.empty(grid.rows)
                 most = 0 if kept is None else KEPT_BYTES // self.contents.tile_bytes
 
                 def load(i: int) -> None:
@@ -137,18 +142,57 @@ class MatrixOfFile:
                 self._diagonal = found
             return self._diagonal
 
-    def bounds(
-        self, kept: dict[tuple[int, int], NDArray[np.floating]] | None = None
-    ) -> tuple[Doubles, Doubles]:
-        """Return a and b, (N,) each, with |K_ij| ≤ a_i b_j: √K_ii of a symmetric matrix."""
-        diagonal = self.diagonal(kept)
-        if not (np.isfinite(diagonal) & (diagonal >= 0)).all():
-            row = int(np.argmin(np.isfinite(diagonal) & (diagonal >= 0)))
+    def columns(self, indices: Places) -> Doubles:
+        """Return K[:, indices] in float64, (N, m); each tile that has some of them is read once.
+
+        indices : (m,) from 0 to M − 1, in any order, with repeats
+        """
+        grid, tile = self.grid, self.grid.tile
+        found = np.empty((grid.rows, len(indices)))
+        at = {int(t): np.flatnonzero(indices // tile == t) for t in np.unique(indices // tile)}
+        down, across = self.places.T
+        wanted = np.isin(across, [*at]) | (np.isin(down, [*at]) & grid.symmetric)
+
+        def load(place: Places) -> None:
+            i, j = map(int, place)
+            block = self.read(i, j, self.buffer())
+            rows = slice(i * tile, i * tile + block.shape[0])
+            columns = slice(j * tile, j * tile + block.shape[1])
+            if j in at:
+                found[rows, at[j]] = block[:, indices[at[j]] - columns.start]
+            if grid.symmetric and i != j and i in at:
+                found[columns, at[i]] = block[indices[at[i]] - rows.start].T
+
+        for _ in in_order(load, self.places[wanted], READERS, name="reader"):
+            pass
+        return found
+
+    @property
+    def bounds(self) -> tuple[Doubles, Doubles]:
+        """Two vectors a, b (N,) with |K_ij| ≤ a_i b_j: √K_ii of a symmetric matrix.
+
+        Raises
+        ------
+        ValueError
+            The matrix is of two data sets, or it is no kernel: its diagonal has a number < 0.
+        """
+        diagonal = self.diagonal()
+        wrong = ~(np.isfinite(diagonal) & (diagonal >= 0))
+        if wrong.any():
+            row = int(wrong.argmax())
             raise InvalidValueError(
                 f"{self.path}: the diagonal of {self.name} is {diagonal[row]} in row {row} "
                 f"(counted from 0), so that it is no kernel; compute the file again"
             )
         return (np.sqrt(diagonal),) * 2
+
+    def _refuse_rectangular(self, what: str) -> None:
+        """Raise an error if the matrix is of two data sets."""
+        if not self.grid.symmetric:
+            raise InvalidValueError(
+                f"{self.path} is of two data sets, {self.grid.rows} × {self.grid.columns}, and has "
+                f"no {what}"
+            )
 
     def multiply(
         self, columns: Doubles, *, transpose: bool = False, threads: int | None = None
@@ -173,35 +217,48 @@ class MatrixOfFile:
             length = grid.columns if transpose else grid.rows
             product = np.zeros((length, columns.shape[1]), order="F")
             scaled, exponents = balanced(columns, np.ones(len(columns)))
-            for _, found in self._products(scaled, self.places, transpose, threads):
+            for _, found in self._products(scaled, self.places, transpose, threads, {}):
                 for start, block in found:
                     product[start : start + len(block)] += block
             return np.asarray(np.ldexp(product, exponents))
-        kept: dict[tuple[int, int], NDArray[np.floating]] = {}
-        rows, weights = self.bounds(kept)
+        kept: Kept = {}
+        self.diagonal(kept)
+        rows, weights = self.bounds
         scaled, exponents = balanced(columns, weights)
         sums = Sums(rows, np.ones(columns.shape[1]))
-        self.add_products(scaled, sums, self.places, threads=threads, kept=kept)
+        self._add(scaled, sums, self.places, threads, kept)
         return np.asarray(np.ldexp(sums.result(), exponents))
 
-    def add_products(
+    def add_part(
         self,
         scaled: Doubles,
+        part: Part | None,
         sums: Sums,
-        places: Places,
+        transpose: bool = False,
         *,
         threads: int | None = None,
-        kept: dict[tuple[int, int], NDArray[np.floating]] | None = None,
     ) -> None:
-        """Add the products of some tiles of a symmetric matrix, and of their mirror images.
+        """Add the products of the tiles of a part of a symmetric matrix to sums.
+
+        The sums of all parts, merged, have the bits of the sums of `multiply`.
 
         Parameters
         ----------
-        scaled : (N, K), what `balanced` returns for the columns and `bounds`
-        sums : the sums that `multiply` makes
-        places : (n, 2) the (i, j) of the tiles, such as those of a part of a job
-        kept : tiles that need not be read
+        scaled : (N, K)
+            The columns as `balanced` scales them by `bounds`; rows that the part does not need may
+            be 0.
+        part : the part of a job with this grid; None for all tiles
+        sums : with the `bounds` of the rows, and 1 for each column
+        transpose : makes no difference, since the matrix is symmetric
         """
+        self._refuse_rectangular("products in parts")
+        wanted = self.grid.mask(part)
+        self._add(scaled, sums, self.places[wanted[tuple(self.places.T)]], threads, {})
+
+    def _add(
+        self, scaled: Doubles, sums: Sums, places: Places, threads: int | None, kept: Kept
+    ) -> None:
+        """Add the products of some tiles to sums; those that are kept need not be read."""
         for (i, j), found in self._products(scaled, places, False, threads, kept):
             try:
                 for start, block in found:
@@ -219,19 +276,17 @@ class MatrixOfFile:
         places: Places,
         transpose: bool,
         threads: int | None,
-        kept: dict[tuple[int, int], NDArray[np.floating]] | None = None,
-    ) -> Iterator[tuple[tuple[int, int], list[tuple[int, Doubles]]]]:
+        kept: Kept,
+    ) -> Iterator[Products]:
         """Yield, of each tile in order, the first row and the block (n, K) of its products."""
         grid, own = self.grid, threading.local()
         count = threads_to_use(threads)
         cores = threading.Semaphore(count)  # a thread that reads takes none
         rows = np.ascontiguousarray(scaled.T)
 
-        def multiply(
-            place: NDArray[np.intp],
-        ) -> tuple[tuple[int, int], list[tuple[int, Doubles]]]:
+        def multiply(place: Places) -> Products:
             i, j = map(int, place)
-            block = kept.pop((i, j), None) if kept else None
+            block = kept.pop((i, j), None)
             if block is None:
                 if not hasattr(own, "buffer"):
                     own.buffer = self.buffer()
@@ -278,8 +333,8 @@ def _product(
         if part.dtype != np.float64:
             part = strip[: b - a, :width]
             part[...] = block[a:b]
-        if first is not None:
+        if right is not None and first is not None:
             np.matmul(right, part.T, out=first[:, a:b])
-        if second is not None and left is not None:
+        if left is not None and second is not None:
             second += left[:, a:b] @ part
     return first, second

@@ -2,16 +2,17 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.accuracy import schwarz_slack
-from ntk_numba.arguments import KERNELS, KernelName
+from ntk_numba.arguments import KERNELS, KernelName, one_of, whole_number
 from ntk_numba.errors import InvalidValueError, NtkNumbaError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.contents import Contents, Header
@@ -46,9 +47,9 @@ class _Matrices:
         with self._lock:
             if self._source is None or not self._file.complete:  # else the checksums stay
                 path, file, contents = self._path, self._file, self._contents
+                tile_map = read_tile_map(file, path, contents)
 
                 def open_own(direct: bool) -> TileFile:
-                    tile_map = read_tile_map(file, path, contents)
                     return open_tiles(file, path, tile_map, direct=direct)
 
                 self._source = OwnTiles(path, contents, open_own)
@@ -193,6 +194,86 @@ class GramFile(StoredFile[Contents]):
         if c.grid.symmetric and not c.storage.is_part:
             checks.append("exactly symmetric, and no entry larger than its diagonal allows")
         return checks
+
+    def blocks(
+        self, kernel: KernelName, layer: int | None = None
+    ) -> Iterator[tuple[slice, slice, NDArray[np.floating]]]:
+        """Read the tiles of a kernel one after another: rows, columns, and their entries.
+
+        Each tile is compared with its checksum, and a few are read ahead.
+
+        Parameters
+        ----------
+        kernel : "nngp" or "ntk"
+        layer : int, optional
+            A layer, counted from 1, of a file with all layers; by default the last one.
+
+        Yields
+        ------
+        rows, columns : slice
+        block : (rows, columns) float32 or float64
+            Each tile that is stored and done, once, in the order of the file. A symmetric matrix
+            has those on and below the diagonal: ``block.T`` is the matrix at columns, rows, also
+            if the file stores that too. Those of the diagonal are full.
+
+        Raises
+        ------
+        ValueError
+            The file has no such kernel or layer, or a tile is damaged.
+
+        Examples
+        --------
+        >>> total = 0.0
+        >>> for rows, columns, block in f.blocks("ntk"):
+        ...     total += block.sum() * (1 if rows == columns else 2)
+        """
+        return self.stored(kernel, layer).blocks()
+
+    def operator(
+        self, kernel: KernelName, layer: int | None = None, *, threads: int | None = None
+    ) -> Any:
+        """Return a kernel as a linear operator of SciPy, which reads the file in each product.
+
+        Parameters
+        ----------
+        kernel, layer : see `blocks`
+        threads : int, optional
+            The largest number of threads that multiply; by default all. Bits do not depend on it.
+
+        Returns
+        -------
+        GramOperator
+            A `scipy.sparse.linalg.LinearOperator`, which can be used until this file is closed.
+
+        Raises
+        ------
+        ValueError
+            The file has no such kernel or layer, or is incomplete.
+
+        Examples
+        --------
+        >>> values = scipy.sparse.linalg.eigsh(f.operator("ntk"), 10, return_eigenvectors=False)
+        """
+        matrix = self.stored(kernel, layer)
+        getattr(self, kernel).refuse_incomplete()
+        # a higher wing, and SciPy, for which opening a file must not wait
+        module = import_module("ntk_numba.linalg.operator")
+        return module.StoredOperator(matrix, threads=threads)
+
+    def stored(self, kernel: KernelName, layer: int | None = None) -> MatrixOfFile:
+        """Return the tiles of a kernel and layer, see `blocks`."""
+        if kernel not in self.kernels:
+            one_of("kernel", kernel, KERNELS)
+            raise InvalidValueError(f"{self.path} has no {kernel}, only {self.kernels[0]}")
+        if not self._file:
+            raise InvalidValueError(f"{self.path} is closed; open it again")
+        kept = self.contents.kept
+        if layer is None:
+            return self._matrices.get(kernel, len(kept) - 1)
+        if whole_number("layer", layer) not in kept:
+            held = f"layers 1 to {kept[-1]}" if kept[1:] else f"layer {kept[0]} only"
+            raise InvalidValueError(f"{self.path} has no layer {layer}: it has {held}")
+        return self._matrices.get(kernel, kept.index(layer))
 
     def parts(self) -> list[Path]:
         """Return the files that a linked file refers to."""

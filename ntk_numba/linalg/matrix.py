@@ -1,8 +1,9 @@
 """A kernel matrix that a caller gives: an array, a `Gram`, a Gram file or its path."""
 
 import os
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes, show_bytes
 from ntk_numba.compute.memory import Gram
 from ntk_numba.errors import InvalidTypeError, InvalidValueError, TooLargeError
+from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.arrays import bad_entry
 from ntk_numba.inputs.containers import read_array
@@ -18,8 +20,73 @@ from ntk_numba.machine import available_memory
 
 Floats = NDArray[np.floating]
 
+SQUARE = 2048  # the edge of the blocks that are compared with their mirror images
 # How far an entry of a matrix may differ from its mirror image, relative to √(K_ii K_jj)
 ASYMMETRY = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
+
+
+class Found(NamedTuple):
+    """A square matrix that a caller gives, before its entries are read.
+
+    name : its name, for errors
+    rows : an array, or the entries of a Gram file; of several layers, their last one is meant
+    stored : its tiles, if it is in a Gram file
+    opened : the Gram file, if it was opened for this and has to be closed
+    """
+
+    name: str
+    rows: Any
+    stored: MatrixOfFile | None = None
+    opened: GramFile | None = None
+
+    @property
+    def layer(self) -> Any:
+        """The index that gives the last layer."""
+        return -1 if len(self.rows.shape) == 3 else ...
+
+    def close(self) -> None:
+        """Close the file, if it was opened for this."""
+        if self.opened:
+            self.opened.close()
+
+
+def find_matrix(gram: Any, kernel: KernelName | None = None, *, name: str = "gram") -> Found:
+    """Find the matrix that a caller gives, see `open_matrix`; an array is not copied.
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        If there is no such matrix, or it is not square.
+    """
+    if isinstance(gram, str | os.PathLike):
+        file = open_gram(Path(gram))
+        try:
+            return find_matrix(file, kernel, name=name)._replace(opened=file)
+        except BaseException:
+            file.close()
+            raise
+    if kernel is not None:
+        one_of("kernel", kernel, ("ntk", "nngp"))
+    rows, stored, layers = gram, None, isinstance(gram, Gram | GramFile)
+    if isinstance(gram, Gram | GramFile):
+        held = [k for k in KERNELS if getattr(gram, k) is not None]
+        if kernel is None:
+            if len(held) != 1:
+                raise InvalidValueError(
+                    f"{name} has two kernels; choose one: kernel='ntk' or 'nngp'"
+                )
+            kernel = held[0]
+        elif kernel not in held:
+            raise InvalidValueError(f"{name} has no {kernel}, only {', '.join(held) or 'None'}")
+        name, rows = f"{name}.{kernel}", getattr(gram, kernel)
+        if isinstance(gram, GramFile):
+            stored = gram.stored(kernel)
+    if stored is None:
+        rows = read_array(rows, name)
+    shape = rows.shape[1:] if layers and len(rows.shape) == 3 else rows.shape
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise InvalidValueError(f"{name} must be a square matrix, not {tuple(shape)}")
+    return Found(name, rows, stored)
 
 
 def open_matrix(
@@ -48,35 +115,13 @@ def open_matrix(
         If there is no such matrix, it is no symmetric matrix of finite real numbers, or it is too
         large.
     """
-    if isinstance(gram, str | os.PathLike):
-        with open_gram(Path(gram)) as file:
-            return open_matrix(file, kernel, name=name, memory=memory, working=working)
-    if kernel is not None:
-        one_of("kernel", kernel, ("ntk", "nngp"))
-    rows = gram
-    if isinstance(gram, Gram | GramFile):
-        held = [k for k in KERNELS if getattr(gram, k) is not None]
-        if kernel is None:
-            if len(held) != 1:
-                raise InvalidValueError(
-                    f"{name} has two kernels; choose one: kernel='ntk' or 'nngp'"
-                )
-            kernel = held[0]
-        elif kernel not in held:
-            raise InvalidValueError(f"{name} has no {kernel}, only {', '.join(held) or 'None'}")
-        name, rows = f"{name}.{kernel}", getattr(gram, kernel)
-    shape = getattr(rows, "shape", None)
-    if shape is None or not isinstance(gram, GramFile):
-        rows = read_array(rows, name)
-        shape = rows.shape
-    last: Any = ...
-    if len(shape) == 3 and isinstance(gram, Gram | GramFile):
-        last, shape = -1, shape[1:]
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
-        raise InvalidValueError(f"{name} must be a square matrix, not {tuple(shape)}")
-    refuse_large(shape[0], np.dtype(rows.dtype), memory, working)
-    matrix = np.array(rows[last], order="C")
-    _check(matrix, name)
+    found = find_matrix(gram, kernel, name=name)
+    try:
+        refuse_large(found.rows.shape[-1], np.dtype(found.rows.dtype), memory, working)
+        matrix = np.array(found.rows[found.layer], order="C")
+    finally:
+        found.close()
+    check_matrix(matrix, found.name)
     return matrix
 
 
@@ -111,8 +156,11 @@ def refuse_large(
     return free
 
 
-def _check(matrix: Floats, name: str) -> None:
-    """Raise an error that names an entry, if the matrix is not finite and symmetric."""
+def check_matrix(matrix: Floats, name: str) -> None:
+    """Raise an error that names an entry, if the matrix is not finite and symmetric.
+
+    It is read by square blocks, since it may be a map of a file larger than memory.
+    """
     if matrix.dtype not in ASYMMETRY:
         raise InvalidTypeError(f"{name} must be float64 or float32, not {matrix.dtype}")
     for start, stop in blocks(len(matrix)):
@@ -123,13 +171,17 @@ def _check(matrix: Floats, name: str) -> None:
             raise bad_entry(name, (start + int(row), int(column)), what)
     scale = np.sqrt(np.abs(np.diagonal(matrix)))
     allowed = ASYMMETRY[matrix.dtype]
-    for start, stop in blocks(len(matrix)):
-        lower, upper = matrix[start:stop, :stop], matrix[:stop, start:stop].T
-        limit = allowed * scale[start:stop, None] * scale[:stop]
+    edge, starts = SQUARE, range(0, len(matrix), SQUARE)
+    for a, b in product(starts, starts):
+        if b > a:
+            continue
+        lower = matrix[a : a + edge, b : b + edge]
+        upper = matrix[b : b + edge, a : a + edge].T
+        limit = allowed * scale[a : a + edge, None] * scale[b : b + edge]
         if (wrong := np.abs(lower - upper) > limit).any():
             row, column = np.argwhere(wrong)[0]
             raise InvalidValueError(
-                f"{name} is not symmetric: row {start + row}, column {column} (counted from 0) is "
+                f"{name} is not symmetric: row {a + row}, column {b + column} (counted from 0) is "
                 f"{lower[row, column]:.8g}, and its mirror image is {upper[row, column]:.8g}; if "
                 f"that is rounding, give (K + K.T)/2"
             )
