@@ -32,6 +32,7 @@ from broken_jobs import (
     values,
 )
 from broken_models import MODELS
+from broken_solutions import SOLUTIONS
 from disk_model import Disk, lose_power
 from meddling import MEDDLING
 
@@ -355,6 +356,7 @@ EXPERIMENTS = {
     "writebacks": writebacks,
     **MEDDLING,
     **MODELS,
+    **SOLUTIONS,
     "flips": flips,
     "unfinished": unfinished,
 }

@@ -25,23 +25,14 @@ FEW = 20  # different whole numbers that may be labels of classes
 def fit(options: argparse.Namespace) -> bool:
     """Fit a model and write it to a file."""
     from ntk_numba.gramfile.whole import check_output
-    from ntk_numba.inputs.labels import read_targets_file
     from ntk_numba.inputs.source import open_sources
-    from ntk_numba.predict.targets import one_hot, read_targets
 
     net, ridge = network_of(options), _ridge(options)
     target = check_output(options.output, overwrite=options.overwrite)
     x: Any
     x, _ = open_sources(options.data, None, options.memory)
     refuse_inputs([target], x, options.targets, options.gram)
-    labels = read_targets_file(options.targets, x.shape[0], classes=options.classes)
-    classes = None
-    if options.classes or labels.are_text:
-        y, classes = one_hot(labels.classes())
-    else:
-        y = read_targets(labels.values, x.shape[0], labels.name)
-        _note_whole_numbers(labels.name, y)
-        y = y[:, 0] if labels.values.ndim == 1 else y
+    y, classes, columns = targets_of(options, x.shape[0])
     common: dict[str, Any] = {
         "absolute": options.absolute,
         "gram": options.gram,
@@ -61,7 +52,7 @@ def fit(options: argparse.Namespace) -> bool:
             net, x, y, kernel=kernel, ridge=ridge, method=options.method, **common
         )
     model.classes = classes
-    model.target_names = labels.columns
+    model.target_names = columns
     facts = _facts(model, options)
     reference = options.data if options.reference else None
     model.save(target, overwrite=options.overwrite, reference=reference)
@@ -71,6 +62,22 @@ def fit(options: argparse.Namespace) -> bool:
         _show_fit(options.output, model, facts)
     flush()
     return True
+
+
+def targets_of(options: argparse.Namespace, count: int) -> "tuple[Any, Any, list[str] | None]":
+    """Read the targets of `count` samples.
+
+    Return them, the labels of the classes if they are classes, and the names of their columns.
+    """
+    from ntk_numba.inputs.labels import read_targets_file
+    from ntk_numba.predict.targets import one_hot, read_targets
+
+    labels = read_targets_file(options.targets, count, classes=options.classes)
+    if options.classes or labels.are_text:
+        return *one_hot(labels.classes()), labels.columns
+    y = read_targets(labels.values, count, labels.name)
+    _note_whole_numbers(labels.name, y)
+    return (y[:, 0] if labels.values.ndim == 1 else y), None, labels.columns
 
 
 def _note_whole_numbers(name: str, y: Any) -> None:
@@ -107,11 +114,11 @@ def _ridge(options: argparse.Namespace) -> Any:
         raise InvalidValueError(f"--{name} must be a number, loo or evidence, not {text}") from None
 
 
-def refuse_inputs(targets: "Sequence[Path]", x: "Source", *others: str | None) -> None:
+def refuse_inputs(targets: "Sequence[Path]", x: "Source | None", *others: str | None) -> None:
     """Raise an error if an output is one of the files that are read, or that a model refers to."""
     from ntk_numba.inputs.paths import split
 
-    files = {x.file, *(file.path for file in x.files)}
+    files = {x.file, *(file.path for file in x.files)} if x else set()
     files |= {split(other)[0] for other in others if other is not None}
     for target, file in product(targets, files):
         if file and file.exists() and target.exists() and target.samefile(file):

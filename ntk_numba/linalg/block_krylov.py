@@ -111,7 +111,7 @@ class BlockKrylov:
         """Return the space of the residuals and of some extra columns."""
         lengths = self._systems.norms(self._rest)
         lengths[lengths == 0] = 1
-        blocks = [] if self._checkpoint is None else _Stored(self._checkpoint)
+        blocks = None if self._checkpoint is None else _Stored(self._checkpoint)
         units = np.sqrt(np.float64(len(extra)))
         start = np.concatenate([self._rest / lengths, extra / units], axis=1)
         space = KrylovSpace(start, blocks, threads=self._threads)

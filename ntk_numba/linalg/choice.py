@@ -35,7 +35,7 @@ def choose(
     if path is not None and (problem := problem_of(path)) is not None:
         known = problem.get("method")
         if known in METHODS[1:]:
-            return cast(Method, known), f"{path} is a checkpoint of {known}"
+            return known, f"{path} is a checkpoint of {known}"
     size = len(systems.right)
     dense = 8 * size * size
     if dense <= systems.limits.memory:

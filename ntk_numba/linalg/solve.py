@@ -6,6 +6,7 @@ Sources: see `cholesky`, `block_krylov` and `nystrom_pcg`.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ def solve(
     'cholesky'
     """
     method = one_of("method", method, METHODS)
-    several = np.ndim(ridge) > 0  # type: ignore[arg-type]
+    several = np.ndim(ridge) > 0
     given: Any = ridge if several else [ridge]
     ridges = np.array([not_negative("ridge", value) for value in given])
     if not len(ridges):
@@ -195,6 +196,10 @@ def solve(
         threads=threads,
         progress=progress,
     )
+    if path is not None and isinstance(gram, str | os.PathLike):
+        with contextlib.suppress(OSError):
+            if Path(path).samefile(gram):
+                raise InvalidValueError(f"path: {path} is the Gram file; choose another one")
     with _opened(gram, kernel, memory, threads) as operator:
         right, flat = _columns(Y, operator.shape[0])
         systems = Systems(operator, ridges, right, limits, "gram")

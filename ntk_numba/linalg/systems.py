@@ -1,4 +1,4 @@
-"""The linear systems (K + ridge·I) x = y, for several ridges and columns y, as iterations take them.
+"""The linear systems (K + ridge·I) x = y for several ridges and columns y, for iterations.
 
 Columns and matrix are scaled by powers of two, so that no square of a number over- or underflows.
 """
