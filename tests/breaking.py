@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from broken_factors import FACTORS, Factor
 from broken_jobs import (
     DONE,
     REFUSED,
@@ -29,24 +30,24 @@ from broken_jobs import (
     ended,
     run,
     start_process,
-    values,
 )
 from broken_models import MODELS
 from broken_solutions import SOLUTIONS
 from disk_model import Disk, lose_power
-from meddling import MEDDLING
+from meddling import MEDDLING, takeovers
 
 import ntk_numba as nk
-from ntk_numba.engine.kernel import Kernel
+
+Make = Callable[..., Any]  # makes a job: `Job`, or another that looks like it
 
 BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of successive runs
 
 
-def faults(rounds: int) -> dict[str, Any]:
+def faults(rounds: int, make: Make = Job) -> dict[str, Any]:
     """Let each call that changes a file fail, or be the last, in turn; then run the job again."""
     count, calls = Count(), {}
     with empty_folder() as home:
-        job = Job(home, 150, 7, 3)
+        job = make(home, 150, 7, 3)
         for how in ("ENOSPC", "EIO", "EDQUOT", "kill before", "kill within", "kill after"):
             for number in itertools.count(1):
                 with empty_folder() as folder:
@@ -129,23 +130,16 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.monotonic() - start
 
 
-def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
+def kills(rounds: int, seed: int = 0, make: Make = Job) -> dict[str, Any]:
     """Kill a job at random times until it is complete; then start another one."""
     rng, count = random.Random(seed), Count()
     with empty_folder() as home:
-        job = Job(home, 700, 50, 100)
-        with nk.open_gram(job.right) as file:
+        job = make(home, 700, 50, 100)
+        with job.open(job.right) as file:
             tiles = file.contents.grid.count
         log = home / "log"
         log.touch()
-        compute = Kernel.compute
-
-        def logged(self: Kernel, table: Any, *arguments: Any) -> None:
-            compute(self, table, *arguments)
-            with log.open("ab") as file:
-                file.write(b"." * len(table))
-
-        Kernel.compute = logged  # type: ignore[method-assign]
+        job.log_tiles(log)
         longest = 0.9 * max(seconds(lambda k=k: job(home / f"timed-{k}.h5")) for k in range(3))
         log.write_bytes(b"")
         killed = files = 0
@@ -169,7 +163,7 @@ def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
                         break
                     for path in folder.glob("g.h5*"):
                         if path.suffix not in (".lock", ".new"):
-                            with nk.open_gram(path, incomplete=True) as file:
+                            with job.open(path, incomplete=True) as file:
                                 bad = file.verify().bad
                             if bad:
                                 count.add("tiles wrongly called done", bad)
@@ -181,11 +175,11 @@ def kills(rounds: int, seed: int = 0) -> dict[str, Any]:
     )
 
 
-def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
+def crashes(rounds: int, seed: int = 0, make: Make = Job) -> dict[str, Any]:
     """Let the power fail between two calls: the disk keeps any of the bytes not yet synced."""
     count = Count()
     with empty_folder() as home:
-        job = Job(home, 200, 7, 3)
+        job = make(home, 200, 7, 3)
         steps = 90  # a few more than the calls of the job
         for number in range(rounds):
             rng = random.Random(f"{seed} {number}")
@@ -202,7 +196,7 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
                     continue
                 for path in after.iterdir():
                     if path.suffix in (".partial", ".h5"):
-                        with nk.open_gram(path, incomplete=True) as file:
+                        with job.open(path, incomplete=True) as file:
                             report = file.verify()
                         if report.bad:
                             count.add("tiles wrongly called done", (number, report.problems))
@@ -212,7 +206,7 @@ def crashes(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result()
 
 
-def writebacks(rounds: int) -> dict[str, Any]:
+def writebacks(rounds: int, make: Make = Job) -> dict[str, Any]:
     """Let each sync in turn lose what it should make durable, and continue on the same machine.
 
     Linux tells one call of such a loss, and keeps the lost bytes in its cache. When the cache is
@@ -220,7 +214,7 @@ def writebacks(rounds: int) -> dict[str, Any]:
     """
     count, losses = Count(), 0
     with empty_folder() as home:
-        job = Job(home, 400, 7, 3)
+        job = make(home, 400, 7, 3)
         for number in range(1, rounds + 1):
             with empty_folder() as folder, empty_folder() as after:
 
@@ -263,13 +257,13 @@ def damage(data: bytearray, rng: random.Random, where: range) -> str:
     return f"{kind} at {at}"
 
 
-def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
+def flips(rounds: int, seed: int = 0, make: Make = Job) -> dict[str, Any]:
     """Damage a finished file: this must be reported, or leave its entries unchanged."""
     count = Count()
     with empty_folder() as home:
-        job = Job(home, 150, 7, 3)
-        right = values(job.right)
-        with nk.open_gram(job.right) as file:
+        job = make(home, 150, 7, 3)
+        right = job.values(job.right)
+        with job.open(job.right) as file:
             layout = file.tile_map
         end = min(layout.tiles.values())
         table = min(layout.checksums.values())
@@ -286,13 +280,13 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
                 path = home / f"damaged-{first}.h5"
                 path.write_bytes(data)
                 try:
-                    with nk.open_gram(path) as file:
+                    with job.open(path) as file:
                         good = bool(file.verify())
                 except (OSError, ValueError):
                     good = False
                 answer = "reported"
                 if good:
-                    answer = "untouched" if values(path) == right else "missed"
+                    answer = "untouched" if job.values(path) == right else "missed"
                 with found.open("a") as log:
                     log.write(answer)
 
@@ -309,15 +303,15 @@ def flips(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result()
 
 
-def unfinished(rounds: int, seed: int = 0) -> dict[str, Any]:
+def unfinished(rounds: int, seed: int = 0, make: Make = Job) -> dict[str, Any]:
     """Damage an unfinished file: running the job again must refuse the file, or repair it."""
     count = Count()
     with empty_folder() as home, empty_folder() as folder:
-        job = Job(home, 200, 7, 3)
-        path, right = folder / "g.h5", values(job.right)
+        job = make(home, 200, 7, 3)
+        path, right = folder / "g.h5", job.values(job.right)
 
         def half() -> None:
-            break_at(60, "kill before")
+            break_at(job.middle, "kill before")
             job(path, threads=1)
 
         run(half)
@@ -333,7 +327,7 @@ def unfinished(rounds: int, seed: int = 0) -> dict[str, Any]:
             code = run(lambda: job(path))
             if code == REFUSED:
                 count.add("refused")
-            elif code == DONE and values(path) == right:
+            elif code == DONE and job.values(path) == right:
                 count.add("right")  # except perhaps for bytes that HDF5 does not use
             else:
                 count.check(job, folder, code, what)
@@ -356,9 +350,15 @@ EXPERIMENTS = {
     "writebacks": writebacks,
     **MEDDLING,
     **MODELS,
+    **FACTORS,
     **SOLUTIONS,
     "flips": flips,
     "unfinished": unfinished,
+}
+# The same experiments with factors of a matrix
+EXPERIMENTS |= {
+    f"factor_{work.__name__}": partial(work, make=Factor)
+    for work in (faults, kills, crashes, writebacks, takeovers, flips, unfinished)
 }
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import ntk_numba as nk
 from ntk_numba.compute import plan
+from ntk_numba.engine.kernel import Kernel
 from ntk_numba.gramfile import disk
 
 PATIENCE = 60  # seconds after which a process is said to hang
@@ -38,9 +39,16 @@ DONE, BUG, REFUSED, STOPPED, SPARED = range(5)
 
 
 class Job:
-    """A small job, and the bytes that its file must have."""
+    """A small job, and the bytes that its file must have.
 
-    def __init__(self, folder: Path, samples: int, features: int, depth: int) -> None:
+    names : the datasets of its file
+    middle : the number of a call in the middle of a job of 200 samples
+    """
+
+    names: tuple[str, ...] = ("nngp", "ntk")
+    middle = 60
+
+    def __init__(self, folder: Path, samples: int, features: int = 7, depth: int = 3) -> None:
         self.x = np.random.default_rng(0).standard_normal((samples, features))
         self.net = nk.MLP(depth, ["relu", *["abs"] * (depth - 2)], b_std=0.1)
         self.right = folder / "right.h5"
@@ -50,6 +58,25 @@ class Job:
     def __call__(self, path: Path, X: Any = None, **options: Any) -> None:
         x = self.x if X is None else X
         nk.write_gram(self.net, x, path, kernels=("nngp", "ntk"), **options).close()
+
+    def open(self, path: Path, **options: Any) -> Any:
+        return nk.open_gram(path, **options)
+
+    def values(self, path: Path) -> list[bytes]:
+        """Return the entries of its file as HDF5 reads them, without the package."""
+        with h5py.File(path, locking=False) as file:
+            return [file[name][:].tobytes() for name in self.names]
+
+    def log_tiles(self, log: Path) -> None:
+        """Append a byte to a file for each tile that is computed from now on."""
+        compute = Kernel.compute
+
+        def logged(self: Kernel, table: Any, *arguments: Any) -> None:
+            compute(self, table, *arguments)
+            with log.open("ab") as file:
+                file.write(b"." * len(table))
+
+        Kernel.compute = logged  # type: ignore[method-assign]
 
 
 def start_process(work: Callable[[], int | None]) -> int:
@@ -167,9 +194,3 @@ def break_at(number: int, how: str, log: Path | None = None) -> list[str]:
         original = getattr(disk, name)
         setattr(disk, name, lambda *a, n=name, o=original: broken(n, o, *a))
     return broken_call
-
-
-def values(path: Path) -> list[bytes]:
-    """Return the entries of a file as HDF5 reads them, without the package."""
-    with h5py.File(path, locking=False) as file:
-        return [file[name][:].tobytes() for name in ("nngp", "ntk")]

@@ -54,14 +54,14 @@ def wake(pid: int) -> int:
     return ended(pid)
 
 
-def takeovers(rounds: int, seed: int = 0) -> dict[str, Any]:
+def takeovers(rounds: int, seed: int = 0, make: Callable[..., Any] = Job) -> dict[str, Any]:
     """Suspend a job before one of its calls, let another machine take it over, and wake it.
 
     The other machine completes the job, or is killed within it, before the first one wakes.
     """
     count, woken = Count(), Counter[str]()
     with empty_folder() as home:
-        job = Job(home, 200, 7, 3)
+        job = make(home, 200, 7, 3)
 
         def on_machine(name: str, work: Callable[[], None]) -> None:
             """Do the work as if on a machine that shares no locks with others."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from ntk_numba.arguments import Policy
 from ntk_numba.gramfile.contents import FactorContents
+from ntk_numba.gramfile.factor import open_factor
+from ntk_numba.gramfile.stored import existing
 from ntk_numba.gramfile.writer import TileWriter
 
 TILE = 64
@@ -39,9 +41,13 @@ def tiles_of(a: np.ndarray, ridge: float = 0.0) -> dict[tuple[int, int], np.ndar
 
 def write(path: Path, a: np.ndarray, ridge: float = 0.0, overwrite: bool = False) -> None:
     """Write the factor of a matrix, column by column, as a job that can be continued."""
-    with TileWriter(path, contents_of(a, ridge), 1, Policy(overwrite)) as writer:
-        for (i, j), tile in tiles_of(a, ridge).items():
-            if not writer.done[i, j]:
-                writer.check()
-                writer.tiles.write("factor", 0, i, j, tile)
-                writer.tiles.commit()
+    contents = contents_of(a, ridge)
+    try:
+        with TileWriter(path, contents, 1, Policy(overwrite)) as writer:
+            for (i, j), tile in tiles_of(a, ridge).items():
+                if not writer.done[i, j]:
+                    writer.check()
+                    writer.tiles.write("factor", 0, i, j, tile)
+                    writer.tiles.commit()
+    except FileExistsError:
+        existing(path, contents, open_factor).close()

@@ -17,7 +17,7 @@ from ntk_numba.errors import InvalidValueError, UnderflowWarning
 
 if TYPE_CHECKING:
     from ntk_numba.cluster.write import Job
-    from ntk_numba.compute.estimate import Estimate
+    from ntk_numba.compute.estimate import Estimate, Uses
     from ntk_numba.compute.plan import Plan
     from ntk_numba.gramfile.reader import GramFile
 
@@ -188,7 +188,7 @@ def plan(options: argparse.Namespace) -> bool:
     import shutil
 
     from ntk_numba.cluster.slurm import parts_for
-    from ntk_numba.compute.estimate import estimate
+    from ntk_numba.compute.estimate import estimate, estimate_uses
     from ntk_numba.compute.plan import refuse_larger
     from ntk_numba.gramfile.place import check_folder, check_space
     from ntk_numba.gramfile.storage import parse_layout
@@ -203,6 +203,7 @@ def plan(options: argparse.Namespace) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnderflowWarning)  # it is said below, once
         estimated = estimate(plan, x, target.parent)
+        uses = estimate_uses(plan, x, target.parent)
     parts = parts_for(estimated.total, plan.count)
     if options.json:
         facts = plan.to_dict() | {
@@ -211,10 +212,15 @@ def plan(options: argparse.Namespace) -> bool:
             "seconds_compute": estimated.compute,
             "seconds_write": estimated.write,
             "seconds": estimated.total,
+            "product_columns": uses.columns,
+            "product_seconds_computing": uses.computing,
+            "product_seconds_reading": uses.reading,
+            "disk_bytes_per_second": uses.speed,
+            "cholesky_seconds": uses.cholesky,
         }
         show_json(facts)
     else:
-        _print_plan(plan, free, estimated, parts)
+        _print_plan(plan, free, estimated, parts, uses)
     flush()
     check_space(target, plan)
     sources = [source for source in (x, z) if source]
@@ -225,7 +231,7 @@ def plan(options: argparse.Namespace) -> bool:
     return True
 
 
-def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> None:
+def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int, uses: "Uses") -> None:
     """Print a plan as text.
 
     free : the free bytes of the disk
@@ -246,6 +252,13 @@ def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int) -> N
         limit = ", the largest number that arrays have by default" if parts == MAX_ARRAY - 1 else ""
         each = _duration(estimated.total / parts)
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
+    lines["product"] = (
+        f"of {plan.kernels[-1]} with {uses.columns} columns: {_duration(uses.computing)} by "
+        f"computing it in each pass, {_duration(uses.reading)} by reading a file at "
+        f"{uses.speed / 1e9:.2g} GB/s; {uses.choice}"
+    )
+    if uses.cholesky is not None:
+        lines["cholesky"] = f"{_duration(uses.cholesky)}, at the speed of matrix products"
     for key, value in lines.items():
         show(f"{key:8} {value}")
 

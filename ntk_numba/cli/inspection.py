@@ -155,10 +155,27 @@ def verify_model(options: argparse.Namespace) -> bool:
 
 
 def verify_factor(options: argparse.Namespace) -> bool:
-    """Read the file of a factor and, with --repair, compute its bad tiles again."""
+    """Read the file of a factor and, with --data, compare it with its matrix or repair it."""
     if options.against is not None:
         raise InvalidValueError(f"{options.file} is a factor; --against is for Gram files")
     progress = sys.stderr.isatty()
     with open_factor(options.file, incomplete=not options.repair) as file:
-        report = file.verify(progress=progress)
-    return show_report(report)
+        report, complete, kernel = file.verify(progress=progress), file.complete, _kernel(file)
+    good = show_report(report)
+    if options.repair and report.bad:
+        good = show_report(
+            ntk_numba.repair_factor(
+                options.file, options.data, kernel=kernel, bad=report.bad, progress=progress
+            )
+        )
+    if options.data is not None and complete and good:
+        from ntk_numba.linalg.verified import verify_factor as compare
+
+        with open_factor(options.file) as file:
+            good = show_report(compare(file, options.data, kernel=kernel))
+    return good
+
+
+def _kernel(file: FactorFile) -> Any:
+    """Return the kernel whose factor a file has; None if its matrix has only one."""
+    return file.contents.kernel or None

@@ -110,7 +110,8 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--data",
         metavar="X",
-        help=f"also compute a sample of the entries again from X: {DATA_HELP}",
+        help=f"also compute a sample of the entries again from X: {DATA_HELP}; of a factor, "
+        "compare it with the Gram file X",
     )
     verify.add_argument("--against", metavar="Z", help="the second data set, for K(X, Z)")
     verify.add_argument(

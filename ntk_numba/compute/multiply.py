@@ -151,7 +151,7 @@ class ComputedMatrix:
         surveys = surveys_of(self.grid, part, self._x, self._z)
         return tuple(survey.digest for survey in surveys if survey)
 
-    def sums(self, columns: Doubles, transpose: bool = False) -> tuple[Sums, NDArray[np.intc]]:
+    def sums(self, columns: Doubles, transpose: bool = False) -> tuple[Sums, NDArray[np.int64]]:
         """Return the sums, all 0, that a product with columns is added to, and exponents.
 
         The product is ``numpy.ldexp(sums.result(), exponents)``. The bounds of the sums follow from
@@ -170,7 +170,7 @@ class ComputedMatrix:
 
     def multiply_part(
         self, columns: Doubles, part: Part | None, transpose: bool = False
-    ) -> tuple[Sums, NDArray[np.intc]]:
+    ) -> tuple[Sums, NDArray[np.int64]]:
         """Return the sums over the tiles of a part, and the exponents, see `sums`.
 
         The sums of all parts, merged, have the bits of the sum without parts.
@@ -200,7 +200,7 @@ class ComputedMatrix:
             return
         padded = (plan.grid.across, plan.grid.down)[transpose] * self.tile
         side = self._side(_panels(scaled, padded), sums)
-        nothing = Side(NO_VECTORS, NO_TOTALS, NOTHING, np.zeros(0, np.int64))
+        nothing = Side(NO_VECTORS, NO_TOTALS, NO_TOTALS, NOTHING, np.zeros(0, np.int64))
         down, across = (nothing, side) if transpose else (side, nothing)
         if self.symmetric:
             down = across = side
@@ -233,11 +233,16 @@ class ComputedMatrix:
         return self._plans[key]
 
     def _bytes_of(self, columns: int) -> int:
-        """Return the bytes that a product with columns takes: vectors, sums and the result."""
-        rows = self._x.shape[0] + (self._z or self._x).shape[0] + 2 * LARGEST_TILE
+        """Return the bytes that a product with K columns takes: V, sums and the result."""
+        n, m = self._x.shape[0], self._sources[-1].shape[0]
         padded = -(-columns // WIDTH) * WIDTH
+        # V, scaled and in panels; the sums, and what the result is made of
+        numbers = max(
+            rows * (2 * columns + padded) + 6 * (n + m - rows) * columns for rows in (n, m)
+        )
         threads = threads_to_use(self._threads)
-        return 8 * (rows * (padded + 2 * columns) + threads * (STRIP + LARGEST_TILE) * padded)
+        tiles = LARGEST_TILE + threads * (STRIP + LARGEST_TILE)
+        return 8 * (numbers + tiles * padded)
 
     def _reader(self, plan: Plan) -> Callable[[Source, int, int], Samples]:
         """Return the function that reads samples, and keeps them if all fit in memory.
@@ -269,9 +274,9 @@ class ComputedMatrix:
         # `balanced` makes all bounds of columns equal; exponents of rows without bound are clipped
         scale = np.ldexp(1.0, np.clip(BITS - rows - columns[0], -1000, 1000))
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
-        return Side(vectors, sums.totals, scale, locks)
+        return Side(vectors, sums.totals.T, sums.rests.T, scale, locks)
 
-    def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.intc]]:
+    def _scaled(self, columns: Doubles, transpose: bool) -> tuple[Doubles, Sums, NDArray[np.int64]]:
         """Return columns that are scaled by powers of two, sums for them, and the exponents."""
         rows, weights = self.bounds[:: -1 if transpose else 1]
         scaled, exponents = balanced(columns, weights)

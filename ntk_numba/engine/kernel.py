@@ -229,8 +229,10 @@ class Kernel:
         The tiles' places are those in the whole matrix; see `product_tile`.
         """
         results = Results(*self.outputs(0, 0), self._places)
-        width = max(len(down.vectors), len(across.vectors)) * WIDTH
-        sums = (aligned((self.threads, height, width), float) for height in (STRIP, self.tile))
+        panels = max(len(down.vectors), len(across.vectors))
+        sums = (
+            aligned((self.threads, panels, height, WIDTH), float) for height in (STRIP, self.tile)
+        )
         arguments = self._tile_arguments(tiles, Bands(rows, columns), results)
         self._parallel(multiply_tile, ProductArguments(arguments, down, across, *sums), len(tiles))
 

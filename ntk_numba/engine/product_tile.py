@@ -18,6 +18,7 @@ from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
 from ntk_numba.engine.products import ROWS, multiply, panel_width, sums_of
 from ntk_numba.engine.tile import STRIP, TileArguments, compute_strip, is_on_diagonal, scratch_of
+from ntk_numba.sums import MORE
 
 Doubles = NDArray[np.float64]
 
@@ -33,13 +34,14 @@ class Side(NamedTuple):
     """One of the two products of a tile: with K, or with Kᵀ.
 
     vectors : (panels, R, P) the vectors that are multiplied, in panels of P, one below the other
-    totals : (N, K) the sums so far, as whole numbers
+    totals, rests : (K, N) the sums so far, as whole numbers, see `Sums`
     scale : (N,) powers of two by which the sums are multiplied before they are rounded
-    locks : (tiles,) 0 for a tile's rows of `totals` that no thread adds to
+    locks : (tiles,) 0 for a tile's rows of the sums that no thread adds to
     """
 
     vectors: Doubles
     totals: NDArray[np.int64]
+    rests: NDArray[np.int64]
     scale: Doubles
     locks: NDArray[np.int64]
 
@@ -50,7 +52,7 @@ class ProductArguments(NamedTuple):
     tiles : the tiles' places `to_row`, `to_column` are those in the whole matrix
     down : the product K V, whose sums are of the rows of the matrix
     across : the product Kᵀ V; without vectors if it is not wanted
-    strip_sums : (threads, STRIP, panels·P);  tile_sums : (threads, T, panels·P)
+    strip_sums : (threads, panels, STRIP, P);  tile_sums : (threads, panels, T, P)
     """
 
     tile: TileArguments
@@ -62,13 +64,18 @@ class ProductArguments(NamedTuple):
 
 @njit
 def _add(side: Side, first: int, count: int, sums: Doubles, tile: int) -> None:
-    """Add sums (count, ·) to the totals of rows `first` on, which lie in tile `tile`."""
-    totals, scale = side.totals, side.scale
+    """Add sums (panels, ≥ count, P), as `Sums` does, to rows `first` on, of tile `tile`."""
+    last = first + count
+    scale = side.scale[first:last]
     lock(side.locks, tile)
-    for r in range(count):
-        factor = scale[first + r]
-        for k in range(totals.shape[1]):
-            totals[first + r, k] += np.int64(np.rint(sums[r, k] * factor))
+    for k in range(side.totals.shape[0]):
+        totals, rests = side.totals[k, first:last], side.rests[k, first:last]
+        panel, lane = sums[k // WIDTH], k % WIDTH
+        for r in range(count):
+            term = panel[r, lane] * scale[r]
+            units = np.rint(term)
+            totals[r] += np.int64(units)
+            rests[r] += np.int64((term - units) * 2.0**MORE)
     unlock(side.locks, tile)
 
 
@@ -100,7 +107,7 @@ def multiply_tile(arguments_address: Any, thread: int, k: int) -> None:
     strip_sums, tile_sums = arguments.strip_sums[thread], arguments.tile_sums[thread]
     diagonal, mirrored = is_on_diagonal(t), across_side.vectors.shape[0] > 0
     if mirrored and diagonal:
-        tile_sums[:, :] = 0.0
+        tile_sums[:, :, :] = 0.0
     for first in range(0, t.height, STRIP):
         count, across = compute_strip(common, own, t, thread, first)
         entries = (
@@ -112,7 +119,7 @@ def multiply_tile(arguments_address: Any, thread: int, k: int) -> None:
         for p in range(down.vectors.shape[0]):
             panel = down.vectors[p, t.to_column :]
             for r in range(0, count, ROWS):
-                _sums(strip_sums, r, p * WIDTH, flat, r * size, 1, size, panel, 0, across)
+                _sums(strip_sums[p], r, 0, flat, r * size, 1, size, panel, 0, across)
         if down.vectors.shape[0] > 0:
             _add(down, t.to_row + first, count, strip_sums, t.to_row // size)
         if not mirrored:
@@ -124,8 +131,6 @@ def multiply_tile(arguments_address: Any, thread: int, k: int) -> None:
             panel = across_side.vectors[p, t.to_row :]
             for c in range(0, width, ROWS):
                 start = c - first * size
-                _sums(
-                    tile_sums, c, p * WIDTH, flat, start, size, 1, panel, first, first + count
-                )  # fmt: skip
+                _sums(tile_sums[p], c, 0, flat, start, size, 1, panel, first, first + count)
     if mirrored:
         _add(across_side, t.to_column, t.width, tile_sums, t.to_column // size)

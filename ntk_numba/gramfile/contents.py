@@ -263,7 +263,7 @@ class FactorContents(Stored):
     are stored one after another.
 
     matrix : the identity of K, a digest in hexadecimal digits, which changes with any entry of K
-    kernel : the kernel that K is, "nngp" or "ntk"; "" if K is any other matrix
+    kernel : the kernel that was asked for, "nngp" or "ntk", or ""; `matrix` depends on it
     ridge : the number that is added to the diagonal
     exponent : e; other than 0 only if entries of K are near the limits of the dtype
     """
@@ -316,16 +316,14 @@ class FactorContents(Stored):
         """List, for people, the fields in which `other` differs from this."""
         differences = super().differences(other)
         if self.matrix != other.matrix:
-            differences.append(
-                f"the matrix has other entries (digest {other.matrix[:12]}, not {self.matrix[:12]})"
-            )
+            found, expected = (f"{c.kernel} {c.matrix[:12]}".strip() for c in (other, self))
+            differences.append(f"the matrix is another one ({found}, not {expected})")
         return differences
 
     def _readable(self) -> dict[str, str]:
         """Return the fields that are compared one by one, as texts for people."""
         return {
             "shape": f"{self.grid.rows} × {self.grid.columns}",
-            "kernel": self.kernel or "no kernel",
             "ridge": repr(self.ridge),
             "dtype": str(self.dtype),
             "tile": str(self.grid.tile),

@@ -40,7 +40,7 @@ class Reading:
         """Fill an array with a tile; return why it is wrong, or an empty text."""
         name, layer, i, j = place
         at = self.tiles.tile_map.contents.storage.number(layer, i, j)
-        return self.tiles.problem(place, out, int(self.sums[name][at]))
+        return self.tiles.fetch(place, out, int(self.sums[name][at]))
 
 
 class OpenFiles(Generic[Key]):

@@ -130,17 +130,18 @@ class TileFile:
         j: int,
         block: NDArray[np.floating],
         mirror: NDArray[np.floating] | None = None,
-    ) -> None:
+    ) -> int:
         """Write tile (i, j), a whole C-contiguous chunk, and its mirror image.
 
-        The tile is done after the next `commit`. Any thread may call this.
+        Return its checksum. The tile is done after the next `commit`. Any thread may call this.
         """
         disk.write_at(self._fd, block, self.tile_map.tile_at(kernel, layer, i, j))
         if mirror is not None:
             disk.write_at(self._fd, mirror, self.tile_map.tile_at(kernel, layer, j, i))
-        record = self.tile_map.checksum_at(kernel, layer, i, j), checksum(block)
+        value = checksum(block)
         with self._lock:
-            self._written.append(record)
+            self._written.append((self.tile_map.checksum_at(kernel, layer, i, j), value))
+        return value
 
     def commit(self) -> None:
         """Make the tiles written so far durable, then write their checksums.

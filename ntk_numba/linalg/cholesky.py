@@ -25,8 +25,11 @@ from ntk_numba.linalg.factor import (
 )
 from ntk_numba.linalg.factorise import write_factor
 from ntk_numba.linalg.indefinite import explain
-from ntk_numba.linalg.matrix import open_matrix
-from ntk_numba.linalg.packed import Packed, start_vector
+from ntk_numba.linalg.matrix import open_matrix, refuse_large
+from ntk_numba.linalg.operator import GramOperator
+from ntk_numba.linalg.packed import Packed, mirror, start_vector
+from ntk_numba.linalg.panels import factor_tile
+from ntk_numba.linalg.tiles import open_tiles
 from ntk_numba.machine import threads_to_use
 
 
@@ -271,9 +274,28 @@ def cholesky(
     """
     shift = not_negative("ridge", ridge)
     if path is None:
-        return Cholesky(open_matrix(gram, kernel, memory=memory), shift, threads=threads)
+        return Cholesky(_in_memory(gram, kernel, memory), shift, threads=threads)
     policy = Policy(overwrite, progress)
     target = write_factor(
         gram, path, shift, kernel=kernel, memory=memory, threads=threads, policy=policy
     )
     return open_cholesky(target, memory=memory, threads=threads)
+
+
+def _in_memory(gram: Any, kernel: KernelName | None, memory: int | str | None) -> Floats:
+    """Return a matrix as a new array, if it fits in memory."""
+    remedy = "keep the factor in a file (path='factor.h5')"
+    if not isinstance(gram, GramOperator):
+        return open_matrix(gram, kernel, memory=memory, remedy=remedy)
+    with open_tiles(gram, kernel) as tiles:
+        size, edge = tiles.size, factor_tile(tiles.size)
+        refuse_large(size, tiles.dtype, memory, remedy=remedy)
+        matrix = np.empty((size, size), tiles.dtype)
+        block = np.empty((1, edge, edge), tiles.dtype)
+        for i in range(-(-size // edge)):
+            for j in range(i + 1):
+                tiles.load([(i, j)], block, edge)
+                target = matrix[i * edge : (i + 1) * edge, j * edge : (j + 1) * edge]
+                target[:] = block[0, : target.shape[0], : target.shape[1]]
+    mirror(matrix)
+    return matrix

@@ -48,7 +48,7 @@ class CholeskyFile(Factor):
         self._file, self._threads = file, threads_to_use(threads)
         self._memory = None if memory is None else parse_bytes(memory, "memory")
         self._tiles = file.tiles()
-        self._store = StoredTiles(self._tiles)
+        self._store = StoredTiles(self._tiles, str(file.path))
         self._known: float | None = None  # the logarithm of the determinant
 
     @property

@@ -5,8 +5,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.errors import FileError
 from ntk_numba.gramfile.contents import FACTOR
-from ntk_numba.gramfile.layout import checksum
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.grid import Grid
 
@@ -63,11 +63,14 @@ class StoredTiles:
     ----------
     tiles : TileFile
         The open file, which whoever opened it closes.
+    name : str
+        The name of the file, for errors.
     """
 
-    def __init__(self, tiles: TileFile) -> None:
+    def __init__(self, tiles: TileFile, name: str) -> None:
         contents = tiles.tile_map.contents
         self.grid, self.dtype, self._tiles = contents.grid, contents.dtype, tiles
+        self._name = name
         self._sums = tiles.checksums()[FACTOR][0]
         self.done = self._sums != 0
 
@@ -82,7 +85,8 @@ class StoredTiles:
         height, width = self.grid.chunk
         whole = (height, width) == out.shape
         block = out if whole else np.empty((height, width), self.dtype)
-        self._tiles.load((FACTOR, 0, i, j), block, int(self._sums[i, j]))
+        if why := self._tiles.fetch((FACTOR, 0, i, j), block, int(self._sums[i, j])):
+            raise FileError(f"tile ({i}, {j}) of {self._name} {why}; run ntk-numba verify on it")
         if not whole:  # the only tile of a matrix that is smaller
             out[:] = 0
             out[:height, :width] = block
@@ -91,8 +95,7 @@ class StoredTiles:
         """Write a tile; it is durable after the next `commit`."""
         height, width = self.grid.chunk
         block = np.ascontiguousarray(tile[:height, :width])
-        self._tiles.write(FACTOR, 0, i, j, block)
-        self._sums[i, j] = checksum(block)
+        self._sums[i, j] = self._tiles.write(FACTOR, 0, i, j, block)
         self.done[i, j] = True
 
     def commit(self) -> None:

@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS, KernelName, Policy, one_of, parse_bytes
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, OutputExistsError
 from ntk_numba.gramfile.contents import FactorContents
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.gramfile.place import is_taken
+from ntk_numba.gramfile.place import check_folder, is_taken, output_path
 from ntk_numba.gramfile.repairing import repairing
 from ntk_numba.gramfile.stored import Report, existing
 from ntk_numba.gramfile.tiles import Place
 from ntk_numba.gramfile.writer import TileWriter
+from ntk_numba.grid import Grid
 from ntk_numba.inputs.arrays import bad_entry
 from ntk_numba.linalg.factor import exponent_of
 from ntk_numba.linalg.factor_tiles import FactorTiles, StoredTiles
 from ntk_numba.linalg.left_looking import LeftLooking, PivotError
-from ntk_numba.linalg.panels import factor_tile, panels_for
+from ntk_numba.linalg.panels import Panels, factor_tile, panels_for
 from ntk_numba.linalg.tiles import MatrixTiles, open_tiles
 from ntk_numba.linalg.unfactorised import explain_tiles
 from ntk_numba.machine import available_memory, threads_to_use
@@ -94,51 +96,83 @@ def write_factor(
     policy: Policy,
 ) -> Path:
     """Write the factor of K + ridge·I into a file, and return its path, see `cholesky`."""
-    target = Path(path)
+    target = output_path(path)
+    check_folder(target, write=policy.overwrite or not target.exists())
+    _refuse_matrix(target, gram)
     threads = threads_to_use(threads)
-    with _opened(gram, kernel, threads) as (tiles, name):
+    with opened(gram, kernel, threads) as (tiles, name):
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(kernel or "")
         if contents.excess:
             raise InvalidValueError(f"{name}: {contents.excess}")
-        if not policy.overwrite and is_taken(target):
+        if is_taken(target) and not policy.overwrite:
             existing(target, contents, open_factor).close()
             return target
-        writer = TileWriter(target, contents, NUMERICS, policy)
-        with writer:
-            store = StoredTiles(writer.tiles)
-            try:
-                _factorise(matrix, store, memory, threads, writer.check, policy.progress)
-            except PivotError as error:
-                writer.discard()
-                raise explain_tiles(matrix, store, error) from None
+        work = _Work(memory, threads, policy.progress)
+        work.panels(contents.grid, contents.dtype)  # an error comes before any file
+        try:
+            with (
+                stopping.gently(),
+                TileWriter(target, contents, NUMERICS, policy) as writer,
+            ):
+                store = StoredTiles(writer.tiles, str(target))
+                try:
+                    work.factorise(matrix, store, writer.check)
+                except PivotError as error:
+                    error.__traceback__ = None  # which keeps the panels in memory
+                    writer.discard()
+                    raise explain_tiles(matrix, store, error) from None
+        except OutputExistsError:  # another process has completed it since the check above
+            existing(target, contents, open_factor).close()
     return target
 
 
-def _factorise(
-    matrix: Shifted,
-    store: FactorTiles,
-    memory: int | str | None,
-    threads: int,
-    check: Callable[[], object],
-    progress: bool,
-) -> None:
-    """Compute the tiles that a store lacks."""
-    limit = int(available_memory() * SHARE)
-    given = "half of what is available"
-    if memory is not None:
-        limit, given = parse_bytes(memory, "memory"), "memory"
-    panels = panels_for(store.grid, store.dtype, store.done, limit, given)
-    LeftLooking(
-        matrix.load, matrix.diagonal, store, panels,
-        threads=threads, check=check, progress=progress,
-    ).run()  # fmt: skip
+def _refuse_matrix(target: Path, gram: Any) -> None:
+    """Raise an error if an output is the file of the matrix itself."""
+    file = gram if isinstance(gram, str | os.PathLike) else None
+    for name in ("path", "filename"):  # of a Gram file, of a memory map
+        file = file or getattr(gram, name, None)
+    if file and target.exists() and Path(file).exists() and target.samefile(file):
+        raise InvalidValueError(f"{target} is the matrix itself; choose another output")
+
+
+class _Work:
+    """How a factorisation is computed; nothing of it changes a bit.
+
+    memory, threads, progress : see `cholesky`
+    """
+
+    def __init__(self, memory: int | str | None, threads: int, progress: bool) -> None:
+        self._threads, self._progress = threads, progress
+        if memory is None:
+            self._limit, self._given = int(available_memory() * SHARE), "half of what is available"
+        else:
+            self._limit, self._given = parse_bytes(memory, "memory"), "memory"
+
+    def panels(self, grid: Grid, dtype: np.dtype, done: NDArray[np.bool_] | None = None) -> Panels:
+        """Return the panels of the tiles that are not done, see `panels_for`."""
+        if done is None:
+            done = np.zeros((grid.down, grid.down), bool)
+        return panels_for(grid, dtype, done, self._limit, self._given)
+
+    def factorise(self, matrix: Shifted, store: FactorTiles, check: Callable[[], object]) -> None:
+        """Compute the tiles that a store lacks.
+
+        check : is called several times a second, and raises an error if the job has to end
+        """
+        LeftLooking(
+            matrix.load,
+            matrix.diagonal,
+            store,
+            self.panels(store.grid, store.dtype, store.done),
+            threads=self._threads,
+            check=check,
+            progress=self._progress,
+        ).run()
 
 
 @contextmanager
-def _opened(
-    gram: Any, kernel: KernelName | None, threads: int
-) -> Iterator[tuple[MatrixTiles, str]]:
+def opened(gram: Any, kernel: KernelName | None, threads: int) -> Iterator[tuple[MatrixTiles, str]]:
     """Open the tiles of the matrix; a context of them and of its name in errors."""
     if kernel is not None:
         one_of("kernel", kernel, KERNELS)
@@ -190,7 +224,7 @@ def repair_factor(
     threads = threads_to_use(threads)
     with (
         repairing(Path(path), open_factor) as repair,
-        _opened(gram, kernel, threads) as (tiles, name),
+        opened(gram, kernel, threads) as (tiles, name),
     ):
         file = repair.file
         matrix = Shifted(tiles, file.contents.ridge, name)
@@ -202,7 +236,7 @@ def repair_factor(
         report = Report()
         bad = file.verify(progress=progress).bad if bad is None else bad
         with repair.writing(bad, report) as (own, done, check):
-            store = StoredTiles(own)
+            store = StoredTiles(own, str(repair.path))
             store.done &= done
-            _factorise(matrix, store, memory, threads, check, progress)
+            _Work(memory, threads, progress).factorise(matrix, store, check)
     return report

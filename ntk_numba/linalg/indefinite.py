@@ -42,7 +42,7 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     doubt = ESTIMATE * negative if len(array) > DENSE else 0.0
     excess = max(float(limits.eps) * max(high, negative), doubt, float(limits.tiny))
     for _ in range(60):
-        least = _round_up(math.ldexp(negative + excess, exponent))
+        least = round_up(math.ldexp(negative + excess, exponent))
         packed.restore(math.ldexp(least, -exponent))  # the very number that the message advises
         if packed.factorise() == 0:
             break
@@ -53,7 +53,7 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     added = f" with a ridge of {math.ldexp(ridge, exponent):.2g}" if ridge else ""
     equal = f"; rows {pair[0]} and {pair[1]} are equal" if pair else ""
     relative = (
-        f", {_round_up(packed.shift / mean):.2g} of the mean of the diagonal," if mean > 0 else ""
+        f", {round_up(packed.shift / mean):.2g} of the mean of the diagonal," if mean > 0 else ""
     )
     error = NotPositiveDefiniteError(
         f"{name}{added} is not positive definite in {array.dtype}: its factorisation fails at row "
@@ -111,7 +111,7 @@ def _least_by_inverses(packed: Packed) -> float:
     return 1 / float(np.linalg.norm(column)) - packed.shift
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """Return a number rounded up to two significant digits."""
     if not value > 0:
         return value

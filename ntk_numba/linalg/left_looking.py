@@ -194,9 +194,11 @@ class LeftLooking:
     def _rows(self, run: range) -> list[int]:
         """Return the tile rows of which the missing tiles of a panel need tiles."""
         wanted = self._wanted[:, run.start : run.stop]
-        needed: NDArray[np.bool_] = wanted.any(axis=1)
-        needed[run.start : run.stop] |= wanted.any(axis=0)
-        return [int(i) for i in np.flatnonzero(needed)]
+
+        def needed(i: int) -> bool:
+            return bool(wanted[i].any() or (i < run.stop and self._wanted[:, i].any()))
+
+        return [i for i in range(run.start, self._down) if needed(i)]
 
     def _uses(self, run: range, i: int, k: int) -> int:
         """Return how many tiles of a panel need L_ik."""

@@ -96,6 +96,7 @@ def open_matrix(
     name: str = "gram",
     memory: int | str | None = None,
     working: int = 0,
+    remedy: str = "",
 ) -> Floats:
     """Return a symmetric and finite matrix as a new C-contiguous array, float64 or float32.
 
@@ -107,7 +108,7 @@ def open_matrix(
         The kernel to take, if there are two.
     name : str
         The name of the argument, for errors.
-    memory, working : see `refuse_large`
+    memory, working, remedy : see `refuse_large`
 
     Raises
     ------
@@ -117,7 +118,8 @@ def open_matrix(
     """
     found = find_matrix(gram, kernel, name=name)
     try:
-        refuse_large(found.rows.shape[-1], np.dtype(found.rows.dtype), memory, working)
+        size, dtype = found.rows.shape[-1], np.dtype(found.rows.dtype)
+        refuse_large(size, dtype, memory, working, remedy=remedy)
         matrix = np.array(found.rows[found.layer], order="C")
     finally:
         found.close()
@@ -125,8 +127,26 @@ def open_matrix(
     return matrix
 
 
-def refuse_large(
+def bytes_of(size: int, dtype: np.dtype, working: int = 0, matrices: int = 1) -> int:
+    """Return the bytes that the matrices of a job take, see `refuse_large`."""
+    return (matrices * dtype.itemsize + working) * size * size
+
+
+def fits(
     size: int, dtype: np.dtype, memory: int | str | None, working: int = 0, matrices: int = 1
+) -> bool:
+    """Return whether the matrices of a job fit in memory, see `refuse_large`."""
+    free = available_memory() if memory is None else parse_bytes(memory, "memory")
+    return bytes_of(size, dtype, working, matrices) <= free
+
+
+def refuse_large(
+    size: int,
+    dtype: np.dtype,
+    memory: int | str | None,
+    working: int = 0,
+    matrices: int = 1,
+    remedy: str = "",
 ) -> int:
     """Return the bytes that a job may take, if its matrices of N = `size` fit in them.
 
@@ -138,6 +158,8 @@ def refuse_large(
         Further bytes that the job takes for each pair of samples.
     matrices : int
         The number of matrices of this dtype.
+    remedy : str
+        What the error advises first, if there is more than to take less.
 
     Raises
     ------
@@ -145,12 +167,12 @@ def refuse_large(
         A ValueError: they do not fit.
     """
     free = available_memory() if memory is None else parse_bytes(memory, "memory")
-    needed = (matrices * dtype.itemsize + working) * size * size
+    needed = bytes_of(size, dtype, working, matrices)
     if needed > free:
         held = "that are available" if memory is None else f"of memory={memory!r}"
         raise TooLargeError(
             f"{size:,} samples take {show_bytes(needed)} in memory, more than the "
-            f"{show_bytes(free)} {held}; take fewer samples"
+            f"{show_bytes(free)} {held}; {remedy}{', or ' if remedy else ''}take fewer samples"
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
     return free

@@ -202,29 +202,30 @@ def _fill(array: Doubles, file: SectionsFile, name: str, rows: list[range]) -> N
 
 
 def _write_totals(path: Path, sums: Sums, rows: list[range]) -> None:
-    """Write the totals of some rows."""
-    write_sections(path, {}, [("totals", a, sums.totals[a:b]) for a, b in _blocks(rows)])
+    """Write the totals of some rows, and their rests."""
+    both = ("totals", sums.totals), ("rests", sums.rests)
+    write_sections(path, {}, [(k, a, v[a:b]) for a, b in _blocks(rows) for k, v in both])
 
 
 def add_files(paths: Iterable[Path], sums: Sums, rows: range | None = None) -> None:
-    """Add the totals of files to sums; the order does not matter.
+    """Add the totals and the rests of files to sums; the order does not matter.
 
     rows : the rows to add, in whole blocks; by default all
     """
 
-    def read(path: Path) -> list[tuple[int, NDArray[np.int64]]]:
+    def read(path: Path) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         with SectionsFile(path) as file:
             return [
-                (section.start, file.read(section))
-                for section in file.sections
-                if rows is None or section.start in rows
+                (totals.start, file.read(totals), file.read(rests))
+                for totals, rests in zip(file.sections[::2], file.sections[1::2], strict=True)
+                if rows is None or totals.start in rows
             ]
 
     with ThreadPoolExecutor(READERS, "reader") as pool:
         for blocks in pool.map(read, paths):
             stopping.check()
-            for start, totals in blocks:
-                sums.merge(totals, start)
+            for start, totals, rests in blocks:
+                sums.merge(totals, rests, start)
 
 
 @dataclass

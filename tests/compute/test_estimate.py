@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
-from ntk_numba.compute.estimate import estimate
+from ntk_numba.compute.estimate import estimate, estimate_uses
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.inputs.source import open_source
 
@@ -14,6 +14,10 @@ def test_an_estimate_leaves_nothing_behind(tmp_path, n, m):
     seconds = estimate(make_plan(nk.MLP(3), x, z), x, tmp_path)
     assert 0 < seconds.compute < 60 and 0 < seconds.write < 60
     assert seconds.total == max(seconds.compute, seconds.write)
+    uses = estimate_uses(make_plan(nk.MLP(3), x, z, kernels=("nngp", "ntk")), x, tmp_path)
+    assert all(0 < t < 60 for t in (uses.computing, uses.reading))
+    assert (uses.cholesky is None) == (z is not None)
+    assert uses.choice.startswith("computing" if uses.computing <= uses.reading else "reading")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -188,7 +188,6 @@ def broken(size=4, **entries):
         ({"gram": nk.gram(nk.MLP(2), np.eye(2)), "kernel": 3}, "kernel must be .* not 3"),
         ({"gram": np.eye(2), "ridge": -1}, "ridge must be finite and not negative"),
         ({"gram": np.eye(2), "ridge": np.nan}, "ridge must be finite"),
-        ({"gram": np.eye(2), "path": "f.h5"}, "cannot be written to a file yet"),
         ({"gram": np.eye(200), "memory": "100kB"}, "200 samples take 312 KiB .*memory='100kB'"),
     ],
 )

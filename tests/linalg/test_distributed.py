@@ -9,6 +9,7 @@ from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.cluster.workers import LocalPool
+from ntk_numba.linalg import passes
 
 NETS = [nk.MLP(3, "relu", b_std=0.1), nk.MLP(2, "tanh", b_std=0.1)]  # the second needs all norms
 
@@ -50,6 +51,22 @@ def test_products_have_the_bits_of_one_process(data, folder, net, second):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("layout", marked(pytest.mark.slow, ["full", "lower"]))
+def test_a_stored_matrix(data, folder, layout, monkeypatch):
+    with nk.write_gram(NETS[0], data / "x.npy", folder.parent / "g.h5", layout=layout) as file:
+        A = file.operator("ntk")
+        wanted = A @ columns(700)
+        with ThreadPoolExecutor(2) as pool:
+            for parts, executor in ((1, None), (7, pool)):
+                with nk.distribute(A, folder, parts=parts, executor=executor) as D:
+                    np.testing.assert_array_equal(D @ columns(700), wanted)
+        with ThreadPoolExecutor(1) as pool, nk.distribute(A, folder, parts=2, executor=pool) as D:
+            monkeypatch.setattr(passes, "_kept", {})  # as in another process
+            nk.write_gram(NETS[0], data / "z.npy", file.path, overwrite=True).close()
+            with pytest.raises(ValueError, match=r"ntk of .*g.h5 is not the same.*was replaced"):
+                D @ columns(700)
+
+
 def test_one_column_and_none(data, folder):
     A = nk.kernel_operator(NETS[0], data / "x.npy")
     with nk.distribute(A, folder, parts=2) as D:
@@ -67,7 +84,9 @@ def test_errors_say_what_to_do(data, folder):
         nk.distribute(A, folder, parts=2)
     with pytest.raises(ValueError, match="parts must be at least 1"):
         nk.distribute(A, folder, parts=0)
-    with pytest.raises(TypeError, match="operator must be that of kernel_operator"):
+    with pytest.raises(
+        TypeError, match="operator must be that of kernel_operator or of a Gram file; this ndarray"
+    ):
         nk.distribute(np.eye(3), folder, parts=1)
     with pytest.raises(FileNotFoundError, match="create it first"):
         nk.distribute(A, folder / "none", parts=1)
