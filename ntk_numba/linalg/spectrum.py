@@ -26,6 +26,7 @@ from ntk_numba.machine import available_memory
 Doubles = NDArray[np.float64]
 
 DENSE = 2048  # rows of a matrix, at most, all of whose eigenvalues are computed
+WORKING = 48  # bytes that this takes for each entry
 EXTRA = 20  # random columns by default, besides one for each eigenvalue: they save passes
 FEWEST = 12  # random columns, so that their standard error means something
 PASSES = 100  # at most, by default
@@ -235,7 +236,7 @@ def spectrum(
     The matrix is only multiplied by columns, all of them in one pass: a block Krylov space of
     random columns grows until the residuals are small enough. The same products estimate sums over
     all eigenvalues: the effective dimension and the logarithm of the determinant, for any ridge.
-    All eigenvalues of a matrix of at most 2,048 rows are computed.
+    All eigenvalues of a matrix of at most 2,048 rows are computed, if the memory suffices.
 
     Parameters
     ----------
@@ -305,8 +306,8 @@ def spectrum(
     try:
         size, diagonal = _order(operator), operator.diag()
         scaled = Scaled(operator, diagonal)
-        if size <= max(DENSE, 3 * wide):
-            return _dense(scaled, size, min(count, size))
+        if size <= 3 * wide or (size <= DENSE and WORKING * size * size <= room):
+            return _dense(operator, scaled.unit, min(count, size))
         start = rng.choice(np.array([-1.0, 1.0]), (size, wide))
         with tqdm(disable=not progress, unit="pass", leave=False) as bar:
 
@@ -340,9 +341,9 @@ def largest_eigenvalue_of(
 ) -> float:
     """Return the largest eigenvalue of a symmetric operator, to about 1e-10 of it; at least 0."""
     size, scaled = _order(operator), Scaled(operator, operator.diag())
-    if size <= DENSE:
-        return max(float(_dense(scaled, size, 1).values[0]), 0.0)
     room = available_memory() // 2 if memory is None else parse_bytes(memory, "memory")
+    if size <= DENSE and WORKING * size * size <= room:
+        return max(float(_dense(operator, scaled.unit, 1).values[0]), 0.0)
     start: Doubles = np.random.default_rng(0).standard_normal((size, FEWEST))
     ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
     return scaled.unit * max(float(ritz.values[0]), 0.0)
@@ -359,14 +360,14 @@ def _order(operator: GramOperator) -> int:
     return int(rows)
 
 
-def _dense(scaled: Scaled, size: int, count: int) -> Spectrum:
+def _dense(operator: GramOperator, unit: float, count: int) -> Spectrum:
     """Return the spectrum of a matrix from all of its eigenvalues."""
-    matrix = scaled @ np.eye(size)
+    matrix = operator.columns(np.arange(operator.shape[0])) / unit
     matrix = (matrix + matrix.T) / 2
     values, vectors = eigenpairs(matrix)
     vectors = np.ascontiguousarray(vectors[:, :count])
     with blas_threads(1):
         off = matrix @ vectors - vectors * values[:count]
-    every, residuals = values * scaled.unit, np.linalg.norm(off, axis=0) * scaled.unit
-    trace = math.fsum(np.diagonal(matrix)) * scaled.unit
+    every, residuals = values * unit, np.linalg.norm(off, axis=0) * unit
+    trace = math.fsum(np.diagonal(matrix)) * unit
     return Spectrum(every[:count], vectors, residuals, trace, 1, every)

@@ -83,7 +83,7 @@ class LargeFlow:
     ----------
     ntk : Θ, what `as_operator` takes
     time : t ≥ 0, which may be infinite
-    ridge : ρ ≥ 0, relative to the mean of the diagonal of Θ
+    ridge : ρ ≥ 0, relative to the mean of the diagonal of Θ unless `absolute`
     means : what it may use
 
     Attributes
@@ -93,7 +93,9 @@ class LargeFlow:
         the relative residual.
     """
 
-    def __init__(self, ntk: Any, time: float, ridge: float, means: Means) -> None:
+    def __init__(
+        self, ntk: Any, time: float, ridge: float, means: Means, *, absolute: bool = False
+    ) -> None:
         self._given, self._means, self.error = ntk, means, 0.0
         self._file: Path | None = None
         self._factor: Any = None
@@ -104,7 +106,7 @@ class LargeFlow:
         if rows != columns or not self.operator.symmetric:
             raise InvalidValueError(f"ntk must be a square matrix, not {self.operator.shape}")
         diagonal = self.operator.diag()
-        self.shift = ridge * float(diagonal.mean())
+        self.shift = ridge if absolute else ridge * float(diagonal.mean())
         if not np.isfinite(self.shift):
             raise InvalidValueError(f"ridge={ridge!r} is too large for this kernel")
         self.time = time / rows

@@ -15,6 +15,7 @@ from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.large import System
+from ntk_numba.predict.large_flow import LargeFlow
 
 Doubles = NDArray[np.float64]
 Cross = dict[KernelName, Doubles]
@@ -103,7 +104,7 @@ class Trained:
         self,
         nngp: NDArray[np.floating] | GramOperator,
         factor: Cholesky | System | None,
-        flow: FlowFunctions | None,
+        flow: FlowFunctions | LargeFlow | None,
     ) -> None:
         self.nngp, self.factor, self.flow = nngp, factor, flow
 
