@@ -16,6 +16,7 @@ from bench import (
     figures,
     finite,
     growth,
+    operator,
     peers,
     prediction,
     recursion,
@@ -44,6 +45,7 @@ TABLES = {
     "growth": growth.main,
     "claims": claims.main,
     "finite": finite.main,
+    "operator": operator.main,
     "training": training.main,
     "classification": classification.main,
     "regression": regression.main,
@@ -57,13 +59,16 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
-    parser.add_argument("--n", type=int, help="N of the tables disk and prediction")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where the table disk writes")
+    parser.add_argument("--n", type=int, help="N of the tables disk, operator and prediction")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="where the tables disk and operator write"
+    )
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
-    given = {"disk": {**sizes, "folder": options.folder}, "prediction": sizes}
+    on_disk = {**sizes, "folder": options.folder}
+    given = {"disk": on_disk, "operator": on_disk, "prediction": sizes}
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)

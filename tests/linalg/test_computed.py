@@ -104,17 +104,18 @@ import sys
 import numpy as np
 import ntk_numba as nk
 
-x = np.lib.format.open_memmap(sys.argv[1], "w+", np.float64, (3000, 16_000))
-for start in range(0, 3000, 100):
-    x[start : start + 100] = np.random.default_rng(start).standard_normal((100, 16_000))
+x = np.lib.format.open_memmap(sys.argv[1], "w+", np.float64, (2200, 20_000))
+block = np.random.default_rng(0).standard_normal((100, 20_000))
+for start in range(0, 2200, 100):
+    np.multiply(block, 1 + start, out=x[start : start + 100])
 x.flush()
-del x
+del x, block
 net = nk.MLP(1, "relu")
 nk.kernel_operator(net, np.ones((2, 2))) @ np.ones((2, 10))
 own = nk.kernel_operator(net, sys.argv[1], memory=sys.argv[2])
 assert not own.matrix.resident
 open("/proc/self/clear_refs", "w").write("5")  # resets VmHWM
-own @ np.ones((3000, 10))
+own @ np.ones((2200, 10))
 peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1]
 print(peak)
 """
