@@ -21,15 +21,13 @@ def test_a_right_factor(tmp_path, size, dtype, scale):
     with nk.cholesky(a, tmp_path / "l.h5", ridge=0.5 * scale) as factor:
         assert factor.verify()
     with open_factor(tmp_path / "l.h5") as file:
-        assert file.contents.exponent == (0 if scale == 1 else file.contents.exponent)
+        assert bool(file.contents.exponent) == (scale != 1)
         report = verify_factor(file, a)
         assert report and len(report.checks) == 2
         a[-1, -1] *= 2
         report = verify_factor(file, a)
-        assert (
-            "this is not the matrix of the factor: the matrix is another one"
-            in (report.problems[0])
-        )
+        assert "this is not the matrix of the factor" in report.problems[0]
+        assert "the matrix is another one" in report.problems[0]
 
 
 @pytest.mark.parametrize("dtype", [float, np.float32])
