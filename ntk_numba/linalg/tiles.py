@@ -11,8 +11,9 @@ from xxhash import xxh3_128
 
 from ntk_numba.arguments import KernelName
 from ntk_numba.errors import InvalidTypeError
-from ntk_numba.gramfile.products import READERS, MatrixOfFile
+from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
+from ntk_numba.gramfile.tile_products import READERS
 from ntk_numba.grid import LARGEST_TILE
 from ntk_numba.linalg.matrix import check_matrix, find_matrix
 from ntk_numba.linalg.packed import blocks
