@@ -15,6 +15,7 @@ from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.large import System
+from ntk_numba.predict.large_flow import LargeFlow
 
 Doubles = NDArray[np.float64]
 Cross = dict[KernelName, Doubles]
@@ -108,7 +109,7 @@ class Trained:
         self,
         nngp: NDArray[np.floating] | GramOperator,
         factor: Cholesky | System | None,
-        flow: FlowFunctions | None,
+        flow: FlowFunctions | LargeFlow | None,
     ) -> None:
         self.nngp, self.factor, self.flow = nngp, factor, flow
         if isinstance(factor, System):
@@ -119,7 +120,7 @@ class Trained:
         if self.factor is not None:
             return self.factor.solve(columns), self.factor.residual
         assert self.flow is not None
-        return self.flow.spectrum.apply(self.flow.gain, columns), np.nan
+        return self.flow.learned(columns), np.nan
 
     def explain(self, cross: Cross) -> Explained:
         """Return E with P = Aᵀ and Q = 2Σ_Xx − Σ_XX Aᵀ."""

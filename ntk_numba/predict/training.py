@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba.arguments import KernelName, parse_bytes, show_bytes
+from ntk_numba.blas import blas_threads
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.compute.verify import verify_sample
@@ -15,7 +16,7 @@ from ntk_numba.engine.fitted import needs_largest_norm
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import Source, open_source, result_dtype
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.preprocess import Standardize, fit_preprocess
 
@@ -177,6 +178,21 @@ class NewSamples:
         training = self._training
         found = training.between(self._rows(run), training.samples, kernels, threads, self.up_to)
         return {name: k.astype(float, copy=False) for name, k in found.items()}
+
+    def outputs(
+        self,
+        kernel: KernelName,
+        weights: NDArray[np.float64],
+        memory: int | str | None,
+        threads: int | None,
+    ) -> NDArray[np.float64]:
+        """Return K(x, X) @ weights for all new samples, computed in blocks that fit in memory."""
+        found = np.empty((self.count, weights.shape[1]))
+        for run in self.runs(16 * self._training.count, memory):
+            cross = self.cross(run, (kernel,), threads)[kernel]
+            with blas_threads(threads_to_use(threads)):
+                found[run] = cross @ weights
+        return found
 
     def themselves(
         self, run: slice, kernel: KernelName, threads: int | None
