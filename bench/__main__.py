@@ -18,7 +18,7 @@ from bench import (
     finite,
     growth,
     larger,
-    operator,
+    passes,
     peers,
     prediction,
     recursion,
@@ -48,7 +48,7 @@ TABLES = {
     "growth": growth.main,
     "claims": claims.main,
     "finite": finite.main,
-    "operator": operator.main,
+    "operator": passes.main,
     "training": training.main,
     "classification": classification.main,
     "regression": regression.main,
@@ -72,7 +72,7 @@ def main() -> None:
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
     on_disk = {**sizes, "folder": options.folder}
-    given = dict.fromkeys(("cholesky", "disk", "larger", "operator"), on_disk)
+    given = dict.fromkeys(("disk", "operator", "cholesky", "larger"), on_disk)
     given |= {"prediction": sizes}
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
