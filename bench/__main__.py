@@ -61,18 +61,16 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
+    parser.add_argument("--n", type=int, help="N of the tables that take one")
     parser.add_argument(
-        "--n", type=int, help="N of the tables cholesky, disk, operator and prediction"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=Path(), help="where cholesky, disk and operator write"
+        "--folder", type=Path, default=Path(), help="where tables that use a disk write"
     )
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
     on_disk = {**sizes, "folder": options.folder}
-    given = dict.fromkeys(("cholesky", "disk", "operator"), on_disk) | {"prediction": sizes}
+    given = {name: on_disk for name in ("disk", "operator", "cholesky")} | {"prediction": sizes}
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ntk_numba.compute.memory import gram as gram
     from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
+    from ntk_numba.errors import NotConvergedError as NotConvergedError
     from ntk_numba.errors import NotPositiveDefiniteError as NotPositiveDefiniteError
     from ntk_numba.errors import NtkNumbaError as NtkNumbaError
     from ntk_numba.errors import RidgeWarning as RidgeWarning
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from ntk_numba.linalg.distributed import distribute as distribute
     from ntk_numba.linalg.factorise import repair_factor as repair_factor
     from ntk_numba.linalg.operator import GramOperator as GramOperator
+    from ntk_numba.linalg.solve import Solution as Solution
+    from ntk_numba.linalg.solve import solve as solve
+    from ntk_numba.linalg.spectrum import Spectrum as Spectrum
+    from ntk_numba.linalg.spectrum import spectrum as spectrum
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
     from ntk_numba.predict.hyperparameters import fit_hyperparameters as fit_hyperparameters
     from ntk_numba.predict.loading import load_model as load_model
+    from ntk_numba.predict.nystrom import NystromRegression as NystromRegression
+    from ntk_numba.predict.nystrom import nystrom_regression as nystrom_regression
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -63,6 +70,7 @@ _HOMES = {
     "merge": "cluster.merge",
     "NtkNumbaError": "errors",
     "StoppedError": "errors",
+    "NotConvergedError": "errors",
     "NotPositiveDefiniteError": "errors",
     "RidgeWarning": "errors",
     "UnderflowWarning": "errors",
@@ -77,15 +85,21 @@ _HOMES = {
     "correlation_map": "theory.criticality",
     "cholesky": "linalg.cholesky",
     "Cholesky": "linalg.cholesky",
+    "solve": "linalg.solve",
+    "Solution": "linalg.solve",
     "CholeskyFile": "linalg.cholesky_file",
     "open_cholesky": "linalg.cholesky_file",
     "repair_factor": "linalg.factorise",
     "GramOperator": "linalg.operator",
+    "spectrum": "linalg.spectrum",
+    "Spectrum": "linalg.spectrum",
     "kernel_operator": "linalg.computed",
     "distribute": "linalg.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",
+    "nystrom_regression": "predict.nystrom",
+    "NystromRegression": "predict.nystrom",
     "gaussian_process": "predict.gaussian_process",
     "GaussianProcess": "predict.gaussian_process",
     "one_hot": "predict.targets",

@@ -22,6 +22,10 @@ class InvalidValueError(NtkNumbaError, ValueError):
     """An argument, or the content of a file, has a value that cannot be used."""
 
 
+class TooLargeError(InvalidValueError):
+    """A matrix does not fit in the memory that a job may take."""
+
+
 class NotPositiveDefiniteError(InvalidValueError):
     """A matrix that is to be factorised is not positive definite.
 
@@ -41,6 +45,21 @@ class NotPositiveDefiniteError(InvalidValueError):
     least_eigenvalue: float | None = None
     least_ridge: float | None = None
     equal: tuple[int, int] | None = None
+
+
+class NotConvergedError(NtkNumbaError, ArithmeticError):
+    """An iteration does not reach the tolerance that is asked for.
+
+    Attributes
+    ----------
+    residual : float
+        The relative residual ‖Y − A X‖/‖Y‖ that it has reached, the largest of all columns.
+    passes : int
+        The number of products with the matrix.
+    """
+
+    residual: float = 1.0
+    passes: int = 0
 
 
 class NtkNumbaWarning(UserWarning):

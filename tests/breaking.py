@@ -32,6 +32,7 @@ from broken_jobs import (
     start_process,
 )
 from broken_models import MODELS
+from broken_solutions import SOLUTIONS
 from disk_model import Disk, lose_power
 from meddling import MEDDLING, Make, repairs, streams, takeovers
 
@@ -351,6 +352,7 @@ EXPERIMENTS = {
     **MEDDLING,
     **MODELS,
     **FACTORS,
+    **SOLUTIONS,
     "flips": flips,
     "unfinished": unfinished,
 }

@@ -62,6 +62,30 @@ def test_power_failures_while_a_model_is_written():
     assert experiment("crashed_models", 60) == {"right": 60}
 
 
+@pytest.mark.system
+def test_calls_of_a_checkpoint_fail_or_are_the_last():
+    result = experiment("solutions", 5)
+    assert result["calls"] >= 75 and result == {"right": result["calls"], "calls": result["calls"]}
+
+
+@pytest.mark.system
+def test_iterations_that_are_killed_at_random_times():
+    result = experiment("killed_solutions", 10)
+    assert result.keys() == {"right", "kills"} and result["kills"] >= 10
+
+
+@pytest.mark.system
+def test_power_failures_while_a_checkpoint_is_written():
+    assert experiment("crashed_solutions", 30) == {"right": 30}
+
+
+@pytest.mark.system
+def test_damage_of_checkpoints():
+    result = experiment("damaged_solutions", 40)
+    assert result.keys() == {"refused", "right"} and sum(result.values()) == 120
+    assert result["right"] > 60
+
+
 @pytest.mark.parametrize("rounds", marked(pytest.mark.system, [5, 200]))
 def test_kills_at_random_times(rounds):
     result = experiment("kills", rounds)

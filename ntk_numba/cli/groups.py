@@ -27,6 +27,12 @@ def overwrite_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
+EXECUTOR_HELP = (
+    "the workers that compute the parts: processes:2, loky:2, dask:ADDRESS, dask:SCHEDULER.json or "
+    "mpi"
+)
+
+
 def writing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that write a file: overwriting and progress."""
     overwrite_option(parser)
@@ -37,13 +43,16 @@ def writing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def network_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that describe a network."""
+def network_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the options that describe a network.
+
+    required : whether there has to be one
+    """
     net = parser.add_argument_group(
         "network", "give one value for all layers, or repeat the option"
     )
     net.add_argument(
-        "--depth", type=int, required=True, metavar="L", help="number of weight layers"
+        "--depth", type=int, required=required, metavar="L", help="number of weight layers"
     )
     net.add_argument(
         "--activation", action="append", metavar="NAME", help="name or name:parameters [relu]"

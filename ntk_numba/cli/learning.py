@@ -25,25 +25,23 @@ FEW = 20  # different whole numbers that may be labels of classes
 def fit(options: argparse.Namespace) -> bool:
     """Fit a model and write it to a file."""
     from ntk_numba.gramfile.whole import check_output
-    from ntk_numba.inputs.labels import read_targets_file
     from ntk_numba.inputs.source import open_sources
-    from ntk_numba.predict.targets import one_hot, read_targets
 
     net, ridge = network_of(options), _ridge(options)
     target = check_output(options.output, overwrite=options.overwrite)
     x: Any
     x, _ = open_sources(options.data, None, options.memory)
     refuse_inputs([target], x, options.targets, options.gram)
-    labels = read_targets_file(options.targets, x.shape[0], classes=options.classes)
-    classes = None
-    if options.classes or labels.are_text:
-        y, classes = one_hot(labels.classes())
-    else:
-        y = read_targets(labels.values, x.shape[0], labels.name)
-        _note_whole_numbers(labels.name, y)
-        y = y[:, 0] if labels.values.ndim == 1 else y
+    y, classes, columns = targets_of(options, x.shape[0])
+    # beside the output, so that the same command goes on with it after a kill
+    scratch = Path(options.scratch or f"{target}.scratch")
+    refuse_inputs([scratch], x, options.targets, options.gram)
     common: dict[str, Any] = {
         "absolute": options.absolute,
+        "method": options.method,
+        "tolerance": options.tolerance,
+        "scratch": scratch,
+        "overwrite": options.overwrite or options.scratch is None,
         "gram": options.gram,
         "preprocess": "standardize" if options.standardize else None,
         "dtype": options.dtype,
@@ -57,20 +55,36 @@ def fit(options: argparse.Namespace) -> bool:
     if options.process:
         model = ntk_numba.gaussian_process(net, x, y, kernel=kernel, noise=ridge, **common)
     else:
-        model = ntk_numba.kernel_ridge(
-            net, x, y, kernel=kernel, ridge=ridge, method=options.method, **common
-        )
+        model = ntk_numba.kernel_ridge(net, x, y, kernel=kernel, ridge=ridge, **common)
     model.classes = classes
-    model.target_names = labels.columns
+    model.target_names = columns
     facts = _facts(model, options)
     reference = options.data if options.reference else None
     model.save(target, overwrite=options.overwrite, reference=reference)
+    if options.scratch is None:
+        scratch.unlink(missing_ok=True)
     if options.json:
         show_json(facts)
     else:
         _show_fit(options.output, model, facts)
     flush()
     return True
+
+
+def targets_of(options: argparse.Namespace, count: int) -> "tuple[Any, Any, list[str] | None]":
+    """Read the targets of `count` samples.
+
+    Return them, the labels of the classes if they are classes, and the names of their columns.
+    """
+    from ntk_numba.inputs.labels import read_targets_file
+    from ntk_numba.predict.targets import one_hot, read_targets
+
+    labels = read_targets_file(options.targets, count, classes=options.classes)
+    if options.classes or labels.are_text:
+        return *one_hot(labels.classes()), labels.columns
+    y = read_targets(labels.values, count, labels.name)
+    _note_whole_numbers(labels.name, y)
+    return (y[:, 0] if labels.values.ndim == 1 else y), None, labels.columns
 
 
 def _note_whole_numbers(name: str, y: Any) -> None:
@@ -92,8 +106,6 @@ def _ridge(options: argparse.Namespace) -> Any:
         raise InvalidValueError("--process has a --noise, not a --ridge")
     if options.noise is not None and not options.process:
         raise InvalidValueError("--noise is of a Gaussian process: add --process, or give --ridge")
-    if options.process and options.method != "auto":
-        raise InvalidValueError("--process has no --method")
     if options.kernel == "ensemble" and not options.process:
         raise InvalidValueError("--kernel ensemble is of a Gaussian process: add --process")
     name, text = ("noise", options.noise) if options.process else ("ridge", options.ridge)
@@ -107,11 +119,11 @@ def _ridge(options: argparse.Namespace) -> Any:
         raise InvalidValueError(f"--{name} must be a number, loo or evidence, not {text}") from None
 
 
-def refuse_inputs(targets: "Sequence[Path]", x: "Source", *others: str | None) -> None:
+def refuse_inputs(targets: "Sequence[Path]", x: "Source | None", *others: str | None) -> None:
     """Raise an error if an output is one of the files that are read, or that a model refers to."""
     from ntk_numba.inputs.paths import split
 
-    files = {x.file, *(file.path for file in x.files)}
+    files = {x.file, *(file.path for file in x.files)} if x else set()
     files |= {split(other)[0] for other in others if other is not None}
     for target, file in product(targets, files):
         if file and file.exists() and target.exists() and target.samefile(file):
@@ -121,6 +133,8 @@ def refuse_inputs(targets: "Sequence[Path]", x: "Source", *others: str | None) -
 def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) -> dict[str, Any]:
     """Return what a fit has found, as --json prints it."""
     import numpy as np
+
+    from ntk_numba.predict.large import System
 
     count, features = model.training.samples.shape
     facts: dict[str, Any] = {
@@ -135,11 +149,16 @@ def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) 
         "relative_ridge": model.relative_ridge,
         "chosen_by": "given" if model.choice is None else model.choice.objective,
         "residual": model.residual,
+        "method": model.method,
     }
     if model.kernel == "ensemble":
         return facts  # trained networks have no leave-one-out predictions in closed form
+    if model.method != "cholesky":
+        return facts  # they take a factor
     if options.process:
         facts["log_marginal_likelihood"] = model.log_marginal_likelihood  # type: ignore[union-attr]
+    if isinstance(model.factor, System):
+        return facts  # another factorisation, which would take hours
     residual = np.asarray(model.leave_one_out().residual).reshape(model.targets.shape)
     mean = model.targets - residual
     if model.classes is not None:
@@ -165,7 +184,8 @@ def _show_fit(output: str, model: "KernelRidge | GaussianProcess", facts: dict[s
         f"{model.ridge_name:16} {facts['ridge']:.4g} "
         f"({facts['relative_ridge']:.4g} of the mean of the diagonal{chosen})"
     )
-    show(f"{'residual':16} {facts['residual']:.2g}")
+    by = "" if facts["method"] == "cholesky" else f" by {facts['method']}"
+    show(f"{'residual':16} {facts['residual']:.2g}{by}")
     if "log_marginal_likelihood" in facts:
         show(f"{'log evidence':16} {facts['log_marginal_likelihood']:.8g}")
     if "loo_accuracy" in facts:
@@ -221,7 +241,8 @@ def _predictions(
     limits: dict[str, Any] = {"memory": options.memory, "threads": options.threads}
     std: Any = None
     if options.std or options.proba:
-        mean, std = as_process(model).predict(x, return_std=True, **limits)
+        process = as_process(model)
+        mean, std = process.predict(x, return_std=True, scratch=options.scratch, **limits)
     else:
         mean = model.predict(x, **limits)
     outputs = model.targets.shape[1]

@@ -3,11 +3,11 @@
 import argparse
 from typing import Any
 
-from ntk_numba.cli.groups import writing_options
+from ntk_numba.cli.groups import EXECUTOR_HELP, network_options, writing_options
 
 
 def matrix_parsers(parsers: Any) -> None:
-    """Add the command ``cholesky``."""
+    """Add the commands ``cholesky`` and ``solve``."""
     cholesky = parsers.add_parser(
         "cholesky", help="factorise a Gram matrix of any size and write the factor to a file"
     )
@@ -23,6 +23,84 @@ def matrix_parsers(parsers: Any) -> None:
     machine_options(cholesky)
     writing_options(cholesky)
     cholesky.set_defaults(run="cholesky")
+    solve = parsers.add_parser(
+        "solve", help="solve a linear system with a Gram matrix of any size, stored or not"
+    )
+    _solve_options(solve)
+    solve.set_defaults(run="solve")
+
+
+def _solve_options(solve: argparse.ArgumentParser) -> None:
+    """Add the options of ``solve``."""
+    solve.add_argument(
+        "gram", metavar="GRAM",
+        help="the Gram file; or, with --depth, the samples, of which the kernel is computed in "
+        "each pass and never stored",
+    )  # fmt: skip
+    solve.add_argument(
+        "--kernel", choices=["ntk", "nngp"],
+        help="the kernel to take, if the file has both, or to compute [ntk]",
+    )  # fmt: skip
+    solve.add_argument(
+        "--targets", metavar="Y", required=True,
+        help="the right-hand sides, one row per sample, in a file of the same kinds as samples; "
+        "labels of classes, as text or with --classes, become one column for each class",
+    )  # fmt: skip
+    solve.add_argument(
+        "--classes", action="store_true",
+        help="the targets are labels of classes, although they are numbers",
+    )  # fmt: skip
+    solve.add_argument(
+        "-o", "--output", metavar="FILE", required=True,
+        help="the file of the solution: .npy, .npz (with the ridge) or .csv",
+    )  # fmt: skip
+    solve.add_argument(
+        "--ridge", type=float, action="append", required=True, metavar="RIDGE",
+        help="a number that is added to the diagonal, with the units of the kernel; repeat the "
+        "option for several solutions",
+    )  # fmt: skip
+    solve.add_argument(
+        "--method", choices=["auto", "cholesky", "block_krylov", "nystrom_pcg"], default="auto",
+        help="how the system is solved [%(default)s: by the expected time]",
+    )  # fmt: skip
+    solve.add_argument(
+        "--tolerance", type=float, default=1e-6, metavar="T",
+        help="the relative residual that each column is to reach [%(default)s]",
+    )  # fmt: skip
+    solve.add_argument(
+        "--checkpoint", metavar="FILE",
+        help="keep the state in this file after each pass, so that the same command continues "
+        "after a stop; with --method cholesky, the file of the factor",
+    )  # fmt: skip
+    solve.add_argument(
+        "--max-passes", type=int, metavar="N", help="the largest number of passes [1000]"
+    )
+    solve.add_argument("--seed", type=int, default=0, help="seed of random columns [%(default)s]")
+    network_options(solve, required=False)
+    result = solve.add_argument_group("kernel", "of samples, with --depth")
+    result.add_argument(
+        "--dtype", choices=["float64", "float32"],
+        help="the type of the entries [float64 unless the data is float32]",
+    )  # fmt: skip
+    result.add_argument(
+        "--up-to", type=float, metavar="NORM",
+        help="the largest norm of all samples, see gram [measured]",
+    )  # fmt: skip
+    machine_options(solve)
+    cluster = solve.add_argument_group(
+        "cluster", "passes over the matrix by workers; --threads is as for gram"
+    )
+    cluster.add_argument(
+        "--parts", type=int, metavar="n", help="compute each pass in n parts, one or a few a worker"
+    )
+    cluster.add_argument("--executor", metavar="NAME", help=EXECUTOR_HELP)
+    cluster.add_argument(
+        "--scratch", metavar="FOLDER",
+        help="the folder for what is multiplied and partial products, which all workers can read "
+        "and write [a folder beside the output]",
+    )  # fmt: skip
+    solve.add_argument("--json", action="store_true", help="print JSON")
+    writing_options(solve)
 
 
 def gram_options(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import NtkNumbaWarning, StoppedError
 
 # The commands whose result is a file: they are done even if its name cannot be printed
-WRITERS = "gram", "merge", "plot", "fit", "predict", "cholesky"
+WRITERS = "gram", "merge", "plot", "fit", "predict", "cholesky", "solve"
 HOMES = commands, learning, matrices  # the files of the commands' functions
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"

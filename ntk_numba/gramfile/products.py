@@ -21,7 +21,7 @@ from ntk_numba.gramfile.tile_products import READERS, Blocks, Kept, Places, tile
 from ntk_numba.grid import Grid, Part
 from ntk_numba.machine import available_memory
 from ntk_numba.pool import in_order
-from ntk_numba.sums import Sums, balanced
+from ntk_numba.sums import Sums, balanced, unbalanced
 
 Doubles = NDArray[np.float64]
 
@@ -41,8 +41,8 @@ class MatrixOfFile:
     ----------
     grid : Grid
     dtype : float32 or float64
-    places : (n, 2), the (i, j) of all tiles that are stored, in the order in which they are read.
-        Of a symmetric matrix these are tiles on and below the diagonal.
+    places : (n, 2), the (i, j) of all tiles that are stored and done, in the order in which they
+        are read. Of a symmetric matrix these are tiles on and below the diagonal.
     direct : bool
         Whether tiles are read past the page cache. They are if the matrix does not fit into half
         of the memory that is available: then no tile would still be there in the next pass.
@@ -61,8 +61,8 @@ class MatrixOfFile:
 
     @cached_property
     def places(self) -> Places:
-        """The (i, j) of the tiles that are stored."""
-        return self._source.in_order(np.argwhere(self.contents.storage.mask))
+        """The (i, j) of the tiles that are stored and done."""
+        return self._source.places(self.kernel, self.layer)
 
     @property
     def name(self) -> str:
@@ -217,14 +217,14 @@ class MatrixOfFile:
             ):
                 for start, block in found:
                     product[start : start + len(block)] += block
-            return np.asarray(np.ldexp(product, exponents))
+            return unbalanced(product, exponents)
         kept: Kept = {}
         self.diagonal(kept)
         rows, weights = self.bounds
         scaled, exponents = balanced(columns, weights)
         sums = Sums(rows, np.ones(columns.shape[1]))
         self._add(scaled, sums, self.places, threads, kept)
-        return np.asarray(np.ldexp(sums.result(), exponents))
+        return unbalanced(sums.result(), exponents)
 
     def add_part(
         self,

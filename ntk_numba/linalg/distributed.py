@@ -14,13 +14,12 @@ from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.schedulers import Pool, pool_of
 from ntk_numba.cluster.workers import AnyExecutor, Task
-from ntk_numba.errors import InvalidTypeError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.place import check_folder, output_path
 from ntk_numba.grid import Part
-from ntk_numba.linalg.computed import ComputedOperator
 from ntk_numba.linalg.operator import GramOperator
+from ntk_numba.linalg.origins import origin_of
 from ntk_numba.linalg.passes import Multiplier, Origin, Pass, add_files, is_right, rows_of
 from ntk_numba.sums import Sums, balanced
 
@@ -37,7 +36,7 @@ class Passes:
 
     Parameters
     ----------
-    matrix : the matrix in this process
+    matrix, identity : the matrix in this process, and its digest
     origin : the same for workers
     folder : where the files of a pass are written, which all workers can read and write
     parts, executor : see `write_gram`
@@ -46,6 +45,7 @@ class Passes:
     def __init__(
         self,
         matrix: Multiplier,
+        identity: str,
         origin: Origin,
         folder: Path,
         *,
@@ -53,7 +53,8 @@ class Passes:
         executor: AnyExecutor | None,
     ) -> None:
         matrix.grid.size(Part(1, parts))  # raises an error if there are more parts than tiles
-        self._matrix, self._folder, self.parts = matrix, folder, parts
+        self._matrix, self._identity = matrix, identity
+        self._folder, self.parts = folder, parts
         self._origin = origin if executor is None else origin.elsewhere()
         self._executor = executor
         self._bounds = matrix.bounds
@@ -72,10 +73,10 @@ class Passes:
         rows, weights = self._bounds[::-1] if transpose else self._bounds
         scaled, exponents = balanced(columns, weights)
         digest = xxhash.xxh3_128(np.ascontiguousarray(scaled).data)
-        digest.update(f"{self._matrix.identity} {scaled.shape} {transpose}".encode())
+        digest.update(f"{self._identity} {scaled.shape} {transpose}".encode())
         job = Pass(
             origin=self._origin,
-            identity=self._matrix.identity,
+            identity=self._identity,
             folder=self._folder,
             key=digest.hexdigest(),
             parts=self.parts,
@@ -110,7 +111,7 @@ class Passes:
         for number in range(1, self.parts + 1):
             reads, writes = rows_of(grid, Part(number, self.parts))
             rows += sum(map(len, reads if job.transpose else writes))
-        return rows * job.count * 8
+        return rows * job.count * 16
 
     def _run(self, task: Task) -> None:
         """Run a task for all parts on the workers."""
@@ -199,10 +200,10 @@ def distribute(
         That of `ntk_numba.kernel_operator`, or of a Gram file.
     folder : path
         An existing folder that all workers can read and write, for the files of the pass that is
-        being computed; `distribute` is its only user meanwhile. A pass writes V, N·K numbers, and
-        partial products, about 2√(2/parts)·N·K numbers for each part; they are removed after it. A
-        process that is killed leaves them, and one that multiplies the same V goes on with them, as
-        `ntk_numba.solve` with a checkpoint does.
+        being computed; nobody else may use it meanwhile. A pass writes V, N·K numbers, and partial
+        products, on average about 4·N·K/√(2·parts) numbers for each part; they are removed after
+        it. A process that is killed leaves them, and one that multiplies the same V goes on with
+        them, as `ntk_numba.solve` with a checkpoint does.
     parts : int
         The number of parts: one, or a few, for each worker. A worker needs the memory of
         `kernel_operator`.
@@ -238,13 +239,8 @@ def distribute(
     ...     solution = ntk_numba.solve(D, y, ridge=1e-3, path="/scratch/solution")
     """
     count = whole_number("parts", parts)
-    if not isinstance(operator, ComputedOperator):
-        raise InvalidTypeError(
-            "operator must be that of kernel_operator or of a Gram file, not "
-            f"{type(operator).__name__}; other matrices are multiplied by one process"
-        )
+    matrix, origin = origin_of(operator)
     place = output_path(Path(folder) / "pass")
     check_folder(place)
-    matrix, origin = operator.matrix, operator.origin()
-    passes = Passes(matrix, origin, place.parent, parts=count, executor=executor)
+    passes = Passes(matrix, operator.identity, origin, place.parent, parts=count, executor=executor)
     return DistributedOperator(operator, passes)

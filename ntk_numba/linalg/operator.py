@@ -67,6 +67,10 @@ class GramOperator(LinearOperator):  # type: ignore[misc]
     def _rmatmat(self, V: NDArray[Any]) -> NDArray[Any]:
         return self._pass(V, transpose=not self.symmetric)
 
+    def _rmatvec(self, v: NDArray[Any]) -> NDArray[Any]:
+        # that of SciPy calls itself without an end, since `_adjoint` is overridden
+        return self._rmatmat(v.reshape(-1, 1))[:, 0]
+
     def _adjoint(self) -> LinearOperator:
         return self if self.symmetric else super()._adjoint()
 
@@ -199,7 +203,8 @@ class StoredOperator(GramOperator):
     ) -> None:
         grid = matrix.grid
         super().__init__((grid.rows, grid.columns), symmetric=grid.symmetric)
-        self.matrix, self._threads, self._opened = matrix, threads_to_use(threads), opened
+        self.matrix, self.threads, self._opened = matrix, threads, opened
+        self._threads = threads_to_use(threads)
 
     @property
     def identity(self) -> str:

@@ -43,8 +43,6 @@ class Multiplier(Protocol):
     """A matrix whose tiles can be multiplied one part at a time."""
 
     @property
-    def identity(self) -> str: ...
-    @property
     def grid(self) -> Grid: ...
 
     @property
@@ -82,6 +80,10 @@ class Origin(Protocol):
         """Return the matrix in this process."""
         ...
 
+    def difference(self, matrix: Any, part: Part) -> str:
+        """Describe how a part of a matrix that `open` returned differs; empty if it is equal."""
+        ...
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -90,7 +92,7 @@ class Pass:
     Attributes
     ----------
     origin : the matrix
-    identity : what its `identity` has to be in every process
+    identity : a digest of the matrix
     folder : of the files
     key : digest of the matrix and of the columns
     parts : the number of parts
@@ -134,11 +136,11 @@ class Pass:
 
         matrix : the matrix, if this is the driver and not a worker
         """
-        path = self.product(number)
+        path, part = self.product(number), Part(number, self.parts)
 
         def compute() -> int:
-            with _prepared(self) if matrix is None else nullcontext(matrix) as it:
-                return self._multiply(it, Part(number, self.parts), path)
+            with _prepared(self, part) if matrix is None else nullcontext(matrix) as it:
+                return self._multiply(it, part, path)
 
         return _done(number, path, compute)
 
@@ -200,29 +202,30 @@ def _fill(array: Doubles, file: SectionsFile, name: str, rows: list[range]) -> N
 
 
 def _write_totals(path: Path, sums: Sums, rows: list[range]) -> None:
-    """Write the totals of some rows."""
-    write_sections(path, {}, [("totals", a, sums.totals[a:b]) for a, b in _blocks(rows)])
+    """Write the totals of some rows, and their rests."""
+    both = ("totals", sums.totals), ("rests", sums.rests)
+    write_sections(path, {}, [(k, a, v[a:b]) for a, b in _blocks(rows) for k, v in both])
 
 
 def add_files(paths: Iterable[Path], sums: Sums, rows: range | None = None) -> None:
-    """Add the totals of files to sums; the order does not matter.
+    """Add the totals and the rests of files to sums; the order does not matter.
 
     rows : the rows to add, in whole blocks; by default all
     """
 
-    def read(path: Path) -> list[tuple[int, NDArray[np.int64]]]:
+    def read(path: Path) -> list[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         with SectionsFile(path) as file:
             return [
-                (section.start, file.read(section))
-                for section in file.sections
-                if rows is None or section.start in rows
+                (totals.start, file.read(totals), file.read(rests))
+                for totals, rests in zip(file.sections[::2], file.sections[1::2], strict=True)
+                if rows is None or totals.start in rows
             ]
 
     with ThreadPoolExecutor(READERS, "reader") as pool:
         for blocks in pool.map(read, paths):
             stopping.check()
-            for start, totals in blocks:
-                sums.merge(totals, start)
+            for start, totals, rests in blocks:
+                sums.merge(totals, rests, start)
 
 
 @dataclass
@@ -238,7 +241,7 @@ _keeping = threading.Lock()
 
 
 @contextmanager
-def _prepared(job: Pass) -> Iterator[Multiplier]:
+def _prepared(job: Pass, part: Part) -> Iterator[Multiplier]:
     """Yield the matrix of a pass, which this worker keeps between its parts and passes."""
     origin = job.origin
     threads = worker_threads() if origin.threads is None else origin.threads
@@ -250,14 +253,13 @@ def _prepared(job: Pass) -> Iterator[Multiplier]:
             del _kept[next(iter(_kept))]
     with kept.lock:
         if kept.matrix is None:
-            matrix = origin.open(_memory_of(origin), threads)
-            if matrix.identity != job.identity:
+            kept.matrix = origin.open(_memory_of(origin), threads)
+        try:
+            if difference := origin.difference(kept.matrix, part):
                 raise InvalidValueError(
                     f"{origin} is not the same for a worker on {platform.node()} as for the "
-                    "process that started it; all of them have to read the same files"
+                    f"process that started it: {difference}; all have to read the same files"
                 )
-            kept.matrix = matrix
-        try:
             yield kept.matrix
         except BaseException:
             kept.matrix = None  # the data may have changed; the next try looks again

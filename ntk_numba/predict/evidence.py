@@ -32,6 +32,7 @@ from ntk_numba.compute.gradients import contract
 from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.factor import leave_one_out
 from ntk_numba.linalg.packed import mirror
+from ntk_numba.predict.large import System
 from ntk_numba.predict.training import Training
 
 Floats = NDArray[np.float64]
@@ -50,7 +51,7 @@ class Process(Protocol):
     def kernel(self) -> str: ...
 
     @property
-    def factor(self) -> Cholesky: ...
+    def factor(self) -> Cholesky | System: ...
 
     @property
     def ridge(self) -> float: ...

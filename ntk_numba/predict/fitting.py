@@ -12,16 +12,18 @@ from tqdm import tqdm
 
 from ntk_numba.arguments import KernelName, not_negative
 from ntk_numba.blas import blas_threads
-from ntk_numba.errors import InvalidValueError, NotPositiveDefiniteError, RidgeWarning
+from ntk_numba.errors import InvalidValueError, RidgeWarning
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.matrix import open_matrix, refuse_large
-from ntk_numba.linalg.spectrum import WORKING, RidgeChoice, Spectrum, choose_ridge
+from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis, RidgeChoice, choose_ridge
+from ntk_numba.linalg.factor import GOAL
+from ntk_numba.linalg.matrix import find_matrix, fits, open_matrix, refuse_large
+from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.machine import threads_to_use
-from ntk_numba.predict.flow import FlowFunctions
+from ntk_numba.predict.factors import explaining, factorise, flow_of, make_ensemble
+from ntk_numba.predict.large import Solving, System, operator_of
 from ntk_numba.predict.posterior import Trained
-from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.targets import open_targets
 from ntk_numba.predict.training import Training, open_training, refuse_other_data
 
@@ -81,6 +83,7 @@ class Options:
     memory: int | str | None = None
     threads: int | None = None
     progress: bool = False
+    solving: Solving = Solving()  # noqa: RUF009 (it is immutable)
 
 
 class Stages:
@@ -102,19 +105,28 @@ class Stages:
 
 
 class Job(NamedTuple):
-    """What a fit needs: its samples, its targets, and kernel matrices that may be overwritten.
+    """What a fit needs: its samples, its targets, and kernel matrices.
 
     flat : whether the targets had the shape (N,)
+    matrices : in memory, which may be overwritten; empty if they do not fit
+    operators : otherwise
     """
 
     training: Training
     targets: Doubles
     flat: bool
     matrices: dict[KernelName, Floats]
+    operators: dict[KernelName, GramOperator]
 
 
 def read_job(
-    net: Any, X: Any, y: Any, kernels: tuple[KernelName, ...], options: Options, working: int
+    net: Any,
+    X: Any,
+    y: Any,
+    kernels: tuple[KernelName, ...],
+    options: Options,
+    ridge: Ridge,
+    working: int,
 ) -> Job:
     """Read and check the arguments of a fit; compute its kernels, or read them from `gram`.
 
@@ -123,13 +135,21 @@ def read_job(
     gram, memory = options.gram, options.memory
     if isinstance(gram, str | os.PathLike):
         with open_gram(Path(gram)) as file:
-            return read_job(net, X, y, kernels, replace(options, gram=file), working)
+            return read_job(net, X, y, kernels, replace(options, gram=file), ridge, working)
     given, dtype, up_to = {}, options.dtype, options.up_to
+    others = 8 * (len(kernels) - 1)  # bytes, at most, of the other kernels
+    large = False
     if gram is not None:
-        others = 8 * (len(kernels) - 1)  # bytes, at most, of the other kernels
-        for kernel in kernels:
-            given[kernel] = open_matrix(gram, kernel, memory=memory, working=working + others)
-        found = given[kernels[0]].dtype
+        stored = {kernel: find_matrix(gram, kernel).rows for kernel in kernels}
+        rows = stored[kernels[0]]
+        size, found = rows.shape[-1], np.dtype(rows.dtype)
+        large = _is_large(size, found, options, ridge, working + others)
+        for kernel, entries in stored.items():
+            given[kernel] = (
+                entries
+                if large
+                else open_matrix(gram, kernel, memory=memory, working=working + others)
+            )
         if dtype is not None and result_dtype(dtype) != found:
             raise InvalidValueError(f"gram holds {found}, but dtype={dtype!r}; leave dtype out")
         dtype = found
@@ -137,12 +157,48 @@ def read_job(
             up_to = gram.contents.largest_norm
     training = open_training(net, X, preprocess=options.preprocess, dtype=dtype, up_to=up_to)
     targets, flat = open_targets(y, training.count)
-    for kernel, matrix in given.items():
-        refuse_other_data(training, gram, matrix, kernel)
+    for kernel, entries in given.items():
+        refuse_other_data(training, gram, entries, kernel)
     if not given:
-        refuse_large(training.count, training.dtype, memory, working, len(kernels))
-        given = training.matrices(kernels, options.threads)
-    return Job(training, targets, flat, given)
+        count, real = training.count, training.dtype
+        large = _is_large(count, real, options, ridge, working, len(kernels))
+        if not large:
+            refuse_large(count, real, memory, working, len(kernels))
+            given = training.matrices(kernels, options.threads)
+    operators: dict[KernelName, GramOperator] = {}
+    if large:
+        for kernel in kernels:
+            operators[kernel] = operator_of(
+                training, kernel, gram, memory=memory, threads=options.threads
+            )
+        given = {}
+    return Job(training, targets, flat, given, operators)
+
+
+def _is_large(
+    size: int, dtype: np.dtype, options: Options, ridge: Ridge, working: int, matrices: int = 1
+) -> bool:
+    """Return whether matrices are not to be in memory: they do not fit, or iterations are wanted.
+
+    Raises
+    ------
+    ValueError
+        A ridge is to be chosen, which takes an eigendecomposition in memory.
+    """
+    fit = fits(size, dtype, options.memory, working, matrices)
+    if ridge.chosen and options.solving.iterative:
+        raise InvalidValueError(
+            f"{ridge.name}={ridge.value!r} takes the eigenvalues of the matrix, which "
+            f"{options.solving.method} does not find; give a number"
+        )
+    if ridge.chosen and not fit:
+        text = f"{ridge.name}={ridge.value!r} takes an eigendecomposition in memory: give a number"
+        try:
+            refuse_large(size, dtype, options.memory, working, matrices)
+        except InvalidValueError as error:
+            error.args = (f"{error.args[0]}; {text}, for example one chosen for fewer samples",)
+            raise
+    return options.solving.iterative or not fit
 
 
 class Fit(NamedTuple):
@@ -152,6 +208,7 @@ class Fit(NamedTuple):
     choice : how the ridge was chosen; None if it was given
     dual_coef : (N, n_out)
     residual : the relative residual of that solution
+    method, tolerance : how it was found, see `Saved`
     """
 
     training: Training
@@ -162,26 +219,55 @@ class Fit(NamedTuple):
     choice: RidgeChoice | None
     dual_coef: Doubles
     residual: float
+    method: str = "cholesky"
+    tolerance: float = GOAL
 
 
 def fit(
     net: Any, X: Any, y: Any, kernel: KernelName, ridge: Ridge, options: Options
-) -> tuple[Fit, Cholesky]:
+) -> tuple[Fit, Cholesky | System]:
     """Compute a kernel matrix, choose the ridge if wanted, factorise, and solve for the targets."""
     with Stages("kernels", "spectrum", "Cholesky", "solution", show=options.progress) as stage:
         stage("kernels")
         working = WORKING if ridge.chosen else 0
-        training, targets, flat, matrices = read_job(net, X, y, (kernel,), options, working)
-        stage("spectrum")
-        chosen = choose(ridge, matrices[kernel], targets, options.threads)
-        stage("Cholesky")
-        factor = factorise(
-            matrices[kernel], chosen[0], ridge.name, training, targets, options.threads
-        )
-        stage("solution")
-        # by rows, as files store it: the bits of a product depend on the order in memory
-        dual_coef = np.ascontiguousarray(factor.solve(targets))
-    return Fit(training, targets, flat, *chosen, dual_coef, factor.residual), factor
+        job = read_job(net, X, y, (kernel,), options, ridge, working)
+        training, targets, flat, matrices, operators = job
+        if not operators:
+            stage("spectrum")
+            chosen = choose(ridge, matrices[kernel], targets, options.threads)
+            stage("Cholesky")
+            factor = factorise(
+                matrices[kernel], chosen[0], ridge.name, training, targets, options.threads
+            )
+            stage("solution")
+            # by rows, as files store it: the bits of a product depend on the order in memory
+            dual_coef = np.ascontiguousarray(factor.solve(targets))
+            return Fit(training, targets, flat, *chosen, dual_coef, factor.residual), factor
+    return _fit_large(job, kernel, ridge, options)
+
+
+def _fit_large(job: Job, kernel: KernelName, ridge: Ridge, options: Options) -> tuple[Fit, System]:
+    """Solve for the targets with a matrix that is not in memory."""
+    operator = job.operators[kernel]
+    mean = float(operator.diag().mean())
+    shift = ridge.of(mean)
+    limits: dict[str, Any] = {"memory": options.memory, "threads": options.threads}
+    system = System(operator, shift, options.solving, **limits, progress=options.progress)
+    with explaining(job.training, job.targets, shift, ridge.name):
+        dual_coef = np.ascontiguousarray(system.start(job.targets))
+    done = Fit(
+        job.training,
+        job.targets,
+        job.flat,
+        shift,
+        shift / mean if mean > 0 else np.inf,
+        None,
+        dual_coef,
+        system.residual,
+        system.method,
+        system.tolerance,
+    )
+    return done, system
 
 
 def fit_ensemble(
@@ -195,33 +281,36 @@ def fit_ensemble(
     with Stages("kernels", "spectrum", "Cholesky", "solution", show=options.progress) as stage:
         stage("kernels")
         working = WORKING if ridge.chosen or time < np.inf else 0
-        job = read_job(net, X, y, ("nngp", "ntk"), options, working)
-        training, targets, flat, matrices = job
-        stage("spectrum")
-        chosen = choose(ridge, matrices["ntk"], targets, options.threads)
-        stage("Cholesky")
-        posterior = make_ensemble(training, matrices, chosen[0], time, targets, options.threads)
-        stage("solution")
-        dual_coef, residual = posterior.weights(targets)
-        dual_coef = np.ascontiguousarray(dual_coef)  # as in `fit`
-    return Fit(training, targets, flat, *chosen, dual_coef, residual), posterior
+        job = read_job(net, X, y, ("nngp", "ntk"), options, ridge, working)
+        training, targets, flat, matrices, operators = job
+        if not operators:
+            stage("spectrum")
+            chosen = choose(ridge, matrices["ntk"], targets, options.threads)
+            stage("Cholesky")
+            posterior = make_ensemble(training, matrices, chosen[0], time, targets, options.threads)
+            stage("solution")
+            dual_coef, residual = posterior.weights(targets)
+            dual_coef = np.ascontiguousarray(dual_coef)  # as in `fit`
+            return Fit(training, targets, flat, *chosen, dual_coef, residual), posterior
+    if time < np.inf:
+        return _fit_large_flow(job, ridge, time, options)
+    done, system = _fit_large(job, "ntk", ridge, options)
+    return done, Trained(operators["nngp"], system, None)
 
 
-def make_ensemble(
-    training: Training,
-    matrices: dict[KernelName, Floats],
-    shift: float,
-    time: float,
-    targets: Doubles,
-    threads: int | None = None,
-) -> Trained:
-    """Return the distribution of trained networks, for Σ and Θ, which is overwritten."""
-    if time == np.inf:
-        factor = factorise(matrices["ntk"], shift, "noise", training, targets, threads)
-        return Trained(matrices["nngp"], factor, None)
-    with blas_threads(threads_to_use(threads)):
-        spectrum = Spectrum(matrices["ntk"], overwrite=True)
-    return Trained(matrices["nngp"], None, FlowFunctions(spectrum, time, shift))
+def _fit_large_flow(job: Job, ridge: Ridge, time: float, options: Options) -> tuple[Fit, Trained]:
+    """Train networks up to a finite time, with matrices that are not in memory."""
+    operator, solving = job.operators["ntk"], options.solving
+    mean = float(operator.diag().mean())
+    shift = ridge.of(mean)
+    flow = flow_of(operator, time, shift, solving, options.memory, options.threads)
+    dual_coef = np.ascontiguousarray(flow.learned(job.targets))
+    relative = shift / mean if mean > 0 else np.inf
+    done = Fit(
+        job.training, job.targets, job.flat, shift, relative, None, dual_coef, flow.error,
+        "block_krylov", solving.tolerance,
+    )  # fmt: skip
+    return done, Trained(job.operators["nngp"], None, flow)
 
 
 def choose(
@@ -232,7 +321,7 @@ def choose(
     choice = None
     if ridge.chosen:
         with blas_threads(threads_to_use(threads)):
-            choice = choose_ridge(Spectrum(matrix), targets, ridge.value)
+            choice = choose_ridge(Eigenbasis(matrix), targets, ridge.value)
         if choice.edge == "largest":
             warnings.warn(
                 f"{ridge.name}={ridge.value!r}: the best of all numbers that were tried is the "
@@ -242,43 +331,3 @@ def choose(
             )
     shift = ridge.of(mean) if choice is None else choice.ridge
     return shift, shift / mean if mean > 0 else np.inf, choice
-
-
-def factorise_again(
-    model: Saved, memory: int | str | None = None, threads: int | None = None
-) -> Cholesky:
-    """Return the factor of K + ridge·I of a model that was unpickled or loaded, within `memory`."""
-    training = model.training
-    refuse_large(training.count, training.dtype, memory, 0, 1)
-    matrix = training.matrix(model.kernel, threads)
-    return factorise(matrix, model.ridge, model.ridge_name, training, model.targets, threads)
-
-
-def factorise(
-    matrix: Floats,
-    shift: float,
-    name: str,
-    training: Training,
-    targets: Doubles,
-    threads: int | None = None,
-) -> Cholesky:
-    """Factorise a kernel matrix, which is overwritten; errors say what to do about equal samples.
-
-    name : "ridge" or "noise"
-    """
-    try:
-        return Cholesky(matrix, shift, threads=threads, name="the kernel matrix of X")
-    except NotPositiveDefiniteError as error:
-        if error.equal is not None:
-            first, second = error.equal
-            samples = training.samples
-            same = np.array_equal(samples[first], samples[second])
-            differ = not np.array_equal(targets[first], targets[second])
-            text = (
-                f". Samples {first} and {second} "
-                + ("are equal" if same else "differ less than this kernel can tell")
-                + (", and their targets differ" if differ else ", and their targets are equal")
-                + f": give a {'larger' if shift else 'positive'} {name}, or leave one of them out"
-            )
-            error.args = (error.args[0] + text,)
-        raise

@@ -1,5 +1,6 @@
 """Gaussian processes with the kernels of an infinitely wide network, and their evidence."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,25 +10,20 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName, one_of, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.linalg.choice import Method
 from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.factor import LeaveOneOut, leave_one_out
-from ntk_numba.linalg.matrix import refuse_large
-from ntk_numba.linalg.spectrum import WORKING
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import Objective, evidence_gradient, marginal_likelihood
-from ntk_numba.predict.fitting import (
-    Options,
-    Ridge,
-    factorise_again,
-    fit,
-    fit_ensemble,
-    make_ensemble,
-)
+from ntk_numba.predict.factors import ensemble_again, factorise_again
+from ntk_numba.predict.fitting import Options, Ridge, fit, fit_ensemble
 from ntk_numba.predict.flow import check_time
+from ntk_numba.predict.large import Solving, System
 from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
+from ntk_numba.predict.training import MOST_BYTES, MOST_OF_PASSES
 
 ProcessName: TypeAlias = Literal["nngp", "ntk", "ensemble"]
 Doubles = NDArray[np.float64]
@@ -71,25 +67,26 @@ class GaussianProcess(Saved):
     @property
     def posterior(self) -> Posterior:
         """What the training samples explain; computed again in a model that was unpickled."""
-        return self._restored(None, None)
+        return self._restored()
 
-    def _restored(self, memory: int | str | None, threads: int | None) -> Posterior:
+    def _restored(
+        self,
+        memory: int | str | None = None,
+        threads: int | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+    ) -> Posterior:
         """Return the posterior; where it is computed again, within `memory` and by `threads`."""
         if self._posterior is None:
             if self.kernel == "ensemble":
-                training, working = self.training, WORKING if self.time < np.inf else 0
-                refuse_large(training.count, training.dtype, memory, working, 2)
-                both = training.matrices(("nngp", "ntk"), threads)
-                self._posterior = make_ensemble(
-                    training, both, self.ridge, self.time, self.targets, threads
-                )
+                self._posterior = ensemble_again(self, self.time, memory, threads, scratch)
             else:
-                self._posterior = Conditioned(self.kernel, factorise_again(self, memory, threads))
+                factor = factorise_again(self, memory, threads, scratch)
+                self._posterior = Conditioned(self.kernel, factor)
         return self._posterior
 
     @property
-    def factor(self) -> Cholesky:
-        """The Cholesky factor of K + ridge·I; not for an ensemble."""
+    def factor(self) -> Cholesky | System:
+        """The Cholesky factor of K + ridge·I, or its system of equations; not for an ensemble."""
         self._refuse_ensemble("the evidence and leave-one-out predictions")
         assert isinstance(self.posterior, Conditioned)
         return self.posterior.factor
@@ -109,6 +106,7 @@ class GaussianProcess(Saved):
         *,
         memory: int | str | None = None,
         threads: int | None = None,
+        scratch: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Predict the mean of the outputs at new samples, and their standard deviation.
 
@@ -127,6 +125,9 @@ class GaussianProcess(Saved):
         memory, threads : see `KernelRidge.predict`
             A covariance is computed at once, and needs the memory for M (4N + 3M) numbers, with a
             factor in float32 M (9N + 3M), and for an ensemble M (14N + 3M).
+        scratch : path, optional
+            The file of the factor, if it has to be computed again and does not fit in memory; one
+            that `gaussian_process` or `kernel_ridge` has left is used. By default a temporary one.
 
         Returns
         -------
@@ -151,11 +152,13 @@ class GaussianProcess(Saved):
         new = self.training.new(X_new)
         spread = return_std or return_cov
         if spread:
-            self._restored(memory, threads)
+            self._restored(memory, threads, scratch)
         kernels = self.posterior.kernels if spread else (self._mean_kernel,)
         arrays = (self.posterior.arrays if spread else 0) + 2 * len(kernels)
         row_bytes = 8 * self.training.count * arrays + (24 * new.count if return_cov else 0)
-        runs = new.runs(row_bytes, memory, whole=return_cov)
+        iterates = spread and self.method != "cholesky"
+        most = MOST_OF_PASSES if iterates else MOST_BYTES
+        runs = new.runs(row_bytes, memory, whole=return_cov, most=most)
         mean = np.empty((new.count, self.dual_coef.shape[1]))
         std = np.empty(new.count)
         cov = np.empty((0, 0))
@@ -300,6 +303,10 @@ def gaussian_process(
     noise: float | Literal["loo", "evidence"] = 1e-6,
     absolute: bool = False,
     time: float = np.inf,
+    method: Method = "auto",
+    tolerance: float = 1e-6,
+    scratch: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     gram: Any = None,
     preprocess: Preprocess = None,
     dtype: DTypeLike | None = None,
@@ -335,6 +342,10 @@ def gaussian_process(
     time : float
         Of an ensemble: t = learning rate × steps, of the loss Σ|f − y|²/2N. An infinite time needs
         a Cholesky factor, a finite one an eigendecomposition.
+    method, tolerance, scratch, overwrite : see `kernel_ridge`
+        If K does not fit in memory. Without a factor, by "block_krylov" or "nystrom_pcg", the
+        marginal likelihood and leave-one-out predictions raise an error, and each block of new
+        samples takes the iterations for its standard deviations.
     gram : (N, N) array, Gram, GramFile or path, optional
         The kernel of X if it is computed already; for an ensemble, a Gram or a file with both.
     preprocess, dtype, up_to, memory, threads, progress : see `kernel_ridge`
@@ -359,7 +370,8 @@ def gaussian_process(
     """
     one_of("kernel", kernel, ("nngp", "ntk", "ensemble"))
     ridge = Ridge("noise", noise, absolute)
-    options = Options(gram, preprocess, dtype, up_to, memory, threads, progress)
+    solving = Solving(method, tolerance, scratch, overwrite)
+    options = Options(gram, preprocess, dtype, up_to, memory, threads, progress, solving)
     until = check_time(time)
     posterior: Posterior
     if kernel == "ensemble":

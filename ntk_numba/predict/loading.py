@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.source import open_source
 from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.linalg.eigenbasis import RidgeChoice
 from ntk_numba.network import MLP
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.gaussian_process import GaussianProcess
+from ntk_numba.predict.large import Solving, System
 from ntk_numba.predict.model_file import Stored, read_model
 from ntk_numba.predict.posterior import Conditioned
 from ntk_numba.predict.preprocess import Standardize
@@ -66,7 +67,7 @@ def load_model(path: str | os.PathLike[str]) -> KernelRidge | GaussianProcess:
 
 
 def as_process(
-    model: KernelRidge | GaussianProcess, factor: Cholesky | None = None
+    model: KernelRidge | GaussianProcess, factor: Cholesky | System | None = None
 ) -> GaussianProcess:
     """Return the Gaussian process whose mean a model predicts: its noise is the model's ridge.
 
@@ -137,6 +138,11 @@ def _restored(stored: Stored) -> KernelRidge | GaussianProcess:
     ):
         raise InvalidValueError("its targets have no names that fit")
     model.target_names, model.reference = names, reference
+    # models of versions that knew one method do not name it
+    solving = Solving(notes.get("method", model.method), notes.get("tolerance", model.tolerance))
+    if solving.method == "auto":
+        raise InvalidValueError("it does not say how it was solved")
+    model.method, model.tolerance = solving.method, solving.tolerance
     return model
 
 

@@ -1,5 +1,6 @@
 """Ridge regression with the kernel of an infinitely wide network."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,12 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, KernelName, one_of
-from ntk_numba.blas import blas_threads
+from ntk_numba.linalg.choice import Method
 from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.factor import LeaveOneOut, leave_one_out
-from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
-from ntk_numba.predict.fitting import Options, Ridge, factorise_again, fit
+from ntk_numba.predict.factors import factorise_again
+from ntk_numba.predict.fitting import Options, Ridge, fit
+from ntk_numba.predict.large import Solving, System
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
 
@@ -43,11 +45,15 @@ class KernelRidge(Saved):
     ridge_name = "ridge"
 
     kernel: KernelName
-    _factor: Cholesky | None = None
+    _factor: Cholesky | System | None = None
 
     @property
-    def factor(self) -> Cholesky:
-        """The factor of K + ridge·I; computed again if the model was unpickled or loaded."""
+    def factor(self) -> Cholesky | System:
+        """The factor of K + ridge·I; computed again if the model was unpickled or loaded.
+
+        Where the matrix does not fit in memory, or the model was solved by iterations, it is the
+        system of equations, with the same methods.
+        """
         if self._factor is None:
             self._factor = factorise_again(self)
         return self._factor
@@ -77,11 +83,7 @@ class KernelRidge(Saved):
             cannot be read; or if the memory does not suffice for one row.
         """
         new = self.training.new(X_new)
-        outputs = np.empty((new.count, self.dual_coef.shape[1]))
-        for run in new.runs(16 * self.training.count, memory):
-            cross = new.cross(run, (self.kernel,), threads)[self.kernel]
-            with blas_threads(threads_to_use(threads)):
-                outputs[run] = cross @ self.dual_coef
+        outputs = new.outputs(self.kernel, self.dual_coef, memory, threads)
         return outputs[:, 0] if self.flat else outputs
 
     def leave_one_out(self) -> LeaveOneOut:
@@ -119,7 +121,10 @@ def kernel_ridge(
     kernel: KernelName = "ntk",
     ridge: float | Literal["loo", "evidence"] = 1e-6,
     absolute: bool = False,
-    method: Literal["auto", "cholesky"] = "auto",
+    method: Method = "auto",
+    tolerance: float = 1e-6,
+    scratch: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     gram: Any = None,
     preprocess: Preprocess = None,
     dtype: DTypeLike | None = None,
@@ -156,8 +161,21 @@ def kernel_ridge(
         `RidgeWarning` is given if it is the largest that was tried.
     absolute : bool
         Whether `ridge` is absolute, with the units of K.
-    method : "auto" or "cholesky"
-        Both factorise K + ridge·I in memory.
+    method : "auto", "cholesky", "block_krylov" or "nystrom_pcg"
+        "auto" and "cholesky" factorise K + ridge·I in memory if it fits there. If it does not,
+        "cholesky" writes the factor to a file, and the others find α by products with K, without
+        storing it, see `ntk_numba.solve`; "auto" takes what it expects to be faster. The samples
+        have to fit in memory in any case.
+    tolerance : float
+        The relative residual that iterations are to reach; `residual` is the true one. A factor has
+        residuals of about 1e-10 or less.
+    scratch : path, optional
+        If the matrix does not fit in memory: the file of the factor, of N²/2 numbers, or of the
+        checkpoint of the iterations; or a folder for it. It stays, and the same call goes on from
+        it, in this process or another. By default it is in a temporary folder, which is removed
+        with the model.
+    overwrite : bool
+        Whether to replace a file at `scratch` that belongs to another fit.
     gram : (N, N) array, Gram, GramFile or path, optional
         The kernel of X, if it is computed already; it is compared with X, and not changed.
     preprocess : None or "standardize"
@@ -172,6 +190,7 @@ def kernel_ridge(
         states.
     memory : int or str such as "2GiB", optional
         The most memory that the matrices may take; by default all that this process may still use.
+        If they do not fit, see `method`.
     threads : int, optional
         The largest number of threads; by default all that this process may use. Results for another
         number are equal to rounding.
@@ -190,7 +209,10 @@ def kernel_ridge(
         at which the factorisation fails, samples that are equal, and a ridge that is large enough.
     ValueError
         If y has another length than X or is not finite (the message names the row), if `gram` is
-        not the kernel of X, the matrices do not fit in memory, or an argument is out of range.
+        not the kernel of X, or an argument is out of range; if the matrix does not fit in memory
+        and the ridge is to be chosen.
+    NotConvergedError, StoppedError
+        See `ntk_numba.solve`.
     TypeError, OSError
         See `ntk_numba.gram`.
 
@@ -198,6 +220,9 @@ def kernel_ridge(
     -----
     The factor takes the memory of one matrix, N² numbers, as long as the model lives. A pickled
     model has the samples and coefficients, and not the factor.
+
+    A model that was found by iterations has no factor: standard deviations take the iterations for
+    each block of new samples, and leave-one-out predictions raise an error.
 
     Examples
     --------
@@ -207,7 +232,7 @@ def kernel_ridge(
     array([1. , 1.5])
     """
     one_of("kernel", kernel, ("ntk", "nngp"))
-    one_of("method", method, ("auto", "cholesky"))
-    options = Options(gram, preprocess, dtype, up_to, memory, threads, progress)
+    solving = Solving(method, tolerance, scratch, overwrite)
+    options = Options(gram, preprocess, dtype, up_to, memory, threads, progress, solving)
     done, factor = fit(net, X, y, kernel, Ridge("ridge", ridge, absolute), options)
     return KernelRidge(kernel=kernel, **done._asdict(), _factor=factor)

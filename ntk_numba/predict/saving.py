@@ -12,7 +12,8 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.whole import check_output
 from ntk_numba.inputs.paths import split
 from ntk_numba.inputs.source import Source, open_source
-from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.linalg.eigenbasis import RidgeChoice
+from ntk_numba.linalg.factor import GOAL
 from ntk_numba.network import MLP
 from ntk_numba.predict.model_file import Values, rows_of, write_model
 from ntk_numba.predict.training import Training
@@ -39,6 +40,10 @@ class Saved:
         The data file that has the training samples, if the model was read from a file without them.
     target_names : list of str or None
         The name of each output, or of the column that has the classes, if there is one.
+    method : "cholesky", "block_krylov" or "nystrom_pcg"
+        How the coefficients were found, and how further systems are solved.
+    tolerance : float
+        The relative residual that iterations were to reach.
     """
 
     kind: ClassVar[str]
@@ -56,6 +61,8 @@ class Saved:
     classes: NDArray[Any] | None = None
     reference: str | None = None
     target_names: list[str] | None = None
+    method: str = "cholesky"
+    tolerance: float = GOAL
 
     @property
     def net(self) -> MLP:
@@ -135,6 +142,8 @@ class Saved:
             "classes": _labels_of(self.classes, self.dual_coef.shape[1]),
             "target_names": self._names(),
             "reference": None if reference is None else _reference(reference, training),
+            "method": self.method,
+            "tolerance": self.tolerance,
             **self._more_notes(),
         }
         datasets = {

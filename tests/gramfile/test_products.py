@@ -33,7 +33,7 @@ def write(points, folder, kind, **options):
     return path
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=marked(pytest.mark.slow, KINDS, ["lower"]))
 def kind(request):
     return request.param
 
@@ -43,30 +43,37 @@ def path(points, tmp_path, kind):
     return write(points, tmp_path, kind)
 
 
+@pytest.fixture
+def many_cores(monkeypatch):
+    """Use as many threads as are asked for, whatever the machine has."""
+    monkeypatch.setattr(tile_products, "threads_to_use", lambda threads: threads or 2)
+
+
 def bits(array):
     return np.ascontiguousarray(array).tobytes()
 
 
-def test_bits_do_not_depend_on_threads_layout_or_order_of_memory(points, tmp_path):
-    rng = np.random.default_rng(0)
-    for dtype in ("float64", "float32"):
-        found = set()
-        for kind in ("full", "lower", "linked"):
-            folder = tmp_path / f"{kind}{dtype}"
-            folder.mkdir()
-            with nk.open_gram(write(points, folder, kind, dtype=dtype)) as f:
-                v = rng.standard_normal((150, 20)) if not found else v
-                matrix = f.stored("ntk")
-                for threads in range(1, 9) if kind == "lower" else (None,):
-                    found.add(bits(matrix.multiply(v, threads=threads)))
-                found.add(bits((f.ntk @ np.asfortranarray(v)).astype(float)))
-                found.add(bits((v.T @ f.ntk).T))
-                matrix.direct = not matrix.direct
-                found.add(bits(f.ntk @ v))
-        assert len(found) == 1
+@pytest.mark.parametrize("dtype", marked(pytest.mark.slow, ["float64", "float32"]))
+def test_bits_do_not_depend_on_threads_layout_or_order_of_memory(
+    points, tmp_path, dtype, many_cores
+):
+    v = np.random.default_rng(0).standard_normal((150, 20))
+    found = set()
+    for kind in ("full", "lower", "linked") if dtype == "float32" else ("full", "lower"):
+        (tmp_path / kind).mkdir()
+        with nk.open_gram(write(points, tmp_path / kind, kind, dtype=dtype)) as f:
+            matrix = f.stored("ntk")
+            counts = range(1, 9) if dtype == "float32" else (1, 3, 8)
+            for threads in counts if kind == "lower" else (None,):
+                found.add(bits(matrix.multiply(v, threads=threads)))
+            found.add(bits((f.ntk @ np.asfortranarray(v)).astype(float)))
+            found.add(bits((v.T @ f.ntk).T))
+            matrix.direct = not matrix.direct
+            found.add(bits(f.ntk @ v))
+    assert len(found) == 1
 
 
-def test_rectangular_bits_do_not_depend_on_threads(points, tmp_path):
+def test_rectangular_bits_do_not_depend_on_threads(points, tmp_path, many_cores):
     with nk.open_gram(write(points, tmp_path, "cross")) as f:
         matrix = f.stored("ntk")
         for v, transpose in ((np.ones((70, 3)), False), (points[:, :3], True)):
@@ -110,10 +117,10 @@ def test_extreme_vectors(points, tmp_path):
         for size in (1e300, 1e-300, 5e-324):
             v = np.sign(points) * size
             with np.errstate(over="ignore"):
-                right = k @ v
+                right, terms = k @ v, np.abs(k) @ np.abs(v)
             finite = np.isfinite(right)
-            error = np.abs(f.ntk @ v - right)[finite]
-            assert (error <= 1e-12 * (np.abs(k) @ np.abs(v))[finite] + 5e-324).all()
+            error = np.abs((f.ntk @ v)[finite] - right[finite])
+            assert (error <= 1e-12 * terms[finite] + 1e-321).all()
         assert np.isinf((f.ntk @ np.full(150, 1.7e308)).max())
         mixed = np.where(np.arange(150) % 2, 1e-200, 1e200)
         assert np.allclose(f.ntk @ mixed, k @ mixed, rtol=1e-13)
@@ -172,8 +179,7 @@ def reads(monkeypatch):
     return found
 
 
-def test_each_tile_is_read_once(path, kind, reads):
-    tiles = 6 if kind != "cross" else 6
+def test_each_tile_is_read_once(path, reads):
     with nk.open_gram(path) as f:
         for use in (
             lambda: f.ntk @ np.ones(f.shape[1]),
@@ -183,7 +189,7 @@ def test_each_tile_is_read_once(path, kind, reads):
         ):
             reads.clear()
             use()
-            assert len(reads) == len(set(reads)) == tiles
+            assert len(reads) == len(set(reads)) == 6
         reads.clear()
         f.stored("ntk").columns(np.array([1, 1, 0]))
         assert len(reads) == 3
@@ -272,7 +278,7 @@ def test_a_damaged_tile_is_named(points, tmp_path, kind, when):
         for use in (
             lambda: f.ntk @ v,
             lambda: list(f.blocks("ntk")),
-            lambda: f.stored("ntk").columns(np.arange(70)),
+            lambda: f.stored("ntk").columns(np.arange(v.shape[0])),
             lambda: f.operator("ntk") @ v,
         ):
             with pytest.raises(ValueError, match=text):
@@ -342,7 +348,7 @@ def test_an_incomplete_file_refuses_missing_tiles_and_sees_new_ones(points, tmp_
         assert len(list(f.blocks("ntk"))) == 5
         for use in (lambda: f.ntk @ points, lambda: f.operator("ntk")):
             with pytest.raises(
-                ValueError, match=r"tile \(1, 0\), rows from 64, columns from 0, is"
+                ValueError, match=r"tile \(0, 1\), rows from 0, columns from 64, is"
             ):
                 use()
         with f.tiles(write=True) as tiles:
@@ -399,7 +405,7 @@ sys.exit(f"imported {bad}" if bad else 0)
 """
 
 
-@pytest.mark.parametrize("kind", marked(pytest.mark.slow, KINDS), indirect=True)
+@pytest.mark.slow
 def test_neither_numba_nor_scipy_is_imported(path):
     subprocess.run([sys.executable, "-c", NO_COMPILER, path], check=True)
 

@@ -1,248 +1,125 @@
-"""Passes of an operator in parts, on real processes that are really killed."""
+"""Kernel operators whose passes are computed in parts."""
 
-import os
-import signal
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import marked
 
-from ntk_numba import StoppedError
-from ntk_numba.cluster import executors
+import ntk_numba as nk
 from ntk_numba.cluster.workers import LocalPool
-from ntk_numba.grid import Grid, Part
-from ntk_numba.linalg import distributed
-from ntk_numba.linalg import passes as pass_module
-from ntk_numba.linalg.distributed import Passes
-from ntk_numba.linalg.passes import rows_of
-from ntk_numba.linalg.sections import SectionsFile
+from ntk_numba.linalg import passes
 
-SIZE, TILE, K = 300, 64, 3
+NETS = [nk.MLP(3, "relu", b_std=0.1), nk.MLP(2, "tanh", b_std=0.1)]  # the second needs all norms
 
 
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch):
-    monkeypatch.setattr(executors, "PAUSE", 0.05)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    np.save(folder / "x.npy", rng.standard_normal((700, 5)).astype("f4"))
+    np.save(folder / "z.npy", rng.standard_normal((300, 5)))
+    return folder
 
 
-class Matrix:
-    """A matrix in memory that is multiplied tile by tile, and notes what it multiplies."""
-
-    def __init__(self, entries, symmetric, folder=None, plan=None, identity="a"):
-        self.entries, self.identity = entries, identity
-        self.grid = Grid(*entries.shape, symmetric, TILE)
-        self.folder, self.plan = folder, plan or {}
-
-    @property
-    def bounds(self):
-        row = np.abs(self.entries).max(axis=1)
-        return row, np.ones(self.entries.shape[1])
-
-    def add_part(self, columns, part, sums, transpose=False):
-        if self.folder:
-            with (self.folder / f"starts-{part.number}").open("a") as file:
-                file.write(f"{os.getpid()}\n")
-            starts = len((self.folder / f"starts-{part.number}").read_text().split())
-            action, times = self.plan.get(part.number, ("", 0))
-            if starts <= times:
-                if action == "die":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                raise OSError("the disk is bad")
-        for i, j in np.argwhere(self.grid.mask(part)):
-            a, b = i * TILE, j * TILE
-            block = self.entries[a : a + TILE, b : b + TILE]
-            if transpose:
-                sums.add(b, block.T @ columns[a : a + TILE])
-            else:
-                sums.add(a, block @ columns[b : b + TILE])
-            if self.grid.symmetric and i != j:
-                sums.add(b, block.T @ columns[a : a + TILE])
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "passes").mkdir()
+    return tmp_path / "passes"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The matrix of a seed."""
-
-    symmetric: bool = True
-    folder: Path | None = None
-    plan: tuple = ()
-    identity: str = "a"
-    memory = threads = None
-
-    def elsewhere(self):
-        return self
-
-    def open(self, memory=None, threads=None):
-        rng = np.random.default_rng(0)
-        if self.symmetric:
-            half = rng.standard_normal((SIZE, SIZE))
-            entries = half + half.T
-        else:
-            entries = rng.standard_normal((SIZE, SIZE - 100))
-        return Matrix(entries, self.symmetric, self.folder, dict(self.plan), self.identity)
+def columns(count, width=3):
+    return np.random.default_rng(1).standard_normal((count, width))
 
 
-def columns_of(count=SIZE):
-    return np.random.default_rng(1).standard_normal((count, K)) * [1e-200, 1, 1e200]
+@pytest.mark.parametrize("net", marked(pytest.mark.slow, NETS))
+@pytest.mark.parametrize("second", [None, "z.npy"])
+def test_products_have_the_bits_of_one_process(data, folder, net, second):
+    z = None if second is None else data / second
+    A = nk.kernel_operator(net, data / "x.npy", z)
+    wanted = A @ columns(A.shape[1]), A.T @ columns(A.shape[0])
+    dense = nk.gram(net, data / "x.npy", z, kernels="ntk").ntk.astype(float)
+    scale = np.abs(wanted[0]).max()
+    assert np.abs(wanted[0] - dense @ columns(A.shape[1])).max() < 1e-12 * scale
+    with ThreadPoolExecutor(2) as pool:
+        for parts, executor in ((1, None), (3, None), (7, pool)):
+            with nk.distribute(A, folder, parts=parts, executor=executor) as D:
+                np.testing.assert_array_equal(D @ columns(A.shape[1]), wanted[0])
+                np.testing.assert_array_equal(D.T @ columns(A.shape[0]), wanted[1])
+                assert D.identity == A.identity and "parts" in D.describe()
+    assert list(folder.iterdir()) == []
 
 
-def passes(folder, origin=None, *, parts=7, executor=None):
-    origin = origin or Origin()
-    work = folder / "work"
-    work.mkdir(exist_ok=True)
-    return Passes(origin.open(), origin, work, parts=parts, executor=executor)
+@pytest.mark.parametrize("layout", marked(pytest.mark.slow, ["full", "lower"]))
+def test_a_stored_matrix(data, folder, layout, monkeypatch):
+    with nk.write_gram(NETS[0], data / "x.npy", folder.parent / "g.h5", layout=layout) as file:
+        A = file.operator("ntk")
+        wanted = A @ columns(700)
+        with ThreadPoolExecutor(2) as pool:
+            for parts, executor in ((1, None), (7, pool)):
+                with nk.distribute(A, folder, parts=parts, executor=executor) as D:
+                    np.testing.assert_array_equal(D @ columns(700), wanted)
+        with ThreadPoolExecutor(1) as pool, nk.distribute(A, folder, parts=2, executor=pool) as D:
+            monkeypatch.setattr(passes, "_kept", {})  # as in another process
+            nk.write_gram(NETS[0], data / "z.npy", file.path, overwrite=True).close()
+            with pytest.raises(ValueError, match=r"ntk of .*g.h5 is not the same.*was replaced"):
+                D @ columns(700)
 
 
-def left(folder):
-    return sorted(path.name for path in (folder / "work").iterdir())
+def test_one_column_and_none(data, folder):
+    A = nk.kernel_operator(NETS[0], data / "x.npy")
+    with nk.distribute(A, folder, parts=2) as D:
+        np.testing.assert_array_equal(D @ columns(700)[:, 0], A @ columns(700)[:, 0])
+        assert (D @ np.empty((700, 0))).shape == (700, 0)
+        np.testing.assert_array_equal(D.diag(), A.diag())
+        np.testing.assert_array_equal(D.columns([3, 1]), A.columns([3, 1]))
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_products_are_right_and_have_the_same_bits_for_any_parts(tmp_path, symmetric):
-    origin = Origin(symmetric)
-    entries = origin.open().entries
-    for transpose in (False, True)[: 1 if symmetric else 2]:
-        matrix = entries.T if transpose else entries
-        columns = columns_of(matrix.shape[1])
-        found = [
-            passes(tmp_path, origin, parts=n).multiply(columns, transpose=transpose)
-            for n in (1, 3, 7, 15)
-        ]
-        wanted = matrix @ columns
-        assert np.abs((found[0] - wanted) / [1e-200, 1, 1e200]).max() < 1e-12
-        for other in found[1:]:
-            np.testing.assert_array_equal(found[0], other)
-    assert left(tmp_path) == []
+def test_errors_say_what_to_do(data, folder):
+    A = nk.kernel_operator(NETS[0], np.ones((3, 2)))
+    with pytest.raises(TypeError, match="X is read by every worker of the executor: give the path"):
+        nk.distribute(A, folder, parts=1, executor=ThreadPoolExecutor)
+    with pytest.raises(ValueError, match="at most 1 parts are possible"):
+        nk.distribute(A, folder, parts=2)
+    with pytest.raises(ValueError, match="parts must be at least 1"):
+        nk.distribute(A, folder, parts=0)
+    with pytest.raises(
+        TypeError, match="operator must be that of kernel_operator or of a Gram file; this ndarray"
+    ):
+        nk.distribute(np.eye(3), folder, parts=1)
+    with pytest.raises(FileNotFoundError, match="create it first"):
+        nk.distribute(A, folder / "none", parts=1)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("of", [1, 3, 7, 15])
-def test_a_part_needs_only_the_rows_that_it_names(symmetric, of):
-    matrix = Origin(symmetric).open()
-    for number in range(1, of + 1):
-        reads, writes = rows_of(matrix.grid, Part(number, of))
-        mask = np.kron(matrix.grid.mask(Part(number, of)), np.ones((TILE, TILE), bool))
-        mask = mask[: matrix.entries.shape[0], : matrix.entries.shape[1]]
-        down, across = mask.any(axis=1), mask.any(axis=0)
-        wanted = (down | across, down | across) if symmetric else (across, down)
-        for runs, used in zip((reads, writes), wanted, strict=True):
-            named = np.zeros(used.size, bool)
-            for run in runs:
-                assert not named[run.start : run.stop].any()
-                named[run.start : run.stop] = True
-            assert (named >= used).all() and (named.sum() <= used.sum() + 2 * TILE)
-
-
-def starts(folder):
-    return {
-        int(path.name.removeprefix("starts-")): len(path.read_text().split())
-        for path in folder.glob("starts-*")
-    }
+def test_a_worker_that_reads_other_data_is_refused(data, folder, monkeypatch):
+    path = folder.parent / "x.npy"
+    x = np.load(data / "x.npy")
+    np.save(path, x)
+    A = nk.kernel_operator(NETS[0], path)
+    with ThreadPoolExecutor(1) as pool, nk.distribute(A, folder, parts=3, executor=pool) as D:
+        x[600] += 1
+        np.save(path, x)
+        with pytest.raises(ValueError, match=r"ntk of .*x.npy is not the same.*rows 512 to 699"):
+            D @ columns(700)
 
 
 @pytest.mark.cluster
-def test_workers_that_die_are_replaced_and_keep_what_they_prepared(tmp_path):
-    wanted = passes(tmp_path).multiply(columns_of())
-    origin = Origin(folder=tmp_path, plan=((2, ("die", 1)), (5, ("fail", 2))))
-    pool = passes(tmp_path, origin, executor=partial(LocalPool, 2))
-    np.testing.assert_array_equal(pool.multiply(columns_of()), wanted)
-    assert left(tmp_path) == []
-    counts = starts(tmp_path)
-    assert counts[2] == 2 and counts[5] == 3 and set(counts) == set(range(1, 8))
-    workers = set((tmp_path / "starts-1").read_text().split()[-1:])
-    for _ in range(2):  # the same processes serve the next passes
-        np.testing.assert_array_equal(pool.multiply(columns_of()), wanted)
-    after = {path.read_text().split()[-1] for path in tmp_path.glob("starts-*")}
-    assert len(after) <= 2 and workers
-    pool.close()
-
-
-def test_a_part_that_always_fails_is_named_and_the_others_are_kept(tmp_path):
-    wanted = passes(tmp_path).multiply(columns_of())
-    bad = Origin(folder=tmp_path, plan=((4, ("fail", 3)),))
-    with ThreadPoolExecutor(2) as executor:
-        pool = passes(tmp_path, bad, executor=executor)
-        with pytest.raises(StoppedError, match=r"1 of 7 parts could not be done: 4 \(4: the disk"):
-            pool.multiply(columns_of())
-        kept = left(tmp_path)
-        assert len(kept) == 7 and not any("product-4-of" in name for name in kept)
-        before = starts(tmp_path)
-        # another driver goes on, as after a kill
-        found = passes(tmp_path, bad, executor=executor).multiply(columns_of())
-    np.testing.assert_array_equal(found, wanted)
-    assert starts(tmp_path) == before | {4: 4} and left(tmp_path) == []
-
-
-def test_a_damaged_file_is_computed_again(tmp_path):
-    wanted = passes(tmp_path).multiply(columns_of())
-    bad = Origin(folder=tmp_path, plan=((4, ("fail", 1)),))
-    with pytest.raises(OSError, match="the disk is bad"):
-        passes(tmp_path, bad).multiply(columns_of())
-    assert starts(tmp_path) == {1: 1, 2: 1, 3: 1, 4: 1}
-    for name in left(tmp_path):
-        if "product-2" in name or "columns" in name:
-            path = tmp_path / "work" / name
-            with SectionsFile(path) as file:
-                at = file._base + file.sections[0].at
-            content = bytearray(path.read_bytes())
-            content[at] ^= 1
-            path.write_bytes(content)
-    np.testing.assert_array_equal(passes(tmp_path, bad).multiply(columns_of()), wanted)
-    assert starts(tmp_path) == {1: 1, 2: 2, 3: 1, 4: 2, 5: 1, 6: 1, 7: 1}
-
-
-def test_files_of_another_pass_are_removed_and_no_others(tmp_path):
-    bad = Origin(folder=tmp_path, plan=((4, ("fail", 1)),))
-    with pytest.raises(OSError, match="the disk is bad"):
-        passes(tmp_path, bad).multiply(columns_of())
-    (tmp_path / "work" / "pass-of-mine").touch()
-    other = columns_of() + 1
-    wanted = bad.open().entries @ other
-    found = passes(tmp_path, bad).multiply(other)
-    assert np.abs((found - wanted) / [1, 1, 1e200]).max() < 1e-12
-    assert left(tmp_path) == ["pass-of-mine"]
-
-
-def test_a_worker_with_other_data_is_refused(tmp_path):
-    origin = Origin()
-    work = tmp_path / "work"
-    work.mkdir()
-    other = Passes(origin.open(), Origin(identity="b"), work, parts=3, executor=ThreadPoolExecutor)
-    with pytest.raises(ValueError, match="not the same for a worker"):
-        other.multiply(columns_of())
-
-
-def test_two_drivers_do_not_share_a_folder(tmp_path):
-    from ntk_numba.gramfile.lease import Lease
-
-    pool = passes(tmp_path)
-    with Lease(tmp_path / "work" / "pass"), pytest.raises(BlockingIOError, match="another folder"):
-        pool.multiply(columns_of())
+def test_processes_keep_what_they_prepared_and_may_die(data, folder):
+    A = nk.kernel_operator(NETS[0], data / "x.npy")
+    with nk.distribute(A, folder, parts=5, executor=partial(LocalPool, 2)) as D:
+        for seed in range(3):
+            v = np.random.default_rng(seed).standard_normal((700, 2))
+            np.testing.assert_array_equal(D @ v, A @ v)
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_standard_pool(tmp_path, count):
-    wanted = passes(tmp_path).multiply(columns_of())
-    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
-        found = passes(tmp_path, parts=count, executor=executor).multiply(columns_of())
-    np.testing.assert_array_equal(found, wanted)
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_workers_add_large_products(tmp_path, monkeypatch, symmetric):
-    origin = Origin(symmetric)
-    columns = columns_of(origin.open().entries.shape[1])
-    wanted = passes(tmp_path, origin).multiply(columns)
-    monkeypatch.setattr(distributed, "ALONE", 0)
-    for block in (32, 96, 1 << 13):
-        monkeypatch.setattr(pass_module, "BLOCK", block)
-        for parts in (1, 3, 7):
-            with ThreadPoolExecutor(2) as executor:
-                pool = passes(tmp_path, origin, parts=parts, executor=executor)
-                np.testing.assert_array_equal(pool.multiply(columns), wanted)
-    assert left(tmp_path) == []
+def test_a_solution_by_workers_has_the_bits_of_one_process(data, folder):
+    A = nk.kernel_operator(NETS[0], data / "x.npy")
+    y = columns(700)
+    options = {"ridge": 1e-3, "method": "nystrom_pcg", "tolerance": 1e-8}
+    wanted = nk.solve(A, y, **options)
+    with nk.distribute(A, folder, parts=3, executor=partial(LocalPool, 2)) as D:
+        found = nk.solve(D, y, path=folder.parent / "checkpoint", **options)
+    np.testing.assert_array_equal(found.x, wanted.x)
+    assert found.residual < 1e-8 and found.passes == wanted.passes
