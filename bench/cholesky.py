@@ -148,10 +148,10 @@ def main(n: int | None = None, folder: Path = Path()) -> str:
         "cholesky",
         f"Θ of N samples, n0 = {FEATURES}, L = 4, ReLU, β = 0.1, ridge {RIDGE:g} of the mean "
         f"diagonal: seconds of each of {REPEATS} rounds on {available_threads()} threads, by "
-        f"LAPACK in memory, and from a Gram file into a file with memory for a tenth of the matrix; "
-        f"ratio of the minima (median of the rounds'); lower triangles of the factor that are read and "
-        f"written; checksums' share of the CPU time; a solution for one right-hand side, from the "
-        f"file, and its residual without refinement",
+        f"LAPACK in memory, and from a Gram file into a file with memory for a tenth of the "
+        f"matrix; ratio of the minima (median of the rounds'); lower triangles of the factor that "
+        f"are read and written; checksums' share of the CPU time; a solution for one right-hand "
+        f"side, from the file, and its residual without refinement",
         table(
             ["N", "dtype", "LAPACK", "from file to file", "ratio", "read", "written", "checksums",
              "solve", "residual"],

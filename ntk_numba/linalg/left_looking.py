@@ -1,7 +1,7 @@
 """The Cholesky factorisation by tiles, left-looking, with all reading and writing meanwhile.
 
-A panel of whole tile columns is in memory. The tiles L_ik of each earlier column k are read in the
-order of k, and subtracted from its tiles,
+A panel, a run of tiles in the order of columns, is in memory. The tiles L_ik of each earlier column
+k are read in the order of k, and subtracted from its tiles,
 
     C_ij ← C_ij − L_ik L_jkᵀ,   then   L_jj = chol(C_jj),   L_ij = C_ij L_jj⁻ᵀ,
 
@@ -90,7 +90,7 @@ class LeftLooking:
     store : FactorTiles
         Keeps the tiles of L; those that it has are not computed again.
     panels : Panels
-        The panels of all columns of which tiles are missing.
+        The panels of all tiles that are missing.
     threads : int
         The number of workers.
     check : callable, optional
@@ -112,8 +112,7 @@ class LeftLooking:
         self._threads, self._check, self._progress = threads, check, progress
         grid = store.grid
         self._down, self._edge, self._size = grid.down, grid.tile, grid.rows
-        self._wanted: NDArray[np.bool_] = np.tril(~store.done)
-        self._unwritten: NDArray[np.bool_] = self._wanted.copy()
+        self._unwritten: NDArray[np.bool_] = np.tril(~store.done)
         shape = (panels.buffers, grid.tile, grid.tile)
         self._buffers = aligned(shape, store.dtype)
         self._saved = np.empty(shape[1:], store.dtype)  # the last tile of the diagonal
@@ -126,7 +125,7 @@ class LeftLooking:
         self._operands: dict[tuple[int, int, int], _Operand] = {}  # of (panel, i, k)
         self._ready: list[tuple[tuple[int, int, int, int], _Tile]] = []
         self._failure: BaseException | None = None
-        self._left = int(np.count_nonzero(self._wanted))
+        self._left = int(np.count_nonzero(self._unwritten))
         self._steps = 0
         self._committing = False
         self._uncommitted = 0
@@ -142,7 +141,7 @@ class LeftLooking:
         """
         if not self._left:
             return
-        total = sum(int(j) + 1 for j in np.nonzero(self._wanted)[1])
+        total = sum(int(j) + 1 for j in np.nonzero(self._unwritten)[1])
         bar = tqdm(total=total, unit="product", disable=not self._progress, smoothing=0.05)
         with (
             bar,
@@ -190,48 +189,30 @@ class LeftLooking:
 
     def _feed(self) -> None:
         """Take buffers for all tiles, in the order in which they are needed, and have them read."""
-        for panel, run in enumerate(self._panels.runs):
-            rows = self._rows(run)
-            for k in range(max(run.start, 1)):
-                for i in rows:
-                    if k == 0 and not self._admit(panel, run, i):
+        for panel, tiles in enumerate(self._panels.parts):
+            own = np.zeros_like(self._unwritten)
+            own[tiles[:, 0], tiles[:, 1]] = True
+            rows = np.flatnonzero(own.any(axis=1) | own.any(axis=0))
+            for k in range(int(tiles[:, 1].max()) + 1):
+                for i in rows[rows >= k].tolist():
+                    if k == 0 and not self._admit(panel, own, i):
                         return
-                    uses = self._uses(run, i, k)
-                    if k < run.start and uses and not self._read(panel, i, k, uses):
-                        return
+                    if not own[i, k]:
+                        uses = _uses(own, i, k)
+                        if uses and not self._read(panel, i, k, uses):
+                            return
 
-    def _rows(self, run: range) -> list[int]:
-        """Return the tile rows of which the missing tiles of a panel need tiles."""
-        wanted = self._wanted[:, run.start : run.stop]
-
-        def needed(i: int) -> bool:
-            return bool(wanted[i].any() or (i < run.stop and self._wanted[:, i].any()))
-
-        return [i for i in range(run.start, self._down) if needed(i)]
-
-    def _uses(self, run: range, i: int, k: int) -> int:
-        """Return how many tiles of a panel need L_ik."""
-        wanted, after = self._wanted, max(run.start, k + 1)
-        uses = np.count_nonzero(wanted[i, after : min(run.stop, i + 1)])
-        if i < run.stop:
-            uses += np.count_nonzero(wanted[i + 1 :, i])
-        return int(uses)
-
-    def _admit(self, panel: int, run: range, i: int) -> bool:
+    def _admit(self, panel: int, own: NDArray[np.bool_], i: int) -> bool:
         """Begin the tiles of a panel in one row; return False if the job has ended."""
-        for j in range(run.start, min(run.stop, i + 1)):
-            uses = self._uses(run, i, j)
-            if self._wanted[i, j]:
-                buffer = self._take()
-                if buffer is None:
-                    return False
-                tile = _Tile(panel, i, j, buffer)
-                with self._lock:
-                    operand = self._operand(panel, i, j)
-                    operand.uses, operand.array, operand.kept = uses, buffer, True
-                self._readers.submit(self._guarded, self._begin, tile)
-            elif uses and not self._read(panel, i, j, uses):
+        for j in np.flatnonzero(own[i]).tolist():
+            buffer = self._take()
+            if buffer is None:
                 return False
+            tile = _Tile(panel, i, j, buffer)
+            with self._lock:
+                operand = self._operand(panel, i, j)
+                operand.uses, operand.array, operand.kept = _uses(own, i, j), buffer, True
+            self._readers.submit(self._guarded, self._begin, tile)
         return True
 
     def _begin(self, tile: _Tile) -> None:
@@ -396,3 +377,12 @@ class LeftLooking:
             self._free.append(first // operand.array.nbytes)
             self._room.notify()
             del self._operands[panel, i, k]
+
+
+def _uses(own: NDArray[np.bool_], i: int, k: int) -> int:
+    """Return how many tiles of a panel need L_ik.
+
+    own : (tiles down, tiles across), the tiles of the panel
+    """
+    right = np.count_nonzero(own[i, k + 1 : i + 1])
+    return int(right + np.count_nonzero(own[i + 1 :, i]))
