@@ -27,6 +27,7 @@ from bench.report import ratio, section, spread, table
 from bench.timing import in_turn
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.gramfile.products import MatrixOfFile
+from ntk_numba.gramfile.tile_products import Kept
 from ntk_numba.gramfile.tiles import TileFile
 from ntk_numba.sums import Sums, balanced
 
@@ -54,9 +55,8 @@ def reading(tiles: TileFile, size: int, threads: int) -> Callable[[], object]:
     return run
 
 
-def multiplying(matrix: MatrixOfFile, columns: np.ndarray) -> Callable[[], object]:
-    """Return a function that multiplies the tiles of a matrix, which are in memory."""
-    held = {(i, j): matrix.read(i, j, matrix.buffer()) for i, j in matrix.places.tolist()}
+def multiplying(matrix: MatrixOfFile, held: Kept, columns: np.ndarray) -> Callable[[], object]:
+    """Return a function that multiplies the tiles of a matrix, which are all held in memory."""
     rows, weights = matrix.bounds
 
     def run() -> None:
@@ -77,6 +77,7 @@ def rows(n: int, dtype: str, folder: Path) -> list[list[str]]:
     with nk.write_gram(net, x, path, kernels="ntk", layout="lower") as file:
         matrix = file.stored("ntk")
         size = file.contents.output_bytes
+        held = {(i, j): matrix.read(i, j, matrix.buffer()) for i, j in matrix.places.tolist()}
         right = np.random.default_rng(1).standard_normal((n, max(COLUMNS)))
         for direct in (True, False):
             matrix.direct = direct
@@ -87,7 +88,7 @@ def rows(n: int, dtype: str, folder: Path) -> list[list[str]]:
                 for k in COLUMNS:
                     columns = right[:, :k]
                     works[f"pass {k}"] = lambda columns=columns: matrix.multiply(columns)
-                    works[f"multiplying {k}"] = multiplying(matrix, columns)
+                    works[f"multiplying {k}"] = multiplying(matrix, held, columns)
                 times = {name: np.array(t) for name, t in in_turn(works, REPEATS).items()}
             plain = min((times[f"reading {t}"] for t in READERS), key=np.min)
             for k in COLUMNS:

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from marks import marked
 from scipy.sparse.linalg import LinearOperator, aslinearoperator, cg, eigsh
 
 import ntk_numba as nk
+from ntk_numba.linalg import operator
 from ntk_numba.linalg.operator import ArrayOperator, as_operator
 
 NET = nk.MLP(3, "relu", b_std=0.1)
+GIVEN = ["path", "file", "array", "map", "Gram", "scipy", "operator"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def path(tmp_path_factory):
     return path
 
 
-@pytest.fixture(params=["path", "file", "array", "map", "Gram", "scipy", "operator"])
+@pytest.fixture(params=marked(pytest.mark.slow, GIVEN, ["path", "array"]))
 def given(request, k, path, tmp_path):
     if request.param == "map":
         np.save(tmp_path / "k.npy", k)
@@ -73,6 +76,7 @@ def test_products_of_any_matrix(given, k):
         assert a.describe() and len(a.identity) == 32 and as_operator(a) is a
 
 
+@pytest.mark.slow
 def test_solvers_of_scipy_take_it(path, k):
     with as_operator(path) as a:
         values = eigsh(a, 3, return_eigenvectors=False)
@@ -112,7 +116,8 @@ def test_identities_tell_matrices_apart(path, k, tmp_path):
     assert scipy[0] == scipy[2] != scipy[1]
 
 
-def test_a_product_in_memory_has_the_same_bits_for_all_threads():
+def test_a_product_in_memory_has_the_same_bits_for_all_threads(monkeypatch):
+    monkeypatch.setattr(operator, "threads_to_use", lambda threads: threads or 2)
     rng = np.random.default_rng(0)
     a = rng.standard_normal((1100, 1100))
     for dtype in (float, np.float32):

@@ -11,6 +11,7 @@ from ntk_numba.linalg.operator import as_operator
 from ntk_numba.linalg.tiles import open_tiles
 
 NET = nk.MLP(3, "relu", b_std=0.1)
+GIVEN = ["full", "lower", "linked", "array", "map", "operator"]
 X = np.random.default_rng(3).standard_normal((150, 6))
 
 
@@ -19,7 +20,7 @@ def k(request):
     return nk.gram(NET, X, kernels="ntk", dtype=request.param).ntk
 
 
-@pytest.fixture(params=["full", "lower", "linked", "array", "map", "operator"])
+@pytest.fixture(params=marked(pytest.mark.slow, GIVEN, ["lower", "array"]))
 def given(request, k, tmp_path):
     path, kind = tmp_path / "g.h5", request.param
     if kind == "array":
