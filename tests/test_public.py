@@ -25,6 +25,7 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
+    "kernel_operator": ["net", "X", "Z"],
     "kernel_ridge": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
     "fit_hyperparameters": ["net", "X", "y"],

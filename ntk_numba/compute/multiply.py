@@ -373,8 +373,8 @@ class ComputedMatrix:
             runs = [(k * tile, min((k + 1) * tile, size)) for k in (i, j)]
             rows = read(self._x, *runs[0])
             columns = rows if i == j else read(self._x, *runs[1])
-            reads, to, mirrors = zip(*table, strict=True)
-            reads = np.array(reads) - [i * tile, j * tile, 0, 0]
+            reads, to, mirrors = (np.array(part) for part in zip(*table, strict=True))
+            reads -= [i * tile, j * tile, 0, 0]
             compute(tile_table(reads, to, mirrors), rows, columns, *outputs)
         if not direct:
             out[:] = blocks
