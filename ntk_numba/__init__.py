@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ntk_numba.linalg.operator import GramOperator as GramOperator
     from ntk_numba.linalg.solve import Solution as Solution
     from ntk_numba.linalg.solve import solve as solve
+    from ntk_numba.linalg.spectrum import Spectrum as Spectrum
+    from ntk_numba.linalg.spectrum import spectrum as spectrum
     from ntk_numba.network import MLP as MLP
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from ntk_numba.predict.gradient_flow import max_learning_rate as max_learning_rate
     from ntk_numba.predict.hyperparameters import fit_hyperparameters as fit_hyperparameters
     from ntk_numba.predict.loading import load_model as load_model
+    from ntk_numba.predict.nystrom import NystromRegression as NystromRegression
+    from ntk_numba.predict.nystrom import nystrom_regression as nystrom_regression
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
@@ -87,11 +91,15 @@ _HOMES = {
     "open_cholesky": "linalg.cholesky_file",
     "repair_factor": "linalg.factorise",
     "GramOperator": "linalg.operator",
+    "spectrum": "linalg.spectrum",
+    "Spectrum": "linalg.spectrum",
     "kernel_operator": "linalg.computed",
     "distribute": "linalg.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",
+    "nystrom_regression": "predict.nystrom",
+    "NystromRegression": "predict.nystrom",
     "gaussian_process": "predict.gaussian_process",
     "GaussianProcess": "predict.gaussian_process",
     "one_hot": "predict.targets",

@@ -22,6 +22,10 @@ class InvalidValueError(NtkNumbaError, ValueError):
     """An argument, or the content of a file, has a value that cannot be used."""
 
 
+class TooLargeError(InvalidValueError):
+    """A matrix does not fit in the memory that a job may take."""
+
+
 class NotPositiveDefiniteError(InvalidValueError):
     """A matrix that is to be factorised is not positive definite.
 

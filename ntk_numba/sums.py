@@ -192,6 +192,15 @@ def balanced(columns: Doubles, weights: Doubles) -> tuple[Doubles, Totals]:
     return scaled, exponents
 
 
+def unbalanced(product: Doubles, exponents: Totals) -> Doubles:
+    """Return a product with columns that `balanced` has scaled, in their own units.
+
+    Entries that float64 does not hold are infinite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(product, exponents))
+
+
 def _normalised(array: Doubles) -> tuple[Doubles, int]:
     """Return a vector that is scaled to a maximum in [½, 1), and the exponent."""
     exponent = int(np.frexp(np.abs(array).max(initial=0.0))[1])

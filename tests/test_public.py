@@ -25,8 +25,10 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
+    "spectrum": ["gram", "k"],
     "kernel_operator": ["net", "X", "Z"],
     "kernel_ridge": ["net", "X", "y"],
+    "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
     "fit_hyperparameters": ["net", "X", "y"],
     "load_model": ["path"],
@@ -45,7 +47,7 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
-    "GaussianProcess", "Cholesky",
+    "GaussianProcess", "Cholesky", "Spectrum", "NystromRegression",
 }  # fmt: skip
 
 

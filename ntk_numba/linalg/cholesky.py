@@ -269,8 +269,8 @@ def cholesky(
 
     From a Gram file into a file:
 
-    >>> with ntk_numba.cholesky("gram.h5", "factor.h5", ridge=1e-3, memory="2GiB") as factor:
-    ...     weights = factor.solve(y, matrix="gram.h5")
+    >>> with ntk_numba.cholesky("gram.h5", "factor.h5", ridge=1e-3) as f:  # doctest: +SKIP
+    ...     weights = f.solve(y, matrix="gram.h5")
     """
     shift = not_negative("ridge", ridge)
     if path is None:

@@ -118,7 +118,11 @@ class LeftLooking:
         self._buffers = aligned(shape, store.dtype)
         self._saved = np.empty(shape[1:], store.dtype)  # the last tile of the diagonal
         self._free = list(range(panels.buffers))
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # what threads wait for: something to compute; a buffer, or a tile to be written; the end
+        self._computable, self._room, self._ended = (
+            threading.Condition(self._lock) for _ in range(3)
+        )
         self._operands: dict[tuple[int, int, int], _Operand] = {}  # of (panel, i, k)
         self._ready: list[tuple[tuple[int, int, int, int], _Tile]] = []
         self._failure: BaseException | None = None
@@ -152,9 +156,9 @@ class LeftLooking:
                 pool.submit(self._guarded, self._feed)
                 for _ in range(self._threads):
                     pool.submit(self._guarded, self._work)
-                with self._changed:
+                with self._lock:
                     while self._left and not self._failure:
-                        self._changed.wait(LOOK)
+                        self._ended.wait(LOOK)
                         bar.update(self._steps - bar.n)
                         stopping.check()
                         if self._check:
@@ -175,9 +179,14 @@ class LeftLooking:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        with self._changed:
+        with self._lock:
             self._failure = self._failure or error
-            self._changed.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        """Let all threads see that the job has ended; the lock is held."""
+        for condition in (self._computable, self._room, self._ended):
+            condition.notify_all()
 
     def _feed(self) -> None:
         """Take buffers for all tiles, in the order in which they are needed, and have them read."""
@@ -217,7 +226,7 @@ class LeftLooking:
                 if buffer is None:
                     return False
                 tile = _Tile(panel, i, j, buffer)
-                with self._changed:
+                with self._lock:
                     operand = self._operand(panel, i, j)
                     operand.uses, operand.array, operand.kept = uses, buffer, True
                 self._readers.submit(self._guarded, self._begin, tile)
@@ -229,9 +238,8 @@ class LeftLooking:
         """Load a tile of A, and begin to compute with it."""
         if not self._failure:
             self._load(tile.i, tile.j, tile.array)
-            with self._changed:
+            with self._lock:
                 self._advance(tile)
-                self._changed.notify_all()
 
     def _read(self, panel: int, i: int, k: int, uses: int) -> bool:
         """Have a finished tile read; return False if the job has ended."""
@@ -239,9 +247,9 @@ class LeftLooking:
         if buffer is None:
             return False
         operand = self._operand(panel, i, k)
-        with self._changed:
+        with self._lock:
             while self._unwritten[i, k] and not self._failure:
-                self._changed.wait()
+                self._room.wait()
             operand.uses, operand.array = uses, buffer
         self._readers.submit(self._guarded, self._fill, i, k, operand)
         return self._failure is None
@@ -251,15 +259,15 @@ class LeftLooking:
         if not self._failure:
             assert operand.array is not None
             self._store.read(i, k, operand.array)
-            with self._changed:
+            with self._lock:
                 self._publish(operand)
 
     def _work(self) -> None:
         """Compute what is ready, until nothing is left."""
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._ready and self._left and not self._failure:
-                    self._changed.wait()
+                    self._computable.wait()
                 if not self._left or self._failure:
                     return
                 _, tile = heapq.heappop(self._ready)
@@ -276,13 +284,12 @@ class LeftLooking:
             tile_blas.subtract_square(tile.array, left.array)
         else:
             tile_blas.subtract_product(tile.array, left.array, right.array)
-        with self._changed:
+        with self._lock:
             for row in {tile.i, tile.j}:
                 self._used(tile.panel, row, tile.k)
             tile.k += 1
             self._steps += 1
             self._advance(tile)
-            self._changed.notify_all()
 
     def _finish(self, tile: _Tile) -> None:
         """Make a tile of C one of L."""
@@ -292,7 +299,7 @@ class LeftLooking:
             diagonal = self._operands[tile.panel, tile.j, tile.j].array
             assert diagonal is not None
             tile_blas.divide(tile.array, diagonal)
-        with self._changed:
+        with self._lock:
             if tile.i != tile.j:
                 self._used(tile.panel, tile.j, tile.j)
             self._steps += 1
@@ -318,7 +325,7 @@ class LeftLooking:
     def _write(self, tile: _Tile) -> None:
         """Write a finished tile, also after an error: it is right."""
         self._store.write(tile.i, tile.j, tile.array)
-        with self._changed:
+        with self._lock:
             self._unwritten[tile.i, tile.j] = False
             self._left -= 1
             self._operands[tile.panel, tile.i, tile.j].kept = False
@@ -327,12 +334,15 @@ class LeftLooking:
             if not self._committing:
                 self._committing = True
                 self._committer.submit(self._guarded, self._commit)
-            self._changed.notify_all()
+            if self._left:
+                self._room.notify()
+            else:
+                self._wake_all()
 
     def _commit(self) -> None:
         """Make tiles durable for as long as there are new ones."""
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._uncommitted or self._failure:
                     self._committing = False
                     return
@@ -343,9 +353,9 @@ class LeftLooking:
 
     def _take(self) -> Floats | None:
         """Return a buffer, as soon as one is free; None if the job has ended."""
-        with self._changed:
+        with self._lock:
             while not self._free and not self._failure:
-                self._changed.wait()
+                self._room.wait()
             return None if self._failure else self._buffers[self._free.pop()]
 
     def _operand(self, panel: int, i: int, k: int) -> _Operand:
@@ -363,6 +373,7 @@ class LeftLooking:
         # all of one column, then of the next; but many wait for a tile of the diagonal
         k = tile.k if tile.i > tile.j or tile.k < tile.j else -1
         heapq.heappush(self._ready, ((tile.panel, k, tile.j, tile.i), tile))
+        self._computable.notify()
 
     def _publish(self, operand: _Operand) -> None:
         """Let all tiles go on that wait for an operand."""
@@ -370,7 +381,6 @@ class LeftLooking:
         waiting, operand.waiting = operand.waiting, []
         for tile in waiting:
             self._advance(tile)
-        self._changed.notify_all()
 
     def _used(self, panel: int, i: int, k: int) -> None:
         """Count a use of an operand."""
@@ -384,4 +394,5 @@ class LeftLooking:
             assert operand.array is not None
             first = operand.array.ctypes.data - self._buffers.ctypes.data
             self._free.append(first // operand.array.nbytes)
+            self._room.notify()
             del self._operands[panel, i, k]

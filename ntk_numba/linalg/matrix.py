@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes, show_bytes
 from ntk_numba.compute.memory import Gram
-from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError, TooLargeError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.arrays import bad_entry
@@ -163,14 +163,14 @@ def refuse_large(
 
     Raises
     ------
-    ValueError
-        If they do not fit.
+    TooLargeError
+        A ValueError: they do not fit.
     """
     free = available_memory() if memory is None else parse_bytes(memory, "memory")
     needed = bytes_of(size, dtype, working, matrices)
     if needed > free:
         held = "that are available" if memory is None else f"of memory={memory!r}"
-        raise InvalidValueError(
+        raise TooLargeError(
             f"{size:,} samples take {show_bytes(needed)} in memory, more than the "
             f"{show_bytes(free)} {held}; {remedy}{', or ' if remedy else ''}take fewer samples"
             + (" or dtype='float32'" if dtype == np.float64 else "")

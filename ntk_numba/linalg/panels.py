@@ -12,7 +12,7 @@ LARGEST_TILE = 512  # products of smaller tiles are slower, of larger ones hardl
 # From this many rows on, tiles are twice as large: a column of tiles is then a small part of the
 # matrix still, and each tile is read by fewer requests.
 LARGE = 1 << 15
-AHEAD = 5  # tiles, at most, that are read before they are needed, beside those that are in use
+AHEAD = 4  # tiles, at most, that are read before they are needed, beside those that are in use
 KEPT = 1  # tile that is kept for an error
 
 

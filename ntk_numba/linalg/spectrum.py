@@ -1,169 +1,373 @@
-"""The spectrum of a kernel matrix, and ridges that are chosen by it.
-
-With K = Q Λ Qᵀ, (K + r I)⁻¹ costs a matrix product for any further r, so one eigendecomposition
-serves all ridges that are tried.
-"""
+"""The leading eigenvalues of a kernel matrix of any size, and estimates from its whole spectrum."""
 
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
-from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.sparse.linalg import eigsh
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 
+from ntk_numba.arguments import (
+    KernelName,
+    not_negative,
+    number_between,
+    parse_bytes,
+    whole_number,
+)
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.packed import blocks, start_vector
+from ntk_numba.inputs.containers import read_array
+from ntk_numba.linalg.leading import Leading, Scaled, eigenpairs
+from ntk_numba.linalg.operator import GramOperator, as_operator
+from ntk_numba.linalg.spectral_sums import Estimate, SpectralSums
+from ntk_numba.machine import available_memory
 
-Floats = NDArray[np.floating]
-Objective: TypeAlias = Literal["loo", "evidence"]
+Doubles = NDArray[np.float64]
 
-DENSE = 512  # rows of a matrix, at most, whose largest eigenvalue is found without iterations
-SCAN = 5  # ridges in each decade that are tried before the search begins
-LARGEST = 1e4  # the largest relative ridge that is tried, unless the targets are larger
-HUGE = 1e300  # and at most, so that nothing overflows
-# The least absolute ridge that is tried, in units of ε·λ_max: with it, K + r I is positive definite
-# in the dtype of K for certain.
-LEAST = 32
-
-
-WORKING = 24
-"""The bytes that `Spectrum` takes for each pair of samples, if it copies the matrix."""
+DENSE = 2048  # rows of a matrix, at most, all of whose eigenvalues are computed
+WORKING = 48  # bytes that this takes for each entry
+EXTRA = 20  # random columns by default, besides one for each eigenvalue: they save passes
+FEWEST = 12  # random columns, so that their standard error means something
+PASSES = 100  # at most, by default
 
 
+class Condition(NamedTuple):
+    """What is known of the condition number of K + ridge·I.
+
+    least : float
+        (λ_max + ridge)/(θ + ridge), where θ is the least eigenvalue of K on a subspace, which is
+        not less than λ_min. So the condition number is at least this, but for rounding; it is
+        equal to it if all eigenvalues were computed.
+    largest : float
+        A bound from above, (λ_max + ridge)/ridge: a kernel has no negative eigenvalues. It is
+        infinite without a ridge, and equal to `least` if all eigenvalues were computed.
+    """
+
+    least: float
+    largest: float
+
+
+class Alignment(NamedTuple):
+    """How targets are distributed over the leading eigenvectors.
+
+    share : (k,), or (k, n_out) for targets (N, n_out)
+        (vᵢ·y)²/|y|², the share of |y|² along each eigenvector.
+    cumulative : of the same shape
+        The share along an eigenvector and all before it.
+    """
+
+    share: Doubles
+    cumulative: Doubles
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Spectrum:
-    """The eigenvalues and eigenvectors of a symmetric matrix.
-
-    Parameters
-    ----------
-    matrix : (N, N) float32 or float64
-        It is copied, unless it may be overwritten.
-    overwrite : bool
-        Whether it may be.
+    """What `spectrum` has found of a kernel matrix K.
 
     Attributes
     ----------
-    values : (N,) float64, the eigenvalues in increasing order
-    vectors : (N, N) float64, the eigenvectors in columns
-    rounding : float
-        ε·N·λ_max, with the ε of the dtype of the matrix: smaller eigenvalues are rounding errors.
+    values : (k,) float64
+        The largest eigenvalues, falling.
+    vectors : (N, k) float64
+        Their eigenvectors, in columns.
+    residuals : (k,) float64
+        ‖K v − λ v‖, from a product with K. An eigenvalue of K is within it of λ.
+    trace : float
+        The trace of K, from its diagonal.
+    passes : int
+        The number of products with K that it took.
+    exact : bool
+        Whether all eigenvalues were computed, so that the estimates have no error but rounding.
+    all_values : (N,) float64 or None
+        All eigenvalues, falling, if `exact`.
     """
 
-    def __init__(self, matrix: Floats, *, overwrite: bool = False) -> None:
-        self.epsilon = float(np.finfo(matrix.dtype).eps)
-        self.mean_diagonal = float(np.diagonal(matrix).mean(dtype=float))
-        double = matrix.astype(float, copy=not overwrite)
-        # the transpose is in the order of memory that LAPACK overwrites without a copy
-        self.values, self.vectors = scipy.linalg.eigh(
-            double.T, driver="evd", overwrite_a=True, check_finite=False
-        )
-        self.rounding = self.epsilon * len(matrix) * max(float(self.values[-1]), 0.0)
+    values: Doubles
+    vectors: Doubles
+    residuals: Doubles
+    trace: float
+    passes: int
+    all_values: Doubles | None
+    _sums: SpectralSums | None = None
+    _unit: float = 1.0
 
-    def apply(self, function: Floats, columns: Floats) -> NDArray[np.float64]:
-        """Apply a function of the matrix, given by its eigenvalues, to columns (N,) or (N, K)."""
-        return np.asarray(self.vectors @ (function * (self.vectors.T @ columns).T).T)
+    @property
+    def exact(self) -> bool:
+        return self.all_values is not None
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.vectors)
+
+    def effective_dimension(self, ridge: float) -> Estimate:
+        """Estimate tr K (K + ridge·I)⁻¹, the number of directions that a ridge leaves free.
+
+        Parameters
+        ----------
+        ridge : float
+            A number > 0, absolute: it has the units of K.
+
+        Returns
+        -------
+        Estimate
+            `value` and its standard error, `error`.
+        """
+        shift = number_between("ridge", ridge, 0, math.inf)
+
+        def function(values: Doubles) -> Doubles:
+            positive = np.maximum(values, 0.0)
+            return positive / (positive + shift)
+
+        return self._sum(function)
+
+    def log_det(self, ridge: float) -> Estimate:
+        """Estimate log det(K + ridge·I).
+
+        It is exact from a Cholesky factor (`Cholesky.log_det`); this needs none.
+
+        Parameters
+        ----------
+        ridge : float
+            A number ≥ 0, absolute: it has the units of K.
+
+        Returns
+        -------
+        Estimate
+            `value` and its standard error, `error`.
+
+        Raises
+        ------
+        ValueError
+            If K + ridge·I has an eigenvalue that is not positive.
+        """
+        shift = not_negative("ridge", ridge)
+        least = self._least + shift
+        if not least > 0:
+            raise InvalidValueError(
+                f"K + {shift:g}·I is not positive definite: it has an eigenvalue of at most "
+                f"{least:.3g}, so that its determinant has no logarithm; give a larger ridge"
+            )
+        return self._sum(lambda values: np.log(values + shift))
+
+    def condition(self, ridge: float = 0.0) -> Condition:
+        """Bound the condition number (λ_max + ridge)/(λ_min + ridge) of K + ridge·I.
+
+        Parameters
+        ----------
+        ridge : float
+            A number ≥ 0, absolute: it has the units of K.
+
+        Returns
+        -------
+        Condition
+            `least` and `largest`; both are infinite if an eigenvalue is not positive.
+        """
+        shift = not_negative("ridge", ridge)
+        above, below = float(self.values[0]) + shift, self._least + shift
+        least = above / below if below > 0 else math.inf
+        if self.exact or not least < math.inf:
+            return Condition(least, least)
+        return Condition(least, above / shift if shift > 0 else math.inf)
+
+    def alignment(self, Y: ArrayLike) -> Alignment:
+        """Return the shares of targets along the leading eigenvectors.
+
+        Parameters
+        ----------
+        Y : (N,) or (N, n_out)
+
+        Returns
+        -------
+        Alignment
+        """
+        targets = read_array(Y, "Y").astype(float, copy=False)
+        if targets.ndim not in (1, 2) or len(targets) != self.size:
+            raise InvalidValueError(
+                f"Y must have {self.size} rows, as the matrix, not {targets.shape}"
+            )
+        if not np.isfinite(targets).all():
+            row = int(np.argwhere(~np.isfinite(targets))[0][0])
+            raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
+        largest = np.abs(targets).max(axis=0, initial=0.0)
+        if not np.all(largest > 0):
+            raise InvalidValueError("Y has a column of zeros, which is along no eigenvector")
+        unit = targets / largest  # so that no square overflows
+        with blas_threads(1):
+            share = np.square(self.vectors.T @ unit) / np.square(unit).sum(axis=0)
+        return Alignment(share, np.cumsum(share, axis=0))
+
+    @property
+    def _least(self) -> float:
+        """The least eigenvalue that is known: of K, or of K on a subspace."""
+        if self.all_values is not None:
+            return float(self.all_values[-1])
+        assert self._sums is not None
+        return self._sums.least * self._unit
+
+    def _sum(self, function: Any) -> Estimate:
+        """Return tr f(K)."""
+        if self.all_values is not None:
+            return Estimate(float(function(self.all_values).sum()), 0.0)
+        assert self._sums is not None
+        return self._sums.of(lambda values: function(values * self._unit))
+
+    def __repr__(self) -> str:
+        how = "all computed" if self.exact else f"{self.passes} passes"
+        return f"<Spectrum: {len(self.values)} of {self.size:,} eigenvalues, {how}>"
 
 
-def largest_eigenvalue(matrix: Floats) -> float:
-    """Return the largest eigenvalue of a symmetric matrix, to about 1e-10 of it."""
-    double = matrix.astype(float, copy=False)
-    size = len(double)
-    if size <= DENSE:
-        return float(scipy.linalg.eigvalsh(double, subset_by_index=[size - 1, size - 1])[0])
-    if not double.any():
-        return 0.0
-    start = start_vector(size)
-    return float(eigsh(double, 1, which="LA", v0=start, tol=1e-10, return_eigenvectors=False)[0])
+def spectrum(
+    gram: Any,
+    k: int = 20,
+    *,
+    kernel: KernelName | None = None,
+    tolerance: float = 1e-4,
+    probes: int | None = None,
+    max_passes: int = PASSES,
+    seed: int = 0,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+) -> Spectrum:
+    """Compute the leading eigenvalues and eigenvectors of a kernel matrix, stored or not.
 
-
-class RidgeChoice(NamedTuple):
-    """A ridge that was chosen from the targets.
-
-    objective : "loo" or "evidence"
-    ridge : the absolute ridge
-    value : the objective there: the mean squared leave-one-out residual, or the log evidence
-    edge : "least" or "largest" if the ridge is the least or the largest that was tried, else ""
-    """
-
-    objective: Objective
-    ridge: float
-    value: float
-    edge: Literal["", "least", "largest"]
-
-
-def choose_ridge(
-    spectrum: Spectrum, targets: NDArray[np.float64], objective: Objective
-) -> RidgeChoice:
-    """Return the ridge with the least leave-one-out error or the largest evidence.
-
-    It is found to about 1e-6 in its logarithm: by a scan of five ridges in each decade, and then
-    by Brent's method between the neighbours of the best one. Ridges from 32 ε λ_max, below which
-    rounding errors decide, up to 1e4 times the mean of the diagonal are tried, or up to ten times
-    the mean square of the targets if that is larger.
+    The matrix is only multiplied by columns, all of them in one pass: a block Krylov space of
+    random columns grows until the residuals are small enough. The same products estimate sums over
+    all eigenvalues: the effective dimension and the logarithm of the determinant, for any ridge.
+    All eigenvalues of a matrix of at most 2,048 rows are computed, if the memory suffices.
 
     Parameters
     ----------
-    spectrum : of K
-    targets : (N, n_out)
-    objective : "loo" or "evidence"
-        "loo": the mean of the squared residuals α_i/((K + rI)⁻¹)_ii, α = (K + rI)⁻¹ Y.
-        "evidence": minus the log marginal likelihood of a Gaussian process with covariance K and
-        noise r, see `GaussianProcess.log_marginal_likelihood`.
+    gram : (N, N) array, Gram, GramFile, path of a Gram file, or operator
+        K. An operator is what `kernel_operator` or `GramFile.operator` returns, or a symmetric
+        `scipy.sparse.linalg.LinearOperator`.
+    k : int
+        The number of eigenvalues; all if there are fewer.
+    kernel : "nngp" or "ntk"
+        The kernel to take, if `gram` has both.
+    tolerance : float
+        The largest residual ‖K v − λ v‖ of an eigenpair, relative to its λ. The error of an
+        eigenvalue is about the square of it, relative to the gap to the next one.
+    probes : int, optional
+        The number of random columns, at least k and 12; by default k + 20. More of them take fewer
+        passes and more memory, and reduce the error of the estimates by their square root.
+    max_passes : int
+        The largest number of passes.
+    seed : int
+        Of the random columns.
+    memory : int or str such as "2GiB", optional
+        The most memory that the vectors may take; by default half of all that this process may
+        still use.
+    threads : int, optional
+        The largest number of threads; by default all that this process may use. The bits of the
+        result do not depend on it.
+    progress : bool
+        Whether to show a progress bar on standard error.
+
+    Returns
+    -------
+    Spectrum
+        With `values`, `vectors`, `residuals`, `trace`, and the methods `effective_dimension`,
+        `log_det`, `condition` and `alignment`.
+
+    Raises
+    ------
+    ValueError
+        If the matrix is not square and symmetric, an argument is out of range, the memory is too
+        little, or the residuals are larger than the tolerance after `max_passes`.
+    TypeError, OSError
+        If an argument has the wrong type, or a file cannot be read.
+
+    Notes
+    -----
+    If the memory is less than the space takes, it is restarted from its best vectors. The estimates
+    then are those of the space before, and have a larger error. Sources: see
+    `ntk_numba.linalg.leading` and `ntk_numba.linalg.spectral_sums`.
+
+    Examples
+    --------
+    >>> net = ntk_numba.MLP(3, "relu", b_std=0.1)
+    >>> X = numpy.random.default_rng(0).standard_normal((50, 8))
+    >>> found = ntk_numba.spectrum(ntk_numba.gram(net, X).ntk, k=3)
+    >>> found.values.shape, found.vectors.shape
+    ((3,), (50, 3))
+    >>> found.effective_dimension(found.trace / 50).error
+    0.0
     """
-    count, outputs = targets.shape
-    if not spectrum.values[-1] > 0:
-        raise InvalidValueError(
-            f"the kernel matrix of X is 0, so that no ridge can be chosen by {objective!r}"
+    count = whole_number("k", k)
+    goal = number_between("tolerance", tolerance, 0, 1)
+    wide = count + EXTRA if probes is None else whole_number("probes", probes, max(count, FEWEST))
+    most = whole_number("max_passes", max_passes)
+    rng = np.random.default_rng(whole_number("seed", seed, 0))
+    room = available_memory() // 2 if memory is None else parse_bytes(memory, "memory")
+    operator = as_operator(gram, kernel, memory=memory, threads=threads)
+    try:
+        size, diagonal = _order(operator), operator.diag()
+        scaled = Scaled(operator, diagonal)
+        if size <= 3 * wide or (size <= DENSE and WORKING * size * size <= room):
+            return _dense(operator, scaled.unit, min(count, size))
+        start = rng.choice(np.array([-1.0, 1.0]), (size, wide))
+        with tqdm(disable=not progress, unit="pass", leave=False) as bar:
+
+            def report(off: float) -> None:
+                bar.update()
+                bar.set_postfix_str(f"residual {off * goal:.1e} of {goal:.0e}")
+
+            leading = Leading(scaled, start, room, threads, report)
+            ritz = leading.converge(count, goal, most)
+            vectors = leading.space.combine(np.ascontiguousarray(ritz.vectors[:, :count]))
+            off = scaled @ vectors - vectors * ritz.values[:count]
+        unit, trace = scaled.unit, math.fsum(diagonal / scaled.unit)
+        assert leading.first is not None
+        return Spectrum(
+            ritz.values[:count] * unit,
+            vectors,
+            np.linalg.norm(off, axis=0) * unit,
+            trace * unit,
+            leading.passes + 1,
+            None,
+            SpectralSums(*leading.first, goal, size, trace),
+            unit,
         )
-    values = np.maximum(spectrum.values, 0.0)
-    largest, mean = float(values[-1]), spectrum.mean_diagonal
-    unit = float(np.abs(targets).max()) or 1.0  # so that no square overflows
-    part = spectrum.vectors.T @ (targets / unit)
-    power = (part * part).sum(axis=1)
-
-    def evidence(ridge: float) -> float:
-        shifted = values + ridge
-        fit = unit * (unit * float((power / shifted).sum()))
-        return 0.5 * (fit + outputs * float(np.log(2 * np.pi * shifted).sum()))
-
-    def leave_one_out(ridge: float) -> float:
-        inverse = 1 / (values + ridge)
-        alpha = spectrum.vectors @ (inverse[:, None] * part)
-        diagonal = np.empty(count)
-        for start, stop in blocks(count):
-            diagonal[start:stop] = np.square(spectrum.vectors[start:stop]) @ inverse
-        return float(np.square(alpha / diagonal[:, None]).mean())  # in units of unit²
-
-    function = evidence if objective == "evidence" else leave_one_out
-    low = LEAST * spectrum.epsilon * largest + max(0.0, -2 * float(spectrum.values[0]))
-    high = max(LARGEST * mean, 10 * unit * unit * float(np.square(targets / unit).mean()))
-    high = min(high, HUGE)
-    ridge, value, edge = _least(function, low, high)
-    value = -value if objective == "evidence" else unit * unit * value
-    return RidgeChoice(objective, ridge, value, edge)
+    finally:
+        if operator is not gram:
+            operator.close()
 
 
-def _least(
-    function: Callable[[float], float], low: float, high: float
-) -> tuple[float, float, Literal["", "least", "largest"]]:
-    """Return the least value of a function of log r between two numbers, and where it is."""
-    low_log, high_log = math.log(low), math.log(high)
-    steps = max(3, math.ceil((high_log - low_log) / math.log(10) * SCAN))
-    grid = np.linspace(low_log, high_log, steps + 1)
-    values = [function(math.exp(x)) for x in grid]
-    best = int(np.nanargmin(values))
-    between = grid[max(best - 1, 0)], grid[min(best + 1, steps)]
-    found = minimize_scalar(
-        lambda x: function(math.exp(x)), bounds=between, method="bounded", options={"xatol": 1e-6}
-    )
-    if found.fun < values[best]:
-        at, value = float(found.x), float(found.fun)
-    else:
-        at, value = float(grid[best]), float(values[best])
-    if at < low_log + 1e-3:
-        return low, function(low), "least"
-    if at > high_log - 1e-3:
-        return high, function(high), "largest"
-    return math.exp(at), value, ""
+def largest_eigenvalue_of(
+    operator: GramOperator, memory: int | str | None = None, threads: int | None = None
+) -> float:
+    """Return the largest eigenvalue of a symmetric operator, to about 1e-10 of it; at least 0."""
+    size, scaled = _order(operator), Scaled(operator, operator.diag())
+    room = available_memory() // 2 if memory is None else parse_bytes(memory, "memory")
+    if size <= DENSE and WORKING * size * size <= room:
+        return max(float(_dense(operator, scaled.unit, 1).values[0]), 0.0)
+    start: Doubles = np.random.default_rng(0).standard_normal((size, FEWEST))
+    ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
+    return scaled.unit * max(float(ritz.values[0]), 0.0)
+
+
+def _order(operator: GramOperator) -> int:
+    """Return N, if the operator is symmetric."""
+    rows, columns = operator.shape
+    if rows != columns or not operator.symmetric:
+        raise InvalidValueError(
+            f"gram must be the kernel of one data set with itself, not of {rows} and {columns} "
+            f"samples"
+        )
+    return int(rows)
+
+
+def _dense(operator: GramOperator, unit: float, count: int) -> Spectrum:
+    """Return the spectrum of a matrix from all of its eigenvalues."""
+    matrix = operator.columns(np.arange(operator.shape[0])) / unit
+    matrix = (matrix + matrix.T) / 2
+    values, vectors = eigenpairs(matrix)
+    vectors = np.ascontiguousarray(vectors[:, :count])
+    with blas_threads(1):
+        off = matrix @ vectors - vectors * values[:count]
+    every, residuals = values * unit, np.linalg.norm(off, axis=0) * unit
+    trace = math.fsum(np.diagonal(matrix)) * unit
+    return Spectrum(every[:count], vectors, residuals, trace, 1, every)

@@ -1,7 +1,9 @@
 """The factors of models: computed for a fit, or again for a model that was unpickled or loaded."""
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +12,13 @@ from ntk_numba.arguments import KernelName
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import NotPositiveDefiniteError
 from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.matrix import fits, refuse_large
-from ntk_numba.linalg.spectrum import WORKING, Spectrum
+from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis
+from ntk_numba.linalg.matrix import fits
+from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.machine import threads_to_use
 from ntk_numba.predict.flow import FlowFunctions
-from ntk_numba.predict.large import Solving, System, operator_of
+from ntk_numba.predict.large import Solving, System, half, operator_of
+from ntk_numba.predict.large_flow import LargeFlow, Means
 from ntk_numba.predict.posterior import Trained
 from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import Training
@@ -36,12 +40,15 @@ def make_ensemble(
         factor = factorise(matrices["ntk"], shift, "noise", training, targets, threads)
         return Trained(matrices["nngp"], factor, None)
     with blas_threads(threads_to_use(threads)):
-        spectrum = Spectrum(matrices["ntk"], overwrite=True)
-    return Trained(matrices["nngp"], None, FlowFunctions(spectrum, time, shift))
+        basis = Eigenbasis(matrices["ntk"], overwrite=True)
+    return Trained(matrices["nngp"], None, FlowFunctions(basis, time, shift))
 
 
 def factorise_again(
-    model: Saved, memory: int | str | None = None, threads: int | None = None
+    model: Saved,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Cholesky | System:
     """Return the factor of K + ridge·I of a model that was unpickled or loaded, within `memory`.
 
@@ -49,20 +56,24 @@ def factorise_again(
     """
     training = model.training
     if model.method != "cholesky" or not fits(training.count, training.dtype, memory):
-        return _system_again(model, model.kernel, memory, threads)
+        return _system_again(model, model.kernel, memory, threads, scratch)
     matrix = training.matrix(model.kernel, threads)
     return factorise(matrix, model.ridge, model.ridge_name, training, model.targets, threads)
 
 
 def _system_again(
-    model: Saved, kernel: KernelName, memory: int | str | None, threads: int | None
+    model: Saved,
+    kernel: KernelName,
+    memory: int | str | None,
+    threads: int | None,
+    scratch: str | os.PathLike[str] | None,
 ) -> System:
     """Return the system of equations of a model, with its factor if the model was found by one."""
     training = model.training
     system = System(
         operator_of(training, kernel, memory=memory, threads=threads),
         model.ridge,
-        Solving(model.method, model.tolerance),  # type: ignore[arg-type]
+        Solving(model.method, model.tolerance, scratch),  # type: ignore[arg-type]
         memory=memory,
         threads=threads,
     )
@@ -72,19 +83,40 @@ def _system_again(
 
 
 def ensemble_again(
-    model: Saved, time: float, memory: int | str | None = None, threads: int | None = None
+    model: Saved,
+    time: float,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Trained:
     """Return the distribution of a model of trained networks that was unpickled or loaded."""
     training, working = model.training, WORKING if time < np.inf else 0
-    if time < np.inf or fits(training.count, training.dtype, memory, 0, 2):
-        refuse_large(training.count, training.dtype, memory, working, 2)
+    if model.method == "cholesky" and fits(training.count, training.dtype, memory, working, 2):
         both = training.matrices(("nngp", "ntk"), threads)
         return make_ensemble(training, both, model.ridge, time, model.targets, threads)
-    return Trained(
-        operator_of(training, "nngp", memory=memory, threads=threads),
-        _system_again(model, "ntk", memory, threads),
-        None,
-    )
+    nngp = operator_of(training, "nngp", memory=memory, threads=threads)
+    if time == np.inf:
+        return Trained(nngp, _system_again(model, "ntk", memory, threads, scratch), None)
+    ntk = operator_of(training, "ntk", memory=memory, threads=threads)
+    solving = Solving(tolerance=model.tolerance, scratch=scratch)
+    return Trained(nngp, None, flow_of(ntk, time, model.ridge, solving, memory, threads))
+
+
+def flow_of(
+    ntk: GramOperator,
+    time: float,
+    shift: float,
+    solving: Solving,
+    memory: int | str | None,
+    threads: int | None,
+) -> LargeFlow:
+    """Return the functions of Θ at a finite time, if the matrix is not in memory.
+
+    A factor is written if there is a folder for scratch.
+    """
+    folder = solving.scratch if solving.scratch and Path(solving.scratch).is_dir() else None
+    means = Means(half(memory), threads, folder, solving.tolerance)
+    return LargeFlow(ntk, time, shift, means, absolute=True)
 
 
 def factorise(

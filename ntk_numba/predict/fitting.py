@@ -16,12 +16,12 @@ from ntk_numba.errors import InvalidValueError, RidgeWarning
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.linalg.cholesky import Cholesky
+from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis, RidgeChoice, choose_ridge
 from ntk_numba.linalg.factor import GOAL
 from ntk_numba.linalg.matrix import find_matrix, fits, open_matrix, refuse_large
 from ntk_numba.linalg.operator import GramOperator
-from ntk_numba.linalg.spectrum import WORKING, RidgeChoice, Spectrum, choose_ridge
 from ntk_numba.machine import threads_to_use
-from ntk_numba.predict.factors import explaining, factorise, make_ensemble
+from ntk_numba.predict.factors import explaining, factorise, flow_of, make_ensemble
 from ntk_numba.predict.large import Solving, System, operator_of
 from ntk_numba.predict.posterior import Trained
 from ntk_numba.predict.targets import open_targets
@@ -293,13 +293,24 @@ def fit_ensemble(
             dual_coef = np.ascontiguousarray(dual_coef)  # as in `fit`
             return Fit(training, targets, flat, *chosen, dual_coef, residual), posterior
     if time < np.inf:
-        refuse_large(training.count, training.dtype, options.memory, working, 2)
-        raise InvalidValueError(
-            f"method={options.solving.method!r} is of the end of training; for a finite time leave "
-            "it out"
-        )
+        return _fit_large_flow(job, ridge, time, options)
     done, system = _fit_large(job, "ntk", ridge, options)
     return done, Trained(operators["nngp"], system, None)
+
+
+def _fit_large_flow(job: Job, ridge: Ridge, time: float, options: Options) -> tuple[Fit, Trained]:
+    """Train networks up to a finite time, with matrices that are not in memory."""
+    operator, solving = job.operators["ntk"], options.solving
+    mean = float(operator.diag().mean())
+    shift = ridge.of(mean)
+    flow = flow_of(operator, time, shift, solving, options.memory, options.threads)
+    dual_coef = np.ascontiguousarray(flow.learned(job.targets))
+    relative = shift / mean if mean > 0 else np.inf
+    done = Fit(
+        job.training, job.targets, job.flat, shift, relative, None, dual_coef, flow.error,
+        "block_krylov", solving.tolerance,
+    )  # fmt: skip
+    return done, Trained(job.operators["nngp"], None, flow)
 
 
 def choose(
@@ -310,7 +321,7 @@ def choose(
     choice = None
     if ridge.chosen:
         with blas_threads(threads_to_use(threads)):
-            choice = choose_ridge(Spectrum(matrix), targets, ridge.value)
+            choice = choose_ridge(Eigenbasis(matrix), targets, ridge.value)
         if choice.edge == "largest":
             warnings.warn(
                 f"{ridge.name}={ridge.value!r}: the best of all numbers that were tried is the "

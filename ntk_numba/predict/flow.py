@@ -1,10 +1,13 @@
 """Gradient flow in the basis of the eigenvectors of Θ: how far each direction has been learned."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntk_numba.arguments import real_number
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.spectrum import Spectrum
+from ntk_numba.linalg.eigenbasis import Eigenbasis
+
+Floats = NDArray[np.float64]
 
 
 class FlowFunctions:
@@ -21,21 +24,38 @@ class FlowFunctions:
 
     Parameters
     ----------
-    spectrum : of Θ
+    basis : of Θ
     time : t ≥ 0, which may be infinite
     ridge : r ≥ 0, absolute
     """
 
-    def __init__(self, spectrum: Spectrum, time: float, ridge: float = 0.0) -> None:
-        self.spectrum = spectrum
-        known = spectrum.values + ridge > spectrum.rounding
-        shifted = np.where(known, spectrum.values + ridge, 1)
+    def __init__(self, basis: Eigenbasis, time: float, ridge: float = 0.0) -> None:
+        self.basis = basis
+        known = basis.values + ridge > basis.rounding
+        shifted = np.where(known, basis.values + ridge, 1)
         with np.errstate(over="ignore"):  # an infinite rate is right
-            rates = np.where(known, shifted * time, 0) / len(spectrum.values)
+            rates = np.where(known, shifted * time, 0) / len(basis.values)
         self.gain = -np.expm1(-rates) / shifted
         left = np.exp(-rates)
         share = np.where(known, ridge / shifted, 0)  # of the targets, which stays unlearned
         self.decay = share + (1 - share) * left
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.gain)
+
+    def learned(self, columns: Floats) -> Floats:
+        """Return gain(Θ) @ columns, of their shape (N,) or (N, K)."""
+        return self.basis.apply(self.gain, columns)
+
+    def moved(self, target: Floats, start: Floats) -> tuple[Floats, Floats]:
+        """Return the outputs on the training samples, and gain(Θ)(target − start).
+
+        target, start : (N,) or (N, K)
+        """
+        outputs = target + self.basis.apply(self.decay, start - target)
+        return outputs, self.learned(target - start)
 
 
 def check_time(time: float) -> float:

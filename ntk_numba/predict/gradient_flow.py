@@ -13,21 +13,32 @@ docs/training.md derives both and says why Θ does not change. Sources: Jacot, G
 section 5; Lee et al. 2019, *Wide Neural Networks of Any Depth Evolve as Linear Models*.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.linalg import LinearOperator
 
 from ntk_numba.arguments import Data, not_negative
-from ntk_numba.compute.memory import gram
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.compute.memory import Gram, gram
+from ntk_numba.errors import InvalidValueError, TooLargeError
+from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.containers import read_array
-from ntk_numba.linalg.matrix import open_matrix
-from ntk_numba.linalg.spectrum import Spectrum, largest_eigenvalue
+from ntk_numba.inputs.source import open_source, result_dtype
+from ntk_numba.linalg.computed import kernel_operator
+from ntk_numba.linalg.eigenbasis import largest_eigenvalue
+from ntk_numba.linalg.matrix import open_matrix, refuse_large
+from ntk_numba.linalg.operator import as_operator
+from ntk_numba.linalg.spectrum import largest_eigenvalue_of
 from ntk_numba.network import MLP
-from ntk_numba.predict.flow import FlowFunctions, check_time
+from ntk_numba.predict.flow import check_time
+from ntk_numba.predict.large_flow import Means, open_flow
 
 Floats = NDArray[np.floating]
+Doubles = NDArray[np.float64]
 
 
 class Flow(NamedTuple):
@@ -42,14 +53,18 @@ class Flow(NamedTuple):
 
 
 def gradient_flow(
-    ntk: ArrayLike,
+    ntk: Any,
     y: ArrayLike,
     f0: ArrayLike,
     time: float,
     *,
-    ntk_test: ArrayLike | None = None,
+    ntk_test: Any = None,
     f0_test: ArrayLike | None = None,
     ridge: float = 0.0,
+    tolerance: float = 1e-6,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Flow:
     """Compute the outputs of an infinitely wide network after gradient flow from f0.
 
@@ -57,18 +72,34 @@ def gradient_flow(
     other x (equations T6 and T7 of docs/training.md). Their accuracy is limited by that of the
     eigenvalues of Θ, whose rounding errors are up to about ε·N times the largest eigenvalue.
 
+    If all eigenvectors of Θ do not fit in memory, or Θ is not stored, the outputs are computed to a
+    tolerance, by solutions with a Cholesky factor or by products with Θ (see Notes).
+
     Parameters
     ----------
-    ntk : (N, N) Θ∞ of the training samples
+    ntk : (N, N) array, Gram, GramFile, path of a Gram file, or operator
+        Θ∞ of the training samples. An operator is what `kernel_operator` or `GramFile.operator`
+        returns, or a symmetric `scipy.sparse.linalg.LinearOperator`.
     y : (N,) or (N, n_out) targets
     f0 : (N,) or (N, n_out) outputs at the start
     time : float
         t = learning rate × steps ≥ 0; infinity stands for the end of training.
-    ntk_test : (M, N) Θ∞ between test and training samples, optional
+    ntk_test : (M, N) array or operator, optional
+        Θ∞ between test and training samples.
     f0_test : (M,) or (M, n_out) outputs at the start on the test samples; needed with `ntk_test`
     ridge : float
         r ≥ 0, relative to the mean of the diagonal of Θ: regularisation towards the parameters θ_0
         at the start, see below.
+    tolerance : float
+        The largest error of the outputs on the training samples, relative to |y − f0| of each
+        column, if not all eigenvectors fit in memory. It is estimated.
+    memory : int or str such as "2GiB", optional
+        The most memory to use; by default all that this process may still use.
+    threads : int, optional
+        The largest number of threads; by default all that this process may use.
+    scratch : str or path, optional
+        A folder for the file of a factor of a matrix that does not fit in memory. The file is
+        removed in the end; if the call is stopped, it stays, and the same call goes on with it.
 
     Returns
     -------
@@ -91,6 +122,11 @@ def gradient_flow(
     training samples, and f_0(x) + Θ_x c at any other x. At t = ∞ this is kernel ridge regression
     of y − f_0. With finite steps it is weight decay towards θ_0, not towards 0.
 
+    All eigenvectors take 24 to 32 N² bytes, and a factor takes one matrix, in memory or about half
+    of one in `scratch`. With a factor the outputs take 3 to about 20 solutions, and with products
+    alone about √(λ_max t/N) of them or fewer; these need no factor, and are taken for short times
+    in any case. At t = ∞ without a factor, `ntk_numba.solve` finds c.
+
     Examples
     --------
     >>> theta = [[2.0, 0.0], [0.0, 1.0]]
@@ -99,34 +135,42 @@ def gradient_flow(
     >>> ntk_numba.gradient_flow(theta, [1.0, 1.0], [0.0, 0.0], float("inf"), ridge=1.0).outputs
     array([0.57142857, 0.4       ])
     """
-    flow = _flow_functions(ntk, time, ridge)
-    spectrum, size = flow.spectrum, len(flow.gain)
-    target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
-    if target.shape != start.shape:
-        raise InvalidValueError(f"f0 must have the shape of y, {target.shape}, not {start.shape}")
-    outputs = target + spectrum.apply(flow.decay, start - target)
+    until, relative = check_time(time), not_negative("ridge", ridge)
+    means = Means(memory, threads, scratch, tolerance)
     if (ntk_test is None) != (f0_test is None):
         missing = "f0_test" if f0_test is None else "ntk_test"
         raise InvalidValueError(
             f"{missing} is missing: test samples need both ntk_test and f0_test"
         )
-    if ntk_test is None:
-        return Flow(outputs, None)
-    cross = _matrix("ntk_test", ntk_test, ("M", size))
-    first = _matrix("f0_test", f0_test, (len(cross), *target.shape[1:]))
-    return Flow(outputs, first + cross @ spectrum.apply(flow.gain, target - start))
+    with open_flow(ntk, until, relative, means) as flow:
+        size = flow.size
+        target, start = _matrix("y", y, (size, ...)), _matrix("f0", f0, (size, ...))
+        if target.shape != start.shape:
+            raise InvalidValueError(
+                f"f0 must have the shape of y, {target.shape}, not {start.shape}"
+            )
+        if ntk_test is None:
+            return Flow(flow.moved(target, start)[0], None)
+        cross = _given("ntk_test", ntk_test, size)
+        first = _matrix("f0_test", f0_test, (cross.shape[0], *target.shape[1:]))
+        outputs, weights = flow.moved(target, start)
+        return Flow(outputs, first + cross @ weights)
 
 
 def flow_distribution(
     *,
-    ntk: ArrayLike,
+    ntk: Any,
     ntk_test: ArrayLike,
-    nngp: ArrayLike,
+    nngp: Any,
     nngp_test: ArrayLike,
     nngp_test_test: ArrayLike,
     y: ArrayLike,
     time: float,
     ridge: float = 0.0,
+    tolerance: float = 1e-6,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> tuple[Floats, Floats]:
     """Compute mean and covariance of test outputs after gradient flow from random networks.
 
@@ -136,11 +180,15 @@ def flow_distribution(
 
     Parameters
     ----------
-    ntk, nngp : (N, N) Θ∞ and Σ of the training samples
+    ntk, nngp : (N, N) arrays, Gram, GramFile, path of a Gram file, or operators
+        Θ∞ and Σ of the training samples.
     ntk_test, nngp_test : (M, N) Θ∞ and Σ between test and training samples
     nngp_test_test : (M, M) Σ of the test samples
     y : (N,) or (N, n_out) targets
-    time, ridge : as for `gradient_flow`
+    time, ridge, memory, threads, scratch : as for `gradient_flow`
+    tolerance : float
+        The largest error of A Θ, relative to the length of each row of `ntk_test`, if not all
+        eigenvectors of Θ fit in memory.
 
     Returns
     -------
@@ -166,21 +214,35 @@ def flow_distribution(
     >>> mean.shape, covariance.shape
     ((1,), (1, 1))
     """
-    flow = _flow_functions(ntk, time, ridge)
-    spectrum, size = flow.spectrum, len(flow.gain)
-    cross = _matrix("ntk_test", ntk_test, ("M", size))
-    shapes = (size, size), (len(cross), size), (len(cross), len(cross))
-    names = ("nngp", nngp), ("nngp_test", nngp_test), ("nngp_test_test", nngp_test_test)
-    sigma, sigma_test, sigma_test_test = (
-        _matrix(name, values, shape) for (name, values), shape in zip(names, shapes, strict=True)
-    )
-    a = spectrum.apply(flow.gain, cross.T).T
-    mixed = a @ sigma_test.T
-    covariance = sigma_test_test - mixed - mixed.T + a @ sigma @ a.T
-    return a @ _matrix("y", y, (size, ...)), covariance
+    until, relative = check_time(time), not_negative("ridge", ridge)
+    means = Means(memory, threads, scratch, tolerance)
+    with open_flow(ntk, until, relative, means) as flow, _opened("nngp", nngp, means) as sigma:
+        size = flow.size
+        cross = _matrix("ntk_test", ntk_test, ("M", size))
+        if sigma.shape != (size, size):
+            raise InvalidValueError(f"nngp must be of shape {(size, size)}, not {sigma.shape}")
+        sigma_test = _matrix("nngp_test", nngp_test, (len(cross), size))
+        sigma_test_test = _matrix("nngp_test_test", nngp_test_test, (len(cross), len(cross)))
+        target = _matrix("y", y, (size, ...))
+        weights = flow.learned(cross.T)
+        a = weights.T
+        mixed = a @ sigma_test.T
+        if isinstance(sigma, np.ndarray):
+            explained = a @ sigma @ a.T
+        else:
+            explained = a @ np.asarray(sigma @ weights)
+            explained = (explained + explained.T) / 2
+    return a @ target, sigma_test_test - mixed - mixed.T + explained
 
 
-def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) -> float:
+def max_learning_rate(
+    ntk: Any,
+    X: Data | None = None,
+    *,
+    ridge: float = 0.0,
+    memory: int | str | None = None,
+    threads: int | None = None,
+) -> float:
     """Compute the largest learning rate with which gradient descent on wide networks converges.
 
     Steps η of the loss Σ|f − y|²/2N multiply the error along an eigenvector of Θ with eigenvalue λ
@@ -188,12 +250,17 @@ def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) ->
 
     Parameters
     ----------
-    ntk : MLP, or (N, N) Θ∞ as an array, Gram, GramFile or path
+    ntk : MLP, or (N, N) Θ∞ as an array, Gram, GramFile, path of a Gram file, or operator
+        A matrix that does not fit in memory is only multiplied by columns, see `spectrum`.
     X : (N, n0), optional
         The training samples, if a network is given.
     ridge : float
         The ridge of `gradient_flow`, relative to the mean of the diagonal of Θ; the bound is then
         2N/(λ_max + ridge·mean).
+    memory : int or str such as "2GiB", optional
+        The most memory to use; by default all that this process may still use.
+    threads : int, optional
+        The largest number of threads; by default all that this process may use.
 
     Returns
     -------
@@ -214,31 +281,68 @@ def max_learning_rate(ntk: Any, X: Data | None = None, *, ridge: float = 0.0) ->
     if isinstance(ntk, MLP):
         if X is None:
             raise InvalidValueError("X is missing: the kernel of a network needs its samples")
-        ntk = gram(ntk, X, kernels="ntk")
+        ntk = _kernel_of(ntk, X, memory, threads)
     elif X is not None:
         raise InvalidValueError("X is given with a matrix; give a network, or leave X out")
-    theta = open_matrix(ntk, "ntk", name="ntk")
-    size, mean = len(theta), float(np.diagonal(theta).mean(dtype=float))
-    largest = largest_eigenvalue(theta) + relative * mean
+    matrix = None
+    if not isinstance(ntk, LinearOperator):
+        with contextlib.suppress(TooLargeError):
+            matrix = open_matrix(ntk, "ntk", name="ntk", memory=memory, working=8)
+    if matrix is not None:
+        size, mean = len(matrix), float(np.diagonal(matrix).mean(dtype=float))
+        largest = largest_eigenvalue(matrix)
+    else:
+        operator = as_operator(ntk, "ntk", memory=memory, threads=threads, name="ntk")
+        try:
+            size, mean = operator.shape[0], float(operator.diag().mean())
+            largest = largest_eigenvalue_of(operator, memory, threads)
+        finally:
+            if operator is not ntk:
+                operator.close()
+    largest += relative * mean
     return 2 * size / largest if largest > 0 else np.inf
 
 
-def _flow_functions(ntk: Any, time: float, ridge: float) -> FlowFunctions:
-    """Return the functions of Θ at a time, for a ridge relative to the mean of its diagonal."""
-    until, relative = check_time(time), not_negative("ridge", ridge)
-    spectrum = Spectrum(open_matrix(ntk, "ntk", name="ntk"), overwrite=True)
-    shift = relative * spectrum.mean_diagonal
-    if not np.isfinite(shift):
-        raise InvalidValueError(f"ridge={ridge!r} is too large for this kernel")
-    return FlowFunctions(spectrum, until, shift)
+def _kernel_of(net: MLP, X: Data, memory: int | str | None, threads: int | None) -> Any:
+    """Return Θ of samples: a Gram, or an operator if it does not fit in memory."""
+    source = open_source(X, "X")
+    try:
+        refuse_large(source.shape[0], result_dtype(None, source), memory, working=16)
+    except TooLargeError:
+        return kernel_operator(net, X, kernel="ntk", memory=memory, threads=threads)
+    return gram(net, X, kernels="ntk", threads=threads)
 
 
-def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Floats:
+def _given(name: str, values: Any, size: int) -> Any:
+    """Return an operator (M, N) as it is, or an array as float64."""
+    if not isinstance(values, LinearOperator):
+        return _matrix(name, values, ("M", size))
+    if values.shape[1] != size:
+        raise InvalidValueError(f"{name} must be of shape (M, {size}), not {values.shape}")
+    return values
+
+
+@contextlib.contextmanager
+def _opened(name: str, matrix: Any, means: Means) -> Iterator[Any]:
+    """Open a kernel: a file, a Gram or an operator as an operator, and an array as float64."""
+    stored = isinstance(matrix, Gram | GramFile | LinearOperator | str | os.PathLike)
+    if not stored:
+        yield _matrix(name, matrix, ("M", ...))
+        return
+    operator = as_operator(matrix, "nngp", memory=means.memory, threads=means.threads, name=name)
+    try:
+        yield operator
+    finally:
+        if operator is not matrix:
+            operator.close()
+
+
+def _matrix(name: str, values: Any, shape: tuple[Any, ...]) -> Doubles:
     """Return `values` as float64, or raise an error if they are not finite or not of a shape.
 
     shape : "M" stands for any length, and ... at the end for any further dimensions
     """
-    array = read_array(values, name).astype(float, copy=False)
+    array: Doubles = read_array(values, name).astype(float, copy=False)
     open_ended = shape[-1] is ...
     wanted = shape[:-1] if open_ended else shape
     lengths = array.shape[: len(wanted)] if open_ended else array.shape

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.source import open_source
 from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.spectrum import RidgeChoice
+from ntk_numba.linalg.eigenbasis import RidgeChoice
 from ntk_numba.network import MLP
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.gaussian_process import GaussianProcess

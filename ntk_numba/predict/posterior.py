@@ -15,6 +15,7 @@ from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.large import System
+from ntk_numba.predict.large_flow import LargeFlow
 
 Doubles = NDArray[np.float64]
 Cross = dict[KernelName, Doubles]
@@ -69,7 +70,7 @@ class Conditioned:
         self.kernels: tuple[KernelName, ...] = (kernel,)
         self.prior, self.factor = kernel, factor
         self.halves = factor.halves if isinstance(factor, System) else factor.dtype == np.float64
-        self.arrays = 2 if self.halves else SOLVING
+        self.arrays = 2 if self.halves else _solving(factor)
 
     def explain(self, cross: Cross) -> Explained:
         """Return E as VᵀV with V = L⁻¹K_xᵀ or, without L in float64, as K_x times A⁻¹K_xᵀ.
@@ -82,6 +83,11 @@ class Conditioned:
             half = self.factor.half_solve(columns)
             return Explained(half, half)
         return Explained(columns, self.factor.solve(columns))
+
+
+def _solving(factor: Cholesky | System) -> int:
+    """Return the number of arrays of the size of the right-hand side that a solution makes."""
+    return factor.arrays if isinstance(factor, System) else SOLVING
 
 
 class Trained:
@@ -97,22 +103,24 @@ class Trained:
 
     kernels: tuple[KernelName, ...] = ("nngp", "ntk")
     prior: KernelName = "nngp"
-    arrays = SOLVING + 3
+    arrays = SOLVING + 3  # for a factor in memory
 
     def __init__(
         self,
         nngp: NDArray[np.floating] | GramOperator,
         factor: Cholesky | System | None,
-        flow: FlowFunctions | None,
+        flow: FlowFunctions | LargeFlow | None,
     ) -> None:
         self.nngp, self.factor, self.flow = nngp, factor, flow
+        if isinstance(factor, System):
+            self.arrays = _solving(factor) + 3
 
     def weights(self, columns: Doubles) -> tuple[Doubles, float]:
         """Return g(Θ) @ columns and its relative residual, NaN before the end of training."""
         if self.factor is not None:
             return self.factor.solve(columns), self.factor.residual
         assert self.flow is not None
-        return self.flow.spectrum.apply(self.flow.gain, columns), np.nan
+        return self.flow.learned(columns), np.nan
 
     def explain(self, cross: Cross) -> Explained:
         """Return E with P = Aᵀ and Q = 2Σ_Xx − Σ_XX Aᵀ."""

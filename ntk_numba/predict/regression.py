@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, KernelName, one_of
-from ntk_numba.blas import blas_threads
 from ntk_numba.linalg.choice import Method
 from ntk_numba.linalg.cholesky import Cholesky
 from ntk_numba.linalg.factor import LeaveOneOut, leave_one_out
-from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.factors import factorise_again
 from ntk_numba.predict.fitting import Options, Ridge, fit
@@ -85,11 +83,7 @@ class KernelRidge(Saved):
             cannot be read; or if the memory does not suffice for one row.
         """
         new = self.training.new(X_new)
-        outputs = np.empty((new.count, self.dual_coef.shape[1]))
-        for run in new.runs(16 * self.training.count, memory):
-            cross = new.cross(run, (self.kernel,), threads)[self.kernel]
-            with blas_threads(threads_to_use(threads)):
-                outputs[run] = cross @ self.dual_coef
+        outputs = new.outputs(self.kernel, self.dual_coef, memory, threads)
         return outputs[:, 0] if self.flat else outputs
 
     def leave_one_out(self) -> LeaveOneOut:

@@ -12,8 +12,8 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.whole import check_output
 from ntk_numba.inputs.paths import split
 from ntk_numba.inputs.source import Source, open_source
+from ntk_numba.linalg.eigenbasis import RidgeChoice
 from ntk_numba.linalg.factor import GOAL
-from ntk_numba.linalg.spectrum import RidgeChoice
 from ntk_numba.network import MLP
 from ntk_numba.predict.model_file import Values, rows_of, write_model
 from ntk_numba.predict.training import Training

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba.arguments import KernelName, parse_bytes, show_bytes
+from ntk_numba.blas import blas_threads
 from ntk_numba.compute.memory import diagonal, gram
 from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.compute.verify import verify_sample
@@ -15,7 +16,7 @@ from ntk_numba.engine.fitted import needs_largest_norm
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.source import Source, open_source, result_dtype
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.preprocess import Standardize, fit_preprocess
 
@@ -25,6 +26,8 @@ SAMPLE = 16  # rows of a given matrix that are computed again
 # How far these may differ, relative to √(K(x,x)·K(x',x')): matrices of other programs are accepted
 SAME = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-4}
 MOST_BYTES = 256 << 20  # of the kernels of a block of new samples; larger blocks are no faster
+# The same where each block takes passes over the matrix of the training samples
+MOST_OF_PASSES = 2 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +133,12 @@ class NewSamples:
         return open_source(rows if preprocess is None else preprocess.apply(rows), name)
 
     def runs(
-        self, row_bytes: int, memory: int | str | None, *, whole: bool = False
+        self,
+        row_bytes: int,
+        memory: int | str | None,
+        *,
+        whole: bool = False,
+        most: int = MOST_BYTES,
     ) -> Iterator[slice]:
         """Split the samples into runs whose kernels fit in memory.
 
@@ -139,6 +147,7 @@ class NewSamples:
         row_bytes : bytes that the job takes for each sample
         memory : the most bytes that it may take; by default all that are available
         whole : whether one run has to have all samples
+        most : bytes of a run, even if more are available
 
         Raises
         ------
@@ -158,7 +167,7 @@ class NewSamples:
                 f"{'s take' if least > 1 else ' takes'} {show_bytes(fixed + least * each)} with "
                 f"{self._training.count:,} training samples"
             )
-        room = self.count if whole else min(room, max(1, MOST_BYTES // each))
+        room = self.count if whole else min(room, max(1, most // each))
         for start in range(0, self.count, room):
             yield slice(start, min(start + room, self.count))
 
@@ -169,6 +178,21 @@ class NewSamples:
         training = self._training
         found = training.between(self._rows(run), training.samples, kernels, threads, self.up_to)
         return {name: k.astype(float, copy=False) for name, k in found.items()}
+
+    def outputs(
+        self,
+        kernel: KernelName,
+        weights: NDArray[np.float64],
+        memory: int | str | None,
+        threads: int | None,
+    ) -> NDArray[np.float64]:
+        """Return K(x, X) @ weights for all new samples, computed in blocks that fit in memory."""
+        found = np.empty((self.count, weights.shape[1]))
+        for run in self.runs(16 * self._training.count, memory):
+            cross = self.cross(run, (kernel,), threads)[kernel]
+            with blas_threads(threads_to_use(threads)):
+                found[run] = cross @ weights
+        return found
 
     def themselves(
         self, run: slice, kernel: KernelName, threads: int | None

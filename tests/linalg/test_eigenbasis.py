@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg import spectrum
-from ntk_numba.linalg.spectrum import Spectrum, choose_ridge, largest_eigenvalue
+from ntk_numba.linalg import eigenbasis
+from ntk_numba.linalg.eigenbasis import Eigenbasis, choose_ridge, largest_eigenvalue
 
 RNG = np.random.default_rng(8)
 N = 40
@@ -41,7 +41,7 @@ def evidence(ridge, y):
 def test_a_ridge_is_the_best_of_all(scale):
     y = Y * np.sqrt(scale)
     for objective, function, sign in (("loo", leave_one_out, 1), ("evidence", evidence, -1)):
-        choice = choose_ridge(Spectrum(K * scale), y, objective)
+        choice = choose_ridge(Eigenbasis(K * scale), y, objective)
         found = minimize_scalar(
             lambda t, f=function, s=sign: s * f(np.exp(t), Y), bounds=(-6, 4), method="bounded",
             options={"xatol": 1e-8},
@@ -57,33 +57,33 @@ def test_a_ridge_is_the_best_of_all(scale):
 
 def test_the_edges_of_what_is_tried():
     exact = K @ RNG.standard_normal((N, 1))
-    low = choose_ridge(Spectrum(K), exact, "evidence")
+    low = choose_ridge(Eigenbasis(K), exact, "evidence")
     assert low.edge == "least" and low.ridge < 1e-12
     np.linalg.cholesky(K + low.ridge * np.eye(N))
     noise = np.linalg.eigh(K)[1][:, :1]  # what the kernel explains worst
-    high = choose_ridge(Spectrum(K), noise, "loo")
+    high = choose_ridge(Eigenbasis(K), noise, "loo")
     assert high.edge == "largest" and high.ridge >= 1e3 * np.trace(K) / N
 
 
 def test_the_least_ridge_of_a_matrix_in_float32_is_large_enough():
     exact = K @ RNG.standard_normal((N, 1))
-    choice = choose_ridge(Spectrum(K.astype(np.float32)), exact, "loo")
+    choice = choose_ridge(Eigenbasis(K.astype(np.float32)), exact, "loo")
     assert choice.ridge > 16 * np.finfo(np.float32).eps * np.linalg.eigvalsh(K)[-1]
 
 
 def test_targets_whose_squares_overflow():
     for objective in ("loo", "evidence"):
-        assert np.isfinite(choose_ridge(Spectrum(K), Y * 1e200, objective).ridge)
+        assert np.isfinite(choose_ridge(Eigenbasis(K), Y * 1e200, objective).ridge)
 
 
 def test_a_matrix_of_zeros_has_no_best_ridge():
     with pytest.raises(InvalidValueError, match="kernel matrix of X is 0"):
-        choose_ridge(Spectrum(np.zeros((3, 3))), np.ones((3, 1)), "loo")
+        choose_ridge(Eigenbasis(np.zeros((3, 3))), np.ones((3, 1)), "loo")
 
 
 @pytest.mark.parametrize("size", [1, 20, 60])
 def test_the_largest_eigenvalue(size, monkeypatch):
-    monkeypatch.setattr(spectrum, "DENSE", 30)
+    monkeypatch.setattr(eigenbasis, "DENSE", 30)
     x = RNG.standard_normal((size, 5))
     a = x @ x.T + np.eye(size)
     assert largest_eigenvalue(a) == pytest.approx(np.linalg.eigvalsh(a)[-1], rel=1e-9)
@@ -95,8 +95,8 @@ def test_the_largest_eigenvalue(size, monkeypatch):
 
 def test_a_matrix_is_copied_unless_it_may_be_overwritten():
     a = K.copy()
-    Spectrum(a)
+    Eigenbasis(a)
     assert np.array_equal(a, K)
-    found = Spectrum(a, overwrite=True)
+    found = Eigenbasis(a, overwrite=True)
     assert not np.array_equal(a, K)
     assert found.apply(found.values, np.eye(N)) == pytest.approx(K, abs=1e-12)
