@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.place import output_path
+from ntk_numba.gramfile.place import output_path, partial_of
 from ntk_numba.linalg import block_krylov, nystrom_pcg
 from ntk_numba.linalg.checkpoint import problem_of
 from ntk_numba.linalg.systems import Systems
@@ -36,6 +37,8 @@ def choose(
         known = problem.get("method")
         if known in METHODS[1:]:
             return known, f"{path} is a checkpoint of {known}"
+    elif path is not None and any(map(os.path.lexists, (path, partial_of(Path(path))))):
+        return "cholesky", f"{path} is the file of a factor"
     size = len(systems.right)
     dense = 8 * size * size
     if dense <= systems.limits.memory:
@@ -99,9 +102,10 @@ def check_memory(systems: Systems, method: str, path: str | os.PathLike[str] | N
     """Raise an error if the vectors of an iteration do not fit in memory."""
     needed = needed_memory(systems, cast(Method, method), path)
     if needed > systems.limits.memory:
-        mends = "give a path, where most of them are kept, take" if path is None else "take"
+        krylov = method == "block_krylov"
+        mends = "give a path, where most of them are kept, or " if krylov and path is None else ""
         raise InvalidValueError(
             f"the vectors of {method} take up to {show_bytes(needed)}, more than the "
-            f"{show_bytes(systems.limits.memory)} of memory; {mends} fewer columns of Y at a time"
-            + (", or method='nystrom_pcg'" if method == "block_krylov" else "")
+            f"{show_bytes(systems.limits.memory)} of memory; {mends}take fewer columns of Y at a "
+            f"time" + (", or method='nystrom_pcg'" if krylov else "")
         )

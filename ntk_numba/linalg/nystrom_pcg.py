@@ -67,7 +67,7 @@ class Nystrom:
         turned, singular, _ = scipy.linalg.svd(triangle, full_matrices=False)
         self.vectors, self.values = work.product(basis, turned), singular**2
         # of a matrix that is not positive semidefinite, δ could be negative
-        self.left = max(float(systems.diagonal.sum() - self.values.sum()) / size, 0.0)
+        self.left = max((systems.trace - float(self.values.sum())) / size, 0.0)
 
     def solve(self, rest: Floats, shift: Floats, work: Tall) -> Floats:
         """Return P⁻¹ @ rest, (N, P), where the ridge of each column is `shift`, (P,)."""
@@ -181,7 +181,7 @@ class NystromPCG:
         product += shift * along
         with tall(systems.limits.threads) as work:
             curvature, size = work.dots(along, product), work.dots(along, along)
-            error = 4 * EPS * (systems.diagonal.sum() + shift) * size
+            error = 4 * EPS * (systems.trace + shift) * size
             if (curvature < -error).any():
                 worst = int(np.argmin(curvature / size))
                 raise systems.negative(float(curvature[worst] / size[worst]), shift[worst])
