@@ -26,7 +26,7 @@ from ntk_numba.linalg.tall import Tall, tall
 Floats = NDArray[np.float64]
 
 COLUMNS = 500  # of the matrix, from which it is approximated
-SHARE = 4  # N is at least this many times their number
+SHARE = 8  # N is at least this many times their number
 SLACK = 0.9  # of the tolerance, for the residual that the recurrence has
 PROGRESS = 0.5  # how much smaller the residual has to be after each restart
 EPS = float(np.finfo(float).eps)
