@@ -16,7 +16,6 @@ from ntk_numba.gramfile.place import output_path, partial_of
 from ntk_numba.linalg import block_krylov, nystrom_pcg
 from ntk_numba.linalg.checkpoint import problem_of
 from ntk_numba.linalg.systems import Systems
-from ntk_numba.machine import threads_to_use
 
 Method = Literal["auto", "cholesky", "block_krylov", "nystrom_pcg"]
 METHODS: tuple[Method, ...] = ("auto", "cholesky", "block_krylov", "nystrom_pcg")
@@ -76,11 +75,11 @@ def _seconds_of_pass(systems: Systems) -> float:
     return time.perf_counter() - start
 
 
-def _rate(threads: int | None) -> float:
+def _rate(threads: int) -> float:
     """Return the multiplications and additions, each pair counted once, of BLAS in a second."""
     matrix = np.random.default_rng(0).standard_normal((PROBE, PROBE))
     best = math.inf
-    with blas_threads(threads_to_use(threads)):
+    with blas_threads(threads):
         for _ in range(3):
             start = time.perf_counter()
             matrix @ matrix

@@ -64,8 +64,8 @@ class Nystrom:
         factor = work.product(columns, vectors[:, kept] / np.sqrt(weights[kept]))
         scale = float(work.norms(factor).max(initial=0.0))
         basis, triangle = work.orthonormal(factor, scale)
-        turned, singular, _ = scipy.linalg.svd(triangle, full_matrices=False)
-        self.vectors, self.values = work.product(basis, turned), singular**2
+        values, turned = scipy.linalg.eigh(triangle @ triangle.T)
+        self.vectors, self.values = work.product(basis, turned), np.maximum(values, 0.0)
         # of a matrix that is not positive semidefinite, δ could be negative
         self.left = max((systems.trace - float(self.values.sum())) / size, 0.0)
 

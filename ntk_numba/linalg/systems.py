@@ -35,7 +35,7 @@ class Limits(NamedTuple):
     tolerance: float
     passes: int
     memory: int
-    threads: int | None
+    threads: int
     progress: bool
 
 
@@ -222,6 +222,7 @@ class Bar:
             initial=systems.passes,
             disable=not systems.limits.progress,
             leave=False,
+            mininterval=0,  # a pass takes long
             desc=systems.operator.describe(),
         )
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from marks import marked
-from scipy.sparse.linalg import aslinearoperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import ntk_numba as nk
 from ntk_numba.linalg import block_krylov
@@ -163,7 +163,7 @@ def test_passes_on_digits(method, digits_kernel):
         found = nk.solve(matrix, y, ridge=ridge, method=method, tolerance=tolerance)
         passes[tolerance] = found.passes
         assert error(found.x, exact(matrix, ridge, y)) < 10 * tolerance
-    most = {"block_krylov": {1e-3: 8, 1e-6: 12}, "nystrom_pcg": {1e-3: 14, 1e-6: 27}}[method]
+    most = {"block_krylov": {1e-3: 8, 1e-6: 12}, "nystrom_pcg": {1e-3: 20, 1e-6: 42}}[method]
     assert all(passes[tolerance] <= most[tolerance] for tolerance in most)
 
 
@@ -260,6 +260,51 @@ def test_wrong_arguments(rng, tmp_path):
     refused("has one ridge, and 2 are given", method="cholesky", ridge=[1, 2], path=tmp_path / "f")
     refused("the vectors of nystrom_pcg take up to", method="nystrom_pcg", memory=1000)
     refused("give a path, where most", method="block_krylov", memory=1000)
-    net = nk.MLP(2)
-    cross = nk.kernel_operator(net, rng.standard_normal((N, 3)), rng.standard_normal((N, 3)))
-    refused("one data set", gram=cross)
+
+
+@pytest.mark.slow
+def test_computed_kernels(rng, tmp_path):
+    net, x, y = nk.MLP(3, b_std=0.1), rng.standard_normal((N, 3)), rng.standard_normal((N, 2))
+    right = exact(nk.gram(net, x).ntk, 0.1, y)
+    operator = nk.kernel_operator(net, x)
+    for method in METHODS:
+        found = nk.solve(operator, y, ridge=0.1, method=method, tolerance=1e-10)
+        assert error(found.x, right) < 1e-9
+    path = tmp_path / "f.h5"
+    stored = nk.solve(operator, y, ridge=0.1, method="cholesky", path=path)
+    assert error(stored.x, right) < 1e-9 and nk.open_cholesky(path).ridge == 0.1
+    again = nk.solve(operator, y, ridge=0.1, path=path)  # "auto" knows the factor
+    assert again.method == "cholesky" and np.array_equal(again.x, stored.x)
+    with pytest.raises(ValueError, match="one data set"):
+        nk.solve(nk.kernel_operator(net, x, x + 1), y, ridge=0.1)
+    file = nk.write_gram(net, x, tmp_path / "g.h5", layout="lower")
+    for gram in (file, file.path):
+        for method in METHODS:
+            found = nk.solve(gram, y, ridge=0.1, method=method, tolerance=1e-10)
+            assert error(found.x, right) < 1e-9
+    with pytest.raises(ValueError, match="is the Gram file; choose another"):
+        nk.solve(file.path, y, ridge=0.1, path=file.path, overwrite=True)
+    assert len(file.ntk[:]) == N
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ITERATIONS)
+def test_bits_do_not_depend_on_threads(rng, method, tmp_path):
+    size = 9000  # more than two runs of rows
+    factor = rng.standard_normal((size, 40))
+    multiply = lambda v: factor @ (factor.T @ v) + v  # noqa: E731
+    operator = LinearOperator((size, size), matvec=multiply, matmat=multiply, dtype=float)
+    y = rng.standard_normal((size, 2))
+    options = {"ridge": [0.1, 1.0], "method": method, "tolerance": 1e-8}
+    one, two = (nk.solve(operator, y, threads=count, **options) for count in (1, 2))
+    assert np.array_equal(one.x, two.x)
+    kept = nk.solve(operator, y, path=tmp_path / "c", **options)
+    assert np.array_equal(kept.x, one.x)
+
+
+@pytest.mark.slow
+def test_progress(rng, capsys):
+    matrix, y = kernel(rng), rng.standard_normal(N)
+    nk.solve(matrix, y, ridge=0.1, method="block_krylov", progress=True)
+    text = capsys.readouterr().err
+    assert "multiplies the matrix" in text and "residual" in text and "pass" in text
