@@ -49,7 +49,7 @@ def solve(options: argparse.Namespace) -> bool:
     if kept == [Path(options.output).absolute()]:
         raise InvalidValueError(f"{options.output} is named twice; choose another --checkpoint")
     refuse_inputs([*outputs, *kept], None, options.gram, options.targets)
-    opened, count = _matrix(options)
+    opened, count = matrix_of(options)
     with opened as matrix:
         y, classes, names = targets_of(options, count)
         if classes is not None:
@@ -79,8 +79,8 @@ def solve(options: argparse.Namespace) -> bool:
     return True
 
 
-def _matrix(options: argparse.Namespace) -> "tuple[AbstractContextManager[Any], int]":
-    """Return what `solve` takes as a matrix, as a context, and its number of rows."""
+def matrix_of(options: argparse.Namespace) -> "tuple[AbstractContextManager[Any], int]":
+    """Return what `solve` and `spectrum` take as a matrix, as a context, and its number of rows."""
     if options.depth is None:
         for name in ("activation", "w_std", "b_std", "dtype", "up_to"):
             if getattr(options, name) is not None:
