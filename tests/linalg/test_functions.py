@@ -49,7 +49,7 @@ def test_products_and_solutions(shift, time):
 def test_little_memory_takes_several_steps():
     wanted = exact(K, 20.0, Y)
     large = functions.by_products(K, 0.0, 20.0, Y, tolerance=1e-6, memory=1 << 30)
-    small = functions.by_products(K, 0.0, 20.0, Y, tolerance=1e-6, memory=8 * N * 11 * 10)
+    small = functions.by_products(K, 0.0, 20.0, Y, tolerance=1e-6, memory=8 * N * 11 * 14)
     assert small.passes > large.passes
     assert off(K, small.columns, wanted, Y) <= 1e-6
     with pytest.raises(InvalidValueError, match=r"memory=.* is too little for 3 columns"):

@@ -86,7 +86,7 @@ def test_the_distribution(job):
     for given in (operators, {"ntk": job["path"], "nngp": job["path"]}):
         found = nk.flow_distribution(
             **given, **common, tolerance=1e-9, **({} if given is operators else ROOM)
-        )  # noqa: E501
+        )
         assert found[0] == pytest.approx(mean, abs=1e-7)
         assert found[1] == pytest.approx(covariance, abs=1e-7)
         assert (found[1] == found[1].T).all()
@@ -131,6 +131,6 @@ def test_bad_arguments(job, change, text):
     call = {"ntk": nk.kernel_operator(NET, 10 * job["x"]), "y": job["y"], "f0": job["f0"]}
     with pytest.raises(InvalidValueError, match=text):
         nk.gradient_flow(**(call | {"time": 1.0} | change))
-    with pytest.raises(InvalidValueError, match="square|one data set"):
-        operator = nk.kernel_operator(NET, job["x"], job["x"][:3])
+    operator = nk.kernel_operator(NET, job["x"], job["x"][:3])
+    with pytest.raises(InvalidValueError, match="ntk must be a square matrix"):
         nk.gradient_flow(operator, job["y"], job["f0"], 1.0)
