@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import (
     accuracy,
     activations,
+    cholesky,
     claims,
     classification,
     cluster,
@@ -38,6 +39,7 @@ TABLES = {
     "threads": threads.main,
     "peers": peers.main,
     "disk": disk.main,
+    "cholesky": cholesky.main,
     "safety": safety.main,
     "soak": soak.main,
     "cluster": cluster.main,
@@ -59,16 +61,16 @@ def main() -> None:
     """Run the benchmarks named on the command line, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="table", help=", ".join(TABLES))
-    parser.add_argument("--n", type=int, help="N of the tables disk, operator and prediction")
+    parser.add_argument("--n", type=int, help="N of the tables that take one")
     parser.add_argument(
-        "--folder", type=Path, default=Path(), help="where the tables disk and operator write"
+        "--folder", type=Path, default=Path(), help="where tables that use a disk write"
     )
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
     on_disk = {**sizes, "folder": options.folder}
-    given = {"disk": on_disk, "operator": on_disk, "prediction": sizes}
+    given = {name: on_disk for name in ("disk", "operator", "cholesky")} | {"prediction": sizes}
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)

@@ -71,6 +71,32 @@ EXPERIMENTS = {
         "bits, bytes or runs of bytes of a finished file change, or it is cut",
         "`verify` says so, or no value has changed",
     ),
+    "factor_faults": (
+        1000,
+        "the same as in the first row for the factorisation of a Gram file",
+        RESUMES,
+    ),
+    "factor_kills": (
+        500,
+        "a factorisation is killed by -9 at a random time",
+        f"{RESUMES}; {NO_LIES}",
+    ),
+    "factor_crashes": (
+        300,
+        "the power fails in a factorisation, as above",
+        f"{RESUMES}; {NO_LIES}",
+    ),
+    "factor_changes": (
+        1000,
+        "the Gram file is rewritten, replaced, removed, cut or damaged before each call of its "
+        "factorisation",
+        f"it stops, or its factor is that of the old file; with the old file {RESUMES}",
+    ),
+    "factor_flips": (
+        2000,
+        "bits, bytes or runs of bytes of a finished factor change, or it is cut",
+        "`verify` says so, or no value has changed",
+    ),
     "unfinished": (500, "the same happens to an unfinished file", f"it is refused, or {RESUMES}"),
 }
 COUNTED = ("kills", "right", "reported", "untouched", "refused")

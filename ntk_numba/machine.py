@@ -122,9 +122,10 @@ def available_threads() -> int:
     in all workers.
     """
     check_environment()
-    import numba
-
-    limits: list[int] = [numba.config.NUMBA_NUM_THREADS]  # type: ignore[attr-defined]
+    # Those who only read files wait for no compiler
+    known = sys.modules.get("numba")
+    numbas = known.config.NUMBA_NUM_THREADS if known else _variable("NUMBA_NUM_THREADS")
+    limits: list[int] = [numbas] if numbas else []
     if hasattr(os, "sched_getaffinity"):
         limits.append(len(os.sched_getaffinity(0)))
     for folder in _cgroup_folders("cpu"):

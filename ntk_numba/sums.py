@@ -156,12 +156,16 @@ class Sums:
     def result(self) -> Doubles:
         """Return the sums, (N, K), in the order of Fortran."""
         r, c = self.exponents
-        leading = self.totals.astype(float)
-        # what float64 does not hold of the totals is less than 2^9 units
-        small = ((self.totals - leading.astype(np.int64)) << MORE) + self.rests
-        leading += small * 2.0**-MORE
-        with np.errstate(over="ignore", under="ignore"):
-            return np.ldexp(leading, r[:, None] + c - BITS, out=leading)
+        found = np.empty(self.totals.shape, order="F")
+        for k in range(found.shape[1]):  # with memory for one column
+            units = self.totals[:, k]
+            leading = units.astype(float)
+            # what float64 does not hold of the totals is at most 2^9 units
+            small = ((units - leading.astype(np.int64)) << MORE) + self.rests[:, k]
+            leading += small * 2.0**-MORE
+            with np.errstate(over="ignore", under="ignore"):
+                np.ldexp(leading, r + c[k] - BITS, out=found[:, k])
+        return found
 
 
 def balanced(columns: Doubles, weights: Doubles) -> tuple[Doubles, Totals]:
@@ -190,6 +194,15 @@ def balanced(columns: Doubles, weights: Doubles) -> tuple[Doubles, Totals]:
         exponents[k] = max(math.frexp(bound)[1] + unit, -FARTHEST) + units
         np.ldexp(columns[:, k], -exponents[k], out=scaled[:, k])
     return scaled, exponents
+
+
+def unbalanced(product: Doubles, exponents: Totals) -> Doubles:
+    """Return a product with columns that `balanced` has scaled in the units of the columns.
+
+    It replaces `product`. Entries that float64 does not hold are infinite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(product, exponents, out=product))
 
 
 def _normalised(array: Doubles) -> tuple[Doubles, int]:

@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,22 @@ from broken_jobs import (
 from broken_models import MODELS
 from broken_solutions import SOLUTIONS
 from disk_model import Disk, lose_power
-from meddling import MEDDLING, takeovers
+from meddling import MEDDLING, Make, repairs, streams, takeovers
 
 import ntk_numba as nk
-
-Make = Callable[..., Any]  # makes a job: `Job`, or another that looks like it
 
 BUDGETS = [("48MiB", 1), ("64MiB", 2), (None, 2)]  # memory and threads of successive runs
 
 
-def faults(rounds: int, make: Make = Job) -> dict[str, Any]:
+FAULTS = "ENOSPC", "EIO", "EDQUOT", "kill before", "kill within", "kill after"
+
+
+def faults(rounds: int, make: Make = Job, hows: Sequence[str] = FAULTS) -> dict[str, Any]:
     """Let each call that changes a file fail, or be the last, in turn; then run the job again."""
     count, calls = Count(), {}
     with empty_folder() as home:
         job = make(home, 150, 7, 3)
-        for how in ("ENOSPC", "EIO", "EDQUOT", "kill before", "kill within", "kill after"):
+        for how in hows:
             for number in itertools.count(1):
                 with empty_folder() as folder:
                     path = folder / "g.h5"
@@ -356,10 +357,13 @@ EXPERIMENTS = {
     "unfinished": unfinished,
 }
 # The same experiments with factors of a matrix
+EXPERIMENTS["factor_faults"] = partial(faults, make=Factor, hows=("ENOSPC", "kill within"))
 EXPERIMENTS |= {
     f"factor_{work.__name__}": partial(work, make=Factor)
-    for work in (faults, kills, crashes, writebacks, takeovers, flips, unfinished)
-}
+    for work in (
+        kills, crashes, writebacks, takeovers, repairs, streams, flips, unfinished
+    )
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -59,6 +59,18 @@ class Job:
         x = self.x if X is None else X
         nk.write_gram(self.net, x, path, kernels=("nngp", "ntk"), **options).close()
 
+    def words(self, path: Path) -> list[str]:
+        """Return the words of the command that does the job."""
+        data = self.right.with_name("x.npy")
+        if not data.exists():
+            np.save(data, self.x)
+        words = ["gram", data, "-o", path, "--depth", "3", "--b-std", "0.1", "--threads", "1"]
+        words += ["--activation", "relu", "--activation", "abs"]
+        return [*map(str, words), "--kernel", "nngp", "--kernel", "ntk"]
+
+    def repair(self, path: Path) -> None:
+        nk.repair(path, self.x)
+
     def open(self, path: Path, **options: Any) -> Any:
         return nk.open_gram(path, **options)
 

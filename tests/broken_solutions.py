@@ -13,6 +13,7 @@ import numpy as np
 from broken_jobs import (
     DONE,
     REFUSED,
+    SPARED,
     STOPPED,
     Count,
     break_at,
@@ -21,28 +22,40 @@ from broken_jobs import (
     run,
     start_process,
 )
-from disk_model import lose_power
+from disk_model import CALLS, lose_power
 
 import ntk_numba as nk
+from ntk_numba.gramfile import disk
+from ntk_numba.linalg import block_krylov
 from ntk_numba.linalg.systems import Systems
 
-HOWS = ("ENOSPC", "EIO", "EDQUOT", "kill before", "kill within", "kill after")
-METHODS = ("block_krylov", "nystrom_pcg")
+HOWS = ("ENOSPC", "EIO", "kill before", "kill within", "kill after")
+# Methods, and the columns of the largest basis: with few, several spaces follow each other
+CASES = {"krylov": ("block_krylov", 4400), "spaces": ("block_krylov", 6), "pcg": ("nystrom_pcg", 0)}
 
 
 class System:
     """A small system, its solution by an undisturbed run, and the products that this takes."""
 
-    def __init__(self, method: str, size: int = 60, pause: float = 0.0) -> None:
+    def __init__(self, case: str, size: int = 16, ridges: Any = (1.0, 3.0)) -> None:
         rng = np.random.default_rng(0)
         factor = rng.standard_normal((size, size))
         self.matrix, self.y = factor @ factor.T / size, rng.standard_normal((size, 2))
-        self.method, self.pause = method, pause
-        self.right = nk.solve(self.matrix, self.y, **self.options)
+        self.case, self.pause, self.ridges = case, 0.0, ridges
+        self.method, self.largest = CASES[case]
+        self.right = self.solve()
 
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"ridge": [0.1, 1e-3], "method": self.method, "tolerance": 1e-9, "threads": 1}
+    def solve(self, path: Path | None = None) -> nk.Solution:
+        block_krylov.LARGEST = self.largest
+        return nk.solve(
+            self.matrix,
+            self.y,
+            ridge=self.ridges,
+            method=self.method,
+            tolerance=1e-4,
+            threads=1,
+            path=path,
+        )
 
     def __call__(self, folder: Path) -> int:
         """Solve it with a checkpoint; refuse a wrong solution."""
@@ -55,7 +68,7 @@ class System:
 
         Systems.multiply = logged  # type: ignore[method-assign]
         time.sleep(self.pause)
-        found = nk.solve(self.matrix, self.y, path=folder / "c", **self.options)
+        found = self.solve(folder / "c")
         same = found.x.tobytes() == self.right.x.tobytes() and found.passes == self.right.passes
         return DONE if same else REFUSED
 
@@ -80,48 +93,70 @@ class System:
             count.add("right")
 
 
+def calls_of(system: System) -> int:
+    """Return how many calls change files in an undisturbed run."""
+    with empty_folder() as folder:
+        counted = folder.parent / f"{folder.name}.calls"
+
+        def work() -> int:
+            for name in CALLS:
+                original = getattr(disk, name)
+
+                def call(*arguments: Any, original: Any = original) -> None:
+                    with counted.open("ab") as file:
+                        file.write(b".")
+                    original(*arguments)
+
+                setattr(disk, name, call)
+            return system(folder)
+
+        assert run(work) == DONE
+        system.products(folder)
+        number = counted.stat().st_size
+        counted.unlink()
+        return number
+
+
 def solutions(rounds: int) -> dict[str, Any]:
-    """Let each call that changes a file fail, or be the last, in turn; then solve again."""
-    count, calls = Count(), {}
-    for method, how in itertools.product(METHODS, HOWS):
-        system = System(method)
-        for number in itertools.count(1):
+    """Let calls that change a file fail, or be the last, in turn; then solve again.
+
+    rounds : how many of them, at even distances; all, if there are fewer
+    """
+    count, calls = Count(), 0
+    for case in CASES:
+        system = System(case)
+        number_of_calls = calls_of(system)
+        step = max(1, number_of_calls // rounds)
+        for how, number in itertools.product(HOWS, range(1, number_of_calls + 1, step)):
             with empty_folder() as folder:
 
                 def disturbed(
                     number: int = number, how: str = how, at: Path = folder, s: System = system
                 ) -> int:
-                    broken = break_at(number, how)
-                    code = s(at)
-                    return code if not broken else STOPPED  # only the lock file was not removed
+                    break_at(number, how)
+                    return s(at) or SPARED  # only the lock file was not removed
 
-                code = run(disturbed)
-                if code == DONE:
-                    calls[f"{method} {how}"] = number - 1
-                    system.products(folder)
-                    break
-                expected = (-signal.SIGKILL,) if "kill" in how else (STOPPED, REFUSED)
-                if code not in expected:
-                    count.add("wrong ends", (method, how, number, code))
-                system.check(count, folder, (method, how, number))
-            if number == rounds:
-                break
+                code, calls = run(disturbed), calls + 1
+                kills = "kill" in how
+                if code not in ((-signal.SIGKILL,) if kills else (STOPPED, REFUSED, SPARED)):
+                    count.add("wrong ends", (case, how, number, code))
+                system.check(count, folder, (case, how, number))
     return count.result(calls=calls)
 
 
 def killed_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
     """Kill an iteration at random times until it is complete."""
     rng, count, killed = random.Random(seed), Count(), 0
-    systems = [System(method, size=400) for method in METHODS]
+    systems = [System(case, 400, (0.1, 1e-3)) for case in ("krylov", "pcg")]
     with empty_folder() as home:
         for system in systems:
             start = time.monotonic()
-            folder = home / system.method
+            folder = home / system.case
             folder.mkdir()
             run(partial(system, folder))
             system.products(folder)
             system.pause = time.monotonic() - start
-    longest = {system.method: system.pause for system in systems}
+    longest = {system.case: system.pause for system in systems}
     for system in systems:
         system.pause = 0.0
     while killed < rounds:
@@ -130,26 +165,26 @@ def killed_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
                 stops = 0
                 for attempt in itertools.count():
                     pid = start_process(partial(system, folder))
-                    time.sleep(rng.uniform(0, longest[system.method] * 2 ** (attempt / 5)))
+                    time.sleep(rng.uniform(0, longest[system.case] * 2 ** (attempt / 5)))
                     os.kill(pid, signal.SIGKILL)
                     code = ended(pid)
                     if code == DONE:
                         break
                     stops += 1
                     if code != -signal.SIGKILL:
-                        count.add("wrong ends", (system.method, code))
+                        count.add("wrong ends", (system.case, code))
                         break
                 killed += stops
-                system.check(count, folder, system.method, stops)
+                system.check(count, folder, system.case, stops)
     return count.result(kills=killed)
 
 
 def crashed_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
     """Let the power fail between two calls: the disk keeps any of the bytes not yet synced."""
     count = Count()
-    systems = [System(method) for method in METHODS]
+    systems = [System(case) for case in CASES]
     for number in range(rounds):
-        rng, system = random.Random(f"{seed} {number}"), systems[number % 2]
+        rng, system = random.Random(f"{seed} {number}"), systems[number % len(systems)]
         with empty_folder() as folder, empty_folder() as after:
 
             def disturbed(
@@ -158,7 +193,7 @@ def crashed_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
                 after: Path = after,
                 system: System = system,
             ) -> None:
-                lose_power(lambda: system(folder), rng, folder, after, 120)
+                lose_power(lambda: system(folder), rng, folder, after, 80)
 
             code = run(disturbed)
             if code not in (DONE, -signal.SIGKILL):
@@ -172,12 +207,12 @@ def crashed_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
 def damaged_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
     """Change a byte of a checkpoint: it is refused, or continued to the same bits."""
     count = Count()
-    for method in METHODS:
-        system = System(method)
+    for case in CASES:
+        system = System(case)
         with empty_folder() as folder:
 
             def begun(folder: Path = folder, system: System = system) -> None:
-                break_at(45, "kill before")
+                break_at(35, "kill before")
                 system(folder)
 
             run(begun)
@@ -207,7 +242,7 @@ def damaged_solutions(rounds: int, seed: int = 0) -> dict[str, Any]:
             for answer in (folder / "found").read_text().splitlines():
                 count.add(answer.split()[0], answer if "wrong" in answer else None)
             if code != DONE:
-                count.add("crashed", (method, code))
+                count.add("crashed", (case, code))
             system.products(folder)
     return count.result()
 

@@ -35,6 +35,8 @@ import ntk_numba as nk
 from ntk_numba.cli.program import main
 from ntk_numba.gramfile import lease
 
+Make = Callable[..., Any]  # makes a job: `Job`, or another that looks like it
+
 
 def suspended(number: int, work: Callable[[], Any]) -> int | None:
     """Start work that is suspended before its `number`-th call; None if it has fewer of them."""
@@ -54,7 +56,7 @@ def wake(pid: int) -> int:
     return ended(pid)
 
 
-def takeovers(rounds: int, seed: int = 0, make: Callable[..., Any] = Job) -> dict[str, Any]:
+def takeovers(rounds: int, seed: int = 0, make: Make = Job) -> dict[str, Any]:
     """Suspend a job before one of its calls, let another machine take it over, and wake it.
 
     The other machine completes the job, or is killed within it, before the first one wakes.
@@ -99,19 +101,19 @@ def takeovers(rounds: int, seed: int = 0, make: Callable[..., Any] = Job) -> dic
     return count.result(woken=woken)
 
 
-def repairs(rounds: int) -> dict[str, Any]:
+def repairs(rounds: int, make: Make = Job) -> dict[str, Any]:
     """Replace a damaged file by that of another job before each call of its repair."""
     count = Count()
     with empty_folder() as home, empty_folder() as elsewhere:
-        job, other = Job(home, 150, 7, 3), Job(elsewhere, 150, 7, 4)
-        with nk.open_gram(job.right) as file:
-            at = file.tile_map.tile_at("ntk", 0, 1, 0)
+        job, other = make(home, 150, 7, 3), make(elsewhere, 150, 7, 4)
+        with job.open(job.right) as file:
+            at = file.tile_map.tile_at(job.names[-1], 0, 1, 0)
         damaged = job.bytes[: at + 8] + bytes(8) + job.bytes[at + 16 :]
         for number in itertools.count(1):
             with empty_folder() as folder:
                 path = folder / "g.h5"
                 path.write_bytes(damaged)
-                pid = suspended(number, lambda path=path: nk.repair(path, job.x))
+                pid = suspended(number, lambda path=path: job.repair(path))
                 if pid is not None:
                     shutil.copy(other.right, folder / "new")
                     (folder / "new").replace(path)
@@ -242,13 +244,13 @@ def links(rounds: int, seed: int = 0) -> dict[str, Any]:
     return count.result()
 
 
-def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
+def streams(rounds: int, seed: int = 0, make: Make = Job) -> dict[str, Any]:
     """Run the command line with standard streams closed, and end it by Ctrl-C at each call."""
     count, calls = Count(), 0
     with empty_folder() as home:
-        job = Job(home, 150, 7, 3)
-        data, reached = home / "x.npy", home / "reached"
-        np.save(data, job.x)
+        job = make(home, 150, 7, 3)
+        job.words(home)
+        reached = home / "reached"
 
         def gram(path: Path, number: int, closed: list[int]) -> int:
             null = os.open(os.devnull, os.O_RDWR)
@@ -259,10 +261,8 @@ def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
                 os.close(k)
                 setattr(sys, ["stdin", "stdout", "stderr"][k], None)
             break_at(number, "interrupt", reached)
-            words = ["gram", data, "-o", path, "--depth", "3", "--b-std", "0.1", "--threads", "1"]
-            words += ["--activation", "relu", "--activation", "abs"]
             try:
-                main([*map(str, words), "--kernel", "nngp", "--kernel", "ntk"])
+                main(job.words(path))
             except SystemExit as end:
                 return int(end.code or DONE)
 
@@ -277,7 +277,7 @@ def streams(rounds: int, seed: int = 0) -> dict[str, Any]:
                 for found in (path, path.with_name("g.h5.partial")):
                     try:
                         if found.exists():
-                            with nk.open_gram(found, incomplete=True) as file:
+                            with job.open(found, incomplete=True) as file:
                                 assert not file.verify().bad
                     except (ValueError, AssertionError) as error:
                         count.add("files that are damaged", (number, closed, error))

@@ -62,6 +62,30 @@ def test_power_failures_while_a_model_is_written():
     assert experiment("crashed_models", 60) == {"right": 60}
 
 
+@pytest.mark.system
+def test_calls_of_a_checkpoint_fail_or_are_the_last():
+    result = experiment("solutions", 5)
+    assert result["calls"] >= 75 and result == {"right": result["calls"], "calls": result["calls"]}
+
+
+@pytest.mark.system
+def test_iterations_that_are_killed_at_random_times():
+    result = experiment("killed_solutions", 10)
+    assert result.keys() == {"right", "kills"} and result["kills"] >= 10
+
+
+@pytest.mark.system
+def test_power_failures_while_a_checkpoint_is_written():
+    assert experiment("crashed_solutions", 30) == {"right": 30}
+
+
+@pytest.mark.system
+def test_damage_of_checkpoints():
+    result = experiment("damaged_solutions", 40)
+    assert result.keys() == {"refused", "right"} and sum(result.values()) == 120
+    assert result["right"] > 60
+
+
 @pytest.mark.parametrize("rounds", marked(pytest.mark.system, [5, 200]))
 def test_kills_at_random_times(rounds):
     result = experiment("kills", rounds)
@@ -124,6 +148,43 @@ def test_damage_of_unfinished_files(rounds):
 
 
 @pytest.mark.system
+def test_every_call_of_a_factorisation_fails_or_is_the_last():
+    result = experiment("factor_faults", 1000)
+    points = result.pop("calls")
+    assert len(points) == 2 and min(points.values()) > 25
+    assert result == {"right": sum(points.values())}
+
+
+@pytest.mark.system
+def test_kills_of_a_factorisation_at_random_times():
+    result = experiment("factor_kills", 12)
+    assert result.keys() == {"right", "kills", "files", "tiles", "tiles computed again"}
+    assert result["kills"] >= 12 and result["right"] == result["files"] > 1
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("name", "rounds", "least"),
+    [
+        ("factor_crashes", 12, 12),
+        ("factor_takeovers", 4, 4),
+        ("factor_repairs", 6, 6),
+        ("factor_changes", 8, 8),
+    ],
+)
+def test_factors_that_are_disturbed(name, rounds, least):
+    assert experiment(name, rounds)["right"] >= least
+
+
+@pytest.mark.system
+def test_damage_of_factors():
+    result = experiment("factor_flips", 60)
+    assert result.keys() == {"reported", "untouched"} and result["reported"] > 25
+    result = experiment("factor_unfinished", 8)
+    assert result.keys() == {"right", "refused"} and result["right"] > 1
+
+
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("name", "rounds", "without"),
     [
@@ -134,6 +195,7 @@ def test_damage_of_unfinished_files(rounds):
         ("writebacks", 9, "tiles.TileFile.forget = lambda self: None"),
         ("flips", 40, "tiles.TileFile.scan = lambda *_: iter(())"),
         ("unfinished", 20, "tiles.TileFile.scan = lambda *_: iter(())"),
+        ("factor_flips", 40, "tiles.TileFile.scan = lambda *_: iter(())"),
     ],
 )
 def test_an_experiment_notices_what_is_missing(name, rounds, without):

@@ -27,6 +27,12 @@ def overwrite_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
+EXECUTOR_HELP = (
+    "the workers that compute the parts: processes:2, loky:2, dask:ADDRESS, dask:SCHEDULER.json or "
+    "mpi"
+)
+
+
 def writing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that write a file: overwriting and progress."""
     overwrite_option(parser)

@@ -33,8 +33,15 @@ def fit(options: argparse.Namespace) -> bool:
     x, _ = open_sources(options.data, None, options.memory)
     refuse_inputs([target], x, options.targets, options.gram)
     y, classes, columns = targets_of(options, x.shape[0])
+    # beside the output, so that the same command goes on with it after a kill
+    scratch = Path(options.scratch or f"{target}.scratch")
+    refuse_inputs([scratch], x, options.targets, options.gram)
     common: dict[str, Any] = {
         "absolute": options.absolute,
+        "method": options.method,
+        "tolerance": options.tolerance,
+        "scratch": scratch,
+        "overwrite": options.overwrite or options.scratch is None,
         "gram": options.gram,
         "preprocess": "standardize" if options.standardize else None,
         "dtype": options.dtype,
@@ -48,14 +55,14 @@ def fit(options: argparse.Namespace) -> bool:
     if options.process:
         model = ntk_numba.gaussian_process(net, x, y, kernel=kernel, noise=ridge, **common)
     else:
-        model = ntk_numba.kernel_ridge(
-            net, x, y, kernel=kernel, ridge=ridge, method=options.method, **common
-        )
+        model = ntk_numba.kernel_ridge(net, x, y, kernel=kernel, ridge=ridge, **common)
     model.classes = classes
     model.target_names = columns
     facts = _facts(model, options)
     reference = options.data if options.reference else None
     model.save(target, overwrite=options.overwrite, reference=reference)
+    if options.scratch is None:
+        scratch.unlink(missing_ok=True)
     if options.json:
         show_json(facts)
     else:
@@ -99,8 +106,6 @@ def _ridge(options: argparse.Namespace) -> Any:
         raise InvalidValueError("--process has a --noise, not a --ridge")
     if options.noise is not None and not options.process:
         raise InvalidValueError("--noise is of a Gaussian process: add --process, or give --ridge")
-    if options.process and options.method != "auto":
-        raise InvalidValueError("--process has no --method")
     if options.kernel == "ensemble" and not options.process:
         raise InvalidValueError("--kernel ensemble is of a Gaussian process: add --process")
     name, text = ("noise", options.noise) if options.process else ("ridge", options.ridge)
@@ -129,6 +134,8 @@ def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) 
     """Return what a fit has found, as --json prints it."""
     import numpy as np
 
+    from ntk_numba.predict.large import System
+
     count, features = model.training.samples.shape
     facts: dict[str, Any] = {
         "model": options.output,
@@ -142,11 +149,16 @@ def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) 
         "relative_ridge": model.relative_ridge,
         "chosen_by": "given" if model.choice is None else model.choice.objective,
         "residual": model.residual,
+        "method": model.method,
     }
     if model.kernel == "ensemble":
         return facts  # trained networks have no leave-one-out predictions in closed form
+    if model.method != "cholesky":
+        return facts  # they take a factor
     if options.process:
         facts["log_marginal_likelihood"] = model.log_marginal_likelihood  # type: ignore[union-attr]
+    if isinstance(model.factor, System):
+        return facts  # another factorisation, which would take hours
     residual = np.asarray(model.leave_one_out().residual).reshape(model.targets.shape)
     mean = model.targets - residual
     if model.classes is not None:
@@ -172,7 +184,8 @@ def _show_fit(output: str, model: "KernelRidge | GaussianProcess", facts: dict[s
         f"{model.ridge_name:16} {facts['ridge']:.4g} "
         f"({facts['relative_ridge']:.4g} of the mean of the diagonal{chosen})"
     )
-    show(f"{'residual':16} {facts['residual']:.2g}")
+    by = "" if facts["method"] == "cholesky" else f" by {facts['method']}"
+    show(f"{'residual':16} {facts['residual']:.2g}{by}")
     if "log_marginal_likelihood" in facts:
         show(f"{'log evidence':16} {facts['log_marginal_likelihood']:.8g}")
     if "loo_accuracy" in facts:
@@ -228,7 +241,8 @@ def _predictions(
     limits: dict[str, Any] = {"memory": options.memory, "threads": options.threads}
     std: Any = None
     if options.std or options.proba:
-        mean, std = as_process(model).predict(x, return_std=True, **limits)
+        process = as_process(model)
+        mean, std = process.predict(x, return_std=True, scratch=options.scratch, **limits)
     else:
         mean = model.predict(x, **limits)
     outputs = model.targets.shape[1]

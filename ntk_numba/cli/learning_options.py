@@ -51,10 +51,6 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
         help="the ridge or the noise is a number with the units of the kernel",
     )  # fmt: skip
     model.add_argument(
-        "--method", choices=["auto", "cholesky"], default="auto",
-        help="how the linear system is solved [%(default)s]",
-    )  # fmt: skip
-    model.add_argument(
         "--classes", action="store_true",
         help="the targets are labels of classes, although they are numbers",
     )  # fmt: skip
@@ -78,6 +74,24 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
         help="keep the path and digest of X in the model and not the samples; X has to stay",
     )  # fmt: skip
     _machine_options(fit)
+    large = fit.add_argument_group(
+        "large matrices", "if the matrix does not fit in --memory; samples have to fit in any case"
+    )
+    large.add_argument(
+        "--method", choices=["auto", "cholesky", "block_krylov", "nystrom_pcg"], default="auto",
+        help="how the linear system is solved: by a factor on disk, or by products with the "
+        "matrix, which is computed in each of them and never stored [%(default)s: by the expected "
+        "time]",
+    )  # fmt: skip
+    large.add_argument(
+        "--tolerance", type=float, default=1e-6, metavar="T",
+        help="the relative residual that products are to reach [%(default)s]",
+    )  # fmt: skip
+    large.add_argument(
+        "--scratch", metavar="FILE",
+        help="the file of the factor or of the state after each pass, with which the same command "
+        "goes on after a stop; it stays [MODEL.scratch, which is removed at the end]",
+    )  # fmt: skip
     fit.add_argument("--json", action="store_true", help="print JSON")
     writing_options(fit)
 
@@ -106,6 +120,11 @@ def _predict_options(predict: argparse.ArgumentParser) -> None:
         help="of a classification, write the probabilities of all classes instead of the labels",
     )  # fmt: skip
     _machine_options(predict)
+    predict.add_argument(
+        "--scratch", metavar="FILE",
+        help="with --std or --proba, the file of the factor if the matrix does not fit in memory, "
+        "such as fit has left [a temporary file]",
+    )  # fmt: skip
     overwrite_option(predict)
     predict.add_argument("--quiet", action="store_true", help="show no notices")
 

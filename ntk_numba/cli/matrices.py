@@ -1,7 +1,8 @@
 """The commands that use a Gram matrix: ``cholesky`` and ``solve``."""
 
 import argparse
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,22 @@ def cholesky(options: argparse.Namespace) -> bool:
 
 def solve(options: argparse.Namespace) -> bool:
     """Solve a linear system, and write the solution to a file."""
+    if options.executor is None:
+        return _solve(options, None, options.threads)
+    if options.parts is None:
+        raise InvalidValueError("--executor computes parts of passes: say how many, as --parts 16")
+    from ntk_numba.cluster.schedulers import open_executor
+
+    with open_executor(options.executor, options.threads) as (executor, threads):
+        # ranks of MPI other than 0 have computed their parts and are done
+        return executor is None or _solve(options, executor, threads)
+
+
+def _solve(options: argparse.Namespace, executor: Any, threads: int | None) -> bool:
+    """Solve a linear system, by the workers of an executor if there is one.
+
+    threads : of each part
+    """
     import numpy as np
 
     from ntk_numba.cli.learning import refuse_inputs, targets_of
@@ -49,8 +66,8 @@ def solve(options: argparse.Namespace) -> bool:
     if kept == [Path(options.output).absolute()]:
         raise InvalidValueError(f"{options.output} is named twice; choose another --checkpoint")
     refuse_inputs([*outputs, *kept], None, options.gram, options.targets)
-    opened, count = matrix_of(options)
-    with opened as matrix:
+    opened, count = matrix_of(options, threads)
+    with opened as whole, _parts(options, whole, executor) as matrix:
         y, classes, names = targets_of(options, count)
         if classes is not None:
             names = [str(label) for label in classes]
@@ -58,7 +75,7 @@ def solve(options: argparse.Namespace) -> bool:
             matrix,
             y,
             ridge=options.ridge if len(options.ridge) > 1 else options.ridge[0],
-            kernel=None if options.depth is not None else options.kernel,
+            kernel=None if options.depth is not None or options.parts else options.kernel,
             method=options.method,
             tolerance=options.tolerance,
             path=options.checkpoint,
@@ -79,7 +96,9 @@ def solve(options: argparse.Namespace) -> bool:
     return True
 
 
-def matrix_of(options: argparse.Namespace) -> "tuple[AbstractContextManager[Any], int]":
+def matrix_of(
+    options: argparse.Namespace, threads: int | None
+) -> "tuple[AbstractContextManager[Any], int]":
     """Return what `solve` and `spectrum` take as a matrix, as a context, and its number of rows."""
     if options.depth is None:
         for name in ("activation", "w_std", "b_std", "dtype", "up_to"):
@@ -90,20 +109,39 @@ def matrix_of(options: argparse.Namespace) -> "tuple[AbstractContextManager[Any]
                 )
         with ntk_numba.open_gram(options.gram) as file:
             return nullcontext(options.gram), file.shape[0]
-    from ntk_numba.inputs.source import open_sources
-
-    x: Any
-    x, _ = open_sources(options.gram, None, options.memory)
     operator = ntk_numba.kernel_operator(
         network_of(options),
-        x,
+        options.gram,
         kernel=options.kernel or "ntk",
         dtype=options.dtype,
         memory=options.memory,
-        threads=options.threads,
+        threads=threads,
         up_to=options.up_to,
     )
     return closing(operator), operator.shape[0]
+
+
+@contextmanager
+def _parts(options: argparse.Namespace, matrix: Any, executor: Any) -> Iterator[Any]:
+    """Yield a matrix whose passes are computed in parts, if the options say so."""
+    if options.parts is None:
+        yield matrix
+        return
+    from ntk_numba.linalg.operator import as_operator
+
+    folder = Path(options.scratch or f"{options.output}.passes")
+    if not options.scratch:
+        folder.mkdir(exist_ok=True)
+    kernel = None if options.depth is not None else options.kernel
+    parts: dict[str, Any] = {"parts": options.parts, "executor": executor}
+    with (
+        closing(as_operator(matrix, kernel, threads=options.threads)) as operator,
+        ntk_numba.distribute(operator, folder, **parts) as distributed,
+    ):
+        yield distributed
+    if not options.scratch:
+        with suppress(OSError):  # of a file of somebody else in it
+            folder.rmdir()
 
 
 def _show_solution(options: argparse.Namespace, found: "Solution") -> None:

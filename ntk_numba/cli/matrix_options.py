@@ -3,7 +3,12 @@
 import argparse
 from typing import Any
 
-from ntk_numba.cli.groups import network_options, noise_options, writing_options
+from ntk_numba.cli.groups import (
+    EXECUTOR_HELP,
+    network_options,
+    noise_options,
+    writing_options,
+)
 
 
 def matrix_parsers(parsers: Any) -> None:
@@ -75,6 +80,18 @@ def _solve_options(solve: argparse.ArgumentParser) -> None:
     solve.add_argument("--seed", type=int, default=0, help="seed of random columns [%(default)s]")
     _computed_options(solve)
     machine_options(solve)
+    cluster = solve.add_argument_group(
+        "cluster", "passes over the matrix by workers; --threads is as for gram"
+    )
+    cluster.add_argument(
+        "--parts", type=int, metavar="n", help="compute each pass in n parts, one or a few a worker"
+    )
+    cluster.add_argument("--executor", metavar="NAME", help=EXECUTOR_HELP)
+    cluster.add_argument(
+        "--scratch", metavar="FOLDER",
+        help="the folder for what is multiplied and partial products, which all workers can read "
+        "and write [a folder beside the output]",
+    )  # fmt: skip
     solve.add_argument("--json", action="store_true", help="print JSON")
     writing_options(solve)
 

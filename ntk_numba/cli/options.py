@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
 import ntk_numba
-from ntk_numba.cli.groups import DATA_HELP, network_options, output_option, writing_options
+from ntk_numba.cli.groups import (
+    DATA_HELP,
+    EXECUTOR_HELP,
+    network_options,
+    output_option,
+    writing_options,
+)
 from ntk_numba.cli.learning_options import learning_parsers
 from ntk_numba.cli.matrix_options import matrix_parsers
 from ntk_numba.terminal import escaped
@@ -65,11 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--part", metavar="i/n", help="compute only the i-th of n parts, into a file of its own"
     )
     cluster.add_argument("--parts", type=int, metavar="n", help="compute n parts and merge them")
-    cluster.add_argument(
-        "--executor", metavar="NAME",
-        help="the workers that compute the parts: processes:2, loky:2, dask:ADDRESS, "
-        "dask:SCHEDULER.json or mpi",
-    )  # fmt: skip
+    cluster.add_argument("--executor", metavar="NAME", help=EXECUTOR_HELP)
     writing_options(gram)
     gram.set_defaults(run="gram")
 

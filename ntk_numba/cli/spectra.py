@@ -26,7 +26,7 @@ def spectrum(options: argparse.Namespace) -> bool:
         from ntk_numba.plots.figure import check_picture
 
         check_picture(options.plot)  # an error at once if the picture cannot be saved
-    opened, count = matrix_of(options)
+    opened, count = matrix_of(options, options.threads)
     with opened as matrix:
         y = None if options.targets is None else targets_of(options, count)[0]
         found = ntk_numba.spectrum(

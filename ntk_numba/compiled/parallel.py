@@ -65,6 +65,16 @@ class ParallelLoop:
         flat, counter = np.array(words, np.int64), np.zeros(1, np.int64)
         _in_parallel(address, flat.ctypes.data, counter, count, threads_now())
 
+    def alone(self, arguments: tuple[Any, ...], count: int, thread: int) -> None:
+        """Run the loop on the calling thread, with the number that the body gets for it.
+
+        Several threads of Python may call this at the same time.
+        """
+        words: list[int] = []
+        address = self._address(_flatten(arguments, words), arguments)
+        flat = np.array(words, np.int64)
+        _in_order(address, flat.ctypes.data, count, thread)
+
     def _address(self, form: Any, arguments: tuple[Any, ...]) -> int:
         """Return the address of the machine code for arguments of a form; compile it if needed."""
         if form not in self._addresses:
@@ -161,3 +171,10 @@ def _in_parallel(
         while k < count:
             call_body(address, arguments, thread, k)
             k = take_number(counter)
+
+
+@kernel()
+def _in_order(address: int, arguments: int, count: int, thread: int) -> None:
+    """Call the body at an address for 0 … count − 1."""
+    for k in range(count):
+        call_body(address, arguments, np.int64(thread), np.int64(k))

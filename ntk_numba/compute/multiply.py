@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,7 @@ from ntk_numba.compute.plan import Plan, check_rows, make_plan
 from ntk_numba.compute.stream import surveys_of
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.digest import Digest
-from ntk_numba.engine.kernel import NUMERICS
+from ntk_numba.engine.kernel import NUMERICS, Kernel
 from ntk_numba.engine.product_tile import NO_TOTALS, NO_VECTORS, WIDTH, Side
 from ntk_numba.engine.samples import Samples
 from ntk_numba.engine.tile import STRIP, tile_table
@@ -89,6 +90,7 @@ class ComputedMatrix:
         # samples by whether they are of Z, the first and the one after the last, of `_kept_part`
         self._kept: dict[tuple[bool, int, int], Samples] = {}
         self._kept_part: Part | None = None
+        self._reading = threading.Lock()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -254,17 +256,19 @@ class ComputedMatrix:
         """
         for source in self._sources:
             source.refuse_changed()
-        if not plan.resident or plan.part != self._kept_part:
-            self._kept.clear()
-        if not plan.resident:
-            return self._compiled.samples
-        self._kept_part = plan.part
+        with self._reading:
+            if not plan.resident or plan.part != self._kept_part:
+                self._kept.clear()
+            self._kept_part = plan.part
 
         def read(source: Source, start: int, stop: int) -> Samples:
-            key = source is self._z, start, stop
-            if key not in self._kept:
-                self._kept[key] = self._compiled.samples(source, start, stop)
-            return self._kept[key]
+            with self._reading:
+                if not plan.resident:
+                    return self._compiled.samples(source, start, stop)
+                key = source is self._z, start, stop
+                if key not in self._kept:
+                    self._kept[key] = self._compiled.samples(source, start, stop)
+                return self._kept[key]
 
         return read
 
@@ -340,41 +344,58 @@ class ComputedMatrix:
         return matrix
 
     def load(self, places: Sequence[tuple[int, int]], out: Floats, tile: int) -> None:
-        """Fill blocks of a symmetric matrix, see `linalg.tiles.MatrixTiles`."""
-        grid, own, read = self.plan.grid, self.tile, self._reader(self.plan)
+        """Fill blocks of a symmetric matrix, see `linalg.tiles.MatrixTiles`.
+
+        One block is computed on the calling thread, and several threads may load blocks at the same
+        time; several blocks of one call are computed on all threads.
+        """
+        read = self._reader(self.plan)
         direct = out.dtype == self.dtype and out.flags.c_contiguous
         outputs = list(self._compiled.outputs(0 if direct else len(places) * tile, tile))
-        which = KERNELS.index(self.kernel)
+        which, size = KERNELS.index(self.kernel), self.shape[0]
         if direct:
             outputs[which] = out.reshape(1, -1, tile)
         blocks = outputs[which].reshape(-1, tile, tile)
-        tiles: dict[tuple[int, int], list[tuple[tuple[int, ...], ...]]] = {}
-        bands = grid.bands(range(grid.down), self.plan.band)
-        many = tile // own
+        table = []
         for n, (i, j) in enumerate(places):
-            blocks[n, grid.rows - i * tile :] = 0
-            blocks[n, :, grid.rows - j * tile :] = 0
-            for a in range(i * many, min((i + 1) * many, grid.down)):
-                for b in range(j * many, min((j + 1) * many, grid.down, a + 1)):
-                    down, right = (a - i * many) * own, (b - j * many) * own
-                    to = n * tile + down, right
-                    mirror = (n * tile + right, down) if i == j else (-1, -1)
-                    place = a // self.plan.band, b // self.plan.band
-                    first = bands[place[0]].start, bands[place[1]].start
-                    reads = (
-                        (a - first[0]) * own, (b - first[1]) * own, grid.height(a), grid.width(b),
-                    )  # fmt: skip
-                    tiles.setdefault(place, []).append((reads, to, mirror))
-        for (row, column), table in tiles.items():
-            stopping.check()
-            rows, columns = (
-                read(self._x, bands[k].start * own, min(bands[k].stop * own, grid.rows))
-                for k in (row, column)
-            )
-            self._compiled.compute(tile_table(*zip(*table, strict=True)), rows, columns, *outputs)
-            del rows, columns
+            blocks[n, size - i * tile :] = 0
+            blocks[n, :, size - j * tile :] = 0
+            table += self._tiles_of(n, i, j, tile)
+        compute = (self._compiled.compute, self._alone.compute_alone)[len(places) == 1]
+        if self.plan.resident:
+            samples = read(self._x, 0, size)
+            compute(tile_table(*zip(*table, strict=True)), samples, samples, *outputs)
+        elif len(places) > 1:
+            for n, place in enumerate(places):
+                self.load([place], blocks[n : n + 1], tile)
+        else:
+            ((i, j),) = places
+            runs = [(k * tile, min((k + 1) * tile, size)) for k in (i, j)]
+            rows = read(self._x, *runs[0])
+            columns = rows if i == j else read(self._x, *runs[1])
+            reads, to, mirrors = zip(*table, strict=True)
+            reads = np.array(reads) - [i * tile, j * tile, 0, 0]
+            compute(tile_table(reads, to, mirrors), rows, columns, *outputs)
         if not direct:
             out[:] = blocks
+
+    def _tiles_of(self, n: int, i: int, j: int, tile: int) -> list[tuple[tuple[int, ...], ...]]:
+        """Return the tiles of block (i, j), the n-th of an output, as `tile_table` takes them."""
+        grid, own = self.plan.grid, self.tile
+        found: list[tuple[tuple[int, ...], ...]] = []
+        many = tile // own
+        for a in range(i * many, min((i + 1) * many, grid.down)):
+            for b in range(j * many, min((j + 1) * many, a + 1)):
+                down, right = (a - i * many) * own, (b - j * many) * own
+                mirror = (n * tile + right, down) if i == j else (-1, -1)
+                reads = a * own, b * own, grid.height(a), grid.width(b)
+                found.append((reads, (n * tile + down, right), mirror))
+        return found
+
+    @cached_property
+    def _alone(self) -> Kernel:
+        """The kernel that computes single blocks, on threads of the caller."""
+        return make_kernel(self.plan, self._x, self._z)
 
 
 def _panels(columns: Doubles, rows: int) -> Doubles:

@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import numba
@@ -114,6 +115,9 @@ class Kernel:
         self.features = x.shape[1]
         self._fitted = fitted
         self._warned = False
+        self._numbers: SimpleQueue[int] = SimpleQueue()  # of threads without work of their own
+        for number in range(threads):
+            self._numbers.put(number)
         self._duals = as_data(fitted.duals, dtype)
         self._centre = self._parallel(centre_of, x, z, dtype)
         self._twice_centre = 2 * self._centre
@@ -220,6 +224,28 @@ class Kernel:
         rows, columns : the samples of the rows and of the columns
         """
         self._run(tiles, Bands(rows, columns), Results(nngp, ntk, self._places))
+
+    def compute_alone(
+        self,
+        tiles: Tiles,
+        rows: Samples,
+        columns: Samples,
+        nngp: NDArray[np.floating],
+        ntk: NDArray[np.floating],
+    ) -> None:
+        """Compute a table of tiles, as `compute` does, on the calling thread.
+
+        Several threads may call this at the same time. They take turns if there are more than
+        `threads`. None may call any other function of this kernel meanwhile.
+        """
+        arguments = self._tile_arguments(
+            tiles, Bands(rows, columns), Results(nngp, ntk, self._places)
+        )
+        number = self._numbers.get()
+        try:
+            compute_tile.alone(arguments, len(tiles), number)
+        finally:
+            self._numbers.put(number)
 
     def multiply(
         self, tiles: Tiles, rows: Samples, columns: Samples, down: Side, across: Side

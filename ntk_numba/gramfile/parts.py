@@ -173,8 +173,9 @@ class Parts:
                 f"replaced since {self._path} linked it: run ntk-numba verify on both"
             )
 
-    def in_order(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return places (n, 2) of tiles part by part, in the order of each part."""
+    def places(self, name: str, layer: int) -> NDArray[np.intp]:
+        """Return the (i, j) of all tiles, (n, 2), part by part, in the order of each part."""
+        places = np.argwhere(self._header.contents.storage.mask)
         return places[np.argsort(self._owners[places[:, 0], places[:, 1]], kind="stable")]
 
     def fingerprint(self, name: str, layer: int) -> bytes:

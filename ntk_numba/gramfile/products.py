@@ -8,32 +8,23 @@ import threading
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from ntk_numba import stopping
-from ntk_numba.blas import blas_threads
 from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.contents import Contents
 from ntk_numba.gramfile.sources import Source
+from ntk_numba.gramfile.tile_products import READERS, Blocks, Kept, Places, tile_products
 from ntk_numba.grid import Grid, Part
-from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.machine import available_memory
 from ntk_numba.pool import in_order
-from ntk_numba.sums import Sums, balanced
+from ntk_numba.sums import Sums, balanced, unbalanced
 
 Doubles = NDArray[np.float64]
-Places = NDArray[np.intp]
-Kept: TypeAlias = dict[tuple[int, int], NDArray[np.floating]]
-Products: TypeAlias = tuple[tuple[int, int], list[tuple[int, Doubles]]]
 
-READERS = 4  # threads that read, at least: they wait for the disk most of the time
-# Tiles are multiplied by few columns in strips of so many rows, which the first-level caches hold
-# together with the product: up to 2.5 times as fast as at once, while more columns are slower
-STRIP, FEW = 64, 16
 KEPT_BYTES = 64 << 20  # of diagonal tiles, which the first pass reads first, to use them again
 
 
@@ -50,8 +41,8 @@ class MatrixOfFile:
     ----------
     grid : Grid
     dtype : float32 or float64
-    places : (n, 2), the (i, j) of all tiles that are stored, in the order in which they are read.
-        Of a symmetric matrix these are tiles on and below the diagonal.
+    places : (n, 2), the (i, j) of all tiles that are stored and done, in the order in which they
+        are read. Of a symmetric matrix these are tiles on and below the diagonal.
     direct : bool
         Whether tiles are read past the page cache. They are if the matrix does not fit into half
         of the memory that is available: then no tile would still be there in the next pass.
@@ -70,8 +61,8 @@ class MatrixOfFile:
 
     @cached_property
     def places(self) -> Places:
-        """The (i, j) of the tiles that are stored."""
-        return self._source.in_order(np.argwhere(self.contents.storage.mask))
+        """The (i, j) of the tiles that are stored and done."""
+        return self._source.places(self.kernel, self.layer)
 
     @property
     def name(self) -> str:
@@ -217,17 +208,23 @@ class MatrixOfFile:
             length = grid.columns if transpose else grid.rows
             product = np.zeros((length, columns.shape[1]), order="F")
             scaled, exponents = balanced(columns, np.ones(len(columns)))
-            for _, found in self._products(scaled, self.places, transpose, threads, {}):
+
+            def copied(place: tuple[int, int], found: Blocks) -> Blocks:
+                return [(start, block.copy()) for start, block in found]
+
+            for found in tile_products(
+                self, self.places, scaled, copied, transpose=transpose, threads=threads
+            ):
                 for start, block in found:
                     product[start : start + len(block)] += block
-            return np.asarray(np.ldexp(product, exponents))
+            return unbalanced(product, exponents)
         kept: Kept = {}
         self.diagonal(kept)
         rows, weights = self.bounds
         scaled, exponents = balanced(columns, weights)
         sums = Sums(rows, np.ones(columns.shape[1]))
         self._add(scaled, sums, self.places, threads, kept)
-        return np.asarray(np.ldexp(sums.result(), exponents))
+        return unbalanced(sums.result(), exponents)
 
     def add_part(
         self,
@@ -259,82 +256,20 @@ class MatrixOfFile:
         self, scaled: Doubles, sums: Sums, places: Places, threads: int | None, kept: Kept
     ) -> None:
         """Add the products of some tiles to sums; those that are kept need not be read."""
-        for (i, j), found in self._products(scaled, places, False, threads, kept):
+        tile = self.grid.tile
+        locks = [threading.Lock() for _ in range(self.grid.down)]
+
+        def add(place: tuple[int, int], found: Blocks) -> None:
             try:
                 for start, block in found:
-                    sums.add(start, block)
+                    with locks[start // tile]:
+                        sums.add(start, block)
             except InvalidValueError as error:
                 raise InvalidValueError(
-                    f"{self.path}: tile ({i}, {j}) of {self.name} has entries that are larger "
-                    f"than the diagonal allows, so that it is no kernel ({error}); run "
-                    f"ntk-numba verify on the file"
+                    f"{self.path}: tile {place} of {self.name} has entries that are larger than "
+                    f"the diagonal allows, so that it is no kernel ({error}); run ntk-numba "
+                    f"verify on the file"
                 ) from None
 
-    def _products(
-        self,
-        scaled: Doubles,
-        places: Places,
-        transpose: bool,
-        threads: int | None,
-        kept: Kept,
-    ) -> Iterator[Products]:
-        """Yield, of each tile in order, the first row and the block (n, K) of its products."""
-        grid, own = self.grid, threading.local()
-        count = threads_to_use(threads)
-        cores = threading.Semaphore(count)  # a thread that reads takes none
-        rows = np.ascontiguousarray(scaled.T)
-
-        def multiply(place: Places) -> Products:
-            i, j = map(int, place)
-            block = kept.pop((i, j), None)
-            if block is None:
-                if not hasattr(own, "buffer"):
-                    own.buffer = self.buffer()
-                block = self.read(i, j, own.buffer)
-            if not hasattr(own, "strip"):
-                own.strip = np.empty((STRIP if len(rows) <= FEW else grid.tile, grid.tile))
-            down = slice(i * grid.tile, i * grid.tile + block.shape[0])
-            across = slice(j * grid.tile, j * grid.tile + block.shape[1])
-            straight = not transpose
-            mirrored = transpose or (grid.symmetric and i != j)
-            with cores:
-                first, second = _product(
-                    block,
-                    rows[:, across] if straight else None,
-                    rows[:, down] if mirrored else None,
-                    own.strip,
-                )
-            found = [(down.start, first.T)] if straight else []
-            return (i, j), found + ([(across.start, second.T)] if mirrored else [])
-
-        workers = max(count, READERS)
-        with blas_threads(1):
-            for found in in_order(multiply, places, workers, ahead=2 * workers, name="product"):
-                stopping.check()
-                yield found
-
-
-def _product(
-    block: NDArray[np.floating], right: Doubles | None, left: Doubles | None, strip: Doubles
-) -> tuple[Any, Any]:
-    """Return right @ blockᵀ and left @ block, in float64, for rows of vectors.
-
-    Vectors are rows in memory: with columns, thin products take one and a half times as long.
-
-    strip : (n, T) memory for n rows of a tile, which are multiplied at a time
-    """
-    height, width = block.shape
-    step = len(strip)
-    first = None if right is None else np.empty((len(right), height))
-    second = None if left is None else np.zeros((len(left), width))
-    for a in range(0, height, step):
-        b = min(a + step, height)
-        part = block[a:b]
-        if part.dtype != np.float64:
-            part = strip[: b - a, :width]
-            part[...] = block[a:b]
-        if right is not None and first is not None:
-            np.matmul(right, part.T, out=first[:, a:b])
-        if left is not None and second is not None:
-            second += left[:, a:b] @ part
-    return first, second
+        for _ in tile_products(self, places, scaled, add, threads=threads, kept=kept):
+            pass

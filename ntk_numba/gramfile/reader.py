@@ -52,7 +52,7 @@ class _Matrices:
                 def open_own(direct: bool) -> TileFile:
                     return open_tiles(file, path, tile_map, direct=direct)
 
-                self._source = OwnTiles(path, contents, open_own)
+                self._source = OwnTiles(path, contents, open_own, complete=file.complete)
                 self._known.clear()
             if (name, layer) not in self._known:
                 self._known[name, layer] = MatrixOfFile(

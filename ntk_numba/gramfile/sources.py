@@ -141,8 +141,8 @@ class Source(Protocol):
         """
         ...
 
-    def in_order(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return places (n, 2) of tiles in the order in which they are best read."""
+    def places(self, name: str, layer: int) -> NDArray[np.intp]:
+        """Return the (i, j) of the tiles that are done, (n, 2), in the order of the files."""
         ...
 
     def fingerprint(self, name: str, layer: int) -> bytes:
@@ -161,12 +161,19 @@ class OwnTiles:
     ----------
     path, contents : the path of the file, for errors, and its contents
     open_tiles : opens its tiles, bypassing the page cache or not
+    complete : whether all tiles have to be done
     """
 
     def __init__(
-        self, path: Path, contents: Stored, open_tiles: Callable[[bool], TileFile]
+        self,
+        path: Path,
+        contents: Stored,
+        open_tiles: Callable[[bool], TileFile],
+        *,
+        complete: bool,
     ) -> None:
         self._path, self._contents, self._open_tiles = path, contents, open_tiles
+        self._complete = complete
         self._files = OpenFiles(self._open, 2)
         with open_tiles(False) as tiles:
             self._sums = tiles.stored_checksums()
@@ -186,9 +193,13 @@ class OwnTiles:
                 f"verify on it"
             )
 
-    def in_order(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return places as they are, row by row, which is the order of the file."""
-        return places
+    def places(self, name: str, layer: int) -> NDArray[np.intp]:
+        """Return the (i, j) of the tiles that are done, row by row, which is their order."""
+        mask = self._contents.storage.mask
+        if not self._complete:  # in a complete file, a tile without a checksum is damaged
+            sums = self._contents.storage.spread(self._sums[name], self._contents.matrices)
+            mask = mask & (sums[layer] != 0)
+        return np.argwhere(mask)
 
     def fingerprint(self, name: str, layer: int) -> bytes:
         """Return the checksums of the tiles of a matrix."""

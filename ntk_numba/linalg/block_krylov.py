@@ -99,7 +99,7 @@ class BlockKrylov:
                     bar.show(systems.passes, estimate)
                     enough = estimate <= SLACK * systems.limits.tolerance
                     if enough or space.size >= LARGEST or not space.last.size:
-                        if (answer := self._finish(space, inner)) is not None:
+                        if (answer := self._finish(space, inner, enough)) is not None:
                             return answer
                         space = self._begin(self._leading(space))
                         continue
@@ -219,8 +219,12 @@ class BlockKrylov:
             _, vectors = scipy.linalg.eigh(space.matrix(), subset_by_index=top)
         return space.combine(vectors) * np.sqrt(np.float64(size))
 
-    def _finish(self, space: KrylovSpace, inner: Floats) -> tuple[Floats, Floats] | None:
+    def _finish(
+        self, space: KrylovSpace, inner: Floats, enough: bool
+    ) -> tuple[Floats, Floats] | None:
         """Return the solution if its true residual is small; else prepare another space.
+
+        enough : whether the projected systems say that it is small
 
         Raises
         ------
@@ -239,7 +243,7 @@ class BlockKrylov:
             return solution, residuals
         largest = float(residuals.max())
         if largest > PROGRESS * self._residuals.max():
-            raise systems.stalled(largest)
+            raise systems.stalled(largest, exact=enough or not space.last.size)
         self._solution, self._rest, self._residuals = solution, rest, residuals
         if checkpoint is not None:
             base = checkpoint.append(solution)

@@ -326,7 +326,7 @@ def _size(record: Mapping[str, Any]) -> int:
 
 def _record(data: Array, at: int) -> dict[str, Any]:
     """Return what is noted of an array of float64: its place, shape and checksum."""
-    return {"at": at, "shape": list(data.shape), "seal": xxh3_128_hexdigest(data)}
+    return {"at": at, "shape": list(data.shape), "seal": xxh3_128_hexdigest(data.data)}
 
 
 def _array(fd: int, record: Mapping[str, Any]) -> Array:
@@ -338,7 +338,7 @@ def _array(fd: int, record: Mapping[str, Any]) -> Array:
     except OSError as error:
         disk.raise_exhausted(error)
         raise ValueError from None
-    if xxh3_128_hexdigest(data) != record["seal"]:
+    if xxh3_128_hexdigest(data.data) != record["seal"]:
         raise ValueError
     return data
 

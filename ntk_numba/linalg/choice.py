@@ -1,5 +1,6 @@
 """The choice of a method that solves a linear system, and the memory that each takes."""
 
+import contextlib
 import math
 import os
 import shutil
@@ -11,7 +12,8 @@ import numpy as np
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.place import output_path
+from ntk_numba.gramfile.factor import open_factor
+from ntk_numba.gramfile.place import output_path, partial_of
 from ntk_numba.linalg import block_krylov, nystrom_pcg
 from ntk_numba.linalg.checkpoint import problem_of
 from ntk_numba.linalg.systems import Systems
@@ -36,6 +38,8 @@ def choose(
         known = problem.get("method")
         if known in METHODS[1:]:
             return known, f"{path} is a checkpoint of {known}"
+    if path is not None and _has_factor(path):
+        return "cholesky", f"{path} is a factor, or its beginning"
     size = len(systems.right)
     dense = 8 * size * size
     if dense <= systems.limits.memory:
@@ -61,6 +65,15 @@ def choose(
         f"factorisation {factor:.2g} s"
     )
     return ("cholesky" if factor < passes * each and len(systems.ridges) == 1 else iteration), text
+
+
+def _has_factor(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is that of a factor, complete or not."""
+    target = output_path(path)
+    for place in (target, partial_of(target)):
+        with contextlib.suppress(OSError, ValueError), open_factor(place, incomplete=True):
+            return True
+    return False
 
 
 def _seconds_of_pass(systems: Systems) -> float:

@@ -231,8 +231,8 @@ def cholesky(
         that is large enough. A factor of K with another ridge shares no entry with this one, so the
         unfinished file is removed.
     ValueError
-        If the matrix is not square, symmetric and finite, if it, or a column of tiles, is larger
-        than `memory`, if the ridge is negative, or if the file exists with other contents.
+        If the matrix is not square, symmetric and finite, if it, or four tiles, is larger than
+        `memory`, if the ridge is negative, or if the file exists with other contents.
     TypeError
         If an argument has the wrong type.
     OSError
@@ -250,12 +250,13 @@ def cholesky(
     a rounding error.
 
     A file holds the tiles of L on and below the diagonal, N²/2 entries. With a path the
-    factorisation is left-looking: a panel of tile columns, as many as fit in memory, is computed
-    from all earlier columns, which are read, while others are read and written, and each tile is
-    written once. With memory for P entries it reads about N⁴/12P entries; a tenth of the matrix in
-    memory, P = N²/10, makes that two to three times the file. It needs memory for one tile column
-    at least, N × 512 entries, or N × 1024 for N ≥ 32,768. A job that stops, for whatever reason,
-    goes on when the same call is made again, and ends with the same bits.
+    factorisation is left-looking: a panel, as many tiles as fit in memory, is computed from all
+    earlier columns, which are read, while others are read and written, and each tile is written
+    once. With memory for P entries it reads about N⁴/12P entries; a tenth of the matrix in memory,
+    P = N²/10, makes that two to three times the file. It needs memory for four tiles at least, of
+    512 × 512 entries, or 1,024 × 1,024 for N ≥ 32,768; with less than a column of tiles, N × 512
+    entries, reading takes longer than computing. A job that stops, for whatever reason, goes on
+    when the same call is made again, and ends with the same bits.
 
     Examples
     --------
@@ -269,8 +270,8 @@ def cholesky(
 
     From a Gram file into a file:
 
-    >>> with ntk_numba.cholesky("gram.h5", "factor.h5", ridge=1e-3, memory="2GiB") as factor:
-    ...     weights = factor.solve(y, matrix="gram.h5")
+    >>> with ntk_numba.cholesky("gram.h5", "factor.h5", ridge=1e-3) as f:  # doctest: +SKIP
+    ...     weights = f.solve(y, matrix="gram.h5")
     """
     shift = not_negative("ridge", ridge)
     if path is None:

@@ -84,6 +84,7 @@ class ComputedTiles(AbstractContextManager["ComputedTiles"]):
     def __init__(self, matrix: ComputedMatrix) -> None:
         self._matrix = matrix
         self.size, self.dtype, self.tile = matrix.shape[0], matrix.dtype, matrix.tile
+        self.kernel: str = matrix.kernel
 
     @property
     def identity(self) -> str:

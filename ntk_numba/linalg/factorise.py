@@ -102,7 +102,7 @@ def write_factor(
     threads = threads_to_use(threads)
     with opened(gram, kernel, threads) as (tiles, name):
         matrix = Shifted(tiles, ridge, name)
-        contents = matrix.contents(kernel or "")
+        contents = matrix.contents(tiles.kernel or kernel or "")
         if contents.excess:
             raise InvalidValueError(f"{name}: {contents.excess}")
         if is_taken(target) and not policy.overwrite:

@@ -1,7 +1,7 @@
 """The Cholesky factorisation by tiles, left-looking, with all reading and writing meanwhile.
 
-A panel of whole tile columns is in memory. The tiles L_ik of each earlier column k are read in the
-order of k, and subtracted from its tiles,
+A panel, a run of tiles in the order of columns, is in memory. The tiles L_ik of each earlier column
+k are read in the order of k, and subtracted from its tiles,
 
     C_ij ← C_ij − L_ik L_jkᵀ,   then   L_jj = chol(C_jj),   L_ij = C_ij L_jj⁻ᵀ,
 
@@ -90,7 +90,7 @@ class LeftLooking:
     store : FactorTiles
         Keeps the tiles of L; those that it has are not computed again.
     panels : Panels
-        The panels of all columns of which tiles are missing.
+        The panels of all tiles that are missing.
     threads : int
         The number of workers.
     check : callable, optional
@@ -112,17 +112,20 @@ class LeftLooking:
         self._threads, self._check, self._progress = threads, check, progress
         grid = store.grid
         self._down, self._edge, self._size = grid.down, grid.tile, grid.rows
-        self._wanted: NDArray[np.bool_] = np.tril(~store.done)
-        self._unwritten: NDArray[np.bool_] = self._wanted.copy()
+        self._unwritten: NDArray[np.bool_] = np.tril(~store.done)
         shape = (panels.buffers, grid.tile, grid.tile)
         self._buffers = aligned(shape, store.dtype)
         self._saved = np.empty(shape[1:], store.dtype)  # the last tile of the diagonal
         self._free = list(range(panels.buffers))
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # what threads wait for: something to compute; a buffer, or a tile to be written; the end
+        self._computable, self._room, self._ended = (
+            threading.Condition(self._lock) for _ in range(3)
+        )
         self._operands: dict[tuple[int, int, int], _Operand] = {}  # of (panel, i, k)
         self._ready: list[tuple[tuple[int, int, int, int], _Tile]] = []
         self._failure: BaseException | None = None
-        self._left = int(np.count_nonzero(self._wanted))
+        self._left = int(np.count_nonzero(self._unwritten))
         self._steps = 0
         self._committing = False
         self._uncommitted = 0
@@ -138,7 +141,7 @@ class LeftLooking:
         """
         if not self._left:
             return
-        total = sum(int(j) + 1 for j in np.nonzero(self._wanted)[1])
+        total = sum(int(j) + 1 for j in np.nonzero(self._unwritten)[1])
         bar = tqdm(total=total, unit="product", disable=not self._progress, smoothing=0.05)
         with (
             bar,
@@ -152,9 +155,9 @@ class LeftLooking:
                 pool.submit(self._guarded, self._feed)
                 for _ in range(self._threads):
                     pool.submit(self._guarded, self._work)
-                with self._changed:
+                with self._lock:
                     while self._left and not self._failure:
-                        self._changed.wait(LOOK)
+                        self._ended.wait(LOOK)
                         bar.update(self._steps - bar.n)
                         stopping.check()
                         if self._check:
@@ -175,63 +178,49 @@ class LeftLooking:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        with self._changed:
+        with self._lock:
             self._failure = self._failure or error
-            self._changed.notify_all()
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        """Let all threads see that the job has ended; the lock is held."""
+        for condition in (self._computable, self._room, self._ended):
+            condition.notify_all()
 
     def _feed(self) -> None:
         """Take buffers for all tiles, in the order in which they are needed, and have them read."""
-        for panel, run in enumerate(self._panels.runs):
-            rows = self._rows(run)
-            for k in range(max(run.start, 1)):
-                for i in rows:
-                    if k == 0 and not self._admit(panel, run, i):
+        for panel, tiles in enumerate(self._panels.parts):
+            own = np.zeros_like(self._unwritten)
+            own[tiles[:, 0], tiles[:, 1]] = True
+            rows = np.flatnonzero(own.any(axis=1) | own.any(axis=0))
+            for k in range(int(tiles[:, 1].max()) + 1):
+                for i in rows[rows >= k].tolist():
+                    if k == 0 and not self._admit(panel, own, i):
                         return
-                    uses = self._uses(run, i, k)
-                    if k < run.start and uses and not self._read(panel, i, k, uses):
-                        return
+                    if not own[i, k]:
+                        uses = _uses(own, i, k)
+                        if uses and not self._read(panel, i, k, uses):
+                            return
 
-    def _rows(self, run: range) -> list[int]:
-        """Return the tile rows of which the missing tiles of a panel need tiles."""
-        wanted = self._wanted[:, run.start : run.stop]
-
-        def needed(i: int) -> bool:
-            return bool(wanted[i].any() or (i < run.stop and self._wanted[:, i].any()))
-
-        return [i for i in range(run.start, self._down) if needed(i)]
-
-    def _uses(self, run: range, i: int, k: int) -> int:
-        """Return how many tiles of a panel need L_ik."""
-        wanted, after = self._wanted, max(run.start, k + 1)
-        uses = np.count_nonzero(wanted[i, after : min(run.stop, i + 1)])
-        if i < run.stop:
-            uses += np.count_nonzero(wanted[i + 1 :, i])
-        return int(uses)
-
-    def _admit(self, panel: int, run: range, i: int) -> bool:
+    def _admit(self, panel: int, own: NDArray[np.bool_], i: int) -> bool:
         """Begin the tiles of a panel in one row; return False if the job has ended."""
-        for j in range(run.start, min(run.stop, i + 1)):
-            uses = self._uses(run, i, j)
-            if self._wanted[i, j]:
-                buffer = self._take()
-                if buffer is None:
-                    return False
-                tile = _Tile(panel, i, j, buffer)
-                with self._changed:
-                    operand = self._operand(panel, i, j)
-                    operand.uses, operand.array, operand.kept = uses, buffer, True
-                self._readers.submit(self._guarded, self._begin, tile)
-            elif uses and not self._read(panel, i, j, uses):
+        for j in np.flatnonzero(own[i]).tolist():
+            buffer = self._take()
+            if buffer is None:
                 return False
+            tile = _Tile(panel, i, j, buffer)
+            with self._lock:
+                operand = self._operand(panel, i, j)
+                operand.uses, operand.array, operand.kept = _uses(own, i, j), buffer, True
+            self._readers.submit(self._guarded, self._begin, tile)
         return True
 
     def _begin(self, tile: _Tile) -> None:
         """Load a tile of A, and begin to compute with it."""
         if not self._failure:
             self._load(tile.i, tile.j, tile.array)
-            with self._changed:
+            with self._lock:
                 self._advance(tile)
-                self._changed.notify_all()
 
     def _read(self, panel: int, i: int, k: int, uses: int) -> bool:
         """Have a finished tile read; return False if the job has ended."""
@@ -239,9 +228,9 @@ class LeftLooking:
         if buffer is None:
             return False
         operand = self._operand(panel, i, k)
-        with self._changed:
+        with self._lock:
             while self._unwritten[i, k] and not self._failure:
-                self._changed.wait()
+                self._room.wait()
             operand.uses, operand.array = uses, buffer
         self._readers.submit(self._guarded, self._fill, i, k, operand)
         return self._failure is None
@@ -251,15 +240,15 @@ class LeftLooking:
         if not self._failure:
             assert operand.array is not None
             self._store.read(i, k, operand.array)
-            with self._changed:
+            with self._lock:
                 self._publish(operand)
 
     def _work(self) -> None:
         """Compute what is ready, until nothing is left."""
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._ready and self._left and not self._failure:
-                    self._changed.wait()
+                    self._computable.wait()
                 if not self._left or self._failure:
                     return
                 _, tile = heapq.heappop(self._ready)
@@ -276,13 +265,12 @@ class LeftLooking:
             tile_blas.subtract_square(tile.array, left.array)
         else:
             tile_blas.subtract_product(tile.array, left.array, right.array)
-        with self._changed:
+        with self._lock:
             for row in {tile.i, tile.j}:
                 self._used(tile.panel, row, tile.k)
             tile.k += 1
             self._steps += 1
             self._advance(tile)
-            self._changed.notify_all()
 
     def _finish(self, tile: _Tile) -> None:
         """Make a tile of C one of L."""
@@ -292,7 +280,7 @@ class LeftLooking:
             diagonal = self._operands[tile.panel, tile.j, tile.j].array
             assert diagonal is not None
             tile_blas.divide(tile.array, diagonal)
-        with self._changed:
+        with self._lock:
             if tile.i != tile.j:
                 self._used(tile.panel, tile.j, tile.j)
             self._steps += 1
@@ -318,7 +306,7 @@ class LeftLooking:
     def _write(self, tile: _Tile) -> None:
         """Write a finished tile, also after an error: it is right."""
         self._store.write(tile.i, tile.j, tile.array)
-        with self._changed:
+        with self._lock:
             self._unwritten[tile.i, tile.j] = False
             self._left -= 1
             self._operands[tile.panel, tile.i, tile.j].kept = False
@@ -327,12 +315,15 @@ class LeftLooking:
             if not self._committing:
                 self._committing = True
                 self._committer.submit(self._guarded, self._commit)
-            self._changed.notify_all()
+            if self._left:
+                self._room.notify()
+            else:
+                self._wake_all()
 
     def _commit(self) -> None:
         """Make tiles durable for as long as there are new ones."""
         while True:
-            with self._changed:
+            with self._lock:
                 if not self._uncommitted or self._failure:
                     self._committing = False
                     return
@@ -343,9 +334,9 @@ class LeftLooking:
 
     def _take(self) -> Floats | None:
         """Return a buffer, as soon as one is free; None if the job has ended."""
-        with self._changed:
+        with self._lock:
             while not self._free and not self._failure:
-                self._changed.wait()
+                self._room.wait()
             return None if self._failure else self._buffers[self._free.pop()]
 
     def _operand(self, panel: int, i: int, k: int) -> _Operand:
@@ -363,6 +354,7 @@ class LeftLooking:
         # all of one column, then of the next; but many wait for a tile of the diagonal
         k = tile.k if tile.i > tile.j or tile.k < tile.j else -1
         heapq.heappush(self._ready, ((tile.panel, k, tile.j, tile.i), tile))
+        self._computable.notify()
 
     def _publish(self, operand: _Operand) -> None:
         """Let all tiles go on that wait for an operand."""
@@ -370,7 +362,6 @@ class LeftLooking:
         waiting, operand.waiting = operand.waiting, []
         for tile in waiting:
             self._advance(tile)
-        self._changed.notify_all()
 
     def _used(self, panel: int, i: int, k: int) -> None:
         """Count a use of an operand."""
@@ -384,4 +375,14 @@ class LeftLooking:
             assert operand.array is not None
             first = operand.array.ctypes.data - self._buffers.ctypes.data
             self._free.append(first // operand.array.nbytes)
+            self._room.notify()
             del self._operands[panel, i, k]
+
+
+def _uses(own: NDArray[np.bool_], i: int, k: int) -> int:
+    """Return how many tiles of a panel need L_ik.
+
+    own : (tiles down, tiles across), the tiles of the panel
+    """
+    right = np.count_nonzero(own[i, k + 1 : i + 1])
+    return int(right + np.count_nonzero(own[i + 1 :, i]))

@@ -1,8 +1,12 @@
-"""The plan of a factorisation by tiles: the edge of a tile, and panels that fit in memory."""
+"""The plan of a factorisation by tiles: the edge of a tile, and panels that fit in memory.
+
+A panel is a run of tiles, column by column; it may begin and end within a column.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import InvalidValueError
@@ -12,8 +16,9 @@ LARGEST_TILE = 512  # products of smaller tiles are slower, of larger ones hardl
 # From this many rows on, tiles are twice as large: a column of tiles is then a small part of the
 # matrix still, and each tile is read by fewer requests.
 LARGE = 1 << 15
-AHEAD = 5  # tiles, at most, that are read before they are needed, beside those that are in use
+AHEAD = 4  # tiles, at most, that are read before they are needed, beside those that are in use
 KEPT = 1  # tile that is kept for an error
+LEAST = 3 + KEPT  # tiles in memory: one that is computed, and its two operands
 
 
 def factor_tile(size: int) -> int:
@@ -29,43 +34,50 @@ def factor_tile(size: int) -> int:
 
 
 class Panels(NamedTuple):
-    """Runs of tile columns that are in memory at the same time, in their order.
+    """Runs of tiles that are in memory at the same time, in their order.
 
-    runs : the tile columns of each panel
+    parts : the tiles (i, j) of each panel, (n, 2), column by column
     buffers : the number of tiles that are in memory, of panels and of what is read
     """
 
-    runs: list[range]
+    parts: list[NDArray[np.intp]]
     buffers: int
 
 
-def plan_panels(down: int, columns: list[int], room: int) -> Panels | None:
+def plan_panels(missing: NDArray[np.bool_], room: int) -> Panels | None:
     """Return the panels of a factorisation, or None if memory for `room` tiles is too little.
 
-    Panels are as wide as they can be, and wider where their columns are shorter.
+    They are as large as they can be. Of those rows whose numbers are columns of a panel, all tiles
+    of one earlier column are in memory at a time.
 
-    down : the number of tiles from top to bottom
-    columns : the tile columns to compute, in increasing order
+    missing : (tiles down, tiles across), the tiles to compute
     """
-
-    def needed(run: range, ahead: int) -> int:
-        streamed = len(run) + ahead if run.start else 0
-        return sum(down - j for j in run) + min(streamed, run.start * (down - run.start))
-
-    runs: list[range] = []
-    for column in columns:
-        wider = range(runs[-1].start if runs else 0, column + 1)
-        if runs and runs[-1].stop == column and needed(wider, AHEAD) <= room:
-            runs[-1] = wider
-        else:
-            runs.append(range(column, column + 1))
-            if needed(runs[-1], 1) > room:
+    columns, rows = np.nonzero(missing.T)
+    tiles = np.stack([rows, columns], axis=1)
+    parts: list[NDArray[np.intp]] = []
+    start, buffers = 0, 0
+    complete = len(missing) * (len(missing) + 1) // 2
+    while start < len(tiles):
+        # after n tiles, as many columns have been begun
+        some = columns[start : start + room + 1]
+        begun = 1 + np.cumsum(np.diff(some, prepend=some[:1]) > 0)
+        # a panel that begins with the first column, without any tile done, reads nothing
+        whole = not parts and len(tiles) == complete
+        held = np.arange(1, len(begun) + 1) + (0 if whole else begun)
+        count = int(np.count_nonzero(held + (0 if whole else AHEAD) <= room))
+        if count == 0:
+            if room < LEAST - KEPT:
                 return None
-    return Panels(runs, min(room, max((needed(run, AHEAD) for run in runs), default=0)))
+            count = max(1, int(np.count_nonzero(held + 1 <= room)))
+        parts.append(tiles[start : start + count])
+        streamed = 0 if whole else int(begun[count - 1]) + AHEAD
+        buffers = max(buffers, min(room, count + streamed))
+        start += count
+    return Panels(parts, buffers)
 
 
 def panels_for(grid: Grid, dtype: np.dtype, done: np.ndarray, memory: int, given: str) -> Panels:
-    """Return the panels of the columns of which tiles are missing.
+    """Return the panels of the tiles that are missing.
 
     done : (tiles down, tiles across), whether a tile is finished
     memory : bytes
@@ -74,17 +86,14 @@ def panels_for(grid: Grid, dtype: np.dtype, done: np.ndarray, memory: int, given
     Raises
     ------
     ValueError
-        If a panel does not fit in memory.
+        If no panel fits in memory.
     """
-    missing = np.tril(~done).any(axis=0)
-    columns = [int(j) for j in np.flatnonzero(missing)]
     size = grid.tile**2 * dtype.itemsize
-    found = plan_panels(grid.down, columns, memory // size - KEPT)
+    found = plan_panels(np.tril(~done), memory // size - KEPT)
     if found is None:
-        tiles = max((grid.down - j) + (2 if j else 0) for j in columns) + KEPT
-        least = show_bytes(tiles * size)
         raise InvalidValueError(
-            f"the Cholesky factor of {grid.rows:,} samples needs at least {least} of memory, for "
-            f"a column of its tiles; {given} is {show_bytes(memory)}"
+            f"the Cholesky factor of {grid.rows:,} samples needs at least "
+            f"{show_bytes(LEAST * size)} of memory, for {LEAST} tiles; {given} is "
+            f"{show_bytes(memory)}"
         )
     return found

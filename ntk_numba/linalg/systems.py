@@ -183,13 +183,19 @@ class Systems:
                 f"method='cholesky'",
             )
 
-    def stalled(self, residual: float) -> NotConvergedError:
-        """Return the error that further passes do not help."""
-        return self.not_converged(
-            residual,
-            "further passes do not make it smaller, since float64 rounds. The matrix is singular "
-            "or ill-conditioned: take a larger ridge, or a larger tolerance",
+    def stalled(self, residual: float, *, exact: bool = True) -> NotConvergedError:
+        """Return the error that further passes do not help.
+
+        exact : whether the iteration has ended by itself, so that only rounding is left
+        """
+        reason = (
+            "float64 rounds, and further passes do not make it smaller. The matrix is singular or "
+            "ill-conditioned: take a larger ridge, or a larger tolerance"
+            if exact
+            else "the last passes have hardly made it smaller. Take a larger ridge, a larger "
+            "tolerance, or method='cholesky'"
         )
+        return self.not_converged(residual, reason)
 
 
 class Bar:

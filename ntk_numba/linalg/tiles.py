@@ -11,8 +11,9 @@ from xxhash import xxh3_128
 
 from ntk_numba.arguments import KernelName
 from ntk_numba.errors import InvalidTypeError
-from ntk_numba.gramfile.products import READERS, MatrixOfFile
+from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
+from ntk_numba.gramfile.tile_products import READERS
 from ntk_numba.grid import LARGEST_TILE
 from ntk_numba.linalg.matrix import check_matrix, find_matrix
 from ntk_numba.linalg.packed import blocks
@@ -30,6 +31,7 @@ class MatrixTiles(Protocol):
     dtype : float32 or float64
     tile : the edge of its own tiles, a power of two
     identity : a hex digest that differs if any entry may differ
+    kernel : the kernel that it is, "nngp" or "ntk"; "" if that is unknown
     """
 
     @property
@@ -40,6 +42,8 @@ class MatrixTiles(Protocol):
     def tile(self) -> int: ...
     @property
     def identity(self) -> str: ...
+    @property
+    def kernel(self) -> str: ...
 
     def load(self, places: Sequence[tuple[int, int]], out: Floats, tile: int) -> None:
         """Fill out[n], (tile, tile), with block (i, j), j ≤ i, for the n-th (i, j) of `places`.
@@ -91,6 +95,7 @@ class ArrayTiles(_Closing):
         super().__init__()
         self._matrix = matrix
         self.size, self.dtype, self.tile = len(matrix), matrix.dtype, LARGEST_TILE
+        self.kernel = ""
 
     @cached_property
     def identity(self) -> str:
@@ -128,6 +133,7 @@ class StoredTiles(_Closing):
         super().__init__(opened)
         self._matrix, self._threads = matrix, threads or READERS
         self.size, self.dtype, self.tile = matrix.grid.rows, matrix.dtype, matrix.grid.tile
+        self.kernel = matrix.kernel
 
     @property
     def identity(self) -> str:

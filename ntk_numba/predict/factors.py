@@ -1,6 +1,7 @@
 """The factors of models: computed for a fit, or again for a model that was unpickled or loaded."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def make_ensemble(
 
 
 def factorise_again(
-    model: Saved, memory: int | str | None = None, threads: int | None = None
+    model: Saved,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Cholesky | System:
     """Return the factor of K + ridge·I of a model that was unpickled or loaded, within `memory`.
 
@@ -52,20 +56,24 @@ def factorise_again(
     """
     training = model.training
     if model.method != "cholesky" or not fits(training.count, training.dtype, memory):
-        return _system_again(model, model.kernel, memory, threads)
+        return _system_again(model, model.kernel, memory, threads, scratch)
     matrix = training.matrix(model.kernel, threads)
     return factorise(matrix, model.ridge, model.ridge_name, training, model.targets, threads)
 
 
 def _system_again(
-    model: Saved, kernel: KernelName, memory: int | str | None, threads: int | None
+    model: Saved,
+    kernel: KernelName,
+    memory: int | str | None,
+    threads: int | None,
+    scratch: str | os.PathLike[str] | None,
 ) -> System:
     """Return the system of equations of a model, with its factor if the model was found by one."""
     training = model.training
     system = System(
         operator_of(training, kernel, memory=memory, threads=threads),
         model.ridge,
-        Solving(model.method, model.tolerance),  # type: ignore[arg-type]
+        Solving(model.method, model.tolerance, scratch),  # type: ignore[arg-type]
         memory=memory,
         threads=threads,
     )
@@ -75,7 +83,11 @@ def _system_again(
 
 
 def ensemble_again(
-    model: Saved, time: float, memory: int | str | None = None, threads: int | None = None
+    model: Saved,
+    time: float,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
 ) -> Trained:
     """Return the distribution of a model of trained networks that was unpickled or loaded."""
     training, working = model.training, WORKING if time < np.inf else 0
@@ -84,9 +96,9 @@ def ensemble_again(
         return make_ensemble(training, both, model.ridge, time, model.targets, threads)
     nngp = operator_of(training, "nngp", memory=memory, threads=threads)
     if time == np.inf:
-        return Trained(nngp, _system_again(model, "ntk", memory, threads), None)
+        return Trained(nngp, _system_again(model, "ntk", memory, threads, scratch), None)
     ntk = operator_of(training, "ntk", memory=memory, threads=threads)
-    solving = Solving(tolerance=model.tolerance)
+    solving = Solving(tolerance=model.tolerance, scratch=scratch)
     return Trained(nngp, None, flow_of(ntk, time, model.ridge, solving, memory, threads))
 
 

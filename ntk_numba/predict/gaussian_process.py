@@ -23,6 +23,7 @@ from ntk_numba.predict.large import Solving, System
 from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
+from ntk_numba.predict.training import MOST_BYTES, MOST_OF_PASSES
 
 ProcessName: TypeAlias = Literal["nngp", "ntk", "ensemble"]
 Doubles = NDArray[np.float64]
@@ -66,15 +67,21 @@ class GaussianProcess(Saved):
     @property
     def posterior(self) -> Posterior:
         """What the training samples explain; computed again in a model that was unpickled."""
-        return self._restored(None, None)
+        return self._restored()
 
-    def _restored(self, memory: int | str | None, threads: int | None) -> Posterior:
+    def _restored(
+        self,
+        memory: int | str | None = None,
+        threads: int | None = None,
+        scratch: str | os.PathLike[str] | None = None,
+    ) -> Posterior:
         """Return the posterior; where it is computed again, within `memory` and by `threads`."""
         if self._posterior is None:
             if self.kernel == "ensemble":
-                self._posterior = ensemble_again(self, self.time, memory, threads)
+                self._posterior = ensemble_again(self, self.time, memory, threads, scratch)
             else:
-                self._posterior = Conditioned(self.kernel, factorise_again(self, memory, threads))
+                factor = factorise_again(self, memory, threads, scratch)
+                self._posterior = Conditioned(self.kernel, factor)
         return self._posterior
 
     @property
@@ -99,6 +106,7 @@ class GaussianProcess(Saved):
         *,
         memory: int | str | None = None,
         threads: int | None = None,
+        scratch: str | os.PathLike[str] | None = None,
     ) -> Any:
         """Predict the mean of the outputs at new samples, and their standard deviation.
 
@@ -117,6 +125,9 @@ class GaussianProcess(Saved):
         memory, threads : see `KernelRidge.predict`
             A covariance is computed at once, and needs the memory for M (4N + 3M) numbers, with a
             factor in float32 M (9N + 3M), and for an ensemble M (14N + 3M).
+        scratch : path, optional
+            The file of the factor, if it has to be computed again and does not fit in memory; one
+            that `gaussian_process` or `kernel_ridge` has left is used. By default a temporary one.
 
         Returns
         -------
@@ -141,11 +152,13 @@ class GaussianProcess(Saved):
         new = self.training.new(X_new)
         spread = return_std or return_cov
         if spread:
-            self._restored(memory, threads)
+            self._restored(memory, threads, scratch)
         kernels = self.posterior.kernels if spread else (self._mean_kernel,)
         arrays = (self.posterior.arrays if spread else 0) + 2 * len(kernels)
         row_bytes = 8 * self.training.count * arrays + (24 * new.count if return_cov else 0)
-        runs = new.runs(row_bytes, memory, whole=return_cov)
+        iterates = spread and self.method != "cholesky"
+        most = MOST_OF_PASSES if iterates else MOST_BYTES
+        runs = new.runs(row_bytes, memory, whole=return_cov, most=most)
         mean = np.empty((new.count, self.dual_coef.shape[1]))
         std = np.empty(new.count)
         cov = np.empty((0, 0))

@@ -4,6 +4,7 @@
 factor on disk, or solves each right-hand side by products with the matrix.
 """
 
+import math
 import os
 import shutil
 import tempfile
@@ -19,17 +20,23 @@ from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.whole import check_output
+from ntk_numba.linalg.block_krylov import basis_bytes
 from ntk_numba.linalg.choice import METHODS, Method
 from ntk_numba.linalg.cholesky import cholesky
 from ntk_numba.linalg.cholesky_file import CholeskyFile, open_cholesky
 from ntk_numba.linalg.computed import kernel_operator
 from ntk_numba.linalg.factor import LeaveOneOut
+from ntk_numba.linalg.matrix import find_matrix
 from ntk_numba.linalg.operator import GramOperator, as_operator
 from ntk_numba.linalg.solve import solve
+from ntk_numba.machine import available_memory
 from ntk_numba.predict.training import Training
 
 Doubles = NDArray[np.float64]
 
+# Arrays of the size of the right-hand side that a solution makes; a Krylov space has as many as
+# there are passes
+ARRAYS = {"cholesky": 7, "nystrom_pcg": 12, "block_krylov": 40}
 NAME = "system"  # of the file in a folder for scratch
 
 
@@ -116,6 +123,11 @@ class System:
         """Whether `half_solve` exists and is accurate to float64."""
         return self._factor is not None and self._factor.dtype == np.float64
 
+    @property
+    def arrays(self) -> int:
+        """The number of arrays of the size of the right-hand side that `solve` makes, at most."""
+        return ARRAYS[self.method]
+
     def start(self, targets: Doubles) -> Doubles:
         """Return the solution for the targets; a file of scratch that is there goes on."""
         found = solve(
@@ -160,12 +172,19 @@ class System:
             self._operator,
             Y,
             ridge=self.ridge,
-            method=self.method,
+            method=self._method_for(np.shape(Y)),
             tolerance=self.tolerance,
             **self._limits,
         )
         self.residual = solution.residual
         return solution.x
+
+    def _method_for(self, shape: tuple[int, ...]) -> Any:
+        """Return the method for right-hand sides whose vectors stay in memory."""
+        size, count = shape[0], math.prod(shape[1:])
+        free = self._limits["memory"] or available_memory()
+        fit = basis_bytes(size, count) <= free // 2
+        return self.method if self.method != "block_krylov" or fit else "nystrom_pcg"
 
     def half_solve(self, Y: ArrayLike) -> Doubles:
         """Return V = L⁻¹ Y, so that VᵀV = Yᵀ A⁻¹ Y, in the precision of the factor."""
@@ -224,8 +243,11 @@ def operator_of(
 ) -> GramOperator:
     """Return a kernel of the training samples as an operator, which reads `gram` if it is given."""
     limits: dict[str, Any] = {"memory": half(memory), "threads": threads}
+    if isinstance(gram, GramFile):  # which the caller may close while the model lives
+        return as_operator(gram.path, kernel, **limits)
     if gram is not None:
-        return as_operator(gram.path if isinstance(gram, GramFile) else gram, kernel, **limits)
+        found = find_matrix(gram, kernel)
+        return as_operator(found.rows[found.layer], **limits)
     try:
         return kernel_operator(
             training.net,

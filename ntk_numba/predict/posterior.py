@@ -70,7 +70,7 @@ class Conditioned:
         self.kernels: tuple[KernelName, ...] = (kernel,)
         self.prior, self.factor = kernel, factor
         self.halves = factor.halves if isinstance(factor, System) else factor.dtype == np.float64
-        self.arrays = 2 if self.halves else SOLVING
+        self.arrays = 2 if self.halves else _solving(factor)
 
     def explain(self, cross: Cross) -> Explained:
         """Return E as VᵀV with V = L⁻¹K_xᵀ or, without L in float64, as K_x times A⁻¹K_xᵀ.
@@ -83,6 +83,11 @@ class Conditioned:
             half = self.factor.half_solve(columns)
             return Explained(half, half)
         return Explained(columns, self.factor.solve(columns))
+
+
+def _solving(factor: Cholesky | System) -> int:
+    """Return the number of arrays of the size of the right-hand side that a solution makes."""
+    return factor.arrays if isinstance(factor, System) else SOLVING
 
 
 class Trained:
@@ -98,7 +103,7 @@ class Trained:
 
     kernels: tuple[KernelName, ...] = ("nngp", "ntk")
     prior: KernelName = "nngp"
-    arrays = SOLVING + 3
+    arrays = SOLVING + 3  # for a factor in memory
 
     def __init__(
         self,
@@ -107,6 +112,8 @@ class Trained:
         flow: FlowFunctions | LargeFlow | None,
     ) -> None:
         self.nngp, self.factor, self.flow = nngp, factor, flow
+        if isinstance(factor, System):
+            self.arrays = _solving(factor) + 3
 
     def weights(self, columns: Doubles) -> tuple[Doubles, float]:
         """Return g(Θ) @ columns and its relative residual, NaN before the end of training."""

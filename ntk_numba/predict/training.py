@@ -26,6 +26,8 @@ SAMPLE = 16  # rows of a given matrix that are computed again
 # How far these may differ, relative to √(K(x,x)·K(x',x')): matrices of other programs are accepted
 SAME = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-4}
 MOST_BYTES = 256 << 20  # of the kernels of a block of new samples; larger blocks are no faster
+# The same where each block takes passes over the matrix of the training samples
+MOST_OF_PASSES = 2 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +133,12 @@ class NewSamples:
         return open_source(rows if preprocess is None else preprocess.apply(rows), name)
 
     def runs(
-        self, row_bytes: int, memory: int | str | None, *, whole: bool = False
+        self,
+        row_bytes: int,
+        memory: int | str | None,
+        *,
+        whole: bool = False,
+        most: int = MOST_BYTES,
     ) -> Iterator[slice]:
         """Split the samples into runs whose kernels fit in memory.
 
@@ -140,6 +147,7 @@ class NewSamples:
         row_bytes : bytes that the job takes for each sample
         memory : the most bytes that it may take; by default all that are available
         whole : whether one run has to have all samples
+        most : bytes of a run, even if more are available
 
         Raises
         ------
@@ -159,7 +167,7 @@ class NewSamples:
                 f"{'s take' if least > 1 else ' takes'} {show_bytes(fixed + least * each)} with "
                 f"{self._training.count:,} training samples"
             )
-        room = self.count if whole else min(room, max(1, MOST_BYTES // each))
+        room = self.count if whole else min(room, max(1, most // each))
         for start in range(0, self.count, room):
             yield slice(start, min(start + room, self.count))
 

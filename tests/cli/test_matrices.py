@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from marks import marked
 from programs import own_process_kept
 
 import ntk_numba as nk
@@ -118,23 +119,32 @@ def test_a_factor_of_one_kernel_of_two(run):
 
 @pytest.mark.parametrize(
     ("words", "text"),
-    [
-        (
-            ["g.h5", "-o", "l.h5", "--ridge", "0.02"],
-            "l.h5 exists with other contents: ridge is 0.01",
-        ),
-        (["g.h5", "-o", "g.h5", "--overwrite"], "g.h5 is the matrix itself; choose another output"),
-        (["g.h5", "-o", "none/l.h5"], "the folder .* does not exist; create it first"),
-        (["g.h5", "-o", "m.h5", "--ridge", "-1"], "ridge"),
-        (["g.h5", "-o", "m.h5", "--ridge", "nan"], "ridge"),
-        (["g.h5", "-o", "m.h5", "--kernel", "nngp"], "nngp"),
-        (["g.h5", "-o", "m.h5", "--memory", "1KiB"], "memory"),
-        (["g.h5", "-o", "m.h5", "--threads", "0"], "threads"),
-        (["z.h5", "-o", "m.h5"], "square|symmetric"),
-        (["none.h5", "-o", "m.h5"], "none.h5 does not exist"),
-        (["l.h5", "-o", "m.h5"], "it is a Cholesky factor: open it with ntk_numba.open_cholesky"),
-        (["twice.h5", "-o", "m.h5"], "not positive definite in float64: .* row 80"),
-    ],
+    marked(
+        pytest.mark.slow,
+        [
+            (
+                ["g.h5", "-o", "l.h5", "--ridge", "0.02"],
+                "l.h5 exists with other contents: ridge is 0.01",
+            ),
+            (
+                ["g.h5", "-o", "g.h5", "--overwrite"],
+                "g.h5 is the matrix itself; choose another output",
+            ),
+            (["g.h5", "-o", "none/l.h5"], "the folder .* does not exist; create it first"),
+            (["g.h5", "-o", "m.h5", "--ridge", "-1"], "ridge"),
+            (["g.h5", "-o", "m.h5", "--ridge", "nan"], "ridge"),
+            (["g.h5", "-o", "m.h5", "--kernel", "nngp"], "nngp"),
+            (["g.h5", "-o", "m.h5", "--memory", "1KiB"], "memory"),
+            (["g.h5", "-o", "m.h5", "--threads", "0"], "threads"),
+            (["z.h5", "-o", "m.h5"], "square|symmetric"),
+            (["none.h5", "-o", "m.h5"], "none.h5 does not exist"),
+            (
+                ["l.h5", "-o", "m.h5"],
+                "it is a Cholesky factor: open it with ntk_numba.open_cholesky",
+            ),
+            (["twice.h5", "-o", "m.h5"], "not positive definite in float64: .* row 80"),
+        ],
+    ),
 )
 def test_what_cannot_be_factorised(run, tmp_path, words, text):
     run(*CHOLESKY)

@@ -1,6 +1,7 @@
 """Products that are computed tile by tile, against matrices by plain NumPy and by `gram`."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -149,6 +150,11 @@ def test_blocks_are_those_of_gram(dtype):
             places = [(i, j) for i in range(256 // tile) for j in range(i + 1)][::-1]
             out = np.full((len(places), tile, tile), np.nan, kind)
             own.load(places, out, tile)
+            alone = np.full_like(out, np.nan)
+            with ThreadPoolExecutor(3) as pool:
+                parts = zip(places, alone, strict=True)
+                list(pool.map(lambda p, t=tile: own.load([p[0]], p[1][None], t), parts))
+            assert (alone == out).all()
             for block, (i, j) in zip(out, places, strict=True):
                 a, b = i * tile, j * tile
                 assert (block == padded[a : a + tile, b : b + tile].astype(kind)).all()

@@ -156,9 +156,6 @@ def test_each_tile_is_read_once(points, tmp_path, monkeypatch, stored):
             reads.clear()
             f.ntk[key]
             assert len(reads) == tiles
-        reads.clear()
-        f.ntk @ np.ones(150)
-        assert len(reads) == 6 and max(reads) <= 64 * 64
 
 
 @pytest.fixture(params=["last", "all"])
