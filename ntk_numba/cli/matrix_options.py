@@ -181,7 +181,7 @@ def machine_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--memory",
         metavar="SIZE",
-        help="largest memory to use, such as 2GiB [a quarter of the free memory]",
+        help="largest memory to use, such as 2GiB [half of the free memory]",
     )
     machine.add_argument(
         "--threads", type=int, metavar="N", help="largest number of threads [all cores]"

@@ -1,6 +1,6 @@
 """Files that are written completely or not at all, such as models and predictions.
 
-Unlike a Gram file, such a file is not continued after a stop: it takes seconds to write. It is
+Unlike a file of tiles, such a file is not continued after a stop: it takes seconds to write. It is
 written beside its output as ``<name>.partial.new``, synced, and renamed, by the one process that
 holds the lease of the output. A process that is killed leaves that file, and the next one that
 writes the same output removes it.
@@ -33,7 +33,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     ------
     OSError
         Its folder is missing or cannot be written, or its name is taken: by a file, or by the
-        beginning of a Gram file.
+        unfinished file of a job.
     ValueError
         The name is too long, or that of a device.
     """
@@ -42,7 +42,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     if not overwrite:
         for taken in (target, partial_of(target)):
             if os.path.lexists(taken):
-                what = "exists already" if taken == target else "is the beginning of a Gram file"
+                what = "exists already" if taken == target else "is an unfinished file"
                 raise OutputExistsError(
                     f"{taken} {what}; choose another output, delete it, or overwrite it"
                 )
@@ -82,7 +82,7 @@ def written_whole(
             check_output(target, overwrite=overwrite)
             if not disk.is_at(fd, new):
                 raise FileError(f"{new} was moved or removed while it was written")
-            disk.remove(partial_of(target))  # an unfinished Gram file that is to be overwritten
+            disk.remove(partial_of(target))  # an unfinished file that is to be overwritten
             disk.rename(new, target)
         except BaseException as error:
             if fd is not None:

@@ -12,6 +12,7 @@ from ntk_numba.arguments import KernelName, parse_bytes, show_bytes
 from ntk_numba.compiled.arrays import aligned
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.factor import FactorFile, open_factor
+from ntk_numba.gramfile.stored import Report
 from ntk_numba.linalg.factor import Columns, Factor, converged, refined, scaled
 from ntk_numba.linalg.factor_tiles import StoredTiles
 from ntk_numba.linalg.operator import as_operator
@@ -217,6 +218,24 @@ class CholeskyFile(Factor):
                 f"{show_bytes(limit)}"
             )
         return count
+
+    def verify(self, *, progress: bool = False) -> Report:
+        """Read every byte of the file, and check checksums and entries.
+
+        All entries have to be finite, the diagonal positive, and what is above it zero.
+
+        Parameters
+        ----------
+        progress : bool
+            Whether to show a progress bar on standard error.
+
+        Returns
+        -------
+        Report
+            True if nothing is wrong; `problems` names the tile and the entry. `repair_factor`
+            computes bad tiles again.
+        """
+        return self._file.verify(progress=progress)
 
     def close(self) -> None:
         """Close the file."""

@@ -1,6 +1,8 @@
 """`ntk-numba cholesky`, and what `info` and `verify` say of factors, as a user calls them."""
 
+import errno
 import json
+import os
 import re
 
 import numpy as np
@@ -10,7 +12,9 @@ from programs import own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.cli import program as cli
+from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.factor import open_factor
+from ntk_numba.gramfile.lease import Lease
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((150, 7)), RNG.standard_normal(150)
@@ -151,3 +155,39 @@ def test_what_cannot_be_factorised(run, tmp_path, words, text):
     assert re.search(text, answer := run("cholesky", *words, code=2)), answer
     assert not list(tmp_path.glob("m.h5*")) and not list(tmp_path.glob("*.partial*"))
     assert nk.open_gram("g.h5").verify()
+
+
+def test_a_disk_that_fails_and_the_same_command_again(run, tmp_path, monkeypatch):
+    run(*CHOLESKY)
+    right = (tmp_path / "l.h5").read_bytes()
+    (tmp_path / "l.h5").unlink()
+    left = [8]
+
+    def write_at(fd, block, at, original=disk.write_at):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(fd, block, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "write_at", write_at)
+        run(*CHOLESKY, "--threads", "1", code=3)
+    partial = tmp_path / "l.h5.partial"
+    facts = json.loads(run("info", str(partial), "--json"))
+    assert not facts["complete"] and 0 < facts["tiles_done"] < 6
+    assert "WRONG  incomplete: " in run("verify", str(partial), code=4)
+    answer = run("cholesky", "g.h5", "-o", "l.h5", "--ridge", "0.1", code=2)
+    assert "is the beginning of another job: ridge is 0.01, not 0.1. Choose another" in answer
+    run(*CHOLESKY, "--progress")
+    assert (tmp_path / "l.h5").read_bytes() == right and not partial.exists()
+
+
+def test_one_writer_at_a_time(run, tmp_path):
+    with Lease(tmp_path / "l.h5"):
+        assert "l.h5 is being written by process" in run(*CHOLESKY, code=2)
+    run(*CHOLESKY)
+    damage(tmp_path / "l.h5", 2, 1)
+    with Lease(tmp_path / "l.h5"):
+        answer = run("verify", "l.h5", "--repair", "--data", "g.h5", code=2)
+    assert "l.h5 is being written by process" in answer
+    assert sorted(p.name for p in tmp_path.glob("l.h5*")) == ["l.h5"]

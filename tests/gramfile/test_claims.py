@@ -19,7 +19,8 @@ from ntk_numba.cli import main
 from ntk_numba.compute.verify import verify_sample
 from ntk_numba.gramfile import layout
 from ntk_numba.gramfile.contents import DEEPEST, MOST_ROWS
-from ntk_numba.gramfile.formats import GRAM, LARGEST_NORM
+from ntk_numba.gramfile.factor import open_factor
+from ntk_numba.gramfile.formats import FACTOR_FILE, GRAM, LARGEST_NORM
 from ntk_numba.gramfile.lease import lock_of
 
 HUGE = 512 << 30
@@ -88,6 +89,7 @@ def kinds(tmp_path_factory):
     nk.merge(parts, folder / "link.h5", link=True).close()
     shutil.copy(parts[0], folder / "part.h5")
     shutil.copy(folder / "full.h5", folder / "partial.h5")
+    nk.cholesky(folder / "full.h5", folder / "factor.h5", ridge=0.5).close()
     return folder
 
 
@@ -99,7 +101,8 @@ def change(path, edit):
         edit(file)
         if "seal" in file.attrs and str(file.attrs["seal"]) == str(seal):
             with contextlib.suppress(Exception):  # where another attribute is missing
-                file.attrs["seal"] = GRAM.seal(file.attrs)
+                form = FACTOR_FILE if "factor" in path.name else GRAM
+                file.attrs["seal"] = form.seal(file.attrs)
     if first.startswith(layout.LINKED):
         mark = layout.link_mark(path)
         with path.open("r+b") as raw:
@@ -160,6 +163,25 @@ def use_everywhere(path, folder, capsys, thorough):
         assert "Traceback" not in capsys.readouterr().err
 
 
+def use_factor(path, folder, capsys, thorough):
+    """Do the same with the file of a factor."""
+    gram = folder / "full.h5"
+    with contextlib.suppress(nk.NtkNumbaError), open_factor(path, incomplete=True) as f:
+        f.verify()
+        repr(f)
+    with contextlib.suppress(nk.NtkNumbaError), nk.open_cholesky(path) as factor:
+        factor.solve(np.ones(150))
+        assert np.isfinite(factor.log_det)
+    with contextlib.suppress(nk.NtkNumbaError):
+        nk.cholesky(gram, path, ridge=0.5).close()
+    if thorough:
+        with contextlib.suppress(nk.NtkNumbaError):
+            nk.repair_factor(path, gram)
+        words = ("info", path), ("info", path, "--json"), ("verify", path, "--data", gram)
+        assert {run(*command) for command in words} <= {0, 2, 4}
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def spoil(folder, kind, edit, capsys, *, thorough=False):
     path = folder / f"spoilt-{kind}.h5"
     shutil.copy(folder / f"{kind}.h5", path)
@@ -172,7 +194,8 @@ def spoil(folder, kind, edit, capsys, *, thorough=False):
             nk.write_gram(NET, np.load(folder / "x.npy"), path.with_suffix("")).close()
         path.with_suffix("").unlink(missing_ok=True)
     if path.exists():
-        use_everywhere(path, folder, capsys, thorough)
+        use = use_factor if kind == "factor" else use_everywhere
+        use(path, folder, capsys, thorough)
         path.unlink()
 
 
@@ -196,6 +219,18 @@ def test_attributes_of_every_kind(kinds, kind, capsys):
     for name in ATTRIBUTES:
         for k, value in enumerate(VALUES):
             spoil(kinds, kind, set_attribute(name, value), capsys, thorough=k % 7 == 0)
+
+
+@pytest.mark.slow
+def test_a_factor_of_any_kind(kinds, capsys):
+    rng = np.random.default_rng(0)
+    for name in [*FACTOR_FILE.attributes, "seal"]:
+        for n, k in enumerate(rng.permutation(len(VALUES))[:8]):
+            spoil(kinds, "factor", set_attribute(name, VALUES[k]), capsys, thorough=n == 0)
+        spoil(kinds, "factor", set_attribute(name, None), capsys)
+    for name in ("factor", "checksums/factor", "tiles", "checksums"):
+        for how in CHANGES:
+            spoil(kinds, "factor", set_dataset(name, how), capsys)
 
 
 @pytest.mark.parametrize("kind", marked(pytest.mark.slow, KINDS, but=("part",)))

@@ -49,7 +49,7 @@ def test_a_missing_folder_and_an_unfinished_gram_file(target):
         check_output(target.parent)
     begun = target.with_name("out.bin.partial")
     begun.write_bytes(OLD)
-    with pytest.raises(FileExistsError, match="is the beginning of a Gram file"):
+    with pytest.raises(FileExistsError, match="is an unfinished file"):
         write(target)
     write(target, overwrite=True)
     assert names(target) == ["out.bin"]
