@@ -26,6 +26,7 @@ POSITIONAL = {
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
     "spectrum": ["gram", "k"],
+    "kernel_operator": ["net", "X", "Z"],
     "kernel_ridge": ["net", "X", "y"],
     "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
