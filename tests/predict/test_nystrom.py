@@ -106,6 +106,7 @@ def test_activations_are_fitted_up_to_rows_that_are_no_centres():
     assert model.predict(Z) == pytest.approx(same.predict(Z), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_targets_near_the_limits_of_float64():
     model = nk.nystrom_regression(NET, X, Y * [1e200, 1e-200], centres=CENTRES)
     plain = nk.nystrom_regression(NET, X, Y, centres=CENTRES)
@@ -128,6 +129,9 @@ def test_targets_near_the_limits_of_float64():
 def test_bad_arguments(change, error, text):
     with pytest.raises(error, match=text):
         nk.nystrom_regression(NET, X, Y, **change)
+
+
+def test_bad_samples_and_models_to_compare_with():
     model = nk.nystrom_regression(NET, X, Y, centres=3)
     with pytest.raises(InvalidValueError, match=r"y_test must be of shape \(20, 2\), not \(20,\)"):
         model.error(Z, np.ones(20))
