@@ -4,6 +4,7 @@
 - Merging parts, against a plain program that copies as many bytes to and from the same disk.
 - N = 1,000,000 on 100 nodes of 64 cores: the bytes read and written, counted exactly by the grid
   that such a job would have, and the time that they take at the rates measured here.
+- Products with such a matrix, and solutions, without storing it: `cluster_passes`.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import ntk_numba as nk
+from bench import cluster_passes
 from bench.report import ratio, section, spread, table
 from bench.safety import forget
 from bench.timing import refresh_memory, seconds
@@ -237,4 +239,5 @@ def main() -> str:
         large(per_pair, hashing, disk),
         f"One node merges its parts at {merging / 1e9:.2f} GB/s, in "
         f"{triangle / merging / 60:.0f} minutes; a link takes seconds.",
+        *cluster_passes.main(),
     )

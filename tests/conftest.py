@@ -30,6 +30,7 @@ import sys, numpy as np, ntk_numba as nk
 from ntk_numba.activations.table import example
 x = np.eye(3, dtype=sys.argv[1])
 nk.gram(nk.MLP(2, "erf"), x)
+nk.kernel_operator(nk.MLP(2, "erf"), x) @ x
 nk.dual("erf", 0.5, 0.5, 0.5)
 families = {type(a): a for a in map(nk.activations.get, map(example, nk.activations.names()))}
 for activation in families.values():

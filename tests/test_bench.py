@@ -132,3 +132,12 @@ def test_the_network_methods_separate_classes():
         if name != "random forest":
             assert len(settings) == 35
             assert min(method(split, settings[8:10])) > 0.9, name
+
+
+@pytest.mark.slow
+def test_products_without_storing_are_compared_with_gram(monkeypatch):
+    from bench import operator
+
+    monkeypatch.setattr(operator, "REPEATS", 1)
+    rows = operator.computed_rows(200, 3, "float32")
+    assert [row[:3] for row in rows] == [["3", "float32", f"{k}"] for k in operator.COLUMNS]

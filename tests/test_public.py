@@ -26,6 +26,8 @@ POSITIONAL = {
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
     "spectrum": ["gram", "k"],
+    "kernel_operator": ["net", "X", "Z"],
+    "distribute": ["operator", "folder"],
     "kernel_ridge": ["net", "X", "y"],
     "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
@@ -46,7 +48,7 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
-    "GaussianProcess", "Cholesky", "Spectrum", "NystromRegression",
+    "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
 }  # fmt: skip
 
 

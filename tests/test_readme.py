@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = ("training", "safety", "prediction")  # with tables of benchmarks
 PREDICTION = (ROOT / "docs" / "prediction.md").read_text()
+DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text()
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -64,6 +65,14 @@ def test_prediction(folder):
     assert commands.count("ntk-numba ") == 4
     in_a_shell(folder, commands)
     assert len((folder / "labels.csv").read_text().splitlines()) == 1798
+
+
+@pytest.mark.cluster
+def test_distributed(folder):
+    """The example for Dask gives the solution that the package finds."""
+    (code,) = blocks("python", DISTRIBUTED)
+    code += "\nassert abs(weights - found.x).max() < 1e-9 * abs(weights).max()"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def in_a_shell(folder, script, **more):

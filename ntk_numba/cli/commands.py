@@ -254,7 +254,7 @@ def _print_plan(plan: "Plan", free: int, estimated: "Estimate", parts: int, uses
         lines["parts"] = f"{parts:,} of {each} each, on machines like this one{limit}"
     lines["product"] = (
         f"of {plan.kernels[-1]} with {uses.columns} columns: {_duration(uses.computing)} by "
-        f"computing it in each pass, {_duration(uses.reading)} by reading a file at "
+        f"computing, {_duration(uses.reading)} by reading a file at "
         f"{uses.speed / 1e9:.2g} GB/s; {uses.choice}"
     )
     if uses.cholesky is not None:

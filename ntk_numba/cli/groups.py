@@ -36,6 +36,11 @@ EXECUTOR_HELP = (
 def writing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that write a file: overwriting and progress."""
     overwrite_option(parser)
+    noise_options(parser)
+
+
+def noise_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose whether progress and notices are shown."""
     noise = parser.add_mutually_exclusive_group()
     noise.add_argument("--quiet", action="store_true", help="show no progress bar and no notices")
     noise.add_argument(

@@ -66,7 +66,7 @@ def _solve(options: argparse.Namespace, executor: Any, threads: int | None) -> b
     if kept == [Path(options.output).absolute()]:
         raise InvalidValueError(f"{options.output} is named twice; choose another --checkpoint")
     refuse_inputs([*outputs, *kept], None, options.gram, options.targets)
-    opened, count = _matrix(options, threads)
+    opened, count = matrix_of(options, threads)
     with opened as whole, _parts(options, whole, executor) as matrix:
         y, classes, names = targets_of(options, count)
         if classes is not None:
@@ -96,10 +96,10 @@ def _solve(options: argparse.Namespace, executor: Any, threads: int | None) -> b
     return True
 
 
-def _matrix(
+def matrix_of(
     options: argparse.Namespace, threads: int | None
 ) -> "tuple[AbstractContextManager[Any], int]":
-    """Return what `solve` takes as a matrix, as a context, and its number of rows."""
+    """Return what `solve` and `spectrum` take as a matrix, as a context, and its number of rows."""
     if options.depth is None:
         for name in ("activation", "w_std", "b_std", "dtype", "up_to"):
             if getattr(options, name) is not None:

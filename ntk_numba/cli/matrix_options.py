@@ -3,11 +3,16 @@
 import argparse
 from typing import Any
 
-from ntk_numba.cli.groups import EXECUTOR_HELP, network_options, writing_options
+from ntk_numba.cli.groups import (
+    EXECUTOR_HELP,
+    network_options,
+    noise_options,
+    writing_options,
+)
 
 
 def matrix_parsers(parsers: Any) -> None:
-    """Add the commands ``cholesky`` and ``solve``."""
+    """Add the commands ``cholesky``, ``solve`` and ``spectrum``."""
     cholesky = parsers.add_parser(
         "cholesky", help="factorise a Gram matrix of any size and write the factor to a file"
     )
@@ -28,19 +33,16 @@ def matrix_parsers(parsers: Any) -> None:
     )
     _solve_options(solve)
     solve.set_defaults(run="solve")
+    spectrum = parsers.add_parser(
+        "spectrum", help="find the leading eigenvalues of a Gram matrix of any size, stored or not"
+    )
+    _spectrum_options(spectrum)
+    spectrum.set_defaults(run="spectrum")
 
 
 def _solve_options(solve: argparse.ArgumentParser) -> None:
     """Add the options of ``solve``."""
-    solve.add_argument(
-        "gram", metavar="GRAM",
-        help="the Gram file; or, with --depth, the samples, of which the kernel is computed in "
-        "each pass and never stored",
-    )  # fmt: skip
-    solve.add_argument(
-        "--kernel", choices=["ntk", "nngp"],
-        help="the kernel to take, if the file has both, or to compute [ntk]",
-    )  # fmt: skip
+    _matrix_options(solve)
     solve.add_argument(
         "--targets", metavar="Y", required=True,
         help="the right-hand sides, one row per sample, in a file of the same kinds as samples; "
@@ -76,16 +78,7 @@ def _solve_options(solve: argparse.ArgumentParser) -> None:
         "--max-passes", type=int, metavar="N", help="the largest number of passes [1000]"
     )
     solve.add_argument("--seed", type=int, default=0, help="seed of random columns [%(default)s]")
-    network_options(solve, required=False)
-    result = solve.add_argument_group("kernel", "of samples, with --depth")
-    result.add_argument(
-        "--dtype", choices=["float64", "float32"],
-        help="the type of the entries [float64 unless the data is float32]",
-    )  # fmt: skip
-    result.add_argument(
-        "--up-to", type=float, metavar="NORM",
-        help="the largest norm of all samples, see gram [measured]",
-    )  # fmt: skip
+    _computed_options(solve)
     machine_options(solve)
     cluster = solve.add_argument_group(
         "cluster", "passes over the matrix by workers; --threads is as for gram"
@@ -101,6 +94,77 @@ def _solve_options(solve: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     solve.add_argument("--json", action="store_true", help="print JSON")
     writing_options(solve)
+
+
+def _spectrum_options(spectrum: argparse.ArgumentParser) -> None:
+    """Add the options of ``spectrum``."""
+    _matrix_options(spectrum)
+    spectrum.add_argument(
+        "-k", type=int, default=20, metavar="K", help="the number of eigenvalues [%(default)s]"
+    )
+    spectrum.add_argument(
+        "--ridge", type=float, action="append", default=[], metavar="RIDGE",
+        help="also estimate the effective dimension, log determinant and condition number with "
+        "this ridge, which has the units of the kernel; repeat the option for several",
+    )  # fmt: skip
+    spectrum.add_argument(
+        "--targets", metavar="Y",
+        help="also print the shares of these targets along the eigenvectors; a file as for fit",
+    )  # fmt: skip
+    spectrum.add_argument(
+        "--classes", action="store_true",
+        help="the targets are labels of classes, although they are numbers",
+    )  # fmt: skip
+    spectrum.add_argument(
+        "--tolerance", type=float, default=1e-4, metavar="T",
+        help="the largest residual of an eigenpair, relative to its eigenvalue [%(default)s]",
+    )  # fmt: skip
+    spectrum.add_argument(
+        "--probes", type=int, metavar="N",
+        help="the number of random columns: more of them take fewer passes and more memory, and "
+        "make estimates more precise [K + 20]",
+    )  # fmt: skip
+    spectrum.add_argument(
+        "--max-passes", type=int, default=100, metavar="N",
+        help="the largest number of passes [%(default)s]",
+    )  # fmt: skip
+    spectrum.add_argument(
+        "--seed", type=int, default=0, help="seed of random columns [%(default)s]"
+    )
+    _computed_options(spectrum)
+    machine_options(spectrum)
+    spectrum.add_argument("--json", action="store_true", help="print JSON")
+    spectrum.add_argument(
+        "--plot", metavar="PICTURE", help="also draw what was found, to .png, .pdf or .svg"
+    )
+    noise_options(spectrum)
+
+
+def _matrix_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a matrix, which may be computed from samples."""
+    parser.add_argument(
+        "gram", metavar="GRAM",
+        help="the Gram file; or, with --depth, the samples, of which the kernel is computed in "
+        "each pass and never stored",
+    )  # fmt: skip
+    parser.add_argument(
+        "--kernel", choices=["ntk", "nngp"],
+        help="the kernel to take, if the file has both, or to compute [ntk]",
+    )  # fmt: skip
+
+
+def _computed_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a kernel that is computed from samples."""
+    network_options(parser, required=False)
+    result = parser.add_argument_group("kernel", "of samples, with --depth")
+    result.add_argument(
+        "--dtype", choices=["float64", "float32"],
+        help="the type of the entries [float64 unless the data is float32]",
+    )  # fmt: skip
+    result.add_argument(
+        "--up-to", type=float, metavar="NORM",
+        help="the largest norm of all samples, see gram [measured]",
+    )  # fmt: skip
 
 
 def gram_options(parser: argparse.ArgumentParser) -> None:

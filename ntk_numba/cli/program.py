@@ -17,13 +17,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 from ntk_numba import notices, stopping, streams
-from ntk_numba.cli import commands, learning, matrices, output
+from ntk_numba.cli import commands, learning, matrices, output, spectra
 from ntk_numba.cli.options import make_parser
 from ntk_numba.errors import NtkNumbaWarning, StoppedError
 
 # The commands whose result is a file: they are done even if its name cannot be printed
 WRITERS = "gram", "merge", "plot", "fit", "predict", "cholesky", "solve"
-HOMES = commands, learning, matrices  # the files of the commands' functions
+HOMES = commands, learning, matrices, spectra  # the files of the commands' functions
 DONE, BAD_INPUT, STOPPED, CHECK_FAILED = 0, 2, stopping.EXIT_CODE, 4
 FAREWELL = b"ntk-numba: stopped at once; run the same command again\n"
 

@@ -72,8 +72,8 @@ class Uses(NamedTuple):
     def choice(self) -> str:
         """What is faster for products, for people."""
         if self.computing <= self.reading:
-            return "computing is faster, so products need no file"
-        return "reading is faster, so a file is worth its space if there are many products"
+            return "computing is faster: products need no file"
+        return "reading is faster: store the matrix for many products"
 
 
 def estimate(plan: Plan, x: Source, folder: Path) -> Estimate:

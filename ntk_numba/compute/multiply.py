@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ntk_numba import stopping
 from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes
-from ntk_numba.compute.plan import Plan, check_rows, make_plan
+from ntk_numba.compute.plan import ENTRY, Plan, check_rows, make_plan
 from ntk_numba.compute.stream import surveys_of
 from ntk_numba.compute.sweep import make_kernel, sweep
 from ntk_numba.digest import Digest
@@ -33,6 +34,7 @@ Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
 NOTHING = np.zeros(0)
+MULTIPLYING = 0.2  # nanoseconds for an entry and a column, as `plan.ENTRY`
 
 
 class ComputedMatrix:
@@ -219,7 +221,7 @@ class ComputedMatrix:
         """Return the plan of a product of the tiles of a part with a number of vectors."""
         key = columns, part
         if key not in self._plans:
-            self._plans[key] = make_plan(
+            plan = make_plan(
                 self.net,
                 self._x,
                 self._z,
@@ -232,6 +234,11 @@ class ComputedMatrix:
                 up_to=self._up_to,
                 vectors=self._bytes_of(columns),
             )
+            feature, layer, itself = ENTRY
+            entry = feature * plan.features + layer * plan.depth + itself
+            slower = 1 + MULTIPLYING * columns / entry
+            batch = max(plan.threads, int(plan.batch / slower))
+            self._plans[key] = replace(plan, batch=batch)
         return self._plans[key]
 
     def _bytes_of(self, columns: int) -> int:
@@ -289,21 +296,25 @@ class ComputedMatrix:
     @cached_property
     def bounds(self) -> tuple[Doubles, Doubles]:
         """√K(x,x) of the samples of the rows, and of those of the columns."""
-        found = [np.sqrt(self._diagonal(source)) for source in self._sources]
-        return found[0], found[-1]
+        return np.sqrt(self._diagonals[0]), np.sqrt(self._diagonals[-1])
 
     def diagonal(self) -> Doubles:
         """Return the diagonal of a symmetric matrix, (N,), with the bits of `ntk_numba.gram`."""
-        return self._diagonal(self._x)
+        return self._diagonals[0].copy()
 
-    def _diagonal(self, source: Source) -> Doubles:
-        """Return K(x,x) of the samples of a source."""
-        kernel, which = self._compiled, KERNELS.index(self.kernel)
-        found = [
-            kernel.diagonal(kernel.samples(source, start, stop), stop - start)[which][0, :, 0]
-            for start, stop in source.blocks()
-        ]
-        return np.concatenate(found).astype(float)
+    @cached_property
+    def _diagonals(self) -> list[Doubles]:
+        """K(x,x) of the samples of X and, if there is one, of Z."""
+        read, found = self._reader(self.plan), []
+        for source in self._sources:
+            # those that are kept are read as a whole, which the first product needs too
+            runs = [(0, source.shape[0])] if self.resident else source.blocks()
+            parts = [
+                self._chosen(self._compiled.diagonal(read(source, *run), run[1] - run[0]))[:, 0]
+                for run in runs
+            ]
+            found.append(np.concatenate(parts).astype(float))
+        return found
 
     def columns(self, indices: NDArray[np.intp]) -> Doubles:
         """Return K[:, indices] in float64, with the bits of the entries of `ntk_numba.gram`.
@@ -373,8 +384,8 @@ class ComputedMatrix:
             runs = [(k * tile, min((k + 1) * tile, size)) for k in (i, j)]
             rows = read(self._x, *runs[0])
             columns = rows if i == j else read(self._x, *runs[1])
-            reads, to, mirrors = zip(*table, strict=True)
-            reads = np.array(reads) - [i * tile, j * tile, 0, 0]
+            reads, to, mirrors = (np.array(part) for part in zip(*table, strict=True))
+            reads -= [i * tile, j * tile, 0, 0]
             compute(tile_table(reads, to, mirrors), rows, columns, *outputs)
         if not direct:
             out[:] = blocks

@@ -1,10 +1,10 @@
 """The choice of a method that solves a linear system, and the memory that each takes."""
 
-import contextlib
 import math
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -12,12 +12,10 @@ import numpy as np
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.gramfile.factor import open_factor
 from ntk_numba.gramfile.place import output_path, partial_of
 from ntk_numba.linalg import block_krylov, nystrom_pcg
 from ntk_numba.linalg.checkpoint import problem_of
 from ntk_numba.linalg.systems import Systems
-from ntk_numba.machine import threads_to_use
 
 Method = Literal["auto", "cholesky", "block_krylov", "nystrom_pcg"]
 METHODS: tuple[Method, ...] = ("auto", "cholesky", "block_krylov", "nystrom_pcg")
@@ -38,8 +36,8 @@ def choose(
         known = problem.get("method")
         if known in METHODS[1:]:
             return known, f"{path} is a checkpoint of {known}"
-    if path is not None and _has_factor(path):
-        return "cholesky", f"{path} is a factor, or its beginning"
+    elif path is not None and any(map(os.path.lexists, (path, partial_of(Path(path))))):
+        return "cholesky", f"{path} is the file of a factor"
     size = len(systems.right)
     dense = 8 * size * size
     if dense <= systems.limits.memory:
@@ -67,15 +65,6 @@ def choose(
     return ("cholesky" if factor < passes * each and len(systems.ridges) == 1 else iteration), text
 
 
-def _has_factor(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is that of a factor, complete or not."""
-    target = output_path(path)
-    for place in (target, partial_of(target)):
-        with contextlib.suppress(OSError, ValueError), open_factor(place, incomplete=True):
-            return True
-    return False
-
-
 def _seconds_of_pass(systems: Systems) -> float:
     """Return the time of a pass of `block_krylov`, measured."""
     size, columns = systems.right.shape
@@ -86,11 +75,11 @@ def _seconds_of_pass(systems: Systems) -> float:
     return time.perf_counter() - start
 
 
-def _rate(threads: int | None) -> float:
+def _rate(threads: int) -> float:
     """Return the multiplications and additions, each pair counted once, of BLAS in a second."""
     matrix = np.random.default_rng(0).standard_normal((PROBE, PROBE))
     best = math.inf
-    with blas_threads(threads_to_use(threads)):
+    with blas_threads(threads):
         for _ in range(3):
             start = time.perf_counter()
             matrix @ matrix
@@ -112,9 +101,10 @@ def check_memory(systems: Systems, method: str, path: str | os.PathLike[str] | N
     """Raise an error if the vectors of an iteration do not fit in memory."""
     needed = needed_memory(systems, cast(Method, method), path)
     if needed > systems.limits.memory:
-        mends = "give a path, where most of them are kept, take" if path is None else "take"
+        krylov = method == "block_krylov"
+        mends = "give a path, where most of them are kept, or " if krylov and path is None else ""
         raise InvalidValueError(
             f"the vectors of {method} take up to {show_bytes(needed)}, more than the "
-            f"{show_bytes(systems.limits.memory)} of memory; {mends} fewer columns of Y at a time"
-            + (", or method='nystrom_pcg'" if method == "block_krylov" else "")
+            f"{show_bytes(systems.limits.memory)} of memory; {mends}take fewer columns of Y at a "
+            f"time" + (", or method='nystrom_pcg'" if krylov else "")
         )

@@ -20,6 +20,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ntk_numba.linalg.tall import tall
+from ntk_numba.machine import threads_to_use
 
 Floats = NDArray[np.float64]
 
@@ -74,8 +75,8 @@ class KrylovSpace:
         self.blocks: Blocks = [] if blocks is None else blocks
         self.diagonal: list[Floats] = []
         self.below: list[Floats] = []
-        self._threads = threads
-        with tall(threads) as work:
+        self._threads = threads_to_use(threads)
+        with tall(self._threads) as work:
             scale = float(work.norms(start).max(initial=0.0))
         self.scale = 0.0  # the largest length of a column of K Q
         self._append(start, scale)
@@ -93,7 +94,7 @@ class KrylovSpace:
         """Return the space that had these blocks and attributes."""
         space = cls.__new__(cls)
         space.blocks, space.diagonal, space.below = blocks, list(diagonal), list(below)
-        space._threads, space.scale = threads, scale
+        space._threads, space.scale = threads_to_use(threads), scale
         last = blocks[len(blocks) - 1]
         space.last = last if len(below[-1]) else last[:, :0]
         return space

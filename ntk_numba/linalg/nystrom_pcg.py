@@ -26,7 +26,7 @@ from ntk_numba.linalg.tall import Tall, tall
 Floats = NDArray[np.float64]
 
 COLUMNS = 500  # of the matrix, from which it is approximated
-SHARE = 4  # N is at least this many times their number
+SHARE = 8  # N is at least this many times their number
 SLACK = 0.9  # of the tolerance, for the residual that the recurrence has
 PROGRESS = 0.5  # how much smaller the residual has to be after each restart
 EPS = float(np.finfo(float).eps)
@@ -64,10 +64,10 @@ class Nystrom:
         factor = work.product(columns, vectors[:, kept] / np.sqrt(weights[kept]))
         scale = float(work.norms(factor).max(initial=0.0))
         basis, triangle = work.orthonormal(factor, scale)
-        turned, singular, _ = scipy.linalg.svd(triangle, full_matrices=False)
-        self.vectors, self.values = work.product(basis, turned), singular**2
+        values, turned = scipy.linalg.eigh(triangle @ triangle.T)
+        self.vectors, self.values = work.product(basis, turned), np.maximum(values, 0.0)
         # of a matrix that is not positive semidefinite, δ could be negative
-        self.left = max(float(systems.diagonal.sum() - self.values.sum()) / size, 0.0)
+        self.left = max((systems.trace - float(self.values.sum())) / size, 0.0)
 
     def solve(self, rest: Floats, shift: Floats, work: Tall) -> Floats:
         """Return P⁻¹ @ rest, (N, P), where the ridge of each column is `shift`, (P,)."""
@@ -181,7 +181,7 @@ class NystromPCG:
         product += shift * along
         with tall(systems.limits.threads) as work:
             curvature, size = work.dots(along, product), work.dots(along, along)
-            error = 4 * EPS * (systems.diagonal.sum() + shift) * size
+            error = 4 * EPS * (systems.trace + shift) * size
             if (curvature < -error).any():
                 worst = int(np.argmin(curvature / size))
                 raise systems.negative(float(curvature[worst] / size[worst]), shift[worst])

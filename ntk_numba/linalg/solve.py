@@ -21,6 +21,7 @@ from ntk_numba.arguments import (
     parse_bytes,
     whole_number,
 )
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.linalg.block_krylov import BlockKrylov
@@ -28,9 +29,9 @@ from ntk_numba.linalg.checkpoint import Checkpoint
 from ntk_numba.linalg.choice import METHODS, Method, check_memory, choose
 from ntk_numba.linalg.direct import factorised
 from ntk_numba.linalg.nystrom_pcg import NystromPCG, area_of
-from ntk_numba.linalg.operator import GramOperator, as_operator
+from ntk_numba.linalg.operator import GramOperator, OtherOperator, as_operator
 from ntk_numba.linalg.systems import Limits, Systems
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 
 Floats = NDArray[np.float64]
 
@@ -193,7 +194,7 @@ def solve(
         tolerance=number_between("tolerance", tolerance, 0, 1),
         passes=MOST_PASSES if max_passes is None else whole_number("max_passes", max_passes),
         memory=available_memory() if memory is None else parse_bytes(memory, "memory"),
-        threads=threads,
+        threads=threads_to_use(threads),
         progress=progress,
     )
     if path is not None and isinstance(gram, str | os.PathLike):
@@ -245,11 +246,16 @@ def _iterate(
     size, pairs = len(systems.right), len(systems.shift)
     check_memory(systems, problem["method"], path)
     iteration: Any = BlockKrylov if krylov else NystromPCG
-    if path is None:
-        return iteration(systems, None, seed).run()
-    area = 0 if krylov else area_of(size, pairs)
-    with Checkpoint(path, problem, area=area, overwrite=overwrite) as checkpoint:
-        return iteration(systems, checkpoint, seed).run()
+    with contextlib.ExitStack() as stack:
+        if not isinstance(systems.operator, OtherOperator):  # which may use threads of BLAS
+            stack.enter_context(blas_threads(1))  # once for all
+        checkpoint = None
+        if path is not None:
+            area = 0 if krylov else area_of(size, pairs)
+            checkpoint = Checkpoint(path, problem, area=area, overwrite=overwrite)
+            stack.enter_context(checkpoint)
+        found: tuple[Floats, Floats] = iteration(systems, checkpoint, seed).run()
+        return found
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from ntk_numba.inputs.containers import read_array
 from ntk_numba.linalg.leading import Leading, Scaled, eigenpairs
 from ntk_numba.linalg.operator import GramOperator, as_operator
 from ntk_numba.linalg.spectral_sums import Estimate, SpectralSums
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 
 Doubles = NDArray[np.float64]
 
@@ -52,13 +52,16 @@ class Alignment(NamedTuple):
     """How targets are distributed over the leading eigenvectors.
 
     share : (k,), or (k, n_out) for targets (N, n_out)
-        (vᵢ·y)²/|y|², the share of |y|² along each eigenvector.
+        (vᵢ·y)²/|y|², the share of |y|² along each eigenvector; 0 for a column of zeros.
     cumulative : of the same shape
         The share along an eigenvector and all before it.
+    total : (k,)
+        The same as `cumulative`, for the sum of |y|² over all columns.
     """
 
     share: Doubles
     cumulative: Doubles
+    total: Doubles
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -191,12 +194,16 @@ class Spectrum:
             row = int(np.argwhere(~np.isfinite(targets))[0][0])
             raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
         largest = np.abs(targets).max(axis=0, initial=0.0)
-        if not np.all(largest > 0):
-            raise InvalidValueError("Y has a column of zeros, which is along no eigenvector")
-        unit = targets / largest  # so that no square overflows
+        if not np.any(largest > 0):
+            raise InvalidValueError("Y is 0, which is along no eigenvector")
+        unit = targets / np.where(largest > 0, largest, 1.0)  # so that no square overflows
         with blas_threads(1):
-            share = np.square(self.vectors.T @ unit) / np.square(unit).sum(axis=0)
-        return Alignment(share, np.cumsum(share, axis=0))
+            power = np.square(unit).sum(axis=0)
+            share = np.square(self.vectors.T @ unit) / np.where(largest > 0, power, 1.0)
+        cumulative = np.cumsum(share, axis=0)
+        weights = np.atleast_1d(power * np.square(largest / largest.max()))
+        total = cumulative.reshape(len(share), -1) @ (weights / weights.sum())
+        return Alignment(share, cumulative, total)
 
     @property
     def _least(self) -> float:
@@ -309,7 +316,10 @@ def spectrum(
         if size <= 3 * wide or (size <= DENSE and WORKING * size * size <= room):
             return _dense(operator, scaled.unit, min(count, size))
         start = rng.choice(np.array([-1.0, 1.0]), (size, wide))
-        with tqdm(disable=not progress, unit="pass", leave=False) as bar:
+        with (
+            blas_threads(threads_to_use(threads)),  # which searches for BLAS when it is opened
+            tqdm(disable=not progress, unit="pass", leave=False) as bar,
+        ):
 
             def report(off: float) -> None:
                 bar.update()
@@ -345,7 +355,8 @@ def largest_eigenvalue_of(
     if size <= DENSE and WORKING * size * size <= room:
         return max(float(_dense(operator, scaled.unit, 1).values[0]), 0.0)
     start: Doubles = np.random.default_rng(0).standard_normal((size, FEWEST))
-    ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
+    with blas_threads(threads_to_use(threads)):
+        ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
     return scaled.unit * max(float(ritz.values[0]), 0.0)
 
 

@@ -4,6 +4,7 @@ Columns and matrix are scaled by powers of two, so that no square of a number ov
 """
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +13,12 @@ from tqdm import tqdm
 
 from ntk_numba import stopping
 from ntk_numba.errors import InvalidValueError, NotConvergedError, NotPositiveDefiniteError
-from ntk_numba.linalg.operator import GramOperator
+from ntk_numba.linalg.operator import GramOperator, OtherOperator
 from ntk_numba.linalg.tall import tall
 
 Floats = NDArray[np.float64]
 
+SIGNS = 64  # random vectors from which a trace is estimated
 USUAL = 200  # the largest exponent of 2 of a diagonal that is not scaled
 
 
@@ -33,7 +35,7 @@ class Limits(NamedTuple):
     tolerance: float
     passes: int
     memory: int
-    threads: int | None
+    threads: int
     progress: bool
 
 
@@ -61,13 +63,14 @@ class Systems:
     ) -> None:
         self.operator, self.limits, self.name = operator, limits, name
         self._all, self.given_ridges = right.shape[1], ridges.tolist()
-        diagonal = operator.diag()
-        self._check_diagonal(diagonal, ridges)
-        largest = max(float(diagonal.max(initial=0.0)), float(ridges.max(initial=0.0)))
+        largest = float(ridges.max())
+        if not isinstance(operator, OtherOperator):  # whose diagonal takes many passes
+            diagonal = operator.diag()
+            self._check_diagonal(diagonal, ridges)
+            largest = max(largest, float(diagonal.max()))
         exponent = math.frexp(largest)[1]
         self._exponent = exponent if abs(exponent) > USUAL else 0
         self.ridges = np.ldexp(ridges, -self._exponent)
-        self.diagonal = np.ldexp(diagonal, -self._exponent)
         top = np.abs(right).max(axis=0, initial=0.0)
         self._wanted = np.flatnonzero(top)
         columns = right[:, self._wanted]
@@ -99,6 +102,17 @@ class Systems:
             )
             error.row = row
             raise error
+
+    @cached_property
+    def trace(self) -> float:
+        """The trace of K; of an operator whose diagonal is not known, an estimate by one pass."""
+        if not isinstance(self.operator, OtherOperator):
+            return float(np.ldexp(self.operator.diag(), -self._exponent).sum())
+        size = len(self.right)
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (size, SIGNS))
+        with tall(self.limits.threads) as work:
+            found = work.dots(signs, np.array(self.operator.matmat(signs), float)).mean()
+        return float(np.ldexp(found, -self._exponent))
 
     def norms(self, columns: Floats) -> Floats:
         """Return the lengths of the columns of a matrix."""
@@ -208,6 +222,7 @@ class Bar:
             initial=systems.passes,
             disable=not systems.limits.progress,
             leave=False,
+            mininterval=0,  # a pass takes long
             desc=systems.operator.describe(),
         )
 

@@ -17,7 +17,6 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from ntk_numba.blas import blas_threads
-from ntk_numba.machine import threads_to_use
 
 Floats = NDArray[np.float64]
 
@@ -104,12 +103,11 @@ DEPENDENT = 1e-14
 
 
 @contextmanager
-def tall(threads: int | None = None) -> Iterator[Tall]:
-    """Open a `Tall` as a context, within which BLAS has one thread."""
-    count = threads_to_use(threads)
+def tall(threads: int) -> Iterator[Tall]:
+    """Open a `Tall` of so many threads as a context, within which BLAS has one thread."""
     with blas_threads(1):
-        if count == 1:
+        if threads == 1:
             yield Tall(None)
             return
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             yield Tall(pool)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.arguments import KernelName
+from ntk_numba.errors import InvalidValueError
 from ntk_numba.plots.figure import check_picture, heading, picture
+from ntk_numba.plots.leading import WIDTH, draw_leading, panels_of
 from ntk_numba.plots.shown import Shown, read_values, shown
 from ntk_numba.plots.style import line, plain_log
 
@@ -28,6 +30,7 @@ def spectrum(
     layer: int | None = None,
     layers: Sequence[int] | None = None,
     net: "MLP | None" = None,
+    targets: ArrayLike | None = None,
 ) -> Any:
     """Draw the eigenvalues of a kernel by their rank, or singular values of a rectangular one.
 
@@ -40,11 +43,14 @@ def spectrum(
     matrix : array (K,), or what `ntk_numba.plots.gram` takes
         One-dimensional values, in any order, are drawn as they are. Of a matrix of more than 3,000
         rows, the eigenvalues of 3,000 rows and columns are computed, and the title says so; to
-        draw all, pass ``numpy.linalg.eigvalsh(K)``.
+        draw all, pass ``numpy.linalg.eigvalsh(K)``. What `ntk_numba.spectrum` returns is drawn with
+        the effective dimension over the ridge, and two standard errors of it.
     path : str or path, optional
         A .png, .pdf or .svg file to write.
     kernel, layer, layers, net
         See `ntk_numba.plots.gram`.
+    targets : (N,) or (N, n_out), optional
+        Also draw their shares along the eigenvectors that `ntk_numba.spectrum` has found.
 
     Returns
     -------
@@ -64,6 +70,14 @@ def spectrum(
     'Θ∞: eigenvalues'
     """
     check_picture(path)
+    if hasattr(matrix, "effective_dimension"):  # a Spectrum, without importing its class
+        width = WIDTH * panels_of(targets)
+        with picture(path, width=width, height=3.4) as figure:
+            draw_leading(figure, matrix, targets)
+            figure.suptitle(heading(net), parse_math=False)
+        return figure
+    if targets is not None:
+        raise InvalidValueError("targets are drawn with the result of ntk_numba.spectrum only")
     given = read_values(matrix)
     if given is not None:
         with picture(path) as figure:

@@ -107,11 +107,17 @@ def test_plan_computes_nothing(run, tmp_path):
         "6 of 64 × 64",
         "288 KiB of",
         "1 GiB allowed",
+        "product  of ntk with 10 columns: ",
+        " is faster: ",
+        "cholesky ",
     ):
         assert word in text
     facts = json.loads(run("plan", *GRAM[1:], "--json").stdout)
     assert facts["file_bytes"] == 192 * 192 * 8 and facts["tiles"] == 6
     assert 0 < facts["seconds_compute"] < 60 and 0 < facts["seconds_write"] < 60
+    assert facts["product_columns"] == 10 and facts["disk_bytes_per_second"] > 0
+    for name in ("product_seconds_computing", "product_seconds_reading", "cholesky_seconds"):
+        assert 0 < facts[name] < 60
     assert sorted(tmp_path.iterdir()) == before
 
 

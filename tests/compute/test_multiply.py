@@ -131,8 +131,8 @@ def test_rows_of_zeros_and_of_extreme_lengths():
     assert (found[3] == 0).all() and np.abs(found[5]).max() < 1
 
 
-@pytest.mark.parametrize("name", marked(pytest.mark.slow, [*nk.activations.names()], but=("erf",)))
-def test_all_activations(name):
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, ["erf", "elu", "tanh", "abs"]))
+def test_activations_of_all_kinds(name):
     net, x = nk.MLP(3, example(name), 1.1, 0.2), 0.3 * X[:130]
     k = nk.gram(net, x, kernels="ntk").ntk
     own = matrix(x, net=net)
@@ -177,7 +177,7 @@ def test_what_is_known_is_not_read_again_and_changes_are_noticed(tmp_path, monke
 def test_memory_counts_vectors_and_is_respected():
     own = matrix(X, memory="20MiB")
     with pytest.raises(ValueError, match="memory=20 MiB is too little"):
-        own.multiply(np.ones((200, 20_000)))
+        own.multiply(np.ones((200, 2000)))
     with pytest.raises(ValueError, match="memory=1 MiB is too little"):
         matrix(X, memory="1MiB")
 
