@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba import stopping
@@ -14,7 +15,6 @@ from ntk_numba.compute.multiply import ComputedMatrix
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.engine.product_tile import WIDTH
 from ntk_numba.grid import Part
-from tests.marks import marked
 
 DTYPES = [np.float64, np.float32]
 NET = nk.MLP(3, "relu", [1.2, 1.4, 1.1], [0.1, 0.0, 0.3])
