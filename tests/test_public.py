@@ -27,6 +27,7 @@ POSITIONAL = {
     "cholesky": ["gram", "path"],
     "spectrum": ["gram", "k"],
     "kernel_operator": ["net", "X", "Z"],
+    "distribute": ["operator", "folder"],
     "kernel_ridge": ["net", "X", "y"],
     "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],

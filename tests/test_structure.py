@@ -13,7 +13,7 @@ NEVER = {
     "duals": ["activations"],
     "theory": ["gramfile"],
     "validation": ["gramfile"],
-    "linalg": ["cli", "plots", "cluster"],
+    "linalg": ["cli", "plots"],
     "predict": ["cli", "plots"],
     "sklearn": ["cluster", "plots"],
 }

@@ -1,7 +1,9 @@
 """Products with a kernel matrix by the workers of a cluster, a pass at a time."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +16,7 @@ from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.schedulers import Pool, pool_of
 from ntk_numba.cluster.workers import AnyExecutor, Task
+from ntk_numba.errors import FileError, StoppedError
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.place import check_folder, output_path
@@ -66,7 +69,7 @@ class Passes:
         Raises
         ------
         StoppedError
-            Parts could not be computed; the others are kept.
+            Parts could not be computed, or the disk is full; finished parts are kept.
         OSError
             The folder cannot be written, or another process uses it for its passes.
         """
@@ -87,7 +90,7 @@ class Passes:
         sums = Sums(rows, np.ones(job.count))
         numbers = range(1, self.parts + 1)
         mend = "wait for it, or give another folder"
-        with stopping.gently(), Lease(self._folder / "pass", mend=mend):
+        with stopping.gently(), _resumable(), Lease(self._folder / "pass", mend=mend):
             self._remove(but=job.key)  # files of a pass that was stopped and is not wanted any more
             if not is_right(job.columns):
                 job.write_columns(scaled, rows)
@@ -136,6 +139,17 @@ class Passes:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.__exit__(None if error is None else type(error), error, None)
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Say that a pass whose files cannot be written or read can be continued."""
+    try:
+        yield
+    except FileError as error:
+        if type(error) is not FileError:  # of another kind: a folder may be missing, or in use
+            raise
+        raise StoppedError(f"{error}; run the same again to go on") from None
 
 
 class DistributedOperator(GramOperator):

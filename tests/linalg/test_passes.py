@@ -1,5 +1,6 @@
 """Passes of an operator in parts, on real processes that are really killed."""
 
+import errno
 import os
 import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 from ntk_numba import StoppedError
 from ntk_numba.cluster import executors
 from ntk_numba.cluster.workers import LocalPool
+from ntk_numba.gramfile import disk
 from ntk_numba.grid import Grid, Part
 from ntk_numba.linalg import distributed
 from ntk_numba.linalg import passes as pass_module
@@ -215,6 +217,27 @@ def test_files_of_another_pass_are_removed_and_no_others(tmp_path):
     found = passes(tmp_path, bad).multiply(other)
     assert np.abs((found - wanted) / [1, 1, 1e200]).max() < 1e-12
     assert left(tmp_path) == ["pass-of-mine"]
+
+
+@pytest.mark.parametrize("kind", ["columns", "product-3"])
+def test_a_full_disk_stops_the_pass_which_goes_on(tmp_path, monkeypatch, kind):
+    wanted = passes(tmp_path).multiply(columns_of())
+    origin, allocate = Origin(folder=tmp_path), disk.allocate
+
+    def full(fd, size):
+        if kind in str(Path(f"/proc/self/fd/{fd}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(fd, size)
+
+    with ThreadPoolExecutor(2) as executor:
+        for each in (None, executor):
+            pool = passes(tmp_path, origin, executor=each)
+            with monkeypatch.context() as patch:
+                patch.setattr(disk, "allocate", full)
+                with pytest.raises(StoppedError, match="run the same again to go on"):
+                    pool.multiply(columns_of())
+            assert not any("partial" in name for name in left(tmp_path))
+            np.testing.assert_array_equal(pool.multiply(columns_of()), wanted)
 
 
 def test_a_worker_with_other_data_is_refused(tmp_path):
