@@ -25,6 +25,7 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
+    "solve": ["gram", "Y"],
     "kernel_ridge": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
     "fit_hyperparameters": ["net", "X", "y"],
@@ -44,6 +45,7 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
+    "NotConvergedError", "Solution",
     "GaussianProcess", "Cholesky",
 }  # fmt: skip
 
