@@ -25,9 +25,8 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
-    "spectrum": ["gram", "k"],
-    "kernel_operator": ["net", "X", "Z"],
-    "distribute": ["operator", "folder"],
+    "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
+    "NotConvergedError", "Solution",
     "kernel_ridge": ["net", "X", "y"],
     "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
@@ -48,7 +47,12 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
+<<<<<<< HEAD
     "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
+=======
+    "NotConvergedError", "Solution",
+    "GaussianProcess", "Cholesky",
+>>>>>>> solver
 }  # fmt: skip
 
 
