@@ -264,7 +264,8 @@ def open_cholesky(
     path : str or path
     memory : int or str such as "2GiB", optional
         The most memory that tiles and right-hand sides may take, beside Y and the solution; by
-        default half of what this process may still use. Less memory means more passes over the file, and the same results.
+        default half of what this process may still use. Less memory means more passes over the
+        file, and the same results.
     threads : int, optional
         The largest number of threads; by default all that this process may use.
 
