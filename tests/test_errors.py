@@ -12,7 +12,11 @@ from ntk_numba import errors
 BUILT_IN = {
     errors.InvalidValueError: ValueError,
     errors.NotPositiveDefiniteError: ValueError,
+<<<<<<< HEAD
     errors.NotConvergedError: ArithmeticError,
+=======
+    errors.TooLargeError: ValueError,
+>>>>>>> analysis
     errors.InvalidTypeError: TypeError,
     errors.ProcessError: RuntimeError,
     errors.FileError: OSError,
