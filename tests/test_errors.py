@@ -12,11 +12,8 @@ from ntk_numba import errors
 BUILT_IN = {
     errors.InvalidValueError: ValueError,
     errors.NotPositiveDefiniteError: ValueError,
-<<<<<<< HEAD
     errors.NotConvergedError: ArithmeticError,
-=======
     errors.TooLargeError: ValueError,
->>>>>>> analysis
     errors.InvalidTypeError: TypeError,
     errors.ProcessError: RuntimeError,
     errors.FileError: OSError,
@@ -42,6 +39,8 @@ RAISED = {
     "disk.py": {"OSError"},
     "numpy_files.py": {"OSError"},
     "contents.py": {"NotImplementedError"},
+    "factor.py": {"NotImplementedError"},
+    "stored.py": {"NotImplementedError"},
     "schedulers.py": {"NotImplementedError"},
     "policy.py": {"NotImplementedError"},
 }

@@ -25,8 +25,12 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
-    "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
-    "NotConvergedError", "Solution",
+    "spectrum": ["gram", "k"],
+    "open_cholesky": ["path"],
+    "repair_factor": ["path", "gram"],
+    "solve": ["gram", "Y"],
+    "kernel_operator": ["net", "X", "Z"],
+    "distribute": ["operator", "folder"],
     "kernel_ridge": ["net", "X", "y"],
     "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
@@ -47,12 +51,8 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
-<<<<<<< HEAD
-    "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
-=======
-    "NotConvergedError", "Solution",
-    "GaussianProcess", "Cholesky",
->>>>>>> solver
+    "GaussianProcess", "Cholesky", "CholeskyFile", "GramOperator", "Spectrum",
+    "NystromRegression", "NotConvergedError", "Solution",
 }  # fmt: skip
 
 
