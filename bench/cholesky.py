@@ -22,8 +22,8 @@ import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import refresh_memory, seconds
 from ntk_numba.blas import blas_threads
+from ntk_numba.factors.factor_tiles import StoredTiles
 from ntk_numba.gramfile import tiles as tile_files
-from ntk_numba.linalg.factor_tiles import StoredTiles
 from ntk_numba.machine import available_threads
 
 SIZES, FEATURES, REPEATS = (10_000, 16_000), 64, 3

@@ -20,10 +20,10 @@ from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.schedulers import pool_of
 from ntk_numba.cluster.workers import LocalPool, Receipt
 from ntk_numba.grid import Grid, Part
-from ntk_numba.linalg.origins import ComputedOrigin
-from ntk_numba.linalg.passes import add_files, rows_of
-from ntk_numba.linalg.sections import write_sections
 from ntk_numba.machine import available_threads
+from ntk_numba.operators.origins import ComputedOrigin
+from ntk_numba.operators.passes import add_files, rows_of
+from ntk_numba.operators.sections import write_sections
 from ntk_numba.sums import Sums, balanced
 
 N, FEATURES, REPEATS = 12_000, 784, 3

@@ -26,21 +26,17 @@ if TYPE_CHECKING:
     from ntk_numba.errors import RidgeWarning as RidgeWarning
     from ntk_numba.errors import StoppedError as StoppedError
     from ntk_numba.errors import UnderflowWarning as UnderflowWarning
+    from ntk_numba.factors.cholesky import Cholesky as Cholesky
+    from ntk_numba.factors.cholesky import cholesky as cholesky
+    from ntk_numba.factors.cholesky_file import CholeskyFile as CholeskyFile
+    from ntk_numba.factors.cholesky_file import open_cholesky as open_cholesky
+    from ntk_numba.factors.factorise import repair_factor as repair_factor
     from ntk_numba.gramfile.reader import GramFile as GramFile
     from ntk_numba.gramfile.reader import open_gram as open_gram
-    from ntk_numba.linalg.cholesky import Cholesky as Cholesky
-    from ntk_numba.linalg.cholesky import cholesky as cholesky
-    from ntk_numba.linalg.cholesky_file import CholeskyFile as CholeskyFile
-    from ntk_numba.linalg.cholesky_file import open_cholesky as open_cholesky
-    from ntk_numba.linalg.computed import kernel_operator as kernel_operator
-    from ntk_numba.linalg.distributed import distribute as distribute
-    from ntk_numba.linalg.factorise import repair_factor as repair_factor
-    from ntk_numba.linalg.operator import GramOperator as GramOperator
-    from ntk_numba.linalg.solve import Solution as Solution
-    from ntk_numba.linalg.solve import solve as solve
-    from ntk_numba.linalg.spectrum import Spectrum as Spectrum
-    from ntk_numba.linalg.spectrum import spectrum as spectrum
     from ntk_numba.network import MLP as MLP
+    from ntk_numba.operators.computed import kernel_operator as kernel_operator
+    from ntk_numba.operators.distributed import distribute as distribute
+    from ntk_numba.operators.operator import GramOperator as GramOperator
     from ntk_numba.predict.classification import class_probabilities as class_probabilities
     from ntk_numba.predict.gaussian_process import GaussianProcess as GaussianProcess
     from ntk_numba.predict.gaussian_process import gaussian_process as gaussian_process
@@ -54,6 +50,10 @@ if TYPE_CHECKING:
     from ntk_numba.predict.regression import KernelRidge as KernelRidge
     from ntk_numba.predict.regression import kernel_ridge as kernel_ridge
     from ntk_numba.predict.targets import one_hot as one_hot
+    from ntk_numba.solvers.solve import Solution as Solution
+    from ntk_numba.solvers.solve import solve as solve
+    from ntk_numba.solvers.spectrum import Spectrum as Spectrum
+    from ntk_numba.solvers.spectrum import spectrum as spectrum
     from ntk_numba.theory.criticality import correlation_map as correlation_map
     from ntk_numba.theory.criticality import critical_init as critical_init
     from ntk_numba.theory.criticality import fixed_point as fixed_point
@@ -83,18 +83,18 @@ _HOMES = {
     "fixed_point": "theory.criticality",
     "critical_init": "theory.criticality",
     "correlation_map": "theory.criticality",
-    "cholesky": "linalg.cholesky",
-    "Cholesky": "linalg.cholesky",
-    "solve": "linalg.solve",
-    "Solution": "linalg.solve",
-    "CholeskyFile": "linalg.cholesky_file",
-    "open_cholesky": "linalg.cholesky_file",
-    "repair_factor": "linalg.factorise",
-    "GramOperator": "linalg.operator",
-    "spectrum": "linalg.spectrum",
-    "Spectrum": "linalg.spectrum",
-    "kernel_operator": "linalg.computed",
-    "distribute": "linalg.distributed",
+    "cholesky": "factors.cholesky",
+    "Cholesky": "factors.cholesky",
+    "solve": "solvers.solve",
+    "Solution": "solvers.solve",
+    "CholeskyFile": "factors.cholesky_file",
+    "open_cholesky": "factors.cholesky_file",
+    "repair_factor": "factors.factorise",
+    "GramOperator": "operators.operator",
+    "spectrum": "solvers.spectrum",
+    "Spectrum": "solvers.spectrum",
+    "kernel_operator": "operators.computed",
+    "distribute": "operators.distributed",
     "kernel_ridge": "predict.regression",
     "load_model": "predict.loading",
     "KernelRidge": "predict.regression",

@@ -13,8 +13,8 @@ from broken_jobs import DONE, REFUSED, STOPPED, Count, Job, empty_folder, run
 from meddling import suspended, wake
 
 import ntk_numba as nk
+from ntk_numba.factors.left_looking import LeftLooking
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.linalg.left_looking import LeftLooking
 
 
 class Factor(Job):

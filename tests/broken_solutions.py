@@ -26,8 +26,8 @@ from disk_model import CALLS, lose_power
 
 import ntk_numba as nk
 from ntk_numba.gramfile import disk
-from ntk_numba.linalg import block_krylov
-from ntk_numba.linalg.systems import Systems
+from ntk_numba.solvers import block_krylov
+from ntk_numba.solvers.systems import Systems
 
 HOWS = ("ENOSPC", "EIO", "kill before", "kill within", "kill after")
 # Methods, and the columns of the largest basis: with few, several spaces follow each other

@@ -13,7 +13,9 @@ NEVER = {
     "duals": ["activations"],
     "theory": ["gramfile"],
     "validation": ["gramfile"],
-    "linalg": ["cli", "plots"],
+    "operators": ["cli", "plots"],
+    "factors": ["cli", "cluster", "plots"],
+    "solvers": ["cli", "cluster", "plots"],
     "predict": ["cli", "plots"],
     "sklearn": ["cluster", "plots"],
 }

@@ -169,7 +169,7 @@ def verify_factor(options: argparse.Namespace) -> bool:
             )
         )
     if options.data is not None and complete and good:
-        from ntk_numba.linalg.verified import verify_factor as compare
+        from ntk_numba.factors.verified import verify_factor as compare
 
         with open_factor(options.file) as file:
             good = show_report(compare(file, options.data, kernel=kernel))

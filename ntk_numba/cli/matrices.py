@@ -12,7 +12,7 @@ from ntk_numba.cli.output import flush, show, show_json, typed
 from ntk_numba.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from ntk_numba.linalg.solve import Solution
+    from ntk_numba.solvers.solve import Solution
 
 
 def cholesky(options: argparse.Namespace) -> bool:
@@ -127,7 +127,7 @@ def _parts(options: argparse.Namespace, matrix: Any, executor: Any) -> Iterator[
     if options.parts is None:
         yield matrix
         return
-    from ntk_numba.linalg.operator import as_operator
+    from ntk_numba.operators.operator import as_operator
 
     folder = Path(options.scratch or f"{options.output}.passes")
     if not options.scratch:

@@ -9,8 +9,8 @@ from ntk_numba.cli.matrices import matrix_of
 from ntk_numba.cli.output import flush, show, show_json
 
 if TYPE_CHECKING:
-    from ntk_numba.linalg.spectral_sums import Estimate
-    from ntk_numba.linalg.spectrum import Spectrum
+    from ntk_numba.solvers.spectral_sums import Estimate
+    from ntk_numba.solvers.spectrum import Spectrum
 
 SHOWN = 20  # eigenvalues, at most, that are printed for people
 

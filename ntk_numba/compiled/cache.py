@@ -32,8 +32,8 @@ PACKAGE = Path(__file__).parent.parent
 # Editing these files leaves the cache valid; files of all other folders enter the digest.
 NOT_COMPILED = frozenset(
     {
-        "cli", "cluster", "compute", "gramfile", "inputs", "linalg", "plots", "predict",
-        "sklearn", "theory", "validation",
+        "cli", "cluster", "compute", "factors", "gramfile", "inputs", "operators", "plots",
+        "predict", "sklearn", "solvers", "theory", "validation",
     }
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """A kernel matrix that is computed whenever it is needed, and never stored: `ComputedMatrix`.
 
-`linalg.computed` makes an operator of it, and the tiles that a factorisation reads.
+`operators.computed` makes an operator of it, and the tiles that a factorisation reads.
 """
 
 import hashlib
@@ -195,7 +195,7 @@ class ComputedMatrix:
     ) -> None:
         """Add the products of the tiles of a part with columns that `sums.balanced` has scaled.
 
-        scaled : only the rows that the part needs have to be there, see `linalg.passes.rows_of`
+        scaled : only the rows that the part needs have to be there, see `operators.passes.rows_of`
         sums : with the `bounds` of the rows of the product, and 1 for each column
         """
         plan = self._plan_for(scaled.shape[1], part)
@@ -359,7 +359,7 @@ class ComputedMatrix:
         return matrix
 
     def load(self, places: Sequence[tuple[int, int]], out: Floats, tile: int) -> None:
-        """Fill blocks of a symmetric matrix, see `linalg.tiles.MatrixTiles`.
+        """Fill blocks of a symmetric matrix, see `operators.tiles.MatrixTiles`.
 
         One block is computed on the calling thread, and several threads may load blocks at the same
         time; several blocks of one call are computed on all threads.

@@ -259,7 +259,7 @@ class GramFile(StoredFile[Contents]):
         matrix = self.stored(kernel, layer)
         getattr(self, kernel).refuse_incomplete()
         # a higher wing, and SciPy, for which opening a file must not wait
-        module = import_module("ntk_numba.linalg.operator")
+        module = import_module("ntk_numba.operators.operator")
         return module.StoredOperator(matrix, threads=threads)
 
     def stored(self, kernel: KernelName, layer: int | None = None) -> MatrixOfFile:

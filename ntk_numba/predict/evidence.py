@@ -29,9 +29,9 @@ from scipy.linalg import blas
 
 from ntk_numba.arguments import KERNELS, one_of
 from ntk_numba.compute.gradients import contract
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.factor import leave_one_out
-from ntk_numba.linalg.packed import mirror
+from ntk_numba.factors.cholesky import Cholesky
+from ntk_numba.factors.factor import leave_one_out
+from ntk_numba.factors.packed import mirror
 from ntk_numba.predict.large import System
 from ntk_numba.predict.training import Training
 

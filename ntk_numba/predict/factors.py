@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import KernelName
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import NotPositiveDefiniteError
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis
-from ntk_numba.linalg.matrix import fits
-from ntk_numba.linalg.operator import GramOperator
+from ntk_numba.factors.cholesky import Cholesky
 from ntk_numba.machine import threads_to_use
+from ntk_numba.operators.matrix import fits
+from ntk_numba.operators.operator import GramOperator
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.large import Solving, System, half, operator_of
 from ntk_numba.predict.large_flow import LargeFlow, Means
 from ntk_numba.predict.posterior import Trained
 from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import Training
+from ntk_numba.solvers.eigenbasis import WORKING, Eigenbasis
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]

@@ -13,19 +13,19 @@ from tqdm import tqdm
 from ntk_numba.arguments import KernelName, not_negative
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError, RidgeWarning
+from ntk_numba.factors.cholesky import Cholesky
+from ntk_numba.factors.factor import GOAL
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.source import result_dtype
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis, RidgeChoice, choose_ridge
-from ntk_numba.linalg.factor import GOAL
-from ntk_numba.linalg.matrix import find_matrix, fits, open_matrix, refuse_large
-from ntk_numba.linalg.operator import GramOperator
 from ntk_numba.machine import threads_to_use
+from ntk_numba.operators.matrix import find_matrix, fits, open_matrix, refuse_large
+from ntk_numba.operators.operator import GramOperator
 from ntk_numba.predict.factors import explaining, factorise, flow_of, make_ensemble
 from ntk_numba.predict.large import Solving, System, operator_of
 from ntk_numba.predict.posterior import Trained
 from ntk_numba.predict.targets import open_targets
 from ntk_numba.predict.training import Training, open_training, refuse_other_data
+from ntk_numba.solvers.eigenbasis import WORKING, Eigenbasis, RidgeChoice, choose_ridge
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]

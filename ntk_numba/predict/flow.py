@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.arguments import real_number
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.eigenbasis import Eigenbasis
+from ntk_numba.solvers.eigenbasis import Eigenbasis
 
 Floats = NDArray[np.float64]
 

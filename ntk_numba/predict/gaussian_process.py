@@ -10,9 +10,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from ntk_numba.arguments import Data, KernelName, one_of, whole_number
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.linalg.choice import Method
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.factor import LeaveOneOut, leave_one_out
+from ntk_numba.factors.cholesky import Cholesky
+from ntk_numba.factors.factor import LeaveOneOut, leave_one_out
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import Objective, evidence_gradient, marginal_likelihood
@@ -24,6 +23,7 @@ from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
 from ntk_numba.predict.training import MOST_BYTES, MOST_OF_PASSES
+from ntk_numba.solvers.choice import Method
 
 ProcessName: TypeAlias = Literal["nngp", "ntk", "ensemble"]
 Doubles = NDArray[np.float64]

@@ -28,14 +28,14 @@ from ntk_numba.errors import InvalidValueError, TooLargeError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.inputs.source import open_source, result_dtype
-from ntk_numba.linalg.computed import kernel_operator
-from ntk_numba.linalg.eigenbasis import largest_eigenvalue
-from ntk_numba.linalg.matrix import open_matrix, refuse_large
-from ntk_numba.linalg.operator import as_operator
-from ntk_numba.linalg.spectrum import largest_eigenvalue_of
 from ntk_numba.network import MLP
+from ntk_numba.operators.computed import kernel_operator
+from ntk_numba.operators.matrix import open_matrix, refuse_large
+from ntk_numba.operators.operator import as_operator
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.large_flow import Means, open_flow
+from ntk_numba.solvers.eigenbasis import largest_eigenvalue
+from ntk_numba.solvers.spectrum import largest_eigenvalue_of
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]

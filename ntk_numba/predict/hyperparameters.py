@@ -23,9 +23,9 @@ from ntk_numba.arguments import (
     whole_number,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.linalg.matrix import refuse_large
 from ntk_numba.machine import threads_to_use
 from ntk_numba.network import MLP, check_network
+from ntk_numba.operators.matrix import refuse_large
 from ntk_numba.predict.candidates import Candidate, HyperparameterFit
 from ntk_numba.predict.evidence import OBJECTIVES
 from ntk_numba.predict.evidence import Objective as ObjectiveName

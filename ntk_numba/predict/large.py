@@ -1,7 +1,7 @@
 """Systems of equations with kernel matrices that do not fit in memory.
 
-`System` stands where the factor of a matrix in memory stands (`linalg.cholesky.Cholesky`). It has a
-factor on disk, or solves each right-hand side by products with the matrix.
+`System` stands where the factor of a matrix in memory stands (`factors.cholesky.Cholesky`). It has
+a factor on disk, or solves each right-hand side by products with the matrix.
 """
 
 import math
@@ -18,19 +18,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.factors.cholesky import cholesky
+from ntk_numba.factors.cholesky_file import CholeskyFile, open_cholesky
+from ntk_numba.factors.factor import LeaveOneOut
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.whole import check_output
-from ntk_numba.linalg.block_krylov import basis_bytes
-from ntk_numba.linalg.choice import METHODS, Method
-from ntk_numba.linalg.cholesky import cholesky
-from ntk_numba.linalg.cholesky_file import CholeskyFile, open_cholesky
-from ntk_numba.linalg.computed import kernel_operator
-from ntk_numba.linalg.factor import LeaveOneOut
-from ntk_numba.linalg.matrix import find_matrix
-from ntk_numba.linalg.operator import GramOperator, as_operator
-from ntk_numba.linalg.solve import solve
 from ntk_numba.machine import available_memory
+from ntk_numba.operators.computed import kernel_operator
+from ntk_numba.operators.matrix import find_matrix
+from ntk_numba.operators.operator import GramOperator, as_operator
 from ntk_numba.predict.training import Training
+from ntk_numba.solvers.block_krylov import basis_bytes
+from ntk_numba.solvers.choice import METHODS, Method
+from ntk_numba.solvers.solve import solve
 
 Doubles = NDArray[np.float64]
 

@@ -5,7 +5,7 @@ What fits decides how it is done, with the same results but for the tolerance:
 - all eigenvectors in memory: `FlowFunctions`, exact but for rounding;
 - the matrix in memory, or its factor in a folder for scratch files: a few solutions with a factor
   of Θ + (ρ + 10N/t)I, or of Θ + ρI if t = ∞;
-- neither, or a short time: products with Θ, see `ntk_numba.linalg.functions` and `ntk_numba.solve`.
+- neither, or a short time: products with Θ, see `solvers.functions` and `ntk_numba.solve`.
 """
 
 import contextlib
@@ -23,14 +23,14 @@ from scipy.sparse.linalg import LinearOperator
 from ntk_numba.arguments import number_between, parse_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError, TooLargeError
-from ntk_numba.linalg.cholesky import cholesky
-from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis
-from ntk_numba.linalg.functions import BEND, EXTRA, by_products, by_solutions
-from ntk_numba.linalg.matrix import open_matrix
-from ntk_numba.linalg.operator import GramOperator, as_operator
-from ntk_numba.linalg.solve import solve
+from ntk_numba.factors.cholesky import cholesky
 from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.operators.matrix import open_matrix
+from ntk_numba.operators.operator import GramOperator, as_operator
 from ntk_numba.predict.flow import FlowFunctions
+from ntk_numba.solvers.eigenbasis import WORKING, Eigenbasis
+from ntk_numba.solvers.functions import BEND, EXTRA, by_products, by_solutions
+from ntk_numba.solvers.solve import solve
 
 Doubles = NDArray[np.float64]
 

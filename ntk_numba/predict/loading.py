@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import FileError, InvalidValueError, NtkNumbaError
+from ntk_numba.factors.cholesky import Cholesky
 from ntk_numba.inputs.source import open_source
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.eigenbasis import RidgeChoice
 from ntk_numba.network import MLP
 from ntk_numba.predict.flow import check_time
 from ntk_numba.predict.gaussian_process import GaussianProcess
@@ -22,6 +21,7 @@ from ntk_numba.predict.preprocess import Standardize
 from ntk_numba.predict.regression import KernelRidge
 from ntk_numba.predict.saving import Saved, names_of, preprocessed
 from ntk_numba.predict.training import Training
+from ntk_numba.solvers.eigenbasis import RidgeChoice
 
 KERNELS = {KernelRidge.kind: ("ntk", "nngp"), GaussianProcess.kind: ("ntk", "nngp", "ensemble")}
 

@@ -40,9 +40,9 @@ from ntk_numba.arguments import (
 from ntk_numba.blas import blas_threads
 from ntk_numba.compute.plan import find_largest_norm
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.factors.factor import scaled
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.inputs.source import Source, open_source, result_dtype
-from ntk_numba.linalg.factor import scaled
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
 from ntk_numba.predict.fitting import Ridge

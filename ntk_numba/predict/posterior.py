@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.arguments import KernelName
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.operator import GramOperator
+from ntk_numba.factors.cholesky import Cholesky
+from ntk_numba.operators.operator import GramOperator
 from ntk_numba.predict.flow import FlowFunctions
 from ntk_numba.predict.large import System
 from ntk_numba.predict.large_flow import LargeFlow

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ntk_numba.arguments import Data, KernelName, one_of
-from ntk_numba.linalg.choice import Method
-from ntk_numba.linalg.cholesky import Cholesky
-from ntk_numba.linalg.factor import LeaveOneOut, leave_one_out
+from ntk_numba.factors.cholesky import Cholesky
+from ntk_numba.factors.factor import LeaveOneOut, leave_one_out
 from ntk_numba.network import MLP
 from ntk_numba.predict.factors import factorise_again
 from ntk_numba.predict.fitting import Options, Ridge, fit
 from ntk_numba.predict.large import Solving, System
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
+from ntk_numba.solvers.choice import Method
 
 
 @dataclass(eq=False, repr=False)

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.factors.factor import GOAL
 from ntk_numba.gramfile.whole import check_output
 from ntk_numba.inputs.paths import split
 from ntk_numba.inputs.source import Source, open_source
-from ntk_numba.linalg.eigenbasis import RidgeChoice
-from ntk_numba.linalg.factor import GOAL
 from ntk_numba.network import MLP
 from ntk_numba.predict.model_file import Values, rows_of, write_model
 from ntk_numba.predict.training import Training
+from ntk_numba.solvers.eigenbasis import RidgeChoice
 
 LABELS = "Ubiuf"  # the kinds of dtypes of class labels that a file keeps
 

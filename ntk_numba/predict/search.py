@@ -20,7 +20,7 @@ from ntk_numba.arguments import KernelName
 from ntk_numba.compute.gradients import contract
 from ntk_numba.compute.memory import gram
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
-from ntk_numba.linalg.packed import Packed
+from ntk_numba.factors.packed import Packed
 from ntk_numba.network import MLP
 from ntk_numba.predict.evidence import Objective as Kind
 from ntk_numba.predict.evidence import left_out_density, marginal_likelihood, slope_of

@@ -9,7 +9,7 @@ from programs import own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.cli import program as cli
-from ntk_numba.linalg import spectrum as module
+from ntk_numba.solvers import spectrum as module
 
 X = np.random.default_rng(3).standard_normal((90, 4))
 NET = nk.MLP(3, "relu", 1.0, 0.1)

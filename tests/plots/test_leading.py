@@ -5,7 +5,7 @@ import pytest
 from marks import marked
 
 import ntk_numba as nk
-from ntk_numba.linalg import spectrum as module
+from ntk_numba.solvers import spectrum as module
 
 RNG = np.random.default_rng(4)
 ROOT = RNG.standard_normal((120, 120)) / np.arange(1.0, 121)

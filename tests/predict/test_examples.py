@@ -9,8 +9,8 @@ import pytest
 import ntk_numba
 
 MODULES = [
-    "compute.memory", "linalg.cholesky", "predict.classification", "predict.gaussian_process",
-    "linalg.spectrum", "predict.gradient_flow", "predict.nystrom", "predict.regression",
+    "compute.memory", "factors.cholesky", "predict.classification", "predict.gaussian_process",
+    "solvers.spectrum", "predict.gradient_flow", "predict.nystrom", "predict.regression",
     "predict.targets",
     pytest.param("predict.hyperparameters", marks=pytest.mark.slow),
 ]  # fmt: skip

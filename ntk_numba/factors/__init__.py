@@ -1,0 +1,1 @@
+"""Cholesky factors of kernel matrices, in memory and in files."""

@@ -1,1 +1,0 @@
-"""Factors and spectra of kernel matrices in memory."""

@@ -1,0 +1,1 @@
+"""Systems of equations with kernel matrices, their eigenvalues, and functions of them."""

@@ -1,0 +1,114 @@
+"""The choice of a method that solves a linear system, and the memory that each takes."""
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from ntk_numba.arguments import show_bytes
+from ntk_numba.blas import blas_threads
+from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.place import output_path, partial_of
+from ntk_numba.solvers import block_krylov, nystrom_pcg
+from ntk_numba.solvers.checkpoint import problem_of
+from ntk_numba.solvers.systems import Systems
+
+Method = Literal["auto", "cholesky", "block_krylov", "nystrom_pcg"]
+METHODS: tuple[Method, ...] = ("auto", "cholesky", "block_krylov", "nystrom_pcg")
+
+# Passes of block_krylov to expect for each digit of the residual: 2 to 4 on ReLU kernels of digits
+# and MNIST, whatever the ridge
+PASSES = 4
+PROBE = 1024  # rows of the matrices whose product is timed
+
+
+def choose(
+    gram: Any, systems: Systems, method: Method, path: str | os.PathLike[str] | None
+) -> tuple[Method, str]:
+    """Return the method to take, and why."""
+    if method != "auto":
+        return method, f"{method} was asked for"
+    if path is not None and (problem := problem_of(path)) is not None:
+        known = problem.get("method")
+        if known in METHODS[1:]:
+            return known, f"{path} is a checkpoint of {known}"
+    elif path is not None and any(map(os.path.lexists, (path, partial_of(Path(path))))):
+        return "cholesky", f"{path} is the file of a factor"
+    size = len(systems.right)
+    dense = 8 * size * size
+    if dense <= systems.limits.memory:
+        return "cholesky", f"the matrix takes {show_bytes(dense)} and fits in memory"
+    iteration: Method = "block_krylov"
+    if path is None and needed_memory(systems, "block_krylov", path) > systems.limits.memory:
+        iteration = "nystrom_pcg"
+    if path is None:
+        return iteration, (
+            f"the matrix takes {show_bytes(dense)}, more than the "
+            f"{show_bytes(systems.limits.memory)} of memory; its factor would need a path"
+        )
+    free = shutil.disk_usage(output_path(path).parent).free
+    if dense / 2 > free:
+        return iteration, (
+            f"a factor takes {show_bytes(dense / 2)}, and its disk has {show_bytes(free)} free"
+        )
+    passes = math.ceil(PASSES * math.log10(1 / systems.limits.tolerance))
+    each = _seconds_of_pass(systems)
+    factor = len(systems.ridges) * (size**3 / 3 / _rate(systems.limits.threads) + each)
+    text = (
+        f"about {passes} passes of {each:.2g} s are expected to take {passes * each:.2g} s, and a "
+        f"factorisation {factor:.2g} s"
+    )
+    return ("cholesky" if factor < passes * each and len(systems.ridges) == 1 else iteration), text
+
+
+def _seconds_of_pass(systems: Systems) -> float:
+    """Return the time of a pass of `block_krylov`, measured."""
+    size, columns = systems.right.shape
+    width = block_krylov.width_of(size, columns)
+    block = np.random.default_rng(0).standard_normal((size, width))
+    start = time.perf_counter()
+    systems.operator.matmat(block)
+    return time.perf_counter() - start
+
+
+def _rate(threads: int) -> float:
+    """Return the multiplications and additions, each pair counted once, of BLAS in a second."""
+    matrix = np.random.default_rng(0).standard_normal((PROBE, PROBE))
+    best = math.inf
+    with blas_threads(threads):
+        for _ in range(3):
+            start = time.perf_counter()
+            matrix @ matrix
+            best = min(best, time.perf_counter() - start)
+    return PROBE**3 / best * 2
+
+
+def needed_memory(systems: Systems, method: Method, path: str | os.PathLike[str] | None) -> int:
+    """Return the bytes that the vectors of an iteration take."""
+    size, columns = systems.right.shape
+    pairs = len(systems.shift)
+    if method == "nystrom_pcg":
+        return nystrom_pcg.vector_bytes(size, pairs)
+    work = 8 * size * (6 * block_krylov.width_of(size, columns) + 4 * pairs)
+    if (
+        size > 2 * block_krylov.LARGEST
+    ):  # for eigenvectors of the projected matrix, if they are needed
+        work += 16 * block_krylov.LARGEST**2
+    return work + (block_krylov.basis_bytes(size, columns) if path is None else 0)
+
+
+def check_memory(systems: Systems, method: str, path: str | os.PathLike[str] | None) -> None:
+    """Raise an error if the vectors of an iteration do not fit in memory."""
+    needed = needed_memory(systems, cast(Method, method), path)
+    if needed > systems.limits.memory:
+        krylov = method == "block_krylov"
+        mends = "give a path, where most of them are kept, or " if krylov and path is None else ""
+        raise InvalidValueError(
+            f"the vectors of {method} take up to {show_bytes(needed)}, more than the "
+            f"{show_bytes(systems.limits.memory)} of memory; {mends}take fewer columns of Y at a "
+            f"time" + (", or method='nystrom_pcg'" if krylov else "")
+        )
