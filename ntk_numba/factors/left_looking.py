@@ -7,7 +7,7 @@ k are read in the order of k, and subtracted from its tiles,
 
 so that each tile of L is written once. The operations on a tile are calls of BLAS on T × T tiles in
 the order of k, whatever the panels, threads and restarts are, so they change no bit; tiles at the
-edge are padded.
+edge are padded by zeros, with which nothing is computed.
 
 One thread orders what is read; some threads read, some write, and the workers compute whatever is
 ready, on one thread of BLAS each. A tile waits for the first operand that it lacks. All buffers are
@@ -59,6 +59,7 @@ class _Operand:
 
     def __init__(self, uses: int, array: Floats | None) -> None:
         self.uses, self.array = uses, array
+        self.divisor: tile_blas.Divisor | None = None  # of a tile of the diagonal
         self.ready = False
         self.kept = False  # until it is written
         self.waiting: list[_Tile] = []
@@ -240,6 +241,8 @@ class LeftLooking:
         if not self._failure:
             assert operand.array is not None
             self._store.read(i, k, operand.array)
+            if i == k:
+                operand.divisor = tile_blas.Divisor(operand.array)
             with self._lock:
                 self._publish(operand)
 
@@ -264,7 +267,8 @@ class LeftLooking:
         if left is right:
             tile_blas.subtract_square(tile.array, left.array)
         else:
-            tile_blas.subtract_product(tile.array, left.array, right.array)
+            rows = self._height(tile)
+            tile_blas.subtract_product(tile.array[:rows], left.array[:rows], right.array)
         with self._lock:
             for row in {tile.i, tile.j}:
                 self._used(tile.panel, row, tile.k)
@@ -274,23 +278,30 @@ class LeftLooking:
 
     def _finish(self, tile: _Tile) -> None:
         """Make a tile of C one of L."""
+        operand = self._operands[tile.panel, tile.i, tile.j]
         if tile.i == tile.j:
             self._factorise(tile)
+            if operand.uses:
+                operand.divisor = tile_blas.Divisor(tile.array)
         else:
-            diagonal = self._operands[tile.panel, tile.j, tile.j].array
-            assert diagonal is not None
-            tile_blas.divide(tile.array, diagonal)
+            diagonal = self._operands[tile.panel, tile.j, tile.j]
+            assert diagonal.divisor is not None
+            diagonal.divisor.divide(tile.array[: self._height(tile)])
         with self._lock:
             if tile.i != tile.j:
                 self._used(tile.panel, tile.j, tile.j)
             self._steps += 1
             self._writers.submit(self._guarded, self._write, tile)
-            self._publish(self._operands[tile.panel, tile.i, tile.j])
+            self._publish(operand)
+
+    def _height(self, tile: _Tile) -> int:
+        """Return the number of rows of the matrix in a tile; all further ones are and stay 0."""
+        return min(self._edge, self._size - tile.i * self._edge)
 
     def _factorise(self, tile: _Tile) -> None:
         """Factorise a tile of the diagonal."""
         array, start = tile.array, tile.i * self._edge
-        size = min(self._edge, self._size - start)
+        size = self._height(tile)
         np.fill_diagonal(array[size:, size:], 1)  # beyond the matrix
         self._saved[:] = array
         row = tile_blas.factorise(array) - 1
