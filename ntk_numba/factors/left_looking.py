@@ -36,6 +36,7 @@ from ntk_numba.factors.packed import PIVOT
 from ntk_numba.factors.panels import Panels
 
 Floats = NDArray[np.floating]
+Integers = NDArray[np.intp]
 
 READERS = 4  # threads that read, so that several requests are on their way to the disk
 WRITERS = 2
@@ -193,26 +194,26 @@ class LeftLooking:
         for panel, tiles in enumerate(self._panels.parts):
             own = np.zeros_like(self._unwritten)
             own[tiles[:, 0], tiles[:, 1]] = True
+            uses = count_uses(own)
             rows = np.flatnonzero(own.any(axis=1) | own.any(axis=0))
             for k in range(int(tiles[:, 1].max()) + 1):
                 for i in rows[rows >= k].tolist():
-                    if k == 0 and not self._admit(panel, own, i):
+                    if k == 0 and not self._admit(panel, np.flatnonzero(own[i]), uses[i], i):
                         return
-                    if not own[i, k]:
-                        uses = _uses(own, i, k)
-                        if uses and not self._read(panel, i, k, uses):
-                            return
+                    count = int(uses[i, k])
+                    if count and not own[i, k] and not self._read(panel, i, k, count):
+                        return
 
-    def _admit(self, panel: int, own: NDArray[np.bool_], i: int) -> bool:
-        """Begin the tiles of a panel in one row; return False if the job has ended."""
-        for j in np.flatnonzero(own[i]).tolist():
+    def _admit(self, panel: int, columns: Integers, uses: Integers, i: int) -> bool:
+        """Begin the tiles of a panel in row i; return False if the job has ended."""
+        for j in columns.tolist():
             buffer = self._take()
             if buffer is None:
                 return False
             tile = _Tile(panel, i, j, buffer)
             with self._lock:
                 operand = self._operand(panel, i, j)
-                operand.uses, operand.array, operand.kept = _uses(own, i, j), buffer, True
+                operand.uses, operand.array, operand.kept = int(uses[j]), buffer, True
             self._readers.submit(self._guarded, self._begin, tile)
         return True
 
@@ -390,10 +391,11 @@ class LeftLooking:
             del self._operands[panel, i, k]
 
 
-def _uses(own: NDArray[np.bool_], i: int, k: int) -> int:
-    """Return how many tiles of a panel need L_ik.
+def count_uses(own: NDArray[np.bool_]) -> Integers:
+    """Return how many tiles of a panel need each L_ik, (tiles down, tiles across).
 
     own : (tiles down, tiles across), the tiles of the panel
     """
-    right = np.count_nonzero(own[i, k + 1 : i + 1])
-    return int(right + np.count_nonzero(own[i + 1 :, i]))
+    beyond = np.cumsum(own[:, ::-1], axis=1)[:, ::-1] - own  # those of row i right of column k
+    below = np.count_nonzero(np.tril(own, -1), axis=0)  # those of column i below the diagonal
+    return np.tril(beyond + below[:, None])
