@@ -396,6 +396,8 @@ def count_uses(own: NDArray[np.bool_]) -> Integers:
 
     own : (tiles down, tiles across), the tiles of the panel
     """
-    beyond = np.cumsum(own[:, ::-1], axis=1)[:, ::-1] - own  # those of row i right of column k
+    beyond: Integers = (
+        np.cumsum(own[:, ::-1], axis=1)[:, ::-1] - own
+    )  # those of row i right of column k
     below = np.count_nonzero(np.tril(own, -1), axis=0)  # those of column i below the diagonal
     return np.tril(beyond + below[:, None])

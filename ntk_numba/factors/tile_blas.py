@@ -38,15 +38,17 @@ def subtract_square(c: Floats, a: Floats) -> None:
 class Divisor:
     """A tile L of the diagonal of the factor, by which the tiles below it are divided.
 
-    The columns of such a tile are halved again and again, down to strips, so that products take
-    most of the operations. A strip is multiplied by the inverse M of its block of L where that is
-    as accurate as substitution, since trsm takes three to five times as long on so narrow a strip.
+    The columns of such a tile are solved strip by strip. A run of 1, 2, 4 … strips is subtracted
+    from as many that follow it as soon as it is complete, as if halves were solved one after the
+    other, so that products, most of them large, take most of the operations. A strip is multiplied
+    by the inverse M of its block of L where that is as accurate as substitution, since trsm takes
+    three to five times as long on so narrow a strip.
 
-    With X = C Mᵀ the error of X Lᵀ is at most 2 w ε |X Lᵀ| |L| |M|, where w is the width of a strip,
-    if L M − I is of order w ε (J. Du Croz, N. Higham: Stability of Methods for Matrix Inversion, IMA
-    Journal of Numerical Analysis 12, 1992). The bound for substitution by a whole tile, T ε, is no
-    smaller if |L| |M| is at most T/w. Unlike the condition number of L, that is small even if a
-    pivot is.
+    With X = C Mᵀ the error of X Lᵀ is at most 2 w ε |X| |Lᵀ| (|L| |M|)ᵀ, where w is the width of a
+    strip, if L M − I is of order w ε (J. Du Croz, N. Higham: Stability of Methods for Matrix
+    Inversion, IMA Journal of Numerical Analysis 12, 1992). The bound for substitution by a whole
+    tile, T ε |X| |Lᵀ|, is no smaller up to a factor of 2 if |L| |M| is at most T/w. Unlike the
+    condition number of L, that is small even if a pivot is.
     """
 
     def __init__(self, triangle: Floats) -> None:
@@ -73,27 +75,26 @@ class Divisor:
         which releases Python's lock too.
         """
         gemm, trsm, trmm, real = _BY_ADDRESS[c.dtype.char]
-        (rows, size), item, strip = c.shape, c.itemsize, self._width
-        left, right = self._triangle.ctypes.data, c.ctypes.data
-        inverses, step = self._inverses.ctypes.data, strip * strip * item
-        count, edge, narrow = _integer(rows), _integer(size), _integer(strip)
+        (rows, size), item, width = c.shape, c.itemsize, self._width
+        left, right, inverse = (a.ctypes.data for a in (self._triangle, c, self._inverses))
+        count, edge, strip = _integer(rows), _integer(size), _integer(width)
         minus, one = ctypes.byref(real(-1)), ctypes.byref(real(1))
-
-        def columns(start: int, width: int) -> None:
-            at, corner = right + start * item, left + start * (size + 1) * item
-            if width > strip:
-                half = width // 2
-                under, beside, known = corner + half * size * item, at + half * item, _integer(half)
-                columns(start, half)
-                gemm(b"T", b"N", known, count, known, minus, under, edge, at, edge, one, beside, edge)
-                columns(start + half, half)
-            elif self._accurate[start // strip]:
-                inverse = inverses + start // strip * step
-                trmm(b"L", b"U", b"T", b"N", narrow, count, one, inverse, narrow, at, edge)
+        for start, accurate in zip(range(0, size, width), self._accurate, strict=True):
+            at = right + start * item
+            if accurate:
+                block = inverse + start * width * item
+                trmm(b"L", b"U", b"T", b"N", strip, count, one, block, strip, at, edge)
             else:
-                trsm(b"L", b"U", b"T", b"N", narrow, count, one, corner, edge, at, edge)
-
-        columns(0, size)
+                block = left + start * (size + 1) * item
+                trsm(b"L", b"U", b"T", b"N", strip, count, one, block, edge, at, edge)
+            end = start + width
+            run = (end // width & -(end // width)) * width  # the largest power of two in `end`
+            if further := min(run, size - end):
+                above, known = left + (end * size + end - run) * item, right + (end - run) * item
+                rest, before, at = _integer(further), _integer(run), right + end * item
+                gemm(
+                    b"T", b"N", rest, count, before, minus, above, edge, known, edge, one, at, edge
+                )
 
 
 def _integer(value: int) -> Any:
