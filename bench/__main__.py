@@ -17,7 +17,7 @@ from bench import (
     figures,
     finite,
     growth,
-    operator,
+    passes,
     peers,
     prediction,
     recursion,
@@ -47,7 +47,7 @@ TABLES = {
     "growth": growth.main,
     "claims": claims.main,
     "finite": finite.main,
-    "operator": operator.main,
+    "operator": passes.main,
     "training": training.main,
     "classification": classification.main,
     "regression": regression.main,
@@ -70,7 +70,7 @@ def main() -> None:
         parser.error(f"no table {', '.join(unknown)}; there are {', '.join(TABLES)}")
     sizes = {} if options.n is None else {"n": options.n}
     on_disk = {**sizes, "folder": options.folder}
-    given = {name: on_disk for name in ("disk", "operator", "cholesky")} | {"prediction": sizes}
+    given = dict.fromkeys(("disk", "operator", "cholesky"), on_disk) | {"prediction": sizes}
     for name in options.tables or TABLES:
         text = TABLES[name](**given.get(name, {}))
         print(f"{name}\n\n{text}\n", flush=True)

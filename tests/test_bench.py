@@ -136,8 +136,8 @@ def test_the_network_methods_separate_classes():
 
 @pytest.mark.slow
 def test_products_without_storing_are_compared_with_gram(monkeypatch):
-    from bench import operator
+    from bench import passes
 
-    monkeypatch.setattr(operator, "REPEATS", 1)
-    rows = operator.computed_rows(200, 3, "float32")
-    assert [row[:3] for row in rows] == [["3", "float32", f"{k}"] for k in operator.COLUMNS]
+    monkeypatch.setattr(passes, "REPEATS", 1)
+    rows = passes.computed_rows(200, 3, "float32")
+    assert [row[:3] for row in rows] == [["3", "float32", f"{k}"] for k in passes.COLUMNS]

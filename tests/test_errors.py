@@ -12,6 +12,7 @@ from ntk_numba import errors
 BUILT_IN = {
     errors.InvalidValueError: ValueError,
     errors.NotPositiveDefiniteError: ValueError,
+    errors.TooLargeError: ValueError,
     errors.InvalidTypeError: TypeError,
     errors.ProcessError: RuntimeError,
     errors.FileError: OSError,
@@ -31,6 +32,7 @@ RAISED = {
     "__init__.py": {"AttributeError", "ModuleNotFoundError"},
     # as h5py and NumPy raise it, and by which iteration ends
     "matrix.py": {"IndexError", "NotImplementedError"},
+    "operator.py": {"IndexError", "NotImplementedError"},
     "registry.py": {"RuntimeError"},
     "writer.py": {"RuntimeError"},
     "disk.py": {"OSError"},

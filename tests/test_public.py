@@ -48,7 +48,7 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
-    "GaussianProcess", "Cholesky", "Spectrum", "NystromRegression",
+    "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
 }  # fmt: skip
 
 

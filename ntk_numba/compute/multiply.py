@@ -282,8 +282,7 @@ class ComputedMatrix:
     def _side(self, vectors: Doubles, sums: Sums) -> Side:
         """Return what the compiled loop takes for a product with panels of vectors."""
         rows, columns = sums.exponents
-        # `balanced` makes all bounds of columns equal; exponents of rows without bound are clipped
-        scale = np.ldexp(1.0, np.clip(BITS - rows - columns[0], -1000, 1000))
+        scale = np.ldexp(1.0, BITS - rows - columns[0])  # `balanced` makes all columns equal
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
         return Side(vectors, sums.totals.T, sums.rests.T, scale, locks)
 
@@ -295,8 +294,13 @@ class ComputedMatrix:
 
     @cached_property
     def bounds(self) -> tuple[Doubles, Doubles]:
-        """√K(x,x) of the samples of the rows, and of those of the columns."""
-        return np.sqrt(self._diagonals[0]), np.sqrt(self._diagonals[-1])
+        """Bounds r (N,) and c (M,), |K_ij| ≤ r_i c_j: √K(x,x) of the rows and of the columns.
+
+        Where K(x,x) has underflowed, other entries of the row may not have.
+        """
+        least = np.finfo(self.dtype).tiny
+        rows, columns = (np.sqrt(np.maximum(self._diagonals[k], least)) for k in (0, -1))
+        return rows, columns
 
     def diagonal(self) -> Doubles:
         """Return the diagonal of a symmetric matrix, (N,), with the bits of `ntk_numba.gram`."""

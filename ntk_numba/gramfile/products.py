@@ -175,7 +175,9 @@ class MatrixOfFile:
                 f"{self.path}: the diagonal of {self.name} is {diagonal[row]} in row {row} "
                 f"(counted from 0), so that it is no kernel; compute the file again"
             )
-        return (np.sqrt(diagonal),) * 2
+        # Where K_ii has underflowed, other entries of the row may not have.
+        least = np.finfo(self.dtype).tiny
+        return (np.sqrt(np.maximum(diagonal, least)),) * 2
 
     def _refuse_rectangular(self, what: str) -> None:
         """Raise an error if the matrix is of two data sets."""

@@ -73,7 +73,9 @@ class GramFile(StoredFile[Contents]):
     Attributes
     ----------
     nngp, ntk : h5py.Dataset or None
-        (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads these entries only.
+        (N, M), or (L, N, M) with all layers: ``f.ntk[2:5, 7]`` reads these entries only, and
+        ``f.ntk[rows, columns]`` takes lists in any order with repeats. ``f.ntk @ V`` and
+        ``V @ f.ntk`` read each tile once and have a few of them in memory.
         A file that is incomplete, or whose layout is not "full", has `entries.Entries` instead,
         which are read in the same way and raise an error for entries that the file does not have.
     path : Path

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ntk_numba import stopping
 from ntk_numba.arguments import KernelName, Policy, not_negative
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
@@ -31,6 +32,8 @@ from ntk_numba.linalg.packed import Packed, mirror, start_vector
 from ntk_numba.linalg.panels import factor_tile
 from ntk_numba.linalg.tiles import open_tiles
 from ntk_numba.machine import threads_to_use
+
+AT_ONCE = 16  # blocks of a matrix that are computed or read at a time, so that all threads work
 
 
 class Cholesky(Factor):
@@ -292,11 +295,14 @@ def _in_memory(gram: Any, kernel: KernelName | None, memory: int | str | None) -
         size, edge = tiles.size, factor_tile(tiles.size)
         refuse_large(size, tiles.dtype, memory, remedy=remedy)
         matrix = np.empty((size, size), tiles.dtype)
-        block = np.empty((1, edge, edge), tiles.dtype)
-        for i in range(-(-size // edge)):
-            for j in range(i + 1):
-                tiles.load([(i, j)], block, edge)
+        places = [(i, j) for i in range(-(-size // edge)) for j in range(i + 1)]
+        blocks = np.empty((min(len(places), AT_ONCE), edge, edge), tiles.dtype)
+        for first in range(0, len(places), AT_ONCE):
+            stopping.check()
+            some = places[first : first + AT_ONCE]
+            tiles.load(some, blocks[: len(some)], edge)
+            for (i, j), block in zip(some, blocks, strict=False):
                 target = matrix[i * edge : (i + 1) * edge, j * edge : (j + 1) * edge]
-                target[:] = block[0, : target.shape[0], : target.shape[1]]
+                target[:] = block[: target.shape[0], : target.shape[1]]
     mirror(matrix)
     return matrix

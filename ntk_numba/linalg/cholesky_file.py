@@ -48,7 +48,8 @@ class CholeskyFile(Factor):
         self.path = file.path
         self._file, self._threads = file, threads_to_use(threads)
         self._memory = None if memory is None else parse_bytes(memory, "memory")
-        self._tiles = file.tiles()
+        # a factor that does not fit in memory would not be in the page cache in the next pass
+        self._tiles = file.tiles(direct=contents.output_bytes > available_memory() // 2)
         self._store = StoredTiles(self._tiles, str(file.path))
         self._known: float | None = None  # the logarithm of the determinant
 
@@ -174,25 +175,29 @@ class CholeskyFile(Factor):
 
     def _inverse_diagonal(self) -> NDArray[np.float64]:
         grid = self._store.grid
-        down, edge = grid.down, grid.tile
-        sums = np.zeros((down, edge))
+        sums = np.zeros((grid.down, grid.tile))
         first = 0
-        while first < down:
-            height = down - first
-            width = min(self._room(height * edge * edge, "for columns of the inverse"), height)
-            parts = [aligned((down - first - n, edge, edge), self.dtype) for n in range(width)]
-            for part in parts:
-                part[:] = 0
-                np.fill_diagonal(part[0], 1)
-            blocks = [Block(first + n, part) for n, part in enumerate(parts)]
-
-            def finished(n: int, j: int, first: int = first, blocks: Any = blocks) -> None:
-                part = blocks[n].part(j)
-                sums[first + n] += np.einsum("ij,ij->j", part, part, dtype=float)
-
-            forward(self._store, blocks, self._threads, finished)
-            first += width
+        while first < grid.down:
+            height = grid.down - first
+            room = self._room(height * grid.tile**2, "for columns of the inverse")
+            stop = first + min(room, height)
+            self._add_squares(range(first, stop), sums)
+            first = stop
         return sums.reshape(-1)[: self._size]
+
+    def _add_squares(self, columns: range, sums: NDArray[np.float64]) -> None:
+        """Add the sums of squares of some tile columns of L⁻¹, which are in memory meanwhile."""
+        down, edge = self._store.grid.down, self._store.grid.tile
+        blocks = [Block(j, aligned((down - j, edge, edge), self.dtype)) for j in columns]
+        for block in blocks:
+            block.parts[:] = 0
+            np.fill_diagonal(block.parts[0], 1)
+
+        def finished(n: int, j: int) -> None:
+            part = blocks[n].part(j)
+            sums[columns[n]] += np.einsum("ij,ij->j", part, part, dtype=float)
+
+        forward(self._store, blocks, self._threads, finished)
 
     def _log_det(self) -> float:
         if self._known is None:
@@ -258,8 +263,9 @@ def open_cholesky(
     ----------
     path : str or path
     memory : int or str such as "2GiB", optional
-        The most memory that right-hand sides and tiles may take; by default half of what this
-        process may still use. Less memory means more passes over the file, and the same results.
+        The most memory that tiles and right-hand sides may take, beside Y and the solution; by
+        default half of what this process may still use. Less memory means more passes over the
+        file, and the same results.
     threads : int, optional
         The largest number of threads; by default all that this process may use.
 

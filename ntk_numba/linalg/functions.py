@@ -36,6 +36,7 @@ from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg.krylov import KrylovSpace
 from ntk_numba.linalg.leading import eigenpairs
+from ntk_numba.machine import threads_to_use
 
 Doubles = NDArray[np.float64]
 
@@ -111,34 +112,35 @@ def by_products(
             f"memory={show_bytes(memory)} is too little for {count} columns of {size:,} rows"
         )
     left, budget, passes, rest = time, tolerance, 0, columns / lengths
-    while True:
-        space = KrylovSpace(np.concatenate([rest, noise], axis=1), threads=threads)
+    with blas_threads(threads_to_use(threads)):  # which searches for BLAS when it is opened
         while True:
-            stopping.check()
-            space.extend(np.array(operator @ space.last, float))
+            space = KrylovSpace(np.concatenate([rest, noise], axis=1), threads=threads)
+            while True:
+                stopping.check()
+                space.extend(np.array(operator @ space.last, float))
+                passes += 1
+                projected = Projected(space, count, shift)
+                errors = projected.errors(times := _times(left))
+                full = space.size + space.last.shape[1] > room or not space.last.size
+                if errors[-1] <= budget / 2 or full or passes >= PASSES:
+                    break
+            allowed = np.full(len(errors), budget * PORTION)
+            allowed[-1] = budget / 2
+            good = np.flatnonzero(errors <= allowed)
+            if not len(good) or passes >= PASSES:
+                raise InvalidValueError(
+                    f"the outputs at this time have a relative error of {errors[-1]:.1e} after "
+                    f"{passes} products, more than tolerance={tolerance:g}; give a larger "
+                    f"tolerance or ridge, or a folder for a factor (scratch)"
+                )
+            step = float(times[good[-1]])
+            found += space.combine(projected.solution(step))
+            budget -= float(errors[good[-1]])
+            if step == left:
+                return Applied(found * lengths, tolerance - budget, passes)
+            left -= step
+            rest = columns / lengths - np.asarray(operator @ found) - shift * found
             passes += 1
-            projected = Projected(space, count, shift)
-            errors = projected.errors(times := _times(left))
-            full = space.size + space.last.shape[1] > room or not space.last.size
-            if errors[-1] <= budget / 2 or full or passes >= PASSES:
-                break
-        allowed = np.full(len(errors), budget * PORTION)
-        allowed[-1] = budget / 2
-        good = np.flatnonzero(errors <= allowed)
-        if not len(good) or passes >= PASSES:
-            raise InvalidValueError(
-                f"the outputs at this time have a relative error of {errors[-1]:.1e} after "
-                f"{passes} products, more than tolerance={tolerance:g}; give a larger tolerance or "
-                f"ridge, or a folder for a factor (scratch)"
-            )
-        step = float(times[good[-1]])
-        found += space.combine(projected.solution(step))
-        budget -= float(errors[good[-1]])
-        if step == left:
-            return Applied(found * lengths, tolerance - budget, passes)
-        left -= step
-        rest = columns / lengths - np.asarray(operator @ found) - shift * found
-        passes += 1
 
 
 class Projected:
@@ -199,26 +201,27 @@ def by_solutions(
     lengths[lengths == 0] = 1
     space = KrylovSpace(columns / lengths, threads=threads)
     before, best = np.zeros((0, columns.shape[1])), np.inf
-    for passes in range(1, PASSES):
-        stopping.check()
-        space.extend(np.array(solve(space.last), float) / bend)
-        values, vectors = eigenpairs(space.matrix())
-        # within (0, 1], but for rounding
-        original = (1 / np.clip(values, np.finfo(float).tiny, 1.0) - 1) / bend
-        start = space.below[0]
-        with blas_threads(1):
-            right = vectors[: len(start)].T @ start
-            inner = vectors @ (gain(original, time)[:, None] * right)
-            change = inner.copy()
-            change[: len(before)] -= before
-            effect = original[:, None] * (vectors.T @ change)
-        error = SAFETY * float(np.linalg.norm(effect, axis=0).max())
-        before = inner
-        if error <= tolerance or not space.last.size:
-            return Applied(space.combine(inner) * lengths, error, passes)
-        if passes > 20 and error > best / 2:
-            break
-        best = min(best, error)
+    with blas_threads(threads_to_use(threads)):  # as above
+        for passes in range(1, PASSES):
+            stopping.check()
+            space.extend(np.array(solve(space.last), float) / bend)
+            values, vectors = eigenpairs(space.matrix())
+            # within (0, 1], but for rounding
+            original = (1 / np.clip(values, np.finfo(float).tiny, 1.0) - 1) / bend
+            start = space.below[0]
+            with blas_threads(1):
+                right = vectors[: len(start)].T @ start
+                inner = vectors @ (gain(original, time)[:, None] * right)
+                change = inner.copy()
+                change[: len(before)] -= before
+                effect = original[:, None] * (vectors.T @ change)
+            error = SAFETY * float(np.linalg.norm(effect, axis=0).max())
+            before = inner
+            if error <= tolerance or not space.last.size:
+                return Applied(space.combine(inner) * lengths, error, passes)
+            if passes > 20 and error > best / 2:
+                break
+            best = min(best, error)
     raise InvalidValueError(
         f"the outputs at this time have a relative error of {error:.1e}, which no longer falls, "
         f"more than tolerance={tolerance:g}; give a larger tolerance or ridge"

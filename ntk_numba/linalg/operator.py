@@ -8,12 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 from xxhash import xxh3_128_hexdigest
 
-from ntk_numba.arguments import KernelName
+from ntk_numba.arguments import KernelName, parse_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
-from ntk_numba.linalg.matrix import check_matrix, find_matrix, refuse_large
+from ntk_numba.linalg.matrix import check_matrix, find_matrix
 from ntk_numba.linalg.packed import blocks
 from ntk_numba.linalg.tiles import ArrayTiles, MatrixTiles, StoredTiles, digest_of
 from ntk_numba.machine import threads_to_use
@@ -304,7 +304,8 @@ def as_operator(
     kernel : "nngp" or "ntk"
         The kernel to take, if there are two.
     memory : int or str such as "2GiB", optional
-        The most memory that a matrix which is to be copied into memory may take.
+        Only checked to be a size: beside the vectors, a pass has a few tiles in memory, and arrays
+        are not copied.
     threads : int, optional
         The largest number of threads that multiply; by default all that this process may use. Bits
         do not depend on it.
@@ -326,14 +327,14 @@ def as_operator(
                 f"{' × '.join(map(str, gram.shape))}"
             )
         return OtherOperator(gram, name)
+    if memory is not None:
+        parse_bytes(memory, "memory")
     found = find_matrix(gram, kernel, name=name)
     try:
         if found.stored is not None:
             found.rows.refuse_incomplete()
             return StoredOperator(found.stored, threads=threads, opened=found.opened)
         matrix = found.rows[found.layer]
-        if not isinstance(gram, np.ndarray):
-            refuse_large(len(matrix), matrix.dtype, memory)
         check_matrix(matrix, found.name)
         return ArrayOperator(matrix, threads=threads)
     except BaseException:

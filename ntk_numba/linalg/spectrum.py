@@ -21,7 +21,7 @@ from ntk_numba.inputs.containers import read_array
 from ntk_numba.linalg.leading import Leading, Scaled, eigenpairs
 from ntk_numba.linalg.operator import GramOperator, as_operator
 from ntk_numba.linalg.spectral_sums import Estimate, SpectralSums
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 
 Doubles = NDArray[np.float64]
 
@@ -316,7 +316,10 @@ def spectrum(
         if size <= 3 * wide or (size <= DENSE and WORKING * size * size <= room):
             return _dense(operator, scaled.unit, min(count, size))
         start = rng.choice(np.array([-1.0, 1.0]), (size, wide))
-        with tqdm(disable=not progress, unit="pass", leave=False) as bar:
+        with (
+            blas_threads(threads_to_use(threads)),  # which searches for BLAS when it is opened
+            tqdm(disable=not progress, unit="pass", leave=False) as bar,
+        ):
 
             def report(off: float) -> None:
                 bar.update()
@@ -352,7 +355,8 @@ def largest_eigenvalue_of(
     if size <= DENSE and WORKING * size * size <= room:
         return max(float(_dense(operator, scaled.unit, 1).values[0]), 0.0)
     start: Doubles = np.random.default_rng(0).standard_normal((size, FEWEST))
-    ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
+    with blas_threads(threads_to_use(threads)):
+        ritz = Leading(scaled, start, room, threads, lambda _: None).converge(1, 1e-6, PASSES)
     return scaled.unit * max(float(ritz.values[0]), 0.0)
 
 

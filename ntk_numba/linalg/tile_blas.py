@@ -4,13 +4,16 @@ A tile is C-contiguous. Its transpose is what Fortran expects, so nothing is cop
 triangle of a tile is the upper one of its transpose.
 """
 
+import ctypes
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
+from scipy.linalg import blas, cython_blas, lapack
 
 Floats = NDArray[np.floating]
+
+STRIP = 64  # columns that are solved at once
 
 _DOUBLE = blas.dgemm, blas.dsyrk, blas.dtrsm, lapack.dpotrf
 _SINGLE = blas.sgemm, blas.ssyrk, blas.strsm, lapack.spotrf
@@ -32,8 +35,49 @@ def subtract_square(c: Floats, a: Floats) -> None:
 
 
 def divide(c: Floats, triangle: Floats) -> None:
-    """Replace c by c L⁻ᵀ, where L is lower triangular."""
-    _routines(c)[2](1.0, triangle.T, c.T, side=0, lower=0, trans_a=1, overwrite_b=1)
+    """Replace c by c L⁻ᵀ, where L is lower triangular.
+
+    Strips of columns are solved one after another, and products take most of the operations: BLAS's
+    own trsm takes 1.2 times as long on tiles of 512 (float64). SciPy's wrappers would copy strips,
+    so the same routines are called by their addresses, which releases Python's lock too.
+    """
+    gemm, trsm, real = _BY_ADDRESS[c.dtype.char]
+    size, item = len(c), c.itemsize
+    left, right = triangle.ctypes.data, c.ctypes.data
+    edge, minus, one = _integer(size), ctypes.byref(real(-1)), ctypes.byref(real(1))
+    for start in range(0, size, STRIP):
+        width, at = _integer(min(STRIP, size - start)), right + start * item
+        row = left + start * size * item
+        if start:
+            before = _integer(start)
+            gemm(b"T", b"N", width, edge, before, minus, row, edge, right, edge, one, at, edge)
+        corner = row + start * item
+        trsm(b"L", b"U", b"T", b"N", width, edge, one, corner, edge, at, edge)
+
+
+def _integer(value: int) -> Any:
+    """Return the address of a whole number, as Fortran takes it."""
+    return ctypes.byref(ctypes.c_int(value))
+
+
+def _by_address(name: str, letters: int, others: int) -> Any:
+    """Return a routine of SciPy's BLAS that is called by its address.
+
+    letters, others : the numbers of its first arguments, which are letters, and of all others
+    """
+    capsule = cython_blas.__pyx_capi__[name]
+    names, addresses = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    names.restype, names.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    addresses.restype, addresses.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    types = [ctypes.c_char_p] * letters + [ctypes.c_void_p] * others
+    return ctypes.CFUNCTYPE(None, *types)(addresses(capsule, names(capsule)))
+
+
+_BY_ADDRESS = {
+    kind: (_by_address(f"{kind}gemm", 2, 11), _by_address(f"{kind}trsm", 4, 7), real)
+    for kind, real in (("d", ctypes.c_double), ("s", ctypes.c_float))
+}
+_BY_ADDRESS["f"] = _BY_ADDRESS.pop("s")  # NumPy's letter for float32
 
 
 def subtract(c: Floats, a: Floats, x: Floats, transpose: bool) -> None:

@@ -169,6 +169,9 @@ class StoredTiles(_Closing):
             if i == j and a != b:
                 block[column : column + width, row : row + height] = entries.T
 
+        if len(pieces) == 1:  # no thread need be started
+            read(pieces[0])
+            return
         for _ in in_order(read, pieces, min(self._threads, max(len(pieces), 1)), name="reader"):
             pass
 

@@ -125,7 +125,8 @@ def gradient_flow(
     All eigenvectors take 24 to 32 N² bytes, and a factor takes one matrix, in memory or about half
     of one in `scratch`. With a factor the outputs take 3 to about 20 solutions, and with products
     alone about √(λ_max t/N) of them or fewer; these need no factor, and are taken for short times
-    in any case. At t = ∞ without a factor, `ntk_numba.solve` finds c.
+    in any case. At t = ∞ without a factor, `ntk_numba.solve` finds c. A singular Θ then needs a
+    ridge: directions that are only rounding can be left out if all eigenvectors are known.
 
     Examples
     --------

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ntk_numba.arguments import number_between, parse_bytes
+from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError, TooLargeError
 from ntk_numba.linalg.cholesky import cholesky
 from ntk_numba.linalg.eigenbasis import WORKING, Eigenbasis
@@ -28,7 +29,7 @@ from ntk_numba.linalg.functions import BEND, EXTRA, by_products, by_solutions
 from ntk_numba.linalg.matrix import open_matrix
 from ntk_numba.linalg.operator import GramOperator, as_operator
 from ntk_numba.linalg.solve import solve
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.predict.flow import FlowFunctions
 
 Doubles = NDArray[np.float64]
@@ -124,9 +125,10 @@ class LargeFlow:
         columns = np.asarray(columns[:, None] if flat else columns, float)
         out = np.empty_like(columns)
         width = max(1, self._means.room // (8 * self.size * BLOCKS) - EXTRA)
-        for start in range(0, columns.shape[1], width):
-            run = slice(start, start + width)
-            out[:, run] = self._run(np.ascontiguousarray(columns[:, run]))
+        with blas_threads(threads_to_use(self._means.threads)):
+            for start in range(0, columns.shape[1], width):
+                run = slice(start, start + width)
+                out[:, run] = self._run(np.ascontiguousarray(columns[:, run]))
         return out[:, 0] if flat else out
 
     def moved(self, target: Doubles, start: Doubles) -> tuple[Doubles, Doubles]:

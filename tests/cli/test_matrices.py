@@ -161,10 +161,10 @@ def test_a_disk_that_fails_and_the_same_command_again(run, tmp_path, monkeypatch
     run(*CHOLESKY)
     right = (tmp_path / "l.h5").read_bytes()
     (tmp_path / "l.h5").unlink()
-    left = [8]
+    left = [3]
 
     def write_at(fd, block, at, original=disk.write_at):
-        left[0] -= 1
+        left[0] -= len(block) == 8 and at > 0  # a checksum
         if left[0] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(fd, block, at)
@@ -174,7 +174,7 @@ def test_a_disk_that_fails_and_the_same_command_again(run, tmp_path, monkeypatch
         run(*CHOLESKY, "--threads", "1", code=3)
     partial = tmp_path / "l.h5.partial"
     facts = json.loads(run("info", str(partial), "--json"))
-    assert not facts["complete"] and 0 < facts["tiles_done"] < 6
+    assert not facts["complete"] and facts["tiles_done"] == 3
     assert "WRONG  incomplete: " in run("verify", str(partial), code=4)
     answer = run("cholesky", "g.h5", "-o", "l.h5", "--ridge", "0.1", code=2)
     assert "is the beginning of another job: ridge is 0.01, not 0.1. Choose another" in answer

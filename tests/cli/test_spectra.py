@@ -63,6 +63,7 @@ def test_json_and_text(run, monkeypatch):
     assert " ± " in text and "5 more with --json" in text and ", at most " in text
 
 
+@pytest.mark.slow
 def test_a_picture(run, folder):
     run("gram.h5", "-k", "3", "--targets", "y.npy", "--plot", "out.png")
     assert (folder / "out.png").exists()

@@ -40,6 +40,9 @@ def path(tmp_path, written):
     return path
 
 
+SEAL = 6878586729831100988  # of the header of `path`, with other texts
+
+
 def put(path, i, j, change):
     """Change a tile of a complete file, and give it the right checksum."""
     with open_factor(path) as f, f.tiles(write=True) as tiles:
@@ -61,6 +64,20 @@ def test_a_factor_is_read_by_other_programs(path, a):
         for (i, j), tile in zip(file["tiles"][:], file["factor"][:], strict=True):
             whole[i * TILE : (i + 1) * TILE, j * TILE : (j + 1) * TILE] = tile
     assert np.array_equal(whole[:150, :150], right)
+
+
+def test_the_format_stays(path):
+    # a change needs a new format version: files have these attributes, in this order
+    assert list(FACTOR_FILE.attributes) == [
+        "format", "format_version", "package_version", "numerics", "rows", "tile", "layout",
+        "matrix", "kernel", "ridge", "exponent", "complete",
+    ]  # fmt: skip
+    with h5py.File(path) as file:
+        assert sorted(file) == ["checksums", "factor", "tiles"]
+        values = {key: file.attrs[key] for key in FACTOR_FILE.attributes}
+        assert file.attrs["seal"] == FACTOR_FILE.seal(values)
+        values |= {"package_version": "1.0", "matrix": "0" * 32}
+        assert FACTOR_FILE.seal(values) == SEAL
 
 
 def test_a_factor_is_what_was_written(path, a):

@@ -420,3 +420,16 @@ def test_a_pass_keeps_few_tiles_in_memory(points, tmp_path, monkeypatch):
         for _ in range(3):
             f.ntk @ points
         assert len(made) <= 3 * max(tile_products.READERS, os.cpu_count())
+
+
+def test_a_row_whose_diagonal_underflows_is_that_of_a_kernel(tmp_path):
+    rng = np.random.default_rng(0)
+    x, v = rng.standard_normal((70, 3)), rng.standard_normal((70, 2))
+    x[9] *= 1e-195
+    net = nk.MLP(2, "relu", 2**0.5)
+    with pytest.warns(nk.UnderflowWarning):
+        file = nk.write_gram(net, x, tmp_path / "g.h5", kernels="ntk")
+    with file:
+        k = file.ntk[:]
+        assert k[9, 9] == 0 < np.abs(k[9]).max()
+        np.testing.assert_allclose(file.ntk @ v, k @ v, rtol=0, atol=1e-13 * k.max())

@@ -1,9 +1,12 @@
 """Factors in files against plain NumPy, and bit for bit whatever memory and threads are."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.linalg import cholesky_file, panels, unfactorised
@@ -75,7 +78,7 @@ def test_refinement_by_the_matrix(tmp_path):
             factor.solve(y, matrix=10 * np.eye(5 * T))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", marked(pytest.mark.slow, ["float64", "float32"]))
 def test_bits_depend_on_neither_memory_nor_threads(dtype, tmp_path):
     a = matrix(7 * T + 5, dtype=dtype)
     y = RNG.standard_normal((len(a), 40))
@@ -150,8 +153,10 @@ def test_what_a_gram_may_be(tmp_path, monkeypatch):
         nk.cholesky(tmp_path / "lower.h5", memory=1000)
 
 
-@pytest.mark.parametrize("dense", [10**9, 0])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "dense"),
+    marked(pytest.mark.slow, [(d, n) for d in ("float64", "float32") for n in (0, 10**9)]),
+)
 def test_matrices_that_are_not_positive_definite(dense, dtype, tmp_path, monkeypatch):
     monkeypatch.setattr(unfactorised, "DENSE", dense)
     size = 7 * T + 5
@@ -195,6 +200,30 @@ def test_the_witness_proves_that_the_matrix_is_indefinite(tmp_path, monkeypatch)
         nk.cholesky(a, tmp_path / "l.h5")
     assert caught.value.row == row
     assert caught.value.least_eigenvalue == pytest.approx(-0.5 / (v @ v), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_memory_is_held(tmp_path):
+    """The most that is resident grows by little more than the limit, also for the inverse."""
+    out = tmp_path / "l.h5"
+    program = f"""
+import sys, numpy as np, ntk_numba as nk
+def most():
+    return next(int(x.split()[1]) << 10 for x in open("/proc/self/status") if "VmHWM" in x)
+a = np.full((5000, 5000), 0.5, np.float32) + np.eye(5000, dtype=np.float32)
+nk.cholesky(np.eye(300), {str(tmp_path / "small.h5")!r}).solve(np.ones(300))
+nk.linalg.tiles.check_matrix = lambda *a: None  # takes memory for rows of the array
+start = most()
+factor = nk.cholesky(a, {str(out)!r}, memory="20MB", threads=2)
+factor.close()
+with nk.open_cholesky({str(out)!r}, memory="20MB", threads=2) as factor:
+    factor.solve(np.ones((5000, 20)))
+    found = factor.inverse_diagonal()
+assert most() - start < 32e6, most() - start
+assert abs(found - 1 + 0.5 / 2501).max() < 1e-5, found[:3]
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not run.returncode, run.stderr
 
 
 def test_files_that_exist(tmp_path):

@@ -88,6 +88,18 @@ def test_it_stands_for_a_matrix_that_is_factorised():
         assert (tiles.diagonal() == np.diagonal(k)).all()
 
 
+def test_its_factors_are_those_of_the_matrix(tmp_path):
+    own, k = nk.kernel_operator(NET, X), nk.gram(NET, X, kernels="ntk").ntk
+    factor, other = (nk.cholesky(matrix, ridge=1e-3) for matrix in (own, k))
+    assert (factor.solve(X) == other.solve(X)).all()
+    with (
+        nk.cholesky(own, tmp_path / "own.h5", ridge=1e-3) as factor,
+        nk.cholesky(k, tmp_path / "other.h5", ridge=1e-3) as other,
+    ):
+        assert (factor.solve(X) == other.solve(X)).all()
+        assert factor.log_det == other.log_det
+
+
 def test_predictions_are_one_product():
     y = X[:, 0]
     model = nk.kernel_ridge(NET, X, y, ridge=1e-3)

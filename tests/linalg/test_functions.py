@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+from marks import marked
 
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.linalg import functions
@@ -27,8 +28,13 @@ def off(matrix, found, wanted, columns):
             / np.linalg.norm(columns, axis=0)).max()  # fmt: skip
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.3])
-@pytest.mark.parametrize("time", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize(
+    ("time", "shift"),
+    marked(
+        pytest.mark.slow,
+        [(1.0, 0.3), (1.0, 0.0), (0.01, 0.0), (0.01, 0.3), (100.0, 0.3), (100.0, 0.0)],
+    ),
+)
 def test_products_and_solutions(shift, time):
     matrix = K + shift * np.eye(N)
     wanted = exact(matrix, time, Y)
@@ -46,6 +52,7 @@ def test_products_and_solutions(shift, time):
             assert found.error <= tolerance and 0 < found.passes < 25
 
 
+@pytest.mark.slow
 def test_little_memory_takes_several_steps():
     wanted = exact(K, 20.0, Y)
     large = functions.by_products(K, 0.0, 20.0, Y, tolerance=1e-6, memory=1 << 30)
@@ -56,6 +63,7 @@ def test_little_memory_takes_several_steps():
         functions.by_products(K, 0.0, 20.0, Y, tolerance=1e-6, memory=8 * N * 11 * 7)
 
 
+@pytest.mark.slow
 def test_columns_of_any_scale_and_of_zeros():
     columns = Y * [1e200, 0.0, 1e-200]
     for call in (

@@ -13,7 +13,7 @@ from ntk_numba.linalg import spectrum as module
 from ntk_numba.linalg.operator import as_operator
 
 RNG = np.random.default_rng(12)
-N = 300
+N = 200
 
 
 def of_values(values):
@@ -47,9 +47,9 @@ def test_all_eigenvalues_of_small_matrices():
         assert found.effective_dimension(ridge) == pytest.approx((dimension(VALUES, ridge), 0))
         exact = np.linalg.slogdet(K + ridge * np.eye(N))[1]
         assert found.log_det(ridge) == pytest.approx((exact, 0), rel=1e-12)
-        kappa = np.linalg.cond(K + ridge * np.eye(N))
+        kappa = (VALUES[0] + ridge) / (VALUES[-1] + ridge)
         assert found.condition(ridge) == pytest.approx((kappa, kappa), rel=1e-10)
-    assert found.condition().least == pytest.approx(np.linalg.cond(K), rel=1e-10)
+    assert found.condition().least == pytest.approx(VALUES[0] / VALUES[-1], rel=1e-10)
     assert len(nk.spectrum(np.eye(3), 9).values) == 3
     one = nk.spectrum([[4.0]])
     assert one.values.tolist() == [4] and one.log_det(0).value == pytest.approx(math.log(4))
@@ -64,10 +64,10 @@ def test_the_leading_ones_of_large_matrices(iterated):
     assert found.residuals == pytest.approx(off, rel=1e-6, abs=1e-11)
     assert (found.residuals <= 1.01e-6 * found.values).all()
     assert found.trace == pytest.approx(np.trace(K), rel=1e-14)
-    assert repr(found).startswith("<Spectrum: 5 of 300 eigenvalues, ")
+    assert repr(found).startswith("<Spectrum: 5 of 200 eigenvalues, ")
 
 
-@pytest.mark.parametrize("seeds", marked(pytest.mark.slow, [2, 20]))
+@pytest.mark.parametrize("seeds", marked(pytest.mark.slow, [1, 20]))
 def test_estimates_are_within_their_errors(iterated, seeds):
     off = []
     for seed in range(seeds):
@@ -78,14 +78,14 @@ def test_estimates_are_within_their_errors(iterated, seeds):
             assert error < 0.02 * value
             value, error = found.log_det(ridge)
             off.append((value - np.linalg.slogdet(K + ridge * np.eye(N))[1]) / error)
-            kappa, condition = np.linalg.cond(K + ridge * np.eye(N)), found.condition(ridge)
+            kappa, condition = (VALUES[0] + ridge) / (VALUES[-1] + ridge), found.condition(ridge)
             assert 0.5 * kappa < condition.least <= kappa * (1 + 1e-9) <= condition.largest
     assert np.abs(off).max() < 4 and np.sqrt(np.mean(np.square(off))) < 1.5
     assert found.condition(0).largest == np.inf
 
 
 def test_targets_along_eigenvectors(iterated):
-    y = np.column_stack([VECTORS[:, 0], 3 * VECTORS[:, 1] + 4 * VECTORS[:, 200], np.zeros(N)])
+    y = np.column_stack([VECTORS[:, 0], 3 * VECTORS[:, 1] + 4 * VECTORS[:, 150], np.zeros(N)])
     for scale in (1.0, 1e200, 1e-200):
         found = nk.spectrum(K, 3, tolerance=1e-7).alignment(scale * y)
         assert found.share[:, 0] == pytest.approx([1, 0, 0], abs=1e-9)
@@ -107,7 +107,7 @@ def test_matrices_near_the_limits_of_float64(iterated, power):
 
 def test_equal_eigenvalues_and_singular_matrices(iterated):
     """Eigenspaces of more dimensions than there are random columns are not taken out of sums."""
-    for values in (np.ones(N), np.repeat([5.0, 1.0], [150, 150]), np.repeat([5.0, 0.0], [3, 297])):
+    for values in (np.ones(N), np.repeat([5.0, 1.0], [120, 80]), np.repeat([5.0, 0.0], [3, 197])):
         matrix = np.diag(values)
         found = nk.spectrum(matrix, 4)
         assert found.values == pytest.approx(values[:4], abs=1e-12)
@@ -125,10 +125,11 @@ def test_less_memory_restarts_the_space(iterated):
     assert found.values == pytest.approx(VALUES[:5], rel=1e-10)
     value, error = found.effective_dimension(1.0)
     assert value == pytest.approx(dimension(VALUES, 1.0), abs=4 * error)
-    with pytest.raises(InvalidValueError, match=r"memory=.* is too little: 15 columns of 300 rows"):
+    with pytest.raises(InvalidValueError, match=r"memory=.* is too little: 15 columns of 200 rows"):
         nk.spectrum(K, 5, probes=15, memory=8 * N * 15 * 8)
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_threads_and_all_kinds_of_matrices_serve(iterated, tmp_path):
     net, x = nk.MLP(3, "relu", b_std=0.1), RNG.standard_normal((150, 5))
     path = tmp_path / "gram.h5"
@@ -160,7 +161,7 @@ def test_the_largest_eigenvalue(iterated):
         (lambda: nk.spectrum(K).effective_dimension(0), "ridge must be more than 0"),
         (lambda: nk.spectrum(K).log_det(-1), "ridge must be finite and not negative"),
         (lambda: nk.spectrum(K - 2 * np.eye(N)).log_det(0.1), "is not positive definite"),
-        (lambda: nk.spectrum(K).alignment(np.ones(3)), r"Y must have 300 rows"),
+        (lambda: nk.spectrum(K).alignment(np.ones(3)), r"Y must have 200 rows"),
         (lambda: nk.spectrum(K).alignment(np.zeros(N)), "Y is 0"),
         (lambda: nk.spectrum(K).alignment(np.full(N, np.nan)), r"Y: row 0 \(counted from 0\)"),
         (

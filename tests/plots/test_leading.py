@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.linalg import spectrum as module
@@ -11,7 +12,7 @@ ROOT = RNG.standard_normal((120, 120)) / np.arange(1.0, 121)
 K = ROOT @ ROOT.T
 
 
-@pytest.mark.parametrize("dense", [2048, 20])
+@pytest.mark.parametrize("dense", marked(pytest.mark.slow, [20, 2048]))
 def test_the_panels(dense, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "DENSE", dense)
     found, y = nk.spectrum(K, 8), RNG.standard_normal((120, 2))

@@ -10,7 +10,8 @@ import ntk_numba
 
 MODULES = [
     "compute.memory", "linalg.cholesky", "predict.classification", "predict.gaussian_process",
-    "predict.gradient_flow", "predict.regression", "predict.targets",
+    "linalg.spectrum", "predict.gradient_flow", "predict.nystrom", "predict.regression",
+    "predict.targets",
     pytest.param("predict.hyperparameters", marks=pytest.mark.slow),
 ]  # fmt: skip
 

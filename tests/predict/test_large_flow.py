@@ -53,6 +53,7 @@ def test_all_ways_agree(job, time, ridge, tmp_path):
     assert one.outputs == pytest.approx(wanted.outputs[:, 0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_done_depends_on_what_fits(job, tmp_path):
     """A factor in a file is written in a folder for scratch, and removed in the end."""
     flow = large_flow.LargeFlow(job["path"], 1e4, 0.0, large_flow.Means(scratch=tmp_path))
@@ -68,6 +69,7 @@ def test_what_is_done_depends_on_what_fits(job, tmp_path):
         assert isinstance(small, large_flow.FlowFunctions)
 
 
+@pytest.mark.slow
 def test_many_columns_go_in_runs(job, monkeypatch):
     with large_flow.LargeFlow(
         nk.kernel_operator(NET, job["x"]), 1e3, 0.0, large_flow.Means(tolerance=1e-9)
@@ -77,6 +79,7 @@ def test_many_columns_go_in_runs(job, monkeypatch):
         assert flow.learned(job["y"]) == pytest.approx(whole, rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_distribution(job):
     k, common = job["both"], {"y": job["y"], "time": 1e3, "ridge": 1e-3}
     common |= {"ntk_test": k.ntk[N:, :N], "nngp_test": k.nngp[N:, :N]}
@@ -104,6 +107,7 @@ def test_the_largest_learning_rate(job):
     assert ridge == pytest.approx(2 * N / (2 * N / rate + 0.5 * mean), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_ensembles_at_a_finite_time(job):
     small = nk.gaussian_process(NET, job["x"], job["y"], kernel="ensemble", noise=1e-3, time=1e3)
     large = nk.gaussian_process(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
@@ -23,7 +24,7 @@ def solved(net, centres, ridge, kernel="ntk"):
     return k[:, centres] @ weights, getattr(nk.gram(net, Z, X[centres]), kernel) @ weights, weights
 
 
-@pytest.mark.parametrize("ridge", [1e-6, 0.5])
+@pytest.mark.parametrize("ridge", marked(pytest.mark.slow, [0.5, 1e-6]))
 def test_it_solves_the_normal_equations(ridge):
     model = nk.nystrom_regression(NET, X, Y, centres=CENTRES, ridge=ridge, absolute=True)
     on_x, on_z, weights = solved(NET, CENTRES, ridge)
@@ -76,6 +77,7 @@ def test_dependent_centres_are_left_out():
     assert model.predict(X[:40]) == pytest.approx(Y[:40], abs=1e-8)
 
 
+@pytest.mark.slow
 def test_blocks_of_rows_and_options(monkeypatch, tmp_path):
     np.save(tmp_path / "x.npy", 3 * X + 1)
     whole = nk.nystrom_regression(
@@ -104,6 +106,7 @@ def test_activations_are_fitted_up_to_rows_that_are_no_centres():
     assert model.predict(Z) == pytest.approx(same.predict(Z), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_targets_near_the_limits_of_float64():
     model = nk.nystrom_regression(NET, X, Y * [1e200, 1e-200], centres=CENTRES)
     plain = nk.nystrom_regression(NET, X, Y, centres=CENTRES)
@@ -126,6 +129,9 @@ def test_targets_near_the_limits_of_float64():
 def test_bad_arguments(change, error, text):
     with pytest.raises(error, match=text):
         nk.nystrom_regression(NET, X, Y, **change)
+
+
+def test_bad_samples_and_models_to_compare_with():
     model = nk.nystrom_regression(NET, X, Y, centres=3)
     with pytest.raises(InvalidValueError, match=r"y_test must be of shape \(20, 2\), not \(20,\)"):
         model.error(Z, np.ones(20))
