@@ -25,6 +25,8 @@ POSITIONAL = {
     "flow_distribution": [],
     "max_learning_rate": ["ntk", "X"],
     "cholesky": ["gram", "path"],
+    "open_cholesky": ["path"],
+    "repair_factor": ["path", "gram"],
     "spectrum": ["gram", "k"],
     "kernel_operator": ["net", "X", "Z"],
     "distribute": ["operator", "folder"],
@@ -48,7 +50,7 @@ FINITE_WIDTH = {
 NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
-    "GaussianProcess", "Cholesky", "GramOperator", "Spectrum", "NystromRegression",
+    "GaussianProcess", "Cholesky", "CholeskyFile", "GramOperator", "Spectrum", "NystromRegression",
 }  # fmt: skip
 
 
