@@ -13,6 +13,7 @@ BUILT_IN = {
     errors.InvalidValueError: ValueError,
     errors.NotPositiveDefiniteError: ValueError,
     errors.TooLargeError: ValueError,
+    errors.NotConvergedError: ArithmeticError,
     errors.InvalidTypeError: TypeError,
     errors.ProcessError: RuntimeError,
     errors.FileError: OSError,

@@ -30,6 +30,7 @@ POSITIONAL = {
     "spectrum": ["gram", "k"],
     "kernel_operator": ["net", "X", "Z"],
     "distribute": ["operator", "folder"],
+    "solve": ["gram", "Y"],
     "kernel_ridge": ["net", "X", "y"],
     "nystrom_regression": ["net", "X", "y"],
     "gaussian_process": ["net", "X", "y"],
@@ -51,6 +52,7 @@ NO_FUNCTIONS = {
     "__version__", "errors", "activations", "finite_width", "plots", "GramFile", "NtkNumbaError",
     "StoppedError", "UnderflowWarning", "NotPositiveDefiniteError", "RidgeWarning", "KernelRidge",
     "GaussianProcess", "Cholesky", "CholeskyFile", "GramOperator", "Spectrum", "NystromRegression",
+    "NotConvergedError", "Solution",
 }  # fmt: skip
 
 

@@ -44,6 +44,10 @@ SLOT = 4 * PAGE  # bytes of a slot
 SEAL = 16  # bytes of a checksum, XXH3 of 128 bits
 
 
+class _DamageError(Exception):
+    """Something in the file is not as it was written."""
+
+
 class Checkpoint:
     """A file that keeps the state of an iteration; a context manager that closes it.
 
@@ -186,7 +190,7 @@ class Checkpoint:
             try:
                 records = self._read_records(fd, slot)
                 arrays = {name: _array(fd, record) for name, record in slot["arrays"].items()}
-            except ValueError:
+            except _DamageError:
                 continue
             self.state, self.arrays, self._records = slot["state"], arrays, records
             self._number = slot["number"]
@@ -195,19 +199,19 @@ class Checkpoint:
             raise self._damaged("both of its states")
 
     def _read_records(self, fd: int, slot: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the records of a slot's parts; a ValueError says that one is damaged."""
+        """Return the records of a slot's parts; a _DamageError says that one is wrong."""
         records: list[dict[str, Any]] = []
         at, chain = self._parts_at, xxh3_128()
         for _ in range(slot["parts"]):
             record = _unsealed(_read_some(fd, at, PAGE))
             if record is None or record["at"] != at + PAGE:
-                raise ValueError
+                raise _DamageError
             _array(fd, record)
             chain.update(bytes.fromhex(record["seal"]))
             records.append(record)
             at = record["at"] + _pages(_size(record))
         if chain.hexdigest() != slot["chain"]:
-            raise ValueError
+            raise _DamageError
         return records
 
     @property
@@ -219,7 +223,7 @@ class Checkpoint:
         """Read a part, and compare it with its checksum."""
         try:
             return _array(self._fd, self._records[number])
-        except ValueError:
+        except _DamageError:
             raise self._damaged("a block has changed since it was written") from None
 
     def append(self, array: Array) -> int:
@@ -330,16 +334,16 @@ def _record(data: Array, at: int) -> dict[str, Any]:
 
 
 def _array(fd: int, record: Mapping[str, Any]) -> Array:
-    """Read an array; a ValueError says that it is not as its record says."""
+    """Read an array; a _DamageError says that it is not as its record says."""
     data = np.empty(record["shape"])
     try:
         if data.size:
             disk.read_at(fd, data, int(record["at"]))
     except OSError as error:
         disk.raise_exhausted(error)
-        raise ValueError from None
+        raise _DamageError from None
     if xxh3_128_hexdigest(data.data) != record["seal"]:
-        raise ValueError
+        raise _DamageError
     return data
 
 

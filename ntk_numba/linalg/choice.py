@@ -93,7 +93,11 @@ def needed_memory(systems: Systems, method: Method, path: str | os.PathLike[str]
     pairs = len(systems.shift)
     if method == "nystrom_pcg":
         return nystrom_pcg.vector_bytes(size, pairs)
-    work = 8 * size * (4 * block_krylov.width_of(size, columns) + 4 * pairs)
+    work = 8 * size * (6 * block_krylov.width_of(size, columns) + 4 * pairs)
+    if (
+        size > 2 * block_krylov.LARGEST
+    ):  # for eigenvectors of the projected matrix, if they are needed
+        work += 16 * block_krylov.LARGEST**2
     return work + (block_krylov.basis_bytes(size, columns) if path is None else 0)
 
 

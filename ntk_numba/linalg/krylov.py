@@ -124,6 +124,7 @@ class KrylovSpace:
         """Append a block to the basis, orthonormal and orthogonal to all earlier ones."""
         with tall(self._threads) as work:
             basis, triangle = work.orthonormal(block, scale)
+            del block  # so that it need not stay in memory
             for _ in range(3):  # one is enough, but for columns that nearly depend on others
                 if not basis.shape[1] or not len(self.blocks):
                     break

@@ -29,6 +29,7 @@ COLUMNS = 500  # of the matrix, from which it is approximated
 SHARE = 8  # N is at least this many times their number
 SLACK = 0.9  # of the tolerance, for the residual that the recurrence has
 PROGRESS = 0.5  # how much smaller the residual has to be after each restart
+DIVERGED = 1e6  # a relative residual that a matrix without negative eigenvalues does not lead to
 EPS = float(np.finfo(float).eps)
 
 
@@ -136,6 +137,8 @@ class NystromPCG:
                 lengths = systems.norms(vectors.rest)
                 residual = float((lengths / systems.lengths).max())
                 bar.show(systems.passes, residual)
+                if not residual < DIVERGED:
+                    raise systems.diverged(residual)
                 active = np.flatnonzero((lengths > goal) & (vectors.rho > 0))
                 if active.size:
                     systems.check_passes(residual)

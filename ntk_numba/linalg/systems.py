@@ -64,7 +64,8 @@ class Systems:
         self.operator, self.limits, self.name = operator, limits, name
         self._all, self.given_ridges = right.shape[1], ridges.tolist()
         largest = float(ridges.max())
-        if not isinstance(operator, OtherOperator):  # whose diagonal takes many passes
+        self._keeps = isinstance(operator, OtherOperator)
+        if not self._keeps:  # else the diagonal takes many passes
             diagonal = operator.diag()
             self._check_diagonal(diagonal, ridges)
             largest = max(largest, float(diagonal.max()))
@@ -106,7 +107,7 @@ class Systems:
     @cached_property
     def trace(self) -> float:
         """The trace of K; of an operator whose diagonal is not known, an estimate by one pass."""
-        if not isinstance(self.operator, OtherOperator):
+        if not self._keeps:
             return float(np.ldexp(self.operator.diag(), -self._exponent).sum())
         size = len(self.right)
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (size, SIGNS))
@@ -122,7 +123,8 @@ class Systems:
     def multiply(self, columns: Floats) -> Floats:
         """Return K @ columns, a new array, and count a pass."""
         stopping.check()
-        product = np.array(self.operator.matmat(columns), float)
+        # the product of an operator of the user's may be an array that it keeps, or `columns`
+        product = np.array(self.operator.matmat(columns), float, copy=self._keeps or None)
         self.passes += 1
         if not np.isfinite(product).all():
             raise InvalidValueError(
@@ -134,8 +136,8 @@ class Systems:
 
     def columns(self, indices: NDArray[np.intp]) -> Floats:
         """Return columns of K, (N, m)."""
-        columns = np.array(self.operator.columns(indices), float)
-        return np.ldexp(columns, -self._exponent, out=columns)
+        columns = np.asarray(self.operator.columns(indices), float)
+        return np.ldexp(columns, -self._exponent) if self._exponent else columns
 
     def remainder(self, solution: Floats) -> tuple[Floats, Floats]:
         """Return Y − A X, (N, P), for X (N, P), and the relative residuals (P,), by one pass."""
@@ -196,6 +198,13 @@ class Systems:
                 f"max_passes={self.limits.passes} is reached; allow more, take a larger ridge, or "
                 f"method='cholesky'",
             )
+
+    def diverged(self, residual: float) -> NotConvergedError:
+        """Return the error that the residual grows without bounds."""
+        return self.not_converged(
+            residual,
+            "it grows, since the matrix is singular, or not positive definite: take a larger ridge",
+        )
 
     def stalled(self, residual: float, *, exact: bool = True) -> NotConvergedError:
         """Return the error that further passes do not help.

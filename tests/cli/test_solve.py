@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from marks import marked
 from programs import own_process_kept
 
 import ntk_numba as nk
@@ -71,15 +72,21 @@ def test_classes(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "text"),
-    [
-        (["g.h5", "-o", "w.npy", "--checkpoint", "w.npy"], "is named twice"),
-        (["g.h5", "-o", "w.npy", "--checkpoint", "g.h5", "--overwrite"], "read by this command"),
-        (["g.h5", "-o", "w.npy", "--w-std", "1"], "give its --depth too"),
-        (["g.h5", "-o", "w.csv", "--ridge", "2"], "a table has one solution"),
-        (["g.h5", "-o", "w.txt"], "its ending must be one of"),
-        (["none.h5", "-o", "w.npy"], "none.h5"),
-        (["g.h5", "-o", "w.npy", "--tolerance", "2"], "tolerance must be"),
-    ],
+    marked(
+        pytest.mark.slow,
+        [
+            (["g.h5", "-o", "w.npy", "--checkpoint", "w.npy"], "is named twice"),
+            (
+                ["g.h5", "-o", "w.npy", "--checkpoint", "g.h5", "--overwrite"],
+                "read by this command",
+            ),
+            (["g.h5", "-o", "w.npy", "--w-std", "1"], "give its --depth too"),
+            (["g.h5", "-o", "w.csv", "--ridge", "2"], "a table has one solution"),
+            (["g.h5", "-o", "w.txt"], "its ending must be one of"),
+            (["none.h5", "-o", "w.npy"], "none.h5"),
+            (["g.h5", "-o", "w.npy", "--tolerance", "2"], "tolerance must be"),
+        ],
+    ),
 )
 def test_mistakes_get_one_line(run, words, text):
     code, found = run(*words, "--targets", "y.npy", "--ridge", "0.1")

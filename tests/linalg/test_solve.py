@@ -98,7 +98,7 @@ def test_a_singular_matrix(rng, method):
     y = matrix @ rng.standard_normal(N)
     found = nk.solve(matrix, y, ridge=0, method=method, tolerance=1e-9, threads=1)
     assert error(matrix @ found.x, y) < 1e-8
-    with pytest.raises(nk.NotConvergedError, match="singular or ill-conditioned: take a larger"):
+    with pytest.raises(nk.NotConvergedError, match="singular"):
         nk.solve(matrix, rng.standard_normal(N), ridge=0, method=method, threads=1)
     with pytest.raises(nk.NotConvergedError, match="relative residual of 1 after"):
         nk.solve(np.zeros((5, 5)), np.ones(5), ridge=0, method=method)
