@@ -401,12 +401,17 @@ with ntk_numba.open_gram(sys.argv[1]) as f:
     n = f.shape[1]
     f.ntk[[3, 1], [0, 0]], f.ntk @ np.ones((n, 2)), next(f.blocks("ntk")), f.ntk[5:9, ::2]
 bad = sorted({name.partition(".")[0] for name in sys.modules} & {"numba", "llvmlite", "scipy"})
+if not bad:
+    with ntk_numba.open_gram(sys.argv[1]) as f:
+        A = f.operator("ntk")
+        A @ np.ones((n, 2)), A.columns([1])
+    bad = sorted({name.partition(".")[0] for name in sys.modules} & {"numba", "llvmlite"})
 sys.exit(f"imported {bad}" if bad else 0)
 """
 
 
 @pytest.mark.slow
-def test_neither_numba_nor_scipy_is_imported(path):
+def test_neither_numba_nor_scipy_is_imported_and_only_scipy_for_an_operator(path):
     subprocess.run([sys.executable, "-c", NO_COMPILER, path], check=True)
 
 
