@@ -237,7 +237,7 @@ def distribute(
     TypeError
         The operator is that of a matrix in memory, or its data are not files.
     ValueError
-        There are more parts than tiles.
+        There are more parts than tiles, or the operator is of a file of two data sets.
     OSError
         The folder is missing or cannot be written.
 

@@ -1,7 +1,7 @@
 """Kernel matrices as linear operators, which are multiplied without being in memory."""
 
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -119,6 +119,12 @@ class GramOperator(LinearOperator):  # type: ignore[misc]
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError(
+            "an operator cannot be pickled; make it in the process that uses it, or give "
+            "ntk_numba.distribute the workers that are to compute its products"
+        )
 
     def _checked(self, indices: ArrayLike) -> NDArray[np.intp]:
         """Return the indices of columns as numbers from 0 on, (m,).
