@@ -174,7 +174,8 @@ def kernel_operator(
 
     The network is fitted, the data is checked, and code is compiled once, by this function or the
     first product. A product looks at the status of the files again, and compares the rows that it
-    reads with what they were.
+    reads with what they were. Arrays in memory are not compared: they must stay as they are as long
+    as the operator is used.
 
     Examples
     --------
