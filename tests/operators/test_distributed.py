@@ -1,5 +1,6 @@
 """Kernel operators whose passes are computed in parts."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -88,6 +89,11 @@ def test_errors_say_what_to_do(data, folder):
         TypeError, match="operator must be that of kernel_operator or of a Gram file; this ndarray"
     ):
         nk.distribute(np.eye(3), folder, parts=1)
+    cross = nk.write_gram(NETS[0], np.eye(3), folder / "g.h5", Z=np.eye(2, 3))
+    with cross, pytest.raises(ValueError, match="is of two data sets, and is multiplied by one"):
+        nk.distribute(cross.operator("ntk"), folder, parts=1)
+    with pytest.raises(TypeError, match="an operator cannot be pickled; make it in the process"):
+        pickle.dumps(A)
     with pytest.raises(FileNotFoundError, match="create it first"):
         nk.distribute(A, folder / "none", parts=1)
 
