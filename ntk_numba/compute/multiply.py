@@ -283,7 +283,8 @@ class ComputedMatrix:
     def _side(self, vectors: Doubles, sums: Sums) -> Side:
         """Return what the compiled loop takes for a product with panels of vectors."""
         rows, columns = sums.exponents
-        scale = np.ldexp(1.0, BITS - rows - columns[0])  # `balanced` makes all columns equal
+        with np.errstate(over="ignore"):  # of rows that the part does not need, with bounds of 0
+            scale = np.ldexp(1.0, BITS - rows - columns[0])  # `balanced` makes all columns equal
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
         return Side(vectors, sums.totals.T, sums.rests.T, scale, locks)
 
@@ -405,18 +406,17 @@ class ComputedMatrix:
         many, band = tile // self.tile, self.plan.band
         with self._reading:
             turns = self._turns.setdefault(many, threading.Semaphore(max(1, band // many)))
-        step, (i, j) = min(band, many) * self.tile, place
+        step, size, (i, j) = min(band, many) * self.tile, self.shape[0], place
         with turns:
-            for a in range(i * tile, min((i + 1) * tile, self.shape[0]), step):
-                rows = read(self._x, a, min(a + step, self.shape[0]))
+            for a in range(i * tile, min((i + 1) * tile, size), step):
+                rows = read(self._x, a, min(a + step, size))
                 for b in range(j * tile, min((j + 1) * tile, a + step), step):
                     some = [
                         ((row - a, column - b, *size), to, mirror)
                         for (row, column, *size), to, mirror in table
                         if row in range(a, a + step) and column in range(b, b + step)
                     ]
-                    stop = min(b + step, self.shape[0])
-                    columns = rows if a == b else read(self._x, b, stop)
+                    columns = rows if a == b else read(self._x, b, min(b + step, size))
                     tiles = tile_table(*zip(*some, strict=True))
                     self._alone.compute_alone(tiles, rows, columns, *outputs)
                     del columns  # before the next band is read
