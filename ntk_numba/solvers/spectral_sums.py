@@ -109,9 +109,10 @@ class SpectralSums:
         deviation = float(np.linalg.norm(rest)) / math.sqrt((count - 3) * count)
         means = each[:, 2].mean(axis=1)
         between = float(means.max() - means.min()) / 2
-        # the known eigenvalues are known up to their residuals
-        changes = function(self._known + self._off) - function(self._known)
-        return Estimate(value, math.hypot(deviation, between, float(np.linalg.norm(changes))))
+        # the known eigenvalues are known up to their residuals; their sum, up to the squares
+        change = float(np.linalg.norm(function(self._known + self._off) - function(self._known)))
+        shift = float(slopes[1]) * float((self._off**2 / self._known).sum())
+        return Estimate(value, math.hypot(deviation, between, change, shift))
 
 
 def _with_least(space: Projection, skipped: int) -> Rule:
