@@ -105,9 +105,11 @@ def test_classes(run, tmp_path):
             (["g.h5", "-o", "w.txt"], "its ending must be one of"),
             (["none.h5", "-o", "w.npy"], "none.h5"),
             (["g.h5", "-o", "w.npy", "--tolerance", "2"], "tolerance must be"),
+            (["g.h5", "-o", "w.npy", "--parts", "2000"], "so at most"),
         ],
     ),
 )
-def test_mistakes_get_one_line(run, words, text):
+def test_mistakes_get_one_line(run, tmp_path, words, text):
     code, found = run(*words, "--targets", "y.npy", "--ridge", "0.1")
     assert code == 2 and text in found and len(found.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.h5", "x.npy", "y.npy"]
