@@ -158,15 +158,15 @@ def test_each_tile_is_read_once(points, tmp_path, monkeypatch, stored):
             assert len(reads) == tiles
 
 
-@pytest.fixture(params=["last", "all"])
-def whole(points, request):
-    return nk.gram(NET, points, layers=request.param)
+@pytest.fixture(scope="module", params=["last", "all"])
+def layers(request):
+    return request.param
 
 
-@pytest.fixture(params=["float64", "float32"])
-def lower(points, tmp_path, whole, request):
-    layers = "all" if whole.ntk.ndim == 3 else "last"
-    dtype, path = request.param, tmp_path / "g.h5"
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def lower(tmp_path_factory, layers, request):
+    points = np.random.default_rng(7).standard_normal((150, 7))
+    dtype, path = request.param, tmp_path_factory.mktemp("lower") / "g.h5"
     nk.write_gram(
         NET, points, path, kernels=("nngp", "ntk"), layers=layers, dtype=dtype, layout="lower"
     ).close()  # fmt: skip
