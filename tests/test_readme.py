@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from marks import marked
 from private_slurm import Slurm
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = ("training", "safety", "prediction")  # with tables of benchmarks
 PREDICTION = (ROOT / "docs" / "prediction.md").read_text()
+LARGER = (ROOT / "docs" / "larger.md").read_text()
 DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text()
 
 
@@ -65,6 +67,21 @@ def test_prediction(folder):
     assert commands.count("ntk-numba ") == 4
     in_a_shell(folder, commands)
     assert len((folder / "labels.csv").read_text().splitlines()) == 1798
+
+
+@pytest.mark.slow
+def test_larger(folder):
+    """Run all snippets of the page on large matrices, and its commands."""
+    code = "\n".join(blocks("python", LARGER))
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    (commands,) = blocks("sh", LARGER)
+    assert commands.count("ntk-numba ") == 7
+    said = in_a_shell(folder, commands)
+    assert "reading" in said and (folder / "spectrum.png").exists()
+    weights = np.load(folder / "weights.npy")
+    product = nk.gram(nk.MLP(4, w_std=2**0.5, b_std=0.1), "data/digits.npz:x").ntk @ weights
+    targets, _ = nk.one_hot(np.load("data/digits.npz")["y"])
+    assert abs(product + 1e-3 * weights - targets).max() < 1e-6
 
 
 @pytest.mark.cluster
