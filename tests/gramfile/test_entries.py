@@ -1,6 +1,7 @@
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 
@@ -67,8 +68,14 @@ def test_any_index_of_numpy(points, tmp_path, layers, stored):
             assert (found == right).all() and found.dtype == right.dtype
 
 
-@pytest.mark.parametrize("layers", ["last", "all"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("layers", "dtype"),
+    marked(
+        pytest.mark.slow,
+        [("last", "float32"), ("all", "float64"), ("last", "float64"), ("all", "float32")],
+        [("last", "float32"), ("all", "float64")],
+    ),
+)
 @pytest.mark.parametrize("other", [None, 70])
 def test_products_are_those_of_the_array(points, tmp_path, layers, dtype, other, stored):
     if other and stored == "lower":
