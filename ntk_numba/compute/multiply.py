@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,11 @@ class ComputedMatrix:
     def _sources(self) -> list[Source]:
         """X and, if there is one, Z."""
         return [s for s in (self._x, self._z) if s is not None]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of X and Z."""
+        return [path for source in self._sources for path in source.paths]
 
     @cached_property
     def identity(self) -> str:

@@ -50,8 +50,13 @@ class CholeskyFile(Factor):
         self._memory = None if memory is None else parse_bytes(memory, "memory")
         # a factor that does not fit in memory would not be in the page cache in the next pass
         self._tiles = file.tiles(direct=contents.output_bytes > available_memory() // 2)
-        self._store = StoredTiles(self._tiles, str(file.path))
+        self._stored = StoredTiles(self._tiles, str(file.path))
         self._known: float | None = None  # the logarithm of the determinant
+
+    @property
+    def _store(self) -> StoredTiles:
+        self._file.refuse_closed()
+        return self._stored
 
     @property
     def _size(self) -> int:

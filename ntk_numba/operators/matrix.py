@@ -14,7 +14,7 @@ from ntk_numba.compute.memory import Gram
 from ntk_numba.errors import InvalidTypeError, InvalidValueError, TooLargeError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile, open_gram
-from ntk_numba.inputs.arrays import bad_entry
+from ntk_numba.inputs.arrays import bad_entry, file_of
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.machine import available_memory
 
@@ -177,6 +177,16 @@ def refuse_large(
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
     return free
+
+
+def paths_of(matrix: Floats) -> list[Path]:
+    """Return the file of an array that is a memory map, or a view of one."""
+    array: Any = matrix
+    while isinstance(array, np.ndarray):
+        if file := file_of(array):
+            return [file]
+        array = array.base
+    return []
 
 
 def check_matrix(matrix: Floats, name: str) -> None:

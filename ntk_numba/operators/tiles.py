@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.tile_products import READERS
 from ntk_numba.grid import LARGEST_TILE
-from ntk_numba.operators.matrix import blocks, check_matrix, find_matrix
+from ntk_numba.operators.matrix import blocks, check_matrix, find_matrix, paths_of
 from ntk_numba.pool import in_order
 
 Floats = NDArray[np.floating]
@@ -31,6 +32,7 @@ class MatrixTiles(Protocol):
     tile : the edge of its own tiles, a power of two
     identity : a hex digest that differs if any entry may differ
     kernel : the kernel that it is, "nngp" or "ntk"; "" if that is unknown
+    paths : the files that it is read from, or is computed from
     """
 
     @property
@@ -43,6 +45,8 @@ class MatrixTiles(Protocol):
     def identity(self) -> str: ...
     @property
     def kernel(self) -> str: ...
+    @property
+    def paths(self) -> list[Path]: ...
 
     def load(self, places: Sequence[tuple[int, int]], out: Floats, tile: int) -> None:
         """Fill out[n], (tile, tile), with block (i, j), j ≤ i, for the n-th (i, j) of `places`.
@@ -94,7 +98,7 @@ class ArrayTiles(_Closing):
         super().__init__()
         self._matrix = matrix
         self.size, self.dtype, self.tile = len(matrix), matrix.dtype, LARGEST_TILE
-        self.kernel = ""
+        self.kernel, self.paths = "", paths_of(matrix)
 
     @cached_property
     def identity(self) -> str:
@@ -132,7 +136,7 @@ class StoredTiles(_Closing):
         super().__init__(opened)
         self._matrix, self._threads = matrix, threads or READERS
         self.size, self.dtype, self.tile = matrix.grid.rows, matrix.dtype, matrix.grid.tile
-        self.kernel = matrix.kernel
+        self.kernel, self.paths = matrix.kernel, matrix.paths
 
     @property
     def identity(self) -> str:
