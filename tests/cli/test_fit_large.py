@@ -79,6 +79,7 @@ def test_scratch_that_is_named_stays(run):
         assert "is read by this command" in said
 
 
+@pytest.mark.slow
 def test_a_process(run):
     words = [word for word in fit("p.h5", "nystrom_pcg", "--process") if word != "--ridge"]
     words[words.index("1e-3")] = "--noise=1e-3"

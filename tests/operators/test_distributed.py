@@ -34,7 +34,7 @@ def columns(count, width=3):
 
 
 @pytest.mark.parametrize("net", marked(pytest.mark.slow, NETS))
-@pytest.mark.parametrize("second", [None, "z.npy"])
+@pytest.mark.parametrize("second", marked(pytest.mark.slow, [None, "z.npy"]))
 def test_products_have_the_bits_of_one_process(data, folder, net, second):
     z = None if second is None else data / second
     A = nk.kernel_operator(net, data / "x.npy", z)

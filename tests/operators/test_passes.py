@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from marks import marked
 
 from ntk_numba import StoppedError
 from ntk_numba.cluster import executors
@@ -113,7 +114,7 @@ def left(folder):
     return sorted(path.name for path in (folder / "work").iterdir())
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("symmetric", marked(pytest.mark.slow, [True, False]))
 def test_products_are_right_and_have_the_same_bits_for_any_parts(tmp_path, symmetric):
     origin = Origin(symmetric)
     entries = origin.open().entries
@@ -269,15 +270,15 @@ def test_a_standard_pool(tmp_path, count):
     np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("symmetric", marked(pytest.mark.slow, [True, False]))
 def test_workers_add_large_products(tmp_path, monkeypatch, symmetric):
     origin = Origin(symmetric)
     columns = columns_of(origin.open().entries.shape[1])
     wanted = passes(tmp_path, origin).multiply(columns)
     monkeypatch.setattr(distributed, "ALONE", 0)
-    for block in (32, 96, 1 << 13):
+    for block in (96, 1 << 13):
         monkeypatch.setattr(pass_module, "BLOCK", block)
-        for parts in (1, 3, 7):
+        for parts in (1, 7):
             with ThreadPoolExecutor(2) as executor:
                 pool = passes(tmp_path, origin, parts=parts, executor=executor)
                 np.testing.assert_array_equal(pool.multiply(columns), wanted)

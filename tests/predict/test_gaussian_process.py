@@ -90,7 +90,7 @@ def test_trained_networks(time, noise):
 def test_the_ensemble_takes_both_kernels():
     g = process("ensemble", gram=nk.gram(NET, X))
     assert g.predict(Z) == pytest.approx(process("ensemble").predict(Z), rel=1e-10)
-    with pytest.raises(ValueError, match="25 samples needs at least 64 KiB of memory"):
+    with pytest.raises(ValueError, match=r"25 samples needs at least .* of memory"):
         process("ensemble", gram=nk.gram(NET, X), memory=9999)
     with pytest.raises(ValueError, match="gram has no nngp, only ntk"):
         process("ensemble", gram=nk.gram(NET, X, kernels="ntk"))

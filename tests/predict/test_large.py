@@ -92,24 +92,23 @@ def test_a_process(small, method, kernel, monkeypatch):
 
 
 @pytest.mark.parametrize("form", marked(pytest.mark.slow, ["file", "path", "array", "Gram"]))
-def test_a_matrix_that_is_given(small, tmp_path, form):
+@pytest.mark.parametrize("method", marked(pytest.mark.slow, METHODS[:2]))
+def test_a_matrix_that_is_given(small, tmp_path, form, method):
     x, y, z = data()
     path = tmp_path / "g.h5"
     with nk.write_gram(NET, x, path, layout="lower") as file:
         kernel = nk.gram(NET, x, kernels="ntk")
         gram = {"file": file, "path": path, "array": kernel.ntk, "Gram": kernel}[form]
-        for method in METHODS[:2]:
-            model = nk.kernel_ridge(
-                NET, x, y, ridge=1e-3, gram=gram, method=method, tolerance=1e-11
-            )
-            cross, matrix, _ = dense(x, z, 1e-3)
-            wanted = cross @ np.linalg.solve(matrix, y)
-            assert np.abs(model.predict(z) - wanted).max() < 1e-9
+        options = {"gram": gram, "method": method, "tolerance": 1e-11}
+        model = nk.kernel_ridge(NET, x, y, ridge=1e-3, **options)
+        cross, matrix, _ = dense(x, z, 1e-3)
+        assert np.abs(model.predict(z) - cross @ np.linalg.solve(matrix, y)).max() < 1e-9
         if form in ("file", "array"):
             with pytest.raises(ValueError, match="gram is not that of"):
                 nk.kernel_ridge(NET, x + 1, y, gram=gram, method=method)
 
 
+@pytest.mark.slow
 def test_iterations_may_be_wanted_of_a_matrix_that_fits():
     x, y, z = data()
     model = nk.kernel_ridge(NET, x, y, ridge=1e-3, method="nystrom_pcg", tolerance=1e-9)
