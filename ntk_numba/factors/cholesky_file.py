@@ -111,11 +111,13 @@ class CholeskyFile(Factor):
                 )
             right, sizes = scaled(columns)
             shift = math.ldexp(self.ridge, -self._exponent)
-            solution, residual, norms = refined(
-                right,
-                self._substitute,
-                lambda x: operator @ np.ldexp(x, -self._exponent) + shift * x,
-            )
+            before = self._exponent // 2  # in two steps, of which neither over- nor underflows
+            after = self._exponent - before
+
+            def multiply(x: Columns) -> Columns:
+                return np.ldexp(operator @ np.ldexp(x, -before), -after) + shift * x
+
+            solution, residual, norms = refined(right, self._substitute, multiply)
             if self.dtype == np.float32:
                 own = float(np.ldexp(operator.diag(), -self._exponent).sum())
                 if not converged(residual, own + self._size * shift, solution, norms):

@@ -27,6 +27,7 @@ from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Grid
 from ntk_numba.inputs.arrays import bad_entry
 from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.operators.matrix import paths_of
 from ntk_numba.operators.tiles import MatrixTiles, open_tiles
 
 Floats = NDArray[np.floating]
@@ -100,7 +101,7 @@ def write_factor(
     check_folder(target, write=policy.overwrite or not target.exists())
     threads = threads_to_use(threads)
     with opened(gram, kernel, threads) as (tiles, name):
-        refuse_inputs(target, tiles.paths, "read for the matrix")
+        refuse_inputs(target, [*tiles.paths, *paths_of(gram)], "read for the matrix")
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(tiles.kernel or kernel or "")
         if contents.excess:

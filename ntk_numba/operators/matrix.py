@@ -179,13 +179,12 @@ def refuse_large(
     return free
 
 
-def paths_of(matrix: Floats) -> list[Path]:
-    """Return the file of an array that is a memory map, or a view of one."""
-    array: Any = matrix
-    while isinstance(array, np.ndarray):
+def paths_of(array: Any) -> list[Path]:
+    """Return the file of an HDF5 dataset, a memory map, or a view of one; none for others."""
+    while array is not None:
         if file := file_of(array):
             return [file]
-        array = array.base
+        array = array.base if isinstance(array, np.ndarray) else None
     return []
 
 

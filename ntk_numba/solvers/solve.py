@@ -25,6 +25,7 @@ from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.place import output_path, refuse_inputs
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.operators.matrix import paths_of
 from ntk_numba.operators.operator import GramOperator, OtherOperator, as_operator
 from ntk_numba.solvers.block_krylov import BlockKrylov
 from ntk_numba.solvers.checkpoint import Checkpoint
@@ -199,7 +200,8 @@ def solve(
     )
     with _opened(gram, kernel, memory, threads) as operator:
         if path is not None:
-            refuse_inputs(output_path(path), operator.paths, "read for the matrix")
+            files = [*operator.paths, *paths_of(gram)]
+            refuse_inputs(output_path(path), files, "read for the matrix")
         right, flat = _columns(Y, operator.shape[0])
         systems = Systems(operator, ridges, right, limits, "gram")
         method, reason = choose(gram, systems, method, path)
