@@ -270,9 +270,10 @@ def open_cholesky(
     ----------
     path : str or path
     memory : int or str such as "2GiB", optional
-        The most memory that tiles and right-hand sides may take, beside Y and the solution; by
-        default half of what this process may still use. Less memory means more passes over the
-        file, and the same results.
+        The most memory that tiles and right-hand sides may take, by default half of what this
+        process may still use; beside it, Y and two arrays of its shape are in memory, or eight if
+        a solution is refined with the matrix. Less memory means more passes over the file, and the
+        same results.
     threads : int, optional
         The largest number of threads; by default all that this process may use.
 

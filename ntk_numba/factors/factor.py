@@ -124,11 +124,12 @@ class Factor:
         raise NotImplementedError
 
     def _unscaled(self, solution: Columns, sizes: Columns) -> Columns:
-        """Return the solution for right-hand sides that were divided by sizes."""
+        """Return the solution for right-hand sides that were divided by sizes, in its place."""
         with np.errstate(over="ignore"):
-            found = np.ldexp(solution * sizes, -self._exponent)
-        self._refuse_infinite(found, "the solution", "the targets down")
-        return found
+            solution *= sizes
+            np.ldexp(solution, -self._exponent, out=solution)
+        self._refuse_infinite(solution, "the solution", "the targets down")
+        return solution
 
     def _refuse_infinite(self, found: Columns, what: str, remedy: str) -> None:
         """Raise an error if results are too large for float64."""

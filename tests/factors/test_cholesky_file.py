@@ -191,6 +191,21 @@ def test_matrices_that_are_not_positive_definite(dense, dtype, tmp_path, monkeyp
         (tmp_path / "l.h5").unlink()
 
 
+@pytest.mark.parametrize(("diagonal", "beside"), [(0.0, 0.0), (-1.0, 0.0), (1.0, 1.0), (2.0, -0.1)])
+def test_a_ridge_is_found_although_the_witness_is_an_eigenvector(
+    diagonal, beside, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(unfactorised, "DENSE", 0)
+    a = np.full((40, 40), beside)
+    np.fill_diagonal(a, diagonal)
+    with pytest.raises(nk.NotPositiveDefiniteError) as caught:
+        nk.cholesky(a, tmp_path / "l.h5")
+    ridge, least = caught.value.least_ridge, min(np.linalg.eigvalsh(a)[0], 0)
+    nk.cholesky(a, tmp_path / "l.h5", ridge=ridge).close()
+    assert 0 < ridge <= 1.2 * abs(least) + 1e-12
+    assert caught.value.least_eigenvalue == pytest.approx(least, abs=1e-13)
+
+
 def test_the_witness_proves_that_the_matrix_is_indefinite(tmp_path, monkeypatch):
     """Without a step of Lanczos' method, its quotient is the bound."""
     monkeypatch.setattr(unfactorised, "DENSE", 0)
