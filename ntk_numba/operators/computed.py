@@ -26,8 +26,7 @@ class ComputedOperator(GramOperator):
 
     def __init__(self, matrix: ComputedMatrix) -> None:
         super().__init__(matrix.shape, symmetric=matrix.symmetric)
-        self.matrix = matrix
-        self.paths = matrix.paths
+        self.matrix, self.kernel, self.paths = matrix, matrix.kernel, matrix.paths
 
     @property
     def identity(self) -> str:

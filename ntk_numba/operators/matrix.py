@@ -179,6 +179,15 @@ def refuse_large(
     return free
 
 
+def refuse_other_kernel(operator: Any, kernel: KernelName | None, name: str) -> None:
+    """Raise an error if an operator is known to be of another kernel than the one to take."""
+    if kernel is not None:
+        one_of("kernel", kernel, KERNELS)
+        own = getattr(operator, "kernel", "")
+        if own and own != kernel:
+            raise InvalidValueError(f"{name} is an operator of {own}, not of {kernel}")
+
+
 def paths_of(array: Any) -> list[Path]:
     """Return the file of an HDF5 dataset, a memory map, or a view of one; none for others."""
     while array is not None:

@@ -16,7 +16,13 @@ from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.tile_products import READERS
 from ntk_numba.grid import LARGEST_TILE
-from ntk_numba.operators.matrix import blocks, check_matrix, find_matrix, paths_of
+from ntk_numba.operators.matrix import (
+    blocks,
+    check_matrix,
+    find_matrix,
+    paths_of,
+    refuse_other_kernel,
+)
 from ntk_numba.pool import in_order
 
 Floats = NDArray[np.floating]
@@ -231,6 +237,7 @@ def open_tiles(
                 f"{name} is an operator of SciPy, whose entries are not known; give the matrix, a "
                 f"Gram file or an operator of ntk_numba.kernel_operator"
             )
+        refuse_other_kernel(gram, kernel, name)
         tiles: MatrixTiles = gram.tiles()
         return tiles
     found = find_matrix(gram, kernel, name=name)

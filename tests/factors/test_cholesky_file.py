@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -262,6 +263,20 @@ def test_files_that_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         nk.open_cholesky(tmp_path / "no.h5")
     assert not [p for p in tmp_path.iterdir() if p != path]
+
+
+def test_an_operator_of_another_kernel_is_refused(tmp_path):
+    x = RNG.standard_normal((9, 3))
+    with nk.write_gram(nk.MLP(2), x, tmp_path / "g.h5", kernels=("ntk", "nngp")) as file:
+        for gram in (nk.kernel_operator(nk.MLP(2), x), file.operator("ntk")):
+            for call in (
+                partial(nk.cholesky, path=tmp_path / "l.h5"),
+                nk.cholesky,
+                partial(nk.solve, Y=x, ridge=1.0),
+                partial(nk.spectrum, k=2),
+            ):
+                with pytest.raises(ValueError, match="an operator of ntk, not of nngp"):
+                    call(gram, kernel="nngp")
 
 
 def test_an_output_is_no_file_that_the_matrix_is_read_from(tmp_path):
