@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ntk_numba import stopping
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, NotConvergedError
 from ntk_numba.solvers.krylov import KrylovSpace
 
 Doubles = NDArray[np.float64]
@@ -62,6 +62,25 @@ def ritz_of(space: KrylovSpace) -> Ritz:
     return Ritz(values, vectors, residuals)
 
 
+class Projection(NamedTuple):
+    """What a Krylov space knows of a matrix, without its basis.
+
+    matrix : (n, n), T
+    start : (r, K), the columns that it began with, in terms of its first r vectors
+    coupling : (r', r), B of the last block that K has multiplied; r' = 0 if the space is invariant
+    ritz : the eigenpairs of T
+    """
+
+    matrix: Doubles
+    start: Doubles
+    coupling: Doubles
+    ritz: Ritz
+
+    @classmethod
+    def of(cls, space: KrylovSpace, ritz: Ritz) -> "Projection":
+        return cls(space.matrix(), space.below[0], space.below[-1], ritz)
+
+
 class Leading:
     """The search for the leading eigenpairs of an operator.
 
@@ -78,8 +97,8 @@ class Leading:
     space : KrylovSpace
     passes : int
         The number of products.
-    first : (KrylovSpace, Ritz) or None
-        The space of the start, when it was complete.
+    first : Projection or None
+        Of the space of the start, when it was complete.
     """
 
     def __init__(
@@ -100,7 +119,7 @@ class Leading:
             )
         self._operator, self._threads, self._report = operator, threads, report
         self.space, self.passes = KrylovSpace(start, threads=threads), 0
-        self.first: tuple[KrylovSpace, Ritz] | None = None
+        self.first: Projection | None = None
 
     def converge(self, count: int, goal: float, most: int) -> Ritz:
         """Return the eigenpairs of a space of which the first `count` have converged.
@@ -110,8 +129,8 @@ class Leading:
 
         Raises
         ------
-        ValueError
-            If they have not converged after so many passes.
+        NotConvergedError
+            They have not converged after so many passes.
         """
         size, wide = self.space.last.shape
         while True:
@@ -126,14 +145,16 @@ class Leading:
             done = off <= 1 or not self.space.last.size
             full = self.space.size + self.space.last.shape[1] > self._room
             if self.first is None and (done or full):
-                self.first = self.space, ritz
+                self.first = Projection.of(self.space, ritz)
             if done:
                 return ritz
             if self.passes >= most:
-                raise InvalidValueError(
+                raise NotConvergedError.after(
+                    self.passes,
+                    off * goal,
                     f"the residuals of {count} eigenvectors are up to {off * goal:.1e} of their "
                     f"eigenvalues after {most} passes, more than tolerance={goal:g}; give a larger "
-                    f"tolerance, more passes (max_passes), more probes, or fewer eigenvalues"
+                    f"tolerance, more passes (max_passes), more probes, or fewer eigenvalues",
                 )
             if full:
                 vectors = self.space.combine(np.ascontiguousarray(ritz.vectors[:, :wide]))
