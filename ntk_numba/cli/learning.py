@@ -1,7 +1,6 @@
 """The commands ``fit`` and ``predict``."""
 
 import argparse
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,13 +120,13 @@ def _ridge(options: argparse.Namespace) -> Any:
 
 def refuse_inputs(targets: "Sequence[Path]", x: "Source | None", *others: str | None) -> None:
     """Raise an error if an output is one of the files that are read, or that a model refers to."""
+    from ntk_numba.gramfile import place
     from ntk_numba.inputs.paths import split
 
-    files = {x.file, *(file.path for file in x.files)} if x else set()
+    files = x.paths if x else set()
     files |= {split(other)[0] for other in others if other is not None}
-    for target, file in product(targets, files):
-        if file and file.exists() and target.exists() and target.samefile(file):
-            raise InvalidValueError(f"{target} is read by this command; choose another output")
+    for target in targets:
+        place.refuse_inputs(target, files, "read by this command")
 
 
 def _facts(model: "KernelRidge | GaussianProcess", options: argparse.Namespace) -> dict[str, Any]:

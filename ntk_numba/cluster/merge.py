@@ -22,7 +22,7 @@ from ntk_numba.gramfile.contents import Contents, Header
 from ntk_numba.gramfile.layout import HDF5, read_header
 from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
-from ntk_numba.gramfile.place import LOCK, NEXT, is_taken, output_path
+from ntk_numba.gramfile.place import LOCK, NEXT, is_taken, output_path, refuse_inputs
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.gramfile.storage import parse_layout
 from ntk_numba.gramfile.stored import existing
@@ -93,8 +93,7 @@ def merge(
     given = [Path(part).absolute() for part in parts if not str(part).endswith((LOCK, NEXT))]
     if any(Path(part) == Path() for part in parts):
         raise folder_error(Path(), "the files of the parts")
-    if target.exists() and any(part.exists() and part.samefile(target) for part in given):
-        raise InvalidValueError(f"{target} is one of the parts; choose another output")
+    refuse_inputs(target, given, "one of the parts")
     policy = Policy(overwrite, progress)
     if link and not overwrite:
         refuse_unfinished(target)

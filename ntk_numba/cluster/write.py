@@ -35,6 +35,7 @@ from ntk_numba.gramfile.place import (
     is_taken,
     output_path,
     partial_of,
+    refuse_inputs,
 )
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.gramfile.storage import parse_layout
@@ -260,10 +261,7 @@ def _check_folder(target: Path, policy: Policy) -> None:
 
 def _refuse_data(target: Path, x: Source, z: Source | None) -> None:
     """Raise an error if an output is the data itself."""
-    for source in (x, z) if target.exists() else ():
-        files = {source.file, *(file.path for file in source.files)} if source else set()
-        if any(file and file.exists() and target.samefile(file) for file in files):
-            raise InvalidValueError(f"{target} is the data itself; choose another output")
+    refuse_inputs(target, x.paths | (z.paths if z else set()), "the data itself")
 
 
 def _check_space(target: Path, output: Outline, begun: Iterable[Path], policy: Policy) -> None:

@@ -53,11 +53,10 @@ class ComputedMatrix:
 
     Attributes
     ----------
-    net : MLP
-    kernel : "nngp" or "ntk"
+    net, kernel : MLP, and "nngp" or "ntk"
     data, limits : X and Z, memory and threads, as they were given
-    plan : Plan
-        The plan of a product with one vector.
+    paths : the files of X and Z
+    plan : the plan of a product with one vector
     """
 
     def __init__(
@@ -77,6 +76,7 @@ class ComputedMatrix:
         self.kernel: KernelName = one_of("kernel", kernel, KERNELS)
         self.data, self.limits = (X, Z), (memory, threads)
         self._x, self._z = open_sources(X, Z, memory)
+        self.paths = [path for source in self._sources for path in source.paths]
         # found once: the samples that are kept are no longer available
         self._memory = available_memory() // 4 if memory is None else parse_bytes(memory, "memory")
         self._threads, self._dtype, self._up_to = threads, dtype, up_to

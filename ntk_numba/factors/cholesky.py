@@ -246,11 +246,11 @@ def cholesky(
     Notes
     -----
     The factor has the dtype of K. In memory it takes one triangle of a copy of K, and K the other
-    one, so it takes the memory of one matrix. `log_det`, `inverse` and `inverse_diagonal` have the
-    precision of the factor: their relative errors are about ε κ, where κ is the condition number of
-    K + ridge·I and ε is 2e-16, or 1e-7 for float32. A matrix of which a pivot is at most 10 ε times
-    its entry of the diagonal, such as one with equal rows, is not positive definite: that pivot is
-    a rounding error.
+    one, so it takes the memory of one matrix. `log_det`, `inverse`, `inverse_diagonal` and what
+    `leave_one_out` finds from it have the precision of the factor: their relative errors are about
+    ε κ, where κ is the condition number of K + ridge·I and ε is 2e-16, or 1e-7 for float32. A
+    matrix of which a pivot is at most 10 ε times its entry of the diagonal, such as one with equal
+    rows, is not positive definite: that pivot is a rounding error.
 
     A file holds the tiles of L on and below the diagonal, N²/2 entries. With a path the
     factorisation is left-looking: a panel, as many tiles as fit in memory, is computed from all

@@ -50,8 +50,13 @@ class CholeskyFile(Factor):
         self._memory = None if memory is None else parse_bytes(memory, "memory")
         # a factor that does not fit in memory would not be in the page cache in the next pass
         self._tiles = file.tiles(direct=contents.output_bytes > available_memory() // 2)
-        self._store = StoredTiles(self._tiles, str(file.path))
+        self._stored = StoredTiles(self._tiles, str(file.path))
         self._known: float | None = None  # the logarithm of the determinant
+
+    @property
+    def _store(self) -> StoredTiles:
+        self._file.refuse_closed()
+        return self._stored
 
     @property
     def _size(self) -> int:
@@ -106,11 +111,13 @@ class CholeskyFile(Factor):
                 )
             right, sizes = scaled(columns)
             shift = math.ldexp(self.ridge, -self._exponent)
-            solution, residual, norms = refined(
-                right,
-                self._substitute,
-                lambda x: operator @ np.ldexp(x, -self._exponent) + shift * x,
-            )
+            before = self._exponent // 2  # in two steps, of which neither over- nor underflows
+            after = self._exponent - before
+
+            def multiply(x: Columns) -> Columns:
+                return np.ldexp(operator @ np.ldexp(x, -before), -after) + shift * x
+
+            solution, residual, norms = refined(right, self._substitute, multiply)
             if self.dtype == np.float32:
                 own = float(np.ldexp(operator.diag(), -self._exponent).sum())
                 if not converged(residual, own + self._size * shift, solution, norms):
@@ -263,9 +270,10 @@ def open_cholesky(
     ----------
     path : str or path
     memory : int or str such as "2GiB", optional
-        The most memory that tiles and right-hand sides may take, beside Y and the solution; by
-        default half of what this process may still use. Less memory means more passes over the
-        file, and the same results.
+        The most memory that tiles and right-hand sides may take, by default half of what this
+        process may still use; beside it, Y and two arrays of its shape are in memory, or eight if
+        a solution is refined with the matrix. Less memory means more passes over the file, and the
+        same results.
     threads : int, optional
         The largest number of threads; by default all that this process may use.
 

@@ -74,12 +74,17 @@ class Factor:
         columns, flat = self._columns(Y)
         right, sizes = scaled(columns)
         half = self._half_substitute(right)
-        half *= sizes * 2.0 ** (-self._exponent / 2)
+        with np.errstate(over="ignore"):
+            half *= sizes * 2.0 ** (-self._exponent / 2)
+        self._refuse_infinite(half, "L⁻¹ Y", "the targets down")
         return half[:, 0] if flat else half
 
     def inverse_diagonal(self) -> NDArray[np.float64]:
         """Return the diagonal of A⁻¹, (N,), in the precision of the factor."""
-        return np.ldexp(self._inverse_diagonal(), -self._exponent)
+        with np.errstate(over="ignore"):
+            found = np.ldexp(self._inverse_diagonal(), -self._exponent)
+        self._refuse_infinite(found, "the inverse", "the matrix up")
+        return found
 
     def leave_one_out(self, Y: ArrayLike) -> LeaveOneOut:
         """Predict each target from all others, with the same kernel and ridge, in closed form.
@@ -119,14 +124,19 @@ class Factor:
         raise NotImplementedError
 
     def _unscaled(self, solution: Columns, sizes: Columns) -> Columns:
-        """Return the solution for right-hand sides that were divided by sizes."""
+        """Return the solution for right-hand sides that were divided by sizes, in its place."""
         with np.errstate(over="ignore"):
-            found = np.ldexp(solution * sizes, -self._exponent)
+            solution *= sizes
+            np.ldexp(solution, -self._exponent, out=solution)
+        self._refuse_infinite(solution, "the solution", "the targets down")
+        return solution
+
+    def _refuse_infinite(self, found: Columns, what: str, remedy: str) -> None:
+        """Raise an error if results are too large for float64."""
         if not np.isfinite(found).all():
             raise InvalidValueError(
-                f"the solution of {self._name} is too large for float64; scale the targets down"
+                f"{what} of {self._name} is too large for float64; scale {remedy}"
             )
-        return found
 
     def _columns(self, Y: Any) -> tuple[Columns, bool]:
         """Return Y as finite columns (N, K), and whether it has one dimension."""

@@ -19,7 +19,7 @@ from ntk_numba.factors.panels import Panels, factor_tile, panels_for
 from ntk_numba.factors.unfactorised import explain_tiles
 from ntk_numba.gramfile.contents import FactorContents
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.gramfile.place import check_folder, is_taken, output_path
+from ntk_numba.gramfile.place import check_folder, is_taken, output_path, refuse_inputs
 from ntk_numba.gramfile.repairing import repairing
 from ntk_numba.gramfile.stored import Report, existing
 from ntk_numba.gramfile.tiles import Place
@@ -27,6 +27,7 @@ from ntk_numba.gramfile.writer import TileWriter
 from ntk_numba.grid import Grid
 from ntk_numba.inputs.arrays import bad_entry
 from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.operators.matrix import paths_of
 from ntk_numba.operators.tiles import MatrixTiles, open_tiles
 
 Floats = NDArray[np.floating]
@@ -98,9 +99,9 @@ def write_factor(
     """Write the factor of K + ridge·I into a file, and return its path, see `cholesky`."""
     target = output_path(path)
     check_folder(target, write=policy.overwrite or not target.exists())
-    _refuse_matrix(target, gram)
     threads = threads_to_use(threads)
     with opened(gram, kernel) as (tiles, name):
+        refuse_inputs(target, [*tiles.paths, *paths_of(gram)], "read for the matrix")
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(tiles.kernel or kernel or "")
         if contents.excess:
@@ -125,15 +126,6 @@ def write_factor(
         except OutputExistsError:  # another process has completed it since the check above
             existing(target, contents, open_factor).close()
     return target
-
-
-def _refuse_matrix(target: Path, gram: Any) -> None:
-    """Raise an error if an output is the file of the matrix itself."""
-    file = gram if isinstance(gram, str | os.PathLike) else None
-    for name in ("path", "filename"):  # of a Gram file, of a memory map
-        file = file or getattr(gram, name, None)
-    if file and target.exists() and Path(file).exists() and target.samefile(file):
-        raise InvalidValueError(f"{target} is the matrix itself; choose another output")
 
 
 class _Work:

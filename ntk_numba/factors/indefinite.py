@@ -4,6 +4,7 @@ Only an error needs this, so it may take several times as long as the factorisat
 """
 
 import math
+from decimal import ROUND_CEILING, Context
 
 import numpy as np
 import scipy.linalg
@@ -122,5 +123,4 @@ def round_up(value: float) -> float:
     """Return a number rounded up to two significant digits."""
     if not value > 0:
         return value
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.ceil(value / unit) * unit:.1e}")
+    return float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(value))

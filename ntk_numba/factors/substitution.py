@@ -69,7 +69,12 @@ class _Reading:
         """Have one more tile read, if any is left."""
         with self._lock:
             for i, j in self._places:
-                self._coming.put(self._pool.submit(self._read, i, j, buffer))
+                try:
+                    coming = self._pool.submit(self._read, i, j, buffer)
+                except BaseException as error:  # no thread can be started: whoever waits sees it
+                    self._failure, coming = error, Future()
+                    coming.set_result(buffer)
+                self._coming.put(coming)
                 break
 
     def _read(self, i: int, j: int, buffer: Floats) -> Floats:

@@ -29,7 +29,7 @@ Floats = NDArray[np.floating]
 Vector = NDArray[np.float64]
 
 STEPS = 20  # of Lanczos' method, each a pass over the matrix
-MARGIN = 32  # ε λmax that are added to what the least eigenvalue asks for
+MARGIN = 32  # ε |λ|max that are added to what the least eigenvalue asks for
 THREADS = 4  # that load tiles
 
 
@@ -78,7 +78,9 @@ def explain_tiles(
 
     least = shown(found.least - shift)
     needed = max(shift - found.least + found.error, 0.0)
-    excess = MARGIN * float(np.finfo(store.dtype).eps) * (found.largest - shift)
+    largest = max(found.largest - shift, shift - found.least, float(matrix.diagonal.max()) - shift)
+    limits = np.finfo(store.dtype)
+    excess = max(MARGIN * float(limits.eps) * largest, float(limits.tiny))
     ridge = round_up(shown(needed + excess))
     mean = shown(float(matrix.diagonal.mean()) - shift)
     relative = f" ({round_up(ridge / mean):.2g} of the mean of the diagonal)" if mean > 0 else ""
@@ -184,15 +186,25 @@ def _lanczos(multiply: Callable[[Vector], Vector], vector: Vector) -> Extremes:
     for _ in range(STEPS):
         new = multiply(basis[-1])
         diagonal.append(float(basis[-1] @ new))
-        for _ in range(2):
-            for old in basis:
-                new = new - (old @ new) * old
+        new = _orthogonal(new, basis)
         beside.append(float(np.linalg.norm(new)))
         if beside[-1] <= np.finfo(float).eps * max(map(abs, diagonal)):
-            break
-        basis.append(new / beside[-1])
+            # the space is invariant, and may lack the largest eigenvalue: go on outside of it
+            if len(basis) == size:
+                break
+            other = np.random.default_rng(len(basis)).standard_normal(size)  # another each time
+            new, beside[-1] = _orthogonal(other, basis), 0.0
+        basis.append(new / np.linalg.norm(new))
     values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside[: len(diagonal) - 1])
     return Extremes(float(values[0]), float(values[-1]), abs(beside[-1] * float(vectors[-1, 0])))
+
+
+def _orthogonal(vector: Vector, basis: list[Vector]) -> Vector:
+    """Return the part of a vector that is orthogonal to some orthonormal ones."""
+    for _ in range(2):  # once leaves rounding errors
+        for old in basis:
+            vector = vector - (old @ vector) * old
+    return vector
 
 
 def _equal_rows(matrix: Matrix, grid: Grid, dtype: np.dtype) -> tuple[int, int] | None:

@@ -45,7 +45,10 @@ def verify_factor(
     with opened(gram, kernel) as (tiles, name), file.tiles() as own:
         matrix = Shifted(tiles, contents.ridge, name)
         if differences := contents.differences(matrix.contents(contents.kernel)):
-            report.problems = [f"this is not the matrix of the factor: {'; '.join(differences)}"]
+            report.problems = [
+                f"this is not the matrix of the factor: {'; '.join(differences)}; a kernel that is "
+                "computed, stored, or in an array counts as another matrix each time"
+            ]
             return report
         report.checks.append("the matrix is the one that was factorised")
         store, grid = StoredTiles(own, str(file.path)), contents.grid

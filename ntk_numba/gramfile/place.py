@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ntk_numba.arguments import show_bytes
@@ -51,6 +51,15 @@ def is_taken(path: Path) -> bool:
         return path.exists() and (path.suffix == PARTIAL or not is_incomplete(path))
     except (OSError, ValueError):
         return True
+
+
+def refuse_inputs(target: Path, files: Iterable[Path], what: str) -> None:
+    """Raise ValueError if an output is one of some files that are read.
+
+    what : the output in that case, for people
+    """
+    if target.exists() and any(file.exists() and target.samefile(file) for file in files):
+        raise InvalidValueError(f"{target} is {what}; choose another output")
 
 
 def output_path(path: str | os.PathLike[str]) -> Path:

@@ -59,6 +59,11 @@ class MatrixOfFile:
         self._lock = threading.Lock()
         self.direct = contents.count * contents.tile_bytes > available_memory() // 2
 
+    @property
+    def paths(self) -> list[Path]:
+        """The file and, if it is linked, its parts."""
+        return [self.path, *self._source.paths]
+
     @cached_property
     def places(self) -> Places:
         """The (i, j) of the tiles that are stored and done."""

@@ -267,8 +267,7 @@ class GramFile(StoredFile[Contents]):
         if kernel not in self.kernels:
             one_of("kernel", kernel, KERNELS)
             raise InvalidValueError(f"{self.path} has no {kernel}, only {self.kernels[0]}")
-        if not self._file:
-            raise InvalidValueError(f"{self.path} is closed; open it again")
+        self.refuse_closed()
         kept = self.contents.kept
         if layer is None:
             return self._matrices.get(kernel, len(kept) - 1)

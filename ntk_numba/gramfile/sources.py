@@ -121,13 +121,14 @@ class OpenFiles(Generic[Key]):
                     reading.tiles.close()
             self._files.clear()
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # it may not have been initialised
-            self.close()
-
 
 class Source(Protocol):
     """Where the tiles of a Gram file are: in the file itself, or in its parts."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that have the tiles."""
+        ...
 
     def read(self, place: Place, out: NDArray[np.floating], *, direct: bool) -> None:
         """Fill an array of a stored tile's shape, which should begin at a page of memory.
@@ -173,6 +174,7 @@ class OwnTiles:
         complete: bool,
     ) -> None:
         self._path, self._contents, self._open_tiles = path, contents, open_tiles
+        self.paths = [path]
         self._complete = complete
         self._files = OpenFiles(self._open, 2)
         with open_tiles(False) as tiles:

@@ -87,8 +87,10 @@ class StoredFile(Generic[AnyContents]):
         Raises
         ------
         ValueError
-            Another program has stored the file in a different way since it was written.
+            The file is closed, or another program has stored it in a different way since it was
+            written.
         """
+        self.refuse_closed()
         return read_tile_map(self._file, self.path, self.contents)
 
     def tiles(self, *, write: bool = False, direct: bool = True) -> TileFile:
@@ -117,6 +119,7 @@ class StoredFile(Generic[AnyContents]):
             True if nothing is wrong; `problems` names the matrix, tile and entry. In an incomplete
             file, which is itself a problem, the tiles that are done are checked.
         """
+        self.refuse_closed()
         report = Report()
         c = self.contents
         try:
@@ -182,6 +185,11 @@ class StoredFile(Generic[AnyContents]):
         )
         yield from tiles.scan(places, look)
 
+    def refuse_closed(self) -> None:
+        """Raise ValueError if the file is closed."""
+        if not self._file:
+            raise InvalidValueError(f"{self.path} is closed; open it again")
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -242,9 +250,9 @@ def open_stored(
         raise InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
     try:
         if is_incomplete(path) and not incomplete:
+            or_open = ", or open it with incomplete=True" if form.opened_by == "open_gram" else ""
             raise InvalidValueError(
-                f"{path} is incomplete; run its command again to complete it, or open it with "
-                f"incomplete=True"
+                f"{path} is incomplete; run its command again to complete it{or_open}"
             )
         file = HDF5(path.resolve(), form=form)  # linked parts are looked up relative to it
         try:

@@ -4,6 +4,7 @@ A checksum covers a tile and, if the matrix is symmetric, its mirror image, whic
 transpose bit for bit. A tile is done if it has a checksum.
 """
 
+import contextlib
 import math
 import os
 import threading
@@ -26,6 +27,7 @@ BATCH = 256  # tiles that the threads are given at a time
 # Bytes added to each row of a mirror image, which is read by columns: rows of a power of two bytes
 # would fall into the same lines of the cache
 PADDING = 64
+CLOSED = -1  # in place of a descriptor
 
 Place = tuple[str, int, int, int]
 """The place of a tile in a file: kernel, layer, i, j."""
@@ -67,6 +69,7 @@ class TileFile:
         self, fd: int, tile_map: TileMap, *, write: bool = False, direct: bool = True
     ) -> None:
         self.tile_map = tile_map
+        self._fd = self._small = CLOSED
         streams.occupy()
         self._lock = threading.Lock()
         self._syncing = threading.Lock()
@@ -77,7 +80,7 @@ class TileFile:
         try:
             self._small = os.open(disk.name_of(self._fd), mode)  # for checksums
         except OSError:
-            os.close(self._fd)
+            self.close()
             raise
         disk.set_direct(self._fd, direct and tile_map.contents.tile_bytes % PAGE == 0)
         self._buffers = threading.local()
@@ -91,9 +94,16 @@ class TileFile:
         disk.set_mode(self._fd, like)
 
     def close(self) -> None:
-        """Close the file; tiles that were not committed are not done."""
-        os.close(self._fd)
-        os.close(self._small)
+        """Close the file, once; tiles that were not committed are not done."""
+        # a descriptor that was closed may be that of another file by now
+        fds, self._fd, self._small = (self._fd, self._small), CLOSED, CLOSED
+        for fd in fds:
+            if fd != CLOSED:
+                os.close(fd)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # it may not have been initialised
+            self.close()
 
     def __enter__(self) -> Self:
         return self

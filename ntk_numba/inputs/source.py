@@ -99,6 +99,11 @@ class Source:
         self.overhead = 0 if self._checksums is None else 8 * shape[0]
         self._watched = () if in_memory else self.files
 
+    @property
+    def paths(self) -> set[Path]:
+        """The files that hold the rows."""
+        return {file.path for file in self.files} | ({self.file} if self.file else set())
+
     def read(self, start: int, stop: int) -> NDArray[np.floating]:
         """Return rows `start` to `stop`, C-contiguous, in the source's dtype.
 

@@ -26,7 +26,7 @@ class ComputedOperator(GramOperator):
 
     def __init__(self, matrix: ComputedMatrix) -> None:
         super().__init__(matrix.shape, symmetric=matrix.symmetric)
-        self.matrix = matrix
+        self.matrix, self.kernel, self.paths = matrix, matrix.kernel, matrix.paths
 
     @property
     def identity(self) -> str:
@@ -85,6 +85,7 @@ class ComputedTiles(AbstractContextManager["ComputedTiles"]):
         self._matrix = matrix
         self.size, self.dtype, self.tile = matrix.shape[0], matrix.dtype, matrix.tile
         self.kernel: str = matrix.kernel
+        self.paths = matrix.paths
 
     @property
     def identity(self) -> str:

@@ -161,6 +161,7 @@ class DistributedOperator(GramOperator):
     def __init__(self, operator: GramOperator, passes: Passes) -> None:
         super().__init__(operator.shape, symmetric=operator.symmetric)
         self._operator, self._passes = operator, passes
+        self.kernel, self.paths = operator.kernel, operator.paths
 
     @property
     def identity(self) -> str:

@@ -14,7 +14,7 @@ from ntk_numba.compute.pair import Gram
 from ntk_numba.errors import InvalidTypeError, InvalidValueError, TooLargeError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile, open_gram
-from ntk_numba.inputs.arrays import bad_entry
+from ntk_numba.inputs.arrays import bad_entry, file_of
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.machine import available_memory
 
@@ -177,6 +177,24 @@ def refuse_large(
             + (" or dtype='float32'" if dtype == np.float64 else "")
         )
     return free
+
+
+def refuse_other_kernel(operator: Any, kernel: KernelName | None, name: str) -> None:
+    """Raise an error if an operator is known to be of another kernel than the one to take."""
+    if kernel is not None:
+        one_of("kernel", kernel, KERNELS)
+        own = getattr(operator, "kernel", "")
+        if own and own != kernel:
+            raise InvalidValueError(f"{name} is an operator of {own}, not of {kernel}")
+
+
+def paths_of(array: Any) -> list[Path]:
+    """Return the file of an HDF5 dataset, a memory map, or a view of one; none for others."""
+    while array is not None:
+        if file := file_of(array):
+            return [file]
+        array = array.base if isinstance(array, np.ndarray) else None
+    return []
 
 
 def check_matrix(matrix: Floats, name: str) -> None:

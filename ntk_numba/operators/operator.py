@@ -1,6 +1,7 @@
 """Kernel matrices as linear operators, which are multiplied without being in memory."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -14,7 +15,13 @@ from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.machine import threads_to_use
-from ntk_numba.operators.matrix import blocks, check_matrix, find_matrix
+from ntk_numba.operators.matrix import (
+    blocks,
+    check_matrix,
+    find_matrix,
+    paths_of,
+    refuse_other_kernel,
+)
 from ntk_numba.operators.tiles import ArrayTiles, MatrixTiles, StoredTiles, digest_of
 from ntk_numba.pool import in_order
 
@@ -45,11 +52,16 @@ class GramOperator(LinearOperator):  # type: ignore[misc]
         A hex digest that differs if any entry may differ.
     passes : int
         How often the matrix was read or computed.
+    kernel : str
+        The kernel that it is, "nngp" or "ntk"; "" if that is unknown.
+    paths : list of Path
+        The files that it is read from, or is computed from.
     """
 
     def __init__(self, shape: tuple[int, int], *, symmetric: bool) -> None:
         super().__init__(np.dtype(float), shape)
         self.symmetric, self.passes = symmetric, 0
+        self.kernel, self.paths = "", list[Path]()
 
     @property
     def identity(self) -> str:
@@ -154,6 +166,7 @@ class ArrayOperator(GramOperator):
     def __init__(self, matrix: Floats, *, threads: int | None = None) -> None:
         super().__init__(matrix.shape, symmetric=True)
         self._matrix, self._threads = matrix, threads_to_use(threads)
+        self.paths = paths_of(matrix)
 
     @cached_property
     def identity(self) -> str:
@@ -212,6 +225,7 @@ class StoredOperator(GramOperator):
         super().__init__((grid.rows, grid.columns), symmetric=grid.symmetric)
         self.matrix, self.threads, self._opened = matrix, threads, opened
         self._threads = threads_to_use(threads)
+        self.kernel, self.paths = matrix.kernel, matrix.paths
 
     @property
     def identity(self) -> str:
@@ -326,6 +340,7 @@ def as_operator(
         lacks tiles.
     """
     if isinstance(gram, GramOperator):
+        refuse_other_kernel(gram, kernel, name)
         return gram
     if isinstance(gram, LinearOperator):
         if len(set(gram.shape)) != 1 or np.dtype(gram.dtype).kind not in "biuf":

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -16,7 +17,13 @@ from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.tile_products import READERS
 from ntk_numba.grid import LARGEST_TILE
-from ntk_numba.operators.matrix import blocks, check_matrix, find_matrix
+from ntk_numba.operators.matrix import (
+    blocks,
+    check_matrix,
+    find_matrix,
+    paths_of,
+    refuse_other_kernel,
+)
 from ntk_numba.pool import in_order
 
 Floats = NDArray[np.floating]
@@ -32,6 +39,7 @@ class MatrixTiles(Protocol):
     tile : the edge of its own tiles, a power of two
     identity : a hex digest that differs if any entry may differ
     kernel : the kernel that it is, "nngp" or "ntk"; "" if that is unknown
+    paths : the files that it is read from, or is computed from
     """
 
     @property
@@ -44,6 +52,8 @@ class MatrixTiles(Protocol):
     def identity(self) -> str: ...
     @property
     def kernel(self) -> str: ...
+    @property
+    def paths(self) -> list[Path]: ...
 
     def load(self, places: Sequence[tuple[int, int]], out: Floats, tile: int) -> None:
         """Fill out[n], (tile, tile), with block (i, j), j ≤ i, for the n-th (i, j) of `places`.
@@ -95,7 +105,7 @@ class ArrayTiles(_Closing):
         super().__init__()
         self._matrix = matrix
         self.size, self.dtype, self.tile = len(matrix), matrix.dtype, LARGEST_TILE
-        self.kernel = ""
+        self.kernel, self.paths = "", paths_of(matrix)
 
     @cached_property
     def identity(self) -> str:
@@ -134,7 +144,7 @@ class StoredTiles(_Closing):
         self._matrix, self._threads = matrix, threads or READERS
         self._own = threading.local()
         self.size, self.dtype, self.tile = matrix.grid.rows, matrix.dtype, matrix.grid.tile
-        self.kernel = matrix.kernel
+        self.kernel, self.paths = matrix.kernel, matrix.paths
 
     @property
     def identity(self) -> str:
@@ -232,6 +242,7 @@ def open_tiles(
                 f"{name} is an operator of SciPy, whose entries are not known; give the matrix, a "
                 f"Gram file or an operator of ntk_numba.kernel_operator"
             )
+        refuse_other_kernel(gram, kernel, name)
         tiles: MatrixTiles = gram.tiles()
         return tiles
     found = find_matrix(gram, kernel, name=name)

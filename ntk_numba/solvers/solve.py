@@ -6,7 +6,6 @@ Sources: see `cholesky`, `block_krylov` and `nystrom_pcg`.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,10 @@ from ntk_numba.arguments import (
 )
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.gramfile.place import output_path, refuse_inputs
 from ntk_numba.inputs.containers import read_array
 from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.operators.matrix import paths_of
 from ntk_numba.operators.operator import GramOperator, OtherOperator, as_operator
 from ntk_numba.solvers.block_krylov import BlockKrylov
 from ntk_numba.solvers.checkpoint import Checkpoint
@@ -202,11 +203,10 @@ def solve(
         threads=threads_to_use(threads),
         progress=progress,
     )
-    if path is not None and isinstance(gram, str | os.PathLike):
-        with contextlib.suppress(OSError):
-            if Path(path).samefile(gram):
-                raise InvalidValueError(f"path: {path} is the Gram file; choose another one")
     with _opened(gram, kernel, memory, threads) as operator:
+        if path is not None:
+            files = [*operator.paths, *paths_of(gram)]
+            refuse_inputs(output_path(path), files, "read for the matrix")
         right, flat = _columns(Y, operator.shape[0])
         systems = Systems(operator, ridges, right, limits, "gram")
         method, reason = choose(gram, systems, method, path)

@@ -132,7 +132,7 @@ def test_a_factor_of_one_kernel_of_two(run):
             ),
             (
                 ["g.h5", "-o", "g.h5", "--overwrite"],
-                "g.h5 is the matrix itself; choose another output",
+                "g.h5 is read for the matrix; choose another output",
             ),
             (["g.h5", "-o", "none/l.h5"], "the folder .* does not exist; create it first"),
             (["g.h5", "-o", "m.h5", "--ridge", "-1"], "ridge"),

@@ -1,8 +1,13 @@
 """Factors in files against plain NumPy, and bit for bit whatever memory and threads are."""
 
 import hashlib
+import itertools
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -187,6 +192,21 @@ def test_matrices_that_are_not_positive_definite(dense, dtype, tmp_path, monkeyp
         (tmp_path / "l.h5").unlink()
 
 
+@pytest.mark.parametrize(("diagonal", "beside"), [(0.0, 0.0), (-1.0, 0.0), (1.0, 1.0), (2.0, -0.1)])
+def test_a_ridge_is_found_although_the_witness_is_an_eigenvector(
+    diagonal, beside, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(unfactorised, "DENSE", 0)
+    a = np.full((40, 40), beside)
+    np.fill_diagonal(a, diagonal)
+    with pytest.raises(nk.NotPositiveDefiniteError) as caught:
+        nk.cholesky(a, tmp_path / "l.h5")
+    ridge, least = caught.value.least_ridge, min(np.linalg.eigvalsh(a)[0], 0)
+    nk.cholesky(a, tmp_path / "l.h5", ridge=ridge).close()
+    assert 0 < ridge <= 1.2 * abs(least) + 1e-12
+    assert caught.value.least_eigenvalue == pytest.approx(least, abs=1e-13)
+
+
 @pytest.mark.parametrize("seed", marked(pytest.mark.slow, [3, 0]))
 def test_the_ridge_of_an_error_is_enough_for_factors_by_tiles(seed, tmp_path):
     """They round differently from LAPACK's, which is asked for that ridge."""
@@ -256,6 +276,97 @@ def test_files_that_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         nk.open_cholesky(tmp_path / "no.h5")
     assert not [p for p in tmp_path.iterdir() if p != path]
+
+
+def test_an_operator_of_another_kernel_is_refused(tmp_path):
+    x = RNG.standard_normal((9, 3))
+    with nk.write_gram(nk.MLP(2), x, tmp_path / "g.h5", kernels=("ntk", "nngp")) as file:
+        for gram in (nk.kernel_operator(nk.MLP(2), x), file.operator("ntk")):
+            for call in (
+                partial(nk.cholesky, path=tmp_path / "l.h5"),
+                nk.cholesky,
+                partial(nk.solve, Y=x, ridge=1.0),
+                partial(nk.spectrum, k=2),
+            ):
+                with pytest.raises(ValueError, match="an operator of ntk, not of nngp"):
+                    call(gram, kernel="nngp")
+
+
+def test_an_output_is_no_file_that_the_matrix_is_read_from(tmp_path):
+    net, x = nk.MLP(2), RNG.standard_normal((100, 3))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "k.npy", matrix(9))
+    parts = [tmp_path / f"l.part-{k}-of-2.h5" for k in (1, 2)]
+    for k in (1, 2):
+        nk.write_gram(net, x, tmp_path / "l.h5", part=(k, 2)).close()
+    nk.merge(parts, tmp_path / "l.h5", link=True).close()
+    before = {path: written(path) for path in tmp_path.iterdir()}
+    with nk.open_gram(tmp_path / "l.h5") as file:
+        for gram, path in (
+            (file, "l.h5"),
+            (file.operator("ntk"), "l.part-2-of-2.h5"),
+            (nk.kernel_operator(net, tmp_path / "x.npy"), "x.npy"),
+            (np.asarray(np.load(tmp_path / "k.npy", mmap_mode="r"))[:5, :5], "k.npy"),
+        ):
+            with pytest.raises(ValueError, match=f"{path} is read for the matrix; choose"):
+                nk.cholesky(gram, tmp_path / path, overwrite=True)
+            options = {"ridge": 1.0, "path": tmp_path / path, "overwrite": True}
+            with pytest.raises(ValueError, match=f"{path} is read for the matrix; choose"):
+                nk.solve(gram, np.ones(gram.shape[-1]), **options)
+    assert {path: written(path) for path in tmp_path.iterdir()} == before
+
+
+def test_a_closed_file_says_so(tmp_path):
+    path = tmp_path / "l.h5"
+    with nk.cholesky(np.eye(9), path) as factor:
+        factor.close()  # twice closes nothing else
+    for call in (
+        lambda: factor.solve(np.ones(9)),
+        lambda: factor.log_det,
+        factor.inverse_diagonal,
+        factor.verify,
+    ):
+        with pytest.raises(ValueError, match=r"l\.h5 is closed; open it again"):
+            call()
+    descriptors = Path("/proc/self/fd")
+    before = sum(1 for _ in descriptors.iterdir())
+    nk.open_cholesky(path).solve(np.ones(9))  # a factor that nobody refers to is closed
+    assert sum(1 for _ in descriptors.iterdir()) == before
+
+
+def test_threads_that_cannot_be_started_end_a_solution(tmp_path, monkeypatch):
+    submit, count = ThreadPoolExecutor.submit, itertools.count()
+
+    def limited(self, work, *arguments):
+        if self._thread_name_prefix == "reader" and next(count) > 10:
+            raise RuntimeError("can't start new thread")
+        return submit(self, work, *arguments)
+
+    with nk.cholesky(matrix(15 * T), tmp_path / "l.h5", ridge=1) as factor:
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", limited)
+
+        def solve():
+            with pytest.raises(RuntimeError, match="can't start"):
+                factor.solve(np.ones(15 * T))
+            ended.set()
+
+        ended = Event()
+        Thread(target=solve, daemon=True).start()
+        assert ended.wait(30)
+
+
+def test_results_that_float64_does_not_hold(tmp_path):
+    least = 1e-308 * matrix(T, 1e3)
+    with nk.cholesky(least, tmp_path / "l.h5") as stored:
+        for factor in (stored, nk.cholesky(least)):
+            for call in (factor.inverse_diagonal, lambda f=factor: f.half_solve([1e200] * T)):
+                with pytest.raises(ValueError, match="is too large for float64"):
+                    call()
+        y = np.full(T, 1e-10)
+        wanted = np.linalg.solve(matrix(T, 1e3), y)
+        assert stored.solve(y, matrix=least) * 1e-308 == pytest.approx(wanted, rel=1e-10)
+    with pytest.raises(ValueError, match="is not positive definite"):  # not a division by 0
+        nk.cholesky(np.ldexp(matrix(T, 1e6), -1060))
 
 
 def test_bad_arguments(tmp_path):

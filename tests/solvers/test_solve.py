@@ -311,7 +311,7 @@ def test_computed_kernels(rng, tmp_path):
         for method in METHODS:
             found = nk.solve(gram, y, ridge=0.1, method=method, tolerance=1e-10)
             assert error(found.x, right) < 1e-9
-    with pytest.raises(ValueError, match="is the Gram file; choose another"):
+    with pytest.raises(ValueError, match="is read for the matrix; choose another"):
         nk.solve(file.path, y, ridge=0.1, path=file.path, overwrite=True)
     assert len(file.ntk[:]) == N
 
