@@ -9,6 +9,8 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,11 +18,12 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes, show_bytes
+from ntk_numba.errors import InvalidValueError, NtkNumbaError
 from ntk_numba.factors.cholesky import cholesky
-from ntk_numba.factors.cholesky_file import CholeskyFile, open_cholesky
+from ntk_numba.factors.cholesky_file import CholeskyFile
 from ntk_numba.factors.factor import LeaveOneOut
+from ntk_numba.factors.factorise import holds_factor
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.whole import check_output
 from ntk_numba.machine import available_memory
@@ -37,7 +40,8 @@ Doubles = NDArray[np.float64]
 # Arrays of the size of the right-hand side that a solution makes; a Krylov space has as many as
 # there are passes
 ARRAYS = {"cholesky": 7, "nystrom_pcg": 12, "block_krylov": 40}
-NAME = "system"  # of the file in a folder for scratch
+NAME = "ntk_numba-solution"  # of the file in a folder for scratch: of a factor, or a checkpoint
+MATRIX = "the kernel matrix of X"
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class System:
         threads: int | None = None,
         progress: bool = False,
     ) -> None:
-        self._operator, self._progress = operator, progress
+        self._operator, self._progress, self._memory = operator, progress, memory
         self._limits: dict[str, Any] = {"memory": half(memory), "threads": threads}
         self.shape, self.ridge = operator.shape, ridge
         self.method: Any = solving.method
@@ -130,20 +134,21 @@ class System:
 
     def start(self, targets: Doubles) -> Doubles:
         """Return the solution for the targets; a file of scratch that is there goes on."""
-        found = solve(
-            self._operator,
-            targets,
-            ridge=self.ridge,
-            method=self.method,
-            tolerance=self.tolerance,
-            path=self._path,
-            overwrite=self._overwrite,
-            progress=self._progress,
-            **self._limits,
-        )
+        with self._explained():
+            found = solve(
+                self._operator,
+                targets,
+                ridge=self.ridge,
+                method=self.method,
+                tolerance=self.tolerance,
+                path=self._path,
+                overwrite=self._replaces(),
+                progress=self._progress,
+                **self._limits,
+            )
         self.method, self.residual = found.method, found.residual
         if found.method == "cholesky":
-            self._factor = open_cholesky(self._path, **self._limits)
+            self.prepare()  # the file is there, unless all targets are 0
         elif self._end is not None:
             self._end()  # the checkpoint serves these targets only
         return found.x
@@ -151,14 +156,15 @@ class System:
     def prepare(self) -> None:
         """Compute the factor, of a system that is solved by one, if it is not there."""
         if self.method == "cholesky" and self._factor is None:
-            factor = cholesky(
-                self._operator,
-                self._path,
-                ridge=self.ridge,
-                overwrite=self._overwrite,
-                progress=self._progress,
-                **self._limits,
-            )
+            with self._explained():
+                factor = cholesky(
+                    self._operator,
+                    self._path,
+                    ridge=self.ridge,
+                    overwrite=self._replaces(),
+                    progress=self._progress,
+                    **self._limits,
+                )
             assert isinstance(factor, CholeskyFile)
             self._factor = factor
 
@@ -168,16 +174,25 @@ class System:
             found = self._factor.solve(Y, matrix=self._operator)
             self.residual = self._factor.residual
             return found
-        solution = solve(
-            self._operator,
-            Y,
-            ridge=self.ridge,
-            method=self._method_for(np.shape(Y)),
-            tolerance=self.tolerance,
-            **self._limits,
-        )
+        with self._explained():
+            solution = solve(
+                self._operator,
+                Y,
+                ridge=self.ridge,
+                method=self._method_for(np.shape(Y)),
+                tolerance=self.tolerance,
+                **self._limits,
+            )
         self.residual = solution.residual
         return solution.x
+
+    def _replaces(self) -> bool:
+        """Return whether a file of scratch is replaced: not the factor that is wanted."""
+        return self._overwrite and not holds_factor(self._path, self._operator, self.ridge)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        """Return a context that adds to errors what callers of a model need to know."""
+        return explained(self._memory)
 
     def _method_for(self, shape: tuple[int, ...]) -> Any:
         """Return the method for right-hand sides whose vectors stay in memory."""
@@ -233,6 +248,22 @@ def half(memory: int | str | None) -> int | None:
     return None if memory is None else parse_bytes(memory, "memory") // 2
 
 
+@contextmanager
+def explained(memory: int | str | None) -> Iterator[None]:
+    """Let errors about the matrix and the memory be in the words of the caller of a model."""
+    try:
+        yield
+    except NtkNumbaError as error:
+        text = str(error.args[0])
+        for begin in ("gram ", "gram: ", "the solution of gram "):
+            if text.startswith(begin):
+                error.args = (begin.replace("gram", MATRIX) + text.removeprefix(begin),)
+        size = memory and show_bytes(parse_bytes(memory, "memory") // 2)
+        if size and size in text:
+            error.add_note(f"{size} is half of memory={memory!r}: the matrix may take the rest")
+        raise
+
+
 def operator_of(
     training: Training,
     kernel: KernelName,
@@ -248,7 +279,7 @@ def operator_of(
     if gram is not None:
         found = find_matrix(gram, kernel)
         return as_operator(found.rows[found.layer], **limits)
-    try:
+    with explained(memory):
         return kernel_operator(
             training.net,
             training.samples,
@@ -257,7 +288,3 @@ def operator_of(
             up_to=training.up_to,
             **limits,
         )
-    except InvalidValueError as error:
-        if memory is not None:
-            error.add_note(f"that is half of memory={memory!r}, of which vectors take the rest")
-        raise
