@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes, show_bytes
-from ntk_numba.errors import InvalidValueError, NtkNumbaError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.factors.cholesky import cholesky
-from ntk_numba.factors.cholesky_file import CholeskyFile
+from ntk_numba.factors.cholesky_file import CholeskyFile, open_cholesky
 from ntk_numba.factors.factor import LeaveOneOut
 from ntk_numba.factors.factorise import holds_factor
 from ntk_numba.gramfile.reader import GramFile
@@ -65,6 +65,8 @@ class Solving:
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
         number_between("tolerance", self.tolerance, 0, 1)
+        if self.scratch is not None and not isinstance(self.scratch, str | os.PathLike):
+            raise InvalidTypeError(f"scratch must be a path, not {self.scratch!r:.80}")
 
     @property
     def iterative(self) -> bool:
@@ -153,6 +155,17 @@ class System:
             self._end()  # the checkpoint serves these targets only
         return found.x
 
+    def limit(self, memory: int | str | None, threads: int | None) -> None:
+        """Let later solutions take at most this memory and these threads, where they are given."""
+        given = {"memory": half(memory), "threads": threads}
+        limits = self._limits | {name: value for name, value in given.items() if value is not None}
+        if limits == self._limits:
+            return
+        self._limits, self._memory = limits, memory or self._memory
+        if self._factor is not None:
+            self._factor.close()
+            self._factor = open_cholesky(self._path, **limits)
+
     def prepare(self) -> None:
         """Compute the factor, of a system that is solved by one, if it is not there."""
         if self.method == "cholesky" and self._factor is None:
@@ -187,8 +200,14 @@ class System:
         return solution.x
 
     def _replaces(self) -> bool:
-        """Return whether a file of scratch is replaced: not the factor that is wanted."""
-        return self._overwrite and not holds_factor(self._path, self._operator, self.ridge)
+        """Return whether a file of scratch may be replaced: unless it is the factor that is wanted.
+
+        `cholesky` would compute that one again; checkpoints go on in any case.
+        """
+        iterates = self.method in ("block_krylov", "nystrom_pcg")
+        return self._overwrite and (
+            iterates or not holds_factor(self._path, self._operator, self.ridge)
+        )
 
     def _explained(self) -> AbstractContextManager[None]:
         """Return a context that adds to errors what callers of a model need to know."""
