@@ -47,8 +47,8 @@ class NotPositiveDefiniteError(InvalidValueError):
     equal: tuple[int, int] | None = None
 
 
-class NotConvergedError(NtkNumbaError, ArithmeticError):
-    """An iteration does not reach the tolerance that is asked for.
+class NotConvergedError(InvalidValueError):
+    """An iteration does not reach the tolerance that is asked for, with this matrix and ridge.
 
     Attributes
     ----------

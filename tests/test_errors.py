@@ -12,7 +12,7 @@ from ntk_numba import errors
 BUILT_IN = {
     errors.InvalidValueError: ValueError,
     errors.NotPositiveDefiniteError: ValueError,
-    errors.NotConvergedError: ArithmeticError,
+    errors.NotConvergedError: ValueError,
     errors.TooLargeError: ValueError,
     errors.InvalidTypeError: TypeError,
     errors.ProcessError: RuntimeError,

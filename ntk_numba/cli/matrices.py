@@ -146,6 +146,8 @@ def _parts(options: argparse.Namespace, matrix: Any, executor: Any) -> Iterator[
 
 def _show_solution(options: argparse.Namespace, found: "Solution") -> None:
     """Print how a solution was found."""
+    from ntk_numba.solvers.systems import passes_text
+
     if options.json:
         show_json(
             {
@@ -162,4 +164,4 @@ def _show_solution(options: argparse.Namespace, found: "Solution") -> None:
     shape = " × ".join(f"{n:,}" for n in found.x.shape)
     show(f"{options.output}: weights {shape}")
     show(f"{'method':10} {found.method} ({found.reason})")
-    show(f"{'residual':10} {found.residual:.2g} after {found.passes} passes")
+    show(f"{'residual':10} {found.residual:.2g} after {passes_text(found.passes)}")

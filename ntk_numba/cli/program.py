@@ -1,7 +1,8 @@
 """The program behind ``ntk-numba``: its signals, errors and exit codes.
 
-Exit codes: 0 done; 2 wrong usage or bad input, nothing was written; 3 stopped before the end; 4 a
-check failed. Results go to standard output, progress and errors to standard error.
+Exit codes: 0 done; 2 wrong usage or bad input, nothing was written; 3 stopped before the end, the
+same command goes on; 4 a check failed, or an iteration did not reach its tolerance: the same
+command would not either. Results go to standard output, progress and errors to standard error.
 
 What happens to the output does not change how the work has ended: printing raises no error, and a
 check that failed, an error and a stop keep their exit codes. If work is done and its results cannot
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 from ntk_numba import notices, stopping, streams
 from ntk_numba.cli import commands, learning, matrices, output, spectra
 from ntk_numba.cli.options import make_parser
-from ntk_numba.errors import NtkNumbaWarning, StoppedError
+from ntk_numba.errors import NotConvergedError, NtkNumbaWarning, StoppedError
 
 # The commands whose result is a file: they are done even if its name cannot be printed
 WRITERS = "gram", "merge", "plot", "fit", "predict", "cholesky", "solve"
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = STOPPED
     except (ValueError, TypeError, OSError, ArithmeticError, RuntimeError) as error:
         output.say("; ".join([str(error), *getattr(error, "__notes__", [])]))
-        code = STOPPED if isinstance(error, StoppedError) else BAD_INPUT
+        kinds = {StoppedError: STOPPED, NotConvergedError: CHECK_FAILED}
+        code = next((kinds[kind] for kind in kinds if isinstance(error, kind)), BAD_INPUT)
     except MemoryError as error:
         output.say(f"out of memory ({error}); give a smaller --memory")
         code = BAD_INPUT

@@ -90,7 +90,9 @@ def _pair(estimate: "Estimate") -> dict[str, float]:
 
 def _show(found: "Spectrum", facts: dict[str, Any]) -> None:
     """Print what was found, for people."""
-    how = "all computed" if found.exact else f"{found.passes} passes"
+    from ntk_numba.solvers.systems import passes_text
+
+    how = "all computed" if found.exact else passes_text(found.passes)
     show(f"{'matrix':20} {found.size:,} × {found.size:,}, {how}")
     show(f"{'trace':20} {found.trace:.8g}, {found.trace / found.size:.6g} a sample")
     share = facts.get("total")

@@ -10,6 +10,8 @@ contains what conjugate gradients with the best preconditioner of low rank would
 Source: T. Chen, R. Huang, C. Musco and others, arXiv:2501.18717, 2025.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from ntk_numba.blas import blas_threads
 from ntk_numba.solvers.checkpoint import Checkpoint
 from ntk_numba.solvers.krylov import KrylovSpace
 from ntk_numba.solvers.systems import Bar, Systems
+from ntk_numba.solvers.tall import working_bytes
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +28,7 @@ COLUMNS = 110  # of a block, with the random ones
 SHARE = 15  # N is at least this many times the number of random columns
 LARGEST = 4400  # columns of a basis; then a new space is begun from the residual
 SLACK = 0.9  # of the tolerance, for the residual that the projected systems have
+BLOCKS, VECTORS = 6, 5  # which a pass has at one time, of the block's width and for each system
 PROGRESS = 0.5  # how much smaller the residual has to be after a space, to begin another one
 
 
@@ -37,6 +41,15 @@ def basis_bytes(size: int, columns: int) -> int:
     """Return the bytes of the largest basis."""
     width = width_of(size, columns)
     return 8 * size * min(size, LARGEST + 2 * width)
+
+
+def vector_bytes(size: int, columns: int, pairs: int, threads: int) -> int:
+    """Return the bytes that a pass takes beside the basis, and the matrices of the space."""
+    width = width_of(size, columns)
+    projected = min(size, LARGEST + width)
+    work = 8 * size * (BLOCKS * width + VECTORS * pairs) + working_bytes(size, width, threads)
+    band = 8 * projected * (2 * 2 * width + 2 * pairs)
+    return work + max(band, 8 * 3 * projected**2 if size > projected else 0)
 
 
 class _Stored:
@@ -76,7 +89,9 @@ class BlockKrylov:
         self._solution = np.zeros((size, pairs))
         self._rest = systems.right
         self._residuals = np.ones(pairs)
-        self._state = {"base": None, "first": 0, "solution": None}
+        # numbers of parts: of that sum, of the small matrices of each block, which follow the block
+        # in the checkpoint, and of the last solution that was exact enough
+        self._state: dict[str, Any] = {"base": None, "places": [], "solution": None}
 
     def run(self) -> tuple[Floats, Floats]:
         """Return the solutions X (N, P), and their relative residuals (P,)."""
@@ -116,24 +131,21 @@ class BlockKrylov:
         start = np.concatenate([self._rest / lengths, extra / units], axis=1)
         space = KrylovSpace(start, blocks, threads=self._threads)
         if self._checkpoint is not None:
-            self._checkpoint.append(space.below[0])
+            self._state["places"] = [self._checkpoint.append(space.below[0])]
             self._save(space)
         return space
 
     def _keep(self, space: KrylovSpace) -> None:
         """Save what a pass has added to a space."""
         if self._checkpoint is not None:
-            self._checkpoint.append(space.diagonal[-1])
+            self._state["places"].append(self._checkpoint.append(space.diagonal[-1]))
             self._checkpoint.append(space.below[-1])
             self._save(space)
 
     def _save(self, space: KrylovSpace) -> None:
         assert self._checkpoint is not None
-        ranks = [len(below) for below in space.below]
         passes = self._systems.passes
-        self._checkpoint.save(
-            {**self._state, "ranks": ranks, "scale": space.scale, "passes": passes}
-        )
+        self._checkpoint.save({**self._state, "scale": space.scale, "passes": passes})
 
     def _finished(self, checkpoint: Checkpoint) -> tuple[Floats, Floats] | None:
         """Return the solution that a checkpoint has, if it is as exact as it is to be."""
@@ -154,17 +166,13 @@ class BlockKrylov:
         if (base := state["base"]) is not None:
             self._solution, self._rest = checkpoint.part(base), checkpoint.part(base + 1)
             self._residuals = systems.norms(self._rest) / systems.lengths
-        at, numbers, small = state["first"], list[int](), list[Floats]()
-        for number, rank in enumerate(state["ranks"]):
-            if rank:
-                numbers.append(at)
-                at += 1
-            count = 2 if number else 1
-            small += [checkpoint.part(at + k) for k in range(count)]
-            at += count
-        stored = _Stored(checkpoint, numbers)
+        first, *others = state["places"]
+        diagonal = [checkpoint.part(place) for place in others]
+        below = [checkpoint.part(place) for place in (first, *(place + 1 for place in others))]
+        # only the last block may be without columns, and such a block is not kept
+        blocks = [place - 1 for place, small in zip(state["places"], below, strict=True) if len(small)]
         return KrylovSpace.resumed(
-            stored, small[1::2], small[::2], state["scale"], threads=self._threads
+            _Stored(checkpoint, blocks), diagonal, below, state["scale"], threads=self._threads
         )
 
     def _galerkin(self, space: KrylovSpace) -> tuple[Floats, Floats]:
@@ -248,7 +256,7 @@ class BlockKrylov:
         if checkpoint is not None:
             base = checkpoint.append(solution)
             checkpoint.append(rest)
-            self._state = {"base": base, "first": checkpoint.parts, "solution": None}
+            self._state = {**self._state, "base": base}
         else:
             self._state = {**self._state, "base": 0}
         return None

@@ -272,7 +272,9 @@ class Checkpoint:
                 "parts": len(self._records),
                 "chain": chain.hexdigest(),
             }
-            disk.write_at(self._fd, _sealed(slot).ljust(SLOT, b"\0"), PAGE + which * SLOT)
+            page = _sealed(slot).ljust(SLOT, b"\0")
+            assert len(page) == SLOT  # a state has a few numbers for each pass
+            disk.write_at(self._fd, page, PAGE + which * SLOT)
             disk.sync(self._fd)
         self._number, self.state = number, state
         stopping.check()

@@ -13,6 +13,8 @@ from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.place import output_path, partial_of
+from ntk_numba.operators.distributed import DistributedOperator
+from ntk_numba.operators.operator import OtherOperator
 from ntk_numba.solvers import block_krylov, nystrom_pcg
 from ntk_numba.solvers.checkpoint import problem_of
 from ntk_numba.solvers.systems import Systems
@@ -40,11 +42,18 @@ def choose(
         return "cholesky", f"{path} is the file of a factor"
     size = len(systems.right)
     dense = 8 * size * size
-    if dense <= systems.limits.memory:
-        return "cholesky", f"the matrix takes {show_bytes(dense)} and fits in memory"
     iteration: Method = "block_krylov"
-    if path is None and needed_memory(systems, "block_krylov", path) > systems.limits.memory:
+    if needed_memory(systems, "block_krylov", path) > systems.limits.memory:
         iteration = "nystrom_pcg"
+    if isinstance(systems.operator, DistributedOperator):
+        return iteration, "the passes are computed in parts"
+    if path is not None and len(systems.ridges) > 1:
+        return iteration, f"the file of a factor has one ridge, and {len(systems.ridges)} are given"
+    if path is not None and isinstance(systems.operator, OtherOperator):
+        return iteration, "an operator of SciPy has no entries, of which a file of a factor is made"
+    held = 2 if isinstance(systems.operator, OtherOperator) else 1  # see `direct`
+    if held * dense <= systems.limits.memory:
+        return "cholesky", f"the matrix takes {show_bytes(dense)} and fits in memory"
     if path is None:
         return iteration, (
             f"the matrix takes {show_bytes(dense)}, more than the "
@@ -57,12 +66,12 @@ def choose(
         )
     passes = math.ceil(PASSES * math.log10(1 / systems.limits.tolerance))
     each = _seconds_of_pass(systems)
-    factor = len(systems.ridges) * (size**3 / 3 / _rate(systems.limits.threads) + each)
+    factor = size**3 / 3 / _rate(systems.limits.threads) + each
     text = (
         f"about {passes} passes of {each:.2g} s are expected to take {passes * each:.2g} s, and a "
         f"factorisation {factor:.2g} s"
     )
-    return ("cholesky" if factor < passes * each and len(systems.ridges) == 1 else iteration), text
+    return ("cholesky" if factor < passes * each else iteration), text
 
 
 def _seconds_of_pass(systems: Systems) -> float:
@@ -76,7 +85,7 @@ def _seconds_of_pass(systems: Systems) -> float:
 
 
 def _rate(threads: int) -> float:
-    """Return the multiplications and additions, each pair counted once, of BLAS in a second."""
+    """Return how many multiplications and additions BLAS makes in a second."""
     matrix = np.random.default_rng(0).standard_normal((PROBE, PROBE))
     best = math.inf
     with blas_threads(threads):
@@ -84,7 +93,7 @@ def _rate(threads: int) -> float:
             start = time.perf_counter()
             matrix @ matrix
             best = min(best, time.perf_counter() - start)
-    return PROBE**3 / best * 2
+    return 2 * PROBE**3 / best
 
 
 def needed_memory(systems: Systems, method: Method, path: str | os.PathLike[str] | None) -> int:
@@ -92,12 +101,8 @@ def needed_memory(systems: Systems, method: Method, path: str | os.PathLike[str]
     size, columns = systems.right.shape
     pairs = len(systems.shift)
     if method == "nystrom_pcg":
-        return nystrom_pcg.vector_bytes(size, pairs)
-    work = 8 * size * (6 * block_krylov.width_of(size, columns) + 4 * pairs)
-    if (
-        size > 2 * block_krylov.LARGEST
-    ):  # for eigenvectors of the projected matrix, if they are needed
-        work += 16 * block_krylov.LARGEST**2
+        return nystrom_pcg.vector_bytes(size, pairs, systems.limits.threads)
+    work = block_krylov.vector_bytes(size, columns, pairs, systems.limits.threads)
     return work + (block_krylov.basis_bytes(size, columns) if path is None else 0)
 
 

@@ -62,6 +62,25 @@ def ritz_of(space: KrylovSpace) -> Ritz:
     return Ritz(values, vectors, residuals)
 
 
+class Projection(NamedTuple):
+    """What a Krylov space knows of a matrix, without its basis.
+
+    matrix : (n, n), T
+    start : (r, K), the columns that it began with, in terms of its first r vectors
+    coupling : (r', r), B of the last block that K has multiplied; r' = 0 if the space is invariant
+    ritz : the eigenpairs of T
+    """
+
+    matrix: Doubles
+    start: Doubles
+    coupling: Doubles
+    ritz: Ritz
+
+    @classmethod
+    def of(cls, space: KrylovSpace, ritz: Ritz) -> "Projection":
+        return cls(space.matrix(), space.below[0], space.below[-1], ritz)
+
+
 class Leading:
     """The search for the leading eigenpairs of an operator.
 
@@ -78,8 +97,8 @@ class Leading:
     space : KrylovSpace
     passes : int
         The number of products.
-    first : (KrylovSpace, Ritz) or None
-        The space of the start, when it was complete.
+    first : Projection or None
+        Of the space of the start, when it was complete.
     """
 
     def __init__(
@@ -100,7 +119,7 @@ class Leading:
             )
         self._operator, self._threads, self._report = operator, threads, report
         self.space, self.passes = KrylovSpace(start, threads=threads), 0
-        self.first: tuple[KrylovSpace, Ritz] | None = None
+        self.first: Projection | None = None
 
     def converge(self, count: int, goal: float, most: int) -> Ritz:
         """Return the eigenpairs of a space of which the first `count` have converged.
@@ -126,7 +145,7 @@ class Leading:
             done = off <= 1 or not self.space.last.size
             full = self.space.size + self.space.last.shape[1] > self._room
             if self.first is None and (done or full):
-                self.first = self.space, ritz
+                self.first = Projection.of(self.space, ritz)
             if done:
                 return ritz
             if self.passes >= most:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.solvers.checkpoint import PAGE, Checkpoint
 from ntk_numba.solvers.systems import Bar, Systems
-from ntk_numba.solvers.tall import Tall, tall
+from ntk_numba.solvers.tall import Tall, tall, working_bytes
 
 Floats = NDArray[np.float64]
 
@@ -29,8 +29,11 @@ COLUMNS = 500  # of the matrix, from which it is approximated
 SHARE = 8  # N is at least this many times their number
 SLACK = 0.9  # of the tolerance, for the residual that the recurrence has
 PROGRESS = 0.5  # how much smaller the residual has to be after each restart
+PATIENCE = 200  # passes, at least, after which it has to be so much smaller too
+VECTORS = 10  # for each system, which a pass has at one time
 DIVERGED = 1e6  # a relative residual that a matrix without negative eigenvalues does not lead to
 EPS = float(np.finfo(float).eps)
+NUMBERS = "before", "best", "since"  # of `_Vectors`; the others are arrays
 
 
 def rank_of(size: int) -> int:
@@ -38,9 +41,12 @@ def rank_of(size: int) -> int:
     return max(1, min(COLUMNS, size // SHARE))
 
 
-def vector_bytes(size: int, pairs: int) -> int:
+def vector_bytes(size: int, pairs: int, threads: int) -> int:
     """Return the bytes that the iteration takes for N = `size` and this many systems."""
-    return 8 * size * (6 * pairs + 4 * rank_of(size))
+    rank = rank_of(size)
+    beginning = 3 * rank + 4 * pairs  # the columns, their factor and the parts of its basis
+    passes = rank + VECTORS * pairs
+    return 8 * size * max(beginning, passes) + working_bytes(size, max(rank, pairs), threads)
 
 
 class Nystrom:
@@ -63,8 +69,10 @@ class Nystrom:
         # W⁺ without eigenvalues that are rounding errors, or negative
         kept = weights > len(chosen) * EPS * max(float(weights[-1]), 0.0)
         factor = work.product(columns, vectors[:, kept] / np.sqrt(weights[kept]))
+        del columns  # each of these takes as much memory as all vectors of the iteration, or more
         scale = float(work.norms(factor).max(initial=0.0))
         basis, triangle = work.orthonormal(factor, scale)
+        del factor
         values, turned = scipy.linalg.eigh(triangle @ triangle.T)
         self.vectors, self.values = work.product(basis, turned), np.maximum(values, 0.0)
         # of a matrix that is not positive semidefinite, δ could be negative
@@ -93,6 +101,8 @@ class _Vectors:
         restᵀ P⁻¹ rest; 0 of a column that is given up.
     before : float
         The largest relative residual at the last restart.
+    best, since : float, int
+        The largest relative residual when it was last halved, and the passes until then.
     residuals : (P,)
         The relative residuals of the solution if they are true ones, else ∞.
     """
@@ -102,6 +112,8 @@ class _Vectors:
     direction: Floats
     rho: Floats
     before: float
+    best: float
+    since: int
     residuals: Floats
 
 
@@ -129,7 +141,7 @@ class NystromPCG:
         if vectors is None:
             rest = systems.right[:, systems.column]
             nothing = np.full(len(systems.shift), np.inf)
-            vectors = _Vectors(np.zeros_like(rest), rest, rest, nothing, 1.0, nothing)
+            vectors = _Vectors(np.zeros_like(rest), rest, rest, nothing, 1.0, 1.0, 0, nothing)
             self._restart(nystrom, vectors)
         goal = SLACK * tolerance * systems.lengths
         with Bar(systems) as bar:
@@ -141,6 +153,7 @@ class NystromPCG:
                     raise systems.diverged(residual)
                 active = np.flatnonzero((lengths > goal) & (vectors.rho > 0))
                 if active.size:
+                    self._check_progress(vectors, residual)
                     systems.check_passes(residual)
                     self._step(nystrom, vectors, active)
                     vectors.residuals = np.full_like(vectors.rho, np.inf)
@@ -162,13 +175,26 @@ class NystromPCG:
         if checkpoint is None or checkpoint.state is None:
             return None
         self._systems.passes = checkpoint.state["passes"]
-        return _Vectors(**checkpoint.arrays, before=checkpoint.state["before"])
+        numbers = {name: checkpoint.state[name] for name in NUMBERS}
+        return _Vectors(**checkpoint.arrays, **numbers)
 
     def _save(self, vectors: _Vectors) -> None:
         if self._checkpoint is not None:
             arrays = dict(vars(vectors))
-            state = {"passes": self._systems.passes, "before": arrays.pop("before")}
-            self._checkpoint.save(state, arrays)
+            state = {name: arrays.pop(name) for name in NUMBERS}
+            self._checkpoint.save({**state, "passes": self._systems.passes}, arrays)
+
+    def _check_progress(self, vectors: _Vectors, residual: float) -> None:
+        """Raise an error if the residual has hardly become smaller for many passes.
+
+        Rounding errors keep the method from converging in N passes, as it does in exact arithmetic.
+        If its preconditioned matrix is too ill-conditioned, the residual does not fall at all.
+        """
+        systems = self._systems
+        if residual <= PROGRESS * vectors.best:
+            vectors.best, vectors.since = residual, systems.passes
+        elif systems.passes - vectors.since >= max(PATIENCE, systems.limits.passes // 5):
+            raise systems.stalled(residual, exact=False)
 
     def _restart(self, nystrom: Nystrom, vectors: _Vectors) -> None:
         """Begin again from the residuals of the solution."""

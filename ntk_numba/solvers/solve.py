@@ -31,7 +31,7 @@ from ntk_numba.solvers.checkpoint import Checkpoint
 from ntk_numba.solvers.choice import METHODS, Method, check_memory, choose
 from ntk_numba.solvers.direct import factorised
 from ntk_numba.solvers.nystrom_pcg import NystromPCG, area_of
-from ntk_numba.solvers.systems import Limits, Systems
+from ntk_numba.solvers.systems import Limits, Systems, passes_text
 
 Floats = NDArray[np.float64]
 
@@ -51,7 +51,9 @@ class Solution:
     residuals : float64 array, (K,), or (R, K) for R ridges
         That of each column; 0 where a column of Y is 0.
     passes : int
-        The number of products with the matrix, also of earlier calls with the same checkpoint.
+        The number of products with the matrix that the iteration made, also in earlier calls with
+        the same checkpoint, and of those that checked X. What is done once before does not count:
+        the product that "auto" times, and the columns of K from which "nystrom_pcg" begins.
     method : "cholesky", "block_krylov" or "nystrom_pcg"
         What has found it.
     reason : str
@@ -77,7 +79,7 @@ class Solution:
     def __repr__(self) -> str:
         return (
             f"<Solution: {' × '.join(map(str, self.x.shape))}, {self.method}, residual "
-            f"{self.residual:.2g} after {self.passes} passes>"
+            f"{self.residual:.2g} after {passes_text(self.passes)}>"
         )
 
 
@@ -144,8 +146,8 @@ def solve(
     Raises
     ------
     NotConvergedError
-        An ArithmeticError: the tolerance is not reached, within `max_passes` or because float64
-        rounds. The checkpoint stays.
+        A ValueError: the tolerance is not reached, within `max_passes`, because float64 rounds, or
+        because 200 passes have not halved the residual. The checkpoint stays.
     NotPositiveDefiniteError
         A ValueError: K + ridge·I is found not to be positive definite.
     StoppedError
@@ -159,17 +161,19 @@ def solve(
     Notes
     -----
     - "cholesky" factorises K + ridge·I (see `cholesky`), in memory without a path. It takes N³/3
-      multiplications for each ridge, whatever the condition number.
+      multiplications and additions for each ridge, whatever the condition number.
     - "block_krylov" finds the best solution, in the norm of K + ridge·I, in the space that products
       of K with Y and with about 100 random columns span. All ridges share the space. It takes the
       fewest passes, and keeps 8 N × (width of the block) bytes of each pass, in memory or in the
       checkpoint.
     - "nystrom_pcg" is the method of conjugate gradients, preconditioned by an approximation from
       500 columns of K. It takes two to four times as many passes, and keeps few vectors.
-    - "auto" takes "cholesky" if the matrix fits in memory. Otherwise it times a pass and a matrix
-      product, and compares the time of a factorisation, which needs a path, with that of the passes
-      to expect. If `path` is a checkpoint, its method goes on. `Solution.reason` says what was
-      taken and why.
+    - "auto" goes on with the method of the checkpoint, or the factor, at `path`. Else it takes
+      "cholesky" if the matrix fits in memory. Otherwise, with a path, it times a pass and a matrix
+      product, and compares the time of a factorisation with that of the passes to expect. Without a
+      path, with several ridges and a path, for an operator of `distribute`, and with a path for one
+      of SciPy, it takes an iteration: "block_krylov" if its vectors fit in memory, else
+      "nystrom_pcg". `Solution.reason` says why.
 
     The reported residual is always that of X itself, computed by a product with K, and never what
     an iteration predicts. Residuals below about ε κ cannot be reached, where κ is the condition
@@ -188,6 +192,7 @@ def solve(
     several = np.ndim(ridge) > 0
     given: Any = ridge if several else [ridge]
     ridges = np.array([not_negative("ridge", value) for value in given])
+    seed = whole_number("seed", seed, 0)
     if not len(ridges):
         raise InvalidValueError("ridge is empty; give at least one number")
     limits = Limits(
@@ -247,8 +252,9 @@ def _iterate(
     check_memory(systems, problem["method"], path)
     iteration: Any = BlockKrylov if krylov else NystromPCG
     with contextlib.ExitStack() as stack:
-        if not isinstance(systems.operator, OtherOperator):  # which may use threads of BLAS
-            stack.enter_context(blas_threads(1))  # once for all
+        # once for all, since it searches for BLAS; an operator of others may use threads of BLAS
+        others = isinstance(systems.operator, OtherOperator)
+        stack.enter_context(blas_threads(systems.limits.threads if others else 1))
         checkpoint = None
         if path is not None:
             area = 0 if krylov else area_of(size, pairs)
@@ -279,7 +285,9 @@ def _columns(Y: Any, size: int) -> tuple[Floats, bool]:
     """Return right-hand sides as finite columns (N, K), and whether they have the shape (N,)."""
     values = read_array(Y, "Y").astype(float, copy=False)
     if values.ndim not in (1, 2) or len(values) != size:
-        raise InvalidValueError(f"Y must have {size} rows, as gram, not {values.shape}")
+        raise InvalidValueError(
+            f"Y must have {size} rows, as gram, and be (N,) or (N, K), not {values.shape}"
+        )
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")

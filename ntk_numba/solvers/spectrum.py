@@ -338,7 +338,7 @@ def spectrum(
             trace * unit,
             leading.passes + 1,
             None,
-            SpectralSums(*leading.first, goal, size, trace),
+            SpectralSums(leading.first, goal, size, trace),
             unit,
         )
     finally:

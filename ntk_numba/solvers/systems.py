@@ -185,7 +185,7 @@ class Systems:
         """Return the error that the tolerance is not reached."""
         error = NotConvergedError(
             f"the solution of {self.name} has a relative residual of {residual:.2g} after "
-            f"{self.passes} passes, and {self.limits.tolerance:.2g} is asked for: {reason}"
+            f"{passes_text(self.passes)}, and {self.limits.tolerance:.2g} is asked for: {reason}"
         )
         error.residual, error.passes = residual, self.passes
         return error
@@ -219,6 +219,11 @@ class Systems:
             "tolerance, or method='cholesky'"
         )
         return self.not_converged(residual, reason)
+
+
+def passes_text(passes: int) -> str:
+    """Return a number of passes for people."""
+    return "1 pass" if passes == 1 else f"{passes:,} passes"
 
 
 class Bar:

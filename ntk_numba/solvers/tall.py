@@ -100,6 +100,13 @@ class Tall:
 
 
 DEPENDENT = 1e-14
+WORKING = 4  # runs of rows, for each thread, that LAPACK and products take
+
+
+def working_bytes(size: int, columns: int, threads: int) -> int:
+    """Return the bytes that operations on a matrix (N, K) take, beside matrices of its size."""
+    runs = -(-size // ROWS)
+    return 8 * columns * (WORKING * min(threads, runs) * min(size, ROWS) + 3 * runs * columns)
 
 
 @contextmanager
