@@ -4,7 +4,6 @@
 a factor on disk, or solves each right-hand side by products with the matrix.
 """
 
-import math
 import os
 import shutil
 import tempfile
@@ -26,12 +25,12 @@ from ntk_numba.factors.factor import LeaveOneOut
 from ntk_numba.factors.factorise import holds_factor
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.whole import check_output
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.operators.computed import kernel_operator
 from ntk_numba.operators.matrix import find_matrix
 from ntk_numba.operators.operator import GramOperator, as_operator
 from ntk_numba.predict.training import Training
-from ntk_numba.solvers.block_krylov import basis_bytes
+from ntk_numba.solvers import block_krylov, nystrom_pcg
 from ntk_numba.solvers.choice import METHODS, Method
 from ntk_numba.solvers.solve import solve
 
@@ -187,17 +186,26 @@ class System:
             found = self._factor.solve(Y, matrix=self._operator)
             self.residual = self._factor.residual
             return found
-        with self._explained():
-            solution = solve(
-                self._operator,
-                Y,
-                ridge=self.ridge,
-                method=self._method_for(np.shape(Y)),
-                tolerance=self.tolerance,
-                **self._limits,
-            )
-        self.residual = solution.residual
-        return solution.x
+        columns = np.asarray(Y, float)
+        flat = columns.ndim == 1
+        columns = columns[:, None] if flat else columns
+        method, width = self._method_for(*columns.shape)
+        out = np.empty_like(columns, order="C")
+        self.residual = 0.0
+        for start in range(0, columns.shape[1], width):
+            run = slice(start, start + width)
+            with self._explained():
+                solution = solve(
+                    self._operator,
+                    columns[:, run],
+                    ridge=self.ridge,
+                    method=method,
+                    tolerance=self.tolerance,
+                    **self._limits,
+                )
+            out[:, run] = solution.x
+            self.residual = max(self.residual, solution.residual)
+        return out[:, 0] if flat else out
 
     def _replaces(self) -> bool:
         """Return whether a file of scratch may be replaced: unless it is the factor that is wanted.
@@ -213,12 +221,21 @@ class System:
         """Return a context that adds to errors what callers of a model need to know."""
         return explained(self._memory)
 
-    def _method_for(self, shape: tuple[int, ...]) -> Any:
-        """Return the method for right-hand sides whose vectors stay in memory."""
-        size, count = shape[0], math.prod(shape[1:])
-        free = self._limits["memory"] or available_memory()
-        fit = basis_bytes(size, count) <= free // 2
-        return self.method if self.method != "block_krylov" or fit else "nystrom_pcg"
+    def _method_for(self, size: int, count: int) -> tuple[Any, int]:
+        """Return the method for right-hand sides (size, count), and how many it takes at a time.
+
+        Their vectors stay in memory, beside what the caller has of them.
+        """
+        threads = threads_to_use(self._limits["threads"])
+        room = self._limits["memory"] or available_memory() // 2
+        if self.method == "block_krylov":
+            needed = block_krylov.vector_bytes(size, count, count, threads)
+            if needed + block_krylov.basis_bytes(size, count) <= room:
+                return self.method, max(count, 1)
+        width = max(count, 1)
+        while width > 1 and nystrom_pcg.vector_bytes(size, width, threads) > room:
+            width = -(-width // 2)
+        return "nystrom_pcg", width
 
     def half_solve(self, Y: ArrayLike) -> Doubles:
         """Return V = L⁻¹ Y, so that VᵀV = Yᵀ A⁻¹ Y, in the precision of the factor."""

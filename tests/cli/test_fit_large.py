@@ -52,6 +52,8 @@ def test_fit_and_predict(run):
     wanted = nk.gaussian_process(NETWORK, X, Y, kernel="ntk", noise=1e-3, method="nystrom_pcg")
     wanted = wanted.predict(NEW, return_std=True)
     for method in ("cholesky", "nystrom_pcg"):
+        if method == "nystrom_pcg":
+            Path(f"{method}.h5.scratch.partial").touch()  # of a factorisation that was stopped
         out = run(*fit(f"{method}.h5", method))
         assert "leave-one-out" not in out
         assert (" by nystrom_pcg" in out) == (method == "nystrom_pcg")
