@@ -53,13 +53,21 @@ class NotConvergedError(InvalidValueError):
     Attributes
     ----------
     residual : float
-        The relative residual ‖Y − A X‖/‖Y‖ that it has reached, the largest of all columns.
+        The relative residual that it has reached, the largest of all columns: ‖Y − A X‖/‖Y‖ of
+        solutions, ‖K v − λ v‖/λ of eigenvectors.
     passes : int
         The number of products with the matrix.
     """
 
     residual: float = 1.0
     passes: int = 0
+
+    @classmethod
+    def after(cls, passes: int, residual: float, text: str) -> "NotConvergedError":
+        """Return the error with this text and its facts."""
+        error = cls(text)
+        error.residual, error.passes = residual, passes
+        return error
 
 
 class NtkNumbaWarning(UserWarning):

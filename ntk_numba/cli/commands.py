@@ -293,6 +293,8 @@ def verify(options: argparse.Namespace) -> bool:
 
     if inspection.is_model(Path(options.file)):
         return inspection.verify_model(options)
+    if inspection.is_checkpoint(Path(options.file)):
+        return inspection.verify_checkpoint(options)
     if inspection.is_factor(Path(options.file)):
         return inspection.verify_factor(options)
     progress = sys.stderr.isatty()

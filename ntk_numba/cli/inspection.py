@@ -1,4 +1,4 @@
-"""What ``info`` and ``verify`` find in Gram files, in factors and in models."""
+"""What ``info`` and ``verify`` find in Gram files, factors, checkpoints and models."""
 
 import argparse
 import sys
@@ -13,11 +13,22 @@ from ntk_numba.gramfile.factor import FactorFile, open_factor
 from ntk_numba.gramfile.formats import FACTOR_FILE
 from ntk_numba.gramfile.layout import format_at
 from ntk_numba.predict.model_file import is_model, read_model
+from ntk_numba.solvers.checkpoint import is_checkpoint
+from ntk_numba.solvers.checkpoint_facts import look_at
 
 if TYPE_CHECKING:
     from ntk_numba.gramfile.reader import GramFile
 
-__all__ = ["facts_of", "is_factor", "is_model", "show_facts", "verify_factor", "verify_model"]
+__all__ = [
+    "facts_of",
+    "is_checkpoint",
+    "is_factor",
+    "is_model",
+    "show_facts",
+    "verify_checkpoint",
+    "verify_factor",
+    "verify_model",
+]
 
 
 def is_factor(path: Path) -> bool:
@@ -29,6 +40,8 @@ def facts_of(path: Path) -> dict[str, Any]:
     """Return the contents of a file as ``info --json`` prints them."""
     if is_model(path):
         return _facts_of_model(path)
+    if is_checkpoint(path):
+        return _facts_of_checkpoint(path)
     if is_factor(path):
         with open_factor(path, incomplete=True) as factor:
             return _facts_of_factor(factor)
@@ -102,6 +115,37 @@ def _facts_of_factor(file: FactorFile) -> dict[str, Any]:
         "bytes": file.path.stat().st_size,
         "package_version": file.package_version,
     }
+
+
+def _facts_of_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the contents of a checkpoint of `solve`, every byte of which is checked."""
+    found = look_at(path)
+    return {
+        "file": str(path),
+        "kind": "checkpoint",
+        "method": found.problem.get("method", "unknown"),
+        "state": "damaged" if found.wrong else "solved" if found.solved else "not solved yet",
+        "passes": found.state["passes"] if found.state else 0,
+        "samples": found.samples,
+        "matrix_digest": found.problem.get("matrix", ""),
+        "bytes": path.stat().st_size,
+    }
+
+
+def verify_checkpoint(options: argparse.Namespace) -> bool:
+    """Read a whole checkpoint of `solve`, and print what was checked."""
+    if options.repair or options.data is not None:
+        raise InvalidValueError(
+            f"{options.file} is the checkpoint of a solution; --data, --repair and --against are "
+            f"for Gram files"
+        )
+    found = look_at(Path(options.file))
+    for line in found.wrong:
+        show(f"WRONG  {line}")
+    if not found.wrong:
+        passes = found.state["passes"] if found.state else 0
+        show(f"ok     every byte of the state after {passes:,} passes matches the checksums")
+    return not found.wrong
 
 
 def _facts_of_model(path: Path) -> dict[str, Any]:

@@ -134,14 +134,16 @@ def _parts(options: argparse.Namespace, matrix: Any, executor: Any) -> Iterator[
         folder.mkdir(exist_ok=True)
     kernel = None if options.depth is not None else options.kernel
     parts: dict[str, Any] = {"parts": options.parts, "executor": executor}
-    with (
-        closing(as_operator(matrix, kernel, threads=options.threads)) as operator,
-        ntk_numba.distribute(operator, folder, **parts) as distributed,
-    ):
-        yield distributed
-    if not options.scratch:
-        with suppress(OSError):  # of a file of somebody else in it
-            folder.rmdir()
+    try:
+        with (
+            closing(as_operator(matrix, kernel, threads=options.threads)) as operator,
+            ntk_numba.distribute(operator, folder, **parts) as distributed,
+        ):
+            yield distributed
+    finally:
+        if not options.scratch:
+            with suppress(OSError):  # of a pass that was stopped, or of somebody else's file in it
+                folder.rmdir()
 
 
 def _show_solution(options: argparse.Namespace, found: "Solution") -> None:

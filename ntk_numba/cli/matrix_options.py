@@ -79,7 +79,7 @@ def _solve_options(solve: argparse.ArgumentParser) -> None:
     )
     solve.add_argument("--seed", type=int, default=0, help="seed of random columns [%(default)s]")
     _computed_options(solve)
-    machine_options(solve)
+    machine_options(solve, "all free")
     cluster = solve.add_argument_group(
         "cluster", "passes over the matrix by workers; --threads is as for gram"
     )
@@ -175,13 +175,16 @@ def gram_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def machine_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that limit the memory and the threads of a command."""
+def machine_options(parser: argparse.ArgumentParser, memory: str = "half of the free") -> None:
+    """Add the options that limit the memory and the threads of a command.
+
+    memory : how much it takes by default
+    """
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--memory",
         metavar="SIZE",
-        help="largest memory to use, such as 2GiB [half of the free memory]",
+        help=f"largest memory to use, such as 2GiB [{memory} memory]",
     )
     machine.add_argument(
         "--threads", type=int, metavar="N", help="largest number of threads [all cores]"

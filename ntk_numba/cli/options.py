@@ -103,12 +103,12 @@ def make_parser() -> argparse.ArgumentParser:
     learning_parsers(parsers)
 
     info = parsers.add_parser("info", help="show the contents of a file")
-    info.add_argument("file", metavar="FILE", help="the Gram file, factor or model")
+    info.add_argument("file", metavar="FILE", help="the Gram file, factor, checkpoint or model")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run="info")
 
     verify = parsers.add_parser("verify", help="read a whole file and check it")
-    verify.add_argument("file", metavar="FILE", help="the Gram file, factor or model")
+    verify.add_argument("file", metavar="FILE", help="the Gram file, factor, checkpoint or model")
     verify.add_argument(
         "--data",
         metavar="X",

@@ -21,7 +21,7 @@ from ntk_numba.machine import available_memory
 Floats = NDArray[np.floating]
 
 BLOCK = 512  # rows that are converted to float64 at a time
-SQUARE = 2048  # the edge of the blocks that are compared with their mirror images
+SQUARE = 512  # the edge of the blocks that are compared with their mirror images
 # How far an entry of a matrix may differ from its mirror image, relative to √(K_ii K_jj)
 ASYMMETRY = {np.dtype(np.float64): 1e-10, np.dtype(np.float32): 1e-5}
 

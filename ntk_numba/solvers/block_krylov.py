@@ -170,7 +170,9 @@ class BlockKrylov:
         diagonal = [checkpoint.part(place) for place in others]
         below = [checkpoint.part(place) for place in (first, *(place + 1 for place in others))]
         # only the last block may be without columns, and such a block is not kept
-        blocks = [place - 1 for place, small in zip(state["places"], below, strict=True) if len(small)]
+        blocks = [
+            place - 1 for place, small in zip(state["places"], below, strict=True) if len(small)
+        ]
         return KrylovSpace.resumed(
             _Stored(checkpoint, blocks), diagonal, below, state["scale"], threads=self._threads
         )

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,7 +172,7 @@ class Checkpoint:
     @property
     def _parts_at(self) -> int:
         """Where the parts begin."""
-        return PAGE + 2 * (SLOT + self._area)
+        return _parts_at(self._area)
 
     @property
     def _end(self) -> int:
@@ -184,35 +184,12 @@ class Checkpoint:
 
     def _read(self, fd: int) -> None:
         """Read the newest state that is there as a whole."""
-        pages = [_read_some(fd, PAGE + which * SLOT, SLOT) for which in (0, 1)]
-        found = [slot for page in pages if (slot := _unsealed(page)) is not None]
-        for slot in sorted(found, key=lambda slot: -slot["number"]):
-            try:
-                records = self._read_records(fd, slot)
-                arrays = {name: _array(fd, record) for name, record in slot["arrays"].items()}
-            except _DamageError:
-                continue
-            self.state, self.arrays, self._records = slot["state"], arrays, records
-            self._number = slot["number"]
-            return
-        if all(page.strip(b"\0") for page in pages):  # one that is empty was never written
+        found = newest(fd, self._area)
+        if found.state is not None:
+            self.state, self.arrays, self._records = found.state, found.arrays, found.records
+            self._number = found.number
+        elif found.damaged == 2:  # a state that is empty was never written
             raise self._damaged("both of its states")
-
-    def _read_records(self, fd: int, slot: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the records of a slot's parts; a _DamageError says that one is wrong."""
-        records: list[dict[str, Any]] = []
-        at, chain = self._parts_at, xxh3_128()
-        for _ in range(slot["parts"]):
-            record = _unsealed(_read_some(fd, at, PAGE))
-            if record is None or record["at"] != at + PAGE:
-                raise _DamageError
-            _array(fd, record)
-            chain.update(bytes.fromhex(record["seal"]))
-            records.append(record)
-            at = record["at"] + _pages(_size(record))
-        if chain.hexdigest() != slot["chain"]:
-            raise _DamageError
-        return records
 
     @property
     def parts(self) -> int:
@@ -305,15 +282,80 @@ class Checkpoint:
         self.close()
 
 
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file begins as checkpoints do, be it damaged or not."""
+    return _head_of(path).startswith(MAGIC)
+
+
+def header_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what the header of a checkpoint says; None if there is none, or it is damaged."""
+    page = _head_of(path)
+    return _unsealed(page[len(MAGIC) :]) if page.startswith(MAGIC) else None
+
+
 def problem_of(path: str | os.PathLike[str]) -> dict[str, str] | None:
     """Return the problem that the header of a checkpoint names; None if there is none."""
+    found = header_of(path)
+    return None if found is None else dict(found["problem"])
+
+
+def _head_of(path: str | os.PathLike[str]) -> bytes:
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            page = file.read(PAGE)
+            return file.read(PAGE)
     except OSError:
-        return None
-    found = _unsealed(page[len(MAGIC) :]) if page.startswith(MAGIC) else None
-    return None if found is None else dict(found["problem"])
+        return b""
+
+
+class Newest(NamedTuple):
+    """The newest state of a file that is there as a whole, and how many others are damaged."""
+
+    number: int
+    state: dict[str, Any] | None
+    arrays: dict[str, Array]
+    records: list[dict[str, Any]]
+    damaged: int
+
+
+def newest(fd: int, area: int) -> Newest:
+    """Read the newest state whose checksums, and those of all that it refers to, are right."""
+    pages = [_read_some(fd, PAGE + which * SLOT, SLOT) for which in (0, 1)]
+    found = [slot for page in pages if (slot := _unsealed(page)) is not None]
+    damaged = sum(bool(page.strip(b"\0")) for page in pages) - len(found)
+    for slot in sorted(found, key=lambda slot: -slot["number"]):
+        try:
+            records = _records_of(fd, slot, _parts_at(area))
+            arrays = {name: _array(fd, record) for name, record in slot["arrays"].items()}
+        except _DamageError:
+            damaged += 1
+            continue
+        return Newest(slot["number"], slot["state"], arrays, records, damaged)
+    return Newest(0, None, {}, [], damaged)
+
+
+def _records_of(fd: int, slot: dict[str, Any], at: int) -> list[dict[str, Any]]:
+    """Return the records of a slot's parts, of which the first is at `at`.
+
+    A _DamageError says that one is wrong.
+    """
+    records, chain = list[dict[str, Any]](), xxh3_128()
+    for _ in range(slot["parts"]):
+        record = _unsealed(_read_some(fd, at, PAGE))
+        if record is None or record["at"] != at + PAGE:
+            raise _DamageError
+        _array(fd, record)
+        chain.update(bytes.fromhex(record["seal"]))
+        records.append(record)
+        at = record["at"] + _pages(_size(record))
+    if chain.hexdigest() != slot["chain"]:
+        raise _DamageError
+    return records
+
+
+def _parts_at(area: int) -> int:
+    """Return where the parts begin."""
+    return PAGE + 2 * (SLOT + area)
 
 
 def _other(name: str) -> str:

@@ -25,6 +25,7 @@ METHODS: tuple[Method, ...] = ("auto", "cholesky", "block_krylov", "nystrom_pcg"
 # Passes of block_krylov to expect for each digit of the residual: 2 to 4 on ReLU kernels of digits
 # and MNIST, whatever the ridge
 PASSES = 4
+SOLVING = 6  # vectors for each system, at most, of which a factorisation in memory makes use
 PROBE = 1024  # rows of the matrices whose product is timed
 
 
@@ -52,7 +53,8 @@ def choose(
     if path is not None and isinstance(systems.operator, OtherOperator):
         return iteration, "an operator of SciPy has no entries, of which a file of a factor is made"
     held = 2 if isinstance(systems.operator, OtherOperator) else 1  # see `direct`
-    if held * dense <= systems.limits.memory:
+    vectors = 8 * size * SOLVING * len(systems.shift)
+    if held * dense + vectors <= systems.limits.memory:
         return "cholesky", f"the matrix takes {show_bytes(dense)} and fits in memory"
     if path is None:
         return iteration, (

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ntk_numba import stopping
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, NotConvergedError
 from ntk_numba.machine import threads_to_use
 from ntk_numba.solvers.krylov import KrylovSpace
 from ntk_numba.solvers.leading import eigenpairs
@@ -96,7 +96,9 @@ def by_products(
     Raises
     ------
     ValueError
-        If the memory is too little, or the error is not small enough after 1,000 products.
+        If the memory is too little.
+    NotConvergedError
+        The error is not small enough after 1,000 products.
     """
     size, count = columns.shape
     lengths = _lengths(columns)
@@ -128,10 +130,12 @@ def by_products(
             allowed[-1] = budget / 2
             good = np.flatnonzero(errors <= allowed)
             if not len(good) or passes >= PASSES:
-                raise InvalidValueError(
+                raise NotConvergedError.after(
+                    passes,
+                    float(errors[-1]),
                     f"the outputs at this time have a relative error of {errors[-1]:.1e} after "
                     f"{passes} products, more than tolerance={tolerance:g}; give a larger "
-                    f"tolerance or ridge, or a folder for a factor (scratch)"
+                    f"tolerance or ridge, or a folder for a factor (scratch)",
                 )
             step = float(times[good[-1]])
             found += space.combine(projected.solution(step))
@@ -192,8 +196,8 @@ def by_solutions(
 
     Raises
     ------
-    ValueError
-        If the error is not small enough when it no longer falls.
+    NotConvergedError
+        The error is not small enough when it no longer falls.
     """
     lengths = _lengths(columns)
     if not lengths.any() or time == 0:
@@ -222,9 +226,11 @@ def by_solutions(
             if passes > 20 and error > best / 2:
                 break
             best = min(best, error)
-    raise InvalidValueError(
+    raise NotConvergedError.after(
+        passes,
+        error,
         f"the outputs at this time have a relative error of {error:.1e}, which no longer falls, "
-        f"more than tolerance={tolerance:g}; give a larger tolerance or ridge"
+        f"more than tolerance={tolerance:g}; give a larger tolerance or ridge",
     )
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ntk_numba import stopping
 from ntk_numba.arguments import show_bytes
 from ntk_numba.blas import blas_threads
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.errors import InvalidValueError, NotConvergedError
 from ntk_numba.solvers.krylov import KrylovSpace
 
 Doubles = NDArray[np.float64]
@@ -129,8 +129,8 @@ class Leading:
 
         Raises
         ------
-        ValueError
-            If they have not converged after so many passes.
+        NotConvergedError
+            They have not converged after so many passes.
         """
         size, wide = self.space.last.shape
         while True:
@@ -149,10 +149,12 @@ class Leading:
             if done:
                 return ritz
             if self.passes >= most:
-                raise InvalidValueError(
+                raise NotConvergedError.after(
+                    self.passes,
+                    off * goal,
                     f"the residuals of {count} eigenvectors are up to {off * goal:.1e} of their "
                     f"eigenvalues after {most} passes, more than tolerance={goal:g}; give a larger "
-                    f"tolerance, more passes (max_passes), more probes, or fewer eigenvalues"
+                    f"tolerance, more passes (max_passes), more probes, or fewer eigenvalues",
                 )
             if full:
                 vectors = self.space.combine(np.ascontiguousarray(ritz.vectors[:, :wide]))

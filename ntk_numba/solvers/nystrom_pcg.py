@@ -14,6 +14,7 @@ Appl. 44, 2023 (arXiv:2110.02820).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -175,8 +176,8 @@ class NystromPCG:
         if checkpoint is None or checkpoint.state is None:
             return None
         self._systems.passes = checkpoint.state["passes"]
-        numbers = {name: checkpoint.state[name] for name in NUMBERS}
-        return _Vectors(**checkpoint.arrays, **numbers)
+        given: dict[str, Any] = {name: checkpoint.state[name] for name in NUMBERS}
+        return _Vectors(**given | checkpoint.arrays)
 
     def _save(self, vectors: _Vectors) -> None:
         if self._checkpoint is not None:

@@ -282,8 +282,10 @@ def spectrum(
     Raises
     ------
     ValueError
-        If the matrix is not square and symmetric, an argument is out of range, the memory is too
-        little, or the residuals are larger than the tolerance after `max_passes`.
+        If the matrix is not square and symmetric, an argument is out of range, or the memory is
+        too little.
+    NotConvergedError
+        A ValueError: the residuals are larger than the tolerance after `max_passes`.
     TypeError, OSError
         If an argument has the wrong type, or a file cannot be read.
 

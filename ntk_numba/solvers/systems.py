@@ -183,12 +183,12 @@ class Systems:
 
     def not_converged(self, residual: float, reason: str) -> NotConvergedError:
         """Return the error that the tolerance is not reached."""
-        error = NotConvergedError(
+        return NotConvergedError.after(
+            self.passes,
+            residual,
             f"the solution of {self.name} has a relative residual of {residual:.2g} after "
-            f"{passes_text(self.passes)}, and {self.limits.tolerance:.2g} is asked for: {reason}"
+            f"{passes_text(self.passes)}, and {self.limits.tolerance:.2g} is asked for: {reason}",
         )
-        error.residual, error.passes = residual, self.passes
-        return error
 
     def check_passes(self, residual: float) -> None:
         """Raise NotConvergedError if no further pass may be made."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
-from ntk_numba.factors import packed as packed_module
 from ntk_numba.factors.packed import Packed, mirror
+from ntk_numba.operators import matrix as matrix_module
 
 RNG = np.random.default_rng(3)
 BLOCK = 16
@@ -13,7 +13,7 @@ BLOCK = 16
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(packed_module, "BLOCK", BLOCK)
+    monkeypatch.setattr(matrix_module, "BLOCK", BLOCK)
 
 
 def matrix(size, condition=1e3, dtype=float, scale=1.0):

@@ -1,5 +1,7 @@
 """Solutions against those of NumPy; what cannot be solved is said."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from marks import marked
@@ -205,6 +207,14 @@ def test_a_finished_checkpoint(rng, tmp_path, method, monkeypatch):
     assert products == [] and np.array_equal(again.x, first.x) and again.passes == first.passes
     finer = nk.solve(matrix, y, tolerance=1e-8, **options)
     assert finer.residual <= 1e-8 and finer.passes == first.passes + len(products)
+    # a kill after a solution, and then after passes that followed it
+    (tmp_path / "c").unlink()
+    nk.solve(matrix, y, tolerance=0.5, **options)
+    for most in range(first.passes, first.passes + 3):
+        with contextlib.suppress(nk.NotConvergedError):
+            nk.solve(matrix, y, tolerance=1e-8, max_passes=most, **options)
+    again = nk.solve(matrix, y, tolerance=1e-8, **options)
+    assert error(again.x, finer.x) < 1e-6 and again.residual <= 1e-8
 
 
 def test_checkpoints_of_other_problems(rng, tmp_path):
@@ -254,12 +264,31 @@ def test_wrong_arguments(rng, tmp_path):
     refused("ridge must be a number", TypeError, ridge="0.1")
     refused("tolerance must be more than 0 and less than 1", tolerance=1)
     refused("max_passes", max_passes=0)
+    refused("seed must be at least 0", seed=-1)
     refused("method must be", method="cg")
     refused("Y must have 60 rows, as gram", Y=y[:-1])
     refused(r"Y: row 7 \(counted from 0\) is not finite", Y=np.where(np.arange(N) == 7, np.nan, y))
     refused("has one ridge, and 2 are given", method="cholesky", ridge=[1, 2], path=tmp_path / "f")
     refused("the vectors of nystrom_pcg take up to", method="nystrom_pcg", memory=1000)
     refused("give a path, where most", method="block_krylov", memory=1000)
+
+
+@pytest.mark.slow
+def test_no_more_passes_than_help(rng):
+    q, _ = np.linalg.qr(rng.standard_normal((300, 300)))
+    matrix, y = (q * np.geomspace(1, 1e-15, 300)) @ q.T, rng.standard_normal(300)
+    with pytest.raises(nk.NotConvergedError, match="hardly made it smaller") as raised:
+        nk.solve((matrix + matrix.T) / 2, y, ridge=0, method="nystrom_pcg", threads=1)
+    assert raised.value.passes <= 400
+
+
+def test_what_auto_takes_with_a_path(rng, tmp_path):
+    """A file of a factor needs one ridge and the entries; all else is found by passes."""
+    matrix, y = kernel(rng), rng.standard_normal(N)
+    two = nk.solve(matrix, y, ridge=[0.1, 1.0], path=tmp_path / "a", threads=1)
+    assert "one ridge, and 2 are given" in two.reason
+    other = nk.solve(aslinearoperator(matrix), y, ridge=0.1, path=tmp_path / "b", threads=1)
+    assert "no entries" in other.reason and error(other.x, exact(matrix, 0.1, y)) < 1e-4
 
 
 @pytest.mark.slow

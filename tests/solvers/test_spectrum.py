@@ -84,6 +84,24 @@ def test_estimates_are_within_their_errors(iterated, seeds):
     assert found.condition(0).largest == np.inf
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("decay", [1.5, 3.0])
+def test_ridges_below_all_that_is_known(iterated, decay):
+    """Eigenvalues that are nearer to 0 than a space sees are within the errors too."""
+    values = np.arange(1.0, 2 * N + 1) ** -decay
+    matrix = of_values(values)
+    matrix = (matrix + matrix.T) / 2
+    off = []
+    for seed in range(5):
+        found = nk.spectrum(matrix, 10, seed=seed)
+        for ridge in values.mean() * np.geomspace(1e-11, 1, 12):
+            value, error = found.effective_dimension(ridge)
+            off.append((value - dimension(values, ridge)) / error)
+            value, error = found.log_det(ridge)
+            off.append((value - np.log(values + ridge).sum()) / error)
+    assert np.abs(off).max() < 4 and np.sqrt(np.mean(np.square(off))) < 1.5
+
+
 def test_targets_along_eigenvectors(iterated):
     y = np.column_stack([VECTORS[:, 0], 3 * VECTORS[:, 1] + 4 * VECTORS[:, 150], np.zeros(N)])
     for scale in (1.0, 1e200, 1e-200):
