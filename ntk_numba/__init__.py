@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ntk_numba import plots as plots
     from ntk_numba.cluster.merge import merge as merge
     from ntk_numba.cluster.write import write_gram as write_gram
-    from ntk_numba.compute.memory import Gram as Gram
     from ntk_numba.compute.memory import diagonal as diagonal
     from ntk_numba.compute.memory import gram as gram
+    from ntk_numba.compute.pair import Gram as Gram
     from ntk_numba.compute.verify import repair as repair
     from ntk_numba.engine.dual import dual as dual
     from ntk_numba.errors import NotConvergedError as NotConvergedError
@@ -63,7 +63,7 @@ __version__ = version("ntk_numba")
 
 _HOMES = {
     "MLP": "network",
-    "Gram": "compute.memory",
+    "Gram": "compute.pair",
     "gram": "compute.memory",
     "diagonal": "compute.memory",
     "write_gram": "cluster.write",

@@ -31,6 +31,8 @@ from ntk_numba.activations.table import example
 x = np.eye(3, dtype=sys.argv[1])
 nk.gram(nk.MLP(2, "erf"), x)
 nk.kernel_operator(nk.MLP(2, "erf"), x) @ x
+if x.dtype == float:
+    nk.gaussian_process(nk.MLP(2, "erf"), x, x[0], noise=1).gradient()
 nk.dual("erf", 0.5, 0.5, 0.5)
 families = {type(a): a for a in map(nk.activations.get, map(example, nk.activations.names()))}
 for activation in families.values():

@@ -96,7 +96,7 @@ def test_kills_at_random_times(rounds):
     assert result["tiles computed again"] <= 3 * 8 * result["kills"]
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [8, 150]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [4, 150]))
 def test_power_failures(rounds):
     assert experiment("crashes", rounds) == {"right": rounds}
 
@@ -123,7 +123,7 @@ def test_data_that_changes(rounds):
     assert experiment("changes", rounds)["right"] >= min(rounds, 40)
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [10, 200]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [5, 200]))
 def test_parts_that_change_behind_a_link(rounds):
     result = experiment("links", rounds)
     assert result.keys() == {"right", "refused"} and sum(result.values()) == rounds
@@ -135,13 +135,13 @@ def test_standard_streams_that_are_closed(rounds):
     assert result["right"] > min(rounds - 1, 30)
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [50, 1000]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [25, 1000]))
 def test_damage_of_finished_files(rounds):
     result = experiment("flips", rounds)
     assert result.keys() == {"reported", "untouched"} and result["reported"] > rounds / 2
 
 
-@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [20, 100]))
+@pytest.mark.parametrize("rounds", marked(pytest.mark.system, [10, 100]))
 def test_damage_of_unfinished_files(rounds):
     result = experiment("unfinished", rounds)
     assert result.keys() == {"right", "refused"} and result["right"] > 0.3 * rounds

@@ -36,7 +36,7 @@ def test_tile_size_follows_from_the_shape_alone():
 )
 def test_parts_are_equal_and_cover_everything_once(rows, columns, symmetric):
     grid = Grid(rows, columns, symmetric, 64)
-    for of in range(1, min(grid.count, 60) + 1):
+    for of in sorted({*range(1, min(grid.count, 12) + 1), min(grid.count, 59)}):
         parts = [Part(number, of) for number in range(1, of + 1)]
         masks = [grid.mask(part) for part in parts]
         assert (sum(m.astype(int) for m in masks) == grid.mask()).all()

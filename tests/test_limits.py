@@ -157,9 +157,10 @@ def words(*parts):
     return " ".join(map(str, parts))
 
 
-def test_kills_of_the_command(tmp_path, data, right):
+@pytest.mark.parametrize("kills", marked(pytest.mark.system, [2, 5]))
+def test_kills_of_the_command(tmp_path, data, right, kills):
     rng = np.random.default_rng(0)
-    for _ in range(5):
+    for _ in range(kills):
         command = Command(tmp_path, data)
         command.wait_for_tiles()
         time.sleep(rng.uniform(0, 0.3))

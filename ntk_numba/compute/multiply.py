@@ -28,7 +28,7 @@ from ntk_numba.grid import LARGEST_TILE, Grid, Part
 from ntk_numba.inputs.source import Source, open_sources
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.network import MLP, check_network
-from ntk_numba.sums import BITS, Sums, balanced
+from ntk_numba.sums import BITS, Sums, balanced, unbalanced
 
 Floats = NDArray[np.floating]
 Doubles = NDArray[np.float64]
@@ -93,6 +93,8 @@ class ComputedMatrix:
         self._kept: dict[tuple[bool, int, int], Samples] = {}
         self._kept_part: Part | None = None
         self._reading = threading.Lock()
+        # of blocks of so many tiles, those that `load` may compute at the same time
+        self._turns: dict[int, threading.Semaphore] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -169,8 +171,7 @@ class ComputedMatrix:
         columns : (M, K) finite float64; (N, K) with `transpose`
         """
         sums, exponents = self.multiply_part(columns, None, transpose)
-        with np.errstate(over="ignore", under="ignore"):
-            return np.ldexp(sums.result(), exponents)
+        return unbalanced(sums.result(), exponents)
 
     def multiply_part(
         self, columns: Doubles, part: Part | None, transpose: bool = False
@@ -282,7 +283,8 @@ class ComputedMatrix:
     def _side(self, vectors: Doubles, sums: Sums) -> Side:
         """Return what the compiled loop takes for a product with panels of vectors."""
         rows, columns = sums.exponents
-        scale = np.ldexp(1.0, BITS - rows - columns[0])  # `balanced` makes all columns equal
+        with np.errstate(over="ignore"):  # of rows that the part does not need, with bounds of 0
+            scale = np.ldexp(1.0, BITS - rows - columns[0])  # `balanced` makes all columns equal
         locks = np.zeros(-(-len(rows) // self.tile), np.int64)
         return Side(vectors, sums.totals.T, sums.rests.T, scale, locks)
 
@@ -384,15 +386,40 @@ class ComputedMatrix:
             for n, place in enumerate(places):
                 self.load([place], blocks[n : n + 1], tile)
         else:
-            ((i, j),) = places
-            runs = [(k * tile, min((k + 1) * tile, size)) for k in (i, j)]
-            rows = read(self._x, *runs[0])
-            columns = rows if i == j else read(self._x, *runs[1])
-            reads, to, mirrors = (np.array(part) for part in zip(*table, strict=True))
-            reads -= [i * tile, j * tile, 0, 0]
-            compute(tile_table(reads, to, mirrors), rows, columns, *outputs)
+            self._load_in_bands(places[0], table, read, tile, outputs)
         if not direct:
             out[:] = blocks
+
+    def _load_in_bands(
+        self,
+        place: tuple[int, int],
+        table: list[tuple[tuple[int, ...], ...]],
+        read: Callable[[Source, int, int], Samples],
+        tile: int,
+        outputs: list[Floats],
+    ) -> None:
+        """Compute the tiles of a block whose samples are read.
+
+        As in a product, the samples of two bands of the plan, at most, are in memory: of several
+        blocks together, or of some of the tiles of a block.
+        """
+        many, band = tile // self.tile, self.plan.band
+        with self._reading:
+            turns = self._turns.setdefault(many, threading.Semaphore(max(1, band // many)))
+        step, size, (i, j) = min(band, many) * self.tile, self.shape[0], place
+        with turns:
+            for a in range(i * tile, min((i + 1) * tile, size), step):
+                rows = read(self._x, a, min(a + step, size))
+                for b in range(j * tile, min((j + 1) * tile, a + step), step):
+                    some = [
+                        ((row - a, column - b, *size), to, mirror)
+                        for (row, column, *size), to, mirror in table
+                        if row in range(a, a + step) and column in range(b, b + step)
+                    ]
+                    columns = rows if a == b else read(self._x, b, min(b + step, size))
+                    tiles = tile_table(*zip(*some, strict=True))
+                    self._alone.compute_alone(tiles, rows, columns, *outputs)
+                    del columns  # before the next band is read
 
     def _tiles_of(self, n: int, i: int, j: int, tile: int) -> list[tuple[tuple[int, ...], ...]]:
         """Return the tiles of block (i, j), the n-th of an output, as `tile_table` takes them."""

@@ -257,7 +257,7 @@ def cholesky(
     earlier columns, which are read, while others are read and written, and each tile is written
     once. With memory for P entries it reads about N⁴/12P entries; a tenth of the matrix in memory,
     P = N²/10, makes that two to three times the file. It needs memory for four tiles at least, of
-    512 × 512 entries, or 1,024 × 1,024 for N ≥ 32,768; with less than a column of tiles, N × 512
+    512 × 512 entries, or 1,024 × 1,024 for N ≥ 15,000; with less than a column of tiles, N × 512
     entries, reading takes longer than computing. A job that stops, for whatever reason, goes on
     when the same call is made again, and ends with the same bits.
 

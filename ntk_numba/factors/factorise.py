@@ -101,7 +101,7 @@ def write_factor(
     check_folder(target, write=policy.overwrite or not target.exists())
     _refuse_matrix(target, gram)
     threads = threads_to_use(threads)
-    with opened(gram, kernel, threads) as (tiles, name):
+    with opened(gram, kernel) as (tiles, name):
         matrix = Shifted(tiles, ridge, name)
         contents = matrix.contents(tiles.kernel or kernel or "")
         if contents.excess:
@@ -187,11 +187,11 @@ class _Work:
 
 
 @contextmanager
-def opened(gram: Any, kernel: KernelName | None, threads: int) -> Iterator[tuple[MatrixTiles, str]]:
+def opened(gram: Any, kernel: KernelName | None) -> Iterator[tuple[MatrixTiles, str]]:
     """Open the tiles of the matrix; a context of them and of its name in errors."""
     if kernel is not None:
         one_of("kernel", kernel, KERNELS)
-    with open_tiles(gram, kernel, threads=threads) as tiles:
+    with open_tiles(gram, kernel, threads=1) as tiles:  # several threads load tiles
         yield tiles, "gram"
 
 
@@ -239,7 +239,7 @@ def repair_factor(
     threads = threads_to_use(threads)
     with (
         repairing(Path(path), open_factor) as repair,
-        opened(gram, kernel, threads) as (tiles, name),
+        opened(gram, kernel) as (tiles, name),
     ):
         file = repair.file
         matrix = Shifted(tiles, file.contents.ridge, name)

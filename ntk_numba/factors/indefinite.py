@@ -22,7 +22,9 @@ LANCZOS = 10  # restarts, at most, for that of a larger one
 ESTIMATE = 0.01  # the relative error of what they find
 
 
-def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDefiniteError:
+def explain(
+    packed: Packed, row: int, exponent: int, name: str, margin: int = 1
+) -> NotPositiveDefiniteError:
     """Return the error for a matrix A = K + ridge·I whose factorisation has failed.
 
     Parameters
@@ -30,6 +32,8 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     packed : K, scaled by 2^−exponent; its array is overwritten
     row : the row at which the factorisation fails
     name : the name of the matrix
+    margin : by how much the excess of the ridge is multiplied, if the factorisation that failed
+        rounds differently from that of `Packed`
     """
     ridge = packed.shift
     packed.restore(0.0)
@@ -45,6 +49,7 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
         least = round_up(math.ldexp(negative + excess, exponent))
         packed.restore(math.ldexp(least, -exponent))  # the very number that the message advises
         if packed.factorise() == 0:
+            least = round_up(math.ldexp(negative + margin * excess, exponent))
             break
         excess *= 2
     if low is None:
@@ -53,7 +58,9 @@ def explain(packed: Packed, row: int, exponent: int, name: str) -> NotPositiveDe
     added = f" with a ridge of {math.ldexp(ridge, exponent):.2g}" if ridge else ""
     equal = f"; rows {pair[0]} and {pair[1]} are equal" if pair else ""
     relative = (
-        f", {round_up(packed.shift / mean):.2g} of the mean of the diagonal," if mean > 0 else ""
+        f", {round_up(math.ldexp(least, -exponent) / mean):.2g} of the mean of the diagonal,"
+        if mean > 0
+        else ""
     )
     error = NotPositiveDefiniteError(
         f"{name}{added} is not positive definite in {array.dtype}: its factorisation fails at row "

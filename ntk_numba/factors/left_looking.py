@@ -7,7 +7,7 @@ k are read in the order of k, and subtracted from its tiles,
 
 so that each tile of L is written once. The operations on a tile are calls of BLAS on T × T tiles in
 the order of k, whatever the panels, threads and restarts are, so they change no bit; tiles at the
-edge are padded.
+edge are padded by zeros, with which nothing is computed.
 
 One thread orders what is read; some threads read, some write, and the workers compute whatever is
 ready, on one thread of BLAS each. A tile waits for the first operand that it lacks. All buffers are
@@ -36,6 +36,7 @@ from ntk_numba.factors.packed import PIVOT
 from ntk_numba.factors.panels import Panels
 
 Floats = NDArray[np.floating]
+Integers = NDArray[np.intp]
 
 READERS = 4  # threads that read, so that several requests are on their way to the disk
 WRITERS = 2
@@ -59,6 +60,7 @@ class _Operand:
 
     def __init__(self, uses: int, array: Floats | None) -> None:
         self.uses, self.array = uses, array
+        self.divisor: tile_blas.Divisor | None = None  # of a tile of the diagonal
         self.ready = False
         self.kept = False  # until it is written
         self.waiting: list[_Tile] = []
@@ -192,26 +194,26 @@ class LeftLooking:
         for panel, tiles in enumerate(self._panels.parts):
             own = np.zeros_like(self._unwritten)
             own[tiles[:, 0], tiles[:, 1]] = True
+            uses = count_uses(own)
             rows = np.flatnonzero(own.any(axis=1) | own.any(axis=0))
             for k in range(int(tiles[:, 1].max()) + 1):
                 for i in rows[rows >= k].tolist():
-                    if k == 0 and not self._admit(panel, own, i):
+                    if k == 0 and not self._admit(panel, np.flatnonzero(own[i]), uses[i], i):
                         return
-                    if not own[i, k]:
-                        uses = _uses(own, i, k)
-                        if uses and not self._read(panel, i, k, uses):
-                            return
+                    count = int(uses[i, k])
+                    if count and not own[i, k] and not self._read(panel, i, k, count):
+                        return
 
-    def _admit(self, panel: int, own: NDArray[np.bool_], i: int) -> bool:
-        """Begin the tiles of a panel in one row; return False if the job has ended."""
-        for j in np.flatnonzero(own[i]).tolist():
+    def _admit(self, panel: int, columns: Integers, uses: Integers, i: int) -> bool:
+        """Begin the tiles of a panel in row i; return False if the job has ended."""
+        for j in columns.tolist():
             buffer = self._take()
             if buffer is None:
                 return False
             tile = _Tile(panel, i, j, buffer)
             with self._lock:
                 operand = self._operand(panel, i, j)
-                operand.uses, operand.array, operand.kept = _uses(own, i, j), buffer, True
+                operand.uses, operand.array, operand.kept = int(uses[j]), buffer, True
             self._readers.submit(self._guarded, self._begin, tile)
         return True
 
@@ -240,6 +242,8 @@ class LeftLooking:
         if not self._failure:
             assert operand.array is not None
             self._store.read(i, k, operand.array)
+            if i == k:
+                operand.divisor = tile_blas.Divisor(operand.array)
             with self._lock:
                 self._publish(operand)
 
@@ -264,7 +268,8 @@ class LeftLooking:
         if left is right:
             tile_blas.subtract_square(tile.array, left.array)
         else:
-            tile_blas.subtract_product(tile.array, left.array, right.array)
+            rows = self._height(tile)
+            tile_blas.subtract_product(tile.array[:rows], left.array[:rows], right.array)
         with self._lock:
             for row in {tile.i, tile.j}:
                 self._used(tile.panel, row, tile.k)
@@ -274,23 +279,30 @@ class LeftLooking:
 
     def _finish(self, tile: _Tile) -> None:
         """Make a tile of C one of L."""
+        operand = self._operands[tile.panel, tile.i, tile.j]
         if tile.i == tile.j:
             self._factorise(tile)
+            if operand.uses:
+                operand.divisor = tile_blas.Divisor(tile.array)
         else:
-            diagonal = self._operands[tile.panel, tile.j, tile.j].array
-            assert diagonal is not None
-            tile_blas.divide(tile.array, diagonal)
+            diagonal = self._operands[tile.panel, tile.j, tile.j]
+            assert diagonal.divisor is not None
+            diagonal.divisor.divide(tile.array[: self._height(tile)])
         with self._lock:
             if tile.i != tile.j:
                 self._used(tile.panel, tile.j, tile.j)
             self._steps += 1
             self._writers.submit(self._guarded, self._write, tile)
-            self._publish(self._operands[tile.panel, tile.i, tile.j])
+            self._publish(operand)
+
+    def _height(self, tile: _Tile) -> int:
+        """Return the number of rows of the matrix in a tile; all further ones are and stay 0."""
+        return min(self._edge, self._size - tile.i * self._edge)
 
     def _factorise(self, tile: _Tile) -> None:
         """Factorise a tile of the diagonal."""
         array, start = tile.array, tile.i * self._edge
-        size = min(self._edge, self._size - start)
+        size = self._height(tile)
         np.fill_diagonal(array[size:, size:], 1)  # beyond the matrix
         self._saved[:] = array
         row = tile_blas.factorise(array) - 1
@@ -379,10 +391,13 @@ class LeftLooking:
             del self._operands[panel, i, k]
 
 
-def _uses(own: NDArray[np.bool_], i: int, k: int) -> int:
-    """Return how many tiles of a panel need L_ik.
+def count_uses(own: NDArray[np.bool_]) -> Integers:
+    """Return how many tiles of a panel need each L_ik, (tiles down, tiles across).
 
     own : (tiles down, tiles across), the tiles of the panel
     """
-    right = np.count_nonzero(own[i, k + 1 : i + 1])
-    return int(right + np.count_nonzero(own[i + 1 :, i]))
+    beyond: Integers = (
+        np.cumsum(own[:, ::-1], axis=1)[:, ::-1] - own
+    )  # those of row i right of column k
+    below = np.count_nonzero(np.tril(own, -1), axis=0)  # those of column i below the diagonal
+    return np.tril(beyond + below[:, None])

@@ -12,11 +12,13 @@ from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.grid import SMALLEST_TILE, TILES_ACROSS, Grid
 
-LARGEST_TILE = 512  # products of smaller tiles are slower, of larger ones hardly faster: measured
+# Products of larger tiles are faster, by 8 to 14 % for twice the edge, but fewer tiles are then in
+# memory at a time, and fewer can be computed at a time.
+LARGEST_TILE = 512
 # From this many rows on, tiles are twice as large: a column of tiles is then a small part of the
 # matrix still, and each tile is read by fewer requests.
-LARGE = 1 << 15
-AHEAD = 4  # tiles, at most, that are read before they are needed, beside those that are in use
+LARGE = 15_000
+AHEAD = 3  # tiles, at most, that are read before they are needed, beside those that are in use
 KEPT = 1  # tile that is kept for an error
 LEAST = 3 + KEPT  # tiles in memory: one that is computed, and its two operands
 

@@ -1,7 +1,7 @@
 """Operations on tiles in place, by BLAS and LAPACK, which release Python's lock meanwhile.
 
-A tile is C-contiguous. Its transpose is what Fortran expects, so nothing is copied: the lower
-triangle of a tile is the upper one of its transpose.
+A tile is C-contiguous, and so are its first rows. Its transpose is what Fortran expects, so nothing
+is copied: the lower triangle of a tile is the upper one of its transpose.
 """
 
 import ctypes
@@ -13,7 +13,8 @@ from scipy.linalg import blas, cython_blas, lapack
 
 Floats = NDArray[np.floating]
 
-STRIP = 64  # columns that are solved at once
+STRIP = 32  # columns, a power of two, that are solved at once
+GROWTH = 16  # of the entries of |L| |M|, summed over a row; T/w of a tile of 512
 
 _DOUBLE = blas.dgemm, blas.dsyrk, blas.dtrsm, lapack.dpotrf
 _SINGLE = blas.sgemm, blas.ssyrk, blas.strsm, lapack.spotrf
@@ -25,7 +26,7 @@ def _routines(array: Floats) -> tuple[Any, ...]:
 
 
 def subtract_product(c: Floats, a: Floats, b: Floats) -> None:
-    """Subtract a bᵀ from c."""
+    """Subtract a bᵀ from c; a and c are (rows, T), b is a tile."""
     _routines(c)[0](-1.0, b.T, a.T, 1.0, c.T, trans_a=1, overwrite_c=1)
 
 
@@ -34,25 +35,66 @@ def subtract_square(c: Floats, a: Floats) -> None:
     _routines(c)[1](-1.0, a.T, 1.0, c.T, trans=1, lower=0, overwrite_c=1)
 
 
-def divide(c: Floats, triangle: Floats) -> None:
-    """Replace c by c L⁻ᵀ, where L is lower triangular.
+class Divisor:
+    """A tile L of the diagonal of the factor, by which the tiles below it are divided.
 
-    Strips of columns are solved one after another, and products take most of the operations: BLAS's
-    own trsm takes 1.2 times as long on tiles of 512 (float64). SciPy's wrappers would copy strips,
-    so the same routines are called by their addresses, which releases Python's lock too.
+    The columns of such a tile are solved strip by strip. A run of 1, 2, 4 … strips is subtracted
+    from as many that follow it as soon as it is complete, as if halves were solved one after the
+    other, so that products, most of them large, take most of the operations. A strip is multiplied
+    by the inverse M of its block of L where that is as accurate as substitution, since trsm takes
+    three to five times as long on so narrow a strip.
+
+    With X = C Mᵀ the error of X Lᵀ is at most 2 w ε |X| |Lᵀ| (|L| |M|)ᵀ, where w is the width of a
+    strip, if L M − I is of order w ε (J. Du Croz, N. Higham: Stability of Methods for Matrix
+    Inversion, IMA Journal of Numerical Analysis 12, 1992). The bound for substitution by a whole
+    tile, T ε |X| |Lᵀ|, is no smaller up to a factor of 2 if |L| |M| is at most T/w. Unlike the
+    condition number of L, that is small even if a pivot is.
     """
-    gemm, trsm, real = _BY_ADDRESS[c.dtype.char]
-    size, item = len(c), c.itemsize
-    left, right = triangle.ctypes.data, c.ctypes.data
-    edge, minus, one = _integer(size), ctypes.byref(real(-1)), ctypes.byref(real(1))
-    for start in range(0, size, STRIP):
-        width, at = _integer(min(STRIP, size - start)), right + start * item
-        row = left + start * size * item
-        if start:
-            before = _integer(start)
-            gemm(b"T", b"N", width, edge, before, minus, row, edge, right, edge, one, at, edge)
-        corner = row + start * item
-        trsm(b"L", b"U", b"T", b"N", width, edge, one, corner, edge, at, edge)
+
+    def __init__(self, triangle: Floats) -> None:
+        self._triangle = triangle
+        size, item = len(triangle), triangle.itemsize
+        self._width = width = min(STRIP, size)
+        step = (size + 1) * width * item
+        shape, strides = (size // width, width, width), (step, size * item, item)
+        blocks = np.lib.stride_tricks.as_strided(triangle, shape, strides)
+        self._inverses = blocks.copy()
+        invert = lapack.dtrtri if triangle.dtype == np.float64 else lapack.strtri
+        for inverse in self._inverses:
+            invert(inverse.T, lower=0, overwrite_c=1)
+        with np.errstate(all="ignore"):  # what is not finite is not accurate
+            growth = (np.abs(blocks) @ np.abs(self._inverses)).sum(axis=2).max(axis=1)
+            residual = np.abs(blocks @ self._inverses - np.eye(width)).sum(axis=2).max(axis=1)
+        bound = GROWTH * width * np.finfo(triangle.dtype).eps
+        self._accurate = ((growth <= GROWTH) & (residual <= bound)).tolist()
+
+    def divide(self, c: Floats) -> None:
+        """Replace c, (rows, T), by c L⁻ᵀ.
+
+        SciPy's wrappers would copy strips, so the same routines are called by their addresses,
+        which releases Python's lock too.
+        """
+        gemm, trsm, trmm, real = _BY_ADDRESS[c.dtype.char]
+        (rows, size), item, width = c.shape, c.itemsize, self._width
+        left, right, inverse = (a.ctypes.data for a in (self._triangle, c, self._inverses))
+        count, edge, strip = _integer(rows), _integer(size), _integer(width)
+        minus, one = ctypes.byref(real(-1)), ctypes.byref(real(1))
+        for start, accurate in zip(range(0, size, width), self._accurate, strict=True):
+            at = right + start * item
+            if accurate:
+                block = inverse + start * width * item
+                trmm(b"L", b"U", b"T", b"N", strip, count, one, block, strip, at, edge)
+            else:
+                block = left + start * (size + 1) * item
+                trsm(b"L", b"U", b"T", b"N", strip, count, one, block, edge, at, edge)
+            end = start + width
+            run = (end // width & -(end // width)) * width  # the largest power of two in `end`
+            if further := min(run, size - end):
+                above, known = left + (end * size + end - run) * item, right + (end - run) * item
+                rest, before, at = _integer(further), _integer(run), right + end * item
+                gemm(
+                    b"T", b"N", rest, count, before, minus, above, edge, known, edge, one, at, edge
+                )
 
 
 def _integer(value: int) -> Any:
@@ -74,7 +116,12 @@ def _by_address(name: str, letters: int, others: int) -> Any:
 
 
 _BY_ADDRESS = {
-    kind: (_by_address(f"{kind}gemm", 2, 11), _by_address(f"{kind}trsm", 4, 7), real)
+    kind: (
+        _by_address(f"{kind}gemm", 2, 11),
+        _by_address(f"{kind}trsm", 4, 7),
+        _by_address(f"{kind}trmm", 4, 7),
+        real,
+    )
     for kind, real in (("d", ctypes.c_double), ("s", ctypes.c_float))
 }
 _BY_ADDRESS["f"] = _BY_ADDRESS.pop("s")  # NumPy's letter for float32

@@ -67,7 +67,7 @@ def explain_tiles(
     if grid.rows <= DENSE:
         array = _whole(matrix, grid, store.dtype)
         np.fill_diagonal(array, matrix.diagonal - shift)
-        return explain(Packed(array, shift), row, matrix.exponent, matrix.name)
+        return explain(Packed(array, shift), row, matrix.exponent, matrix.name, margin=2)
     with blas_threads(1):
         pivot, vector = _witness(store, failure)
         found = _lanczos(lambda x: _product(matrix, grid, store.dtype, x), vector)

@@ -9,7 +9,6 @@ from ntk_numba.factors.factor_tiles import StoredTiles
 from ntk_numba.factors.factorise import Shifted, opened
 from ntk_numba.gramfile.factor import FactorFile
 from ntk_numba.gramfile.stored import Report
-from ntk_numba.machine import threads_to_use
 
 SAMPLE = 4  # tiles that are compared
 
@@ -43,7 +42,7 @@ def verify_factor(
         If the matrix or a tile cannot be read.
     """
     contents, report, rng = file.contents, Report(), np.random.default_rng(seed)
-    with opened(gram, kernel, threads_to_use(None)) as (tiles, name), file.tiles() as own:
+    with opened(gram, kernel) as (tiles, name), file.tiles() as own:
         matrix = Shifted(tiles, contents.ridge, name)
         if differences := contents.differences(matrix.contents(contents.kernel)):
             report.problems = [f"this is not the matrix of the factor: {'; '.join(differences)}"]

@@ -211,12 +211,14 @@ class Matrix:
                 f"{name} factor of a matrix of shape {self.shape} has "
                 f"{found} {'columns' if left else 'rows'}, not {length}"
             )
-        if not np.isfinite(factor).all():
-            at = int(np.argwhere(~np.isfinite(factor))[0][-1 if left else 0])
+        with np.errstate(over="ignore"):  # of numbers that float64 does not hold
+            doubles = factor.astype(complex if factor.dtype.kind == "c" else float, copy=False)
+        if not np.isfinite(doubles).all():
+            at = int(np.argwhere(~np.isfinite(doubles))[0][-1 if left else 0])
             line = "column" if left and factor.ndim == 2 else "row"
             raise InvalidValueError(f"{name} factor: {line} {at} (counted from 0) is not finite")
         self.refuse_incomplete()
-        columns = np.atleast_2d(factor).T if left or factor.ndim == 1 else factor
+        columns = np.atleast_2d(doubles).T if left or factor.ndim == 1 else doubles
         dtype = np.result_type(self.dtype, factor.dtype)
         products = np.stack([
             _multiply(self._stored(layer), columns, transpose=left).astype(dtype)

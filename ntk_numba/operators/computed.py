@@ -161,18 +161,21 @@ def kernel_operator(
     -----
     The error of a product, with the entries K_ij that `ntk_numba.gram` returns, is at most
 
-        6e-14 Σ_j |K_ij| |V_jk|
+        6e-14 Σ_j |K_ij| |V_jk| + N 2⁻⁹⁶ Σ_j √(K_ii K_jj) |V_jk|
 
-    for any dtype of the entries, since float32 is converted to float64 before it is multiplied.
-    The sums over rows or columns of a tile have at most 512 terms, which are added in order by
-    fused multiply-adds. These sums are rounded to multiples of 2⁻⁹⁶ or less of their bound
-    Σ_j √(K_ii K_jj) |V_jk| and added exactly. So the bits of a column of the product depend neither
-    on the other columns nor on threads, memory, or the parts that workers of a cluster compute. The
-    errors of the entries themselves are those of `ntk_numba.gram`.
+    for any dtype of the entries, since float32 is converted to float64 before it is multiplied. The
+    second term, in which K_ii and K_jj count as at least the smallest normal number of the dtype,
+    matters only if all entries of a row with large V_jk are nearly 0. The sums over rows or columns
+    of a tile have at most 512 terms, which are added in order by fused multiply-adds. These sums
+    are rounded to multiples of 2⁻⁹⁶ or less of their bound, the second sum, and added exactly. So
+    the bits of a column of the product depend neither on the other columns nor on threads, memory,
+    or the parts that workers of a cluster compute. The errors of the entries themselves are those
+    of `ntk_numba.gram`.
 
     The network is fitted, the data is checked, and code is compiled once, by this function or the
     first product. A product looks at the status of the files again, and compares the rows that it
-    reads with what they were.
+    reads with what they were. Arrays in memory are not compared: they must stay as they are as long
+    as the operator is used.
 
     Examples
     --------

@@ -24,7 +24,7 @@ from ntk_numba.grid import Part
 from ntk_numba.operators.operator import GramOperator
 from ntk_numba.operators.origins import origin_of
 from ntk_numba.operators.passes import Multiplier, Origin, Pass, add_files, is_right, rows_of
-from ntk_numba.sums import Sums, balanced
+from ntk_numba.sums import Sums, balanced, unbalanced
 
 Doubles = NDArray[np.float64]
 
@@ -106,7 +106,7 @@ class Passes:
                 files = job.sum
             add_files(map(files, numbers), sums)
             self._remove()
-        return np.asarray(np.ldexp(sums.result(), exponents))
+        return unbalanced(sums.result(), exponents)
 
     def _size(self, job: Pass) -> int:
         """Return the bytes of all partial products."""
@@ -237,7 +237,7 @@ def distribute(
     TypeError
         The operator is that of a matrix in memory, or its data are not files.
     ValueError
-        There are more parts than tiles.
+        There are more parts than tiles, or the operator is of a file of two data sets.
     OSError
         The folder is missing or cannot be written.
 

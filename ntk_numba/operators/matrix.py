@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.arguments import KERNELS, KernelName, one_of, parse_bytes, show_bytes
-from ntk_numba.compute.memory import Gram
+from ntk_numba.compute.pair import Gram
 from ntk_numba.errors import InvalidTypeError, InvalidValueError, TooLargeError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile, open_gram

@@ -1,7 +1,7 @@
 """Kernel matrices as linear operators, which are multiplied without being in memory."""
 
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,13 +80,15 @@ class GramOperator(LinearOperator):  # type: ignore[misc]
         """Return the product with columns of any numbers."""
         if V.dtype.kind not in "biufc":
             raise InvalidTypeError(f"the vectors hold {V.dtype}, not numbers")
-        if not np.isfinite(V).all():
-            row = int(np.argwhere(~np.isfinite(V))[0][0])
+        whole = V.dtype.kind != "c"
+        with np.errstate(over="ignore"):  # of numbers that float64 does not hold
+            parts = (V if whole else np.hstack([V.real, V.imag])).astype(float, copy=False)
+        if not np.isfinite(parts).all():
+            row = int(np.argwhere(~np.isfinite(parts))[0][0])
             raise InvalidValueError(f"the vectors: row {row} (counted from 0) is not finite")
         self.passes += 1
-        if V.dtype.kind != "c":
-            return self.product(V.astype(float, copy=False), transpose=transpose)
-        parts = np.hstack([V.real, V.imag]).astype(float, copy=False)
+        if whole:
+            return self.product(parts, transpose=transpose)
         real, imaginary = np.hsplit(self.product(parts, transpose=transpose), 2)
         return real + 1j * imaginary
 
@@ -117,6 +119,12 @@ class GramOperator(LinearOperator):  # type: ignore[misc]
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidTypeError(
+            "an operator cannot be pickled; make it in the process that uses it, or give "
+            "ntk_numba.distribute the workers that are to compute its products"
+        )
 
     def _checked(self, indices: ArrayLike) -> NDArray[np.intp]:
         """Return the indices of columns as numbers from 0 on, (m,).

@@ -11,7 +11,7 @@ from ntk_numba.arguments import KernelName
 from ntk_numba.cluster.write import shared_path
 from ntk_numba.compute.multiply import ComputedMatrix
 from ntk_numba.digest import Digest
-from ntk_numba.errors import InvalidTypeError
+from ntk_numba.errors import InvalidTypeError, InvalidValueError
 from ntk_numba.gramfile.products import MatrixOfFile
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.grid import Grid, Part
@@ -143,11 +143,18 @@ def origin_of(operator: Any) -> tuple[Multiplier, Origin]:
     ------
     TypeError
         The operator is neither computed nor stored.
+    ValueError
+        It is stored and of two data sets.
     """
     if isinstance(operator, ComputedOperator):
         return operator.matrix, ComputedOrigin.of(operator.matrix)
     if isinstance(operator, StoredOperator):
         matrix, threads = operator.matrix, operator.threads
+        if not operator.symmetric:
+            raise InvalidValueError(
+                f"{matrix.path} is of two data sets, and is multiplied by one process; give an "
+                f"operator of ntk_numba.kernel_operator(net, X, Z)"
+            )
         origin = StoredOrigin(
             path=matrix.path,
             kernel=matrix.kernel,

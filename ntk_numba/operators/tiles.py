@@ -1,5 +1,6 @@
 """The tiles of a symmetric matrix, whatever it comes from."""
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -123,7 +124,7 @@ class StoredTiles(_Closing):
     ----------
     matrix : the matrix, of which the file has all tiles
     opened : the file, if it is to be closed at the end of the context
-    threads : the number of threads that read
+    threads : the number of threads that read in each call of `load`
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class StoredTiles(_Closing):
     ) -> None:
         super().__init__(opened)
         self._matrix, self._threads = matrix, threads or READERS
+        self._own = threading.local()
         self.size, self.dtype, self.tile = matrix.grid.rows, matrix.dtype, matrix.grid.tile
         self.kernel = matrix.kernel
 
@@ -151,7 +153,7 @@ class StoredTiles(_Closing):
         whole = grid.chunk == (tile, tile) and out.dtype == self.dtype and out.flags.c_contiguous
         pieces = []
         for block, (i, j) in zip(out, places, strict=True):
-            if not whole:
+            if not whole and (i + 1) * tile > self.size:
                 block[:] = 0
             tiles = ((a, b) for a in range(i * count, (i + 1) * count) for b in _run(j, count))
             pieces += [(block, i, j, a, b) for a, b in tiles if b <= a < grid.down]
@@ -161,15 +163,18 @@ class StoredTiles(_Closing):
             if whole:
                 self._matrix.read(a, b, block)
                 return
-            entries = self._matrix.read(a, b, self._matrix.buffer())
+            if not hasattr(self._own, "buffer"):
+                self._own.buffer = self._matrix.buffer()
+            entries = self._matrix.read(a, b, self._own.buffer)
             row, column = (a - i * count) * self.tile, (b - j * count) * self.tile
             height, width = entries.shape
             block[row : row + height, column : column + width] = entries
             if i == j and a != b:
                 block[column : column + width, row : row + height] = entries.T
 
-        if len(pieces) == 1:  # no thread need be started
-            read(pieces[0])
+        if min(len(pieces), self._threads) == 1:  # no thread need be started
+            for piece in pieces:
+                read(piece)
             return
         for _ in in_order(read, pieces, min(self._threads, max(len(pieces), 1)), name="reader"):
             pass
@@ -208,7 +213,7 @@ def open_tiles(
     name : str
         The name of the argument, for errors.
     threads : int, optional
-        The number of threads that read a file.
+        The number of threads that read a file in each call of `load`.
 
     Returns
     -------

@@ -23,7 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from ntk_numba.arguments import Data, not_negative
-from ntk_numba.compute.memory import Gram, gram
+from ntk_numba.compute.memory import gram
+from ntk_numba.compute.pair import Gram
 from ntk_numba.errors import InvalidValueError, TooLargeError
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.inputs.containers import read_array

@@ -63,16 +63,16 @@ def run(folder, monkeypatch, capsys):
 GRAM = ("gram", "x.npy", "--depth", "3", "--b-std", "0.1", "-o", "g.h5")
 
 
-def test_from_data_to_picture(start, tmp_path, points):
+def test_from_data_to_picture(start, run, tmp_path, points):
     answer = start(*GRAM, "--kernel", "ntk", "--kernel", "nngp")
     assert answer.stdout == "g.h5: nngp, ntk, 150 × 150, float64\n" and answer.stderr == ""
     k = nk.gram(nk.MLP(3, b_std=0.1), points)
     with nk.open_gram(tmp_path / "g.h5") as f:
         assert (f.ntk[:] == k.ntk).all()
-    assert "150 × 150" in start("info", "g.h5").stdout
-    facts = json.loads(start("info", "g.h5", "--json").stdout)
+    assert "150 × 150" in run("info", "g.h5").stdout
+    facts = json.loads(run("info", "g.h5", "--json").stdout)
     assert facts["complete"] and facts["kernels"] == ["nngp", "ntk"] and facts["net"]["depth"] == 3
-    verified = start("verify", "g.h5", "--data", "x.npy").stdout
+    verified = run("verify", "g.h5", "--data", "x.npy").stdout
     assert verified.count("ok ") == 5 and "WRONG" not in verified
     start("plot", "g.h5", "-o", "g.png", "--labels", "y.npy", "--scale", "normalized")
     assert (tmp_path / "g.png").stat().st_size > 10_000
@@ -93,9 +93,9 @@ def test_all_options(run, tmp_path, points):
     assert "(3, 150, 20)" in run("verify", "g.h5").stdout
 
 
-def test_progress_only_on_a_terminal_or_when_asked(start):
-    assert "tile" in start(*GRAM, "--progress").stderr
-    assert start(*GRAM, "--overwrite").stderr == ""
+def test_progress_only_on_a_terminal_or_when_asked(run):
+    assert "tile" in run(*GRAM, "--progress").stderr
+    assert run(*GRAM, "--overwrite").stderr == ""
 
 
 def test_plan_computes_nothing(run, tmp_path):

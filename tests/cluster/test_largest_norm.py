@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 from programs import own_process_kept
 
 import ntk_numba as nk
@@ -21,7 +22,7 @@ NETS = {
 }
 
 
-@pytest.fixture(params=NETS)
+@pytest.fixture(params=marked(pytest.mark.slow, NETS))
 def net(request):
     return NETS[request.param]
 

@@ -1,9 +1,11 @@
 import errno
+import itertools
 import re
 import shutil
 
 import numpy as np
 import pytest
+from marks import marked
 from parts import NET, Stop, parts_of, stop_after
 
 import ntk_numba as nk
@@ -41,10 +43,17 @@ def right(x, tmp_path_factory):
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("layers", ["last", "all"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("of", [7, "tiles"])
+WHOLE = list(
+    itertools.product(["last", "all"], ["float64", "float32"], [False, True], [7, "tiles"])
+)
+SOME = [
+    ("all", "float32", False, "tiles"),
+    ("last", "float64", False, 7),
+    ("all", "float64", True, 7),
+]
+
+
+@pytest.mark.parametrize(("layers", "dtype", "cross", "of"), marked(pytest.mark.slow, WHOLE, SOME))
 def test_parts_are_the_whole_bit_for_bit(tmp_path, points, layers, dtype, cross, of):
     z = points[:100] if cross else None
     options = {"layers": layers, "dtype": dtype, "kernels": ("nngp", "ntk")}

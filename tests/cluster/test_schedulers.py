@@ -91,7 +91,7 @@ def writer_of_a_part(folder):
 @pytest.mark.parametrize(
     "kind",
     [
-        "processes:2",
+        pytest.param("processes:2", marks=pytest.mark.cluster),  # below, after a kill
         pytest.param("mpi 2", marks=[needs_mpi, pytest.mark.cluster]),
         pytest.param("mpi 4", marks=[needs_mpi, pytest.mark.cluster]),
     ],

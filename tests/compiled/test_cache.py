@@ -177,7 +177,7 @@ def test_two_caches_that_save_at_once_load_their_own_code(order, folder):
     assert saved_in_turns(order) == ["code 0", "code 1"]
 
 
-@pytest.mark.parametrize("dtypes", marked(pytest.mark.slow, ["f4 f8 i8", "f4 f8 i4 i8 c8 c16"]))
+@pytest.mark.parametrize("dtypes", marked(pytest.mark.slow, ["f4 f8", "f4 f8 i4 i8 c8 c16"]))
 def test_processes_that_compile_for_many_dtypes_at_once(dtypes, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "module.py").write_text(

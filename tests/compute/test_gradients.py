@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from marks import marked
 from plain import relu_kernels
 
 import ntk_numba as nk
@@ -83,7 +84,7 @@ def test_a_parameter_that_is_zero_has_no_derivative(points):
         assert contract(net, points, symmetric(150), kernel="ntk")[[1, 5]].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", marked(pytest.mark.slow, ["float64", "float32"]))
 def test_derivatives_that_overflow(dtype):
     """K ∝ σ², so that ∂K/∂σ = 2K/σ; where σ² underflows, K does not depend on σ."""
     largest = float(np.finfo(dtype).max)

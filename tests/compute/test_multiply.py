@@ -1,6 +1,7 @@
 """Products that are computed tile by tile, against matrices by plain NumPy and by `gram`."""
 
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -105,13 +106,32 @@ def test_bits_depend_neither_on_threads_nor_on_columns_parts_or_bands(dtype, mon
     banded = matrix(X, dtype=dtype)
     assert (banded.multiply(V) == whole).all()
     assert (banded.columns(np.array([3, 199])) == own.columns(np.array([3, 199]))).all()
-    block = np.empty((1, 128, 128))
-    banded.load([(1, 0)], block, 128)
-    assert (block[0, :72] == own.columns(np.arange(128))[128:]).all()
-    assert not block[0, 72:].any()
+    blocks, padded = np.empty((2, 3, 128, 128), dtype)
+    held = counted(banded, monkeypatch)
+    banded.load(places := [(0, 0), (1, 0), (1, 1)], padded, 128)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda n: banded.load([places[n]], blocks[n : n + 1], 128), range(3)))
+    assert max(held) == 2 * banded.tile  # of all blocks together, as the plan counts
+    own.load(places, padded, 128)
+    assert (blocks == padded).all() and not blocks[1, 72:].any()
     both = matrix(X, Z, dtype=dtype).multiply(V[:71])
     monkeypatch.undo()
     assert (both == matrix(X, Z, dtype=dtype).multiply(V[:71])).all()
+
+
+def counted(own, monkeypatch):
+    """Return a list of the samples that are in memory while single blocks are computed."""
+    compute, held, now = own._alone.compute_alone, [], []
+
+    def compute_alone(tiles, rows, columns, *outputs):
+        now.append(len(rows.spread) + (columns is not rows) * len(columns.spread))
+        time.sleep(1e-3)
+        held.append(sum(now))
+        compute(tiles, rows, columns, *outputs)
+        now.pop()
+
+    monkeypatch.setattr(own._alone, "compute_alone", compute_alone)
+    return held
 
 
 def test_powers_of_two_of_columns_pass_through():

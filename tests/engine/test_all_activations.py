@@ -90,7 +90,7 @@ def test_equal_opposite_and_zero_samples_of_every_activation(name, dtype):
             assert (abs(moved - b) <= 500 * np.finfo(dtype).eps * scale).all()
 
 
-@pytest.mark.parametrize("name", SIGMA)
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, SIGMA, EXAMPLES))
 def test_an_entry_does_not_depend_on_whether_its_neighbours_are_obtuse(name, centre_of_rows):
     x = abs(np.random.default_rng(0).standard_normal((40, 4)))
     net = nk.MLP(3, [name, "relu"], 0.8, 0.1)

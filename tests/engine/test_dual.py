@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.errors import InvalidValueError
@@ -36,7 +37,12 @@ def test_refusals(arguments, text):
         nk.dual(*arguments)
 
 
-@pytest.mark.parametrize("name", nk.activations.names())
+# One activation for each way to compute a dual
+EXAMPLES = ("relu", "relu6", "elu", "rectified_monomial", "sign", "erf", "gelu", "sin", "gaussian",
+            "gabor", "monomial", "tanh")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, nk.activations.names(), EXAMPLES))
 def test_every_dual_is_symmetric_bounded_and_finite(name):
     """K and K̇ are symmetric, bounded by Cauchy and Schwarz, and finite for all variances."""
     name = nk.activations.table.example(name)

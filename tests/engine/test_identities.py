@@ -35,7 +35,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("name", marked(pytest.mark.slow, sorted(ALL), EXAMPLES))
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("dtype", marked(pytest.mark.slow, TYPES))
 def test_the_samples_of_a_pair_may_change_places(name, dtype):
     x = awkward_samples(dtype)
     for b_std in (0.0, 0.2):

@@ -126,7 +126,7 @@ def ticks():
     return found
 
 job(3, 1)
-X = np.random.default_rng(0).standard_normal((4000, 400))
+X = np.random.default_rng(0).standard_normal((3000, 400))
 for write in (False, True):
     before = ticks()
     if write:

@@ -187,6 +187,19 @@ def test_matrices_that_are_not_positive_definite(dense, dtype, tmp_path, monkeyp
         (tmp_path / "l.h5").unlink()
 
 
+@pytest.mark.parametrize("seed", marked(pytest.mark.slow, [3, 0]))
+def test_the_ridge_of_an_error_is_enough_for_factors_by_tiles(seed, tmp_path):
+    """They round differently from LAPACK's, which is asked for that ridge."""
+    points = np.random.default_rng(seed).standard_normal((453, 456))
+    points[90] = points[31]
+    a = points @ points.T
+    a[90], a[:, 90] = a[31], a[:, 31]
+    a[90, 90] = a[90, 31] = a[31, 90] = a[31, 31]
+    with pytest.raises(nk.NotPositiveDefiniteError) as caught:
+        nk.cholesky(a, tmp_path / "l.h5")
+    nk.cholesky(a, tmp_path / "l.h5", ridge=caught.value.least_ridge).close()
+
+
 def test_the_witness_proves_that_the_matrix_is_indefinite(tmp_path, monkeypatch):
     """Without a step of Lanczos' method, its quotient is the bound."""
     monkeypatch.setattr(unfactorised, "DENSE", 0)

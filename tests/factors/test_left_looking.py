@@ -8,7 +8,7 @@ import pytest
 
 from ntk_numba.factors import left_looking
 from ntk_numba.factors.factor_tiles import MemoryTiles
-from ntk_numba.factors.left_looking import LeftLooking, PivotError
+from ntk_numba.factors.left_looking import LeftLooking, PivotError, count_uses
 from ntk_numba.factors.panels import factor_tile, panels_for, plan_panels
 from ntk_numba.grid import Grid
 
@@ -223,9 +223,7 @@ def test_a_tenth_of_the_matrix_in_memory_reads_less_than_three_triangles():
         for part in panels.parts:
             own = np.zeros((down, down), bool)
             own[part[:, 0], part[:, 1]] = True
-            for k in range(int(part[:, 1].max()) + 1):
-                rows = [i for i in range(k, down) if left_looking._uses(own, i, k)]
-                read += sum(not own[i, k] for i in rows)
+            read += np.count_nonzero((count_uses(own) > 0) & ~own)
         assert read < 2.6 * down * (down + 1) / 2
 
 
@@ -242,7 +240,7 @@ def test_too_little_memory():
 def test_the_edge_of_a_tile_is_a_multiple_of_those_of_gram_files():
     from ntk_numba.grid import tile_size
 
-    for size in (1, 100, 511, 512, 1023, 2048, 4095, 4096, 32_767, 32_768, 10**6):
+    for size in (1, 100, 511, 512, 1023, 2048, 4095, 4096, 14_999, 15_000, 10**6):
         edge = factor_tile(size)
         assert edge % tile_size(size, size, 1, 4, 1) == 0
         assert edge & (edge - 1) == 0

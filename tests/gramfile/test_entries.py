@@ -1,6 +1,7 @@
 import h5py
 import numpy as np
 import pytest
+from marks import marked
 
 import ntk_numba as nk
 
@@ -67,12 +68,16 @@ def test_any_index_of_numpy(points, tmp_path, layers, stored):
             assert (found == right).all() and found.dtype == right.dtype
 
 
-@pytest.mark.parametrize("layers", ["last", "all"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("other", [None, 70])
+@pytest.mark.parametrize(
+    ("layers", "dtype"),
+    marked(
+        pytest.mark.slow,
+        [("last", "float32"), ("all", "float64"), ("last", "float64"), ("all", "float32")],
+        [("last", "float32"), ("all", "float64")],
+    ),
+)
+@pytest.mark.parametrize(("other", "stored"), [(None, "full"), (None, "lower"), (70, "full")])
 def test_products_are_those_of_the_array(points, tmp_path, layers, dtype, other, stored):
-    if other and stored == "lower":
-        return
     z = None if other is None else points[:other]
     tolerance = 1e-13 if dtype == "float64" else 1e-5
     k = nk.gram(NET, points, z, kernels="ntk", layers=layers, dtype=dtype).ntk
@@ -158,15 +163,15 @@ def test_each_tile_is_read_once(points, tmp_path, monkeypatch, stored):
             assert len(reads) == tiles
 
 
-@pytest.fixture(params=["last", "all"])
-def whole(points, request):
-    return nk.gram(NET, points, layers=request.param)
+@pytest.fixture(scope="module", params=["last", "all"])
+def layers(request):
+    return request.param
 
 
-@pytest.fixture(params=["float64", "float32"])
-def lower(points, tmp_path, whole, request):
-    layers = "all" if whole.ntk.ndim == 3 else "last"
-    dtype, path = request.param, tmp_path / "g.h5"
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def lower(tmp_path_factory, layers, request):
+    points = np.random.default_rng(7).standard_normal((150, 7))
+    dtype, path = request.param, tmp_path_factory.mktemp("lower") / "g.h5"
     nk.write_gram(
         NET, points, path, kernels=("nngp", "ntk"), layers=layers, dtype=dtype, layout="lower"
     ).close()  # fmt: skip

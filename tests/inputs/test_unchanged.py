@@ -152,6 +152,13 @@ class Data:
 CHANGES = ["rewrite", "truncate", "replace", "remove"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def collected():
+    """Collect what tests left, so that an error of its end is theirs: once, as it takes long."""
+    yield
+    gc.collect()
+
+
 def values(source):
     return np.concatenate([source.read(*block) for block in source.blocks()])
 
@@ -175,7 +182,6 @@ def test_rows_are_those_that_were_surveyed(tmp_path, kind, change):
     else:
         with pytest.raises(FileError, match=r"has changed since it was opened|cannot be read"):
             values(source)
-    gc.collect()
 
 
 @pytest.mark.parametrize("kind", ["npy", "h5", "virtual", "parquet", "map"])

@@ -1,5 +1,6 @@
 """Kernel operators whose passes are computed in parts."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -35,7 +36,8 @@ def columns(count, width=3):
 
 @pytest.mark.parametrize("net", marked(pytest.mark.slow, NETS))
 @pytest.mark.parametrize("second", marked(pytest.mark.slow, [None, "z.npy"]))
-def test_products_have_the_bits_of_one_process(data, folder, net, second):
+def test_products_have_the_bits_of_one_process(data, folder, net, second, monkeypatch):
+    monkeypatch.setattr(passes, "BLOCK", 64)  # so that a part does not get rows of others
     z = None if second is None else data / second
     A = nk.kernel_operator(net, data / "x.npy", z)
     wanted = A @ columns(A.shape[1]), A.T @ columns(A.shape[0])
@@ -88,6 +90,11 @@ def test_errors_say_what_to_do(data, folder):
         TypeError, match="operator must be that of kernel_operator or of a Gram file; this ndarray"
     ):
         nk.distribute(np.eye(3), folder, parts=1)
+    cross = nk.write_gram(NETS[0], np.eye(3), folder / "g.h5", Z=np.eye(2, 3))
+    with cross, pytest.raises(ValueError, match="is of two data sets, and is multiplied by one"):
+        nk.distribute(cross.operator("ntk"), folder, parts=1)
+    with pytest.raises(TypeError, match="an operator cannot be pickled; make it in the process"):
+        pickle.dumps(A)
     with pytest.raises(FileNotFoundError, match="create it first"):
         nk.distribute(A, folder / "none", parts=1)
 

@@ -68,7 +68,7 @@ def test_products_of_any_matrix(given, k):
         for wrong in ([150], [-151], [0.5], [[1, 2]], [True]):
             with pytest.raises(IndexError):
                 a.columns(wrong)
-        for bad in (np.nan, np.inf):
+        for bad in (np.nan, np.inf, np.longdouble("1e400")):
             with pytest.raises(ValueError, match=r"the vectors: row 7 \(counted from 0\) is not f"):
                 a @ np.where(np.arange(150) == 7, bad, 1.0)
         with pytest.raises(ValueError, match="dimension mismatch"):

@@ -162,7 +162,7 @@ SMOOTH = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", marked(pytest.mark.slow, SMOOTH, ["elu", "tanh"]))
 def test_small_biases_have_critical_variances(name):
     """β² = q − E[σ²]/E[σ'²], which cancels in floats; as q → 0, q = (√c β)^p."""
     sigma, slope, (constant, power) = SMOOTH[name]
