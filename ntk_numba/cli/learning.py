@@ -23,6 +23,7 @@ FEW = 20  # different whole numbers that may be labels of classes
 
 def fit(options: argparse.Namespace) -> bool:
     """Fit a model and write it to a file."""
+    from ntk_numba.gramfile.place import partial_of
     from ntk_numba.gramfile.whole import check_output
     from ntk_numba.inputs.source import open_sources
 
@@ -61,7 +62,8 @@ def fit(options: argparse.Namespace) -> bool:
     reference = options.data if options.reference else None
     model.save(target, overwrite=options.overwrite, reference=reference)
     if options.scratch is None:
-        scratch.unlink(missing_ok=True)
+        for left in (scratch, partial_of(scratch)):  # the latter of a factor, if a fit was stopped
+            left.unlink(missing_ok=True)
     if options.json:
         show_json(facts)
     else:

@@ -1,5 +1,6 @@
 """Writing the Cholesky factor of a matrix into a file, and repairing such a file."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,20 @@ def write_factor(
         except OutputExistsError:  # another process has completed it since the check above
             existing(target, contents, open_factor).close()
     return target
+
+
+def holds_factor(
+    path: str | os.PathLike[str], gram: Any, ridge: float, *, kernel: KernelName | None = None
+) -> bool:
+    """Return whether a file is the complete factor of K + ridge·I."""
+    with (
+        contextlib.suppress(ValueError, OSError),
+        open_factor(path) as file,
+        opened(gram, kernel) as (tiles, name),
+    ):
+        contents = Shifted(tiles, ridge, name).contents(tiles.kernel or kernel or "")
+        return not contents.differences(file.contents)
+    return False
 
 
 class _Work:

@@ -16,7 +16,7 @@ from ntk_numba.machine import threads_to_use
 from ntk_numba.operators.matrix import fits
 from ntk_numba.operators.operator import GramOperator
 from ntk_numba.predict.flow import FlowFunctions
-from ntk_numba.predict.large import Solving, System, half, operator_of
+from ntk_numba.predict.large import MATRIX, Solving, System, half, operator_of
 from ntk_numba.predict.large_flow import LargeFlow, Means
 from ntk_numba.predict.posterior import Trained
 from ntk_numba.predict.saving import Saved
@@ -132,7 +132,7 @@ def factorise(
     name : "ridge" or "noise"
     """
     with explaining(training, targets, shift, name):
-        return Cholesky(matrix, shift, threads=threads, name="the kernel matrix of X")
+        return Cholesky(matrix, shift, threads=threads, name=MATRIX)
 
 
 @contextlib.contextmanager

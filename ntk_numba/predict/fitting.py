@@ -18,7 +18,7 @@ from ntk_numba.factors.factor import GOAL
 from ntk_numba.gramfile.reader import GramFile, open_gram
 from ntk_numba.inputs.source import result_dtype
 from ntk_numba.machine import threads_to_use
-from ntk_numba.operators.matrix import find_matrix, fits, open_matrix, refuse_large
+from ntk_numba.operators.matrix import Found, find_matrix, fits, open_matrix, refuse_large
 from ntk_numba.operators.operator import GramOperator
 from ntk_numba.predict.factors import explaining, factorise, flow_of, make_ensemble
 from ntk_numba.predict.large import Solving, System, operator_of
@@ -140,13 +140,13 @@ def read_job(
     others = 8 * (len(kernels) - 1)  # bytes, at most, of the other kernels
     large = False
     if gram is not None:
-        stored = {kernel: find_matrix(gram, kernel).rows for kernel in kernels}
-        rows = stored[kernels[0]]
+        stored = {kernel: find_matrix(gram, kernel) for kernel in kernels}
+        rows = stored[kernels[0]].rows
         size, found = rows.shape[-1], np.dtype(rows.dtype)
         large = _is_large(size, found, options, ridge, working + others)
-        for kernel, entries in stored.items():
+        for kernel, matrix in stored.items():
             given[kernel] = (
-                entries
+                _entries(matrix)
                 if large
                 else open_matrix(gram, kernel, memory=memory, working=working + others)
             )
@@ -173,6 +173,11 @@ def read_job(
             )
         given = {}
     return Job(training, targets, flat, given, operators)
+
+
+def _entries(matrix: Found) -> Any:
+    """Return a matrix without reading it: those of a file as they are, of arrays the last layer."""
+    return matrix.rows if matrix.stored else matrix.rows[matrix.layer]
 
 
 def _is_large(

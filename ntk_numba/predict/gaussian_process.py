@@ -18,7 +18,7 @@ from ntk_numba.predict.evidence import Objective, evidence_gradient, marginal_li
 from ntk_numba.predict.factors import ensemble_again, factorise_again
 from ntk_numba.predict.fitting import Options, Ridge, fit, fit_ensemble
 from ntk_numba.predict.flow import check_time
-from ntk_numba.predict.large import Solving, System
+from ntk_numba.predict.large import Solving, System, explained, half
 from ntk_numba.predict.posterior import Conditioned, Posterior
 from ntk_numba.predict.preprocess import Preprocess
 from ntk_numba.predict.saving import Saved
@@ -51,7 +51,8 @@ class GaussianProcess(Saved):
     dual_coef : (N, n_out) float64
         α, with which the mean is K(x, X) α; for an ensemble Θ(x, X) α.
     residual : float
-        ‖y − (K + ridge·I) α‖/‖y‖, the largest of all outputs; NaN for a finite time.
+        ‖y − (K + ridge·I) α‖/‖y‖, the largest of all outputs; of an ensemble at a finite time NaN
+        or, if its matrices do not fit in memory, the estimated error relative to ‖y‖.
     choice : RidgeChoice or None
         How the noise was chosen, if it was not given as a number.
     """
@@ -82,6 +83,8 @@ class GaussianProcess(Saved):
             else:
                 factor = factorise_again(self, memory, threads, scratch)
                 self._posterior = Conditioned(self.kernel, factor)
+        elif isinstance(system := getattr(self._posterior, "factor", None), System):
+            system.limit(memory, threads)
         return self._posterior
 
     @property
@@ -158,7 +161,10 @@ class GaussianProcess(Saved):
         row_bytes = 8 * self.training.count * arrays + (24 * new.count if return_cov else 0)
         iterates = spread and self.method != "cholesky"
         most = MOST_OF_PASSES if iterates else MOST_BYTES
-        runs = new.runs(row_bytes, memory, whole=return_cov, most=most)
+        # the iterations take the other half, whatever the number of new samples
+        room = half(memory) if iterates else memory
+        with explained(memory if iterates else None):
+            runs = list(new.runs(row_bytes, room, whole=return_cov, most=most))
         mean = np.empty((new.count, self.dual_coef.shape[1]))
         std = np.empty(new.count)
         cov = np.empty((0, 0))
@@ -345,7 +351,9 @@ def gaussian_process(
     method, tolerance, scratch, overwrite : see `kernel_ridge`
         If K does not fit in memory. Without a factor, by "block_krylov" or "nystrom_pcg", the
         marginal likelihood and leave-one-out predictions raise an error, and each block of new
-        samples takes the iterations for its standard deviations.
+        samples takes the iterations for its standard deviations. An ensemble at a finite time is
+        computed as by `gradient_flow`, whatever the method; of a `scratch` that is a folder it uses
+        a factor, which stays there.
     gram : (N, N) array, Gram, GramFile or path, optional
         The kernel of X if it is computed already; for an ensemble, a Gram or a file with both.
     preprocess, dtype, up_to, memory, threads, progress : see `kernel_ridge`

@@ -4,11 +4,12 @@
 a factor on disk, or solves each right-hand side by products with the matrix.
 """
 
-import math
 import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,19 +17,20 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes
-from ntk_numba.errors import InvalidValueError
+from ntk_numba.arguments import KernelName, number_between, one_of, parse_bytes, show_bytes
+from ntk_numba.errors import InvalidTypeError, InvalidValueError, NtkNumbaError
 from ntk_numba.factors.cholesky import cholesky
 from ntk_numba.factors.cholesky_file import CholeskyFile, open_cholesky
 from ntk_numba.factors.factor import LeaveOneOut
+from ntk_numba.factors.factorise import holds_factor
 from ntk_numba.gramfile.reader import GramFile
 from ntk_numba.gramfile.whole import check_output
-from ntk_numba.machine import available_memory
+from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.operators.computed import kernel_operator
 from ntk_numba.operators.matrix import find_matrix
 from ntk_numba.operators.operator import GramOperator, as_operator
 from ntk_numba.predict.training import Training
-from ntk_numba.solvers.block_krylov import basis_bytes
+from ntk_numba.solvers import block_krylov, nystrom_pcg
 from ntk_numba.solvers.choice import METHODS, Method
 from ntk_numba.solvers.solve import solve
 
@@ -37,7 +39,8 @@ Doubles = NDArray[np.float64]
 # Arrays of the size of the right-hand side that a solution makes; a Krylov space has as many as
 # there are passes
 ARRAYS = {"cholesky": 7, "nystrom_pcg": 12, "block_krylov": 40}
-NAME = "system"  # of the file in a folder for scratch
+NAME = "ntk_numba-solution"  # of the file in a folder for scratch: of a factor, or a checkpoint
+MATRIX = "the kernel matrix of X"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Solving:
     def __post_init__(self) -> None:
         one_of("method", self.method, METHODS)
         number_between("tolerance", self.tolerance, 0, 1)
+        if self.scratch is not None and not isinstance(self.scratch, str | os.PathLike):
+            raise InvalidTypeError(f"scratch must be a path, not {self.scratch!r:.80}")
 
     @property
     def iterative(self) -> bool:
@@ -96,7 +101,7 @@ class System:
         threads: int | None = None,
         progress: bool = False,
     ) -> None:
-        self._operator, self._progress = operator, progress
+        self._operator, self._progress, self._memory = operator, progress, memory
         self._limits: dict[str, Any] = {"memory": half(memory), "threads": threads}
         self.shape, self.ridge = operator.shape, ridge
         self.method: Any = solving.method
@@ -130,35 +135,48 @@ class System:
 
     def start(self, targets: Doubles) -> Doubles:
         """Return the solution for the targets; a file of scratch that is there goes on."""
-        found = solve(
-            self._operator,
-            targets,
-            ridge=self.ridge,
-            method=self.method,
-            tolerance=self.tolerance,
-            path=self._path,
-            overwrite=self._overwrite,
-            progress=self._progress,
-            **self._limits,
-        )
+        with self._explained():
+            found = solve(
+                self._operator,
+                targets,
+                ridge=self.ridge,
+                method=self.method,
+                tolerance=self.tolerance,
+                path=self._path,
+                overwrite=self._replaces(),
+                progress=self._progress,
+                **self._limits,
+            )
         self.method, self.residual = found.method, found.residual
         if found.method == "cholesky":
-            self._factor = open_cholesky(self._path, **self._limits)
+            self.prepare()  # the file is there, unless all targets are 0
         elif self._end is not None:
             self._end()  # the checkpoint serves these targets only
         return found.x
 
+    def limit(self, memory: int | str | None, threads: int | None) -> None:
+        """Let later solutions take at most this memory and these threads, where they are given."""
+        given = {"memory": half(memory), "threads": threads}
+        limits = self._limits | {name: value for name, value in given.items() if value is not None}
+        if limits == self._limits:
+            return
+        self._limits, self._memory = limits, memory or self._memory
+        if self._factor is not None:
+            self._factor.close()
+            self._factor = open_cholesky(self._path, **limits)
+
     def prepare(self) -> None:
         """Compute the factor, of a system that is solved by one, if it is not there."""
         if self.method == "cholesky" and self._factor is None:
-            factor = cholesky(
-                self._operator,
-                self._path,
-                ridge=self.ridge,
-                overwrite=self._overwrite,
-                progress=self._progress,
-                **self._limits,
-            )
+            with self._explained():
+                factor = cholesky(
+                    self._operator,
+                    self._path,
+                    ridge=self.ridge,
+                    overwrite=self._replaces(),
+                    progress=self._progress,
+                    **self._limits,
+                )
             assert isinstance(factor, CholeskyFile)
             self._factor = factor
 
@@ -168,23 +186,56 @@ class System:
             found = self._factor.solve(Y, matrix=self._operator)
             self.residual = self._factor.residual
             return found
-        solution = solve(
-            self._operator,
-            Y,
-            ridge=self.ridge,
-            method=self._method_for(np.shape(Y)),
-            tolerance=self.tolerance,
-            **self._limits,
-        )
-        self.residual = solution.residual
-        return solution.x
+        columns = np.asarray(Y, float)
+        flat = columns.ndim == 1
+        columns = columns[:, None] if flat else columns
+        method, width = self._method_for(*columns.shape)
+        out = np.empty_like(columns, order="C")
+        self.residual = 0.0
+        for start in range(0, columns.shape[1], width):
+            run = slice(start, start + width)
+            with self._explained():
+                solution = solve(
+                    self._operator,
+                    columns[:, run],
+                    ridge=self.ridge,
+                    method=method,
+                    tolerance=self.tolerance,
+                    **self._limits,
+                )
+            out[:, run] = solution.x
+            self.residual = max(self.residual, solution.residual)
+        return out[:, 0] if flat else out
 
-    def _method_for(self, shape: tuple[int, ...]) -> Any:
-        """Return the method for right-hand sides whose vectors stay in memory."""
-        size, count = shape[0], math.prod(shape[1:])
-        free = self._limits["memory"] or available_memory()
-        fit = basis_bytes(size, count) <= free // 2
-        return self.method if self.method != "block_krylov" or fit else "nystrom_pcg"
+    def _replaces(self) -> bool:
+        """Return whether a file of scratch may be replaced: unless it is the factor that is wanted.
+
+        `cholesky` would compute that one again; checkpoints go on in any case.
+        """
+        iterates = self.method in ("block_krylov", "nystrom_pcg")
+        return self._overwrite and (
+            iterates or not holds_factor(self._path, self._operator, self.ridge)
+        )
+
+    def _explained(self) -> AbstractContextManager[None]:
+        """Return a context that adds to errors what callers of a model need to know."""
+        return explained(self._memory)
+
+    def _method_for(self, size: int, count: int) -> tuple[Any, int]:
+        """Return the method for right-hand sides (size, count), and how many it takes at a time.
+
+        Their vectors stay in memory, beside what the caller has of them.
+        """
+        threads = threads_to_use(self._limits["threads"])
+        room = self._limits["memory"] or available_memory() // 2
+        if self.method == "block_krylov":
+            needed = block_krylov.vector_bytes(size, count, count, threads)
+            if needed + block_krylov.basis_bytes(size, count) <= room:
+                return self.method, max(count, 1)
+        width = max(count, 1)
+        while width > 1 and nystrom_pcg.vector_bytes(size, width, threads) > room:
+            width = -(-width // 2)
+        return "nystrom_pcg", width
 
     def half_solve(self, Y: ArrayLike) -> Doubles:
         """Return V = L⁻¹ Y, so that VᵀV = Yᵀ A⁻¹ Y, in the precision of the factor."""
@@ -233,6 +284,22 @@ def half(memory: int | str | None) -> int | None:
     return None if memory is None else parse_bytes(memory, "memory") // 2
 
 
+@contextmanager
+def explained(memory: int | str | None) -> Iterator[None]:
+    """Let errors about the matrix and the memory be in the words of the caller of a model."""
+    try:
+        yield
+    except NtkNumbaError as error:
+        text = str(error.args[0])
+        for begin in ("gram ", "gram: ", "the solution of gram "):
+            if text.startswith(begin):
+                error.args = (begin.replace("gram", MATRIX) + text.removeprefix(begin),)
+        size = memory and show_bytes(parse_bytes(memory, "memory") // 2)
+        if size and size in text:
+            error.add_note(f"{size} is half of memory={memory!r}: the matrix may take the rest")
+        raise
+
+
 def operator_of(
     training: Training,
     kernel: KernelName,
@@ -248,7 +315,7 @@ def operator_of(
     if gram is not None:
         found = find_matrix(gram, kernel)
         return as_operator(found.rows[found.layer], **limits)
-    try:
+    with explained(memory):
         return kernel_operator(
             training.net,
             training.samples,
@@ -257,7 +324,3 @@ def operator_of(
             up_to=training.up_to,
             **limits,
         )
-    except InvalidValueError as error:
-        if memory is not None:
-            error.add_note(f"that is half of memory={memory!r}, of which vectors take the rest")
-        raise

@@ -22,7 +22,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from ntk_numba.arguments import number_between, parse_bytes
 from ntk_numba.blas import blas_threads
-from ntk_numba.errors import InvalidValueError, TooLargeError
+from ntk_numba.errors import InvalidValueError, NotPositiveDefiniteError, TooLargeError
 from ntk_numba.factors.cholesky import cholesky
 from ntk_numba.machine import available_memory, threads_to_use
 from ntk_numba.operators.matrix import open_matrix
@@ -145,10 +145,15 @@ class LargeFlow:
                 found = factor.solve(columns, *([self.operator] if self._file else []))
                 self.error = max(self.error, factor.residual)
                 return np.asarray(found)
-            solution = solve(
-                self.operator, columns, ridge=self.shift, tolerance=means.tolerance,
-                memory=means.room, threads=means.threads,
-            )  # fmt: skip
+            try:
+                solution = solve(
+                    self.operator, columns, ridge=self.shift, tolerance=means.tolerance,
+                    memory=means.room, threads=means.threads,
+                )  # fmt: skip
+            except InvalidValueError as error:
+                if not isinstance(error, NotPositiveDefiniteError):
+                    error.add_note("or give scratch, a folder for the file of a factor")
+                raise
             self.error = max(self.error, solution.residual)
             return np.asarray(solution.x)
         if factor is None:

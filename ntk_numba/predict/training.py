@@ -256,9 +256,10 @@ def refuse_other_data(training: Training, gram: Any, matrix: Floats, kernel: Ker
     ----------
     gram : what the caller gave, of which `matrix` was read
     """
-    if len(matrix) != training.count:
+    size = matrix.shape[-1]  # a file may have several layers
+    if size != training.count:
         raise InvalidValueError(
-            f"gram is of {len(matrix)} samples and X has {training.count}; give the matrix of X"
+            f"gram is of {size} samples and X has {training.count}; give the matrix of X"
         )
     if isinstance(gram, GramFile):
         if gram.net != training.net:
@@ -266,7 +267,7 @@ def refuse_other_data(training: Training, gram: Any, matrix: Floats, kernel: Ker
         if report := verify_sample(gram, training.samples):
             return
         raise InvalidValueError(f"gram is not that of X: {'; '.join(report.problems)}")
-    rows = np.unique(np.linspace(0, len(matrix) - 1, SAMPLE).astype(int))
+    rows = np.unique(np.linspace(0, size - 1, SAMPLE).astype(int))
     wanted = training.between(training.samples[rows], None, (kernel,), None, training.up_to)[kernel]
     found = matrix[np.ix_(rows, rows)]
     scale = np.sqrt(np.diagonal(wanted).astype(float))

@@ -52,6 +52,8 @@ def test_fit_and_predict(run):
     wanted = nk.gaussian_process(NETWORK, X, Y, kernel="ntk", noise=1e-3, method="nystrom_pcg")
     wanted = wanted.predict(NEW, return_std=True)
     for method in ("cholesky", "nystrom_pcg"):
+        if method == "nystrom_pcg":
+            Path(f"{method}.h5.scratch.partial").touch()  # of a factorisation that was stopped
         out = run(*fit(f"{method}.h5", method))
         assert "leave-one-out" not in out
         assert (" by nystrom_pcg" in out) == (method == "nystrom_pcg")
@@ -93,7 +95,7 @@ def test_what_cannot_be_done_is_said(run):
     said = run(*fit("m.h5", "block_krylov", "--ridge", "loo"), code=2)
     assert "give a number" in said
     said = run(*fit("m.h5", "nystrom_pcg", "--memory", "1MB"), code=2)
-    assert "memory=488 KiB is too little" in said and "that is half of memory='1MB'" in said
+    assert "memory=488 KiB is too little" in said and "488 KiB is half of memory='1MB'" in said
     assert sorted(p.name for p in Path().iterdir()) == ["new.npy", "x.npy", "y.npy"]
 
 

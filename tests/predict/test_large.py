@@ -10,6 +10,7 @@ from marks import marked
 
 import ntk_numba as nk
 from ntk_numba.predict import factors, fitting
+from ntk_numba.solvers import nystrom_pcg
 
 NET = nk.MLP(3, "relu", b_std=0.1)
 METHODS = ["cholesky", "nystrom_pcg", "block_krylov"]
@@ -91,14 +92,18 @@ def test_a_process(small, method, kernel, monkeypatch):
             large.log_marginal_likelihood  # noqa: B018
 
 
-@pytest.mark.parametrize("form", marked(pytest.mark.slow, ["file", "path", "array", "Gram"]))
+@pytest.mark.parametrize(
+    "form", marked(pytest.mark.slow, ["file", "path", "array", "Gram", "layers"])
+)
 @pytest.mark.parametrize("method", marked(pytest.mark.slow, METHODS[:2]))
 def test_a_matrix_that_is_given(small, tmp_path, form, method):
     x, y, z = data()
     path = tmp_path / "g.h5"
-    with nk.write_gram(NET, x, path, layout="lower") as file:
-        kernel = nk.gram(NET, x, kernels="ntk")
-        gram = {"file": file, "path": path, "array": kernel.ntk, "Gram": kernel}[form]
+    layers = "all" if form in ("path", "layers") else "last"
+    with nk.write_gram(NET, x, path, layout="lower", layers=layers) as file:
+        kernel = nk.gram(NET, x, kernels="ntk", layers=layers)
+        forms = {"file": file, "path": path, "array": kernel.ntk, "Gram": kernel, "layers": kernel}
+        gram = forms[form]
         options = {"gram": gram, "method": method, "tolerance": 1e-11}
         model = nk.kernel_ridge(NET, x, y, ridge=1e-3, **options)
         cross, matrix, _ = dense(x, z, 1e-3)
@@ -149,9 +154,32 @@ def test_scratch_stays_and_is_used_again(small, tmp_path, monkeypatch):
     assert (place.read_bytes(), place.stat().st_ino) == before
     with pytest.raises(ValueError, match="factor"):
         nk.gaussian_process(NET, x, y, **options | {"noise": 1e-2})
+    nk.gaussian_process(NET, x, y, **options | {"overwrite": True})  # it is not of another fit
+    assert (place.read_bytes(), place.stat().st_ino) == before
     nk.gaussian_process(NET, x, y, **options | {"noise": 1e-2, "overwrite": True})
     assert place.read_bytes() != before[0]
+    model = nk.gaussian_process(NET, x, y, **options | {"method": "nystrom_pcg", "overwrite": True})
+    assert model.method == "nystrom_pcg"
     assert list(small.iterdir()) == []
+
+
+def test_targets_that_are_zero_have_a_factor(small):
+    x, y, _ = data(60)
+    model = nk.kernel_ridge(NET, x, 0 * y, ridge=1e-3, method="cholesky")
+    assert not model.dual_coef.any() and not model.leave_one_out().mean.any()
+
+
+@pytest.mark.slow
+def test_a_prediction_has_its_own_memory(small, monkeypatch):
+    x, y, z = data(60)
+    model = nk.gaussian_process(NET, x, y, method="nystrom_pcg", tolerance=1e-9)
+    _, wanted = model.predict(z, return_std=True)
+    # 34 MB are enough for four columns at a time
+    monkeypatch.setattr(nystrom_pcg, "vector_bytes", lambda size, pairs, threads: pairs << 23)
+    _, found = model.predict(z, return_std=True, memory="68MB")
+    assert np.abs(found - wanted).max() < 1e-7
+    with pytest.raises(ValueError, match="16 MiB"):
+        model.predict(z, return_std=True, memory="32MiB")
 
 
 def test_a_ridge_cannot_be_chosen(small):
@@ -166,7 +194,8 @@ def test_a_ridge_cannot_be_chosen(small):
 def test_equal_samples_are_named(small):
     x, y, _ = data(80)
     x[30] = x[7]
-    with pytest.raises(nk.NotPositiveDefiniteError, match="Samples 7 and 30 are equal, and their"):
+    text = "the kernel matrix of X is not .* Samples 7 and 30 are equal, and their"
+    with pytest.raises(nk.NotPositiveDefiniteError, match=text):
         nk.kernel_ridge(NET, x, y, ridge=0, method="cholesky")
     assert list(small.iterdir()) == []
 

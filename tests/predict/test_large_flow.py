@@ -129,6 +129,7 @@ def test_ensembles_at_a_finite_time(job):
         ({"ridge": 1e308}, r"ridge=1e\+308 is too large"),
         ({"y": np.ones(3)}, r"y must be of shape \(150, ...\)"),
         ({"ntk_test": np.ones((1, 3)), "f0_test": np.ones(1)}, r"ntk_test must be of shape"),
+        ({"time": np.inf, "memory": 1000}, "or give scratch, a folder for the file of a factor"),
     ],
 )
 def test_bad_arguments(job, change, text):
