@@ -1,38 +1,85 @@
 """Operations on tiles in place, by BLAS and LAPACK, which release Python's lock meanwhile.
 
 A tile is C-contiguous, and so are its first rows. Its transpose is what Fortran expects, so nothing
-is copied: the lower triangle of a tile is the upper one of its transpose.
+is copied: the lower triangle of a tile is the upper one of its transpose. SciPy's wrappers of BLAS
+keep Python's lock, so that threads would wait for each other; the same routines are called by their
+addresses.
 """
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas, cython_blas, lapack
+from scipy.linalg import cython_blas, cython_lapack, lapack
 
 Floats = NDArray[np.floating]
 
 STRIP = 32  # columns, a power of two, that are solved at once
 GROWTH = 16  # of the entries of |L| |M|, summed over a row; T/w of a tile of 512
 
-_DOUBLE = blas.dgemm, blas.dsyrk, blas.dtrsm, lapack.dpotrf
-_SINGLE = blas.sgemm, blas.ssyrk, blas.strsm, lapack.spotrf
+
+class _Routines(NamedTuple):
+    """Routines of BLAS and LAPACK for one dtype, whose numbers are all given by their addresses."""
+
+    gemm: Any
+    syrk: Any
+    trsm: Any
+    trmm: Any
+    potrf: Any
+    real: Any
 
 
-def _routines(array: Floats) -> tuple[Any, ...]:
-    """Return gemm, syrk, trsm and potrf for the dtype of an array."""
-    return _DOUBLE if array.dtype == np.float64 else _SINGLE
+def _integer(value: int) -> Any:
+    """Return the address of a whole number, as Fortran takes it."""
+    return ctypes.byref(ctypes.c_int(value))
+
+
+def _by_address(module: Any, name: str, letters: int, others: int) -> Any:
+    """Return a routine that is called by its address.
+
+    letters, others : the numbers of its first arguments, which are letters, and of all others
+    """
+    capsule = module.__pyx_capi__[name]
+    names, addresses = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    names.restype, names.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    addresses.restype, addresses.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    types = [ctypes.c_char_p] * letters + [ctypes.c_void_p] * others
+    return ctypes.CFUNCTYPE(None, *types)(addresses(capsule, names(capsule)))
+
+
+def _routines(letter: str, real: Any) -> _Routines:
+    return _Routines(
+        gemm=_by_address(cython_blas, f"{letter}gemm", 2, 11),
+        syrk=_by_address(cython_blas, f"{letter}syrk", 2, 8),
+        trsm=_by_address(cython_blas, f"{letter}trsm", 4, 7),
+        trmm=_by_address(cython_blas, f"{letter}trmm", 4, 7),
+        potrf=_by_address(cython_lapack, f"{letter}potrf", 1, 4),
+        real=real,
+    )
+
+
+_ROUTINES = {
+    np.dtype(np.float64): _routines("d", ctypes.c_double),
+    np.dtype(np.float32): _routines("s", ctypes.c_float),
+}
 
 
 def subtract_product(c: Floats, a: Floats, b: Floats) -> None:
     """Subtract a bᵀ from c; a and c are (rows, T), b is a tile."""
-    _routines(c)[0](-1.0, b.T, a.T, 1.0, c.T, trans_a=1, overwrite_c=1)
+    call, (rows, size) = _ROUTINES[c.dtype], c.shape
+    count, edge = _integer(rows), _integer(size)
+    minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
+    left, right, out = b.ctypes.data, a.ctypes.data, c.ctypes.data
+    call.gemm(b"T", b"N", edge, count, edge, minus, left, edge, right, edge, one, out, edge)
 
 
 def subtract_square(c: Floats, a: Floats) -> None:
-    """Subtract a aᵀ from the lower triangle of c."""
-    _routines(c)[1](-1.0, a.T, 1.0, c.T, trans=1, lower=0, overwrite_c=1)
+    """Subtract a aᵀ from the lower triangle of c, a tile; a may be its first rows."""
+    call, (rows, size) = _ROUTINES[c.dtype], a.shape
+    count, edge = _integer(rows), _integer(size)
+    minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
+    call.syrk(b"U", b"T", count, edge, minus, a.ctypes.data, edge, one, c.ctypes.data, edge)
 
 
 class Divisor:
@@ -69,72 +116,47 @@ class Divisor:
         self._accurate = ((growth <= GROWTH) & (residual <= bound)).tolist()
 
     def divide(self, c: Floats) -> None:
-        """Replace c, (rows, T), by c L⁻ᵀ.
-
-        SciPy's wrappers would copy strips, so the same routines are called by their addresses,
-        which releases Python's lock too.
-        """
-        gemm, trsm, trmm, real = _BY_ADDRESS[c.dtype.char]
+        """Replace c, (rows, T), by c L⁻ᵀ."""
+        call = _ROUTINES[c.dtype]
         (rows, size), item, width = c.shape, c.itemsize, self._width
         left, right, inverse = (a.ctypes.data for a in (self._triangle, c, self._inverses))
         count, edge, strip = _integer(rows), _integer(size), _integer(width)
-        minus, one = ctypes.byref(real(-1)), ctypes.byref(real(1))
+        minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
         for start, accurate in zip(range(0, size, width), self._accurate, strict=True):
             at = right + start * item
             if accurate:
                 block = inverse + start * width * item
-                trmm(b"L", b"U", b"T", b"N", strip, count, one, block, strip, at, edge)
+                call.trmm(b"L", b"U", b"T", b"N", strip, count, one, block, strip, at, edge)
             else:
                 block = left + start * (size + 1) * item
-                trsm(b"L", b"U", b"T", b"N", strip, count, one, block, edge, at, edge)
+                call.trsm(b"L", b"U", b"T", b"N", strip, count, one, block, edge, at, edge)
             end = start + width
             run = (end // width & -(end // width)) * width  # the largest power of two in `end`
             if further := min(run, size - end):
                 above, known = left + (end * size + end - run) * item, right + (end - run) * item
                 rest, before, at = _integer(further), _integer(run), right + end * item
-                gemm(
+                call.gemm(
                     b"T", b"N", rest, count, before, minus, above, edge, known, edge, one, at, edge
                 )
 
 
-def _integer(value: int) -> Any:
-    """Return the address of a whole number, as Fortran takes it."""
-    return ctypes.byref(ctypes.c_int(value))
-
-
-def _by_address(name: str, letters: int, others: int) -> Any:
-    """Return a routine of SciPy's BLAS that is called by its address.
-
-    letters, others : the numbers of its first arguments, which are letters, and of all others
-    """
-    capsule = cython_blas.__pyx_capi__[name]
-    names, addresses = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
-    names.restype, names.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    addresses.restype, addresses.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    types = [ctypes.c_char_p] * letters + [ctypes.c_void_p] * others
-    return ctypes.CFUNCTYPE(None, *types)(addresses(capsule, names(capsule)))
-
-
-_BY_ADDRESS = {
-    kind: (
-        _by_address(f"{kind}gemm", 2, 11),
-        _by_address(f"{kind}trsm", 4, 7),
-        _by_address(f"{kind}trmm", 4, 7),
-        real,
-    )
-    for kind, real in (("d", ctypes.c_double), ("s", ctypes.c_float))
-}
-_BY_ADDRESS["f"] = _BY_ADDRESS.pop("s")  # NumPy's letter for float32
-
-
 def subtract(c: Floats, a: Floats, x: Floats, transpose: bool) -> None:
     """Subtract a x, or aᵀ x, from c; a is a tile, x and c are (T, K)."""
-    _routines(c)[0](-1.0, x.T, a.T, 1.0, c.T, trans_b=int(transpose), overwrite_c=1)
+    call, (size, columns) = _ROUTINES[c.dtype], c.shape
+    count, edge = _integer(columns), _integer(size)
+    minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
+    left, right, out = x.ctypes.data, a.ctypes.data, c.ctypes.data
+    turned = b"T" if transpose else b"N"
+    call.gemm(b"N", turned, count, edge, edge, minus, left, count, right, edge, one, out, count)
 
 
 def solve(triangle: Floats, x: Floats, transpose: bool) -> None:
     """Replace x, (T, K), by L⁻¹ x, or by L⁻ᵀ x, where L is lower triangular."""
-    _routines(x)[2](1.0, triangle.T, x.T, side=1, lower=0, trans_a=int(transpose), overwrite_b=1)
+    call, (size, columns) = _ROUTINES[x.dtype], x.shape
+    count, edge, one = _integer(columns), _integer(size), ctypes.byref(call.real(1))
+    left, right = triangle.ctypes.data, x.ctypes.data
+    turned = b"T" if transpose else b"N"
+    call.trsm(b"R", b"U", turned, b"N", count, edge, one, left, edge, right, count)
 
 
 def factorise(c: Floats) -> int:
@@ -142,5 +164,7 @@ def factorise(c: Floats) -> int:
 
     Return 0, or the number of rows of the least leading minor that is not positive.
     """
-    _, info = _routines(c)[3](c.T, lower=0, clean=1, overwrite_a=1)
-    return int(info)
+    call, edge, info = _ROUTINES[c.dtype], _integer(len(c)), ctypes.c_int(0)
+    call.potrf(b"U", edge, c.ctypes.data, edge, ctypes.byref(info))
+    c[:] = np.tril(c)
+    return int(info.value)
