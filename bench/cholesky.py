@@ -22,11 +22,14 @@ import ntk_numba as nk
 from bench.report import section, table
 from bench.timing import refresh_memory, seconds
 from ntk_numba.blas import blas_threads
+from ntk_numba.factors import blocked
 from ntk_numba.factors.factor_tiles import StoredTiles
 from ntk_numba.gramfile import tiles as tile_files
 from ntk_numba.machine import available_threads
 
 SIZES, FEATURES, REPEATS = (10_000, 16_000), 64, 3
+# Rows up to which OpenBLAS's potrf is safe on two threads, see `factors.blocked`
+SAFE = {"float64": 15_000, "float32": 30_000}
 SHARE = 0.1  # of the matrix that is in memory
 RIDGE = 1e-6  # of the mean of the diagonal
 SETTLE = 3  # seconds in which the disk completes postponed work
@@ -78,11 +81,17 @@ class Counted(AbstractContextManager["Counted"]):
 
 
 def in_memory(matrix: np.ndarray, threads: int) -> float:
-    """Return the seconds that LAPACK takes, which overwrites the upper triangle."""
+    """Return the seconds that LAPACK takes, which overwrites the upper triangle.
+
+    Where OpenBLAS's potrf on several threads ends the process, its algorithm is called by blocks.
+    """
     factorise = lapack.dpotrf if matrix.dtype == np.float64 else lapack.spotrf
     with blas_threads(threads):
         start = time.perf_counter()
-        _, info = factorise(matrix.T, lower=1, clean=0, overwrite_a=1)
+        if len(matrix) > SAFE[matrix.dtype.name]:
+            info = blocked.factorise(matrix, threads)
+        else:
+            _, info = factorise(matrix.T, lower=1, clean=0, overwrite_a=1)
         taken = time.perf_counter() - start
     if info:
         raise RuntimeError("the matrix is not positive definite")
@@ -148,7 +157,8 @@ def main(n: int | None = None, folder: Path = Path()) -> str:
         "cholesky",
         f"Θ of N samples, n0 = {FEATURES}, L = 4, ReLU, β = 0.1, ridge {RIDGE:g} of the mean "
         f"diagonal: seconds of each of {REPEATS} rounds on {available_threads()} threads, by "
-        f"LAPACK in memory, and from a Gram file into a file with memory for a tenth of the "
+        f"LAPACK in memory (by blocks in float64 from {SAFE['float64']:,} rows, where its own "
+        f"ends the process), and from a Gram file into a file with memory for a tenth of the "
         f"matrix; ratio of the minima (median of the rounds'); lower triangles of the factor that "
         f"are read and written; checksums' share of the CPU time; a solution for one right-hand "
         f"side, from the file, and its residual without refinement",

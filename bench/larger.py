@@ -29,7 +29,7 @@ from ntk_numba.compute.plan import make_plan
 from ntk_numba.compute.stream import prepare, stream_tiles
 from ntk_numba.inputs.source import open_source
 
-N, TEST, SIDE, RATE_N = 60_000, 1_000, 28, 16_000
+N, TEST, SIDE, RATE_N = 60_000, 1_000, 28, 12_000
 SHIFT, ANGLE = 2, 10.0  # the largest shift in pixels, and the largest rotation in degrees
 W_STD, B_STD, DEPTH, RIDGE, MEMORY = 2**0.5, 0.1, 4, 1e-6, "1GiB"
 NET = nk.MLP(DEPTH, w_std=W_STD, b_std=B_STD)

@@ -57,7 +57,7 @@ class Cholesky(Factor):
             np.ldexp(matrix, -self._exponent, out=matrix)
         self._packed = Packed(matrix, math.ldexp(self.ridge, -self._exponent))
         with self._limited():
-            if row := self._packed.factorise():
+            if row := self._packed.factorise(self._threads):
                 raise explain(self._packed, row - 1, self._exponent, name)
 
     @property

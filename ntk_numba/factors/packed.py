@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
+from ntk_numba.factors import blocked
+from ntk_numba.machine import threads_to_use
 from ntk_numba.operators.matrix import blocks
 
 Floats = NDArray[np.floating]
@@ -15,6 +17,8 @@ Floats = NDArray[np.floating]
 # A pivot that is not larger than this many ε times its entry of the diagonal is a rounding error.
 # Those of equal rows, which are 0 but for rounding, are up to 1.5 ε times that, and of any sign.
 PIVOT = 10
+# Rows of a matrix, at most, that LAPACK factorises on several threads; see `blocked`
+LARGEST = 8192
 
 
 class Packed:
@@ -38,7 +42,7 @@ class Packed:
         self._own = np.diagonal(array).astype(float)
         self.shift, self.diagonal = shift, self._own + shift
 
-    def factorise(self) -> int:
+    def factorise(self, threads: int | None = None) -> int:
         """Factorise A; return 0, or the number of rows of the least leading minor that is not > 0.
 
         A minor is not > 0 either if its last pivot is but a rounding error. The factor replaces
@@ -46,10 +50,13 @@ class Packed:
         """
         array = self.array
         np.fill_diagonal(array, self.diagonal)
-        factorise = lapack.dpotrf if array.dtype == np.float64 else lapack.spotrf
-        # the lower triangle of the transpose, which LAPACK sees, is the upper one of the array
-        factor, info = factorise(array.T, lower=1, clean=0, overwrite_a=1)
-        assert np.may_share_memory(factor, array)
+        if len(array) > LARGEST:
+            info = blocked.factorise(array, threads_to_use(threads))
+        else:
+            factorise = lapack.dpotrf if array.dtype == np.float64 else lapack.spotrf
+            # the lower triangle of the transpose, which LAPACK sees, is the upper one of the array
+            factor, info = factorise(array.T, lower=1, clean=0, overwrite_a=1)
+            assert np.may_share_memory(factor, array)
         if info:
             return int(info)
         pivots = np.square(np.diagonal(array), dtype=float)

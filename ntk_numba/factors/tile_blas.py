@@ -30,7 +30,7 @@ class _Routines(NamedTuple):
     real: Any
 
 
-def _integer(value: int) -> Any:
+def integer(value: int) -> Any:
     """Return the address of a whole number, as Fortran takes it."""
     return ctypes.byref(ctypes.c_int(value))
 
@@ -59,7 +59,7 @@ def _routines(letter: str, real: Any) -> _Routines:
     )
 
 
-_ROUTINES = {
+ROUTINES = {
     np.dtype(np.float64): _routines("d", ctypes.c_double),
     np.dtype(np.float32): _routines("s", ctypes.c_float),
 }
@@ -67,8 +67,8 @@ _ROUTINES = {
 
 def subtract_product(c: Floats, a: Floats, b: Floats) -> None:
     """Subtract a bᵀ from c; a and c are (rows, T), b is a tile."""
-    call, (rows, size) = _ROUTINES[c.dtype], c.shape
-    count, edge = _integer(rows), _integer(size)
+    call, (rows, size) = ROUTINES[c.dtype], c.shape
+    count, edge = integer(rows), integer(size)
     minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
     left, right, out = b.ctypes.data, a.ctypes.data, c.ctypes.data
     call.gemm(b"T", b"N", edge, count, edge, minus, left, edge, right, edge, one, out, edge)
@@ -76,8 +76,8 @@ def subtract_product(c: Floats, a: Floats, b: Floats) -> None:
 
 def subtract_square(c: Floats, a: Floats) -> None:
     """Subtract a aᵀ from the lower triangle of c, a tile; a may be its first rows."""
-    call, (rows, size) = _ROUTINES[c.dtype], a.shape
-    count, edge = _integer(rows), _integer(size)
+    call, (rows, size) = ROUTINES[c.dtype], a.shape
+    count, edge = integer(rows), integer(size)
     minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
     call.syrk(b"U", b"T", count, edge, minus, a.ctypes.data, edge, one, c.ctypes.data, edge)
 
@@ -117,10 +117,10 @@ class Divisor:
 
     def divide(self, c: Floats) -> None:
         """Replace c, (rows, T), by c L⁻ᵀ."""
-        call = _ROUTINES[c.dtype]
+        call = ROUTINES[c.dtype]
         (rows, size), item, width = c.shape, c.itemsize, self._width
         left, right, inverse = (a.ctypes.data for a in (self._triangle, c, self._inverses))
-        count, edge, strip = _integer(rows), _integer(size), _integer(width)
+        count, edge, strip = integer(rows), integer(size), integer(width)
         minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
         for start, accurate in zip(range(0, size, width), self._accurate, strict=True):
             at = right + start * item
@@ -134,7 +134,7 @@ class Divisor:
             run = (end // width & -(end // width)) * width  # the largest power of two in `end`
             if further := min(run, size - end):
                 above, known = left + (end * size + end - run) * item, right + (end - run) * item
-                rest, before, at = _integer(further), _integer(run), right + end * item
+                rest, before, at = integer(further), integer(run), right + end * item
                 call.gemm(
                     b"T", b"N", rest, count, before, minus, above, edge, known, edge, one, at, edge
                 )
@@ -142,8 +142,8 @@ class Divisor:
 
 def subtract(c: Floats, a: Floats, x: Floats, transpose: bool) -> None:
     """Subtract a x, or aᵀ x, from c; a is a tile, x and c are (T, K)."""
-    call, (size, columns) = _ROUTINES[c.dtype], c.shape
-    count, edge = _integer(columns), _integer(size)
+    call, (size, columns) = ROUTINES[c.dtype], c.shape
+    count, edge = integer(columns), integer(size)
     minus, one = ctypes.byref(call.real(-1)), ctypes.byref(call.real(1))
     left, right, out = x.ctypes.data, a.ctypes.data, c.ctypes.data
     turned = b"T" if transpose else b"N"
@@ -152,8 +152,8 @@ def subtract(c: Floats, a: Floats, x: Floats, transpose: bool) -> None:
 
 def solve(triangle: Floats, x: Floats, transpose: bool) -> None:
     """Replace x, (T, K), by L⁻¹ x, or by L⁻ᵀ x, where L is lower triangular."""
-    call, (size, columns) = _ROUTINES[x.dtype], x.shape
-    count, edge, one = _integer(columns), _integer(size), ctypes.byref(call.real(1))
+    call, (size, columns) = ROUTINES[x.dtype], x.shape
+    count, edge, one = integer(columns), integer(size), ctypes.byref(call.real(1))
     left, right = triangle.ctypes.data, x.ctypes.data
     turned = b"T" if transpose else b"N"
     call.trsm(b"R", b"U", turned, b"N", count, edge, one, left, edge, right, count)
@@ -164,7 +164,7 @@ def factorise(c: Floats) -> int:
 
     Return 0, or the number of rows of the least leading minor that is not positive.
     """
-    call, edge, info = _ROUTINES[c.dtype], _integer(len(c)), ctypes.c_int(0)
+    call, edge, info = ROUTINES[c.dtype], integer(len(c)), ctypes.c_int(0)
     call.potrf(b"U", edge, c.ctypes.data, edge, ctypes.byref(info))
     c[:] = np.tril(c)
     return int(info.value)

@@ -90,7 +90,7 @@ class Objective:
             If it is not positive definite.
         """
         factor = Packed(matrix, noise * float(np.trace(matrix)) / len(matrix))
-        if row := factor.factorise():
+        if row := factor.factorise(self.threads):
             raise InvalidValueError(
                 f"{self.kernel} with noise {noise:g} is not positive definite: its factorisation "
                 f"fails at row {row - 1} (counted from 0)"
