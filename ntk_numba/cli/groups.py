@@ -39,6 +39,24 @@ def writing_options(parser: argparse.ArgumentParser) -> None:
     noise_options(parser)
 
 
+def classes_option(parser: Any) -> None:
+    """Add the option that takes targets for labels of classes."""
+    parser.add_argument(
+        "--classes",
+        action="store_true",
+        help="the targets are labels of classes, although they are numbers",
+    )
+
+
+def dtype_option(parser: Any, *, of: str = "the entries") -> None:
+    """Add the option that chooses the type of entries."""
+    parser.add_argument(
+        "--dtype",
+        choices=["float64", "float32"],
+        help=f"the type of {of} [float64 unless the data is float32]",
+    )
+
+
 def noise_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose whether progress and notices are shown."""
     noise = parser.add_mutually_exclusive_group()

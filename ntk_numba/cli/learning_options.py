@@ -3,7 +3,14 @@
 import argparse
 from typing import Any
 
-from ntk_numba.cli.groups import DATA_HELP, network_options, overwrite_option, writing_options
+from ntk_numba.cli.groups import (
+    DATA_HELP,
+    classes_option,
+    dtype_option,
+    network_options,
+    overwrite_option,
+    writing_options,
+)
 
 
 def learning_parsers(parsers: Any) -> None:
@@ -50,21 +57,14 @@ def _fit_options(fit: argparse.ArgumentParser) -> None:
         "--absolute", action="store_true",
         help="the ridge or the noise is a number with the units of the kernel",
     )  # fmt: skip
-    model.add_argument(
-        "--classes", action="store_true",
-        help="the targets are labels of classes, although they are numbers",
-    )  # fmt: skip
+    classes_option(model)
     model.add_argument(
         "--standardize", action="store_true",
         help="subtract the mean of each feature and divide by its standard deviation; the model "
         "does the same to new samples",
     )  # fmt: skip
     model.add_argument("--gram", metavar="FILE", help="the Gram file of X, computed before")
-    model.add_argument(
-        "--dtype",
-        choices=["float64", "float32"],
-        help="the type of the kernel's entries [float64 unless the data is float32]",
-    )
+    dtype_option(model, of="the kernel's entries")
     model.add_argument(
         "--up-to", type=float, metavar="NORM",
         help="the largest norm of all samples, see gram [that of the training samples]",

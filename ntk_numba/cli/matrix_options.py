@@ -5,6 +5,8 @@ from typing import Any
 
 from ntk_numba.cli.groups import (
     EXECUTOR_HELP,
+    classes_option,
+    dtype_option,
     network_options,
     noise_options,
     writing_options,
@@ -48,10 +50,7 @@ def _solve_options(solve: argparse.ArgumentParser) -> None:
         help="the right-hand sides, one row per sample, in a file of the same kinds as samples; "
         "labels of classes, as text or with --classes, become one column for each class",
     )  # fmt: skip
-    solve.add_argument(
-        "--classes", action="store_true",
-        help="the targets are labels of classes, although they are numbers",
-    )  # fmt: skip
+    classes_option(solve)
     solve.add_argument(
         "-o", "--output", metavar="FILE", required=True,
         help="the file of the solution: .npy, .npz (with the ridge) or .csv",
@@ -111,10 +110,7 @@ def _spectrum_options(spectrum: argparse.ArgumentParser) -> None:
         "--targets", metavar="Y",
         help="also print the shares of these targets along the eigenvectors; a file as for fit",
     )  # fmt: skip
-    spectrum.add_argument(
-        "--classes", action="store_true",
-        help="the targets are labels of classes, although they are numbers",
-    )  # fmt: skip
+    classes_option(spectrum)
     spectrum.add_argument(
         "--tolerance", type=float, default=1e-4, metavar="T",
         help="the largest residual of an eigenpair, relative to its eigenvalue [%(default)s]",
@@ -157,10 +153,7 @@ def _computed_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe a kernel that is computed from samples."""
     network_options(parser, required=False)
     result = parser.add_argument_group("kernel", "of samples, with --depth")
-    result.add_argument(
-        "--dtype", choices=["float64", "float32"],
-        help="the type of the entries [float64 unless the data is float32]",
-    )  # fmt: skip
+    dtype_option(result)
     result.add_argument(
         "--up-to", type=float, metavar="NORM",
         help="the largest norm of all samples, see gram [measured]",

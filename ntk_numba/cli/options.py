@@ -11,6 +11,7 @@ import ntk_numba
 from ntk_numba.cli.groups import (
     DATA_HELP,
     EXECUTOR_HELP,
+    dtype_option,
     network_options,
     output_option,
     writing_options,
@@ -197,11 +198,7 @@ def _job_options(parser: argparse.ArgumentParser, *, threads: bool = True) -> No
         "--layers", choices=["last", "all"], default="last",
         help="the layers whose kernels are stored [%(default)s]",
     )  # fmt: skip
-    result.add_argument(
-        "--dtype",
-        choices=["float64", "float32"],
-        help="the type of the entries [float64 unless the data is float32]",
-    )
+    dtype_option(result)
     result.add_argument(
         "--up-to", type=float, metavar="NORM",
         help="the largest norm that a row of X or Z may have, to which some activations are "

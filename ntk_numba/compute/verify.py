@@ -197,11 +197,7 @@ def repair(
             raise InvalidValueError(
                 f"{path} holds no tiles of its own: repair the parts that it links"
             )
-        differences = _other_data(contents, x, z)
-        if file.numerics != NUMERICS:
-            differences.append(f"its numerical version is {file.numerics}, not {NUMERICS}")
-        if differences:
-            raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
+        repaired.refuse(_other_data(contents, x, z) + repaired.other_numerics(NUMERICS))
         plan = make_plan(
             file.net,
             x,
@@ -214,8 +210,7 @@ def repair(
             part=contents.part,
             up_to=contents.largest_norm,
         )
-        if differences := contents.differences(contents_of(plan, x, z)):
-            raise InvalidValueError(f"{path} cannot be repaired: {'; '.join(differences)}")
+        repaired.refuse(contents.differences(contents_of(plan, x, z)))
         bad = file.verify(progress=progress).bad if bad is None else bad
         kernel = prepare(plan, x, z)
         with repaired.writing(bad, report) as (tiles, done, check):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.inputs.containers import read_array
+from ntk_numba.operators.matrix import read_columns
 
 Floats = NDArray[np.floating]
 Columns = NDArray[np.float64]
@@ -140,16 +140,7 @@ class Factor:
 
     def _columns(self, Y: Any) -> tuple[Columns, bool]:
         """Return Y as finite columns (N, K), and whether it has one dimension."""
-        ready = type(Y) is np.ndarray and Y.dtype == np.float64  # in any order of memory
-        array = Y if ready else read_array(Y, "Y").astype(float, copy=False)
-        size = self._size
-        if array.ndim not in (1, 2) or len(array) != size:
-            raise InvalidValueError(f"Y must have {size} rows, as {self._name}, not {array.shape}")
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
-        flat = array.ndim == 1
-        return (array[:, None] if flat else array), flat
+        return read_columns(Y, self._size, self._name)
 
     def __repr__(self) -> str:
         size, name = self._size, type(self).__name__

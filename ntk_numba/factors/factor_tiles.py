@@ -1,4 +1,4 @@
-"""Where the tiles of a factor are: in memory, or in a file."""
+"""The tiles of a factor, and those in a file."""
 
 from typing import Protocol
 
@@ -33,27 +33,6 @@ class FactorTiles(Protocol):
 
     def commit(self) -> None:
         """Make the tiles written so far durable."""
-
-
-class MemoryTiles:
-    """The tiles of a factor in memory."""
-
-    def __init__(self, grid: Grid, dtype: np.dtype) -> None:
-        self.grid, self.dtype = grid, dtype
-        self.done = np.zeros((grid.down, grid.down), bool)
-        self._tiles: dict[tuple[int, int], Floats] = {}
-
-    def read(self, i: int, j: int, out: Floats) -> None:
-        """Copy a tile."""
-        out[:] = self._tiles[i, j]
-
-    def write(self, i: int, j: int, tile: Floats) -> None:
-        """Keep a copy of a tile."""
-        self._tiles[i, j] = tile.copy()
-        self.done[i, j] = True
-
-    def commit(self) -> None:
-        """Do nothing."""
 
 
 class StoredTiles:

@@ -236,10 +236,7 @@ def repair_factor(
         file = repair.file
         matrix = Shifted(tiles, file.contents.ridge, name)
         differences = file.contents.differences(matrix.contents(file.contents.kernel))
-        if file.numerics != NUMERICS:
-            differences.append(f"its numerical version is {file.numerics}, not {NUMERICS}")
-        if differences:
-            raise InvalidValueError(f"{repair.path} cannot be repaired: {'; '.join(differences)}")
+        repair.refuse(differences + repair.other_numerics(NUMERICS))
         report = Report()
         bad = file.verify(progress=progress).bad if bad is None else bad
         with repair.writing(bad, report) as (own, done, check):

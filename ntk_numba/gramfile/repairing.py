@@ -13,7 +13,7 @@ from typing import Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from ntk_numba.errors import FileError
+from ntk_numba.errors import FileError, InvalidValueError
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.stored import AnyFile, Report
 from ntk_numba.gramfile.tiles import Place, TileFile
@@ -29,6 +29,16 @@ class Repair(Generic[AnyFile]):
     path: Path
     file: AnyFile
     _lease: Lease
+
+    def refuse(self, differences: Sequence[str]) -> None:
+        """Raise ValueError if what the file would be repaired with is not what it was made of."""
+        if differences:
+            raise InvalidValueError(f"{self.path} cannot be repaired: {'; '.join(differences)}")
+
+    def other_numerics(self, numerics: int) -> list[str]:
+        """Describe for people how the version of the arithmetic differs from this file's."""
+        found = self.file.numerics
+        return [] if found == numerics else [f"its numerical version is {found}, not {numerics}"]
 
     @contextlib.contextmanager
     def writing(

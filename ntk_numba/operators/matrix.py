@@ -232,3 +232,21 @@ def blocks(size: int) -> Iterator[tuple[int, int]]:
     """Yield the bounds of runs of BLOCK rows."""
     for start in range(0, size, BLOCK):
         yield start, min(start + BLOCK, size)
+
+
+def read_columns(Y: Any, size: int, matrix: str) -> tuple[NDArray[np.float64], bool]:
+    """Return right-hand sides as finite columns (N, K), and whether they have the shape (N,).
+
+    matrix : the name of the matrix of N = `size` rows, for errors
+    """
+    ready = type(Y) is np.ndarray and Y.dtype == np.float64  # in any order of memory
+    array = Y if ready else read_array(Y, "Y").astype(float, copy=False)
+    if array.ndim not in (1, 2):
+        raise InvalidValueError(f"Y must be (N,) or (N, K), not {array.shape}")
+    if len(array) != size:
+        raise InvalidValueError(f"Y must have {size} rows, as {matrix}, not {array.shape}")
+    if not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
+    flat = array.ndim == 1
+    return (array[:, None] if flat else array), flat

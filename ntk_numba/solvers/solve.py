@@ -23,9 +23,8 @@ from ntk_numba.arguments import (
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
 from ntk_numba.gramfile.place import output_path, refuse_inputs
-from ntk_numba.inputs.containers import read_array
 from ntk_numba.machine import available_memory, threads_to_use
-from ntk_numba.operators.matrix import paths_of
+from ntk_numba.operators.matrix import paths_of, read_columns
 from ntk_numba.operators.operator import GramOperator, OtherOperator, as_operator
 from ntk_numba.solvers.block_krylov import BlockKrylov
 from ntk_numba.solvers.checkpoint import Checkpoint
@@ -207,7 +206,7 @@ def solve(
         if path is not None:
             files = [*operator.paths, *paths_of(gram)]
             refuse_inputs(output_path(path), files, "read for the matrix")
-        right, flat = _columns(Y, operator.shape[0])
+        right, flat = read_columns(Y, operator.shape[0], "gram")
         systems = Systems(operator, ridges, right, limits, "gram")
         method, reason = choose(gram, systems, method, path)
         if not len(systems.shift):
@@ -279,20 +278,6 @@ def _opened(
     finally:
         if operator is not gram:
             operator.close()
-
-
-def _columns(Y: Any, size: int) -> tuple[Floats, bool]:
-    """Return right-hand sides as finite columns (N, K), and whether they have the shape (N,)."""
-    values = read_array(Y, "Y").astype(float, copy=False)
-    if values.ndim not in (1, 2) or len(values) != size:
-        raise InvalidValueError(
-            f"Y must have {size} rows, as gram, and be (N,) or (N, K), not {values.shape}"
-        )
-    if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0][0])
-        raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
-    flat = values.ndim == 1
-    return (values[:, None] if flat else values), flat
 
 
 def _digest(array: Floats) -> str:

@@ -17,8 +17,8 @@ from ntk_numba.arguments import (
 )
 from ntk_numba.blas import blas_threads
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.inputs.containers import read_array
 from ntk_numba.machine import available_memory, threads_to_use
+from ntk_numba.operators.matrix import read_columns
 from ntk_numba.operators.operator import GramOperator, as_operator
 from ntk_numba.solvers.leading import Leading, Scaled, eigenpairs
 from ntk_numba.solvers.spectral_sums import Estimate, SpectralSums
@@ -185,14 +185,8 @@ class Spectrum:
         -------
         Alignment
         """
-        targets = read_array(Y, "Y").astype(float, copy=False)
-        if targets.ndim not in (1, 2) or len(targets) != self.size:
-            raise InvalidValueError(
-                f"Y must have {self.size} rows, as the matrix, not {targets.shape}"
-            )
-        if not np.isfinite(targets).all():
-            row = int(np.argwhere(~np.isfinite(targets))[0][0])
-            raise InvalidValueError(f"Y: row {row} (counted from 0) is not finite")
+        columns, flat = read_columns(Y, self.size, "the matrix")
+        targets = columns[:, 0] if flat else columns
         largest = np.abs(targets).max(axis=0, initial=0.0)
         if not np.any(largest > 0):
             raise InvalidValueError("Y is 0, which is along no eigenvector")

@@ -7,13 +7,33 @@ import numpy as np
 import pytest
 
 from ntk_numba.factors import left_looking
-from ntk_numba.factors.factor_tiles import MemoryTiles
 from ntk_numba.factors.left_looking import LeftLooking, PivotError, count_uses
 from ntk_numba.factors.panels import factor_tile, panels_for, plan_panels
 from ntk_numba.grid import Grid
 
 T = 8
 RNG = np.random.default_rng(0)
+
+
+class MemoryTiles:
+    """The tiles of a factor in memory."""
+
+    def __init__(self, grid, dtype):
+        self.grid, self.dtype = grid, dtype
+        self.done = np.zeros((grid.down, grid.down), bool)
+        self._tiles = {}
+
+    def read(self, i, j, out):
+        """Copy a tile."""
+        out[:] = self._tiles[i, j]
+
+    def write(self, i, j, tile):
+        """Keep a copy of a tile."""
+        self._tiles[i, j] = tile.copy()
+        self.done[i, j] = True
+
+    def commit(self):
+        """Do nothing."""
 
 
 def positive(size, dtype=float):
