@@ -33,7 +33,7 @@ from ntk_numba.operators.tiles import MatrixTiles, open_tiles
 
 Floats = NDArray[np.floating]
 
-NUMERICS = 1  # of the factorisation: increase it if any bit of a factor changes
+NUMERICS = 2  # of the factorisation: increase it if any bit of a factor changes
 SHARE = 0.5  # of the memory that is available, which is taken if no limit is given
 
 

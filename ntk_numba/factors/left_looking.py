@@ -40,6 +40,7 @@ Integers = NDArray[np.intp]
 
 READERS = 4  # threads that read, so that several requests are on their way to the disk
 WRITERS = 2
+PAUSE = 0.5  # seconds between two commits: to sync after every tile would delay reading
 LOOK = 0.2  # seconds between two looks for requests to stop
 
 
@@ -195,13 +196,13 @@ class LeftLooking:
             own = np.zeros_like(self._unwritten)
             own[tiles[:, 0], tiles[:, 1]] = True
             uses = count_uses(own)
-            rows = np.flatnonzero(own.any(axis=1) | own.any(axis=0))
+            read = (uses > 0) & ~own
+            rows = own.any(axis=1) | own.any(axis=0)
             for k in range(int(tiles[:, 1].max()) + 1):
-                for i in rows[rows >= k].tolist():
+                for i in np.flatnonzero(read[:, k] if k else rows).tolist():
                     if k == 0 and not self._admit(panel, np.flatnonzero(own[i]), uses[i], i):
                         return
-                    count = int(uses[i, k])
-                    if count and not own[i, k] and not self._read(panel, i, k, count):
+                    if read[i, k] and not self._read(panel, i, k, int(uses[i, k])):
                         return
 
     def _admit(self, panel: int, columns: Integers, uses: Integers, i: int) -> bool:
@@ -341,6 +342,8 @@ class LeftLooking:
                     return
                 self._uncommitted = 0
             self._store.commit()
+            with self._lock:
+                self._ended.wait_for(lambda: self._failure or not self._left, PAUSE)
 
     # The state, of which all is changed with the lock held
 

@@ -15,8 +15,8 @@ from scipy.linalg import cython_blas, cython_lapack, lapack
 
 Floats = NDArray[np.floating]
 
-STRIP = 32  # columns, a power of two, that are solved at once
-GROWTH = 16  # of the entries of |L| |M|, summed over a row; T/w of a tile of 512
+STRIP = 64  # columns, a power of two, that are solved at once
+GROWTH = 8  # of the entries of |L| |M|, summed over a row; T/w of a tile of 512
 
 
 class _Routines(NamedTuple):

@@ -87,18 +87,21 @@ class MatrixOfFile:
         """Return an array for `read`."""
         return aligned(self.grid.chunk, self.dtype)
 
-    def read(self, i: int, j: int, out: NDArray[np.floating]) -> NDArray[np.floating]:
+    def read(
+        self, i: int, j: int, out: NDArray[np.floating], *, once: bool = False
+    ) -> NDArray[np.floating]:
         """Fill an array with a stored tile, and return the part that lies in the matrix.
 
         out : what `buffer` returns, or another C-contiguous array of a stored tile's shape; the
             page cache is bypassed only if it begins at a page of memory
+        once : whether the tile is not read again soon, so that nothing is gained by the page cache
 
         Raises
         ------
         ValueError
             The tile is damaged, or was changed since the file was opened.
         """
-        direct = self.direct and out.ctypes.data % PAGE == 0
+        direct = (once or self.direct) and out.ctypes.data % PAGE == 0
         self._source.read((self.kernel, self.layer, i, j), out, direct=direct)
         return out[: self.grid.height(i), : self.grid.width(j)]
 

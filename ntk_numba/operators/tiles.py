@@ -171,11 +171,11 @@ class StoredTiles(_Closing):
         def read(piece: tuple[Floats, int, int, int, int]) -> None:
             block, i, j, a, b = piece
             if whole:
-                self._matrix.read(a, b, block)
+                self._matrix.read(a, b, block, once=True)
                 return
             if not hasattr(self._own, "buffer"):
                 self._own.buffer = self._matrix.buffer()
-            entries = self._matrix.read(a, b, self._own.buffer)
+            entries = self._matrix.read(a, b, self._own.buffer, once=True)
             row, column = (a - i * count) * self.tile, (b - j * count) * self.tile
             height, width = entries.shape
             block[row : row + height, column : column + width] = entries

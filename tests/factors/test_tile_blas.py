@@ -16,7 +16,7 @@ def well(rng):
 
 def small_pivots(rng):
     """Return the factor of a matrix with pairs of rows that are nearly equal."""
-    x = np.repeat(rng.standard_normal((SIZE // 2, SIZE)), 2, axis=0)
+    x = np.repeat(rng.standard_normal((SIZE // 2, 4 * SIZE)), 2, axis=0)
     return np.linalg.cholesky(x @ x.T + 1e-9 * np.eye(SIZE))
 
 
