@@ -12,6 +12,7 @@ from bench.report import section, table
 BREAKING = Path(__file__).parent.parent / "tests" / "breaking.py"
 
 RESUMES = "the same command completes it, to the same bytes"
+CONTINUES = "the same call continues after the last whole pass, to the same bits"
 NO_LIES = "no tile is called done that is not"
 
 # By experiment: the number of rounds, the event, the promise
@@ -71,20 +72,31 @@ EXPERIMENTS = {
         "bits, bytes or runs of bytes of a finished file change, or it is cut",
         "`verify` says so, or no value has changed",
     ),
+    "unfinished": (500, "the same happens to an unfinished file", f"it is refused, or {RESUMES}"),
     "factor_faults": (
         1000,
         "the same as in the first row for the factorisation of a Gram file",
         RESUMES,
     ),
     "factor_kills": (
-        500,
+        200,
         "a factorisation is killed by -9 at a random time",
         f"{RESUMES}; {NO_LIES}",
     ),
     "factor_crashes": (
-        300,
+        200,
         "the power fails in a factorisation, as above",
         f"{RESUMES}; {NO_LIES}",
+    ),
+    "factor_takeovers": (
+        1000,
+        "a factorisation is suspended before each call, taken over by another machine, and wakes",
+        RESUMES,
+    ),
+    "factor_repairs": (
+        1000,
+        "the file of another factor replaces one that is being repaired, before each call",
+        "the other file keeps all of its bytes",
     ),
     "factor_changes": (
         1000,
@@ -97,7 +109,23 @@ EXPERIMENTS = {
         "bits, bytes or runs of bytes of a finished factor change, or it is cut",
         "`verify` says so, or no value has changed",
     ),
-    "unfinished": (500, "the same happens to an unfinished file", f"it is refused, or {RESUMES}"),
+    "factor_unfinished": (
+        200,
+        "the same happens to an unfinished factor",
+        f"it is refused, or {RESUMES}",
+    ),
+    "solutions": (
+        20,
+        "calls of an iteration with a checkpoint fail, or are the last, as in the first row",
+        CONTINUES,
+    ),
+    "killed_solutions": (100, "an iteration is killed by -9 at a random time", CONTINUES),
+    "crashed_solutions": (200, "the power fails in an iteration, as above", CONTINUES),
+    "damaged_solutions": (
+        200,
+        "a byte of the checkpoint of an unfinished iteration changes",
+        f"it is refused, or {CONTINUES}",
+    ),
 }
 COUNTED = ("kills", "right", "reported", "untouched", "refused")
 

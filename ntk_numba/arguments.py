@@ -239,7 +239,12 @@ def parse_bytes(size: int | str, name: str) -> int:
             raise InvalidValueError(
                 f"{name} must be a number of bytes such as 2GiB or 500MB, not {size!r}"
             )
-        value = int(float(match[1]) * UNITS[match[2]])
+        number = float(match[1]) * UNITS[match[2]]
+        if not match[2] and not number.is_integer():
+            raise InvalidValueError(
+                f"{name} must be a whole number of bytes, or have a unit such as GiB, not {size!r}"
+            )
+        value = int(number)
     if value <= 0:
         raise InvalidValueError(f"{name} must be more than 0 bytes, not {size!r}")
     return value

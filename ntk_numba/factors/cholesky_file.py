@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -253,12 +253,6 @@ class CholeskyFile(Factor):
         """Close the file."""
         self._tiles.close()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def open_cholesky(

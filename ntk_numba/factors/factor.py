@@ -6,7 +6,7 @@ C. Rasmussen, C. Williams, *Gaussian Processes for Machine Learning*, 2006, sect
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,8 @@ class LeaveOneOut(NamedTuple):
 
 class Factor:
     """The Cholesky factor L of A = K + ridge·I, where A = 2^exponent·L Lᵀ.
+
+    It is a context manager that closes what it holds open.
 
     A subclass defines `_size`, `dtype`, `_log_det`, `_substitute`, `_half_substitute` and
     `_inverse_diagonal`, which know nothing of the exponent.
@@ -141,6 +143,15 @@ class Factor:
     def _columns(self, Y: Any) -> tuple[Columns, bool]:
         """Return Y as finite columns (N, K), and whether it has one dimension."""
         return read_columns(Y, self._size, self._name)
+
+    def close(self) -> None:
+        """Close the file; a factor in memory has none."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         size, name = self._size, type(self).__name__

@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba import stopping
-from ntk_numba.arguments import KERNELS, KernelName, Policy, one_of, parse_bytes
+from ntk_numba.arguments import KernelName, Policy, parse_bytes
 from ntk_numba.errors import InvalidValueError, OutputExistsError
 from ntk_numba.factors.factor import exponent_of
 from ntk_numba.factors.factor_tiles import FactorTiles, StoredTiles
@@ -48,8 +47,8 @@ class Shifted:
     diagonal : (N,) float64, the diagonal of A
     """
 
-    def __init__(self, tiles: MatrixTiles, ridge: float, name: str) -> None:
-        self.tiles, self.ridge, self.edge, self.name = tiles, ridge, factor_tile(tiles.size), name
+    def __init__(self, tiles: MatrixTiles, ridge: float) -> None:
+        self.tiles, self.ridge, self.edge = tiles, ridge, factor_tile(tiles.size)
         own = tiles.diagonal()
         self.exponent = exponent_of(own, ridge, tiles.dtype)
         self.diagonal = np.ldexp(own, -self.exponent) + np.ldexp(ridge, -self.exponent)
@@ -79,7 +78,7 @@ class Shifted:
         if not np.isfinite(out).all():
             row, column = np.argwhere(~np.isfinite(out))[0]
             at = int(i * self.edge + row), int(j * self.edge + column)
-            raise bad_entry(self.name, at, f"is {out[row, column]}; a kernel is finite")
+            raise bad_entry("gram", at, f"is {out[row, column]}; a kernel is finite")
         if self.exponent:
             np.ldexp(out, -self.exponent, out=out)
         if i == j:
@@ -101,12 +100,12 @@ def write_factor(
     target = output_path(path)
     check_folder(target, write=policy.overwrite or not target.exists())
     threads = threads_to_use(threads)
-    with opened(gram, kernel) as (tiles, name):
+    with open_tiles(gram, kernel, threads=1) as tiles:  # several threads load tiles
         refuse_inputs(target, [*tiles.paths, *paths_of(gram)], "read for the matrix")
-        matrix = Shifted(tiles, ridge, name)
+        matrix = Shifted(tiles, ridge)
         contents = matrix.contents(tiles.kernel or kernel or "")
         if contents.excess:
-            raise InvalidValueError(f"{name}: {contents.excess}")
+            raise InvalidValueError(f"gram: {contents.excess}")
         if is_taken(target) and not policy.overwrite:
             existing(target, contents, open_factor).close()
             return target
@@ -136,9 +135,9 @@ def holds_factor(
     with (
         contextlib.suppress(ValueError, OSError),
         open_factor(path) as file,
-        opened(gram, kernel) as (tiles, name),
+        open_tiles(gram, kernel, threads=1) as tiles,
     ):
-        contents = Shifted(tiles, ridge, name).contents(tiles.kernel or kernel or "")
+        contents = Shifted(tiles, ridge).contents(tiles.kernel or kernel or "")
         return not contents.differences(file.contents)
     return False
 
@@ -176,15 +175,6 @@ class _Work:
             check=check,
             progress=self._progress,
         ).run()
-
-
-@contextmanager
-def opened(gram: Any, kernel: KernelName | None) -> Iterator[tuple[MatrixTiles, str]]:
-    """Open the tiles of the matrix; a context of them and of its name in errors."""
-    if kernel is not None:
-        one_of("kernel", kernel, KERNELS)
-    with open_tiles(gram, kernel, threads=1) as tiles:  # several threads load tiles
-        yield tiles, "gram"
 
 
 def repair_factor(
@@ -231,10 +221,10 @@ def repair_factor(
     threads = threads_to_use(threads)
     with (
         repairing(Path(path), open_factor) as repair,
-        opened(gram, kernel) as (tiles, name),
+        open_tiles(gram, kernel, threads=1) as tiles,
     ):
         file = repair.file
-        matrix = Shifted(tiles, file.contents.ridge, name)
+        matrix = Shifted(tiles, file.contents.ridge)
         differences = file.contents.differences(matrix.contents(file.contents.kernel))
         repair.refuse(differences + repair.other_numerics(NUMERICS))
         report = Report()

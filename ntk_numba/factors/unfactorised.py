@@ -67,7 +67,7 @@ def explain_tiles(
     if grid.rows <= DENSE:
         array = _whole(matrix, grid, store.dtype)
         np.fill_diagonal(array, matrix.diagonal - shift)
-        return explain(Packed(array, shift), row, matrix.exponent, matrix.name, margin=2)
+        return explain(Packed(array, shift), row, matrix.exponent, "gram", margin=2)
     with blas_threads(1):
         pivot, vector = _witness(store, failure)
         found = _lanczos(lambda x: _product(matrix, grid, store.dtype, x), vector)
@@ -89,7 +89,7 @@ def explain_tiles(
     rounding = abs(found.least - shift) <= float(np.finfo(float).eps) * found.largest
     bound = "0, but for rounding" if rounding else f"{least:.2g}"
     error = NotPositiveDefiniteError(
-        f"{matrix.name}{added} is not positive definite in {store.dtype}: its factorisation fails "
+        f"gram{added} is not positive definite in {store.dtype}: its factorisation fails "
         f"at row {row} (counted from 0), where the pivot is {shown(pivot):.2g}{equal}. Without a "
         f"ridge its least eigenvalue is at most {bound}. An absolute ridge of {ridge:.2g}"
         f"{relative} should be enough; that is an estimate, from {STEPS} products with the matrix"

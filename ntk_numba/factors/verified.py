@@ -6,9 +6,10 @@ import numpy as np
 
 from ntk_numba.arguments import KernelName
 from ntk_numba.factors.factor_tiles import StoredTiles
-from ntk_numba.factors.factorise import Shifted, opened
+from ntk_numba.factors.factorise import Shifted
 from ntk_numba.gramfile.factor import FactorFile
 from ntk_numba.gramfile.stored import Report
+from ntk_numba.operators.tiles import open_tiles
 
 SAMPLE = 4  # tiles that are compared
 
@@ -42,8 +43,8 @@ def verify_factor(
         If the matrix or a tile cannot be read.
     """
     contents, report, rng = file.contents, Report(), np.random.default_rng(seed)
-    with opened(gram, kernel) as (tiles, name), file.tiles() as own:
-        matrix = Shifted(tiles, contents.ridge, name)
+    with open_tiles(gram, kernel, threads=1) as tiles, file.tiles() as own:
+        matrix = Shifted(tiles, contents.ridge)
         if differences := contents.differences(matrix.contents(contents.kernel)):
             report.problems = [
                 f"this is not the matrix of the factor: {'; '.join(differences)}; a kernel that is "

@@ -113,9 +113,11 @@ def check_memory(systems: Systems, method: str, path: str | os.PathLike[str] | N
     needed = needed_memory(systems, cast(Method, method), path)
     if needed > systems.limits.memory:
         krylov = method == "block_krylov"
-        mends = "give a path, where most of them are kept, or " if krylov and path is None else ""
+        ways = ["give more memory"]
+        ways += ["give a path, where most of them are kept"] if krylov and path is None else []
+        ways += ["take fewer columns of Y at a time"]
+        ways += ["choose method='nystrom_pcg'"] if krylov else []
         raise InvalidValueError(
             f"the vectors of {method} take up to {show_bytes(needed)}, more than the "
-            f"{show_bytes(systems.limits.memory)} of memory; {mends}take fewer columns of Y at a "
-            f"time" + (", or method='nystrom_pcg'" if krylov else "")
+            f"{show_bytes(systems.limits.memory)} of memory; {', '.join(ways[:-1])} or {ways[-1]}"
         )

@@ -360,7 +360,7 @@ def test_a_lock_file_of_any_text(kinds, text):
     path.unlink()
 
 
-@pytest.mark.parametrize("count", marked(pytest.mark.slow, [25, 3000]))
+@pytest.mark.parametrize("count", marked(pytest.mark.slow, [25, 1000]))
 @pytest.mark.parametrize("kind", marked(pytest.mark.slow, ["part", "full", "partial"]))
 def test_bytes_of_any_value(kinds, kind, count, capsys):
     rng = np.random.default_rng(count)
