@@ -29,7 +29,7 @@ def test_parse_bytes(text, value):
     assert parse_bytes(text, "memory") == value
 
 
-@pytest.mark.parametrize("text", ["", "two", "-1", 0, "0", "5 XB", "1GiBs", None, True, 1.5j])
+@pytest.mark.parametrize("text", ["", "two", "-1", 0, "0", "5 XB", "1GiBs", None, True, 1.5j, 1.5])
 def test_parse_bytes_refuses(text):
     with pytest.raises(ValueError, match="memory must be"):
         parse_bytes(text, "memory")

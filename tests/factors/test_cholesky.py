@@ -27,7 +27,8 @@ def matrix(size, condition=1e3, dtype=float, scale=1.0):
 @pytest.mark.parametrize("size", [1, 5, BLOCK, BLOCK + 1, 40])
 def test_solutions_inverses_and_determinants(size):
     a, y = matrix(size), RNG.standard_normal((size, 3))
-    factor = nk.cholesky(a, ridge=0.01)
+    with nk.cholesky(a, ridge=0.01) as factor:  # which holds nothing open
+        pass
     wanted = a + 0.01 * np.eye(size)
     assert factor.solve(y) == pytest.approx(np.linalg.solve(wanted, y), rel=1e-11, abs=1e-11)
     assert 0 <= factor.residual < 1e-13
