@@ -22,9 +22,10 @@ from ntk_numba.solvers.systems import Systems
 Method = Literal["auto", "cholesky", "block_krylov", "nystrom_pcg"]
 METHODS: tuple[Method, ...] = ("auto", "cholesky", "block_krylov", "nystrom_pcg")
 
-# Passes of block_krylov to expect for each digit of the residual: 2 to 4 on ReLU kernels of digits
-# and MNIST, whatever the ridge
-PASSES = 4
+# Passes of block_krylov to expect for each digit of the residual: 2 to 4 on ReLU kernels of up to
+# 8,000 digits, whatever the ridge, and 11 on 60,000. Large eigenvalues grow with N, and small ones
+# do not, so the passes grow as the root of their ratio.
+PASSES, MODERATE = 4, 8000
 SOLVING = 6  # vectors for each system, at most, of which a factorisation in memory makes use
 PROBE = 1024  # rows of the matrices whose product is timed
 
@@ -66,7 +67,8 @@ def choose(
         return iteration, (
             f"a factor takes {show_bytes(dense / 2)}, and its disk has {show_bytes(free)} free"
         )
-    passes = math.ceil(PASSES * math.log10(1 / systems.limits.tolerance))
+    digits = math.log10(1 / systems.limits.tolerance)
+    passes = math.ceil(PASSES * max(1, math.sqrt(size / MODERATE)) * digits)
     each = _seconds_of_pass(systems)
     factor = size**3 / 3 / _rate(systems.limits.threads) + each
     text = (
