@@ -36,7 +36,6 @@ THREADS = 4  # that load tiles
 class Matrix(Protocol):
     """The matrix A = 2^−exponent·(K + ridge·I), see `factorise.Shifted`."""
 
-    name: str
     ridge: float
     exponent: int
     diagonal: Vector

@@ -26,7 +26,8 @@ Floats = NDArray[np.float64]
 
 COLUMNS = 110  # of a block, with the random ones
 SHARE = 15  # N is at least this many times the number of random columns
-LARGEST = 4400  # columns of a basis; then a new space is begun from the residual
+LARGEST = 4400  # columns of a basis whose projected matrix has all of its eigenvectors computed
+MOST = 13_200  # columns of any basis; then a new space is begun from the residual
 SLACK = 0.9  # of the tolerance, for the residual that the projected systems have
 BLOCKS, VECTORS = 6, 5  # which a pass has at one time, of the block's width and for each system
 PROGRESS = 0.5  # how much smaller the residual has to be after a space, to begin another one
@@ -37,19 +38,28 @@ def width_of(size: int, columns: int) -> int:
     return columns + max(0, min(COLUMNS - columns, size // SHARE))
 
 
+def most_columns(size: int) -> int:
+    """Return the most columns of a basis, for N = `size`.
+
+    A space that is begun from the residual lacks what the one before had found of eigenvectors in
+    the middle of the spectrum: of 60,000 digits it takes dozens of passes to gain anything.
+    """
+    return max(LARGEST, min(size // 5, MOST))
+
+
 def basis_bytes(size: int, columns: int) -> int:
     """Return the bytes of the largest basis."""
     width = width_of(size, columns)
-    return 8 * size * min(size, LARGEST + 2 * width)
+    return 8 * size * min(size, most_columns(size) + 2 * width)
 
 
 def vector_bytes(size: int, columns: int, pairs: int, threads: int) -> int:
     """Return the bytes that a pass takes beside the basis, and the matrices of the space."""
     width = width_of(size, columns)
-    projected = min(size, LARGEST + width)
+    projected, whole = (min(size, n + width) for n in (most_columns(size), LARGEST))
     work = 8 * size * (BLOCKS * width + VECTORS * pairs) + working_bytes(size, width, threads)
     band = 8 * projected * (2 * 2 * width + 2 * pairs)
-    return work + max(band, 8 * 3 * projected**2 if size > projected else 0)
+    return work + max(band, 8 * 3 * whole**2 if size > whole else 0)
 
 
 class _Stored:
@@ -113,7 +123,7 @@ class BlockKrylov:
                     estimate = float((lengths / systems.lengths).max(initial=0.0))
                     bar.show(systems.passes, estimate)
                     enough = estimate <= SLACK * systems.limits.tolerance
-                    if enough or space.size >= LARGEST or not space.last.size:
+                    if enough or space.size >= self._most(space) or not space.last.size:
                         if (answer := self._finish(space, inner, enough)) is not None:
                             return answer
                         space = self._begin(self._leading(space))
@@ -121,6 +131,15 @@ class BlockKrylov:
                 systems.check_passes(estimate)
                 space.extend(systems.multiply(space.last))
                 self._keep(space)
+
+    def _most(self, space: KrylovSpace) -> int:
+        """Return the most columns of a space.
+
+        With a ridge that is a rounding error, eigenvectors of the projected matrix are needed.
+        """
+        most = most_columns(len(self._solution))
+        rounding = most * float(np.finfo(float).eps) * space.scale
+        return most if self._systems.ridges.min(initial=np.inf) > rounding else LARGEST
 
     def _begin(self, extra: Floats) -> KrylovSpace:
         """Return the space of the residuals and of some extra columns."""
@@ -207,9 +226,14 @@ class BlockKrylov:
                     return found, np.zeros(right.shape[1])
             except np.linalg.LinAlgError:
                 pass
+            error = space.size * float(np.finfo(float).eps) * max(space.scale, ridge)
+            if space.size > LARGEST:  # with larger ridges than rounding errors, see `_most`
+                least = scipy.linalg.eig_banded(
+                    shifted, lower=True, eigvals_only=True, select="i", select_range=(0, 0)
+                )
+                raise self._systems.negative(min(float(least[0]), -error), ridge)
             values, vectors = scipy.linalg.eigh(space.matrix())
         values += ridge
-        error = len(values) * float(np.finfo(float).eps) * max(space.scale, ridge)
         if values[0] < -error:
             raise self._systems.negative(float(values[0]), ridge)
         # singular: the least solution, in the eigenvectors that are not rounding errors
@@ -219,15 +243,20 @@ class BlockKrylov:
         return kept @ (inner / values[values > error, None]), lost
 
     def _leading(self, space: KrylovSpace) -> Floats:
-        """Return the vectors of a space along which K is largest, in place of random ones."""
+        """Return the vectors of a space along which K is largest, in place of random ones.
+
+        The first columns of the space have converged to them.
+        """
         size, pairs = len(self._solution), len(self._systems.shift)
-        count = min(width_of(size, pairs) - pairs, space.size)
+        first = space.matrix(max(LARGEST, len(space.diagonal[0])))
+        count = min(width_of(size, pairs) - pairs, len(first))
         if not count:
             return np.empty((size, 0))
-        top = [space.size - count, space.size - 1]
+        found = np.zeros((space.size, count))
+        top = [len(first) - count, len(first) - 1]
         with blas_threads(1):
-            _, vectors = scipy.linalg.eigh(space.matrix(), subset_by_index=top)
-        return space.combine(vectors) * np.sqrt(np.float64(size))
+            _, found[: len(first)] = scipy.linalg.eigh(first, subset_by_index=top)
+        return space.combine(found) * np.sqrt(np.float64(size))
 
     def _finish(
         self, space: KrylovSpace, inner: Floats, enough: bool

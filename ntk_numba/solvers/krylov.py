@@ -140,11 +140,13 @@ class KrylovSpace:
         if basis.shape[1]:
             self.blocks.append(basis)
 
-    def matrix(self) -> Floats:
-        """Return T, (n, n), where n is `size`."""
+    def matrix(self, most: int | None = None) -> Floats:
+        """Return T, (n, n), where n is `size`; or only of the first blocks, of `most` columns."""
         ends = np.cumsum([0, *(len(block) for block in self.diagonal)])
+        if most is not None:
+            ends = ends[ends <= most]
         out = np.zeros((ends[-1], ends[-1]))
-        for j, block in enumerate(self.diagonal):
+        for j, block in enumerate(self.diagonal[: len(ends) - 1]):
             own = slice(ends[j], ends[j + 1])
             out[own, own] = block
             if j:

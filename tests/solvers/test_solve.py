@@ -157,6 +157,34 @@ def test_a_basis_that_becomes_too_large(rng, monkeypatch):
 
 
 @pytest.mark.slow
+def test_bases_of_more_columns_than_have_all_eigenvectors_computed(rng, monkeypatch):
+    """With many rows they are larger, unless the ridge is a rounding error."""
+    monkeypatch.setattr(block_krylov, "LARGEST", 50)
+    size, spaces = 1000, []
+    begin = block_krylov.BlockKrylov._begin
+    monkeypatch.setattr(
+        block_krylov.BlockKrylov, "_begin", lambda *a: spaces.append(begin(*a)) or spaces[-1]
+    )
+    q, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    values, y = 0.85 ** np.arange(size), rng.standard_normal((size, 2))
+    matrix = (q * values) @ q.T
+    matrix = (matrix + matrix.T) / 2
+    options = {"method": "block_krylov", "tolerance": 1e-5, "threads": 1}
+    found = nk.solve(matrix, y, ridge=1e-3, **options)
+    assert error(found.x, exact(matrix, 1e-3, y)) < 1e-4
+    assert len(spaces) == 1 and spaces[0].size > 50 + block_krylov.width_of(size, 2)
+    spaces.clear()
+    with contextlib.suppress(nk.NotConvergedError):
+        nk.solve(matrix, y, ridge=1e-17, **options)
+    assert max(space.size for space in spaces) <= 50 + block_krylov.width_of(size, 2)
+    monkeypatch.setattr(block_krylov, "LARGEST", 1)
+    values[-1] = -1e-2
+    matrix = (q * values) @ q.T
+    with pytest.raises(nk.NotPositiveDefiniteError, match=r"at most -0\.00"):
+        nk.solve((matrix + matrix.T) / 2, y, ridge=1e-3, **options)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ITERATIONS)
 def test_passes_on_digits(method, digits_kernel):
     matrix, y = digits_kernel
