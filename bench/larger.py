@@ -132,8 +132,8 @@ def main(n: int = N, folder: Path = Path()) -> str:
         f"β = {B_STD}, and a relative ridge of {RIDGE:.0e}. The matrix has "
         f"{n * n * 8 / 1e9:.1f} GB. The ratio is that to the limit, {limit:.0f} s: "
         f"all kernels in {computing:.0f} s, and N³/3 operations at the {flops / 1e9:.0f} GFlop/s "
-        f"of LAPACK's Cholesky in memory (N = {RATE_N:,}). The last job goes on from the checkpoint "
-        f"of the one before, whose time is included. Accuracy on {TEST:,} other digits:",
+        f"of LAPACK's Cholesky in memory (N = {RATE_N:,}). The last job goes on from the "
+        f"checkpoint of the one before, whose time is included. Accuracy on {TEST:,} other digits:",
         table(
             ["job", "memory limit", "seconds", "ratio", "residual", "accuracy", "most resident"],
             rows,
