@@ -27,6 +27,7 @@ from bench.timing import seconds
 from ntk_numba.compute.plan import make_plan
 from ntk_numba.compute.stream import prepare, stream_tiles
 from ntk_numba.inputs.source import open_source
+from ntk_numba.solvers.checkpoint_facts import look_at
 
 N, TEST, SIDE, RATE_N = 60_000, 1_000, 28, 12_000
 SHIFT, ANGLE = 2, 10.0  # the largest shift in pixels, and the largest rotation in degrees
@@ -116,13 +117,17 @@ def main(n: int = N, folder: Path = Path()) -> str:
         spent = 0.0  # by iterations, each of which goes on from the state of the one before
         for title, method, tolerance, memory in JOBS:
             taken, resident = fit(place, method, tolerance, memory)
+            passes = ""
             if tolerance:
                 spent = taken = spent + taken
+                state = look_at(place / "state").state
+                passes = f"{state['passes']}" if state else ""
             model = nk.load_model(place / "model.h5")
             correct = model.classes[model.predict(x_test).argmax(axis=1)] == y_test
             rows.append(
-                [title, memory, f"{taken:.0f}", f"{taken / limit:.2f}", f"{model.residual:.1e}",
-                 f"{100 * correct.mean():.1f} %", f"{resident / 2**30:.2f} GiB"]
+                [title, memory, passes, f"{taken:.0f}", f"{taken / limit:.2f}",
+                 f"{model.residual:.1e}", f"{100 * correct.mean():.1f} %",
+                 f"{resident / 2**30:.2f} GiB"]
             )  # fmt: skip
             print(*rows[-1], sep=", ", file=sys.stderr, flush=True)
     return section(
@@ -135,7 +140,16 @@ def main(n: int = N, folder: Path = Path()) -> str:
         f"of LAPACK's Cholesky in memory (N = {RATE_N:,}). The last job goes on from the "
         f"checkpoint of the one before, whose time is included. Accuracy on {TEST:,} other digits:",
         table(
-            ["job", "memory limit", "seconds", "ratio", "residual", "accuracy", "most resident"],
+            [
+                "job",
+                "memory limit",
+                "passes",
+                "seconds",
+                "ratio",
+                "residual",
+                "accuracy",
+                "most resident",
+            ],
             rows,
         ),
     )

@@ -20,6 +20,12 @@ def small_pivots(rng):
     return np.linalg.cholesky(x @ x.T + 1e-9 * np.eye(SIZE))
 
 
+def square(rng):
+    """Return the same of as many rows as features, of which no inverse is accurate enough."""
+    x = np.repeat(rng.standard_normal((SIZE // 2, SIZE)), 2, axis=0)
+    return np.linalg.cholesky(x @ x.T + 1e-9 * np.eye(SIZE))
+
+
 def ill(rng):
     """Return the factor of a matrix of smooth functions, where no inverse is accurate."""
     x = np.vander(np.sort(rng.random(SIZE)), SIZE, increasing=True)
@@ -31,8 +37,12 @@ def tiny(rng):
     return well(rng) * np.where(np.arange(SIZE) == STRIP + 3, 1e-45, 1)
 
 
+# Matrices, and the share of the strips that are multiplied by an inverse
+CASES = [(well, 1), (small_pivots, 1), (square, 0), (ill, 0), (tiny, 0.75)]
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("case", "share"), [(well, 1), (small_pivots, 1), (ill, 0), (tiny, 0.75)])
+@pytest.mark.parametrize(("case", "share"), CASES)
 @pytest.mark.parametrize("rows", [1, 7, SIZE])
 def test_the_backward_error(case, share, dtype, rows):
     rng = np.random.default_rng(0)
