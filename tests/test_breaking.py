@@ -43,9 +43,9 @@ def test_every_call_of_a_merge_fails_or_is_the_last(rounds):
     result = experiment("merges", rounds)
     points = result.pop("calls")
     if rounds < 1000:
-        assert points == {} and result == {"right": 12 * rounds}
+        assert points == {} and result == {"right": 9 * rounds}
     else:
-        assert len(points) == 12 and min(points.values()) > 20
+        assert len(points) == 9 and min(points.values()) > 20
         assert result == {"right": sum(points.values())}
 
 
