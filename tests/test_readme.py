@@ -16,7 +16,7 @@ import ntk_numba as nk
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = ("training", "safety", "prediction")  # with tables of benchmarks
+PAGES = ("training", "safety", "prediction", "larger")  # with tables of benchmarks
 PREDICTION = (ROOT / "docs" / "prediction.md").read_text()
 LARGER = (ROOT / "docs" / "larger.md").read_text()
 DISTRIBUTED = (ROOT / "docs" / "distributed.md").read_text()
