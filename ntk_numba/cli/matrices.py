@@ -1,4 +1,4 @@
-"""The commands that use a Gram matrix: ``cholesky`` and ``solve``."""
+"""The commands ``cholesky`` and ``solve``, and the matrix that a command uses."""
 
 import argparse
 from collections.abc import Iterator
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 def cholesky(options: argparse.Namespace) -> bool:
     """Factorise a Gram matrix into a file."""
-    factor = ntk_numba.cholesky(
-        options.gram,
-        options.output,
-        ridge=options.ridge,
-        kernel=options.kernel,
-        memory=options.memory,
-        threads=options.threads,
-        overwrite=options.overwrite,
-        progress=wants_progress(options),
-    )
+    opened, _ = matrix_of(options, options.threads)
+    with opened as matrix:
+        factor = ntk_numba.cholesky(
+            matrix,
+            options.output,
+            ridge=options.ridge,
+            kernel=None if options.depth is not None else options.kernel,
+            memory=options.memory,
+            threads=options.threads,
+            overwrite=options.overwrite,
+            progress=wants_progress(options),
+        )
     with factor:
         shape = " × ".join(f"{n:,}" for n in factor.shape)
         facts = ["factor", shape, str(factor.dtype), f"ridge {factor.ridge:g}"]
@@ -99,7 +101,9 @@ def _solve(options: argparse.Namespace, executor: Any, threads: int | None) -> b
 def matrix_of(
     options: argparse.Namespace, threads: int | None
 ) -> "tuple[AbstractContextManager[Any], int]":
-    """Return what `solve` and `spectrum` take as a matrix, as a context, and its number of rows."""
+    """Return what all commands take as a matrix, as a context, and its number of rows."""
+    from ntk_numba.inputs.paths import names_samples
+
     if options.depth is None:
         for name in ("activation", "w_std", "b_std", "dtype", "up_to"):
             if getattr(options, name) is not None:
@@ -107,6 +111,11 @@ def matrix_of(
                     f"--{name.replace('_', '-')} is of a network whose kernel is computed: give "
                     f"its --depth too, and samples in place of the Gram file"
                 )
+        if names_samples(options.gram):
+            raise InvalidValueError(
+                f"{options.gram} names samples, not a Gram file: give the network of their kernel "
+                f"too, --depth and its other options"
+            )
         with ntk_numba.open_gram(options.gram) as file:
             return nullcontext(options.gram), file.shape[0]
     operator = ntk_numba.kernel_operator(

@@ -16,9 +16,9 @@ from ntk_numba.cli.groups import (
 def matrix_parsers(parsers: Any) -> None:
     """Add the commands ``cholesky``, ``solve`` and ``spectrum``."""
     cholesky = parsers.add_parser(
-        "cholesky", help="factorise a Gram matrix of any size and write the factor to a file"
+        "cholesky", help="factorise a Gram matrix of any size, stored or not, into a file"
     )
-    gram_options(cholesky)
+    _matrix_options(cholesky)
     cholesky.add_argument(
         "-o", "--output", metavar="FACTOR", required=True,
         help="the file to write, such as factor.h5",
@@ -27,6 +27,7 @@ def matrix_parsers(parsers: Any) -> None:
         "--ridge", type=float, default=0.0, metavar="RIDGE",
         help="a number that is added to the diagonal, with the units of the kernel [0]",
     )  # fmt: skip
+    _computed_options(cholesky)
     machine_options(cholesky)
     writing_options(cholesky)
     cholesky.set_defaults(run="cholesky")
@@ -140,8 +141,8 @@ def _matrix_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a matrix, which may be computed from samples."""
     parser.add_argument(
         "gram", metavar="GRAM",
-        help="the Gram file; or, with --depth, the samples, of which the kernel is computed in "
-        "each pass and never stored",
+        help="the Gram file; or, with --depth, the samples, of which the kernel is computed "
+        "when it is used and never stored",
     )  # fmt: skip
     parser.add_argument(
         "--kernel", choices=["ntk", "nngp"],
@@ -158,14 +159,6 @@ def _computed_options(parser: argparse.ArgumentParser) -> None:
         "--up-to", type=float, metavar="NORM",
         help="the largest norm of all samples, see gram [measured]",
     )  # fmt: skip
-
-
-def gram_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a matrix."""
-    parser.add_argument("gram", metavar="GRAM", help="the Gram file")
-    parser.add_argument(
-        "--kernel", choices=["ntk", "nngp"], help="the kernel to take, if the file has both"
-    )
 
 
 def machine_options(parser: argparse.ArgumentParser, memory: str = "half of the free") -> None:

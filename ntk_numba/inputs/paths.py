@@ -81,6 +81,13 @@ def split(spec: str) -> tuple[Path, str]:
     return (heads[:1] if _exists(heads[0][0]) else there or known or heads)[0]
 
 
+def names_samples(spec: str) -> bool:
+    """Return whether a name means data, such as ``x.npy`` or ``x.h5:x``, and no Gram file."""
+    path, key = split(spec)
+    known = FORMATS.get(_ending(path))
+    return known is not None and (key != "" or known.open is not open_hdf5)
+
+
 def _exists(path: Path) -> bool:
     """Return whether there is something of this name; names may be too long to ask."""
     try:

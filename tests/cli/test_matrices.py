@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import h5py
 import numpy as np
 import pytest
 from marks import marked
@@ -75,6 +76,31 @@ def test_from_gram_to_factor(run, tmp_path):
     assert run(*CHOLESKY, "--overwrite", "--quiet", "--threads", "1").splitlines() == lines
 
 
+def test_from_samples_to_factor(run):
+    np.save("x.npy", X)
+    words = ("cholesky", "x.npy", "-o", "s.h5", "--ridge", "0.01")
+    said = run(*words, "--depth", "3", "--b-std", "0.1").splitlines()
+    assert said[1:] == run(*CHOLESKY).splitlines()[1:]
+    with h5py.File("s.h5") as samples, h5py.File("l.h5") as gram:
+        assert (samples["factor"][:] == gram["factor"][:]).all()
+    assert "x.npy is read for the matrix" in run(
+        "cholesky", "x.npy", "-o", "x.npy", "--depth", "3", "--overwrite", code=2
+    )
+    assert "--b-std is of a network" in run(*CHOLESKY, "--b-std", "0.1", code=2)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "nothing.npz:x", "g.h5:ntk", "x.csv"])
+@pytest.mark.parametrize(
+    "words",
+    [("cholesky", "-o", "l.h5"), ("spectrum",),
+     ("solve", "-o", "w.npy", "--ridge", "1", "--targets", "x.npy")],
+)  # fmt: skip
+def test_samples_without_a_network(run, name, words):
+    np.save("x.npy", X)
+    text = f"{name} names samples, not a Gram file: give the network of their kernel too, --depth"
+    assert text in run(words[0], name, *words[1:], code=2)
+
+
 def test_what_info_says_of_a_factor(run):
     run(*CHOLESKY)
     facts = json.loads(run("info", "l.h5", "--json"))
@@ -97,6 +123,9 @@ def test_what_verify_says_of_a_factor(run, tmp_path):
     assert "WRONG  this is not the matrix of the factor: the matrix is another one" in answer
     assert "factor; --against is for Gram" in run(
         "verify", "l.h5", "--data", "g.h5", "--against", "z.h5", code=2
+    )
+    assert "x.npy names samples; a factor is compared with a Gram file" in run(
+        "verify", "l.h5", "--data", "x.npy", code=2
     )
     right = (tmp_path / "l.h5").read_bytes()
     damage(tmp_path / "l.h5", 2, 1)
