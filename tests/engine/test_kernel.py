@@ -130,9 +130,9 @@ X = np.random.default_rng(0).standard_normal((3000, 400))
 for write in (False, True):
     before = ticks()
     if write:
-        nk.write_gram(nk.MLP(100), X, sys.argv[0] + ".h5", threads=1).close()
+        nk.write_gram(nk.MLP(400), X, sys.argv[0] + ".h5", threads=1).close()
     else:
-        nk.gram(nk.MLP(100), X, threads=1)
+        nk.gram(nk.MLP(400), X, threads=1)
     after = ticks()
     busy = sorted(after[thread] - before.get(thread, 0) for thread in after)
     print(busy[-1], busy[-2], len(after))
