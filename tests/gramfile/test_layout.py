@@ -135,7 +135,7 @@ with path.open("r+b", buffering=0) as raw:
 
 
 @pytest.mark.parametrize("contents", marked(pytest.mark.slow, ["last", "all"]), indirect=True)
-@pytest.mark.parametrize("every", marked(pytest.mark.slow, ["16", "1"]))
+@pytest.mark.parametrize("every", marked(pytest.mark.slow, ["16", "3"]))
 def test_bits_that_are_wrong_are_noticed(tmp_path, contents, every):
     """HDF5 has a checksum for all but the heap of strings, which can make it loop for ever."""
     path = created(tmp_path / "g.h5", contents)
