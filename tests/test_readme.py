@@ -75,7 +75,7 @@ def test_larger(folder):
     code = "\n".join(blocks("python", LARGER))
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     (commands,) = blocks("sh", LARGER)
-    assert commands.count("ntk-numba ") == 7
+    assert commands.count("ntk-numba ") == 8
     said = in_a_shell(folder, commands)
     assert "reading" in said and (folder / "spectrum.png").exists()
     weights = np.load(folder / "weights.npy")

@@ -113,11 +113,12 @@ def compute(dtype, threads):
 
 
 def libraries():
-    """Return the version of Numba, and a digest of results of NumPy and SciPy on this machine.
+    """Return the version of Numba, a digest of results of NumPy and SciPy here, and the maker.
 
     The last bits of these results depend on the processor and on the versions. So do coefficients
     of series and tables, and with them the last bits of some activations in float64. The compiler
-    determines the order of the sums in a distance.
+    determines the order of the sums in a distance. Processors of AMD have other functions in
+    extended precision, which are in tables too, and the compiler takes another order for them.
     """
     x = np.linspace(-3, 3, 1001)
     functions = np.exp, np.expm1, np.tanh, np.sin, np.cos, np.arctan, np.sinh, np.cosh
@@ -127,7 +128,8 @@ def libraries():
     values.append(np.reshape(x[:1000], (20, 50)) @ np.reshape(values[0][:1000], (50, 20)))
     values.append(np.reshape(x[:1000], (20, 50)) @ values[0][:50])
     found = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in values)).hexdigest()
-    return f"numba {numba.__version__}, functions {found[:16]}"
+    maker = ", AMD" if llvm.get_host_cpu_name().startswith("znver") else ""
+    return f"numba {numba.__version__}, functions {found[:16]}{maker}"
 
 
 def recorded(digests, dtype):

@@ -73,7 +73,7 @@ def write(path, kind):
 KINDS = ["npy", "npz", "plain.h5", "old.h5", "new.h5", "sparse.h5ad"]
 
 
-@pytest.mark.parametrize("count", marked(pytest.mark.slow, [40, 1500]))
+@pytest.mark.parametrize("count", marked(pytest.mark.slow, [40, 4000]))
 @pytest.mark.parametrize("kind", KINDS)
 def test_spoilt_bytes(tmp_path, kind, count):
     path = tmp_path / f"x.{kind}"
