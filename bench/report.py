@@ -16,7 +16,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def machine() -> str:
-    """Describe processor, cores and versions in one line."""
+    """Describe processor, cores, versions, and a setting of BLAS's kernels in one line."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -24,9 +24,10 @@ def machine() -> str:
         name = models[0].split(":")[1].strip() if models else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
+    kernels = os.environ.get("OPENBLAS_CORETYPE")
     return (
         f"{name}, {cores} cores; Python {platform.python_version()}, {versions}, "
-        f"ntk_numba {ntk_numba.__version__}"
+        f"ntk_numba {ntk_numba.__version__}" + (f", OPENBLAS_CORETYPE={kernels}" if kernels else "")
     )
 
 
