@@ -332,7 +332,7 @@ def checks(
     scales : the scales of the networks' data
     largest : the largest variance of an activation that does not support all of them
     golden : whether the oracle is so slow that its answers are kept, see recorded.py
-    resolved : the largest error of the oracle behind a ReLU; an oracle of 19 digits does not
+    resolved : the largest error of the oracle's Θ behind a ReLU; an oracle of 19 digits does not
         resolve small angles there, and its last digits depend on the processor
     """
     ends = largest or {}
@@ -382,7 +382,7 @@ def checks(
             for key, answer in recorded.load(spec, points).items():
                 limit = 1e-17 * np.maximum(abs(derived[key]), 1)
                 if key.startswith("cosines"):
-                    limit[:, 1] = np.maximum(limit[:, 1], resolved)
+                    limit[:, 1, 1] = np.maximum(limit[:, 1, 1], resolved)
                 assert (abs(answer - derived[key]) <= limit).all(), key
 
     return Recorded if golden else Checks

@@ -202,12 +202,13 @@ def verify_factor(options: argparse.Namespace) -> bool:
     """Read the file of a factor and, with --data, compare it with its matrix or repair it."""
     if options.against is not None:
         raise InvalidValueError(f"{options.file} is a factor; --against is for Gram files")
-    from ntk_numba.inputs.paths import names_samples
+    if options.data is not None:
+        from ntk_numba.inputs.paths import names_samples
 
-    if options.data is not None and names_samples(options.data):
-        raise InvalidValueError(
-            f"{options.data} names samples; a factor is compared with a Gram file of its matrix"
-        )
+        if names_samples(options.data):
+            raise InvalidValueError(
+                f"{options.data} names samples; a factor is compared with a Gram file of its matrix"
+            )
     progress = sys.stderr.isatty()
     with open_factor(options.file, incomplete=not options.repair) as file:
         report, complete, kernel = file.verify(progress=progress), file.complete, _kernel(file)

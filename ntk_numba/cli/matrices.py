@@ -23,7 +23,7 @@ def cholesky(options: argparse.Namespace) -> bool:
             matrix,
             options.output,
             ridge=options.ridge,
-            kernel=None if options.depth is not None else options.kernel,
+            kernel=stored_kernel(options),
             memory=options.memory,
             threads=options.threads,
             overwrite=options.overwrite,
@@ -77,7 +77,7 @@ def _solve(options: argparse.Namespace, executor: Any, threads: int | None) -> b
             matrix,
             y,
             ridge=options.ridge if len(options.ridge) > 1 else options.ridge[0],
-            kernel=None if options.depth is not None or options.parts else options.kernel,
+            kernel=None if options.parts else stored_kernel(options),
             method=options.method,
             tolerance=options.tolerance,
             path=options.checkpoint,
@@ -102,9 +102,9 @@ def matrix_of(
     options: argparse.Namespace, threads: int | None
 ) -> "tuple[AbstractContextManager[Any], int]":
     """Return what all commands take as a matrix, as a context, and its number of rows."""
-    from ntk_numba.inputs.paths import names_samples
-
     if options.depth is None:
+        from ntk_numba.inputs.paths import names_samples
+
         for name in ("activation", "w_std", "b_std", "dtype", "up_to"):
             if getattr(options, name) is not None:
                 raise InvalidValueError(
@@ -130,6 +130,11 @@ def matrix_of(
     return closing(operator), operator.shape[0]
 
 
+def stored_kernel(options: argparse.Namespace) -> Any:
+    """Return the kernel to take from a Gram file; None of a matrix that is computed."""
+    return options.kernel if options.depth is None else None
+
+
 @contextmanager
 def _parts(options: argparse.Namespace, matrix: Any, executor: Any) -> Iterator[Any]:
     """Yield a matrix whose passes are computed in parts, if the options say so."""
@@ -141,11 +146,12 @@ def _parts(options: argparse.Namespace, matrix: Any, executor: Any) -> Iterator[
     folder = Path(options.scratch or f"{options.output}.passes")
     if not options.scratch:
         folder.mkdir(exist_ok=True)
-    kernel = None if options.depth is not None else options.kernel
     parts: dict[str, Any] = {"parts": options.parts, "executor": executor}
     try:
         with (
-            closing(as_operator(matrix, kernel, threads=options.threads)) as operator,
+            closing(
+                as_operator(matrix, stored_kernel(options), threads=options.threads)
+            ) as operator,
             ntk_numba.distribute(operator, folder, **parts) as distributed,
         ):
             yield distributed

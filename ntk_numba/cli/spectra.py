@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import ntk_numba
 from ntk_numba.cli.groups import wants_progress
-from ntk_numba.cli.matrices import matrix_of
+from ntk_numba.cli.matrices import matrix_of, stored_kernel
 from ntk_numba.cli.output import flush, show, show_json
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def spectrum(options: argparse.Namespace) -> bool:
         found = ntk_numba.spectrum(
             matrix,
             options.k,
-            kernel=None if options.depth is not None else options.kernel,
+            kernel=stored_kernel(options),
             tolerance=options.tolerance,
             probes=options.probes,
             max_passes=options.max_passes,

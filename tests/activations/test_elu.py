@@ -40,7 +40,7 @@ DUALS = {
     "celu:2": elu_dual(1, 1, np.longdouble(2)),
 }
 
-TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10, golden=True, resolved=2e-10)
+TestDuals = checks(DUALS, pair=5e-15, scales=(1,), behind=2e-10, golden=True, resolved=1e-10)
 
 
 def differences(dual, reference, q):

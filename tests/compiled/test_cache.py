@@ -98,7 +98,9 @@ def test_files_that_the_digest_leaves_out_are_not_compiled():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["7, 'relu', 1, 0.1", "3, ['erf', 'tanh']"])
+@pytest.mark.parametrize(
+    "first", ["4, 'relu', 1, 0.1", "7, ['abs'] * 6, 2, 0", "3, ['erf', 'tanh']"]
+)
 def test_a_second_process_compiles_nothing(first, tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     code = (
