@@ -6,6 +6,7 @@ Networks of finite width take a `Function`; the kernels take an `Activation`
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +39,21 @@ class Function(ABC):
         return 8.0
 
     @abstractmethod
-    def __call__(self, x: Floats) -> Floats:
-        """Return σ(x), elementwise."""
+    def __call__(self, x: Any) -> Any:
+        """Return σ(x), elementwise, in the type of x: an array of floats, or an `Extended` one."""
 
     @abstractmethod
-    def derivative(self, x: Floats) -> Floats:
+    def derivative(self, x: Any) -> Any:
         """Return σ'(x), elementwise; at a kink, the derivative from the left."""
 
     @abstractmethod
-    def second_moment(self, q: Floats) -> Floats:
-        """Return E[σ(z)²] for z ~ N(0, q), elementwise, in the precision of q."""
+    def second_moment(self, q: Any) -> Any:
+        """Return E[σ(z)²] for z ~ N(0, q), elementwise, in the type of q."""
+
+
+def typed(value: Any, x: Any) -> Any:
+    """Return a value in the dtype of x if that is an array of floats, and as it is otherwise."""
+    return np.asarray(value, x.dtype) if isinstance(x, np.ndarray | np.generic) else value
 
 
 def spelled(name: str, *parameters: float) -> str:

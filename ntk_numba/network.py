@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ntk_numba import activations
 from ntk_numba.activations import Activation
 from ntk_numba.activations.table import not_an_activation
 from ntk_numba.arguments import not_negative, plain
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.extended import Extended, extended
 from ntk_numba.function import Function
 
 
@@ -26,8 +24,8 @@ class Variance(NamedTuple):
     total : a + β²
     """
 
-    weights: NDArray[np.floating]
-    total: NDArray[np.floating]
+    weights: Extended
+    total: Extended
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,16 @@ class Layer:
     w_std: float
     b_std: float
 
-    def variance(self, moment: NDArray[np.floating]) -> Variance:
-        """Return Σ(x,x) behind this layer (eq. 10 and 12), in the precision of `moment`.
+    def variance(self, moment: Extended) -> Variance:
+        """Return Σ(x,x) behind this layer (eq. 10 and 12).
 
         moment : the mean square of the input of the weights: |x|²/n0 for the first layer, else
             E[σ(√q t)²], where q is Σ(x,x) before the layer
 
         With K of a pair of samples as the moment, the total is Σ(x,x').
         """
-        real = moment.dtype.type
-        weights = real(self.w_std) ** 2 * moment
-        return Variance(weights, weights + real(self.b_std) ** 2)
+        weights = extended(self.w_std) ** 2 * moment
+        return Variance(weights, weights + extended(self.b_std) ** 2)
 
 
 class _PerLayer(tuple[Any, ...]):

@@ -25,6 +25,8 @@ by the bivariate normal distribution; the integral over the angle is derived her
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -32,12 +34,23 @@ from scipy import special
 from ntk_numba.activations import elu_integral, elu_table
 from ntk_numba.activations.one_kink import relu
 from ntk_numba.activations.registry import named
-from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.base import Activation, Doubles, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import PI, Extended, concatenate, extended, stack, where, whole
+from ntk_numba.function import spelled, typed
 
-TAYLOR, TERMS = 2.0, 90  # for a < TAYLOR, E[σ²] is a Taylor series of TERMS terms
+TAYLOR, TERMS = 0.25, 24  # for a < TAYLOR, E[σ²] is a Taylor series of TERMS terms
+_ROOT_2 = np.sqrt(extended(2.0))
+
+
+@cache
+def _taylor(k: int) -> Extended:
+    """Return (2^k − 2) E[|X|^k; X < 0]/k!, where the mean is (k − 1) times that of k − 2."""
+    mean = extended(0.5) if k % 2 == 0 else 1 / np.sqrt(2 * PI)
+    for n in range(k, 1, -2):
+        mean = mean * (n - 1)
+    return whole(2**k - 2) * mean / whole(math.factorial(k))
 
 
 @dataclass(frozen=True)
@@ -71,46 +84,40 @@ class Elu(Activation):
             curve=self._curve,
         )
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Any) -> Any:
         low = self.lam * self.tau * np.expm1(np.minimum(x, 0) / self.tau)
-        return np.asarray(self.p * np.where(x > 0, x, low), x.dtype)
+        return typed(self.p * np.where(x > 0, x, low), x)
 
-    def derivative(self, x: Floats) -> Floats:
+    def derivative(self, x: Any) -> Any:
         low = self.lam * np.exp(np.minimum(x, 0) / self.tau)
-        return np.asarray(self.p * np.where(x > 0, 1, low), x.dtype)
+        return typed(self.p * np.where(x > 0, 1, low), x)
 
-    def _curve(self, q: Floats) -> Floats:
-        return curve_of(Elu("", 1.0, self.lam, 1.0))(q / q.dtype.type(self.tau) ** 2)
+    def _curve(self, q: Extended) -> Doubles:
+        return curve_of(Elu("", 1.0, self.lam, 1.0))(q / extended(self.tau) ** 2)
 
-    def _ratio(self, q: Floats) -> Floats:
-        """Return E[σ²]/(p²q) = ½ + λ² E[(1 − exp(−a|X|))²/a²; X < 0]."""
-        a = np.sqrt(q) / q.dtype.type(self.tau)
-        small_a = np.minimum(a, TAYLOR)
-        # E[|X|^k; X < 0] = (k − 1) E[|X|^(k−2); X < 0]
-        real = q.dtype.type
-        moments = [real(0.5), 1 / np.sqrt(8 * np.arctan(real(1)))]
-        series, power, factorial = np.zeros_like(q), np.ones_like(q), real(1)
-        for k in range(2, TERMS):
-            moments.append((k - 1) * moments[k - 2])
-            factorial *= k
-            series = series + (real(2) ** k - 2) * power * moments[k] / factorial
-            power = power * -small_a
-        safe = np.maximum(a, TAYLOR).astype(float)
-        tails = special.erfcx(safe * math.sqrt(2)) - 2 * special.erfcx(safe / math.sqrt(2)) + 1
-        return np.asarray(0.5 + self.lam**2 * np.where(a < TAYLOR, series, tails / 2 / safe**2))
+    def _of_samples(self, q: Extended) -> tuple[Extended, Extended, Extended]:
+        """Return a, e(a)/√(2π) and E[σ²]/(p²q) = ½ + λ² E[(1 − exp(−a|X|))²/a²; X < 0]."""
+        a = np.sqrt(q) / self.tau
+        axis = special.erfcx(a / _ROOT_2) / 2
+        small_a, safe = np.minimum(a, TAYLOR), np.maximum(a, TAYLOR)
+        series = 0 * q
+        for k in range(TERMS - 1, 1, -1):
+            series = _taylor(k) - small_a * series
+        tails = special.erfcx(safe * _ROOT_2) - 4 * axis + 1
+        of_low = where(a < TAYLOR, series, tails / 2 / (safe * safe))
+        return a, axis, extended(self.lam) ** 2 * of_low + 0.5
 
-    def second_moment(self, q: Floats) -> Floats:
-        return np.asarray(q.dtype.type(self.p) ** 2 * q * self._ratio(q))
+    def moment(self, q: Extended) -> Extended:
+        return extended(self.p) ** 2 * q * self._of_samples(q)[2]
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Extended) -> Extended:
         """Return the coefficients of `elu_integral.loop`, (3, N)."""
-        a = np.sqrt(q) / q.dtype.type(self.tau)
-        axis = special.erfcx(a.astype(float) / math.sqrt(2)) / 2
-        return np.stack([a, axis.astype(q.dtype), 1 / np.sqrt(self._ratio(q))])
+        a, axis, ratio = self._of_samples(q)
+        return stack([a, axis, 1 / np.sqrt(ratio)])
 
-    def _table_coefficients(self, q: Floats) -> Floats:
+    def _table_coefficients(self, q: Extended) -> Extended:
         own = self._coefficients(q)
-        return np.concatenate([own, elu_table.coefficients(self.lam, own[0], own[1])])
+        return concatenate([own, elu_table.coefficients(self.lam, own[0], own[1])])
 
 
 @named()

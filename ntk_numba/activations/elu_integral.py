@@ -24,6 +24,7 @@ from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.compiled.policy import per_dtype
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
+from ntk_numba.extended import extended
 from ntk_numba.function import Floats
 
 CENTRE = 5.0  # c
@@ -244,9 +245,9 @@ def parameters(lam: float, largest: float) -> tuple[float, ...]:
     largest : the largest a² = q/τ²
     """
     _, crowding, count = next(r for r in RULES if largest <= r[0])
-    t, weights = (v.astype(float) for v in gauss_legendre(count))
+    t, weights = gauss_legendre(count)
     if crowding:
-        gudermannian = np.arctan(np.sinh(crowding))
+        gudermannian = np.arctan(np.sinh(extended(crowding)))
         weights = weights * crowding / np.cosh(crowding * t) / gudermannian
         t = np.arctan(np.sinh(crowding * t)) / gudermannian
     half = zip((1 + t[: count // 2]) / 2, weights[: count // 2] / 2, strict=True)

@@ -12,23 +12,21 @@ symmetric in the samples bit for bit. C_mn falls as 10^−(m+n), so few n are ne
 ones fewer powers of Ω.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
 
 from ntk_numba.activations.elu_integral import SCALE, A
 from ntk_numba.compiled.intrinsics import fma, sample_polynomial, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.compiled.policy import njit
-from ntk_numba.duals.panels import points, to_coefficients
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
+from ntk_numba.extended import PI, Extended, concatenate, extended, stack, where
+from ntk_numba.extended.chebyshev import points, series, to_coefficients, to_powers
 from ntk_numba.function import Floats
-
-Exact = NDArray[np.longdouble]
 
 LARGEST = 2.25  # the largest a² that the table is for
 CENTRE = 5.0  # c
@@ -131,29 +129,32 @@ def parameters(lam: float) -> tuple[float, ...]:
     return lam**2, 1 - lam**2
 
 
-def coefficients(lam: float, a: Floats, axis: Floats) -> Floats:
+def coefficients(lam: float, a: Extended, axis: Extended) -> Extended:
     """Return the rows of coefficients from `BASIS_ROW` on.
 
     lam : λ
     a, axis : (N,) a and e(a)/√(2π) of the samples
     """
     u = _variable(a)
-    pairs, alone = (chebyshev.chebval(u, table) for table in _tables())
-    value, slope = lam * alone[1], (lam**2 - lam) * alone[0]
+    pairs, of_both = (series(u, table) for table in _tables())
+    alone = of_both.reshape(2, POWERS, a.size)
+    value, slope = lam * alone[1], (extended(lam) ** 2 - lam) * alone[0]
     slope[0] += lam * axis
-    basis = chebyshev.chebvander(u, len(TERMS) - 1).T
-    return np.concatenate([basis, pairs, value, slope])
+    basis = [extended(np.ones(u.shape)), u]
+    while len(basis) < len(TERMS):
+        basis.append(2 * u * basis[-1] - basis[-2])
+    return concatenate([stack(basis), pairs, value, slope])
 
 
-def _variable(a: Floats) -> Floats:
+def _variable(a: Extended) -> Extended:
     """Return 2u(a)/u(√LARGEST) − 1."""
-    top = np.sqrt(a.dtype.type(LARGEST))
-    return np.asarray(2 * (a / (a + CENTRE)) * ((top + CENTRE) / top) - 1)
+    top = math.sqrt(LARGEST)
+    return 2 * (a / (a + CENTRE)) * ((top + CENTRE) / top) - 1
 
 
 @cache
-def _tables() -> tuple[Exact, Exact]:
-    """Return the tables of pairs, (BASIS, sum of TERMS), and of one sample, (BASIS, 2, POWERS).
+def _tables() -> tuple[Extended, Extended]:
+    """Return the tables of pairs, (BASIS, sum of TERMS), and of one sample, (BASIS, 2·POWERS).
 
     The first is of the p_n, one after the other; the second is of N(a, 0) and of
 
@@ -161,39 +162,40 @@ def _tables() -> tuple[Exact, Exact]:
 
     Both have the Chebyshev coefficients in u of the coefficients of powers of 2Ω/π − 1.
     """
-    real = np.longdouble
-    pi = 4 * np.arctan(real(1))
-    top = np.sqrt(real(LARGEST))
-    u = (points(BASIS, real) + 1) / 2 * (top / (top + CENTRE))
+    top = math.sqrt(LARGEST)
+    u = (points(BASIS) + 1) / 2 * (top / (top + CENTRE))
     a = CENTRE * u / (1 - u)
-    omega = (points(POWERS, real) + 1) / 2 * pi
+    column = a.reshape(BASIS, 1)
+    omega = (points(POWERS) + 1) / 2 * PI
     x, weights = gauss_legendre()
-    r = (np.arange(REACH)[:, None] + (1 + x) / 2).ravel()
-    density = np.tile(weights / 2, REACH) * np.exp(-r * r / 2)
+    r = ((1 + x) / 2 + np.arange(REACH)[:, None]).reshape(-1)
+    density = concatenate([weights / 2] * REACH) * np.exp(-r * r / 2)
     x, weights = gauss_legendre(NODES)
-    chi, weights = (1 + x) / 2, weights / 2
-    pairs, alone = np.empty((BASIS, BASIS, POWERS), real), np.empty((BASIS, 2, POWERS), real)
+    chi, weights = (1 + x) / 2, (weights / 2).reshape(NODES, 1)
+    pairs = extended(np.zeros((BASIS, BASIS, POWERS)))
+    alone = extended(np.zeros((BASIS, 2, POWERS)))
     for k, angle in enumerate(omega):
         # 1 − exp(−α r) with α = a sinχ; with its columns reversed, 1 − exp(−β r)
-        one_minus_exp = -np.expm1(-np.sin(angle * chi)[:, None] * a[:, None, None] * r)
-        weighted = (one_minus_exp * (weights[:, None] * density * r)).reshape(BASIS, -1)
-        pairs[:, :, k] = weighted @ one_minus_exp[:, ::-1].reshape(BASIS, -1).T / np.outer(a, a)
-        pairs[:, :, k] *= angle / (2 * pi)
-        alone[:, 0, k] = angle / (2 * pi) * (1 - weighted.sum(axis=1))
+        sines = np.sin(angle * chi).reshape(NODES, 1)
+        one_minus_exp = -np.expm1(-sines * a.reshape(BASIS, 1, 1) * r)
+        weighted = (one_minus_exp * (weights * density * r)).reshape(BASIS, -1)
+        reversed_ = one_minus_exp[:, ::-1].reshape(BASIS, -1)
+        pairs[:, :, k] = weighted @ reversed_.T / (column * a) * angle / (2 * PI)
+        both = angle / (2 * PI) * (1 - weighted.sum(axis=1))
         s = np.sin(angle)
-        axis = np.exp(-a[:, None] * r) @ density / np.sqrt(2 * pi)
-        epsilon = -np.expm1(-s * a[:, None] * r) @ density / (s * a)
-        alone[:, 1, k] = -np.cos(angle) * (axis - alone[:, 0, k]) - s / (2 * pi) * epsilon
-    to_powers = np.zeros((POWERS, POWERS), real)
-    for k in range(POWERS):
-        to_powers[: k + 1, k] = chebyshev.cheb2poly(np.eye(POWERS)[k])[: k + 1]
+        weights_of_r = density.reshape(-1, 1)
+        axis = (np.exp(-column * r) @ weights_of_r)[:, 0] / np.sqrt(2 * PI)
+        epsilon = (-np.expm1(-s * column * r) @ weights_of_r)[:, 0] / (s * a)
+        alone[:, 0, k] = both
+        alone[:, 1, k] = -np.cos(angle) * (axis - both) - s / (2 * PI) * epsilon
     # in two steps: a product of these matrices would lose digits
-    in_angle, in_u = to_coefficients(POWERS, real), to_coefficients(BASIS, real)
-    pairs = np.einsum("im,jn,kl,mnl->ijk", in_u, in_u, in_angle, pairs, optimize=True)
-    alone = np.einsum("im,kl,mnl->ink", in_u, in_angle, alone, optimize=True)
+    in_angle, in_u, powers = to_coefficients(POWERS), to_coefficients(BASIS), to_powers(POWERS)
+    pairs = (in_u @ pairs.reshape(BASIS, -1)).reshape(BASIS, BASIS, POWERS)
+    alone = (in_u @ alone.reshape(BASIS, -1)).reshape(BASIS * 2, POWERS) @ in_angle.T
+    pairs = stack([in_u @ of_first @ in_angle.T for of_first in pairs])
     own = []
     for n, terms in enumerate(TERMS):
-        table = pairs[:, n, :terms].copy()
-        table[:n], table[n] = 0, table[n] / 2
-        own.append(table @ to_powers[:terms, :terms].T)
-    return np.concatenate(own, axis=1), alone @ to_powers.T
+        table = where(np.arange(BASIS)[:, None] < n, 0, pairs[:, n, :terms])
+        table[n] = table[n] / 2
+        own.append(table @ powers[:terms, :terms].T)
+    return concatenate(own, axis=1), (alone @ powers.T).reshape(BASIS, 2 * POWERS)

@@ -10,6 +10,7 @@ relative error δ of z or w, since cos²φ = 1 − κκ' + 4κκ'zw and 1 − κ
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -17,10 +18,11 @@ from scipy import special
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.loops import Angles, DualLoop
-from ntk_numba.duals.base import Activation, Dual
+from ntk_numba.duals.base import Activation, Doubles, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import angle_per_sine
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import PI, Extended, extended, stack, where
+from ntk_numba.function import Floats, spelled, typed
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -51,12 +53,12 @@ class ErrorFunction(Activation):
     b: float
     c: float
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.a * special.erf(self.b * x) + self.c, x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(self.a * special.erf(self.b * x) + self.c, x)
 
-    def derivative(self, x: Floats) -> Floats:
-        slope = 2 / np.sqrt(np.pi) * self.a * self.b
-        return np.asarray(slope * np.exp(-((self.b * x) ** 2)), x.dtype)
+    def derivative(self, x: Any) -> Any:
+        slope = 2 / math.sqrt(math.pi) * self.a * self.b
+        return typed(slope * np.exp(-((self.b * x) ** 2)), x)
 
     def dual(self, q_max: float) -> Dual:
         return Dual(
@@ -67,30 +69,33 @@ class ErrorFunction(Activation):
             parity=-1 if self.c == 0 else 0,
         )
 
-    def _curve(self, q: Floats) -> Floats:
-        return curve_of(replace(self, name="", b=1.0))(q.dtype.type(self.b) ** 2 * q)
+    def _curve(self, q: Extended) -> Doubles:
+        return curve_of(replace(self, name="", b=1.0))(extended(self.b) ** 2 * q)
 
-    def _kappa(self, q: Floats) -> tuple[Floats, Floats]:
+    def _kappa(self, q: Extended) -> tuple[Extended, Extended]:
         """Return κ and 1 − κ."""
-        ratio = 2 * q.dtype.type(self.b) ** 2 * q
+        ratio = 2 * extended(self.b) ** 2 * q
         return ratio / (1 + ratio), 1 / (1 + ratio)
 
-    def second_moment(self, q: Floats) -> Floats:
-        """Return (2a²/π) asin κ + c²."""
-        a, c = q.dtype.type(self.a), q.dtype.type(self.c)
-        kappa, _ = self._kappa(q)
-        return np.asarray(2 * a**2 / (4 * np.arctan(q.dtype.type(1))) * np.arcsin(kappa) + c**2)
+    @property
+    def _factor(self) -> Extended:
+        """2a²/π."""
+        return 2 * extended(self.a) ** 2 / PI
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
+        """Return (2a²/π) asin κ + c²."""
+        # asin κ, κ/√(1 − κ²) = 2b²q/√(1 + 4b²q), which has no difference
+        ratio = 2 * extended(self.b) ** 2 * q
+        return self._factor * np.arctan(ratio / np.sqrt(1 + 2 * ratio)) + extended(self.c) ** 2
+
+    def _coefficients(self, q: Extended) -> Extended:
         """Return √κ, 1 − κ, a√(2κ/πK) and c/√K, (4, N)."""
         kappa, one_minus_kappa = self._kappa(q)
-        moment = self.second_moment(q)
-        safe = np.where(moment > 0, moment, 1)
-        squared_scale = (
-            2 * q.dtype.type(self.a) ** 2 / (4 * np.arctan(q.dtype.type(1))) * kappa / safe
-        )
-        squared_scale = np.where(moment > 0, squared_scale, 1)  # the limit for q → 0
-        return np.stack(
+        moment = self.moment(q)
+        safe = where(moment > 0, moment, 1)
+        squared_scale = self._factor * kappa / safe
+        squared_scale = where(moment > 0, squared_scale, 1)  # the limit for q → 0
+        return stack(
             [np.sqrt(kappa), one_minus_kappa, np.sqrt(squared_scale), self.c / np.sqrt(safe)]
         )
 

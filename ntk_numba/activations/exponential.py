@@ -16,6 +16,7 @@ makes a relative error 2b²qδ of K(q).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,20 +26,21 @@ from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import Extended, extended, minimum, stack
+from ntk_numba.function import Floats, spelled, typed
 
 BITS = 24  # the bits of the first part of a root, as many as a float32 holds
 LARGEST_ROOT = 1e38  # larger |b|√q are replaced by this, so that float32 does not overflow
 
 
-def split_root(root: Floats) -> Floats:
+def split_root(root: Extended) -> Extended:
     """Return each root as a sum of two numbers, (2, N), the first of which has `BITS` bits.
 
     Differences of two roots that are split so keep their digits in float32.
     """
-    mantissa, exponent = np.frexp(np.minimum(root, LARGEST_ROOT))
-    high = np.ldexp(np.rint(np.ldexp(mantissa, BITS)), exponent - BITS)
-    return np.stack([high, np.minimum(root, LARGEST_ROOT) - high])
+    root = minimum(root, LARGEST_ROOT)
+    high = root.leading(BITS)
+    return stack([high, root - high])
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -84,19 +86,19 @@ class Exponential(Activation):
     def dual(self, q_max: float) -> Dual:
         return Dual(loop, never_obtuse=True, coefficients=self._coefficients)
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.a * np.exp(self.b * x), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(self.a * np.exp(self.b * x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(self.a * self.b * np.exp(self.b * x), x.dtype)
+    def derivative(self, x: Any) -> Any:
+        return typed(self.a * self.b * np.exp(self.b * x), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return a² exp(2b²q)."""
-        a, b = q.dtype.type(self.a), q.dtype.type(self.b)
-        return np.asarray(a**2 * np.exp(2 * b**2 * q))
+        a, b = extended(self.a), extended(self.b)
+        return a**2 * np.exp(2 * b**2 * q)
 
-    def _coefficients(self, q: Floats) -> Floats:
-        return split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
+    def _coefficients(self, q: Extended) -> Extended:
+        return split_root(abs(self.b) * np.sqrt(q))
 
 
 def _fill_gaussian_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -134,22 +136,21 @@ class Gaussian(Activation):
     def dual(self, q_max: float) -> Dual:
         return Dual(_gaussian_loop, never_obtuse=True, coefficients=self._coefficients, parity=1)
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.a * np.exp(self.b * x * x), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(self.a * np.exp(self.b * x * x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(2 * self.a * self.b * x * np.exp(self.b * x * x), x.dtype)
+    def derivative(self, x: Any) -> Any:
+        return typed(2 * self.a * self.b * x * np.exp(self.b * x * x), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return a²/√A."""
-        a, b = q.dtype.type(self.a), q.dtype.type(self.b)
-        return np.asarray(a**2 / np.sqrt(1 - 4 * b * q))
+        return extended(self.a) ** 2 / np.sqrt(1 - 4 * self.b * q)
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Extended) -> Extended:
         """Return x = 4βq/√A, √A − 1 and A^-¼, (3, N)."""
-        a_minus_one = -4 * q.dtype.type(self.b) * q
+        a_minus_one = -4 * self.b * q
         root = np.sqrt(1 + a_minus_one)
-        return np.stack([a_minus_one / root, a_minus_one / (1 + root), 1 / np.sqrt(root)])
+        return stack([a_minus_one / root, a_minus_one / (1 + root), 1 / np.sqrt(root)])
 
 
 @named()

@@ -21,6 +21,7 @@ of the cosines of u − v and u + v. Condition: 1.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import exponentials
-from ntk_numba.function import Floats
+from ntk_numba.extended import Extended, stack, where
+from ntk_numba.function import Floats, typed
 
 # sinh(t)/t and cosh t as Taylor polynomials in t² ≤ 1/16, to 1e-17
 sinh_per = polynomial(tuple(1 / math.factorial(2 * k + 1) for k in range(5, -1, -1)))
@@ -90,27 +92,27 @@ class Gabor(Activation):
             parity=-1,
         )
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(np.exp(-x * x) * np.sin(x))
+    def __call__(self, x: Any) -> Any:
+        return typed(np.exp(-x * x) * np.sin(x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(np.exp(-x * x) * (np.cos(x) - 2 * x * np.sin(x)))
+    def derivative(self, x: Any) -> Any:
+        return typed(np.exp(-x * x) * (np.cos(x) - 2 * x * np.sin(x)), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return exp(−q/A) sinh(q/A)/√A."""
         a = 1 + 4 * q
-        return np.asarray(-np.expm1(-2 * q / a) / (2 * np.sqrt(a)))
+        return -np.expm1(-2 * q / a) / (2 * np.sqrt(a))
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Extended) -> Extended:
         """Return x, √A − 1, A^-¼, y and √(q/(A√A K)), (5, N)."""
         a = 1 + 4 * q
         root = np.sqrt(a)
         q_over_a = q / a
-        safe = np.where(q_over_a > 0, q_over_a, 1)
-        squared_scale = np.where(
+        safe = where(q_over_a > 0, q_over_a, 1)
+        squared_scale = where(
             q_over_a > 0, -2 * safe / np.expm1(-2 * safe), 1
         )  # the limit for q → 0
-        return np.stack(
+        return stack(
             [
                 4 * q / root,
                 4 * q / (1 + root),

@@ -26,6 +26,7 @@ Condition: 1.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -36,7 +37,8 @@ from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.special import angle_excess
-from ntk_numba.function import Floats
+from ntk_numba.extended import PI, Extended, stack, where, whole
+from ntk_numba.function import Floats, typed
 
 SMALLEST_E = 1e-30  # smaller e are replaced by this, so that C is not 0 in float32
 
@@ -85,36 +87,39 @@ class Gelu(Activation):
             _loop, never_obtuse=False, coefficients=self._coefficients, curve=curve_of(self)
         )
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(x * special.ndtr(x), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(x * special.ndtr(x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        density = np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
-        return np.asarray(special.ndtr(x) + x * density, x.dtype)
+    def derivative(self, x: Any) -> Any:
+        density = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        return typed(special.ndtr(x) + x * density, x)
 
-    def _d_of_itself(self, q: Floats) -> Floats:
+    def _d_of_itself(self, q: Extended) -> Extended:
         """Return D of (q, q) at θ = 0."""
         e, alpha = 1 / (1 + q), q / (1 + q)
         c = np.sqrt(e * (1 + alpha))
-        epsilon = np.where(c < 0.1, _asin_excess(np.minimum(c, 0.1)), np.arctan2(c, alpha) / c - 1)
+        epsilon = where(c < 0.1, _asin_excess(np.minimum(c, 0.1)), np.arctan(c / alpha) / c - 1)
         bracket = e + epsilon - alpha * e / (1 + alpha)
-        return np.asarray(c / (8 * np.arctan(q.dtype.type(1))) * bracket)
+        return c / (2 * PI) * bracket
 
-    def second_moment(self, q: Floats) -> Floats:
-        return np.asarray(q * (0.5 - self._d_of_itself(q)))
+    def moment(self, q: Extended) -> Extended:
+        return q * (0.5 - self._d_of_itself(q))
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Extended) -> Extended:
         """Return √α, e, h and 1/√(1 − 2D), (4, N)."""
         two_d = 2 * self._d_of_itself(q)
         root = np.sqrt(1 - two_d)
         e = np.maximum(1 / (1 + q), SMALLEST_E)
-        return np.stack([np.sqrt(q / (1 + q)), e, two_d / (1 + root), 1 / root])
+        return stack([np.sqrt(q / (1 + q)), e, two_d / (1 + root), 1 / root])
 
 
-def _asin_excess(c: Floats) -> Floats:
+def _asin_excess(c: Extended) -> Extended:
     """Return asin(c)/c − 1 for c ≤ 0.1, by its series."""
-    terms = [math.comb(2 * k, k) / (4**k * (2 * k + 1)) * c ** (2 * k) for k in range(11, 0, -1)]
-    return np.asarray(sum(terms))
+    square = c * c
+    total = 0 * c
+    for k in range(11, 0, -1):
+        total = square * (total + whole(math.comb(2 * k, k)) / whole(4**k * (2 * k + 1)))
+    return total
 
 
 @named()

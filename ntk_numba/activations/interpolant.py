@@ -11,8 +11,9 @@ The error of a piece's derivative is that of its coefficients c_k, which are kno
 the last of them: that of Σ c_k T_k' is at most about 2/width · 2ν √(Σ k²).
 """
 
+import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy import special
+
+from ntk_numba.extended import dot, dots, extended, product, solve
+from ntk_numba.extended.chebyshev import points, to_coefficients
 
 Array = NDArray[np.float64]
 PythonFunction = Callable[[Array], Any]
@@ -34,9 +38,26 @@ SEEN = 2**16  # points in each run at which the function is compared with its po
 GOLDEN = (np.sqrt(5) - 1) / 2  # the step, modulo 1, between these points
 UNSEEN = 30.0  # a difference there that is larger, in units of a piece's error, is a fault
 
-_NODES = np.cos(np.pi * (np.arange(DEGREE + 1) + 0.5) / (DEGREE + 1))
-_INVERSE = np.linalg.inv(chebyshev.chebvander(_NODES, DEGREE)).T
+_NODES = points(DEGREE + 1).astype(float)
+_TO_COEFFICIENTS = to_coefficients(DEGREE + 1).astype(float)
 _SLOPE_NOISE = 4 * np.sqrt(np.sum(np.arange(DEGREE + 1.0) ** 2))
+
+
+@cache
+def _least_squares(order: int) -> Array:
+    """Return the matrix that maps values at the nodes to the coefficients of `Centre.factor`."""
+    basis = extended(chebyshev.chebvander(_NODES, DEGREE - order))
+    basis = basis * (extended(_NODES) ** order).reshape(-1, 1)
+    return solve(basis.T @ basis, basis.T).astype(float)
+
+
+def power(u: Array, order: Any) -> Array:
+    """Return u to a power, of whole numbers from 0 to 15, by products."""
+    n, square, out = np.asarray(order).astype(int), u, np.ones_like(u)
+    for bit in range(4):
+        out = np.where(n >> bit & 1, out * square, out)
+        square = square * square
+    return out
 
 
 class Fault(NamedTuple):
@@ -79,11 +100,11 @@ class Pieces(NamedTuple):
 
         On the centre piece the errors are those of factors of |x/w|^m and of |x/w|^(m−1).
         """
-        share = np.diff(special.ndtr(self.ends / np.sqrt(q)))
+        share = np.diff(special.ndtr(extended(self.ends / np.sqrt(q))).astype(float))
         near = np.minimum(1, 4 * np.sqrt(q) / self.ends[1:].clip(1e-30))
-        value = self.value_error * np.where(self.power < 0, 1, near ** (self.power + 1))
-        slope = self.slope_error * near ** np.maximum(self.power, 0)
-        return float(np.sqrt(share @ value**2)), float(np.sqrt(share @ slope**2))
+        value = self.value_error * np.where(self.power < 0, 1, power(near, self.power + 1))
+        slope = self.slope_error * power(near, np.maximum(self.power, 0))
+        return math.sqrt(dot(share, value**2)), math.sqrt(dot(share, slope**2))
 
     def where(self, x: Array) -> tuple[NDArray[np.intp], Array]:
         """Return the piece of each x, at an end the one on the left, and the position in it."""
@@ -95,7 +116,7 @@ class Pieces(NamedTuple):
         """Return the derivative of the polynomials at x, (len(x),)."""
         piece, u = self.where(x)
         slope = chebyshev.chebval(u, self.slopes[:, piece], tensor=False)
-        return np.asarray(slope * u ** np.maximum(self.power[piece], 0))
+        return np.asarray(slope * power(u, np.maximum(self.power[piece], 0)))
 
 
 class Centre(NamedTuple):
@@ -116,7 +137,8 @@ class Centre(NamedTuple):
     def __call__(self, x: Array) -> Array:
         """Return the polynomial at x."""
         u = x / self.width
-        return np.asarray(self.at_zero + u**self.order * chebyshev.chebval(u, self.factor))
+        factor = chebyshev.chebval(u, self.factor)
+        return np.asarray(self.at_zero + power(u, self.order) * factor)
 
     @property
     def slope(self) -> Array:
@@ -203,8 +225,7 @@ class Interpolant:
         noise = max(float(tail[0]), 0.1 * ROUNDED * float(abs(c).max()))
         order, top, size = 1, float(abs(values).max()), 1.0
         while True:
-            basis = chebyshev.chebvander(_NODES, DEGREE - order) * _NODES[:, None] ** order
-            factor = np.linalg.lstsq(basis, values, rcond=None)[0]
+            factor = dots(_least_squares(order), values)
             size *= DEGREE / order
             # a coefficient of x^m as small as its rounding error is 0
             if abs(chebyshev.chebval(0.0, factor)) > min(4 * noise * size, 1e-6 * top) or top == 0:
@@ -289,7 +310,7 @@ class Interpolant:
             at = int(np.searchsorted(ends, 0.0)) - 1
             power[at] = centre.order - 1
             slopes[:, at] = np.pad(centre.slope, (0, DEGREE - len(centre.slope)))
-            c[:, at] = _INVERSE.T @ centre(centre.width * _NODES)
+            c[:, at] = dots(_TO_COEFFICIENTS, centre(centre.width * _NODES))
         pieces = Pieces(ends, c, slopes, tail, tail, power)
         difference, unseen = self._unseen(pieces, np.maximum(tail, limit))
         error = np.maximum(tail, difference)
@@ -309,7 +330,7 @@ class Interpolant:
         x = (a + b)[:, None] / 2 + (b - a)[:, None] / 2 * _NODES
         values = self.call(x.ravel()).reshape(x.shape)
         with np.errstate(all="ignore"):
-            c = values @ _INVERSE
+            c = product(values, _TO_COEFFICIENTS.T)
             tail = abs(c[:, -LAST:]).max(axis=1)
             steep = abs(np.diff(values) / np.diff(x)).max(axis=1)
             top = abs(values).max(axis=1)
@@ -435,7 +456,7 @@ class Interpolant:
         return Fault(low, high, max(size, step), reason)
 
 
-_FEW = np.concatenate([np.linspace(0, 1, 64), np.geomspace(1e-9, 1, 64)])
+_FEW = np.concatenate([np.linspace(0, 1, 64), np.cumprod(np.full(64, 0.72))])
 
 
 def _jumps(step: float, x: float) -> str:
@@ -447,4 +468,4 @@ def _jumps(step: float, x: float) -> str:
 
 def octave(reach: float) -> int:
     """Return the least n ≥ 0 with reach < 2^n."""
-    return max(0, int(np.floor(np.log2(max(reach, 0.5)))) + 1)
+    return max(0, math.frexp(max(reach, 0.5))[1])

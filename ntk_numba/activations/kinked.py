@@ -28,7 +28,6 @@ that are not left out, and √(qq'/KK') Σ|g|²: functions that vanish around 0 
 √q is small.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise, product
@@ -42,20 +41,22 @@ from ntk_numba.activations.kinked_loop import COEFFICIENTS, FIRST, TERM, loop
 from ntk_numba.activations.one_kink import ab_relu
 from ntk_numba.activations.registry import named
 from ntk_numba.duals import owen
-from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.base import Activation, Doubles, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.panels import Panels, interpolated
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import PI, Extended, extended, minimum, stack, where
+from ntk_numba.function import spelled, typed
 
 REACH = 8.1  # standard deviations; a kink is within reach if |h| is less
 CHORD_RANGE = 1e-12, 1e9  # J/6 is clipped to this, see `Kinked._curve`
+LOG_LOW, LOG_HIGH = (float(np.log(extended(v))) for v in CHORD_RANGE)
 LARGEST_ROOT = 1e8  # larger √q/max|t| are replaced by this: errors are √q/|t| times 1e-16
 
 
-def _density(h: Floats) -> Floats:
+def _density(h: Extended) -> Extended:
     """Return φ(h)."""
-    return np.asarray(np.exp(-h * h / 2) / math.sqrt(2 * math.pi))
+    return np.exp(-h * h / 2) / np.sqrt(2 * PI)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class Kinked(Activation):
     def _first_row(self, t: float) -> int:
         return FIRST + (COEFFICIENTS + owen.TERMS) * self._sizes.index(abs(t))
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Any) -> Any:
         # each piece starts from its end nearer to 0, or from 0, so that σ is exact around 0
         ends = np.array([-np.inf, *self.at, np.inf])
         from_ = np.clip(0.0, ends[:-1], ends[1:])
@@ -164,21 +165,18 @@ class Kinked(Activation):
             values[k] = values[k - 1] + self.slopes[k - 1] * (from_[k] - from_[k - 1])
         for k in range(piece - 1, -1, -1):
             values[k] = values[k + 1] + self.slopes[k + 1] * (from_[k] - from_[k + 1])
-        pieces = np.searchsorted(self.at, x, side="left")
-        return np.asarray(
-            values[pieces] + np.array(self.slopes)[pieces] * (x - from_[pieces]), x.dtype
-        )
+        pieces = np.searchsorted(self.at, np.asarray(x), side="left")
+        return typed(values[pieces] + np.array(self.slopes)[pieces] * (x - from_[pieces]), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(np.array(self.slopes)[np.searchsorted(self.at, x, side="left")], x.dtype)
+    def derivative(self, x: Any) -> Any:
+        return typed(np.array(self.slopes)[np.searchsorted(self.at, np.asarray(x), side="left")], x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return K at x = x'."""
-        real = q.dtype.type
-        inside = np.minimum(q, real(self._largest) ** 2)
+        inside = minimum(q, self._largest**2)
         # for larger q, it is proportional to q, or constant
-        growth = q / np.where(q > 0, inside, 1) if self.slopes[0] or self.slopes[-1] else real(1)
-        return np.asarray(self._moment(inside, *self._of_samples(q)) * growth)
+        growth = q / where(q > 0, inside, 1) if self.slopes[0] or self.slopes[-1] else 1.0
+        return self._moment(inside, *self._of_samples(q)) * growth
 
     @property
     def _largest(self) -> float:
@@ -186,11 +184,12 @@ class Kinked(Activation):
         return LARGEST_ROOT * (max(self._sizes, default=0.0) or 1.0)
 
     def _moment(
-        self, q: Floats, mean: Floats, slope: Floats, h: Floats, g_h: Floats, within: Floats
-    ) -> Floats:
+        self, q: Extended, mean: Extended, slope: Extended, h: Extended, g_h: Extended,
+        within: NDArray[np.float64],
+    ) -> Extended:  # fmt: skip
         """Return K(q) from the results of `_of_samples`."""
         density = _density(h)
-        total = np.zeros(h.shape[1])
+        total = extended(np.zeros(h.shape[1]))
         sum_g, sum_gg, sum_exp = self._sums(h, g_h, within)
         for a, first in enumerate(self._bends):
             for b, second in enumerate(self._bends):
@@ -201,43 +200,44 @@ class Kinked(Activation):
                     - h[a] * density[b] * (half_sign + g_h[a])
                 )
                 change = h[a] * h[b] * coupling + mixed - 2 * abs(g_h[a] - g_h[b])
-                total += first * second * within[a] * within[b] * change
-        total += sum_g**2 - 4 * sum_gg**2 - 2 / math.pi * (sum_g + sum_exp) ** 2
-        return np.asarray(mean**2 + q * np.maximum(slope**2 + total, 0))
+                total += first * second * (within[a] * within[b]) * change
+        total += sum_g**2 - 4 * sum_gg**2 - 2 / PI * (sum_g + sum_exp) ** 2
+        return mean**2 + q * np.maximum(slope**2 + total, 0)
 
-    def _of_samples(self, q: Floats) -> tuple[Any, ...]:
+    def _of_samples(self, q: Extended) -> tuple[Any, ...]:
         """Return m and p, (N,), and for each kink h, G(h) and whether it is within `REACH`.
 
         The last three are of shape (kinks, N).
         """
         root = np.minimum(np.sqrt(q), self._largest)
-        with np.errstate(divide="ignore", over="ignore"):
-            h = np.array(self.at)[:, None] / np.maximum(root, 1e-300)
-        h = np.clip(h, -40, 40).astype(float)
-        g_h = special.erf(h / math.sqrt(2)) / 2
-        tail = self._sum(_density(h) - abs(h) * special.ndtr(-abs(h)))
+        # h as float64, since the loop takes it so
+        ratio = extended(np.array(self.at)[:, None]) / np.maximum(root, 1e-300)
+        h = extended(np.clip(ratio.astype(float), -40, 40))
+        size = abs(h)
+        beyond = special.ndtr(-size)
+        g_h = np.sign(h) * (0.5 - beyond)
+        tail = self._sum(_density(h) - size * beyond)
         mean = self.value + root * (2 * tail)
         slope = (self.slopes[0] + self.slopes[-1]) / 2 - 2 * self._sum(g_h)
-        return mean, slope, h, g_h, abs(h) < REACH
+        return mean, slope, h, g_h, (size < REACH).astype(float)
 
-    def _sums(self, h: Floats, g_h: Floats, within: Floats) -> tuple[Floats, Floats, Floats]:
+    def _sums(
+        self, h: Extended, g_h: Extended, within: NDArray[np.float64]
+    ) -> tuple[Extended, Extended, Extended]:
         """Return Σg, Σg·G(h) and Σg·(exp(−h²/2) − 1) of the kinks within `REACH`."""
         exp_minus_one = np.expm1(-h * h / 2)
         return self._sum(within), self._sum(g_h * within), self._sum(exp_minus_one * within)
 
-    def _sum(self, values: Floats) -> Floats:
-        """Return Σ g·value; a matrix product would round depending on the number of samples."""
-        total = np.zeros(values.shape[1])
-        for g, value in zip(self._bends, values, strict=True):
-            total += g * value
-        return total
+    def _sum(self, values: Any) -> Extended:
+        """Return Σ g·value."""
+        return (np.array(self._bends)[:, None] * extended(values)).sum(axis=0)
 
-    def _curve(self, q: Floats) -> Floats:
+    def _curve(self, q: Extended) -> Doubles:
         """Return λ, and J/6 of a chord that is shorter since the kinks move with √q, (2, N).
 
         |f_q − f_q'|² = Δ² (1 − J|Δ|/6 + …),  J = (4q/K) Σ g² |h|³ φ(h) / (dλ/d ln √q)³
         """
-        moved = np.exp(np.clip(self._moved(q), *np.log(CHORD_RANGE)))
+        moved = np.exp(extended(np.clip(self._moved(q), LOG_LOW, LOG_HIGH))).astype(float)
         return np.concatenate([curve_of(self).lengths(q), moved])
 
     @cached_property
@@ -245,25 +245,26 @@ class Kinked(Activation):
         """The table of ln(J/6); the logarithm, since J has a factor exp(h²/4)."""
 
         def values(q: NDArray[np.float64]) -> NDArray[np.float64]:
-            h = np.abs(np.array(self.at)) / np.sqrt(q)[:, None]
-            jumps = (h**3 * _density(h)) @ np.square(self._bends)
+            h = extended(np.abs(np.array(self.at)) / np.sqrt(q)[:, None])
+            jumps = (h**3 * _density(h) * np.square(self._bends)).sum(axis=1).astype(float)
             speed = np.array([curve_of(self).speed(v) for v in q])
             moment = self.second_moment(q)
             known = (speed > 0) & (jumps > 0) & (moment > 0)
             out = np.full(q.size, CHORD_RANGE[0])
-            out[known] = (2 / 3 * q * jumps)[known] / moment[known] / speed[known] ** 3
-            return np.log(np.clip(out, *CHORD_RANGE))[:, None]
+            cubes = speed * speed * speed
+            out[known] = (2 / 3 * q * jumps)[known] / moment[known] / cubes[known]
+            return np.log(extended(np.clip(out, *CHORD_RANGE))).astype(float)[:, None]
 
         return interpolated(values)
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Extended) -> Extended:
         mean, slope, h, g_h, within = self._of_samples(q)
-        inside = np.minimum(q, q.dtype.type(self._largest) ** 2)
+        inside = minimum(q, self._largest**2)
         moment = np.sqrt(self._moment(inside, mean, slope, h, g_h, within))
-        safe = np.where(moment > 0, moment, 1)
-        scale = np.where(moment > 0, np.sqrt(inside) / safe, 0)
+        safe = where(moment > 0, moment, 1)
+        scale = where(moment > 0, np.sqrt(inside) / safe, 0)
         own = [
-            np.where(moment > 0, mean / safe, 1),
+            where(moment > 0, mean / safe, 1),
             scale * slope,
             scale,
             *self._sums(h, g_h, within),
@@ -274,7 +275,7 @@ class Kinked(Activation):
             own += [size * is_within, abs(g_h[k]) * is_within, 4 * _density(size), is_within]
             if t:
                 own += list(owen.coefficients(size * is_within))
-        return np.array(own, q.dtype)
+        return stack(own)
 
 
 @named()

@@ -15,6 +15,7 @@ file names and that is not registered in this process.
 
 import copy
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ntk_numba.activations.interpolant import Interpolant, PythonFunction
-from ntk_numba.activations.moments import second_moment
+from ntk_numba.activations.moments import table_moment
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.panels import panel_of
 from ntk_numba.duals.quadrature import REACH, nodes
@@ -39,13 +40,14 @@ from ntk_numba.duals.series import (
     rounded,
 )
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.function import Floats
+from ntk_numba.extended import Extended, dot, extended, length
+from ntk_numba.function import typed
 
 Array = NDArray[np.float64]
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
-POINTS = np.concatenate([np.linspace(-8, 8, 1001), np.geomspace(8, 200, 40)[1:],
-                         -np.geomspace(8, 200, 40)[1:], np.geomspace(1e-6, 0.01, 20)])  # fmt: skip
+FAR, NEAR = 8 * np.cumprod(np.full(39, 1.086)), 0.01 * np.cumprod(np.full(20, 0.62))
+POINTS = np.concatenate([np.linspace(-8, 8, 1001), FAR, -FAR, NEAR])
 SCALES = (8.0, 32.0, 128.0, 512.0)  # candidates for `smooth_beyond`
 # the largest fraction of E[σ²] and of E[σ'²] from the outer fifth of the quadrature's range
 EDGE = 1e-13
@@ -191,27 +193,33 @@ class Numerical(Series):
     def never_negative(self) -> bool:
         return False  # only values are known
 
-    def __call__(self, x: Floats) -> Floats:
+    def __call__(self, x: Any) -> Any:
         points = np.asarray(x, float)
         with np.errstate(all="ignore"):
             values = np.asarray(self._fn(points))
         centre = self._interpolant.centre
         if centre is not None and centre.lossy:
             values = np.where(abs(points) < centre.width / 2, centre(points), values)
-        return np.asarray(values, x.dtype)
+        return typed(values, x)
 
-    def derivative(self, x: Floats) -> Floats:
+    def derivative(self, x: Any) -> Any:
         flat = np.asarray(x, float).ravel()
         if self._given is not None:
             with np.errstate(all="ignore"):
-                return np.asarray(np.asarray(self._given(flat.reshape(x.shape))), x.dtype)
+                return typed(np.asarray(self._given(flat.reshape(x.shape))), x)
         reach = float(abs(flat).max(initial=0.0))
         pieces, _ = self._interpolant.up_to(reach)
-        return np.asarray(pieces.slope(flat).reshape(x.shape), x.dtype)
+        return typed(pieces.slope(flat).reshape(x.shape), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def values_at(self, x: Array) -> Array:
+        return np.asarray(self(x), float)
+
+    def slopes_at(self, x: Array) -> Array:
+        return np.asarray(self.derivative(x), float)
+
+    def moment(self, q: Extended) -> Extended:
         """Return E[σ(z)²] with a relative error that `unseen` includes in the error bounds."""
-        return second_moment(self, q)
+        return table_moment(self, q)
 
     def _scale(self) -> float:
         """Return the least of `SCALES` for which coarse panels agree with finer ones."""
@@ -229,7 +237,8 @@ class Numerical(Series):
                 # `dual` raises if the q in use overflow
                 with np.errstate(all="ignore"):
                     s = np.asarray(self._fn(np.sqrt(q) * t), float)
-                    mean = weights @ s**2, weights @ (s * np.exp(-t)), weights @ (s * s * t)
+                    tilted = s * np.exp(extended(-t)).astype(float)
+                    mean = tuple(dot(weights, np.asarray(v)) for v in (s**2, tilted, s * s * t))
                 means.append(mean)
             if not np.isfinite(means).all():
                 return True
@@ -262,7 +271,7 @@ class Numerical(Series):
         x = np.sqrt(q) * t
         values, slopes = np.asarray(self(x)), np.asarray(self.derivative(x))
         with np.errstate(over="ignore"):
-            moment, square = float(weights @ values**2), float(weights @ slopes**2)
+            moment, square = dot(weights, values**2), dot(weights, slopes**2)
         if not np.isfinite([moment, square, q * square]).all():
             return np.inf, np.inf
         if moment == 0:
@@ -270,22 +279,22 @@ class Numerical(Series):
         pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
         error, error_of_slope = pieces.errors(q)
         error /= np.sqrt(moment)
-        table = float(self.second_moment(np.array([q], np.longdouble))[0])
+        table = float(self.second_moment(np.array([q]))[0])
         error += abs(table / moment - 1)
         difference, before, h = np.zeros(degree + 1), np.zeros_like(t), np.ones_like(t)
         k = np.arange(degree + 1)
         for i in range(1, degree + 1):
-            by_slopes = np.sqrt(q / i) * ((weights * slopes) @ h)
+            by_slopes = np.sqrt(q / i) * dot(weights * slopes, h)
             before, h = h, (t * h - np.sqrt(i - 1) * before) / np.sqrt(i)
-            difference[i] = (weights * values) @ h - by_slopes
+            difference[i] = dot(weights * values, h) - by_slopes
         difference /= np.sqrt(moment)
         ratio = q * square / moment
         if ratio < CONSTANT:
-            return float(error + np.linalg.norm(difference)), 0.0
+            return float(error + length(difference)), 0.0
         by_pieces = (error_of_slope + self._gap(q)) / np.sqrt(square)
-        by_values = np.linalg.norm(np.sqrt(k) * difference) / np.sqrt(ratio)
-        of_rate = min(by_pieces, by_values) + self._tolerance**0.5 * by_pieces + by_pieces**2
-        return float(error + np.linalg.norm(difference)), float(error + of_rate)
+        by_values = length(np.sqrt(k) * difference) / np.sqrt(ratio)
+        of_rate = min(by_pieces, by_values) + math.sqrt(self._tolerance) * by_pieces + by_pieces**2
+        return float(error + length(difference)), float(error + of_rate)
 
     def _gap(self, q: float) -> float:
         """Return √E[(g − p')²], where g is the derivative that is given and p' the polynomials'."""
@@ -414,6 +423,7 @@ class Recorded(Activation):
 
     __call__: Any = _refuse
     derivative: Any = _refuse
+    moment: Any = _refuse
     second_moment: Any = _refuse
     dual: Any = _refuse
 

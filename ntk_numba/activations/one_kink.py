@@ -33,7 +33,8 @@ from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import per_dtype
 from ntk_numba.duals.base import OBTUSE, Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import Extended, extended
+from ntk_numba.function import spelled, typed
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,16 @@ class OneKink(Activation):
         # the least value of K is (even − odd)·P at θ = π, or a positive one at a smaller θ
         return Dual(None, never_obtuse=even >= odd, parameters=(odd, even))
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(np.where(x > 0, self.b * x, self.a * x))
+    def __call__(self, x: Any) -> Any:
+        return typed(np.where(x > 0, self.b * x, self.a * x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.where(x > 0, self.b, self.a).astype(x.dtype)
+    def derivative(self, x: Any) -> Any:
+        return typed(np.where(x > 0, self.b, self.a), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return (a² + b²)/2 · q."""
-        a, b = q.dtype.type(self.a), q.dtype.type(self.b)
-        return np.asarray((a * a + b * b) / 2 * q)
+        a, b = extended(self.a), extended(self.b)
+        return (a * a + b * b) / 2 * q
 
 
 def _dual(obtuse_too: bool) -> Callable[..., Any]:

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from ntk_numba.activations.registry import named
-from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.base import Activation, Doubles, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.hermite import Chain, series_loop
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import Extended, extended, maximum, minimum, where, whole
+from ntk_numba.function import spelled, typed
 
 HIGHEST = 20  # the largest degree
 
@@ -67,81 +68,78 @@ class Polynomial(Activation):
             parity=self._parity,
         )
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(_evaluated(self.coefficients, x))
+    def __call__(self, x: Any) -> Any:
+        return _evaluated(self.coefficients, x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(
-            _evaluated([n * c for n, c in enumerate(self.coefficients)][1:] or [0.0], x)
-        )
+    def derivative(self, x: Any) -> Any:
+        return _evaluated([n * c for n, c in enumerate(self.coefficients)][1:] or [0.0], x)
 
-    def _scaled(self, q: Floats) -> Floats:
+    def _scaled(self, q: Extended) -> Extended:
         """Return the r_l divided by q^(n/2), (degree + 1, N).
 
         n is the lowest power of x where q ≤ 1, and the highest elsewhere.
         """
         scale = np.where(q <= 1, self._powers[0], self._powers[-1])
-        out = np.zeros((len(self.coefficients), q.size), q.dtype)
+        out = extended(np.zeros((len(self.coefficients), q.size)))
         for n in self._powers:
-            c = q.dtype.type(self.coefficients[n])
+            c = self.coefficients[n]
             power = _power(q, n - scale)
             for i in range(n // 2 + 1):
                 degree = n - 2 * i
                 # n!/(2^i i! √l!), the integers exactly
-                factor = q.dtype.type(math.factorial(n) // (2**i * math.factorial(i)))
-                out[degree] += c * power * factor / np.sqrt(q.dtype.type(math.factorial(degree)))
+                factor = whole(math.factorial(n) // (2**i * math.factorial(i)))
+                out[degree] += c * power * factor / np.sqrt(whole(math.factorial(degree)))
         return out
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return Σ_l r_l²."""
         scale = np.where(q <= 1, self._powers[0], self._powers[-1])
-        with np.errstate(over="ignore"):
-            return np.asarray(np.sum(self._scaled(q) ** 2, axis=0) * _power(q, 2 * scale))
+        return (self._scaled(q) ** 2).sum(axis=0) * _power(q, 2 * scale)
 
-    def _of_samples(self, q: Floats) -> Floats:
+    def _of_samples(self, q: Extended) -> Doubles:
         r = self._scaled(q)
-        norm = np.sqrt(np.sum(r**2, axis=0))
-        return self._chain.coefficients(r / np.where(norm > 0, norm, 1))
+        norm = np.sqrt((r**2).sum(axis=0))
+        return self._chain.coefficients((r / where(norm > 0, norm, 1)).astype(float))
 
-    def _curve(self, q: Floats) -> Floats:
+    def _curve(self, q: Extended) -> Doubles:
         # the range of q in which squares of σ and of its terms neither overflow nor vanish; outside
         # of it, one power dominates
         low, high = max(self._powers[0], 1), max(self._powers[-1], 1)
-        within = np.clip(q, 10.0 ** (-250 / low), 10.0 ** (250 / high) / 1e4)
+        within = minimum(maximum(q, 2.0 ** (-830 // low)), 2.0 ** (830 // high - 13))
         return curve_of(self)(within)
 
 
 class Hermite(Polynomial):
     """σ(x) = He_n(x)/√n!; its r_l have one term each, unlike those of a `Polynomial`."""
 
-    def _scaled(self, q: Floats) -> Floats:
+    def _scaled(self, q: Extended) -> Extended:
         n = len(self.coefficients) - 1
         scale = np.where(q <= 1, self._powers[0], self._powers[-1])
-        out = np.zeros((n + 1, q.size), q.dtype)
+        out = extended(np.zeros((n + 1, q.size)))
         for i in range(n // 2 + 1):
             degree = n - 2 * i
-            factor = np.sqrt(q.dtype.type(math.factorial(n) // math.factorial(degree)))
-            factor /= q.dtype.type(2**i * math.factorial(i))
+            factor = np.sqrt(whole(math.factorial(n) // math.factorial(degree)))
+            factor /= whole(2**i * math.factorial(i))
             # (q − 1)^i q^((l − scale)/2), which is a power of 1 − 1/q if the scale is n
-            small = (q - 1) ** i * _power(np.minimum(q, 1), degree - self._powers[0])
-            large = (1 - 1 / np.maximum(q, 1)) ** i
+            small = (q - 1) ** i * _power(minimum(q, 1), degree - self._powers[0])
+            large = (1 - 1 / maximum(q, 1)) ** i
             out[degree] = (
-                factor * np.where(scale == self._powers[0], small, large) if n > 1 else factor
+                factor * where(scale == self._powers[0], small, large) if n > 1 else factor
             )
         return out
 
 
-def _power(q: Floats, exponent: Any) -> Floats:
+def _power(q: Extended, exponent: Any) -> Extended:
     """Return q^(exponent/2), with 0^0 = 1."""
-    return np.asarray(np.sqrt(q) ** np.asarray(exponent))
+    return np.sqrt(q) ** np.asarray(exponent)
 
 
-def _evaluated(coefficients: Sequence[float], x: Floats) -> Floats:
+def _evaluated(coefficients: Sequence[float], x: Any) -> Any:
     """Return Σ_n coefficients[n] x^n, by Horner's rule."""
     value = np.full_like(x, coefficients[-1])
     for c in coefficients[-2::-1]:
-        value = value * x + x.dtype.type(c)
-    return value
+        value = value * x + c
+    return typed(value, x)
 
 
 def whole_degree(name: str, n: float, lowest: int) -> int:

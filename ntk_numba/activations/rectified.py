@@ -16,6 +16,7 @@ Jₙ = (−1)ⁿ sin²ⁿ⁺¹θ ((1/sinθ) ∂/∂θ)ⁿ ((π − θ)/sinθ) an
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import Extended, whole
+from ntk_numba.function import Floats, spelled, typed
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -78,17 +80,17 @@ class RectifiedMonomial(Activation):
     def dual(self, q_max: float) -> Dual:
         return Dual(_loop, never_obtuse=True, parameters=(float(self.degree),))  # σ ≥ 0
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(np.maximum(x, 0) ** self.degree, x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(np.maximum(x, 0) ** self.degree, x)
 
-    def derivative(self, x: Floats) -> Floats:
+    def derivative(self, x: Any) -> Any:
         slope = self.degree * np.maximum(x, 0) ** (self.degree - 1)
-        return np.asarray(np.where(x > 0, slope, 0), x.dtype)
+        return typed(np.where(x > 0, slope, 0), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return (2n − 1)!!/2 · qⁿ."""
         odds = math.prod(range(1, 2 * self.degree, 2))
-        return np.asarray(q.dtype.type(odds) / 2 * q**self.degree, q.dtype)
+        return whole(odds) / 2 * q**self.degree
 
 
 @named()

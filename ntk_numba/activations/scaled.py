@@ -3,14 +3,16 @@
 import math
 import numbers
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ntk_numba.activations.registry import check_size
 from ntk_numba.arguments import plain
-from ntk_numba.duals.base import Activation, Dual, Facts
+from ntk_numba.duals.base import Activation, Doubles, Dual, Facts
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
-from ntk_numba.function import Floats
+from ntk_numba.extended import Extended, extended
+from ntk_numba.function import typed
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,20 @@ class Scaled(Activation):
     def dual(self, q_max: float) -> Dual:
         return self.unscaled.dual(q_max)
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.factor * self.unscaled(x), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(self.factor * self.unscaled(x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(self.factor * self.unscaled.derivative(x), x.dtype)
+    def derivative(self, x: Any) -> Any:
+        return typed(self.factor * self.unscaled.derivative(x), x)
 
-    def second_moment(self, q: Floats) -> Floats:
-        return np.asarray(q.dtype.type(self.factor) ** 2 * self.unscaled.second_moment(q))
+    def values_at(self, x: Doubles) -> Doubles:
+        return self.factor * self.unscaled.values_at(x)
+
+    def slopes_at(self, x: Doubles) -> Doubles:
+        return self.factor * self.unscaled.slopes_at(x)
+
+    def moment(self, q: Extended) -> Extended:
+        return extended(self.factor) ** 2 * self.unscaled.moment(q)
 
 
 def scaled(factor: float, activation: Activation) -> Activation:
@@ -89,7 +97,7 @@ def normalised(activation: Activation, q: float = 1.0) -> Activation:
         raise InvalidTypeError(f"q must be a number, a positive variance, not {q!r}")
     if not 0 < q < math.inf:
         raise InvalidValueError(f"q must be a positive variance, not {q!r}")
-    moment = float(activation.second_moment(np.array([q], np.longdouble))[0])
+    moment = float(activation.second_moment(np.array([q]))[0])
     if not 0 < moment < math.inf:
         raise InvalidValueError(f"activation {activation.name}: E[σ(z)²] is {moment} at q = {q}")
     return scaled(1 / math.sqrt(moment), activation)

@@ -5,6 +5,7 @@ mish and gelu_tanh, for variances that are not too large (`duals.series`). σ an
 such that nothing overflows or cancels, mostly in terms of e = exp(−|x|).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,24 +24,24 @@ from ntk_numba.duals.mixture import (
     of_tanh,
 )
 from ntk_numba.duals.series import TOLERANCE, Series, checked_tolerance
-from ntk_numba.function import Floats, spelled
+from ntk_numba.function import spelled, typed
 
 
-def _bell(x: Floats) -> Floats:
+def _bell(x: Any) -> Any:
     """Return the derivative of the logistic function."""
     e = np.exp(-abs(x))
-    return np.asarray(e / (1 + e) ** 2)
+    return e / (1 + e) ** 2
 
 
-def _silu_slope(x: Floats) -> Floats:
-    return np.asarray(special.expit(x) + x * _bell(x))
+def _silu_slope(x: Any) -> Any:
+    return special.expit(x) + x * _bell(x)
 
 
-def _softplus(x: Floats) -> Floats:
-    return np.asarray(np.log1p(np.exp(-abs(x))) + np.maximum(x, 0))
+def _softplus(x: Any) -> Any:
+    return np.log1p(np.exp(-abs(x))) + np.maximum(x, 0)
 
 
-def _mish_parts(x: Floats) -> tuple[Floats, Floats]:
+def _mish_parts(x: Any) -> tuple[Any, Any]:
     """Return tanh(softplus(x)) and its derivative, in terms of e = exp(−|x|)."""
     e, positive = np.exp(-abs(x)), x > 0
     bottom = np.where(positive, 1 + 2 * e + 2 * e**2, e**2 + 2 * e + 2)
@@ -48,22 +49,22 @@ def _mish_parts(x: Floats) -> tuple[Floats, Floats]:
     return top / bottom, 4 * np.where(positive, e**2, e) * (1 + e) / bottom**2
 
 
-def _mish(x: Floats) -> Floats:
-    return np.asarray(x * _mish_parts(x)[0])
+def _mish(x: Any) -> Any:
+    return x * _mish_parts(x)[0]
 
 
-def _mish_slope(x: Floats) -> Floats:
+def _mish_slope(x: Any) -> Any:
     value, slope = _mish_parts(x)
-    return np.asarray(value + x * slope)
+    return value + x * slope
 
 
-_ROOT, _CUBE = np.sqrt(8 / np.pi), 0.044715  # the constants of gelu_tanh
+_ROOT, _CUBE = math.sqrt(8 / math.pi), 0.044715  # the constants of gelu_tanh
 
 
-def _gelu_tanh_slope(x: Floats) -> Floats:
+def _gelu_tanh_slope(x: Any) -> Any:
     inner = _ROOT * (x + _CUBE * x**3)
     slope = x * _ROOT * (1 + 3 * _CUBE * x**2)
-    return np.asarray(special.expit(inner) + _bell(inner) * slope)
+    return special.expit(inner) + _bell(inner) * slope
 
 
 class Formulas(NamedTuple):
@@ -146,11 +147,11 @@ class Named(Series):
         mixture = FORMULAS[self.function].mixture
         return super().dual(q_max) if mixture is None else fitted(self, mixture, q_max)
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(FORMULAS[self.function].value(x), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(FORMULAS[self.function].value(x), x)
 
-    def derivative(self, x: Floats) -> Floats:
-        return np.asarray(FORMULAS[self.function].slope(x), x.dtype)
+    def derivative(self, x: Any) -> Any:
+        return typed(FORMULAS[self.function].slope(x), x)
 
 
 def _named(function: str, tolerance: float) -> Activation:

@@ -21,6 +21,7 @@ functions that approach a step has no limit on the diagonal.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,8 @@ from ntk_numba.compiled.intrinsics import fma, smaller
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.base import Activation, Dual, Facts
 from ntk_numba.duals.special import angle_excess
-from ntk_numba.function import Floats
+from ntk_numba.extended import Extended, extended
+from ntk_numba.function import Floats, typed
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -75,15 +77,15 @@ class Step(Activation):
             parity=-1 if odd else 0,
         )
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(np.where(x > 0, 1, np.where(x < 0, self.low, 0)), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(np.where(x > 0, 1, np.where(x < 0, self.low, 0)), x)
 
-    def derivative(self, x: Floats) -> Floats:
+    def derivative(self, x: Any) -> Any:
         return np.zeros_like(x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return (1 + low²)/2, and 0 at q = 0."""
-        return np.asarray(np.where(q > 0, (1 + self.low**2) / 2, 0), q.dtype)
+        return extended(np.where(q > 0, (1 + self.low**2) / 2, 0))
 
 
 @named()

@@ -19,6 +19,7 @@ since an error ε of an angle changes b²s by ε b²P.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +27,15 @@ from ntk_numba.activations import exponential
 from ntk_numba.activations.registry import named
 from ntk_numba.compiled.intrinsics import fma, larger, smaller
 from ntk_numba.compiled.loops import Angles, DualLoop
-from ntk_numba.duals.base import Activation, Dual
+from ntk_numba.duals.base import Activation, Doubles, Dual
 from ntk_numba.duals.curve import Curve
 from ntk_numba.duals.special import exponentials
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.function import Floats, spelled
+from ntk_numba.extended import Extended, extended, stack
+from ntk_numba.function import Floats, spelled, typed
 
 FLAT = 100.0  # for larger b²q, E₊ is negligible and λ is b√q
+ROUNDING = 1e-20  # of the numbers in `_Curve.chord`
 SMALLEST = 1e-30  # smaller b²q are replaced by this: K/b²q has its limit for q → 0
 
 
@@ -73,10 +76,10 @@ class _Curve(Curve):
         super().__init__(activation)
         self._odd, self._even = activation.fractions
 
-    def _norm(self, q: float) -> np.longdouble:
+    def _norm(self, q: Any) -> Extended:
         """Return K(q)/g."""
-        y = np.longdouble(2 * q)
-        return np.longdouble(self._even * (1 + np.exp(-y)) - self._odd * np.expm1(-y))
+        y = extended(2 * q)
+        return self._even * (1 + np.exp(-y)) - self._odd * np.expm1(-y)
 
     def speed(self, q: float) -> float:
         """Return dλ/d ln √q.
@@ -89,30 +92,34 @@ class _Curve(Curve):
         """
         if q > FLAT:
             return math.sqrt(q)
-        odd, even, y = self._odd, self._even, 2 * q
-        sinh_excess = math.sinh(y) - y if y > 1 else _sinh_excess(y)
-        total = odd**2 * sinh_excess + 2 * odd * even * math.cosh(y) + even**2 * (math.sinh(y) + y)
-        return math.sqrt(q * total / 2) / (odd * math.sinh(q) + even * math.cosh(q))
+        odd, even, y = self._odd, self._even, extended(2 * q)
+        excess = np.sinh(y) - y if 2 * q > 1 else _sinh_excess(y)
+        sinh_q, cosh_q = np.sinh(extended(q)), np.cosh(extended(q))
+        total = odd**2 * excess + 2 * odd * even * np.cosh(y) + even**2 * (np.sinh(y) + y)
+        return float(np.sqrt(q * total / 2) / (odd * sinh_q + even * cosh_q))
 
     def chord(self, q: float, q2: float) -> float:
         """Return |f_q − f_q2|², q ≤ q2."""
-        y, y2 = np.longdouble(q), np.longdouble(q2)
+        y, y2 = extended(q), extended(q2)
         half_square = (np.sqrt(y) - np.sqrt(y2)) ** 2 / 2
         exp_minus_one = np.expm1(-2 * np.sqrt(y * y2))
         k = np.exp(-half_square) * (self._even * (2 + exp_minus_one) - self._odd * exp_minus_one)
         return float(2 - 2 * k / np.sqrt(self._norm(q) * self._norm(q2)))
 
     def rounding(self, length: float) -> float:
-        return float(np.finfo(np.longdouble).eps) / length**2
+        return ROUNDING / length**2
 
     def bend(self, q: float) -> float:
         """Return κ/√12."""
         return 0.5 if q > FLAT else super().bend(q)
 
 
-def _sinh_excess(y: float) -> float:
-    """Return sinh y − y for y ≤ 1."""
-    return sum(y**k / math.factorial(k) for k in range(17, 1, -2))
+def _sinh_excess(y: Extended) -> Extended:
+    """Return sinh y − y for y ≤ 1, by its series."""
+    total = 0 * y
+    for k in range(12, 0, -1):
+        total = (total + 1) * y * y / (2 * k * (2 * k + 1))
+    return total * y
 
 
 @lru_cache(maxsize=64)
@@ -157,30 +164,30 @@ class Sinusoid(Activation):
             parity=1 if self.p == 0 else -1 if self.r == 0 else 0,
         )
 
-    def __call__(self, x: Floats) -> Floats:
-        return np.asarray(self.p * np.sin(self.b * x) + self.r * np.cos(self.b * x), x.dtype)
+    def __call__(self, x: Any) -> Any:
+        return typed(self.p * np.sin(self.b * x) + self.r * np.cos(self.b * x), x)
 
-    def derivative(self, x: Floats) -> Floats:
+    def derivative(self, x: Any) -> Any:
         p, r = self.b * self.p, self.b * self.r
-        return np.asarray(p * np.cos(self.b * x) - r * np.sin(self.b * x), x.dtype)
+        return typed(p * np.cos(self.b * x) - r * np.sin(self.b * x), x)
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return [p²(1 − exp(−2b²q)) + r²(1 + exp(−2b²q))]/2."""
-        p, b, r = (q.dtype.type(v) for v in (self.p, self.b, self.r))
+        p, b, r = (extended(v) for v in (self.p, self.b, self.r))
         y = -2 * b**2 * q
-        return np.asarray((r**2 * (1 + np.exp(y)) - p**2 * np.expm1(y)) / 2)
+        return (r**2 * (1 + np.exp(y)) - p**2 * np.expm1(y)) / 2
 
-    def _curve(self, q: Floats) -> Floats:
+    def _curve(self, q: Extended) -> Doubles:
         odd, even = (math.sqrt(v) for v in self.fractions)
-        return _curve_of(Sinusoid("", odd, 1.0, even))(q.dtype.type(self.b) ** 2 * q)
+        return _curve_of(Sinusoid("", odd, 1.0, even))(extended(self.b) ** 2 * q)
 
-    def _coefficients(self, q: Floats) -> Floats:
+    def _coefficients(self, q: Extended) -> Extended:
         """Return |b|√q, √(g/K) and their product, (3, N)."""
         odd, even = self.fractions
-        y = np.maximum(q.dtype.type(self.b) ** 2 * q, SMALLEST)
+        y = np.maximum(extended(self.b) ** 2 * q, SMALLEST)
         root = np.sqrt(y)
         norm = 1 / np.sqrt(even * (1 + np.exp(-2 * y)) - odd * np.expm1(-2 * y))
-        return np.stack([root, norm, root * norm])
+        return stack([root, norm, root * norm])
 
 
 @dataclass(frozen=True)
@@ -190,13 +197,13 @@ class Rbf(Sinusoid):
     def dual(self, q_max: float) -> Dual:
         return Dual(exponential.loop, never_obtuse=True, coefficients=self._coefficients)
 
-    def _coefficients(self, q: Floats) -> Floats:
-        return exponential.split_root(abs(q.dtype.type(self.b)) * np.sqrt(q))
+    def _coefficients(self, q: Extended) -> Extended:
+        return exponential.split_root(abs(self.b) * np.sqrt(q))
 
 
 def _sine_and_cosine(phase: float) -> tuple[float, float]:
     """Return sine and cosine, exactly 0 if the phase is a multiple of π/2 up to its rounding."""
-    values = math.sin(phase), math.cos(phase)
+    values = float(np.sin(extended(phase))), float(np.cos(extended(phase)))
     sine, cosine = (0.0 if abs(v) <= 2.0**-52 * abs(phase) else v for v in values)
     return sine, cosine
 

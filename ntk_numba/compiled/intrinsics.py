@@ -105,6 +105,36 @@ smaller: Any = _extreme("<")
 larger: Any = _extreme(">")
 
 
+def _power_of_two(typingctx: Any, shifted: Any) -> Any:
+    """Return 2^n of the float n + 1.5·2^(bits of the mantissa), whose last bits are n."""
+    bits = 23 if shifted == types.float32 else 52
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        integer = ir.IntType(32 if bits == 23 else 64)
+        one = ((1 << (7 if bits == 23 else 10)) - 1) << bits  # the bits of 1.0
+        n = builder.shl(builder.bitcast(args[0], integer), integer(bits))
+        return builder.bitcast(builder.add(n, integer(one)), args[0].type)
+
+    return shifted(shifted), codegen
+
+
+power_of_two: Any = intrinsic(_power_of_two)
+
+
+def _exponent_of(typingctx: Any, x: Any) -> Any:
+    """Return n of a positive normal float64 from 2^n to 2^(n+1), as a float64."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        integer = ir.IntType(64)
+        bits = builder.lshr(builder.bitcast(args[0], integer), integer(52))
+        return builder.sitofp(builder.sub(bits, integer(1023)), ir.DoubleType())
+
+    return types.float64(types.float64), codegen
+
+
+exponent_of: Any = intrinsic(_exponent_of)
+
+
 def polynomial(coefficients: tuple[float, ...], chains: int = 1) -> Any:
     """Make an intrinsic that evaluates a polynomial by Horner's rule, in the dtype of its argument.
 

@@ -14,12 +14,14 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntk_numba.compiled.loops import DualLoop
-from ntk_numba.function import Floats, Function
+from ntk_numba.extended import Extended, extended, values_of
+from ntk_numba.function import Function
 
 # If z = sin²(θ/2) is larger than this, θ counts as obtuse, and w = cos²(θ/2) is the one of the two
 # that has full relative accuracy. It is a little more than ½, so that no rounding makes a right
@@ -35,9 +37,12 @@ NEAR = {np.dtype(np.float64): 2e-6, np.dtype(np.float32): 2e-3}
 NEAR_KINKS = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 2e-4}
 
 
-def no_coefficients(q: Floats) -> Floats:
+Doubles = NDArray[np.float64]
+
+
+def no_coefficients(q: Extended) -> Doubles:
     """Return the coefficients of samples for a loop that takes none, (0, N)."""
-    return np.empty((0, q.size), q.dtype)
+    return np.empty((0, q.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +60,8 @@ class Dual:
     parameters : tuple of float
         The constants of the loop. They are passed as data, so that the loop is compiled once.
     coefficients : q → (count, N)
-        A function that returns the loop's coefficients of samples with variances q, in the
-        precision of q, or in float64 if they are known no better.
+        A function that returns the loop's coefficients of samples with variances q, an extended
+        array or one of float64.
     curve : q → (2, N), or None
         Given if the loop computes z_K as (1 − cosθ_K)/2, which cancels for small angles. The engine
         then computes small z_K from the rate and from the two numbers that this function returns:
@@ -75,21 +80,21 @@ class Dual:
     loop: DualLoop | None
     never_obtuse: bool
     parameters: tuple[float, ...] = ()
-    coefficients: Callable[[Floats], Floats] = no_coefficients
-    curve: Callable[[Floats], Floats] | None = None
+    coefficients: Callable[[Extended], Extended | Doubles] = no_coefficients
+    curve: Callable[[Extended], Doubles] | None = None
     kinks_move: bool = False
     parity: int = 0
     bounds: tuple[float, float] = (0.0, 0.0)
 
-    def of_samples(self, q: Floats) -> Floats:
+    def of_samples(self, q: Extended) -> Doubles:
         """Return the two rows of the curve, if any, and the loop's coefficients, (`count`, N)."""
-        own = self.coefficients(q)
+        own = self.coefficients(q).astype(float)
         return own if self.curve is None else np.concatenate([self.curve(q), own])
 
     @cached_property
     def count(self) -> int:
         """The number of coefficients of a sample, including the two of a curve."""
-        return (0 if self.curve is None else 2) + len(self.coefficients(np.ones(1)))
+        return (0 if self.curve is None else 2) + len(self.coefficients(extended(np.ones(1))))
 
     def curve_limit(self, dtype: np.dtype) -> float:
         """Return the z_K below which the engine uses the curve, or 0 if it never does."""
@@ -144,3 +149,20 @@ class Activation(Function):
     @abstractmethod
     def dual(self, q_max: float) -> Dual:
         """Return the dual for variances of at most q_max."""
+
+    @abstractmethod
+    def moment(self, q: Extended) -> Extended:
+        """Return E[σ(z)²] for z ~ N(0, q), elementwise."""
+
+    def second_moment(self, q: Any) -> Any:
+        """Return E[σ(z)²] for z ~ N(0, q), elementwise, in the type of q."""
+        moment = self.moment(extended(q))
+        return moment if isinstance(q, Extended) else moment.astype(q.dtype)
+
+    def values_at(self, x: Doubles) -> Doubles:
+        """Return σ(x) rounded to float64, whose bits do not depend on libraries."""
+        return values_of(self, x)
+
+    def slopes_at(self, x: Doubles) -> Doubles:
+        """Return σ'(x) rounded to float64, whose bits do not depend on libraries."""
+        return values_of(self.derivative, x)

@@ -19,21 +19,24 @@ With x = √q t and the mean slope m = E[xσ'σ]/E[σ²] the speed along ln √q
     (dλ/d ln √q)² = E[(xσ'(x) − mσ(x))²]/E[σ(x)²]
 """
 
+import math
 from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
+from ntk_numba.duals.base import Activation
 from ntk_numba.duals.panels import (
-    TO_COEFFICIENTS,
+    NODES,
     WIDTH,
     Panels,
+    coefficients_of_values,
     interpolated,
     nodes_of,
 )
-from ntk_numba.duals.quadrature import nodes
-from ntk_numba.function import Function
+from ntk_numba.duals.quadrature import gauss_legendre, nodes
+from ntk_numba.extended import Extended, dot, dots, exponential
 
 # κ is measured by a chord whose κ²Δ²/12 exceeds MEASURABLE and CLEAR times the rounding error. The
 # next term of the series is then a fraction of about MEASURABLE of it.
@@ -41,26 +44,28 @@ MEASURABLE = 1e-6
 CLEAR = 1e5
 # The least and the largest ln q from the middle of that chord to its ends, at a speed of at most 1
 SHORTEST, LONGEST = 1e-3, 64.0
-LEGENDRE = np.polynomial.legendre.leggauss(3)
+LEGENDRE = tuple(v.astype(float) for v in gauss_legendre(3))
 
 
 class Curve:
     """The length λ and the curvature κ/√12 of an activation's curve, from σ and σ' alone."""
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Activation) -> None:
         self._function = function
         self._pieces: dict[int, NDArray[np.float64]] = {}
         self.lengths = Panels(self._lengths)
         self._bend = interpolated(lambda q: np.array([[self.bend(v)] for v in q]))
 
-    def __call__(self, q: NDArray[np.floating]) -> NDArray[np.float64]:
+    def __call__(self, q: Extended) -> NDArray[np.float64]:
         """Return λ, measured from an arbitrary point, and κ/√12, (2, N)."""
         return np.concatenate([self.lengths(q), self._bend(q)])
 
     def _piece(self, panel: int) -> NDArray[np.float64]:
         """Return the Chebyshev coefficients of λ, measured from the beginning of a panel."""
         if panel not in self._pieces:
-            speeds = TO_COEFFICIENTS @ [self.speed(q) for q in nodes_of(panel)]
+            speeds = dots(
+                coefficients_of_values(NODES), np.array([self.speed(q) for q in nodes_of(panel)])
+            )
             # d ln √q = WIDTH/4 dx for x in [−1, 1]
             self._pieces[panel] = chebyshev.chebint(speeds, lbnd=-1) * WIDTH / 4
         return self._pieces[panel]
@@ -76,27 +81,27 @@ class Curve:
         """Return the nodes x = √q t for q, their weights, and σ(x)."""
         t, weights = nodes(q, self._function.kinks, self._function.smooth_beyond)
         x = np.sqrt(q) * t
-        return x, weights, np.asarray(self._function(x), float)
+        return x, weights, self._function.values_at(x)
 
     def speed(self, q: float) -> float:
         """Return dλ/d ln √q."""
         x, weights, sigma = self._values(q)
-        x_slope = x * self._function.derivative(x)
-        norm = weights @ sigma**2
+        x_slope = x * self._function.slopes_at(x)
+        norm = dot(weights, sigma**2)
         if norm == 0:
             return 0.0
-        slope = (weights @ (x_slope * sigma)) / norm
-        return float(np.sqrt((weights @ (x_slope - slope * sigma) ** 2) / norm))
+        slope = dot(weights, x_slope * sigma) / norm
+        return math.sqrt(dot(weights, (x_slope - slope * sigma) ** 2) / norm)
 
     def chord(self, q: float, q2: float) -> float:
         """Return |f_q − f_q2|², q ≤ q2."""
         t, weights = nodes(q2, self._function.kinks, self._function.smooth_beyond)
-        f, g = (np.asarray(self._function(np.sqrt(p) * t), float) for p in (q, q2))
-        norms = weights @ f**2, weights @ g**2
+        f, g = (self._function.values_at(np.sqrt(p) * t) for p in (q, q2))
+        norms = dot(weights, f**2), dot(weights, g**2)
         if 0 in norms:
             return 0.0
         f, g = f / np.sqrt(norms[0]), g / np.sqrt(norms[1])
-        return float(weights @ (f - g) ** 2)
+        return dot(weights, (f - g) ** 2)
 
     def rounding(self, length: float) -> float:
         """Return the rounding error of `chord`/length²."""
@@ -106,14 +111,14 @@ class Curve:
         """Return κ/√12, measured by the shortest chord around q that allows it."""
         v = SHORTEST / max(1.0, self.speed(q))
         while v < LONGEST:
-            length = self._length_within(q, v)
+            length, factor = self._length_within(q, v), exponential(v)
             relative_shortening = (
-                1 - self.chord(q * np.exp(-v), q * np.exp(v)) / length**2 if length > 0 else 0
+                1 - self.chord(q / factor, q * factor) / length**2 if length > 0 else 0
             )
             if relative_shortening > MEASURABLE and relative_shortening > CLEAR * self.rounding(
                 length
             ):
-                return float(np.sqrt(relative_shortening) / length)
+                return math.sqrt(relative_shortening) / length
             v *= 1.5
         return 0.0
 
@@ -123,13 +128,13 @@ class Curve:
         For small v it is an integral of the speed, which has more digits than a difference of λ.
         """
         if v < 0.1:
-            speeds = [self.speed(q * np.exp(v * x)) for x in LEGENDRE[0]]
-            return float(v / 2 * (LEGENDRE[1] @ speeds))
-        low, high = self.lengths(q * np.exp(np.array([-v, v])))[0]
+            speeds = [self.speed(q * exponential(v * x)) for x in LEGENDRE[0]]
+            return v / 2 * dot(LEGENDRE[1], np.array(speeds))
+        low, high = self.lengths(np.array([q / exponential(v), q * exponential(v)]))[0]
         return float(high - low)
 
 
 @lru_cache(maxsize=64)
-def curve_of(function: Function) -> Curve:
+def curve_of(function: Activation) -> Curve:
     """Return the curve of an activation; the last ones are cached, with the panels they have."""
     return Curve(function)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.intrinsics import arrays_of, fma
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.compiled.policy import njit
+from ntk_numba.extended.sums import Doubles
 from ntk_numba.function import Floats
 
 MOST_TERMS = 1040  # room for the terms of a series; `duals.series` goes to degree 1024
@@ -178,7 +179,7 @@ class Chain(NamedTuple):
         k = np.arange(count)
         return (k % self.step == self.first) | (k <= 1)
 
-    def coefficients(self, unit: Floats) -> Floats:
+    def coefficients(self, unit: Doubles) -> Doubles:
         """Return the loop's coefficients of samples, (1 + terms, N).
 
         unit : (degrees, N) the unit coefficients of degree 0, 1, …

@@ -21,6 +21,7 @@ Source: derived here. Arctan: 1/(1 + x²) = ∫ exp(−y(1 + x²)) dy. Softsign:
 function, with Kolmogorov's distribution.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -28,12 +29,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.compiled.chains import scalar_product
+from ntk_numba.compiled.policy import kernel
 from ntk_numba.duals import octaves
 from ntk_numba.duals.base import Dual
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.duals.hermite import NOISE
 from ntk_numba.duals.octaves import EXPLICIT, NODES, octave_loop, rule
-from ntk_numba.duals.panels import LOWEST, Panels, interpolated, panel_of
+from ntk_numba.duals.panels import LOWEST, Panels, interpolated, panel_of, within
 from ntk_numba.duals.quadrature import gauss_legendre, nodes
 from ntk_numba.duals.series import (
     CHECKS,
@@ -47,13 +50,14 @@ from ntk_numba.duals.series import (
     refusal,
     rounded,
 )
+from ntk_numba.duals.special import exponentials
+from ntk_numba.extended import PI, Extended, dot, extended, length, where
 
 Array = NDArray[np.float64]
 
 MORE = 4  # octaves beyond those of a dual, from which the sums that are left out are computed
 LEFT_OUT = 0.2  # the share of a tolerance that the sums that are left out may take
 SETTLED = 1e-6  # a change of the coefficients between two panels, below which errors are small too
-CHUNK = 16  # degrees at a time
 NEGLIGIBLE = 75.0  # powers below exp(−NEGLIGIBLE) are left out
 
 
@@ -73,11 +77,11 @@ class Mixture(NamedTuple):
 
 
 def _by_logarithm(
-    density: Callable[[Array], Array], low: float, high: float, step: float
+    density: Callable[[Extended], Extended], low: float, high: float, step: float
 ) -> Mixture:
     """Return the trapezoidal rule in ln y of ∫ exp(−y x²) density(y) dy, from e^low to e^high."""
-    y = np.exp(np.arange(low, high, step))
-    return Mixture(y, np.asarray(step * y * density(y)))
+    y = np.exp(extended(np.arange(low, high, step)))
+    return Mixture(y.astype(float), (step * y * density(y)).astype(float))
 
 
 @cache
@@ -91,12 +95,13 @@ def of_tanh() -> Mixture:
     """Return 1/cosh²x, by the two series of Kolmogorov's distribution."""
     j = np.arange(1, 13)[:, None]
 
-    def density(y: Array) -> Array:
-        odd = ((j - 0.5) * np.pi) ** 2
-        of_large = np.sum((4 * odd * y - 2) * np.exp(-odd * y), axis=0)
+    def density(y: Extended) -> Extended:
+        odd = ((j - 0.5) * PI) ** 2
+        of_large = ((4 * odd * y - 2) * np.exp(-odd * y)).sum(axis=0)
         signs = np.where(j % 2, 1.0, -1.0)
-        of_small = np.sum(signs * j**2 * np.exp(-(j**2) / y), axis=0) * 4 / np.sqrt(np.pi) / y**1.5
-        return np.asarray(np.where(y < 0.6, of_small, of_large))
+        of_small = (signs * j**2 * np.exp(-(j**2) / y)).sum(axis=0)
+        of_small = of_small * 4 / np.sqrt(PI) / (y * np.sqrt(y))
+        return where(y < 0.6, of_small, of_large)
 
     return _by_logarithm(density, -3.8, 3.0, 0.08)
 
@@ -110,17 +115,19 @@ def of_sigmoid() -> Mixture:
 @cache
 def of_softsign() -> Mixture:
     """Return 1/(1 + |x|)²."""
-    x, w = (v.astype(float) for v in gauss_legendre(40))
-    ends = np.concatenate([[0], np.geomspace(1e-8, 60, 60)])
+    x, w = gauss_legendre(40)
+    ends = np.concatenate([[0], 60 * np.cumprod(np.full(60, 0.68))[::-1], [60]])
     half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
-    t, weights = (middle + half * x).ravel(), (half * w).ravel()
+    t, weights = half * x + middle, half * w
 
-    def density(y: Array) -> Array:
+    def density(y: Extended) -> Extended:
         # t = 2√y s where the other factor is the narrower one
-        scale = np.minimum(1, 2 * np.sqrt(y))[:, None]
-        s = t * scale
-        of_t = (weights * scale * s**2 * np.exp(-s - s**2 / (4 * y[:, None]))).sum(axis=1)
-        return np.asarray(of_t / (2 * np.sqrt(np.pi) * y**1.5))
+        scale = np.minimum(1, 2 * np.sqrt(y))
+        of_t = 0 * y
+        for node, weight in zip(t.reshape(t.size), weights.reshape(t.size), strict=True):
+            s = node * scale
+            of_t = of_t + weight * scale * s * s * np.exp(-s - s * s / (4 * y))
+        return of_t / (2 * np.sqrt(PI) * y * np.sqrt(y))
 
     return _by_logarithm(density, -36.0, 66.0, 0.28)
 
@@ -130,10 +137,10 @@ def _log_b(degree: Array) -> Array:
     n = (degree - 1) / 2
     exact = np.cumprod([1.0, *(1 - 0.5 / np.arange(1, EXPLICIT))])
     large = np.maximum(n, EXPLICIT)  # the error of the expansion is below 1e-18 from there on
-    expansion = -np.log(np.pi * large) / 2
+    expansion = -np.log(PI * large).astype(float) / 2
     for power, factor in ((1, -1 / 8), (3, 1 / 192), (5, -1 / 640), (7, 17 / 14336)):
         expansion += factor / large**power
-    single = np.log(exact[np.minimum(n, EXPLICIT - 1).astype(int)])
+    single = np.log(extended(exact[np.minimum(n, EXPLICIT - 1).astype(int)])).astype(float)
     return np.where(n < EXPLICIT, single, expansion)
 
 
@@ -158,16 +165,43 @@ def _all_coefficients(mixture_of: Callable[[], Mixture], q: float, octaves: int)
     mixture = mixture_of()
     degree, weights = _Terms(EXPLICIT, octaves).of_rule()
     odds = 2 * mixture.y * q  # α/(1 − α), ascending
-    log_alpha = -np.log1p(1 / odds)
+    log_alpha = -np.log1p(1 / extended(odds)).astype(float)
     amplitudes = mixture.weights / np.sqrt(1 + odds)
-    means = np.empty(degree.size)
-    for first in range(0, degree.size, CHUNK):
-        n = (degree[first : first + CHUNK, None] - 1) / 2
-        # αⁿ is at most exp(−n/(1 + odds))
-        begin = int(np.searchsorted(odds, n[0, 0] / NEGLIGIBLE - 1))
-        powers = np.exp(n * log_alpha[begin:])
-        means[first : first + CHUNK] = (powers * amplitudes[begin:]).sum(axis=1)
-    return np.asarray(np.sqrt(weights * q / degree) * np.exp(_log_b(degree) / 2) * means)
+    n, means = (degree - 1) / 2, np.empty(degree.size)
+    # αⁿ is at most exp(−n/(1 + odds))
+    begin = np.searchsorted(odds, n / NEGLIGIBLE - 1)
+    _sum_powers(n, begin, log_alpha, amplitudes, means)
+    return np.asarray(np.sqrt(weights * q / degree) * _roots_of_b(octaves) * means)
+
+
+@cache
+def _roots_of_b(octaves: int) -> Array:
+    """Return √b_k of all single odd degrees and of octaves."""
+    degree, _ = _Terms(EXPLICIT, octaves).of_rule()
+    return np.exp(extended(_log_b(degree)) / 2).astype(float)
+
+
+@kernel()
+def _sum_powers(
+    n: Array, begin: NDArray[np.int64], log_alpha: Array, amplitudes: Array, out: Array
+) -> None:
+    """Fill out with the sums over y of α^n times amplitudes, of which the first are left out."""
+    powers = np.empty(log_alpha.size)
+    for i in range(n.size):
+        count = log_alpha.size - begin[i]
+        kept, logs = powers[:count], log_alpha[begin[i] :]
+        for j in range(count):
+            kept[j], _ = exponentials(n[i] * logs[j])
+        out[i] = scalar_product(kept, amplitudes[begin[i] :])
+
+
+@kernel()
+def _sum_gaussians(y: Array, weights: Array, x: Array, out: Array) -> None:
+    """Add Σ weights exp(−y x²) to out."""
+    for m in range(y.size):
+        for j in range(x.size):
+            value, _ = exponentials(-y[m] * (x[j] * x[j]))
+            out[j] += weights[m] * value
 
 
 class _Found(NamedTuple):
@@ -191,7 +225,7 @@ def _unit(mixture_of: Callable[[], Mixture], q: float, terms: _Terms) -> Array:
     of_terms = _all_coefficients(mixture_of, q, terms.octaves)
     kept = of_terms if terms.octaves else of_terms[: terms.single]
     out = np.concatenate([[mixture_of().constant], kept])
-    return np.asarray(out / np.linalg.norm(out))
+    return np.asarray(out / length(out))
 
 
 @lru_cache(maxsize=1024)
@@ -202,14 +236,12 @@ def _find(activation: Series, mixture_of: Callable[[], Mixture], q: float, octav
     squares = _all_coefficients(mixture_of, q, octaves) ** 2
     t, weights = nodes(q, activation.kinks, 4 * activation.smooth_beyond)
     x = np.sqrt(q) * t
-    slope = np.asarray(activation.derivative(x), float)
-    by_mixture = np.zeros_like(x)
-    for y, weight in zip(mixture.y, mixture.weights, strict=True):
-        by_mixture += weight * np.exp(-y * x * x)
+    slope, by_mixture = activation.slopes_at(x), np.zeros_like(x)
+    _sum_gaussians(mixture.y, mixture.weights, x, by_mixture)
     moment = mixture.constant**2 + float(squares.sum())
-    slope_moment = q * float(weights @ slope**2)
+    slope_moment = q * dot(weights, slope**2)
     # by the inequality of Poincaré, that of σ is at most q times that of σ'
-    difference = q * float(weights @ (by_mixture - slope) ** 2)
+    difference = q * dot(weights, (by_mixture - slope) ** 2)
     moments = np.array([moment, slope_moment])
     higher = [np.append(np.cumsum(v[::-1])[-2::-1], 0) for v in (squares, degree * squares)]
     tails = np.array(higher) / moments[:, None]
@@ -268,7 +300,7 @@ def _terms_for(
 ) -> _Terms:
     """Return the terms without which errors are above a share of the tolerance."""
     reach = 60 * (1 + 2 * mixture_of().y.max() * limit) / octaves.FIRST
-    every = max(0, int(np.ceil(float(np.log2(reach)))))
+    every = max(0, math.frexp(reach)[1])
     tails = np.max(_find(activation, mixture_of, limit, every).tails, axis=0)
     last = int(np.argmax(tails <= LEFT_OUT * tolerance))
     if last < EXPLICIT:
@@ -290,8 +322,7 @@ def _checks(
     before = None
     highest = int(panel_of(np.array([limit * (1 - 1e-12)]))[0])
     for panel in range(highest, LOWEST - 1, -1):
-        at = 4.0 ** (panel + (1 + np.array(CHECKS)) / 2)
-        out += [float(v) for v in at if v < limit]
+        out += [float(v) for v in within(panel, CHECKS) if v < limit]
         out += [limit] if limit < 4.0 ** (panel + 1) else []
         found = _find(activation, mixture_of, out[-1], beyond)
         root = np.sqrt(found.squares / found.moment)
@@ -314,7 +345,7 @@ def _errors(
     difference = values - np.sqrt(squares / found.moment)
     root = np.sqrt(np.concatenate([[0.0], terms.of_rule()[0]]))
     by_slope = root * difference * np.sqrt(found.moment / found.slope_moment)
-    of_table = np.array([np.linalg.norm(difference), np.linalg.norm(by_slope)])
+    of_table = np.array([length(difference), length(by_slope)])
     return of_table + found.errors, found.tails[:, kept[-1]]
 
 

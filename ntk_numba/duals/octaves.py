@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.intrinsics import fma, larger, smaller, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.duals.hermite import CHAIN, LONE, sum_chain
+from ntk_numba.extended import extended, solve
 from ntk_numba.function import Floats
 
 FIRST = 128  # the degree from which degrees are in octaves
@@ -152,12 +153,15 @@ def rule(octaves: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     positions = 2 * np.array(BASE) / FIRST - 3  # of the nodes in [−1, 1]
     matrix = legendre.legvander(positions, NODES - 1).T
 
+    def solution(moments: NDArray[np.float64]) -> NDArray[np.float64]:
+        return solve(extended(matrix), extended(moments[:, None])).astype(float)[:, 0]
+
     def weights(first: int) -> NDArray[np.float64]:
         odd = np.arange(first + 1, 2 * first, 2)
         moments = legendre.legvander(2 * odd / first - 3, NODES - 1).sum(axis=0)
-        return np.asarray(np.linalg.solve(matrix, moments / first))
+        return solution(moments / first)
 
-    limit = np.linalg.solve(matrix, np.eye(1, NODES)[0] / 2)
+    limit = solution(np.eye(1, NODES)[0] / 2)
     correction = (weights(LARGEST_SUMMED // 4) - limit) * (LARGEST_SUMMED / 4) ** 2
     degrees, out = [np.arange(1, FIRST, 2.0)], [np.ones(EXPLICIT)]
     for octave in range(octaves):

@@ -20,13 +20,13 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import polynomial
 from ntk_numba.compiled.policy import per_dtype
-from ntk_numba.duals.panels import points, to_coefficients
 from ntk_numba.duals.quadrature import gauss_legendre
+from ntk_numba.extended import PI, Extended, extended
+from ntk_numba.extended.chebyshev import points, series, to_coefficients, to_powers
 
 Array = NDArray[np.float64]
 
@@ -98,40 +98,35 @@ gauss = per_dtype("gauss", _gauss)
 """u → G(d)/d, where u is `variable` of d."""
 
 
-def variable(d: NDArray[np.floating]) -> NDArray[np.floating]:
+def variable(d: Any) -> Any:
     """Return the u of each |d| ≤ √FAR, from −1 to 1."""
-    return np.asarray(SLOPE * (d**2 / (d**2 + CENTRE)) - 1)
+    return SLOPE * (d**2 / (d**2 + CENTRE)) - 1
 
 
 @cache
-def _table() -> NDArray[np.longdouble]:
+def _table() -> Extended:
     """Return the table of 4F/hd, (TERMS, TERMS).
 
     It has the Chebyshev coefficients, in the u of h, of the coefficients of powers of the u of d.
     """
-    fraction = (points(TERMS, np.longdouble) + 1) / SLOPE
+    fraction = (points(TERMS) + 1) / SLOPE
     square = CENTRE * fraction / (1 - fraction)
     nodes, weights = gauss_legendre()
-    total = np.zeros((TERMS, TERMS), np.longdouble)
+    total = extended(np.zeros((TERMS, TERMS)))
     for step in range(STEPS):
         for node, weight in zip(nodes, weights, strict=True):
             y = (step + (node + 1) / 2) / STEPS
-            half = (square[:, None] + square * y**2) / 2
-            total += weight / 2 / STEPS * (-np.expm1(-half) / half)
-    values = total / (4 * np.arctan(np.longdouble(1)))
-    matrix = to_coefficients(TERMS, np.longdouble)
-    powers = np.zeros((TERMS, TERMS))
-    for k in range(TERMS):
-        powers[: k + 1, k] = chebyshev.cheb2poly(np.eye(TERMS)[k])[: k + 1]
-    return np.asarray(matrix @ values @ matrix.T @ powers.T)
+            half = (square.reshape(TERMS, 1) + square * y * y) / 2
+            total = total + weight / 2 / STEPS * (-np.expm1(-half) / half)
+    matrix = to_coefficients(TERMS)
+    return matrix @ (total / PI) @ matrix.T @ to_powers(TERMS).T
 
 
-def coefficients(h: Array) -> NDArray[np.longdouble]:
+def coefficients(h: Extended) -> Extended:
     """Return the coefficients of 4F(h, d)/d by powers u⁰, u¹, … of the u of d, (TERMS, N).
 
     They are in extended precision, since those for large h are small against those for small h.
 
     h : (N,) 0 ≤ h ≤ √FAR
     """
-    exact = h.astype(np.longdouble)
-    return np.asarray(exact * chebyshev.chebval(variable(exact), _table()))
+    return h * series(variable(h), _table())

@@ -6,50 +6,50 @@ with NODES points a panel's error is about 9^-NODES of the largest value.
 """
 
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.policy import kernel
+from ntk_numba.extended import extended, product
+from ntk_numba.extended.chebyshev import points, to_coefficients
 
 NODES = 18
 LOWEST, HIGHEST = -54, 53  # the outermost panels; beyond them a function keeps its last value
-WIDTH = np.log(4.0)
+LN4 = np.log(extended(4.0))
+WIDTH = float(LN4)  # of a panel, in ln q
 BLOCK = 64  # values of q at a time
 
 
-def points(count: int, real: type = np.float64) -> NDArray[np.floating]:
-    """Return the Chebyshev points of [−1, 1], (count,)."""
-    return np.asarray(np.cos(_angles(count, real)))
+def panel_of(q: Any) -> NDArray[np.int64]:
+    """Return the panel that contains each q, an extended array or one of float64."""
+    exponent = extended(q).exponents()  # 2^(exponent − 1) ≤ q < 2^exponent
+    return np.clip((exponent - 1) // 2, LOWEST, HIGHEST)
 
 
-def to_coefficients(count: int, real: type = np.float64) -> NDArray[np.floating]:
-    """Return the matrix that maps values at `points` to Chebyshev coefficients, (count, count)."""
-    # by cosines of multiples of the angle: the recurrence would lose digits at high degrees
-    matrix = 2 / real(count) * np.cos(np.arange(count)[:, None] * _angles(count, real))
-    matrix[0] /= 2
-    return np.asarray(matrix)
+def within(panel: int, positions: Any) -> NDArray[np.float64]:
+    """Return the q at positions in a panel, of which −1 is the lower end and 1 the upper one."""
+    return np.ldexp(np.exp(LN4 / 2 * (1 + extended(positions))).astype(float), 2 * panel)
 
 
-def _angles(count: int, real: type) -> NDArray[np.floating]:
-    """Return the angles whose cosines are the Chebyshev points, (count,)."""
-    return np.asarray(4 * np.arctan(real(1)) * (np.arange(count) + real(0.5)) / count)
-
-
-TO_COEFFICIENTS = to_coefficients(NODES)
-
-
-def panel_of(q: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return the panel that contains each q."""
-    with np.errstate(divide="ignore"):
-        p = np.clip(np.floor(np.log2(q.astype(float)) / 2), LOWEST, HIGHEST)
-    return np.where(np.isnan(p), LOWEST, p).astype(np.int64)
+@cache
+def _first_nodes(count: int) -> NDArray[np.float64]:
+    """Return the nodes of panel 0."""
+    return within(0, points(count))
 
 
 def nodes_of(panel: int, count: int = NODES) -> NDArray[np.float64]:
     """Return the q at which a panel's function is evaluated, (count,)."""
-    return np.exp(WIDTH * (panel + (1 + points(count)) / 2))
+    return np.ldexp(_first_nodes(count), 2 * panel)
+
+
+@cache
+def coefficients_of_values(count: int) -> NDArray[np.float64]:
+    """Return the matrix that maps values at the nodes to Chebyshev coefficients."""
+    return to_coefficients(count).astype(float)
 
 
 class Panels:
@@ -72,11 +72,16 @@ class Panels:
             self._known[panel] = np.ascontiguousarray(self._compute(panel))
         return self._known[panel]
 
-    def __call__(self, q: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the values at each q, (k, N), of which each depends on its own q alone."""
+    def __call__(self, q: Any) -> NDArray[np.float64]:
+        """Return the values at each q, (k, N), of which each depends on its own q alone.
+
+        q : an extended array, or one of float64
+        """
+        q = extended(q)
         panel = panel_of(q)
         lowest = np.ldexp(1.0, 2 * panel)  # 4^panel
-        x = np.clip(2 * (np.log(np.maximum(q.astype(float), lowest)) / WIDTH - panel) - 1, -1, 1)
+        x = np.log(np.maximum(q, lowest) / lowest) / (LN4 / 2) - 1
+        x = np.clip(x.astype(float), -1, 1)
         order = np.argsort(panel, kind="stable")
         x, sorted_panel = x[order], panel[order]
         ends = [0, *(np.flatnonzero(np.diff(sorted_panel)) + 1).tolist(), q.size]
@@ -125,5 +130,6 @@ def interpolated(
     values : q → (nodes, k)
     count : the nodes per panel
     """
-    matrix = to_coefficients(count)
-    return Panels(lambda panel: matrix @ values(nodes_of(panel, count)))
+    return Panels(
+        lambda panel: product(coefficients_of_values(count), values(nodes_of(panel, count)))
+    )

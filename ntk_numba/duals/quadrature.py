@@ -10,28 +10,39 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.extended import PI, Extended, extended
+
 REACH = 14.0  # the range of t in standard deviations; the density at its ends is e^-98
 WIDEST = 0.5  # the largest width of a panel, in t
 POINTS = 16  # the nodes of a panel
 FINEST = 0.5  # the width of panels in x = √q t, up to where f is smooth on the scale of |x|
 MOST = 50_000  # the largest number of such panels; functions that need more are not resolved
+STEPS = 5  # of Newton's method
 GROWTH = 1.25  # the ratio of the ends of successive panels from there on
 
 
 @cache
-def gauss_legendre(count: int = POINTS) -> tuple[NDArray[np.longdouble], NDArray[np.longdouble]]:
+def gauss_legendre(count: int = POINTS) -> tuple[Extended, Extended]:
     """Return the nodes and weights of the Gauss-Legendre rule on [−1, 1], in extended precision.
 
-    Newton steps refine NumPy's nodes.
+    Newton's method finds the nodes from Tricomi's approximation to them.
     """
-    x = np.polynomial.legendre.leggauss(count)[0].astype(np.longdouble)
-    p = np.zeros(count + 1, np.longdouble)
-    p[-1] = 1
-    slope = np.polynomial.legendre.legder(p)
-    for _ in range(2):
-        x -= np.polynomial.legendre.legval(x, p) / np.polynomial.legendre.legval(x, slope)
-    weights = 2 / ((1 - x * x) * np.polynomial.legendre.legval(x, slope) ** 2)
-    return x, np.asarray(weights, np.longdouble)
+    k = np.arange(count, 0, -1.0)
+    x = np.cos(PI * (k - 0.25) / (count + 0.5))
+    x = extended((x * (1 - (count - 1) / (8 * count**3))).astype(float))
+    for _ in range(STEPS):
+        value, slope = _legendre(count, x)
+        x = x - value / slope
+    _, slope = _legendre(count, x)
+    return x, 2 / ((1 - x * x) * slope * slope)
+
+
+def _legendre(count: int, x: Extended) -> tuple[Extended, Extended]:
+    """Return the Legendre polynomial of a degree at x, and its derivative."""
+    before, value = extended(np.ones(x.shape)), x
+    for k in range(1, count):
+        before, value = value, ((2 * k + 1) * x * value - k * before) / (k + 1)
+    return value, count * (x * value - before) / (x * x - 1)
 
 
 def nodes(
@@ -52,10 +63,10 @@ def nodes(
             # of width FINEST in x around 0, then growing
             last = min(smooth_beyond, REACH * root, FINEST * MOST / 2)
             inner = np.arange(0, last + FINEST / 2, FINEST)
-            outer = last * GROWTH ** np.arange(
-                1, 1 + max(0, np.log(REACH * root / last) // np.log(GROWTH))
-            )
-            right = np.concatenate([inner, outer]) / root
+            outer = [last]
+            while outer[-1] * GROWTH < REACH * root:
+                outer.append(outer[-1] * GROWTH)
+            right = np.concatenate([inner, outer[1:]]) / root
             right = right[right < REACH]
             edges += [right, -right]
         edges.append(np.array([k / root for k in kinks if abs(k / root) < REACH]))
@@ -64,6 +75,6 @@ def nodes(
     x, weights = (v.astype(float) for v in gauss_legendre())
     half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
     t = (middle + half * x).ravel()
-    weighted = (half * weights).ravel() * np.exp(-t * t / 2)
+    weighted = extended((half * weights).ravel()) * np.exp(extended(t) * t / -2)
     # the sum is √2π up to rounding errors, which the division removes too
-    return t, np.asarray(weighted / weighted.sum(dtype=np.longdouble), float)
+    return t, (weighted / weighted.sum()).astype(float)

@@ -16,6 +16,7 @@ accurate as q → 0. They are interpolated in ln q. At variances between the nod
 once more, by quadrature with panels half as wide, and the differences are included in the bounds.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from functools import lru_cache
@@ -33,10 +34,11 @@ from ntk_numba.duals.panels import (
     Panels,
     interpolated,
     panel_of,
+    within,
 )
 from ntk_numba.duals.quadrature import nodes
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.function import Floats
+from ntk_numba.extended import Extended, dot, dots, extended, length, where
 
 Array = NDArray[np.float64]
 
@@ -100,12 +102,12 @@ class Series(Activation):
             needs_largest=True,
         )
 
-    def second_moment(self, q: Floats) -> Floats:
+    def moment(self, q: Extended) -> Extended:
         """Return E[σ(z)²] with a relative error of about 1e-15."""
         order = 0 if _at_zero(self) != 0 else 1
-        moment = _moment(self.finer(TOLERANCE))(q)[0].astype(q.dtype) * q**order
+        moment = _moment(self.finer(TOLERANCE))(q)[0] * q**order
         # the table has no q = 0: beyond the lowest panel it keeps its last value
-        return np.asarray(np.where(q == 0, q.dtype.type(_at_zero(self)) ** 2, moment))
+        return where(q == 0, _at_zero(self) ** 2, moment)
 
     def dual(self, q_max: float) -> Dual:
         """Return the series of least degree that is within the tolerance for variances up to q_max.
@@ -120,13 +122,16 @@ class Series(Activation):
 
 def rounded(q: float) -> float:
     """Return q rounded up by at most 9 %, so that slightly different data have the same series."""
-    step = float(np.ceil(8 * np.log2(q) - 1e-9)) if q > 0 else -np.inf
-    return float(2.0 ** (max(step, 8.0 * LOWEST) / 8))
+    if not q > 0:
+        return 2.0**LOWEST
+    per_step = np.log(extended(2.0)) / 8
+    step = max(math.ceil(float(np.log(extended(q)) / per_step) - 1e-9), 8 * LOWEST)
+    return math.ldexp(float(np.exp(per_step * (step % 8))), step // 8)
 
 
 def _at_zero(activation: Activation) -> float:
     """Return σ(0)."""
-    return float(np.asarray(activation(np.zeros(1)))[0])
+    return float(activation.values_at(np.zeros(1))[0])
 
 
 @lru_cache(maxsize=64)
@@ -138,8 +143,8 @@ def _moment(activation: Series) -> Panels:
         out = []
         for v in q:
             t, weights = nodes(v, activation.kinks, activation.smooth_beyond)
-            squares = np.asarray(activation(np.sqrt(v) * t), np.longdouble) ** 2
-            out.append([float((weights * squares).sum() / v**order)])
+            values = activation.values_at(np.sqrt(v) * t)
+            out.append([dot(weights * values, values) / v**order])
         return np.array(out)
 
     return interpolated(values, FEW)
@@ -151,8 +156,8 @@ def chain_of(activation: Activation) -> Chain:
     It is (0, 2) for functions that are even except for a linear term, (1, 2) for those that are odd
     except for a constant, and (0, 1) for all others.
     """
-    x = np.concatenate([np.geomspace(1e-6, 60, 400), np.linspace(0.01, 30, 301)])
-    right, left = activation.derivative(x), activation.derivative(-x)
+    x = np.concatenate([60 * np.cumprod(np.full(400, 0.956)), np.linspace(0.01, 30, 301)])
+    right, left = activation.slopes_at(x), activation.slopes_at(-x)
     limit = 4e-16 * np.maximum(1e-300, np.max(abs(right) + abs(left)))
     kinks = activation.kinks
     if set(kinks) == {-k for k in kinks}:
@@ -175,21 +180,20 @@ def unit_coefficients(
         ends, beyond = halved(q, activation), 4 * beyond
     t, weights = nodes(q, ends, beyond)
     x = np.sqrt(q) * t
-    sigma, slope = np.asarray(activation(x), float), np.asarray(activation.derivative(x), float)
-    moment = float(weights @ sigma**2)
+    sigma, slope = activation.values_at(x), activation.slopes_at(x)
+    moment = dot(weights * sigma, sigma)
     if moment == 0:
         return np.eye(1, degree + 1)[0], 0.0, 0.0
     out = np.empty(degree + 1)
-    out[0] = weights @ sigma
+    out[0] = dot(weights, sigma)
     weighted = weights * slope
     if q <= 1 and not activation.kinks and not fine:  # the nodes are the same for all such q
-        # not by BLAS, whose order of summation depends on the threads
-        means = np.einsum("kt,t->k", _hermite_at_small(degree), weighted)
+        means = dots(_hermite_at_small(degree), weighted)
         out[1:] = np.sqrt(q / np.arange(1, degree + 1)) * means
     else:
         for k, h in enumerate(_hermite(t, degree)):
-            out[k + 1] = np.sqrt(q / (k + 1)) * (weighted @ h)
-    return out / np.sqrt(moment), moment, float(q * (weights @ slope**2) / moment)
+            out[k + 1] = np.sqrt(q / (k + 1)) * dot(weighted, h)
+    return out / np.sqrt(moment), moment, float(q * dot(weighted, slope) / moment)
 
 
 def halved(q: float, activation: Activation) -> tuple[float, ...]:
@@ -259,10 +263,10 @@ class _Check:
         kept = self._chain.mask(degree + 1)
         fitted, unit = self._fitted[table][: degree + 1], self.unit[: degree + 1]
         difference = np.where(kept, fitted - unit, 0)
-        error, error_of_rate = float(np.linalg.norm(difference)), 0.0
+        error, error_of_rate = length(difference), 0.0
         if self._ratio >= CONSTANT:
             by_degree = np.sqrt(np.arange(degree + 1)) * difference
-            error_of_rate = float(np.linalg.norm(by_degree)) / self._ratio**0.5
+            error_of_rate = length(by_degree) / math.sqrt(self._ratio)
         return error, error_of_rate
 
 
@@ -293,7 +297,7 @@ class _Tails:
         before = None
         for panel in range(int(panel_of(np.array([limit * (1 - 1e-12)]))[0]), LOWEST - 1, -1):
             # in the highest panel, only up to the limit
-            at = 4.0 ** (panel + (1 + np.array(CHECKS)) / 2)
+            at = within(panel, CHECKS)
             checked = [v for v in at if v < limit] + ([limit] if limit < 4.0 ** (panel + 1) else [])
             found = [_check(activation, float(q), degree, chain) for q in checked]
             self.checks += found

@@ -8,14 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from ntk_numba.compiled.intrinsics import (
     fma,
     larger,
     polynomial,
+    power_of_two,
     smaller,
 )
 from ntk_numba.compiled.policy import per_dtype
@@ -139,22 +137,6 @@ LN2_DOUBLE = (0.6931471805599453, 2.3190468138462996e-17)
 # For x below the first, e^x is 0; for x above the second, it is e^x at the second
 EXPONENT_SINGLE = (-87.0, 88.0)
 EXPONENT_DOUBLE = (-708.0, 709.0)
-
-
-def _power_of_two(typingctx: Any, shifted: Any) -> Any:
-    """Return 2^n of the float n + 1.5·2^(bits of the mantissa), whose last bits are n."""
-    bits = 23 if shifted == types.float32 else 52
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        integer = ir.IntType(32 if bits == 23 else 64)
-        one = ((1 << (7 if bits == 23 else 10)) - 1) << bits  # the bits of 1.0
-        n = builder.shl(builder.bitcast(args[0], integer), integer(bits))
-        return builder.bitcast(builder.add(n, integer(one)), args[0].type)
-
-    return shifted(shifted), codegen
-
-
-power_of_two: Any = intrinsic(_power_of_two)
 
 
 def _exponentials(real: Any) -> Callable[[float], tuple[float, float]]:

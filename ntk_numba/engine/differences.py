@@ -32,6 +32,7 @@ from ntk_numba.engine.recursion import Results, all_layers
 from ntk_numba.engine.rows import Duals, W, Z
 from ntk_numba.engine.samples import Samples, layer_statistics
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.extended import extended, product
 from ntk_numba.network import MLP, Layer
 
 Doubles = NDArray[np.float64]
@@ -75,9 +76,14 @@ def next_step(step: float, worst: float) -> float:
     return step / 2 ** max(1, math.ceil(math.log2(worst / KEPT) / 8))
 
 
+def _exponentials(x: Doubles) -> Doubles:
+    """Return e^x."""
+    return np.exp(extended(x)).astype(float)
+
+
 def moved_layers(layers: Sequence[Layer], direction: Doubles, t: float) -> tuple[Layer, ...]:
     """Return layers whose log σ_w and log β are moved by t times a direction, (2, L)."""
-    factors = np.exp(t * direction)
+    factors = _exponentials(t * direction)
     return tuple(
         replace(layer, w_std=layer.w_std * w, b_std=layer.b_std * b)
         for layer, w, b in zip(layers, *factors.tolist(), strict=True)
@@ -87,7 +93,7 @@ def moved_layers(layers: Sequence[Layer], direction: Doubles, t: float) -> tuple
 def farthest_networks(net: MLP, direction: Doubles) -> list[MLP]:
     """Return the two networks that are farthest along a direction and against it."""
     t = SIDE * first_step(direction)
-    factors = (np.exp(sign * t * direction).tolist() for sign in (1, -1))
+    factors = (_exponentials(sign * t * direction).tolist() for sign in (1, -1))
     return [
         net.replace(
             w_std=[value * f for value, f in zip(net.w_std, w, strict=True)],
@@ -117,7 +123,7 @@ def move_samples(
             with np.errstate(over="ignore", invalid="ignore"):
                 std, *others = layer_statistics(moved, duals, norm, n0, np.dtype(float))
             if not np.isfinite(std).all():
-                largest = float(np.exp(SIDE * step))
+                largest = math.exp(SIDE * step)
                 raise InvalidValueError(
                     f"the derivatives take kernels at w_std and b_std up to {largest:.3g} times "
                     "these, and there a variance is too large for float64; scale the data down"
@@ -127,8 +133,8 @@ def move_samples(
     weight, bias, coefficients = (np.stack(arrays) for arrays in zip(*found, strict=True))
     up, down = np.array(roots[::2]), np.array(roots[1::2])
     ratios = np.divide(up, down, out=np.ones_like(up), where=down > 0)
-    logs = np.log(ratios, out=np.zeros_like(ratios), where=ratios > 0)
-    root, lower = (np.array(order) @ logs / step for order in (ORDER_10, ORDER_8))
+    logs = np.log(extended(np.where(ratios > 0, ratios, 1.0))).astype(float)
+    root, lower = (product(np.array([c]), logs)[0] / step for c in (ORDER_10, ORDER_8))
     return Moved(weight, bias, coefficients, root, np.abs(root - lower))
 
 

@@ -26,6 +26,7 @@ from ntk_numba.engine.rows import (
 )
 from ntk_numba.engine.samples import Samples
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.extended import Extended, extended
 from ntk_numba.function import Floats
 
 SMALLEST_VARIANCE = 1e-200  # used in place of a variance of 0
@@ -93,20 +94,19 @@ def dual(
     fitted = function.dual(float(np.max([q1, q2], initial=0)))
     halves = (1 - rho) / 2, (1 + rho) / 2
     # K̇ is the rate times √(K(q)K(q')/qq'), which is 0/0 where a variance is 0, and there a limit.
-    positive = [np.maximum(q, SMALLEST_VARIANCE).astype(np.longdouble) for q in (q1, q2)]
+    positive = [np.maximum(q, SMALLEST_VARIANCE) for q in (q1, q2)]
     z, _, rate = pair_dual(fitted, positive[0], positive[1], *halves)
-    with np.errstate(over="ignore"):
-        roots = [np.sqrt(function.second_moment(q.astype(np.longdouble))) for q in (q1, q2)]
-        k = roots[0] * roots[1] * (1 - 2 * z.astype(np.longdouble))
-        slopes = [np.sqrt(function.second_moment(q) / q) for q in positive]
-        k_dot = rate * slopes[0] * slopes[1]
+    roots = [np.sqrt(function.moment(extended(q))) for q in (q1, q2)]
+    k = roots[0] * roots[1] * (1 - 2 * extended(z))
+    slopes = [np.sqrt(function.moment(extended(q)) / q) for q in positive]
+    k_dot = rate * slopes[0] * slopes[1]
     return k.astype(float).reshape(shape), k_dot.astype(float).reshape(shape)
 
 
 def pair_dual(
     dual: Dual,
-    q1: NDArray[np.floating],
-    q2: NDArray[np.floating],
+    q1: NDArray[np.float64],
+    q2: NDArray[np.float64],
     z: Floats,
     w: Floats | None = None,
 ) -> tuple[Floats, Floats, Floats]:
@@ -120,12 +120,10 @@ def pair_dual(
     return out[0], out[1], out[2]
 
 
-def rates_of_equals(
-    dual: Dual, q: NDArray[np.floating], angles: Sequence[float]
-) -> list[NDArray[np.float64]]:
+def rates_of_equals(dual: Dual, q: Extended, angles: Sequence[float]) -> list[NDArray[np.float64]]:
     """Return the rates of pairs of equal variances q at each z = sin²(θ/2), as `pair_dual` does."""
     # variances behind a layer with a bias are all equal where those of the data are small
-    distinct, place = np.unique(q, return_inverse=True)
+    distinct, place = np.unique(q.astype(float), return_inverse=True)
     samples, data = _samples(dual, distinct), as_data([dual], np.dtype(float))
     out = np.empty((3, distinct.size))
     rates = []
@@ -136,9 +134,9 @@ def rates_of_equals(
     return rates
 
 
-def _samples(dual: Dual, q: NDArray[np.floating]) -> Samples:
+def _samples(dual: Dual, q: NDArray[np.float64]) -> Samples:
     """Return samples of the given variances."""
-    return Samples(*_NOTHING, dual.of_samples(q.astype(np.longdouble)).astype(float))
+    return Samples(*_NOTHING, dual.of_samples(extended(q)))
 
 
 # The fields of `Samples` that `_pairs` does not read

@@ -3,6 +3,7 @@
 `compute.plan` and `compute.memory` call `fit_network` before any kernel is made.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from ntk_numba.duals.base import Activation, Dual
 from ntk_numba.duals.series import ToleranceError, wider_tolerance
 from ntk_numba.engine.dual import rates_of_equals
 from ntk_numba.errors import InvalidValueError
+from ntk_numba.extended import Extended, extended, where
 from ntk_numba.network import MLP, Layer, Variance
 
 # The number of norms at which variances and error bounds are evaluated. They fall from the largest
@@ -27,7 +29,7 @@ VARIANCE_MARGIN = 1.02
 # ¼ of it, so that the errors of one may become four times as large in all layers behind it.
 RESERVE = 3
 # The factor between the tolerances that are tried for a series
-STEP = 10**-0.5
+STEP = math.sqrt(0.1)
 # The number of times that all series are fitted by one factor, and what a finer tolerance leaves
 # for the bounds to fall less than in proportion
 ATTEMPTS, MARGIN = 5, 0.7
@@ -128,7 +130,7 @@ class _Hidden(NamedTuple):
 
     activation: Activation
     largest: float
-    variances: NDArray[np.floating]
+    variances: Extended
     after: Variance
     dual: Dual
 
@@ -144,21 +146,22 @@ def _hidden_layers(
     layers: tuple[Layer, ...], largest_norm: float, features: int, others: tuple[MLP, ...]
 ) -> Iterator[_Hidden]:
     """Yield the hidden layers from the first to the last."""
-    norms = largest_norm * 2.0 ** (-np.arange(NORM_STEPS) / 2)
-    moment = np.append(norms, 0.0).astype(np.longdouble) ** 2 / features
+    norms = np.ldexp(largest_norm, -np.arange(NORM_STEPS // 2))
+    norms = np.stack([norms, norms * math.sqrt(0.5)], axis=1).ravel()
+    moment = extended(np.append(norms, 0.0)) ** 2 / features
     before = layers[0].variance(moment)
     moved = [other.layers[0].variance(moment).total for other in others]
     for number, layer in enumerate(layers[1:], start=1):
         assert layer.activation
         # The variances of the first layer grow with the norm, so their largest one is exact.
         margin = 1 if number == 1 else VARIANCE_MARGIN
-        largest = max(float(q.max()) for q in (before.total, *moved)) * margin
+        largest = max(float(q.astype(float).max()) for q in (before.total, *moved)) * margin
         dual = layer.activation.dual(largest)
         moved = [
-            other.layers[number].variance(layer.activation.second_moment(q)).total
+            other.layers[number].variance(layer.activation.moment(q)).total
             for other, q in zip(others, moved, strict=True)
         ]
-        after = layer.variance(layer.activation.second_moment(before.total))
+        after = layer.variance(layer.activation.moment(before.total))
         yield _Hidden(layer.activation, largest, before.total, after, dual)
         before = after
 
@@ -251,7 +254,7 @@ def _unreachable(net: MLP, reached: float) -> InvalidValueError:
     )
 
 
-def _no_curve(q: NDArray[np.floating]) -> NDArray[np.float64]:
+def _no_curve(q: Extended) -> NDArray[np.float64]:
     """Return a curve of length 0, (2, N)."""
     return np.zeros((2, q.size))
 
@@ -280,15 +283,14 @@ class ErrorBound:
         self._ratio = np.ones(samples)  # τ
         self._worst = 0.0, 0.0
 
-    def behind(self, dual: Dual, q: NDArray[np.floating], after: Variance) -> "ErrorBound":
+    def behind(self, dual: Dual, q: Extended, after: Variance) -> "ErrorBound":
         """Return the bounds behind one more layer, from variances q to the variances `after`."""
         if dual.curve is not None:  # no arc lies between equal variances, and curves take time
             dual = replace(dual, curve=_no_curve)
         e = min(1.0, float(self._cosine.max()))
         rate, changed = rates_of_equals(dual, q, (0.0, e / 2))
         t, t1 = dual.bounds
-        with np.errstate(invalid="ignore"):
-            v = np.where(after.total > 0, after.weights / after.total, 0).astype(float)
+        v = where(after.total > 0, after.weights / after.total, 0).astype(float)
         rate_error = np.maximum(rate - changed, 0) if e > 0 else 0.0
         new = ErrorBound(q.size)
         new._cosine = v * (rate * self._cosine + t)

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.arrays import aligned
+from ntk_numba.compiled.chains import scalar_product
 from ntk_numba.compiled.intrinsics import fma, larger
 from ntk_numba.compiled.parallel import ParallelLoop, arguments_at, threads_now
 from ntk_numba.compiled.policy import njit
 from ntk_numba.duals.base import Dual
 from ntk_numba.engine.products import empty_panels
 from ntk_numba.engine.transpose import LINE_BYTES, transpose
+from ntk_numba.extended import extended, where
 from ntk_numba.function import Floats
 from ntk_numba.inputs.source import Source
 from ntk_numba.network import Layer
@@ -54,15 +56,6 @@ class Samples(NamedTuple):
     half_weight: Floats
     half_bias: Floats
     coefficients: Floats
-
-
-@njit(fastmath={"reassoc", "contract"})
-def _sum_of_squares(v: Floats) -> float:
-    """Return Σ v², reassociated into the lanes of a vector, which is faster and more exact."""
-    total = 0.0
-    for k in range(v.size):
-        total += v[k] * v[k]
-    return total
 
 
 @njit
@@ -111,11 +104,11 @@ def _normalise(rows_at: Any, thread: int, k: int) -> None:
             scale = math.ldexp(1.0, math.frexp(largest)[1] - 1)
             for f in range(features):
                 row[f] /= scale
-        rows.norm[i] = math.sqrt(_sum_of_squares(row)) * scale
+        rows.norm[i] = math.sqrt(scalar_product(row, row)) * scale
         largest = largest / scale if largest > 0 else 1.0
         for f in range(features):
             ratio[f] = row[f] / largest
-        length = math.sqrt(_sum_of_squares(ratio))
+        length = math.sqrt(scalar_product(ratio, ratio))
         divisor = length if length > 0 else 1.0
         per_length = 1 / divisor
         for f in range(features):
@@ -126,7 +119,7 @@ def _normalise(rows_at: Any, thread: int, k: int) -> None:
             v = real((quotient - rows.centre[f]) + rest * per_length)
             block[i - low, f] = v
             row[f] = v
-        rows.spread[i] = _sum_of_squares(row) / 4
+        rows.spread[i] = scalar_product(row, row) / 4
     # Numba gives a literal 0 a type of its own, for which `transpose` would be compiled again.
     top: Any = np.int64(0)
     transpose(panels[low // width], top, low % width, block, high - low, features, features)
@@ -186,8 +179,9 @@ def centre_of(x: Source, z: Source | None, dtype: np.dtype) -> NDArray[np.float6
     # and add up to more than 1e-14 from 363 terms on. They cancel if the coordinates are shifted at
     # random, by shifts with random last bits. The size of the shifts is a power of two near the
     # radius of the data.
-    radius = np.sqrt((_mean_square(first - mean) + _mean_square(last - mean)) / 2)
-    size = 2.0 ** np.round(np.log2(max(radius, 1 / CENTRE_GRID))) / np.sqrt(mean.size)
+    radius = math.sqrt((_mean_square(first - mean) + _mean_square(last - mean)) / 2)
+    mantissa, exponent = math.frexp(max(radius, 1 / CENTRE_GRID))
+    size = math.ldexp(1.0, exponent - (mantissa < math.sqrt(0.5))) / math.sqrt(mean.size)
     shift = np.random.default_rng(0).uniform(-0.5, 0.5, mean.shape) * size
     # in the dtype, so that `tile.repair` adds 2m without an error
     centre = np.round(mean * CENTRE_GRID) / CENTRE_GRID + shift
@@ -252,15 +246,15 @@ def find_underflow(
 
 def roots_of_variances(
     layers: Sequence[Layer], norm: NDArray[np.float64], n0: int
-) -> NDArray[np.longdouble]:
+) -> NDArray[np.float64]:
     """Return √Σ⁽ˡ⁾(x,x) of samples, (L, R), without anything else of `layer_statistics`."""
-    moment, roots = norm.astype(np.longdouble) ** 2 / n0, []
+    moment, roots = extended(norm) ** 2 / n0, []
     q = moment
     for layer in layers:
         if layer.activation:
-            moment = layer.activation.second_moment(q)
+            moment = layer.activation.moment(q)
         q = layer.variance(moment).total
-        roots.append(np.sqrt(q))
+        roots.append(np.sqrt(q).astype(float))
     return np.array(roots)
 
 
@@ -273,9 +267,8 @@ def layer_statistics(
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Return std, half_weight, half_bias and coefficients (see `Samples`); eq. 10, 12 at x = x'.
 
-    They are computed in extended precision where the machine has it (x86): 32 layers then add no
-    error to that of the result, and a variance may leave the range of float64 as long as its root
-    stays inside.
+    They are computed in extended precision: 32 layers then add no error to that of the result, and
+    a variance may leave the range of float64 as long as its root stays inside.
     """
     shape = (len(layers), len(norm))
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
@@ -283,19 +276,19 @@ def layer_statistics(
     coefficients = aligned((sum(d.count for d in duals), len(norm) + padding), dtype)
     for start in range(0, len(norm), STATISTICS_ROWS):
         block = slice(start, min(start + STATISTICS_ROWS, len(norm)))
-        moment = norm[block].astype(np.longdouble) ** 2 / n0
+        moment = extended(norm[block]) ** 2 / n0
         q, first = moment, 0
         for k, layer in enumerate(layers):
             if layer.activation:
                 dual = duals[k - 1]
-                moment = layer.activation.second_moment(q)
+                moment = layer.activation.moment(q)
                 coefficients[first : first + dual.count, block] = dual.of_samples(q)
                 first += dual.count
             variance = layer.variance(moment)
             q = variance.total
             root = np.sqrt(q)
-            half = np.longdouble(0.5) / np.where(root > 0, root, 1)
-            std[k, block] = root
-            weight[k, block] = np.sqrt(variance.weights) * half
-            bias[k, block] = np.longdouble(layer.b_std) * half
+            half = 0.5 / where(root > 0, root, 1)
+            std[k, block] = root.astype(dtype)
+            weight[k, block] = (np.sqrt(variance.weights) * half).astype(dtype)
+            bias[k, block] = (layer.b_std * half).astype(dtype)
     return std, weight, bias, coefficients

@@ -40,6 +40,7 @@ from ntk_numba.engine.pairs import MixingWeights, Pairs, mixing_weights
 from ntk_numba.engine.recursion import acute_mix, mix
 from ntk_numba.engine.rows import TAU, Duals, W, Z
 from ntk_numba.engine.samples import STATISTICS_ROWS
+from ntk_numba.extended import extended, where
 from ntk_numba.network import Layer
 
 Doubles = NDArray[np.float64]
@@ -72,21 +73,22 @@ def turns_of_samples(layers: Sequence[Layer], norm: Doubles, n0: int, directions
     """
     turn = np.empty((len(directions), len(layers), norm.size))
     log_root = np.empty((len(directions), norm.size))
-    steps = directions.astype(np.longdouble)[..., None]
+    steps = directions[..., None]
     for start in range(0, norm.size, STATISTICS_ROWS):
         block = slice(start, start + STATISTICS_ROWS)
-        q = moment = norm[block].astype(np.longdouble) ** 2 / n0
-        change = np.zeros((len(directions), moment.size), np.longdouble)  # ½ dlog q
+        q = moment = extended(norm[block]) ** 2 / n0
+        change = extended(np.zeros((len(directions), moment.size)))  # ½ dlog q
         for k, layer in enumerate(layers):
             if layer.activation:
-                moment = layer.activation.second_moment(q)
+                moment = layer.activation.moment(q)
             weights, q = layer.variance(moment)
-            positive = np.where(q > 0, q, 1)
-            share, rest = weights / positive, np.longdouble(layer.b_std) ** 2 / positive
+            positive = where(q > 0, q, 1)
+            share, rest = weights / positive, extended(layer.b_std) ** 2 / positive
             of_weights, of_bias = change + steps[:, 0, k], steps[:, 1, k]
-            turn[:, k, block] = np.sqrt(share * rest) * (of_bias - of_weights)
+            turns = np.sqrt(share * rest) * (of_bias - of_weights)
+            turn[:, k, block] = turns.astype(float)
             change = share * of_weights + rest * of_bias
-        log_root[:, block] = change
+        log_root[:, block] = change.astype(float)
     return Turns(turn, log_root)
 
 

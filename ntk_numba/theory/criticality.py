@@ -26,11 +26,18 @@ from ntk_numba.arguments import not_negative, real_number, whole_number
 from ntk_numba.duals.quadrature import REACH, nodes
 from ntk_numba.engine.dual import dual
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
+from ntk_numba.extended import exponential, extended, logarithm
 from ntk_numba.network import Layer
 
-VARIANCES = 2.0 ** np.arange(-40, 20.5, 0.5)  # the grid on which q* is bracketed
-# The same down to the smallest variances, for moments in extended precision.
-ALL_VARIANCES = np.longdouble(2) ** np.arange(-1000, 20.5, 0.5)
+
+def _grid(lowest: int, highest: int) -> NDArray[np.float64]:
+    """Return the powers of √2 from 2^lowest to 2^highest."""
+    half = np.arange(2 * lowest, 2 * highest + 1)
+    return np.ldexp(np.where(half % 2, math.sqrt(2), 1.0), half // 2)
+
+
+VARIANCES = _grid(-40, 20)  # on which q* is bracketed
+ALL_VARIANCES = _grid(-1000, 20)  # the same down to the smallest variances
 TINY = 1e-200  # an x at which a function is at its limit for x → 0
 ROUNDING = 1e-15  # the relative error of a second moment
 WINDOW = 6  # the variances from which a power series in q is extrapolated to q = 0
@@ -131,7 +138,7 @@ def critical_init(
     if 0 < slope < math.inf:
         # Without β the limit q → 0 is critical if σ(0) = 0, since β²/q → 0 there. For homogeneous
         # functions every q is, and none with β > 0.
-        some = 4.0 ** np.arange(-20, 10)
+        some = np.ldexp(1.0, 2 * np.arange(-20, 10))
         homogeneous = (abs(which.second_moment(some) / some - slope) < 1e-12 * slope).all()
         if wanted == 0:
             return Critical(1 / math.sqrt(slope), 0.0, float(homogeneous))
@@ -140,7 +147,7 @@ def critical_init(
         return _Edge(which).critical(wanted)
     q_tried = _computable_variances(which)
     if slope == 0 and not which.facts.needs_largest:  # β² is about q, as for x²
-        q_tried = np.concatenate([2.0 ** np.arange(-300, -40), q_tried])
+        q_tried = np.concatenate([np.ldexp(1.0, np.arange(-300, -40)), q_tried])
     w2, b2 = _edge(which, q_tried)
     defined = w2 < 1e200  # not where σ' is 0 around 0, or near the smallest numbers
     if not defined.any():
@@ -150,12 +157,12 @@ def critical_init(
     crossing = np.flatnonzero(np.sign(over[1:]) != np.sign(over[:-1]))
     if not len(crossing):
         raise _nowhere(which, wanted, b2)
-    low, high = np.log(q_tried[crossing[0] : crossing[0] + 2])
+    low, high = (logarithm(v) for v in q_tried[crossing[0] : crossing[0] + 2])
     root = brentq(
-        lambda log_q: float(_edge(which, np.exp(np.array([log_q])))[1][0] - wanted**2),
+        lambda log_q: float(_edge(which, np.array([exponential(log_q)]))[1][0] - wanted**2),
         low, high, xtol=1e-14,
     )  # fmt: skip
-    found_q = math.exp(root)
+    found_q = exponential(root)
     return Critical(math.sqrt(_edge(which, np.array([found_q]))[0][0]), wanted, found_q)
 
 
@@ -180,9 +187,9 @@ class _Edge:
     def __init__(self, activation: Activation) -> None:
         self._activation = activation
         x = np.array([-TINY, TINY])
-        self._slopes = activation.derivative(x)  # at 0 from either side
+        self._slopes = activation.slopes_at(x)  # at 0 from either side
         self._step = 2 if 0.0 in activation.kinks else 4  # the ratio of variances of a window
-        q = float(self._step) ** -np.arange(40.0)[::-1]
+        q = np.ldexp(1.0, -np.arange(40)[::-1] * (self._step // 2))
         f = np.array([self.terms(v)[0] for v in q])
         # the window whose extrapolated value differs least from that of the next one
         best: tuple[float, int, int, NDArray[Any]] = (math.inf, 0, 0, f)
@@ -190,11 +197,11 @@ class _Edge:
         for k in range(len(q) - WINDOW):
             u, part = q[k : k + WINDOW], f[k : k + WINDOW]
             ratio = part[1] / part[0] if (part > 0).all() else 0.0
-            power = int(np.rint(2 * math.log(max(ratio, 1e-9)) / math.log(self._step)))
+            power = int(np.rint(2 * logarithm(max(ratio, 1e-9)) / logarithm(self._step)))
             if not 3 <= power <= 24:  # rounding errors
                 before = None
                 continue
-            series = part / u ** (power / 2)
+            series = part / _power(u, power)
             at_zero = float(_interpolate(self._variable(u), series, 0.0))
             if before and before[0] == power and at_zero > 0:
                 change = abs(before[1] / at_zero - 1)
@@ -206,7 +213,7 @@ class _Edge:
         self.window = q[k : k + WINDOW] if change < 1e-6 else None
         if self.window is not None:  # ln β²/q^p at q = 0, to which the series is near below q
             first = self.window[0] * 1e-20
-            self._leading = math.log(self.squares(first)[1]) - self._power / 2 * math.log(first)
+            self._leading = logarithm(self.squares(first)[1]) - self._power / 2 * logarithm(first)
 
     def _variable(self, q: Any) -> Any:
         """Return what the power series is one of."""
@@ -216,20 +223,17 @@ class _Edge:
         """Return F and S by quadrature, or NaN if they come from beyond its reach."""
         a = self._activation
         t, weights = nodes(q, a.kinks, a.smooth_beyond)
-        x = np.sqrt(np.longdouble(q)) * t
+        x = np.sqrt(extended(q)) * t
         with np.errstate(all="ignore"):
-            try:
-                values, slopes = a(x), a.derivative(x)
-            except TypeError:  # SciPy has no erf in extended precision
-                values, slopes = a(x.astype(float)), a.derivative(x.astype(float))
-            at_zero = np.where(x < 0, self._slopes[0], self._slopes[1]).astype(slopes.dtype)
-            rest, rest_slope = values - at_zero * x, slopes - at_zero
-            density = weights * (q * rest_slope**2 - rest**2)
-            squares = weights * (values**2 + q * slopes**2)
-            far = abs(t) > 0.8 * REACH
-            if not squares[far].sum() <= 1e-13 * squares.sum():
-                return math.nan, math.nan
-            return float(density.sum()), float(weights @ slopes**2)
+            values, slopes = extended(a(x)), extended(a.derivative(x))
+        at_zero = np.where(t < 0, self._slopes[0], self._slopes[1])
+        rest, rest_slope = values - at_zero * x, slopes - at_zero
+        density = weights * (q * rest_slope**2 - rest**2)
+        squares = weights * (values**2 + q * slopes**2)
+        far = abs(t) > 0.8 * REACH
+        if not float(squares[far].sum()) <= 1e-13 * float(squares.sum()):
+            return math.nan, math.nan
+        return float(density.sum()), float((weights * slopes**2).sum())
 
     def squares(self, q: float) -> tuple[float, float]:
         """Return the σ_w² and β² with which q is a fixed point and χ = 1."""
@@ -237,24 +241,24 @@ class _Edge:
         if self.window is not None and q < self.window[0]:
             u = self._variable(q)
             series = float(_interpolate(self._variable(self.window), self._series, u))
-            f = q ** (self._power / 2) * series
+            f = float(_power(np.array(q), self._power)) * series
         return 1 / slope, f / slope
 
     def log_bias(self, log_q: float) -> float:
         """Return ln β², which is finite where β² itself is below the range of floats."""
-        q = math.exp(log_q)
+        q = exponential(log_q)
         if self.window is not None and q < self.window[0] * 1e-20:
             return self._power / 2 * log_q + self._leading
         b2 = self.squares(q)[1]
         if math.isnan(b2):
             return math.nan
         least = 0.0 if self.window is not None and q < self.window[0] else FAR * q
-        return math.log(b2) if b2 > least else -math.inf
+        return logarithm(b2) if b2 > least else -math.inf
 
     def critical(self, b_std: float) -> Critical:
         """Return the smallest critical q for β > 0."""
-        target = 2 * math.log(b_std)
-        path = list(np.log(VARIANCES))
+        target = 2 * logarithm(b_std)
+        path = [logarithm(v) for v in VARIANCES]
         if self.window is not None:
             path.insert(0, min(target, path[0]) - 50)
         values = [self.log_bias(path[0])]
@@ -268,14 +272,20 @@ class _Edge:
                         f"{math.exp(values[-1] / 2):.1g}"
                     )
                 root = brentq(lambda v: self.log_bias(v) - target, low, high, xtol=1e-14)
-                return Critical(self.terms(math.exp(root))[1] ** -0.5, b_std, math.exp(root))
+                q = exponential(root)
+                return Critical(1 / math.sqrt(self.terms(q)[1]), b_std, q)
         raise _nowhere(self._activation, b_std, np.exp([v for v in values if v == v]))
+
+
+def _power(q: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
+    """Return q^(exponent/2)."""
+    return (np.sqrt(extended(q)) ** exponent).astype(float)
 
 
 def _interpolate(at: NDArray[Any], values: NDArray[Any], x: float) -> float:
     """Return the polynomial through the values, at x (Lagrange)."""
     weights = [np.prod((x - np.delete(at, k)) / (u - np.delete(at, k))) for k, u in enumerate(at)]
-    return float(np.dot(weights, values))
+    return float(np.sum(np.array(weights) * values))
 
 
 def _edge(activation: Activation, q: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -311,10 +321,10 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     w_std, b_std = not_negative("w_std", w_std), not_negative("b_std", b_std)
     layer = Layer(which, w_std, b_std)
 
-    def growth(q: NDArray[Any]) -> NDArray[Any]:
-        """Return V(q)/q − 1, in the precision of q."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return layer.variance(which.second_moment(q)).total / q - 1
+    def growth(q: Any) -> NDArray[np.float64]:
+        """Return V(q)/q − 1."""
+        exact = extended(q)
+        return (layer.variance(which.moment(exact)).total / exact - 1).astype(float)
 
     at_one = float(growth(np.ones(1))[0])
     if abs(at_one) < 1e-14:
@@ -326,14 +336,14 @@ def fixed_point(activation: str | Activation, *, w_std: float = 1.0, b_std: floa
     crossed = np.flatnonzero(growth(path) * np.sign(at_one) < -ROUNDING)
     if not len(crossed):
         return math.inf if at_one > 0 else 0.0
-    low, high = np.log(path[crossed[0] - 1 : crossed[0] + 1]).astype(float)
+    low, high = (logarithm(v) for v in path[crossed[0] - 1 : crossed[0] + 1])
 
     def at(log_q: float) -> float:
-        return float(growth(np.exp(np.array([log_q], np.longdouble)))[0])
+        return float(growth(np.exp(extended(np.array([log_q]))))[0])
 
     if at(low) * at_one <= 0:  # the crossing is within rounding of this point
-        return math.exp(low)
-    return math.exp(brentq(at, low, high, xtol=1e-14))
+        return exponential(low)
+    return exponential(brentq(at, low, high, xtol=1e-14))
 
 
 def correlation_map(
@@ -383,7 +393,7 @@ def correlation_map(
     out = [current]
     for _ in range(depth - 1):
         k, _ = dual(which, variance, variance, np.clip(np.append(current.ravel(), 1.0), -1, 1))
-        s = layer.variance(k).total
+        s = layer.variance(extended(k)).total.astype(float)
         variance = float(s[-1])
         with np.errstate(invalid="ignore", divide="ignore"):
             current = (s[:-1] / variance).reshape(current.shape)

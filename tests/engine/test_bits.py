@@ -12,29 +12,32 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
 import llvmlite.binding as llvm
-import numba
 import numpy as np
 import pytest
-from scipy import special
+from marks import marked
 
 ROOT = Path(__file__).parent.parent.parent
 FIXTURE = ROOT / "tests" / "golden" / "bits.json"
 COMMAND = "python tests/engine/test_bits.py"
 DTYPES = "float64", "float32"
-AVX2 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "popcnt",
-        "sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "cx16", "fxsr", "xsave")  # fmt: skip
 
-# Environment variables that make this package, NumPy and BLAS run on a processor with AVX-512 as
-# they run on one without.
-AVX512_OFF = {
-    "NUMBA_CPU_NAME": "haswell",
-    "NUMBA_CPU_FEATURES": ",".join(f"+{feature}" for feature in AVX2),
-    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL "
-    "AVX512_SPR X86_V4",
-    "OPENBLAS_CORETYPE": "Haswell",
+# Processors whose code LLVM writes on any x86, of the features that each needs and all the earlier
+# ones lack. The first two have no fused multiply-add.
+PROCESSORS = {
+    "generic": "sse2", "nehalem": "popcnt", "sandybridge": "avx", "haswell": "avx2",
+    "skylake-avx512": "avx512f", "znver4": "avx512f",
+}  # fmt: skip
+# Variables with which NumPy and BLAS run as on another processor
+LIBRARIES = {
+    "NumPy as with AVX2": {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"},
+    "NumPy as with SSE": {
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3 AVX512F "
+        "AVX512_SKX AVX512_CLX AVX512_CNL"
+    },
+    "BLAS for Haswell": {"OPENBLAS_CORETYPE": "Haswell"},
+    "BLAS for Nehalem": {"OPENBLAS_CORETYPE": "Nehalem"},
 }
 
 # Networks with code paths that the network of each activation does not reach.
@@ -92,55 +95,23 @@ def digest(nets, x, dtype, threads):
     return found.hexdigest()[:16]
 
 
-def compute(dtype, threads):
-    """Return all digests of a dtype by the name of the activation or network."""
+def compute(dtype, threads, chosen=None):
+    """Return digests of a dtype by the name of the activation or network: all, or some."""
     import ntk_numba as nk
     from ntk_numba.activations import names, table
 
     x, digits = rows(), all_digits()[:300]
-    found = {}
+    jobs = {}
     for name in names():
         spec = table.example(name)
-        net = nk.MLP(4, [spec, "leaky_relu:0.2", spec], 0.8, 0.1)
-        found[name] = digest([net], x, dtype, threads)
+        jobs[name] = [nk.MLP(4, [spec, "leaky_relu:0.2", spec], 0.8, 0.1)], x
     for name, options in SPECIAL.items():
-        data = digits if name in OF_DIGITS else x
-        found[name] = digest([nk.MLP(**options)], data, dtype, threads)
-    found["nearly equal rows"] = digest([nk.MLP(4)], near_rows(), dtype, threads)
-    both = [nk.MLP(**SPECIAL[name]) for name in OF_DIGITS]
-    found["both networks of the digits"] = digest(both, digits, dtype, threads)
-    return found
+        jobs[name] = [nk.MLP(**options)], digits if name in OF_DIGITS else x
+    jobs["nearly equal rows"] = [nk.MLP(4)], near_rows()
+    jobs["both networks of the digits"] = [nk.MLP(**SPECIAL[name]) for name in OF_DIGITS], digits
+    return {name: digest(*jobs[name], dtype, threads) for name in chosen or jobs}
 
 
-def libraries():
-    """Return the version of Numba, a digest of results of NumPy and SciPy here, and the maker.
-
-    The last bits of these results depend on the processor and on the versions. So do coefficients
-    of series and tables, and with them the last bits of some activations in float64. The compiler
-    determines the order of the sums in a distance. Processors of AMD have other functions in
-    extended precision, which are in tables too, and the compiler takes another order for them.
-    """
-    x = np.linspace(-3, 3, 1001)
-    functions = np.exp, np.expm1, np.tanh, np.sin, np.cos, np.arctan, np.sinh, np.cosh
-    values = [f(x) for f in functions]
-    values += [np.log(x + 4), np.log1p(x + 3), special.expit(x), special.erf(x), special.erfcx(x)]
-    values += [special.ndtr(x), x[:1000] @ values[0][:1000]]
-    values.append(np.reshape(x[:1000], (20, 50)) @ np.reshape(values[0][:1000], (50, 20)))
-    values.append(np.reshape(x[:1000], (20, 50)) @ values[0][:50])
-    found = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in values)).hexdigest()
-    maker = ", AMD" if llvm.get_host_cpu_name().startswith("znver") else ""
-    return f"numba {numba.__version__}, functions {found[:16]}{maker}"
-
-
-def recorded(digests, dtype):
-    """Return the digests for these libraries by name, or else those equal for all libraries."""
-    if libraries() in digests:
-        return digests[libraries()][dtype]
-    first, *others = (of[dtype] for of in digests.values())
-    return {name: d for name, d in first.items() if all(o[name] == d for o in others)}
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="extended precision is another one here")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_are_those_of_the_numerical_version(dtype, threads):
@@ -151,23 +122,56 @@ def test_bits_are_those_of_the_numerical_version(dtype, threads):
         f"engine.kernel.NUMERICS is {NUMERICS} and tests/golden/bits.json holds the bits of "
         f"{fixture['numerics']}; write it again: {COMMAND}"
     )
-    found = compute(dtype, threads)
-    names = set(next(iter(fixture["digests"].values()))[dtype])
+    wanted, found = fixture["digests"][dtype], compute(dtype, threads)
     # A name that the fixture lacks is new. No file was begun with other bits, and there is nothing
     # to compare with until the fixture is written again.
-    gone = sorted(names - set(found))
+    gone = sorted(set(wanted) - set(found))
     assert not gone, f"nothing is called {', '.join(gone)} any more; write again: {COMMAND}"
-    wanted = recorded(fixture["digests"], dtype)
     changed = [name for name in wanted if wanted[name] != found[name]]
     assert not changed, (
         f"the bits of {', '.join(changed)} have changed in {dtype}; if that is intended, raise "
         f"engine.kernel.NUMERICS and write the fixture again: {COMMAND}"
     )
-    if unknown := sorted(names - set(wanted)):
-        pytest.skip(
-            f"the fixture has no digests of {', '.join(unknown)} for this processor and these "
-            f"versions of NumPy, SciPy and Numba; all others are as recorded"
-        )
+
+
+def computed_with(variables, names=()):
+    """Return the digests of both dtypes, computed in a new process with other variables."""
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__, *(names or ["all"])],
+        env={**os.environ, **variables},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(answer.stdout)
+
+
+def as_recorded(found):
+    """Check that digests are those of the fixture."""
+    wanted = json.loads(FIXTURE.read_text())["digests"]
+    changed = [
+        f"{name} in {dtype}"
+        for dtype in DTYPES
+        for name, value in found[dtype].items()
+        if wanted[dtype][name] != value
+    ]
+    assert not changed, f"other bits: {', '.join(changed)}"
+
+
+@pytest.mark.parametrize("processor", marked(pytest.mark.slow, PROCESSORS, ["sandybridge"]))
+def test_bits_are_the_same_on_all_processors(processor):
+    has = llvm.get_host_cpu_features()
+    if platform.machine() != "x86_64" or not has.get(PROCESSORS[processor]):
+        pytest.skip(f"this processor lacks {PROCESSORS[processor]}, which {processor} has")
+    # without features, LLVM takes those of the name
+    variables = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": ""}
+    few = ("relu", "tanh", "elu", "relu, b_std 0.1") if processor == "sandybridge" else ()
+    as_recorded(computed_with(variables, few))
+
+
+@pytest.mark.parametrize("kind", marked(pytest.mark.slow, LIBRARIES))
+def test_bits_do_not_depend_on_what_numpy_and_blas_find(kind):
+    as_recorded(computed_with(LIBRARIES[kind]))
 
 
 def test_data_have_obtuse_angles_and_awkward_pairs():
@@ -179,33 +183,16 @@ def test_data_have_obtuse_angles_and_awkward_pairs():
 
 
 def write():
-    """Write the digests of this processor and its libraries, with and without AVX-512.
-
-    Digests of other libraries are kept if they have the same version of the arithmetic.
-    """
+    """Write the digests."""
     from ntk_numba.engine.kernel import NUMERICS
 
-    digests = {libraries(): {dtype: compute(dtype, 1) for dtype in DTYPES}}
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, "--avx2"],
-        env={**os.environ, **AVX512_OFF},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    digests.update(json.loads(answer.stdout))
-    if FIXTURE.exists():
-        before = json.loads(FIXTURE.read_text())
-        if before["numerics"] == NUMERICS:
-            digests = before["digests"] | digests
+    digests = {dtype: compute(dtype, 1) for dtype in DTYPES}
     FIXTURE.write_text(json.dumps({"numerics": NUMERICS, "digests": digests}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--avx2"]:
-        with mock.patch.object(
-            llvm, "get_host_cpu_features", return_value=dict.fromkeys(AVX2, True)
-        ):
-            print(json.dumps({libraries(): {dtype: compute(dtype, 1) for dtype in DTYPES}}))
+    if names := sys.argv[1:]:
+        chosen = None if names == ["all"] else names
+        print(json.dumps({dtype: compute(dtype, 1, chosen) for dtype in DTYPES}))
     else:
         write()
