@@ -41,8 +41,8 @@ def docstring(module: str) -> str:
 # The wings, from the lowest up. A file imports only from wings below its own, and from files of its
 # own wing that do not import it. ARCHITECTURE.md states the purpose of each wing.
 ORDER = [
-    "ground", "compiled", "duals", "activations", "network", "inputs", "gramfile", "engine",
-    "finite_width", "compute", "cluster", "operators", "factors", "solvers", "predict", "theory",
+    "ground", "compiled", "extended", "duals", "activations", "network", "inputs", "gramfile",
+    "engine", "finite_width", "compute", "cluster", "operators", "factors", "solvers", "predict", "theory",
     "validation", "plots", "sklearn", "cli",
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ the last of them: that of Σ c_k T_k' is at most about 2/width · 2ν √(Σ k²
 
 import math
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,13 +22,19 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy import special
 
-from ntk_numba.extended import dot, dots, extended, product, solve
-from ntk_numba.extended.chebyshev import points, to_coefficients
+from ntk_numba.activations.centre import (
+    DEGREE,
+    NODES,
+    TO_COEFFICIENTS,
+    Centre,
+    least_squares,
+    power,
+)
+from ntk_numba.extended import dot, dots, extended, product
 
 Array = NDArray[np.float64]
 PythonFunction = Callable[[Array], Any]
 
-DEGREE = 24  # the degree of a piece
 LAST = 4  # the coefficients of a piece that must be small
 SHORTEST = 2.0**-12  # a piece that is shorter, and not at a kink, is not halved again
 DEEPEST = 2.0**-60  # the shortest piece at 0
@@ -38,26 +44,7 @@ SEEN = 2**16  # points in each run at which the function is compared with its po
 GOLDEN = (np.sqrt(5) - 1) / 2  # the step, modulo 1, between these points
 UNSEEN = 30.0  # a difference there that is larger, in units of a piece's error, is a fault
 
-_NODES = points(DEGREE + 1).astype(float)
-_TO_COEFFICIENTS = to_coefficients(DEGREE + 1).astype(float)
 _SLOPE_NOISE = 4 * np.sqrt(np.sum(np.arange(DEGREE + 1.0) ** 2))
-
-
-@cache
-def _least_squares(order: int) -> Array:
-    """Return the matrix that maps values at the nodes to the coefficients of `Centre.factor`."""
-    basis = extended(chebyshev.chebvander(_NODES, DEGREE - order))
-    basis = basis * (extended(_NODES) ** order).reshape(-1, 1)
-    return solve(basis.T @ basis, basis.T).astype(float)
-
-
-def power(u: Array, order: Any) -> Array:
-    """Return u to a power, of whole numbers from 0 to 15, by products."""
-    n, square, out = np.asarray(order).astype(int), u, np.ones_like(u)
-    for bit in range(4):
-        out = np.where(n >> bit & 1, out * square, out)
-        square = square * square
-    return out
 
 
 class Fault(NamedTuple):
@@ -117,35 +104,6 @@ class Pieces(NamedTuple):
         piece, u = self.where(x)
         slope = chebyshev.chebval(u, self.slopes[:, piece], tensor=False)
         return np.asarray(slope * power(u, np.maximum(self.power[piece], 0)))
-
-
-class Centre(NamedTuple):
-    """A function on [−w, w] as f(0) + (x/w)^m h(x/w), so that it is relatively accurate at 0.
-
-    So are E[σ²] and E[σ'²] at small variances if f(0) or f'(0) is 0.
-
-    factor : the Chebyshev coefficients of h
-    lossy : whether the function's own values near 0 have lost digits, as those of exp(x) − 1
-    """
-
-    width: float
-    order: int
-    at_zero: float
-    factor: Array
-    lossy: bool
-
-    def __call__(self, x: Array) -> Array:
-        """Return the polynomial at x."""
-        u = x / self.width
-        factor = chebyshev.chebval(u, self.factor)
-        return np.asarray(self.at_zero + power(u, self.order) * factor)
-
-    @property
-    def slope(self) -> Array:
-        """The Chebyshev coefficients of the derivative divided by (x/w)^(m−1), (25 − m,)."""
-        h = self.factor
-        inner = chebyshev.chebadd(self.order * h, chebyshev.chebmulx(chebyshev.chebder(h)))
-        return np.asarray(inner / self.width)
 
 
 class Interpolant:
@@ -221,11 +179,11 @@ class Interpolant:
                 break
         else:
             return None
-        values = self.call(width * _NODES) - at_zero
+        values = self.call(width * NODES) - at_zero
         noise = max(float(tail[0]), 0.1 * ROUNDED * float(abs(c).max()))
         order, top, size = 1, float(abs(values).max()), 1.0
         while True:
-            factor = dots(_least_squares(order), values)
+            factor = dots(least_squares(order), values)
             size *= DEGREE / order
             # a coefficient of x^m as small as its rounding error is 0
             if abs(chebyshev.chebval(0.0, factor)) > min(4 * noise * size, 1e-6 * top) or top == 0:
@@ -310,7 +268,7 @@ class Interpolant:
             at = int(np.searchsorted(ends, 0.0)) - 1
             power[at] = centre.order - 1
             slopes[:, at] = np.pad(centre.slope, (0, DEGREE - len(centre.slope)))
-            c[:, at] = dots(_TO_COEFFICIENTS, centre(centre.width * _NODES))
+            c[:, at] = dots(TO_COEFFICIENTS, centre(centre.width * NODES))
         pieces = Pieces(ends, c, slopes, tail, tail, power)
         difference, unseen = self._unseen(pieces, np.maximum(tail, limit))
         error = np.maximum(tail, difference)
@@ -327,10 +285,10 @@ class Interpolant:
 
     def _fitted(self, a: Array, b: Array) -> tuple[Array, Array, Array]:
         """Return the coefficients of pieces, (n, 25), their last ones' size and their rounding."""
-        x = (a + b)[:, None] / 2 + (b - a)[:, None] / 2 * _NODES
+        x = (a + b)[:, None] / 2 + (b - a)[:, None] / 2 * NODES
         values = self.call(x.ravel()).reshape(x.shape)
         with np.errstate(all="ignore"):
-            c = product(values, _TO_COEFFICIENTS.T)
+            c = product(values, TO_COEFFICIENTS.T)
             tail = abs(c[:, -LAST:]).max(axis=1)
             steep = abs(np.diff(values) / np.diff(x)).max(axis=1)
             top = abs(values).max(axis=1)

@@ -211,12 +211,6 @@ class Numerical(Series):
         pieces, _ = self._interpolant.up_to(reach)
         return typed(pieces.slope(flat).reshape(x.shape), x)
 
-    def values_at(self, x: Array) -> Array:
-        return np.asarray(self(x), float)
-
-    def slopes_at(self, x: Array) -> Array:
-        return np.asarray(self.derivative(x), float)
-
     def moment(self, q: Extended) -> Extended:
         """Return E[σ(z)²] with a relative error that `unseen` includes in the error bounds."""
         return table_moment(self, q)
@@ -234,8 +228,7 @@ class Numerical(Series):
             means = []
             for smooth_beyond in (scale, np.inf if beyond < 100 else 8 * scale):
                 t, weights = nodes(q, self._kinks, min(smooth_beyond, REACH * np.sqrt(q)))
-                # `dual` raises if the q in use overflow
-                with np.errstate(all="ignore"):
+                with np.errstate(all="ignore"):  # `dual` raises if the q in use overflow
                     s = np.asarray(self._fn(np.sqrt(q) * t), float)
                     tilted = s * np.exp(extended(-t)).astype(float)
                     mean = tuple(dot(weights, np.asarray(v)) for v in (s**2, tilted, s * s * t))
@@ -279,8 +272,7 @@ class Numerical(Series):
         pieces, _ = self._interpolant.up_to(REACH * np.sqrt(q))
         error, error_of_slope = pieces.errors(q)
         error /= np.sqrt(moment)
-        table = float(self.second_moment(np.array([q]))[0])
-        error += abs(table / moment - 1)
+        error += abs(float(self.second_moment(np.array([q]))[0]) / moment - 1)
         difference, before, h = np.zeros(degree + 1), np.zeros_like(t), np.ones_like(t)
         k = np.arange(degree + 1)
         for i in range(1, degree + 1):
@@ -424,7 +416,6 @@ class Recorded(Activation):
     __call__: Any = _refuse
     derivative: Any = _refuse
     moment: Any = _refuse
-    second_moment: Any = _refuse
     dual: Any = _refuse
 
     @property

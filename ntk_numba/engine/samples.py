@@ -37,7 +37,7 @@ CENTRE_GRID = 4096.0
 # of 4 KB apart, as tiles are, and would share their places in the cache.
 PADDING_BYTES = 320
 
-STATISTICS_ROWS = 1024  # samples whose variances and coefficients are computed at once
+STATISTICS_ROWS = 2048  # samples whose variances and coefficients are computed at once
 
 
 class Samples(NamedTuple):

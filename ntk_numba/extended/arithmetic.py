@@ -93,7 +93,7 @@ def normal(high: float, low: float, k: float) -> Number:
 
 
 @njit
-def add(a: Number, b: Number) -> Number:
+def add_numbers(a: Number, b: Number) -> Number:
     """Return a + b."""
     (high, low, k), (other, other_low, k_other) = a, b
     k = k_other if high == 0 else k
@@ -107,14 +107,14 @@ def add(a: Number, b: Number) -> Number:
 
 
 @njit
-def multiply(a: Number, b: Number) -> Number:
+def multiply_numbers(a: Number, b: Number) -> Number:
     """Return a·b."""
     p, rest = multiply_pairs(a[0], a[1], b[0], b[1])
     return normal(p, rest, a[2] + b[2])
 
 
 @njit
-def divide(a: Number, b: Number) -> Number:
+def divide_numbers(a: Number, b: Number) -> Number:
     """Return a/b."""
     q, rest = divide_pairs(a[0], a[1], b[0], b[1])
     return normal(q, rest, a[2] - b[2])

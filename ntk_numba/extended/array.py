@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
-from scipy import special
 
-from ntk_numba.compiled.policy import kernel
-from ntk_numba.extended import arithmetic, elementary
+from ntk_numba.compiled.policy import kernel, njit
+from ntk_numba.extended.arithmetic import (
+    add_numbers,
+    divide_numbers,
+    multiply_numbers,
+    normal,
+    square_root,
+)
+from ntk_numba.extended.elementary import BY_UFUNC
 
 Parts = NDArray[np.float64]
 
@@ -63,7 +69,9 @@ class Extended(NDArrayOperatorsMixin):
 
     def __setitem__(self, at: Any, value: Any) -> None:
         places = (slice(None), *(at if isinstance(at, tuple) else (at,)))
-        self.parts[places] = extended(value).parts
+        parts = extended(value).parts
+        missing = self.parts[places].ndim - parts.ndim
+        self.parts[places] = parts.reshape(3, *(1,) * missing, *parts.shape[1:])
 
     def reshape(self, *shape: int) -> "Extended":
         """Return the same numbers in another shape."""
@@ -106,7 +114,8 @@ class Extended(NDArrayOperatorsMixin):
             return self.reshape(self.size).sum(axis=0)
         terms = np.moveaxis(self.parts, axis + 1 if axis >= 0 else axis, 1)
         out = np.zeros((3, *terms.shape[2:]))
-        _add_up(np.ascontiguousarray(terms).reshape(3, len(terms[0]), -1), out.reshape(3, -1))
+        flat = np.ascontiguousarray(terms).reshape(3, terms.shape[1], out[0].size)
+        _add_up(flat, out.reshape(3, -1))
         return Extended(out)
 
     def __iter__(self) -> Any:
@@ -166,35 +175,51 @@ def _take(numbers: NDArray[np.float64], out: Parts) -> None:
     """Fill out with numbers of float64."""
     high, low, k = out[0], out[1], out[2]
     for i in range(numbers.size):
-        x, rest, power = arithmetic.normal(numbers[i], 0.0, 0.0)
-        high[i], low[i], k[i] = arithmetic.normal(x, rest, power)
+        x, rest, power = normal(numbers[i], 0.0, 0.0)
+        high[i], low[i], k[i] = normal(x, rest, power)
+
+
+@njit(_nrt=True)
+def _repeated(a: Parts, count: int) -> Parts:
+    """Return a single number as often as wanted."""
+    parts = np.empty((3, count))
+    for i in range(3):
+        parts[i, :] = a[i, 0]
+    return parts
 
 
 @kernel()
 def _combine(operation: int, a: Parts, b: Parts, out: Parts) -> None:
-    """Fill out with sums, differences, products or quotients, or with roots of a, (3, n)."""
+    """Fill out, (3, n), with sums, differences, products or quotients, or with roots of a.
+
+    a and b are of the same shape, or a single number, (3, 1).
+    """
+    if a.shape[1] != out.shape[1]:
+        a = _repeated(a, out.shape[1])
+    if b.shape[1] != out.shape[1]:
+        b = _repeated(b, out.shape[1])
     high, low, k = out[0], out[1], out[2]
     x, x_low, x_k = a[0], a[1], a[2]
     y, y_low, y_k = b[0], b[1], b[2]
     if operation in (ADD, SUBTRACT):
         sign = 1.0 if operation == ADD else -1.0
         for i in range(high.size):
-            high[i], low[i], k[i] = arithmetic.add(
+            high[i], low[i], k[i] = add_numbers(
                 (x[i], x_low[i], x_k[i]), (sign * y[i], sign * y_low[i], y_k[i])
             )
     elif operation == MULTIPLY:
         for i in range(high.size):
-            high[i], low[i], k[i] = arithmetic.multiply(
+            high[i], low[i], k[i] = multiply_numbers(
                 (x[i], x_low[i], x_k[i]), (y[i], y_low[i], y_k[i])
             )
     elif operation == DIVIDE:
         for i in range(high.size):
-            high[i], low[i], k[i] = arithmetic.divide(
+            high[i], low[i], k[i] = divide_numbers(
                 (x[i], x_low[i], x_k[i]), (y[i], y_low[i], y_k[i])
             )
     else:
         for i in range(high.size):
-            high[i], low[i], k[i] = arithmetic.square_root((x[i], x_low[i], x_k[i]))
+            high[i], low[i], k[i] = square_root((x[i], x_low[i], x_k[i]))
 
 
 @kernel()
@@ -204,13 +229,13 @@ def _add_up(terms: Parts, out: Parts) -> None:
     for m in range(terms.shape[1]):
         x, x_low, x_k = terms[0, m], terms[1, m], terms[2, m]
         for i in range(high.size):
-            high[i], low[i], k[i] = arithmetic.add(
-                (high[i], low[i], k[i]), (x[i], x_low[i], x_k[i])
-            )
+            high[i], low[i], k[i] = add_numbers((high[i], low[i], k[i]), (x[i], x_low[i], x_k[i]))
 
 
 def _flat(parts: Parts, shape: tuple[int, ...]) -> Parts:
     """Return the parts of numbers that are broadcast to a shape, (3, n)."""
+    if (parts.shape[1:] == shape and parts.flags.c_contiguous) or parts.size == 3:
+        return parts.reshape(3, -1)
     if parts.shape[1:] != shape:
         missing = len(shape) + 1 - parts.ndim
         parts = np.broadcast_to(parts.reshape(3, *(1,) * missing, *parts.shape[1:]), (3, *shape))
@@ -301,6 +326,8 @@ def _clip(a: Any, low: Any, high: Any) -> Extended:
 def _power(a: Any, exponent: Any) -> Extended:
     """Return a to the power of whole numbers, by squaring."""
     base, n = extended(a), np.asarray(exponent)
+    if n.ndim == 0 and n == 2:
+        return multiply(base, base)
     whole = np.abs(n.astype(int))
     if (whole != np.abs(n)).any():
         return NotImplemented
@@ -370,17 +397,6 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.zeros_like: _filled(0.0),
     np.ones_like: _filled(1.0),
     np.full_like: _filled(None),
-    np.exp: _elementwise(elementary.exponential),
-    np.expm1: _elementwise(elementary.exponential_minus_one),
-    np.log: _elementwise(elementary.logarithm),
-    np.log1p: _elementwise(elementary.logarithm_of_one_plus),
-    np.sin: _elementwise(elementary.sine),
-    np.cos: _elementwise(elementary.cosine),
-    np.arctan: _elementwise(elementary.arctangent),
-    np.arcsin: _elementwise(elementary.arcsine),
-    np.sinh: _elementwise(elementary.hyperbolic_sine),
-    np.cosh: _elementwise(elementary.hyperbolic_cosine),
-    np.tanh: _elementwise(elementary.hyperbolic_tangent),
-    special.expit: _elementwise(elementary.logistic),
+    **{ufunc: _elementwise(scalar) for ufunc, scalar in BY_UFUNC.items()},
 }
 """NumPy's functions of extended arrays, and SciPy's, which `error_function` adds."""

@@ -8,17 +8,18 @@ in float64.
 import math
 
 import numpy as np
+from scipy import special
 
 from ntk_numba.compiled.intrinsics import exponent_of, polynomial, power_of_two
 from ntk_numba.compiled.policy import njit
 from ntk_numba.extended.arithmetic import (
     Number,
     Pair,
-    add,
+    add_numbers,
     add_pairs,
-    divide,
+    divide_numbers,
     divide_pairs,
-    multiply,
+    multiply_numbers,
     multiply_pairs,
     normal,
     ordered_sum,
@@ -38,7 +39,8 @@ from ntk_numba.extended.constants import (
 
 ONE = (1.0, 0.0, 0.0)
 NONE = (0.0, 0.0, 0.0)
-FARTHEST = 2.0**50  # larger |x| have no sine, and an exponential that is 0 or infinite
+FARTHEST = 2.0**50  # larger |x| have an exponential that is 0 or infinite
+LAST_ANGLE = 2.0**100  # of larger |x|, no digit of the angle is known: their sine counts as 0
 PER_LN2, PER_HALF_PI = 1 / LN2[0], 1 / HALF_PI[0]
 SHIFT = 1.5 * 2.0**52  # see `power_of_two`
 
@@ -77,7 +79,7 @@ def _both_exponentials(a: Number) -> tuple[Number, Number]:
     if k > 0 or not abs(x) < FARTHEST:
         top = (x if x > 0 else (0.0 if x < 0 else x), 0.0, 0.0)
         top = (math.inf, 0.0, 0.0) if x > 0 else top
-        return top, add(top, (-1.0, 0.0, 0.0))
+        return top, add_numbers(top, (-1.0, 0.0, 0.0))
     n = np.rint(x * PER_LN2)
     p, rest = two_product(n, LN2[0])
     r, r_low = add_pairs(x, x_low, -p, -(rest + n * LN2[1]))
@@ -87,7 +89,7 @@ def _both_exponentials(a: Number) -> tuple[Number, Number]:
     value = normal(whole * scale, whole_low * scale, k)
     if n == 0:
         return value, normal(less, less_low, 0.0)
-    return value, add(value, (-1.0, 0.0, 0.0))
+    return value, add_numbers(value, (-1.0, 0.0, 0.0))
 
 
 @njit
@@ -146,7 +148,7 @@ def logarithm_of_one_plus(a: Number) -> Number:
     if k == 0 and -0.29 < x < 0.41:
         y, y_low = _near_logarithm(x, x_low)
         return normal(y, y_low, 0.0)
-    return logarithm(add(a, ONE))
+    return logarithm(add_numbers(a, ONE))
 
 
 @njit
@@ -174,17 +176,21 @@ def _near_sine_and_cosine(r: float, r_low: float) -> tuple[float, float, float, 
 
 @njit
 def _sine_and_cosine(a: Number) -> tuple[Number, Number]:
-    """Return sin x and cos x; NaN for |x| above 2^50."""
+    """Return sin x and cos x, with an error of 1e-32 |x| in addition."""
     x, x_low, k = a
     if k < 0:
         return a, ONE
-    if k > 0 or not abs(x) < FARTHEST:
-        return (math.nan, 0.0, 0.0), (math.nan, 0.0, 0.0)
-    n = np.rint(x * PER_HALF_PI)
-    p, rest = two_product(n, HALF_PI[0])
-    r, r_low = add_pairs(x, x_low, -p, -(rest + n * HALF_PI[1]))
+    if k > 0 or not abs(x) < LAST_ANGLE:
+        nothing = 0.0 if abs(x) < math.inf else math.nan
+        return (nothing, 0.0, 0.0), (1.0 + nothing, 0.0, 0.0)
+    r, r_low, quarter = x, x_low, 0.0
+    for _ in range(2):  # the second time, for the rounding of a large n
+        n = np.rint(r * PER_HALF_PI)
+        p, rest = two_product(n, HALF_PI[0])
+        r, r_low = add_pairs(r, r_low, -p, -(rest + n * HALF_PI[1]))
+        quarter += n - 4 * np.floor(n / 4)
     s, s_low, c, c_low = _near_sine_and_cosine(r, r_low)
-    quarter = n - 4 * np.floor(n / 4)
+    quarter -= 4 * np.floor(quarter / 4)
     if quarter == 1 or quarter == 3:
         s, s_low, c, c_low = c, c_low, -s, -s_low
     sign = -1.0 if quarter >= 2 else 1.0
@@ -227,7 +233,7 @@ def arctangent(a: Number) -> Number:
     if k == 0 and abs(x) <= 1:
         y, y_low = _near_arctangent(x, x_low)
         return normal(y, y_low, 0.0)
-    inverse, inverse_low, k = divide(ONE, a)
+    inverse, inverse_low, k = divide_numbers(ONE, a)
     y, y_low = (0.0, 0.0) if k < 0 else _near_arctangent(inverse, inverse_low)
     sign = 1.0 if x > 0 else -1.0
     y, y_low = add_pairs(sign * HALF_PI[0], sign * HALF_PI[1], -y, -y_low)
@@ -238,8 +244,8 @@ def arctangent(a: Number) -> Number:
 def arcsine(a: Number) -> Number:
     """Return arcsin x."""
     minus = (-a[0], -a[1], a[2])
-    bottom = square_root(multiply(add(ONE, a), add(ONE, minus)))
-    return arctangent(divide(a, bottom))
+    bottom = square_root(multiply_numbers(add_numbers(ONE, a), add_numbers(ONE, minus)))
+    return arctangent(divide_numbers(a, bottom))
 
 
 @njit
@@ -257,9 +263,9 @@ def _with_sign(of: Number, size: Number) -> Number:
 @njit
 def hyperbolic_tangent(a: Number) -> Number:
     """Return tanh x."""
-    twice = multiply(_negative_size(a), (2.0, 0.0, 0.0))
+    twice = multiply_numbers(_negative_size(a), (2.0, 0.0, 0.0))
     e, e_low, k = exponential_minus_one(twice)
-    size = divide((-e, -e_low, k), add((2.0, 0.0, 0.0), (e, e_low, k)))
+    size = divide_numbers((-e, -e_low, k), add_numbers((2.0, 0.0, 0.0), (e, e_low, k)))
     return _with_sign(a, size)
 
 
@@ -268,8 +274,8 @@ def hyperbolic_sine(a: Number) -> Number:
     """Return sinh x."""
     size, size_low, k = _negative_size(a)
     e = exponential_minus_one((-size, -size_low, k))
-    twice = add(e, divide(e, add(e, ONE)))
-    return _with_sign(a, multiply(twice, (0.5, 0.0, 0.0)))
+    twice = add_numbers(e, divide_numbers(e, add_numbers(e, ONE)))
+    return _with_sign(a, multiply_numbers(twice, (0.5, 0.0, 0.0)))
 
 
 @njit
@@ -277,11 +283,28 @@ def hyperbolic_cosine(a: Number) -> Number:
     """Return cosh x."""
     size, size_low, k = _negative_size(a)
     e = exponential((-size, -size_low, k))
-    return multiply(add(e, divide(ONE, e)), (0.5, 0.0, 0.0))
+    return multiply_numbers(add_numbers(e, divide_numbers(ONE, e)), (0.5, 0.0, 0.0))
 
 
 @njit
 def logistic(a: Number) -> Number:
     """Return 1/(1 + e^−x)."""
     e = exponential(_negative_size(a))
-    return divide(e if a[0] < 0 else ONE, add(ONE, e))
+    return divide_numbers(e if a[0] < 0 else ONE, add_numbers(ONE, e))
+
+
+BY_UFUNC = {
+    np.exp: exponential,
+    np.expm1: exponential_minus_one,
+    np.log: logarithm,
+    np.log1p: logarithm_of_one_plus,
+    np.sin: sine,
+    np.cos: cosine,
+    np.arctan: arctangent,
+    np.arcsin: arcsine,
+    np.sinh: hyperbolic_sine,
+    np.cosh: hyperbolic_cosine,
+    np.tanh: hyperbolic_tangent,
+    special.expit: logistic,
+}
+"""The functions of this file by NumPy's and SciPy's functions of arrays."""

@@ -86,8 +86,8 @@ def _scaled(size: Extended) -> Extended:
     """Return erfcx(x) for x ≥ 0."""
     c = float(CENTRE)
     per_sum = 1 / (size + c)
-    v = where(size.parts[2] > 0, -1.0, (c - size) * per_sum)
-    return 2 * c * per_sum * series(v, _series_of_complement())[0]
+    one_plus_v = 2 * c * per_sum
+    return one_plus_v * series(one_plus_v - 1, _series_of_complement())[0]
 
 
 def erfcx(x: Any) -> Extended:

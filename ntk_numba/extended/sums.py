@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.chains import scalar_product
 from ntk_numba.compiled.intrinsics import fma
 from ntk_numba.compiled.policy import kernel
-from ntk_numba.extended import arithmetic, concatenate
-from ntk_numba.extended.array import FUNCTIONS, Extended, Parts
+from ntk_numba.extended.arithmetic import add_numbers, multiply_numbers
+from ntk_numba.extended.array import FUNCTIONS, Extended, Parts, concatenate
 
 Doubles = NDArray[np.float64]
 
@@ -78,8 +78,8 @@ def _add_products(a: Parts, b: Parts, out: Parts) -> None:
             factor = a[0, i, m], a[1, i, m], a[2, i, m]
             y, y_low, y_k = b[0, m], b[1, m], b[2, m]
             for j in range(high.size):
-                term = arithmetic.multiply(factor, (y[j], y_low[j], y_k[j]))
-                high[j], low[j], k[j] = arithmetic.add((high[j], low[j], k[j]), term)
+                term = multiply_numbers(factor, (y[j], y_low[j], y_k[j]))
+                high[j], low[j], k[j] = add_numbers((high[j], low[j], k[j]), term)
 
 
 def solve(matrix: Extended, right: Extended) -> Extended:

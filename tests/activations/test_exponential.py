@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from dual_checks import checks
@@ -5,6 +7,7 @@ from mpmath import mp, mpf
 
 from ntk_numba import activations
 from ntk_numba.activations.exponential import LARGEST_ROOT, split_root
+from ntk_numba.extended import extended
 
 # Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
@@ -59,7 +62,6 @@ def test_parameters():
 
 @pytest.mark.parametrize("root", [0.0, 1e-300, 1e-9, 0.1, 1 / 3, 12345.678, 1e37, 1e300])
 def test_a_split_root_fits_a_float32(root):
-    high, low = split_root(np.array([root], np.longdouble))[:, 0]
-    kept = min(np.longdouble(root), np.longdouble(LARGEST_ROOT))
-    assert high + low == kept
-    assert root < 1e-37 or np.longdouble(np.float32(high)) == high
+    high, low = split_root(extended(np.array([root]))).astype(float)[:, 0]
+    assert Fraction(high) + Fraction(low) == Fraction(min(root, LARGEST_ROOT))
+    assert root < 1e-37 or float(np.float32(high)) == high

@@ -1,6 +1,7 @@
 """Continuous piecewise-linear functions against Plackett's form of the bivariate normal."""
 
 from contextlib import nullcontext
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from piecewise import cases
 import ntk_numba as nk
 from ntk_numba import activations
 from ntk_numba.duals import owen
+from ntk_numba.extended import extended
 
 # Functions of this family for tests/plain.py and tests/engine/test_all_activations.py
 SIGMA = {
@@ -182,7 +184,7 @@ def test_coefficients_and_the_table():
             fitted = chebyfit(gauss, [-1, 1], len(got), asc=True)[::-1]
         np.testing.assert_allclose([float(c) for c in fitted], got, rtol=0, atol=1e-15)
     for h in (0.01, 1.0, 4.0, 8.0):
-        powers = owen.coefficients(np.array([h]))[:, 0]
+        powers = owen.coefficients(extended(np.array([h])))[:, 0].astype(float)
         for d in (0.01, 0.7, 3.0, 8.0):
             exact = (
                 2
@@ -193,5 +195,6 @@ def test_coefficients_and_the_table():
                     [0, d / 2, d],
                 )
             )
-            u = owen.variable(np.array([d], np.longdouble))[0]
-            assert abs(d * np.polynomial.polynomial.polyval(u, powers) - float(exact)) < 2e-16
+            u = Fraction(float(owen.variable(d)))
+            found = sum(Fraction(p) * u**k for k, p in enumerate(powers.tolist()))
+            assert abs(float(found) * d - float(exact)) < 2e-16

@@ -3,6 +3,7 @@ import pytest
 
 from ntk_numba.duals.panels import (
     HIGHEST,
+    LN4,
     LOWEST,
     NODES,
     Panels,
@@ -10,6 +11,7 @@ from ntk_numba.duals.panels import (
     nodes_of,
     panel_of,
 )
+from ntk_numba.extended import extended
 
 
 def test_panels_are_powers_of_four():
@@ -42,7 +44,7 @@ def test_a_value_depends_on_its_own_variance_alone():
 def test_values_have_the_bits_of_numpy(count):
     rng = np.random.default_rng(count)
     table, q = rng.standard_normal((count, 7)), np.exp(rng.uniform(0, np.log(4), 200))
-    x = np.clip(2 * (np.log(q) / np.log(4)) - 1, -1, 1)
+    x = np.clip((np.log(extended(q)) / (LN4 / 2) - 1).astype(float), -1, 1)
     assert (Panels(lambda panel: table)(q) == np.polynomial.chebyshev.chebval(x, table)).all()
 
 

@@ -138,7 +138,7 @@ def computed_with(variables, names=()):
     """Return the digests of both dtypes, computed in a new process with other variables."""
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", __file__, *(names or ["all"])],
-        env={**os.environ, **variables},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **variables},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
