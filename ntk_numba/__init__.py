@@ -4,6 +4,7 @@ The names below are the public ones. Each is imported when it is first used, so 
 ``ntk-numba --help`` does not wait for the compiler.
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,11 @@ if TYPE_CHECKING:
     from ntk_numba.theory.criticality import critical_init as critical_init
     from ntk_numba.theory.criticality import fixed_point as fixed_point
     from ntk_numba.validation.check import check as check
+
+if sys.platform == "win32":
+    from ntk_numba.systems import refuse
+
+    refuse()
 
 __version__ = version("ntk_numba")
 

@@ -112,6 +112,13 @@ def share_node(processes: int) -> None:
     _computing = processes
 
 
+def allowed_cores() -> set[int]:
+    """Return the numbers of the cores that this process is bound to; all, if it cannot be bound."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))  # macOS
+
+
 def available_threads() -> int:
     """Return the number of cores that this process may keep busy.
 
@@ -126,8 +133,7 @@ def available_threads() -> int:
     known = sys.modules.get("numba")
     numbas = known.config.NUMBA_NUM_THREADS if known else _variable("NUMBA_NUM_THREADS")
     limits: list[int] = [numbas] if numbas else []
-    if hasattr(os, "sched_getaffinity"):
-        limits.append(len(os.sched_getaffinity(0)))
+    limits.append(len(allowed_cores()))
     for folder in _cgroup_folders("cpu"):
         quota = _numbers(folder / "cpu.max")
         if len(quota) != 2:  # "max 100000" means that there is none

@@ -1,4 +1,4 @@
-"""Opening of ordinary files, so that no pipe or device is waited for."""
+"""Opening and reading of ordinary files, so that no pipe or device is waited for."""
 
 import os
 import stat
@@ -8,6 +8,7 @@ from typing import BinaryIO
 from ntk_numba.errors import InvalidTypeError, InvalidValueError
 
 NO_LOCK = "unable to lock file"  # HDF5's error
+AT_ONCE = 1 << 30  # bytes of one call; macOS refuses 2 GiB
 
 
 def path_of(path: str | os.PathLike[str]) -> Path:
@@ -62,3 +63,13 @@ def refuse_special(path: Path) -> None:
 def _refusal(path: Path) -> InvalidValueError:
     """Return the error for anything but an ordinary file."""
     return InvalidValueError(f"{path} is a device or a pipe; name an ordinary file")
+
+
+def read_into(fd: int, view: memoryview, at: int) -> int:
+    """Fill bytes of memory from byte `at` of a file; return how many, which may be fewer."""
+    view = view[:AT_ONCE]
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [view], at)
+    found = os.pread(fd, len(view), at)  # macOS before version 11
+    view[: len(found)] = found
+    return len(found)

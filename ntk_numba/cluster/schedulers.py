@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self
 from ntk_numba.arguments import whole_number
 from ntk_numba.cluster.workers import AnyExecutor, LocalPool, Share, begin_rank
 from ntk_numba.errors import InvalidTypeError, InvalidValueError, MissingFileError, file_error
-from ntk_numba.machine import threads_to_use
+from ntk_numba.machine import allowed_cores, threads_to_use
 
 # Seconds to wait for the file of a scheduler that the same script starts, and that writes the file
 # when it is ready. Dask's own client would wait for ever.
@@ -344,7 +344,7 @@ def _mpi() -> Iterator[Executor | None]:
             "…; leave --executor out to compute in this process"
         )
     # a rank that is bound to cores has them alone; ranks that are not share the cores they may use
-    cores = os.sched_getaffinity(0)
+    cores = allowed_cores()
     node = world.Split_type(mpi.COMM_TYPE_SHARED).allgather((world.rank, cores))
     cores_of_workers = [rank_cores for rank, rank_cores in node if rank != 0]
     sharing = sum(1 for rank_cores in cores_of_workers if rank_cores & cores)

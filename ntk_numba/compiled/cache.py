@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    InTreeCacheLocator,
+    NullCache,
+)
 from numba.core.serialize import dumps
 
 from ntk_numba.compiled import trust
@@ -28,6 +33,7 @@ from ntk_numba.terminal import escaped
 ENDING = f".{sys.implementation.cache_tag}.nbc"  # of files with code for one version of Python
 
 PACKAGE = Path(__file__).parent.parent
+PACKAGE_NAME = __name__.partition(".")[0]
 # The folders whose files neither compile anything nor have constants that compiled code reads.
 # Editing these files leaves the cache valid; files of all other folders enter the digest.
 NOT_COMPILED = frozenset(
@@ -38,16 +44,53 @@ NOT_COMPILED = frozenset(
 )  # fmt: skip
 
 
+def _sources(package: Path) -> list[Path]:
+    """Return all sources that may affect compiled code, in order."""
+    found = package.rglob("*.py")
+    return sorted(p for p in found if p.relative_to(package).parts[0] not in NOT_COMPILED)
+
+
 @cache
 def source_digest(package: Path = PACKAGE) -> str:
-    """Return the SHA-256 of the names and contents of all sources that may affect compiled code."""
+    """Return the SHA-256 of the names and contents of all sources that may affect compiled code.
+
+    It is empty if one of them cannot be read.
+    """
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        name = path.relative_to(package)
-        if name.parts[0] not in NOT_COMPILED:
+    with contextlib.suppress(OSError):
+        for path in _sources(package):
             content = path.read_bytes()
-            digest.update(f"{name.as_posix()} {len(content)} ".encode() + content)
-    return digest.hexdigest()
+            name = path.relative_to(package).as_posix()
+            digest.update(f"{name} {len(content)} ".encode() + content)
+        return digest.hexdigest()
+    return ""
+
+
+@cache
+def _is_source(file: str) -> bool:
+    """Return whether a file of this package is a source that enters the digest."""
+    return Path(file) in _sources_at_first()
+
+
+@cache
+def _sources_at_first() -> frozenset[Path]:
+    """Return the sources that exist when the first function is compiled."""
+    return frozenset(_sources(PACKAGE))
+
+
+def digest_is_complete() -> bool:
+    """Return whether the digest covers all loaded modules that may affect compiled code.
+
+    It does not if one of them is in a zip, or was installed without its source. Then nothing tells
+    whether code that was kept is still right. Compiled functions read constants only of modules
+    that were loaded before they were defined.
+    """
+    for name, module in list(sys.modules.items()):
+        package, _, inner = name.partition(".")
+        compiled = package == PACKAGE_NAME and inner.partition(".")[0] not in NOT_COMPILED
+        if compiled and not _is_source(getattr(module, "__file__", None) or ""):
+            return False
+    return bool(source_digest())
 
 
 class _Trusted:
@@ -128,12 +171,19 @@ class PackageCache(FunctionCache):
         with contextlib.suppress(Exception):
             found = super().load_overload(*args, **kwargs)
         if found is None:
-            _say_that_it_compiles(kept=self.cache_path is not None)
+            _say_that_it_compiles(NO_FOLDER if self.cache_path is None else "")
         return found
 
     def save_overload(self, *args: Any, **kwargs: Any) -> None:
         with contextlib.suppress(Exception):
             super().save_overload(*args, **kwargs)
+
+
+class _NoCache(NullCache):
+    """No cache, where the sources of the package are not all found: code is compiled each time."""
+
+    def load_overload(self, *args: Any, **kwargs: Any) -> None:
+        _say_that_it_compiles(NO_SOURCES)
 
 
 def _folders(function: Callable[..., Any], written: Path) -> list[Path]:
@@ -155,22 +205,29 @@ def _refuse(why: str) -> None:
     )
 
 
+# Why code is not kept, and what to do
+NO_FOLDER = "no folder for compiled code can be written; set NUMBA_CACHE_DIR to one that can"
+NO_SOURCES = (
+    "code is kept only for sources that can be read; install the package as files, with its sources"
+)
+
+
 @cache
-def _say_that_it_compiles(kept: bool) -> None:
-    """Tell the user once why the first result takes its time."""
-    if kept:
-        notice("compiling once, about 10 s; later runs find the compiled code on disk")
+def _say_that_it_compiles(why: str) -> None:
+    """Tell the user once why the first result takes its time.
+
+    why : why the code is not kept; empty if it is
+    """
+    if why:
+        notice(f"compiling, about 10 s in each process, since {why}")
     else:
-        notice(
-            "compiling, about 10 s in each process, since no folder for compiled code can be "
-            "written; set NUMBA_CACHE_DIR to one that can"
-        )
+        notice("compiling once, about 10 s; later runs find the compiled code on disk")
 
 
 def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
     """Make a dispatcher or `CFunc` of a function keep its code on disk, if possible."""
     with contextlib.suppress(Exception):
-        compiler._cache = PackageCache(function)
+        compiler._cache = PackageCache(function) if digest_is_complete() else _NoCache()
 
 
 def _identity(function: Callable[..., Any]) -> Any:

@@ -3,7 +3,6 @@
 The command line calls `estimate` and `estimate_uses` when only the plan of a job is asked for.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -23,7 +22,7 @@ from ntk_numba.compute.plan import Plan
 from ntk_numba.compute.sweep import make_kernel
 from ntk_numba.engine.product_tile import WIDTH, Side
 from ntk_numba.engine.tile import tile_table
-from ntk_numba.gramfile.disk import read_at, set_direct, write_at
+from ntk_numba.gramfile.disk import read_at, set_direct, sync, write_at
 from ntk_numba.inputs.source import Source
 
 TILES_PER_THREAD = 4
@@ -208,7 +207,7 @@ def _written(folder: Path, size: int) -> Iterator[tuple[int, float]]:
         start = time.perf_counter()
         for k in range(size // block.size):
             write_at(file.fileno(), block, k * block.size)
-        os.fsync(file.fileno())
+        sync(file.fileno())
         yield file.fileno(), time.perf_counter() - start
 
 

@@ -8,6 +8,10 @@ A matrix larger than memory gains nothing from the page cache and pays for it: t
 every byte, on cores that could be computing. So tiles bypass it. Direct transfers have to begin and
 end at page boundaries, in memory and in the file; where they do not, or the file system does not
 support them, the same calls go through the cache.
+
+What only some systems have is looked up when it is called. macOS has calls of its own in place of
+direct transfers, and of a sync that reaches the disk. It cannot reserve space for good, since its
+file system copies on write, and it cannot drop what the page cache holds.
 """
 
 import contextlib
@@ -19,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+
+from ntk_numba.opening import AT_ONCE, read_into
 
 # What file systems answer that lack a call, or have it for some kinds of files only
 UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
@@ -59,10 +65,37 @@ def name_of(fd: int) -> str:
     return f"/dev/fd/{fd}"
 
 
+def reopen(fd: int, flags: int) -> int:
+    """Open an open file once more, whatever has its name in its folder.
+
+    On macOS this is a duplicate, which can write only if the first one can. If it is to write
+    nevertheless, the file is opened by the name that it has now.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened in this way, or on macOS it was removed or replaced.
+    """
+    try:
+        return os.open(name_of(fd), flags)
+    except PermissionError:
+        if not hasattr(fcntl, "F_GETPATH"):
+            raise
+    name = fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")
+    new = open_existing(Path(os.fsdecode(name)))
+    if os.path.samestat(os.fstat(fd), os.fstat(new)):
+        return new
+    os.close(new)
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
 def set_direct(fd: int, on: bool) -> None:
     """Make a file's transfers bypass the page cache, if its file system can, or go through it."""
     direct = getattr(os, "O_DIRECT", 0)
     with contextlib.suppress(OSError):
+        if hasattr(fcntl, "F_NOCACHE"):  # macOS
+            fcntl.fcntl(fd, fcntl.F_NOCACHE, int(on))
+            return
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         fcntl.fcntl(fd, fcntl.F_SETFL, flags | direct if on else flags & ~direct)
 
@@ -77,7 +110,7 @@ def write_at(fd: int, block: NDArray[Any] | bytes, at: int) -> None:
     """
     view = _bytes(block)
     while view:
-        written = _transfer(os.pwrite, fd, view, at)
+        written = _transfer(os.pwrite, fd, view[:AT_ONCE], at)
         view, at = view[written:], at + written
 
 
@@ -91,7 +124,7 @@ def read_at(fd: int, block: NDArray[Any], at: int) -> None:
     """
     view = _bytes(block)
     while view:
-        count = _transfer(lambda fd, view, at: os.preadv(fd, [view], at), fd, view, at)
+        count = _transfer(read_into, fd, view, at)
         if count == 0:
             raise OSError(errno.EIO, "the file is too short")
         view, at = view[count:], at + count
@@ -151,6 +184,13 @@ def sync(fd: int) -> None:
     After an error, do not call it again: the system may have dropped what it could not write, and
     would report success the second time.
     """
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, whose fsync leaves data in the disk's own memory
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
     os.fsync(fd)
 
 

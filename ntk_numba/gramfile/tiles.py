@@ -76,9 +76,9 @@ class TileFile:
         self._written: list[tuple[int, int]] = []
         self._failed: OSError | None = None
         mode = os.O_RDWR if write else os.O_RDONLY
-        self._fd = os.open(disk.name_of(fd), mode)  # for tiles
+        self._fd = disk.reopen(fd, mode)  # for tiles
         try:
-            self._small = os.open(disk.name_of(self._fd), mode)  # for checksums
+            self._small = disk.reopen(self._fd, mode)  # for checksums
         except OSError:
             self.close()
             raise

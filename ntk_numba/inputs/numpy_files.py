@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ntk_numba.arguments import show_bytes
 from ntk_numba.errors import InvalidValueError, NtkNumbaError
 from ntk_numba.inputs.arrays import Opened, pick
-from ntk_numba.opening import open_ordinary
+from ntk_numba.opening import open_ordinary, read_into
 
 FEW = 64  # rows; so many, in column order, are read together with those that follow
 KEPT_BYTES = 8 << 20  # of rows in column order
@@ -136,7 +136,7 @@ class FileArray:
             return
         view, at = entries.view(np.uint8).data, self._offset + first * entries.itemsize
         while view:
-            done = os.preadv(self._file.fileno(), [view], at)
+            done = read_into(self._file.fileno(), view, at)
             if done == 0:
                 raise OSError(errno.EIO, "the file has become shorter")
             view, at = view[done:], at + done
