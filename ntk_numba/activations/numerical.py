@@ -231,8 +231,7 @@ class Numerical(Series):
                 with np.errstate(all="ignore"):  # `dual` raises if the q in use overflow
                     s = np.asarray(self._fn(np.sqrt(q) * t), float)
                     tilted = s * np.exp(extended(-t)).astype(float)
-                    mean = tuple(dot(weights, np.asarray(v)) for v in (s**2, tilted, s * s * t))
-                means.append(mean)
+                    means.append([dot(weights, np.asarray(v)) for v in (s**2, tilted, s * s * t)])
             if not np.isfinite(means).all():
                 return True
             top = max(abs(means[1][0]), 1e-300)

@@ -1,9 +1,9 @@
 """The options with which all functions of this package are compiled, stated once.
 
 ``error_model="numpy"`` lets a division by zero give inf, as NumPy does; the checks of Python's
-model would keep LLVM from vectorising. ``fastmath`` is off unless a function asks for it: the
-compiler may neither reassociate nor contract, so an entry's bits depend neither on where in a
-vector it stands nor on the vector's length.
+model would keep LLVM from vectorising. ``fastmath`` is off: the compiler may neither reassociate
+nor contract, so an entry's bits depend neither on where in a vector it stands nor on the vector's
+length.
 
 Functions that compiled code calls do not count references to arrays: each view would cost two
 atomic operations on a counter that all threads share, 4 to 7 % of a job. So they cannot allocate.

@@ -23,7 +23,12 @@ from ntk_numba.arguments import (
 from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
 from ntk_numba.engine.products import panel_width
 from ntk_numba.engine.rows import WORKING
-from ntk_numba.engine.samples import STATISTICS_ROWS, find_underflow, roots_of_variances
+from ntk_numba.engine.samples import (
+    STATISTICS_NUMBERS,
+    STATISTICS_ROWS,
+    find_underflow,
+    roots_of_variances,
+)
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.gramfile.contents import SAME_NORM, Output
@@ -300,8 +305,8 @@ def make_plan(
     row = features * 8
     reading = 3 * BLOCK_BYTES + ROWS_AT_ONCE * row
     held = sum(s.held + s.overhead for s in (x, z) if s is not None)
-    # in extended precision, including the temporary arrays of the activations
-    statistics = STATISTICS_ROWS * (6 + 3 * fitted.coefficients) * 16
+    # extended numbers, including the temporary arrays of the activations
+    statistics = 3 * 24 * max(STATISTICS_NUMBERS, STATISTICS_ROWS * (6 + fitted.coefficients))
     held += vectors or 0
     fixed = scratch + reading + held + statistics
     # before that: the rows that the centre is computed from, their panels, and their unit vectors

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntk_numba.compiled.chains import scalar_product
 from ntk_numba.compiled.intrinsics import larger
 from ntk_numba.compiled.parallel import ParallelLoop, arguments_at
 from ntk_numba.compiled.policy import njit
@@ -143,12 +144,16 @@ class _Entries(NamedTuple):
     log_roots: Doubles
 
 
-@njit(fastmath={"reassoc", "contract"})
+@njit
 def _weighted_sum(factors: Doubles, entries: _Entries, value: Doubles, slope: Doubles) -> float:
-    """Return the sum of the derivatives of a block of entries times their factors, reassociated."""
-    own, others, total = entries.log_root, entries.log_roots, 0.0
+    """Return the sum of the derivatives of a block of entries times their factors.
+
+    slope is overwritten.
+    """
+    own, others = entries.log_root, entries.log_roots
     for j in range(slope.size):
-        total += factors[j] * (slope[j] + (own + others[j]) * value[j])
+        slope[j] += (own + others[j]) * value[j]
+    total: float = scalar_product(factors, slope)
     return total
 
 
@@ -185,6 +190,7 @@ def _finish(
         which = 1 if wanted.of_ntk else 0
         part = _weighted_sum(factors, entries, values[which], slopes[which])
         wanted.sums[place.k, p] += part
+        return
     for which in range(2):
         if strips[which].shape[0] > 0:
             out = strips[which][p, place.r, place.begin : place.begin + n]

@@ -9,7 +9,7 @@ cone, this removes most of the error and leaves few pairs for `tile.repair`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,8 @@ CENTRE_GRID = 4096.0
 # of 4 KB apart, as tiles are, and would share their places in the cache.
 PADDING_BYTES = 320
 
-STATISTICS_ROWS = 2048  # samples whose variances and coefficients are computed at once
+# Numbers of samples whose variances and coefficients are computed at once
+STATISTICS_NUMBERS, STATISTICS_ROWS = 1 << 16, 256
 
 
 class Samples(NamedTuple):
@@ -258,6 +259,12 @@ def roots_of_variances(
     return np.array(roots)
 
 
+def blocks_of(samples: int, coefficients: int) -> Iterator[slice]:
+    """Yield blocks of samples, of at most `STATISTICS_NUMBERS` numbers each."""
+    rows = max(STATISTICS_ROWS, STATISTICS_NUMBERS // (6 + coefficients))
+    return (slice(i, min(i + rows, samples)) for i in range(0, samples, rows))
+
+
 def layer_statistics(
     layers: Sequence[Layer],
     duals: Sequence[Dual],
@@ -274,8 +281,7 @@ def layer_statistics(
     std, weight, bias = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, dtype)
     padding = PADDING_BYTES // dtype.itemsize
     coefficients = aligned((sum(d.count for d in duals), len(norm) + padding), dtype)
-    for start in range(0, len(norm), STATISTICS_ROWS):
-        block = slice(start, min(start + STATISTICS_ROWS, len(norm)))
+    for block in blocks_of(len(norm), sum(d.count for d in duals)):
         moment = extended(norm[block]) ** 2 / n0
         q, first = moment, 0
         for k, layer in enumerate(layers):

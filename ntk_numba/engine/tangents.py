@@ -39,7 +39,7 @@ from ntk_numba.duals.base import OBTUSE
 from ntk_numba.engine.pairs import MixingWeights, Pairs, mixing_weights
 from ntk_numba.engine.recursion import acute_mix, mix
 from ntk_numba.engine.rows import TAU, Duals, W, Z
-from ntk_numba.engine.samples import STATISTICS_ROWS
+from ntk_numba.engine.samples import blocks_of
 from ntk_numba.extended import extended, where
 from ntk_numba.network import Layer
 
@@ -74,8 +74,7 @@ def turns_of_samples(layers: Sequence[Layer], norm: Doubles, n0: int, directions
     turn = np.empty((len(directions), len(layers), norm.size))
     log_root = np.empty((len(directions), norm.size))
     steps = directions[..., None]
-    for start in range(0, norm.size, STATISTICS_ROWS):
-        block = slice(start, start + STATISTICS_ROWS)
+    for block in blocks_of(norm.size, len(directions)):
         q = moment = extended(norm[block]) ** 2 / n0
         change = extended(np.zeros((len(directions), moment.size)))  # ½ dlog q
         for k, layer in enumerate(layers):
