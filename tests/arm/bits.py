@@ -19,13 +19,13 @@ ENGINE = Path(__file__).parent.parent / "engine"
 
 
 def entries(nets, x, dtype, threads):
-    """Return all arrays of `test_bits.digest` one after the other, as one row."""
+    """Return all matrices of `test_bits.digest` one after the other, (matrices, rows, rows)."""
     import ntk_numba as nk
 
     arrays = [
         a for net in nets for a in nk.gram(net, x, dtype=dtype, layers="all", threads=threads)
     ]
-    return np.concatenate([np.ravel(a) for a in arrays])
+    return np.concatenate([np.reshape(a, (-1, len(x), len(x))) for a in arrays])
 
 
 def compute():
@@ -35,19 +35,23 @@ def compute():
 
     with mock.patch.object(test_bits, "digest", entries):
         return {
-            f"{dtype} {name}": row
+            f"{dtype} {name}": array
             for dtype in test_bits.DTYPES
-            for name, row in test_bits.compute(dtype, 1).items()
+            for name, array in test_bits.compute(dtype, 1).items()
         }
 
 
 def digests(found):
     """Return the digests of entries, which are those of `test_bits.compute`."""
-    return {name: hashlib.sha256(row.tobytes()).hexdigest()[:16] for name, row in found.items()}
+    return {name: hashlib.sha256(array.tobytes()).hexdigest()[:16] for name, array in found.items()}
 
 
 def differences(found, other):
-    """Return a sentence for each name with other bits, with the largest relative difference."""
+    """Return a sentence for each name with other bits, with the largest difference.
+
+    It is relative to √(K(x, x) K(x', x')), since entries of orthogonal samples are 0 or a rounding
+    error. The unit is eps of the dtype.
+    """
     lines = []
     for name in sorted(found.keys() | other.keys()):
         if name not in found or name not in other:
@@ -56,12 +60,10 @@ def differences(found, other):
         a, b = found[name], other[name]
         unlike = (a.view(np.uint8) != b.view(np.uint8)).reshape(a.size, -1).any(axis=1)
         if unlike.any():
-            a, b = a[unlike], b[unlike]
-            largest = np.maximum(np.maximum(np.abs(a), np.abs(b)), np.finfo(a.dtype).tiny)
-            units = (np.abs(a - b) / largest).max() / np.finfo(a.dtype).eps
-            lines.append(
-                f"{name}: {a.size} of {unlike.size} entries, at most {units:.3g} eps relatively"
-            )
+            lengths = np.sqrt(np.diagonal(a, axis1=1, axis2=2))
+            scale = lengths[:, :, None] * lengths[:, None, :] * np.finfo(a.dtype).eps
+            units = (np.abs(a - b) / np.maximum(scale, np.finfo(a.dtype).tiny)).max()
+            lines.append(f"{name}: {unlike.sum()} of {a.size} entries, at most {units:.3g} eps")
     return lines
 
 

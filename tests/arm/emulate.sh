@@ -82,8 +82,7 @@ make_debian() {
   local mirror
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' \
     "Codename: $SUITE" | head -n 1)
-  rm -rf --one-file-system $home
-  mkdir $home
+  rm -rf --one-file-system $root $home/installed
   echo "Making a Debian of aarch64 in $home, see $home/debootstrap.log"
   debootstrap --arch=arm64 --variant=minbase --include=python3-venv \
     $SUITE $root ${mirror:+"$mirror"} >$home/debootstrap.log 2>&1 ||
@@ -137,12 +136,14 @@ if [ -z "${ALONE-}" ]; then # mounts and processes of this call are seen by no o
   "${alone[@]}" true || fail "this root may not make name spaces: run it outside of a container"
   ALONE=yes exec "${alone[@]}" "./tests/arm/emulate.sh" "$@"
 fi
+mkdir -p $home
+exec 9>$home/lock
+flock -n 9 || fail "another call uses $home"
 if [ "$1" = --clean ]; then
   clean
   exit
 fi
 install_programs
-mkdir -p $home
 register
 [ -e $home/made ] || make_debian
 mount_all
