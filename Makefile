@@ -13,7 +13,8 @@ PYTHON ?= python3
 WORKERS ?= 3
 FAST = -m "not slow and not system and not cluster"
 # The tests of machine code that emulation runs in bearable time; TESTS=tests runs all of $(FAST)
-TESTS ?= tests/engine/test_products.py tests/engine/test_transpose.py
+TESTS ?= tests/test_machine.py tests/test_sums.py \
+  $(patsubst %,tests/engine/test_%.py,products transpose samples tile)
 PYTEST = $(TEST)/python -m pytest -n $(WORKERS) --durations=10
 DEMO := .venv-demo/bin
 TEST := .venv-test/bin

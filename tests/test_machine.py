@@ -68,7 +68,7 @@ def test_address_space_limit_counts():
     )
     available, limit = map(int, answer.stdout.split())
     if limit == resource.RLIM_INFINITY:
-        pytest.skip("limits of the address space have no effect here, as in programs that QEMU runs")
+        pytest.skip("limits of the address space have no effect here, as under QEMU")
     assert 0 < available < limit == 16 << 30
 
 
