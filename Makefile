@@ -1,20 +1,25 @@
 # make demo      compute, verify and draw both kernels of the digits, in demo/
 # make test      run the tests except those marked slow, system or cluster
 # make test-all  run all tests
+# make test-arm  run a part of the tests, or TESTS=…, in an emulated system of aarch64, as root
 # make lint      run ruff and mypy
 # make bench     make the tables of bench/RESULTS.md and the pictures of the benchmarks
 # make soak      make the table of kills, power failures and damage in bench/RESULTS.md
-# make clean     remove the environments, demo/ and all caches
+# make clean     remove the environments, the emulated system, demo/ and all caches
 # The first use of a target installs the package in an environment: .venv-demo or .venv-test.
 
 PYTHON ?= python3
 # The number of processes that run tests: more than cores, since tests wait for signals and disks
 WORKERS ?= 3
+FAST = -m "not slow and not system and not cluster"
+# The tests of machine code that emulation runs in bearable time; TESTS=tests runs all of $(FAST)
+TESTS ?= tests/test_machine.py tests/test_sums.py \
+  $(patsubst %,tests/engine/test_%.py,products transpose samples tile)
 PYTEST = $(TEST)/python -m pytest -n $(WORKERS) --durations=10
 DEMO := .venv-demo/bin
 TEST := .venv-test/bin
 
-.PHONY: demo test test-all lint bench soak clean
+.PHONY: demo test test-all test-arm lint bench soak clean
 
 demo: .venv-demo/ready
 	@mkdir -p demo
@@ -23,10 +28,14 @@ demo: .venv-demo/ready
 	$(DEMO)/ntk-numba plot demo/digits.h5 -o demo/digits.png --labels data/digits.npz:y
 
 test: .venv-test/ready
-	$(PYTEST) --dist worksteal -m "not slow and not system and not cluster"
+	$(PYTEST) --dist worksteal $(FAST)
 
 test-all: .venv-test/ready
 	$(PYTEST) --dist loadgroup
+
+test-arm:
+	PYTHON=$(PYTHON) tests/arm/emulate.sh \
+	  python -m pytest --timeout=6000 --durations=10 $(FAST) $(TESTS)
 
 lint: .venv-test/ready
 	$(TEST)/ruff format --check .
@@ -49,5 +58,6 @@ soak: .venv-test/ready
 	@touch $@
 
 clean:
+	tests/arm/emulate.sh --clean
 	rm -rf .venv-demo .venv-test .venv-peers demo .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
