@@ -1,6 +1,7 @@
 # make demo      compute, verify and draw both kernels of the digits, in demo/
 # make test      run the tests except those marked slow, system or cluster
 # make test-all  run all tests
+# make test-pythons  run the fast tests with each Python and the oldest dependencies, compare bits
 # make lint      run ruff and mypy
 # make bench     make the tables of bench/RESULTS.md and the pictures of the benchmarks
 # make soak      make the table of kills, power failures and damage in bench/RESULTS.md
@@ -14,7 +15,7 @@ PYTEST = $(TEST)/python -m pytest -n $(WORKERS) --durations=10
 DEMO := .venv-demo/bin
 TEST := .venv-test/bin
 
-.PHONY: demo test test-all lint bench soak clean
+.PHONY: demo test test-all test-pythons lint bench soak clean
 
 demo: .venv-demo/ready
 	@mkdir -p demo
@@ -28,6 +29,10 @@ test: .venv-test/ready
 test-all: .venv-test/ready
 	$(PYTEST) --dist loadgroup
 
+# ONLY="3.13 3.14" takes some environments, TESTS="tests/gramfile -k lease" some tests
+test-pythons: .venv-test/ready
+	$(TEST)/python tests/pythons.py $(if $(ONLY),--only $(ONLY)) --tests "$(TESTS)"
+
 lint: .venv-test/ready
 	$(TEST)/ruff format --check .
 	$(TEST)/ruff check .
@@ -40,7 +45,7 @@ soak: .venv-test/ready
 	$(TEST)/python -m bench soak
 
 .venv-demo/ready: EXTRAS := [plot]
-.venv-test/ready: EXTRAS := [test,lint]
+.venv-test/ready: EXTRAS := [test,lint,pythons]
 .venv-%/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -49,5 +54,5 @@ soak: .venv-test/ready
 	@touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test .venv-peers demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv-demo .venv-test .venv-peers .venv-3.* demo .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

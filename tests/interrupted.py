@@ -2,8 +2,8 @@
 
     python interrupted.py FILE [CALLS]
 
-It is killed after the CALLS-th call that syncs the file. Otherwise it prints a JSON object: the threading
-layer, the number of tiles that it computed, and the SHA-256 of both matrices.
+It is killed after the CALLS-th call that syncs the file. Otherwise it prints a JSON object: the
+threading layer, the number of tiles that it computed, and the SHA-256 of both matrices.
 """
 
 import hashlib

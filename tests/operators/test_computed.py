@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from inspect import signature
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ import ntk_numba as nk
 from ntk_numba.operators.operator import as_operator
 from ntk_numba.operators.tiles import open_tiles
 
-# The name of a parameter of SciPy's cg: "tol" before version 1.12
-RTOL = "rtol" if "rtol" in signature(cg).parameters else "tol"
 NET = nk.MLP(3, "relu", 2**0.5, 0.1)
 RNG = np.random.default_rng(1)
 X, Z = RNG.standard_normal((150, 4)), RNG.standard_normal((40, 4))
@@ -74,7 +71,7 @@ def test_solvers_of_scipy_take_it():
     np.testing.assert_allclose(
         eigsh(own, 3, return_eigenvectors=False), np.linalg.eigvalsh(k)[-3:], rtol=1e-10
     )
-    solution, failed = cg(own, k @ np.ones(150), maxiter=2000, **{RTOL: 1e-12})
+    solution, failed = cg(own, k @ np.ones(150), rtol=1e-12, maxiter=2000)
     assert not failed
     np.testing.assert_allclose(k @ solution, k @ np.ones(150), rtol=1e-9)
 

@@ -1,7 +1,5 @@
 """Kernel matrices as operators against NumPy on the whole matrix."""
 
-from inspect import signature
-
 import numpy as np
 import pytest
 from marks import marked
@@ -11,8 +9,6 @@ import ntk_numba as nk
 from ntk_numba.operators import operator
 from ntk_numba.operators.operator import ArrayOperator, as_operator
 
-# The name of a parameter of SciPy's cg: "tol" before version 1.12
-RTOL = "rtol" if "rtol" in signature(cg).parameters else "tol"
 NET = nk.MLP(3, "relu", b_std=0.1)
 GIVEN = ["path", "file", "array", "map", "Gram", "scipy", "operator"]
 
@@ -86,7 +82,7 @@ def test_solvers_of_scipy_take_it(path, k):
         values = eigsh(a, 3, return_eigenvectors=False)
         assert np.allclose(np.sort(values), np.linalg.eigvalsh(k)[-3:], rtol=1e-10)
         y = np.random.default_rng(0).standard_normal(150)
-        solution, info = cg(a, y, maxiter=2000, **{RTOL: 1e-10})
+        solution, info = cg(a, y, rtol=1e-10, maxiter=2000)
         assert info == 0 and np.allclose(k @ solution, y, rtol=1e-6, atol=1e-7)
 
 
