@@ -1,5 +1,6 @@
 """Opening and reading of ordinary files, so that no pipe or device is waited for."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -26,6 +27,23 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     if "\0" in os.fspath(path):
         raise InvalidValueError(f"path holds the character 0, which no name has: {path!r:.80}")
     return Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is something of this name; raise an OSError where nobody can tell.
+
+    Since Python 3.14, `Path.exists` is false also of names that are too long, and of those in
+    folders that may not be searched.
+    """
+    try:
+        path.stat()
+    except ValueError:  # the name holds the character 0
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        return False
+    return True
 
 
 def open_ordinary(path: Path) -> BinaryIO:

@@ -6,6 +6,7 @@ command.
 """
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -112,6 +113,13 @@ class Forgiving:
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)
+
+    def fileno(self) -> int:
+        """Return the descriptor; of a closed stream, raise what files without one raise."""
+        try:
+            return int(self._stream.fileno())
+        except (ValueError, AttributeError):
+            raise io.UnsupportedOperation("the stream has no descriptor") from None
 
     def isatty(self) -> bool:
         with contextlib.suppress(ValueError, AttributeError):

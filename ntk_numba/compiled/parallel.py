@@ -5,6 +5,8 @@ two wrappers of it, and in the caller. The loop here receives two addresses, of 
 arguments. It is compiled once for all bodies and dtypes, and a body once for each dtype.
 """
 
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,19 @@ from ntk_numba.compiled.intrinsics import take_number
 from ntk_numba.compiled.loops import compile_by_address
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.errors import ProcessError
+
+# Numba's workqueue threading layer ends the process when two threads of Python enter it at once.
+_one_at_a_time = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Replace the lock in a forked child, which has no thread that could release it."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def threads_now() -> int:
@@ -58,12 +73,15 @@ class ParallelLoop:
     def __call__(self, arguments: tuple[Any, ...], count: int) -> None:
         """Run the loop on the threads that Numba is set to use.
 
+        Several threads of Python may call this at the same time; they take turns.
+
         arguments : a NamedTuple of arrays, integers, bools and other such tuples
         """
         words: list[int] = []
         address = self._address(_flatten(arguments, words), arguments)
         flat, counter = np.array(words, np.int64), np.zeros(1, np.int64)
-        _in_parallel(address, flat.ctypes.data, counter, count, threads_now())
+        with _one_at_a_time:
+            _in_parallel(address, flat.ctypes.data, counter, count, threads_now())
 
     def alone(self, arguments: tuple[Any, ...], count: int, thread: int) -> None:
         """Run the loop on the calling thread, with the number that the body gets for it.

@@ -16,6 +16,7 @@ from ntk_numba.gramfile.layout import HDF5, TileMap, is_incomplete, read_header,
 from ntk_numba.gramfile.place import partial_of
 from ntk_numba.gramfile.tiles import Place, Tile, TileFile
 from ntk_numba.gramfile.writer import remove_stale_lock
+from ntk_numba.opening import exists
 
 
 @dataclass
@@ -242,7 +243,7 @@ def open_stored(
     """
     if path.is_dir():
         raise folder_error(path, form.what)
-    if not path.exists():
+    if not exists(path):
         partial = partial_of(path)
         hint = f", but {partial} does: run its command again to complete it"
         raise MissingFileError(f"{path} does not exist{hint if partial.exists() else ''}")

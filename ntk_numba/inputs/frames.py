@@ -130,6 +130,8 @@ class PolarsFrame:
 
     def kind(self, j: int) -> tuple[np.dtype, Any]:
         empty = self._frame.to_series(j).clear()
+        if str(empty.dtype).endswith("Int128"):  # older polars panics when it converts values
+            return np.dtype(object), empty.dtype
         return _or_decimal(_dtype_of(empty.to_numpy), empty.dtype), empty.dtype
 
     def rows(self, start: int, stop: int) -> NDArray[Any] | None:

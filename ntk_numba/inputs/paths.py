@@ -21,7 +21,7 @@ from ntk_numba.inputs.parquet import open_parquet, open_parquet_words
 from ntk_numba.inputs.tables import open_table, open_words
 from ntk_numba.inputs.unchanged import checksum, stamp
 from ntk_numba.machine import available_memory
-from ntk_numba.opening import open_ordinary, refuse_special
+from ntk_numba.opening import exists, open_ordinary, refuse_special
 
 
 class Format(NamedTuple):
@@ -115,7 +115,7 @@ def open_path(
     path, key = split(spec)
     if path.is_dir():
         raise folder_error(path, f"a file in it ({', '.join(FORMATS)})")
-    if not path.exists():
+    if not exists(path):
         raise MissingFileError(f"{path} does not exist")
     refuse_special(path)
     ending = _ending(path)

@@ -124,7 +124,8 @@ class Systems:
         """Return K @ columns, a new array, and count a pass."""
         stopping.check()
         # the product of an operator of the user's may be an array that it keeps, or `columns`
-        product = np.array(self.operator.matmat(columns), float, copy=self._keeps or None)
+        found = self.operator.matmat(columns)
+        product = np.array(found, float) if self._keeps else np.asarray(found, float)
         self.passes += 1
         if not np.isfinite(product).all():
             raise InvalidValueError(

@@ -145,6 +145,7 @@ def saved_in_turns(order):
     caches = [package_cache.PackageCache(identity)._cache_file for _ in range(2)]
     turns = [threading.Semaphore(0) for _ in caches]
     pauses = threading.Semaphore(0)
+    ended = [False, False]  # a thread is alive for a moment after its last step
     replace = os.replace
 
     def paused(old, new):
@@ -155,6 +156,7 @@ def saved_in_turns(order):
     def save(k):
         assert turns[k].acquire(timeout=10)
         caches[k].save(("key", k), f"code {k}")
+        ended[k] = True
         pauses.release()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -163,7 +165,7 @@ def saved_in_turns(order):
         for thread in threads:
             thread.start()
         for k in order:
-            if threads[k].is_alive():
+            if not ended[k]:
                 turns[k].release()
                 assert pauses.acquire(timeout=10)
         for turn, thread in zip(turns, threads, strict=True):
