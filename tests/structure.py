@@ -42,8 +42,8 @@ def docstring(module: str) -> str:
 # own wing that do not import it. ARCHITECTURE.md states the purpose of each wing.
 ORDER = [
     "ground", "compiled", "extended", "duals", "activations", "network", "inputs", "gramfile",
-    "engine", "finite_width", "compute", "cluster", "operators", "factors", "solvers", "predict", "theory",
-    "validation", "plots", "sklearn", "cli",
+    "engine", "finite_width", "compute", "cluster", "operators", "factors", "solvers", "predict",
+    "theory", "validation", "plots", "sklearn", "cli",
 ]  # fmt: skip
 
 
