@@ -13,15 +13,25 @@ from ntk_numba.extended.chebyshev import points, to_coefficients
 Array = NDArray[np.float64]
 
 DEGREE = 24  # the degree of a polynomial
-NODES = points(DEGREE + 1).astype(float)
-TO_COEFFICIENTS = to_coefficients(DEGREE + 1).astype(float)
+
+
+@cache
+def nodes() -> Array:
+    """Return the Chebyshev points of [−1, 1], (DEGREE + 1,)."""
+    return points(DEGREE + 1).astype(float)
+
+
+@cache
+def of_values() -> Array:
+    """Return the matrix that maps values at the nodes to Chebyshev coefficients."""
+    return to_coefficients(DEGREE + 1).astype(float)
 
 
 @cache
 def least_squares(order: int) -> Array:
     """Return the matrix that maps values at the nodes to the coefficients of `Centre.factor`."""
-    basis = extended(chebyshev.chebvander(NODES, DEGREE - order))
-    basis = basis * (extended(NODES) ** order).reshape(-1, 1)
+    basis = extended(chebyshev.chebvander(nodes(), DEGREE - order))
+    basis = basis * (extended(nodes()) ** order).reshape(-1, 1)
     return solve(basis.T @ basis, basis.T).astype(float)
 
 

@@ -37,11 +37,10 @@ from ntk_numba.activations.registry import named
 from ntk_numba.duals.base import Activation, Doubles, Dual, Facts
 from ntk_numba.duals.curve import curve_of
 from ntk_numba.errors import InvalidValueError
-from ntk_numba.extended import PI, Extended, concatenate, extended, stack, where, whole
+from ntk_numba.extended import PI, ROOT_TWO, Extended, concatenate, extended, stack, where, whole
 from ntk_numba.function import spelled, typed
 
 TAYLOR, TERMS = 0.25, 24  # for a < TAYLOR, E[σ²] is a Taylor series of TERMS terms
-_ROOT_2 = np.sqrt(extended(2.0))
 
 
 @cache
@@ -98,12 +97,12 @@ class Elu(Activation):
     def _of_samples(self, q: Extended) -> tuple[Extended, Extended, Extended]:
         """Return a, e(a)/√(2π) and E[σ²]/(p²q) = ½ + λ² E[(1 − exp(−a|X|))²/a²; X < 0]."""
         a = np.sqrt(q) / self.tau
-        axis = special.erfcx(a / _ROOT_2) / 2
+        axis = special.erfcx(a / ROOT_TWO) / 2
         small_a, safe = np.minimum(a, TAYLOR), np.maximum(a, TAYLOR)
         series = 0 * q
         for k in range(TERMS - 1, 1, -1):
             series = _taylor(k) - small_a * series
-        tails = special.erfcx(safe * _ROOT_2) - 4 * axis + 1
+        tails = special.erfcx(safe * ROOT_TWO) - 4 * axis + 1
         of_low = where(a < TAYLOR, series, tails / 2 / (safe * safe))
         return a, axis, extended(self.lam) ** 2 * of_low + 0.5
 

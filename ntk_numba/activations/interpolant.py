@@ -24,10 +24,10 @@ from scipy import special
 
 from ntk_numba.activations.centre import (
     DEGREE,
-    NODES,
-    TO_COEFFICIENTS,
     Centre,
     least_squares,
+    nodes,
+    of_values,
     power,
 )
 from ntk_numba.extended import dot, dots, extended, product
@@ -179,7 +179,7 @@ class Interpolant:
                 break
         else:
             return None
-        values = self.call(width * NODES) - at_zero
+        values = self.call(width * nodes()) - at_zero
         noise = max(float(tail[0]), 0.1 * ROUNDED * float(abs(c).max()))
         order, top, size = 1, float(abs(values).max()), 1.0
         while True:
@@ -268,7 +268,7 @@ class Interpolant:
             at = int(np.searchsorted(ends, 0.0)) - 1
             power[at] = centre.order - 1
             slopes[:, at] = np.pad(centre.slope, (0, DEGREE - len(centre.slope)))
-            c[:, at] = dots(TO_COEFFICIENTS, centre(centre.width * NODES))
+            c[:, at] = dots(of_values(), centre(centre.width * nodes()))
         pieces = Pieces(ends, c, slopes, tail, tail, power)
         difference, unseen = self._unseen(pieces, np.maximum(tail, limit))
         error = np.maximum(tail, difference)
@@ -285,10 +285,10 @@ class Interpolant:
 
     def _fitted(self, a: Array, b: Array) -> tuple[Array, Array, Array]:
         """Return the coefficients of pieces, (n, 25), their last ones' size and their rounding."""
-        x = (a + b)[:, None] / 2 + (b - a)[:, None] / 2 * NODES
+        x = (a + b)[:, None] / 2 + (b - a)[:, None] / 2 * nodes()
         values = self.call(x.ravel()).reshape(x.shape)
         with np.errstate(all="ignore"):
-            c = product(values, TO_COEFFICIENTS.T)
+            c = product(values, of_values().T)
             tail = abs(c[:, -LAST:]).max(axis=1)
             steep = abs(np.diff(values) / np.diff(x)).max(axis=1)
             top = abs(values).max(axis=1)

@@ -50,7 +50,7 @@ from ntk_numba.function import spelled, typed
 
 REACH = 8.1  # standard deviations; a kink is within reach if |h| is less
 CHORD_RANGE = 1e-12, 1e9  # J/6 is clipped to this, see `Kinked._curve`
-LOG_LOW, LOG_HIGH = (float(np.log(extended(v))) for v in CHORD_RANGE)
+LOG_LOW, LOG_HIGH = -27.631021115928547, 20.72326583694641  # the logarithms of these
 LARGEST_ROOT = 1e8  # larger √q/max|t| are replaced by this: errors are √q/|t| times 1e-16
 
 

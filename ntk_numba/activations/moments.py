@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.duals.base import Activation
-from ntk_numba.duals.panels import LN4, Panels, interpolated, panel_of
+from ntk_numba.duals.panels import Panels, interpolated, panel_of
 from ntk_numba.duals.quadrature import nodes
-from ntk_numba.extended import Extended, extended, stack, where
+from ntk_numba.extended import LN4, Extended, extended, stack, where
 
 NODES = 40  # of a panel
 SIMPLE = 64.0  # s is a multiple of 1/64, so that it can be rounded back after interpolation

@@ -203,6 +203,8 @@ class Rbf(Sinusoid):
 
 def _sine_and_cosine(phase: float) -> tuple[float, float]:
     """Return sine and cosine, exactly 0 if the phase is a multiple of π/2 up to its rounding."""
+    if phase == 0:
+        return 0.0, 1.0
     values = float(np.sin(extended(phase))), float(np.cos(extended(phase)))
     sine, cosine = (0.0 if abs(v) <= 2.0**-52 * abs(phase) else v for v in values)
     return sine, cosine

@@ -44,7 +44,6 @@ MEASURABLE = 1e-6
 CLEAR = 1e5
 # The least and the largest ln q from the middle of that chord to its ends, at a speed of at most 1
 SHORTEST, LONGEST = 1e-3, 64.0
-LEGENDRE = tuple(v.astype(float) for v in gauss_legendre(3))
 
 
 class Curve:
@@ -128,8 +127,9 @@ class Curve:
         For small v it is an integral of the speed, which has more digits than a difference of λ.
         """
         if v < 0.1:
-            speeds = [self.speed(q * exponential(v * x)) for x in LEGENDRE[0]]
-            return v / 2 * dot(LEGENDRE[1], np.array(speeds))
+            nodes, weights = (found.astype(float) for found in gauss_legendre(3))
+            speeds = [self.speed(q * exponential(v * x)) for x in nodes]
+            return v / 2 * dot(weights, np.array(speeds))
         low, high = self.lengths(np.array([q / exponential(v), q * exponential(v)]))[0]
         return float(high - low)
 

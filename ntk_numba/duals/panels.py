@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntk_numba.compiled.policy import kernel
-from ntk_numba.extended import extended, product
+from ntk_numba.extended import LN4, extended, product
 from ntk_numba.extended.chebyshev import points, to_coefficients
 
 NODES = 18
 LOWEST, HIGHEST = -54, 53  # the outermost panels; beyond them a function keeps its last value
-LN4 = np.log(extended(4.0))
 WIDTH = float(LN4)  # of a panel, in ln q
 BLOCK = 64  # values of q at a time
 

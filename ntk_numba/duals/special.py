@@ -144,7 +144,7 @@ def _exponentials(real: Any) -> Callable[[float], tuple[float, float]]:
     series = polynomial(EXPONENTIAL_SINGLE if single else EXPONENTIAL_DOUBLE)
     high, low = (real(v) for v in (LN2_SINGLE if single else LN2_DOUBLE))
     smallest, largest = (real(v) for v in (EXPONENT_SINGLE if single else EXPONENT_DOUBLE))
-    to_binary, shift = real(1 / math.log(2)), real(1.5 * 2.0 ** (23 if single else 52))
+    to_binary, shift = real(1 / LN2_DOUBLE[0]), real(1.5 * 2.0 ** (23 if single else 52))
     one, zero = real(1), real(0)
 
     def exponentials(x: float) -> tuple[float, float]:

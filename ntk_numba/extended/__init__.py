@@ -9,6 +9,9 @@ multiply-adds, which are rounded correctly everywhere.
 
 from ntk_numba.extended import error_function  # noqa: F401  enters its functions
 from ntk_numba.extended.array import (
+    LN4,
+    PI,
+    ROOT_TWO,
     Extended,
     concatenate,
     exponential,
@@ -21,10 +24,10 @@ from ntk_numba.extended.array import (
     where,
     whole,
 )
-from ntk_numba.extended.chebyshev import PI
 from ntk_numba.extended.sums import dot, dots, length, product, solve
 
 __all__ = [
-    "PI", "Extended", "concatenate", "dot", "dots", "exponential", "extended", "length",
-    "logarithm", "maximum", "minimum", "product", "solve", "stack", "values_of", "where", "whole",
+    "LN4", "PI", "ROOT_TWO", "Extended", "concatenate", "dot", "dots", "exponential", "extended",
+    "length", "logarithm", "maximum", "minimum", "product", "solve", "stack", "values_of", "where",
+    "whole",
 ]  # fmt: skip

@@ -19,6 +19,9 @@ from ntk_numba.extended.arithmetic import (
     normal,
     square_root,
 )
+from ntk_numba.extended.constants import LN2_EXACT, pair
+from ntk_numba.extended.constants import PI as PI_PAIR
+from ntk_numba.extended.constants import ROOT_TWO as ROOT_TWO_PAIR
 from ntk_numba.extended.elementary import BY_UFUNC
 
 Parts = NDArray[np.float64]
@@ -137,6 +140,13 @@ class Extended(NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, _: Any, args: Any, options: Any) -> Any:
         own = FUNCTIONS.get(function)
         return NotImplemented if own is None else own(*args, **options)
+
+
+# made without compiled code, so that nothing is compiled when a module is imported
+PI, LN4, ROOT_TWO = (
+    Extended(np.array([high, low, 0.0]))
+    for high, low in (PI_PAIR, pair(2 * LN2_EXACT), ROOT_TWO_PAIR)
+)
 
 
 def extended(value: Any) -> Extended:

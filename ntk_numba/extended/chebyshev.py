@@ -5,11 +5,9 @@ from numpy.polynomial import chebyshev
 
 from ntk_numba.compiled.policy import kernel
 from ntk_numba.extended.arithmetic import add_pairs, multiply_pairs, normal
-from ntk_numba.extended.array import Extended, Parts, extended
-from ntk_numba.extended.constants import PI_EXACT, pair
+from ntk_numba.extended.array import PI, Extended, Parts, extended
 
 BLOCK = 64  # arguments at a time
-PI = Extended(np.array([*pair(PI_EXACT), 0.0]))
 
 
 def series(x: Extended, coefficients: Extended) -> Extended:

@@ -54,6 +54,7 @@ PI_EXACT = Fraction(4 * (4 * _arctan_of_inverse(5) - _arctan_of_inverse(239)), O
 # ln 2 = Σ 1/(n 2^n)
 LN2_EXACT = Fraction(sum((ONE >> n) // n for n in range(1, BITS)), ONE)
 ROOT_PI_EXACT = Fraction(math.isqrt(int(PI_EXACT * ONE) << BITS), ONE)
+ROOT_TWO = pair(Fraction(math.isqrt(2 * ONE * ONE), ONE))
 PI, HALF_PI, LN2 = pair(PI_EXACT), pair(PI_EXACT / 2), pair(LN2_EXACT)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ntk_numba.extended.array import FUNCTIONS, Extended, extended, where
+from ntk_numba.extended.array import FUNCTIONS, ROOT_TWO, Extended, extended, where
 from ntk_numba.extended.chebyshev import series
 from ntk_numba.extended.constants import (
     ONE,
@@ -123,7 +123,7 @@ def erfc(x: Any) -> Extended:
 
 def ndtr(x: Any) -> Extended:
     """Return the distribution function of N(0, 1)."""
-    return erfc(-extended(x) / np.sqrt(extended(2.0))) * 0.5
+    return erfc(-extended(x) / ROOT_TWO) * 0.5
 
 
 FUNCTIONS.update({special.erf: erf, special.erfc: erfc, special.erfcx: erfcx, special.ndtr: ndtr})

@@ -3,7 +3,6 @@ import pytest
 
 from ntk_numba.duals.panels import (
     HIGHEST,
-    LN4,
     LOWEST,
     NODES,
     Panels,
@@ -11,7 +10,7 @@ from ntk_numba.duals.panels import (
     nodes_of,
     panel_of,
 )
-from ntk_numba.extended import extended
+from ntk_numba.extended import LN4, extended
 
 
 def test_panels_are_powers_of_four():
