@@ -89,6 +89,11 @@ def leave_after(seconds: float, farewell: bytes = b"") -> threading.Timer:
     return timer
 
 
+def is_asked() -> bool:
+    """Return whether a signal asked this process to stop."""
+    return _asked
+
+
 def check() -> None:
     """Raise `StopRequested` if a signal asked this process to stop."""
     if _asked:

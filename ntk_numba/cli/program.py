@@ -82,8 +82,12 @@ def _printed(results: output.Forgiving, code: int, *, written: bool = False) -> 
 
 
 def _unraisable(error: Any) -> None:
-    """Hide a `StopRequested` that is lost in a compiler's callback: `check` raises it again."""
-    if error.exc_type is not stopping.StopRequested:
+    """Hide what cannot be raised after a request to stop.
+
+    A `StopRequested` that is lost in a compiler's callback is raised again by `check`. Objects
+    that it leaves half made may fail when they are deleted.
+    """
+    if not stopping.is_asked():
         sys.__unraisablehook__(error)
 
 

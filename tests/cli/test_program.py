@@ -103,3 +103,15 @@ def test_a_failed_check_in_a_pipeline(folder, where):
     assert (folder / "code").read_text() == "4\n"
     assert ("cannot be printed" in answer.stderr) == ("full" in where)
     assert answer.stderr.count("\n") == ("full" in where)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_cannot_be_raised_is_shown_unless_the_command_stops(monkeypatch, capsys, asked):
+    class HalfMade:
+        def __del__(self):
+            raise AttributeError("not made yet")
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._unraisable)
+    monkeypatch.setattr(stopping, "_asked", asked)
+    HalfMade()
+    assert ("not made yet" in capsys.readouterr().err) is not asked
