@@ -130,7 +130,8 @@ class Curve:
             nodes, weights = (found.astype(float) for found in gauss_legendre(3))
             speeds = [self.speed(q * exponential(v * x)) for x in nodes]
             return v / 2 * dot(weights, np.array(speeds))
-        low, high = self.lengths(np.array([q / exponential(v), q * exponential(v)]))[0]
+        factor = exponential(v)
+        low, high = self.lengths(np.array([q / factor, q * factor]))[0]
         return float(high - low)
 
 

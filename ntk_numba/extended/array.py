@@ -26,7 +26,7 @@ from ntk_numba.extended.elementary import BY_UFUNC
 
 Parts = NDArray[np.float64]
 
-ADD, SUBTRACT, MULTIPLY, DIVIDE, ROOT = range(5)
+ADD, SUBTRACT, MULTIPLY, DIVIDE = range(4)
 WIDE = 512  # the exponent of the radix, see `arithmetic`
 
 
@@ -200,7 +200,7 @@ def _repeated(a: Parts, count: int) -> Parts:
 
 @kernel()
 def _combine(operation: int, a: Parts, b: Parts, out: Parts) -> None:
-    """Fill out, (3, n), with sums, differences, products or quotients, or with roots of a.
+    """Fill out, (3, n), with sums, differences, products or quotients.
 
     a and b are of the same shape, or a single number, (3, 1).
     """
@@ -222,14 +222,11 @@ def _combine(operation: int, a: Parts, b: Parts, out: Parts) -> None:
             high[i], low[i], k[i] = multiply_numbers(
                 (x[i], x_low[i], x_k[i]), (y[i], y_low[i], y_k[i])
             )
-    elif operation == DIVIDE:
+    else:
         for i in range(high.size):
             high[i], low[i], k[i] = divide_numbers(
                 (x[i], x_low[i], x_k[i]), (y[i], y_low[i], y_k[i])
             )
-    else:
-        for i in range(high.size):
-            high[i], low[i], k[i] = square_root((x[i], x_low[i], x_k[i]))
 
 
 @kernel()
@@ -288,13 +285,6 @@ def _elementwise(scalar: Any) -> Callable[[Any], Extended]:
 
 add, subtract = _operation(ADD), _operation(SUBTRACT)
 multiply, divide = _operation(MULTIPLY), _operation(DIVIDE)
-
-
-def _square_root(a: Any) -> Extended:
-    parts = extended(a).parts
-    out, flat = np.empty(parts.shape), _flat(parts, parts.shape[1:])
-    _combine(ROOT, flat, flat, out.reshape(3, -1))
-    return Extended(out)
 
 
 def _negative(a: Extended) -> Extended:
@@ -382,7 +372,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.subtract: subtract,
     np.multiply: multiply,
     np.true_divide: divide,
-    np.sqrt: _square_root,
+    np.sqrt: _elementwise(square_root),
     np.negative: _negative,
     np.positive: lambda a: a,
     np.absolute: _absolute,
