@@ -15,13 +15,18 @@ ones fewer powers of Ω.
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from ntk_numba.activations.elu_integral import SCALE, A
-from ntk_numba.compiled.intrinsics import fma, sample_polynomial, stack_array, wide_vectors
+from ntk_numba.compiled.intrinsics import arrays_of, fma, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.compiled.policy import njit
+from ntk_numba.compiled.vectors import BLOCK_BYTES, VECTOR_BYTES, Vectors, blocks
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
 from ntk_numba.extended import PI, Extended, concatenate, extended, stack, where
@@ -49,40 +54,96 @@ BLOCK = 128  # columns at a time
 # Rows of the working memory: Ω; sinθ, later K; 2Ω/π − 1; D/ab, later K̇; terms of one sample
 OMEGA, SINE, VARIABLE, PAIR, VALUE, SLOPE = range(6)
 _working = stack_array(6, BLOCK)
-_of_angle = sample_polynomial(POWERS, POWERS, 2)
 
 
-def _adding(begin_n: int, end_n: int) -> Callable[..., None]:
-    """Make a function that adds T_n(u) p_n(u') + T_n(u') p_n(u) for p_n of one number of powers."""
-    first_row, powers = PAIR_ROW + sum(TERMS[:begin_n]), TERMS[begin_n]
-    polynomial = sample_polynomial(powers, powers, 2)
+def _summing(groups: tuple[tuple[int, int, int, int], ...], size: int) -> Any:
+    """Make an intrinsic that fills Σ_n T_n(u) p_n(u') + T_n(u') p_n(u), by blocks of `size` bytes.
+
+    groups : the first and the last n of p_n with one number of powers, that number, and the first
+        row of their coefficients
+    """
+
+    @intrinsic
+    def fill(
+        typingctx: Any, out: Any, variable: Any, row: Any, columns: Any, begin: Any
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+            out, variable, row, columns, begin = arrays_of(context, builder, signature, args)
+            vectors = Vectors(builder, signature.args[0].dtype, size)
+            index = begin.type
+            count = cgutils.unpack_tuple(builder, out.shape)[0]
+            stride = cgutils.unpack_tuple(builder, columns.shape)[1]
+            row_stride = cgutils.unpack_tuple(builder, row.shape)[1]
+            total, of_row, of_column = (vectors.variable() for _ in range(3))
+            with blocks(builder, count, vectors.width) as j:
+                x, column = vectors.load(variable.data, j), builder.add(begin, j)
+                builder.store(vectors.zero, total)
+                for first, end, powers, first_row in groups:
+                    number = index(end - first)
+                    with cgutils.for_range_slice(builder, index(0), number, index(1)) as (n, _):
+                        rows = builder.add(builder.mul(n, index(powers)), index(first_row))
+                        builder.store(vectors.zero, of_row)
+                        builder.store(vectors.zero, of_column)
+                        terms = index(powers)
+                        with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (k, _):
+                            m = builder.add(rows, builder.sub(index(powers - 1), k))
+                            c = vectors.in_all_lanes(row.data, builder.mul(m, row_stride))
+                            at = builder.add(builder.mul(m, stride), column)
+                            builder.store(vectors.fma(builder.load(of_row), x, c), of_row)
+                            c = vectors.load(columns.data, at)
+                            builder.store(vectors.fma(builder.load(of_column), x, c), of_column)
+                        m = builder.add(n, index(BASIS_ROW + first))
+                        own = vectors.in_all_lanes(row.data, builder.mul(m, row_stride))
+                        other = vectors.load(
+                            columns.data, builder.add(builder.mul(m, stride), column)
+                        )
+                        # each product is rounded, so that the samples may change places
+                        both = builder.fadd(
+                            builder.fmul(other, builder.load(of_row)),
+                            builder.fmul(own, builder.load(of_column)),
+                        )
+                        builder.store(builder.fadd(builder.load(total), both), total)
+                vectors.store(builder.load(total), out.data, j)
+            return context.get_dummy_value()
+
+        return types.void(out, variable, row, columns, types.intp), codegen
+
+    return fill
+
+
+def _filling(groups: tuple[tuple[int, int, int, int], ...]) -> Callable[..., None]:
+    """Make a function that fills such sums for any number of columns."""
+    by_blocks, by_vectors, one_by_one = (
+        _summing(groups, size) for size in (BLOCK_BYTES, VECTOR_BYTES, 1)
+    )
 
     @njit
-    def add(
-        pair: Floats, value: Floats, variable: Floats, row: Floats, columns: Floats, begin: int,
-        count: int,
-    ) -> None:  # fmt: skip
-        for n in range(begin_n, end_n):
-            first = first_row + (n - begin_n) * powers
-            own, others = row[BASIS_ROW + n, 0], columns[BASIS_ROW + n, begin : begin + count]
-            for j in range(count):
-                value[j] = others[j] * polynomial(variable[j], row, first, 0)
-            for j in range(count):
-                of_column = polynomial(variable[j], columns, first, begin + j)
-                pair[j] += value[j] + own * of_column
+    def fill(out: Floats, variable: Floats, row: Floats, columns: Floats, begin: int) -> None:
+        if out.nbytes >= BLOCK_BYTES:
+            by_blocks(out, variable, row, columns, begin)
+        elif out.nbytes >= VECTOR_BYTES:
+            by_vectors(out, variable, row, columns, begin)
+        else:
+            one_by_one(out, variable, row, columns, begin)
 
-    return add
+    return fill
 
 
-_add_long = _adding(0, LONG)
-_add_middle, _add_short = _adding(LONG, MIDDLE), _adding(MIDDLE, len(TERMS))
+_fill_pair = _filling(
+    (
+        (0, LONG, TERMS[0], PAIR_ROW),
+        (LONG, MIDDLE, TERMS[LONG], PAIR_ROW + sum(TERMS[:LONG])),
+        (MIDDLE, len(TERMS), TERMS[MIDDLE], PAIR_ROW + sum(TERMS[:MIDDLE])),
+    )
+)
+_fill_value, _fill_slope = (_filling(((0, 1, POWERS, row),)) for row in (VALUE_ROW, SLOPE_ROW))
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
     wide_vectors()
     z, w, zk, wk, rate = angles
     real = z.dtype.type
-    one, half, zero = real(1), real(0.5), real(0)
+    one, half = real(1), real(0.5)
     two_over_pi, per_two_pi = real(2) / real(np.pi), real(0.5 / np.pi)
     working = _working(one)
     omega, sines, variable, pair = working[OMEGA], working[SINE], working[VARIABLE], working[PAIR]
@@ -97,21 +158,18 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         for j in range(count):
             omega[j], sines[j] = supplement(z_n[j], w_n[j])
             variable[j] = fma(two_over_pi, omega[j], -one)
-            pair[j] = zero
-        _add_long(pair, value, variable, row, columns, begin, count)
-        _add_middle(pair, value, variable, row, columns, begin, count)
-        _add_short(pair, value, variable, row, columns, begin, count)
+        of_angle = variable[:count]
+        _fill_pair(pair[:count], of_angle, row, columns, begin)
+        _fill_value(value[:count], of_angle, row, columns, begin)
+        _fill_slope(slope[:count], of_angle, row, columns, begin)
         z_out, w_out, rate_out = zk[begin:end], wk[begin:end], rate[begin:end]
         for j in range(count):
             omega[j] *= per_two_pi
             pair[j] *= lam_squared
             sines[j] = fma(per_two_pi, sines[j], omega[j] * (w_n[j] - z_n[j])) + pair[j]
             pair[j] = fma(a * bs[j], pair[j], one_minus_lam_squared * omega[j])
-            value[j] = _of_angle(variable[j], row, VALUE_ROW, 0)
-            slope[j] = _of_angle(variable[j], row, SLOPE_ROW, 0)
-        for j in range(count):
-            sines[j] += value[j] + _of_angle(variable[j], columns, VALUE_ROW, begin + j)
-            pair[j] += slope[j] + _of_angle(variable[j], columns, SLOPE_ROW, begin + j)
+            sines[j] += value[j]
+            pair[j] += slope[j]
         for j in range(count):
             scales_product = scale * scales[j]
             cosine_k = scales_product * sines[j]

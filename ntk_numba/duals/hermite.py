@@ -13,12 +13,15 @@ highest power down: one product and two fused multiply-adds per term. The coeffi
 columns are loaded once per term and the sums stay in registers, which LLVM does not achieve for a
 loop over columns that contains a loop over terms.
 
+Pairs with a small |ρ| need fewer terms. A term counts for the pairs whose |x| is at least its
+threshold (see `thresholds`), which GROUP terms share, and a block of columns begins with the first
+group that counts for one of them. So the terms of a pair depend on its angle alone.
+
 Condition: that of the series, Σ|c_m|/√(Σâ²Σâ'²) ≤ 1 for K; for the rate, the same with its terms.
 """
 
 from typing import Any, NamedTuple
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -28,6 +31,8 @@ from numpy.typing import NDArray
 from ntk_numba.compiled.intrinsics import arrays_of, fma
 from ntk_numba.compiled.loops import Angles, DualLoop
 from ntk_numba.compiled.policy import njit
+from ntk_numba.compiled.vectors import BLOCK_BYTES, VECTOR_BYTES, Vectors, blocks
+from ntk_numba.extended import extended
 from ntk_numba.extended.sums import Doubles
 from ntk_numba.function import Floats
 
@@ -37,76 +42,80 @@ MOST_TERMS = 1040  # room for the terms of a series; `duals.series` goes to degr
 # noise, whose products would leave the normal range of the dtype, where processors are slow.
 NOISE = 1e-16
 
-# The bytes of a block of columns; x, two sums and a product of each column are in registers at once
-BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
-VECTOR_BYTES = 32  # the same for rows shorter than a block
+GROUP = 8  # consecutive terms that have one threshold
 
 LONE, CHAIN = 0, 1  # the rows of a sample's coefficients
+THRESHOLDS = 3  # the parameters from here on are the thresholds of a loop's groups, ascending
 
 
 def _horner(size: int) -> Any:
     """Return a function that computes p and d of all columns from x, by blocks of `size` bytes.
 
-    There must be at least one block. The last one ends with the last column; it computes again the
-    columns that it shares with the block before.
+    See `compiled.vectors.blocks`.
     """
 
     @intrinsic
     def horner(
-        typingctx: Any, x: Any, p: Any, d: Any, row: Any, columns: Any, terms: Any
+        typingctx: Any, x: Any, p: Any, d: Any, row: Any, columns: Any, terms: Any, parameters: Any
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-            x, p, d, row, columns, terms = arrays_of(context, builder, signature, args)
-            single = signature.args[0].dtype == types.float32
-            real, item = (ir.FloatType(), 4) if single else (ir.DoubleType(), 8)
-            width = max(1, size // item)
-            vector, lane = ir.VectorType(real, width), ir.IntType(32)
+            x, p, d, row, columns, terms, parameters = arrays_of(context, builder, signature, args)
+            vectors = Vectors(builder, signature.args[0].dtype, size)
             index = terms.type
-            fused = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(vector, [vector] * 3),
-                f"llvm.fma.v{width}f{8 * item}",
-            )
-            all_lanes_0 = ir.Constant(ir.VectorType(lane, width), [0] * width)
-            zero = ir.Constant(vector, [0.0] * width)
             n = cgutils.unpack_tuple(builder, x.shape)[0]
             stride = cgutils.unpack_tuple(builder, columns.shape)[1]
             row_stride = cgutils.unpack_tuple(builder, row.shape)[1]
-
-            def block(data: ir.Value, at: ir.Value) -> ir.Value:
-                return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
-
+            groups = builder.sdiv(builder.add(terms, index(GROUP - 1)), index(GROUP))
             # the coefficients of the row's sample, contiguous
-            own = cgutils.alloca_once(builder, real, size=index(MOST_TERMS))
+            own = cgutils.alloca_once(builder, vectors.real, size=index(MOST_TERMS))
             with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (m, _):
                 at_row = builder.add(m, index(CHAIN))
                 value = builder.load(builder.gep(row.data, [builder.mul(at_row, row_stride)]))
                 builder.store(value, builder.gep(own, [m]))
-            value_p, value_d = (cgutils.alloca_once(builder, vector) for _ in range(2))
-            last = builder.sub(n, index(width))
-            with cgutils.for_range_slice(builder, index(0), n, index(width)) as (begin, _):
-                j = builder.select(builder.icmp_signed("<", begin, last), begin, last)
-                variable = builder.load(block(x.data, j), align=item)
-                builder.store(zero, value_p)
-                builder.store(zero, value_d)
-                with cgutils.for_range_slice(builder, index(0), terms, index(1)) as (k, _):
-                    m = builder.sub(builder.sub(terms, index(1)), k)
-                    row_m = builder.load(builder.gep(own, [m]))
-                    row_m = builder.insert_element(vector(ir.Undefined), row_m, lane(0))
-                    row_m = builder.shuffle_vector(row_m, vector(ir.Undefined), all_lanes_0)
-                    at_row = builder.add(m, index(CHAIN))
-                    at = builder.add(builder.mul(at_row, stride), j)
-                    column_m = builder.load(block(columns.data, at), align=item)
-                    product = builder.fmul(row_m, column_m)
-                    before = builder.load(value_p)
-                    slope = builder.call(fused, [builder.load(value_d), variable, before])
-                    builder.store(slope, value_d)
-                    builder.store(builder.call(fused, [before, variable, product]), value_p)
-                builder.store(builder.load(value_p), block(p.data, j), align=item)
-                builder.store(builder.load(value_d), block(d.data, j), align=item)
+            value_p, value_d = vectors.variable(), vectors.variable()
+            counting = cgutils.alloca_once(builder, index)
+            thresholds = builder.gep(parameters.data, [index(THRESHOLDS)])
+            with blocks(builder, n, vectors.width) as j:
+                variable = vectors.load(x.data, j)
+                of_x = vectors.magnitudes(variable)
+                largest = vectors.largest(of_x)
+                builder.store(index(0), counting)  # the groups that count for a column
+                with cgutils.for_range_slice(builder, index(0), groups, index(1)) as (g, _):
+                    threshold = builder.load(builder.gep(thresholds, [g]))
+                    counts = builder.fcmp_ordered(">=", largest, threshold)
+                    before = builder.load(counting)
+                    after = builder.select(counts, builder.add(g, index(1)), before)
+                    builder.store(after, counting)
+                builder.store(vectors.zero, value_p)
+                builder.store(vectors.zero, value_d)
+                begun = builder.load(counting)
+                with cgutils.for_range_slice(builder, index(0), begun, index(1)) as (i, _):
+                    g = builder.sub(builder.sub(begun, index(1)), i)
+                    first = builder.mul(g, index(GROUP))
+                    end = builder.add(first, index(GROUP))
+                    end = builder.select(builder.icmp_signed("<", end, terms), end, terms)
+                    count = builder.sub(end, first)
+                    with cgutils.for_range_slice(builder, index(0), count, index(1)) as (k, _):
+                        m = builder.sub(builder.sub(end, index(1)), k)
+                        at_row = builder.add(m, index(CHAIN))
+                        at = builder.add(builder.mul(at_row, stride), j)
+                        product = builder.fmul(
+                            vectors.in_all_lanes(own, m), vectors.load(columns.data, at)
+                        )
+                        before = builder.load(value_p)
+                        slope = vectors.fma(builder.load(value_d), variable, before)
+                        builder.store(slope, value_d)
+                        builder.store(vectors.fma(before, variable, product), value_p)
+                    threshold = vectors.in_all_lanes(thresholds, g)
+                    counts = builder.fcmp_ordered(">=", of_x, threshold)
+                    for value in (value_p, value_d):
+                        kept = builder.select(counts, builder.load(value), vectors.zero)
+                        builder.store(kept, value)
+                vectors.store(builder.load(value_p), p.data, j)
+                vectors.store(builder.load(value_d), d.data, j)
             return context.get_dummy_value()
 
-        return types.void(x, p, d, row, columns, types.intp), codegen
+        return types.void(x, p, d, row, columns, types.intp, parameters), codegen
 
     return horner
 
@@ -115,14 +124,16 @@ _by_blocks, _by_vectors, _one_by_one = _horner(BLOCK_BYTES), _horner(VECTOR_BYTE
 
 
 @njit
-def sum_chain(x: Floats, p: Floats, d: Floats, row: Floats, columns: Floats, terms: int) -> None:
+def sum_chain(
+    x: Floats, p: Floats, d: Floats, row: Floats, columns: Floats, terms: int, parameters: Floats
+) -> None:
     """Fill p = Σ_m c_m x^m and d = dp/dx of a row of pairs, from the rows `CHAIN` + m."""
     if x.nbytes >= BLOCK_BYTES:
-        _by_blocks(x, p, d, row, columns, terms)
+        _by_blocks(x, p, d, row, columns, terms, parameters)
     elif x.nbytes >= VECTOR_BYTES:
-        _by_vectors(x, p, d, row, columns, terms)
+        _by_vectors(x, p, d, row, columns, terms, parameters)
     else:
-        _one_by_one(x, p, d, row, columns, terms)
+        _one_by_one(x, p, d, row, columns, terms, parameters)
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:
@@ -133,7 +144,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     for j in range(z.size):
         cosine = w[j] - z[j]
         wk[j] = cosine if step == one else cosine * cosine
-    sum_chain(wk, zk, rate, row, columns, terms)
+    sum_chain(wk, zk, rate, row, columns, terms, parameters)
     lone, lones = row[LONE, 0], columns[LONE]
     step_is_one = step == one
     first_is_one = first == one
@@ -157,6 +168,26 @@ series_loop = DualLoop(_fill_row)
 coefficients of samples."""
 
 
+def thresholds(tails: Doubles, allowed: Doubles, first: int, step: int) -> tuple[float, ...]:
+    """Return the |x| = |ρ|^step from which the terms of each group count; 0 for the first group.
+
+    Without the terms from degree k on, K of a pair lacks at most |ρ|^k t, and the rate
+    |ρ|^(k−1) t₁, where t and t₁ are bounds of the sums of the coefficients' squares from k on.
+
+    tails : (2, terms) t and t₁ from the degree of each term on, ascending degrees
+    allowed : (2,) what K and the rate of a pair may lack
+    first, step : the degrees are first, first + step, …
+    """
+    out = [0.0]
+    for term in range(GROUP, tails.shape[1], GROUP):
+        degree = first + step * term
+        share = np.minimum(allowed / np.maximum(tails[:, term], allowed), 1.0)
+        roots = np.log(extended(share)) / np.array([degree, degree - 1]) * step
+        # a little less, since the dtype of the kernels may round it up
+        out.append(max(out[-1], float(np.min(np.exp(roots).astype(float))) * (1 - 1e-6)))
+    return tuple(out)
+
+
 class Chain(NamedTuple):
     """The degrees of a series that are summed by Horner's rule.
 
@@ -170,9 +201,21 @@ class Chain(NamedTuple):
     first: int
     step: int
 
-    def parameters(self, count: int) -> tuple[float, float, float]:
-        """Return the loop's parameters for a series of `count` degrees: terms, first, step."""
-        return float(len(range(self.first, count, self.step))), float(self.first), float(self.step)
+    def parameters(
+        self, count: int, tails: Doubles | None = None, allowed: Doubles | None = None
+    ) -> tuple[float, ...]:
+        """Return the loop's parameters for a series of `count` degrees.
+
+        These are the number of terms, first, step, and the thresholds.
+
+        tails, allowed : see `thresholds`, with a column of tails for each degree; all terms of all
+            pairs count without them
+        """
+        degrees = range(self.first, count, self.step)
+        of_groups: tuple[float, ...] = (0.0,) * -(-len(degrees) // GROUP)
+        if tails is not None and allowed is not None:
+            of_groups = thresholds(tails[:, list(degrees)], allowed, self.first, self.step)
+        return float(len(degrees)), float(self.first), float(self.step), *of_groups
 
     def mask(self, count: int) -> NDArray[np.bool_]:
         """Return a mask of the degrees 0, 1, …, count − 1 that the loop sums."""

@@ -34,7 +34,7 @@ from ntk_numba.compiled.policy import kernel
 from ntk_numba.duals import octaves
 from ntk_numba.duals.base import Dual
 from ntk_numba.duals.curve import curve_of
-from ntk_numba.duals.hermite import NOISE
+from ntk_numba.duals.hermite import NOISE, thresholds
 from ntk_numba.duals.octaves import EXPLICIT, NODES, octave_loop, rule
 from ntk_numba.duals.panels import LOWEST, Panels, interpolated, panel_of, within
 from ntk_numba.duals.quadrature import gauss_legendre, nodes
@@ -57,6 +57,7 @@ Array = NDArray[np.float64]
 
 MORE = 4  # octaves beyond those of a dual, from which the sums that are left out are computed
 LEFT_OUT = 0.2  # the share of a tolerance that the sums that are left out may take
+FAR = 0.01  # the share that pairs with a small |ρ| may lack, see `hermite.thresholds`
 SETTLED = 1e-6  # a change of the coefficients between two panels, below which errors are small too
 NEGLIGIBLE = 75.0  # powers below exp(−NEGLIGIBLE) are left out
 
@@ -273,7 +274,7 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
     function = activation.finer(TOLERANCE)
     terms = _terms_for(function, mixture_of, limit, tolerance)
     for count in (FEW, MANY):
-        bounds = _bounds(function, mixture_of, limit, terms, count)
+        bounds = _bounds(function, mixture_of, limit, terms, count, FAR * tolerance)
         if max(bounds) <= tolerance:
             break
     else:
@@ -287,6 +288,7 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
             float(terms.single),
             float(terms.octaves),
             0.0 if activation.never_negative else -1.0,
+            *_thresholds(function, mixture_of, limit, terms, FAR * tolerance),
         ),
         coefficients=lambda q: _without_noise(table(q)),
         curve=curve_of(function),
@@ -349,15 +351,36 @@ def _errors(
     return of_table + found.errors, found.tails[:, kept[-1]]
 
 
+def _thresholds(
+    activation: Series, mixture_of: Callable[[], Mixture], limit: float, terms: _Terms, far: float
+) -> tuple[float, ...]:
+    """Return the thresholds of the single terms, and that of the octaves, if any.
+
+    See `hermite.thresholds`.
+
+    far : what K and the rate of a pair may lack
+    """
+    beyond = terms.octaves + MORE
+    checks = _checks(activation, mixture_of, limit, beyond)
+    behind = np.max([_find(activation, mixture_of, q, beyond).tails for q in checks], axis=0)
+    last = terms.single if terms.octaves else terms.single - 1
+    from_each = np.concatenate([np.ones((2, 1)), behind[:, :last]], axis=1)
+    return thresholds(from_each, np.full(2, far), 1, 2)
+
+
 @lru_cache(maxsize=512)
 def _bounds(
-    activation: Series, mixture_of: Callable[[], Mixture], limit: float, terms: _Terms, count: int
-) -> tuple[float, float]:
-    """Return the bounds of a fit."""
+    activation: Series, mixture_of: Callable[[], Mixture], limit: float, terms: _Terms, count: int,
+    far: float,
+) -> tuple[float, float]:  # fmt: skip
+    """Return the bounds of a fit.
+
+    far : see `_thresholds`
+    """
     beyond = terms.octaves + MORE
     checks = _checks(activation, mixture_of, limit, beyond)
     found = [_errors(activation, mixture_of, q, beyond, terms, count) for q in checks]
     errors, tails = np.max(found, axis=0)
     of_rule = np.array([octaves.RULE_ERROR, octaves.RULE_ERROR_RATE]) * (terms.octaves > 0)
-    bounds = PEAK * (tails + 2 * errors * (1 + errors)) + of_rule + ROUNDING
+    bounds = PEAK * (np.maximum(tails, far) + 2 * errors * (1 + errors)) + of_rule + ROUNDING
     return float(bounds[0]), float(bounds[1])

@@ -9,7 +9,8 @@ them by a rule like Gauss's, whose weights are parts of the coefficients:
 
 and the rate is the derivative by ρ. All weights are positive. The powers of an octave are the
 squares of those of the octave before, and an octave is left out where all of its powers vanish. So
-degrees up to 2^40 take a few hundred terms, and those in use of a pair depend on its angle.
+degrees up to 2^40 take a few hundred terms, and those in use of a pair depend on its angle. For
+pairs with a small |ρ|, all octaves are below the tolerance and are left out.
 
 Near ρ = ±1 the powers come from 1 − |ρ|^k, which keeps its relative accuracy:
 1 − p² = m(2 − m) with m = 1 − p, and m = 2z or 2w for k = 1.
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import fma, larger, smaller, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
-from ntk_numba.duals.hermite import CHAIN, LONE, sum_chain
+from ntk_numba.duals.hermite import CHAIN, GROUP, LONE, THRESHOLDS, sum_chain
 from ntk_numba.extended import extended, solve
 from ntk_numba.function import Floats
 
@@ -56,26 +57,28 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     one, two, half, zero = real(1), real(2), real(0.5), real(0)
     vanished, lowest = real(VANISHED), parameters[2]
     terms, octaves = int(parameters[0]), int(parameters[1])
+    threshold = parameters[THRESHOLDS + terms // GROUP] if octaves > 0 else one
     sums, squares, rests = _sums(one), _squares(one), _rests(one)
     powers, complements = _powers(one), _complements(one)
     cosine, high, slope = sums[COSINE], sums[HIGH], sums[SLOPE]
     for j in range(z.size):
         c = one - two * smaller(z[j], w[j])
         wk[j] = c * c
-    sum_chain(wk, zk, rate, row, columns, terms)
+    sum_chain(wk, zk, rate, row, columns, terms, parameters)
     for begin in range(0, z.size, BLOCK):
         end = min(begin + BLOCK, z.size)
         count = end - begin
         z_n, w_n = z[begin:end], w[begin:end]
+        any_counts = False
+        first, rest_first = squares[0], rests[0]
         for j in range(count):
             rest = two * smaller(z_n[j], w_n[j])
             cosine[j] = one - rest
-            rests[0, j] = rest
+            counts = (one - rest) * (one - rest) >= threshold
+            first[j], rest_first[j] = (one - rest, rest) if counts else (zero, one)
+            any_counts |= counts
             high[j], slope[j] = zero, zero
-        if octaves > 0:
-            first = squares[0]
-            for j in range(count):
-                first[j] = cosine[j]
+        if octaves > 0 and any_counts:
             nearest = zero
             for s in range(LOG_FIRST):
                 before, rest_before = squares[s], rests[s]
@@ -138,9 +141,10 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
 
 
 octave_loop = DualLoop(_fill_row)
-"""The loop. Its parameters are the number of single degrees, the number of octaves, and the least
-cosθ_K. A sample's coefficients are that of degree 0, the unit coefficients of odd degrees, and
-those of the octaves times the roots of `rule`'s weights."""
+"""The loop. Its parameters are the number of single degrees, the number of octaves, the least
+cosθ_K, and the thresholds of the single degrees (see `hermite.thresholds`), followed by that of the
+octaves, if any. A sample's coefficients are that of degree 0, the unit coefficients of odd degrees,
+and those of the octaves times the roots of `rule`'s weights."""
 
 
 @cache

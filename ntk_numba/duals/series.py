@@ -312,6 +312,10 @@ class _Tails:
                 break
         self.unseen = np.max([check.unseen for check in self.checks], axis=0)
 
+    def allowed(self, degree: int) -> Array:
+        """Return what K and the rate of a pair may lack: no more than those at ρ = 1, (2,)."""
+        return np.maximum(self.largest[:, degree], ROUNDING / 100)
+
     def lowest_degree(self, tolerance: float) -> int | None:
         """Return the lowest degree after which both tails are below the tolerance, or None."""
         enough = np.flatnonzero((PEAK * self.largest).max(axis=0) + 2 * ROUNDING <= tolerance)
@@ -330,6 +334,11 @@ def _tails(unit: Array, ratio: float, chain: Chain) -> Array:
     # terms that the chain leaves out are rounding errors; the others are bounded by the tail of σ'
     t = np.minimum(t, (t1 + ROUNDING) * ratio / (k + 1) + ROUNDING)
     return np.stack([t, t1])
+
+
+def _from_each(tails: Array) -> Array:
+    """Return tails that include the degree of their column, from those after it."""
+    return np.concatenate([np.ones((2, 1)), tails[:, :-1]], axis=1)
 
 
 def _table(activation: Series, degree: int, count: int) -> Panels:
@@ -380,7 +389,9 @@ def _fitted(activation: Series, limit: float) -> Dual:
             return Dual(
                 series_loop,
                 never_obtuse=activation.never_negative,
-                parameters=chain.parameters(degree + 1),
+                parameters=chain.parameters(
+                    degree + 1, _from_each(tails.largest), tails.allowed(degree)
+                ),
                 coefficients=lambda q: chain.coefficients(table(q)),
                 curve=curve_of(function),
                 parity=activation.parity,

@@ -1,11 +1,11 @@
-"""Certified series: tolerances that are refused, and the kernels of awkward rows."""
+"""Certified series: tolerances that are refused, terms left out, kernels of awkward rows."""
 
 import numpy as np
 import pytest
 
 import ntk_numba as nk
 from ntk_numba import activations
-from ntk_numba.duals import mixture, series
+from ntk_numba.duals import hermite, mixture, series
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,47 @@ def test_gram_of_awkward_rows(dtype):
         assert np.isfinite(matrix).all() and (matrix == matrix.T).all()
         assert (matrix[0] == matrix[1]).all() and (matrix[3] == 0).all()
         np.testing.assert_allclose(matrix[2], -matrix[0], atol=1e-6 * abs(matrix[0, 0]))
+
+
+def angles_of_thresholds(dual):
+    """Return ρ on both sides of each threshold of a dual, and the ends of the range."""
+    step = 2 if dual.loop is not hermite.series_loop else int(dual.parameters[2])
+    limits = np.array(dual.parameters[hermite.THRESHOLDS :]) ** (1 / step)
+    assert (np.diff(limits) >= 0).all() and limits[0] == 0 and limits[-1] < 1
+    near = np.concatenate([limits * (1 - 1e-9), limits * (1 + 1e-9)])
+    return np.concatenate([near, -near, [1.0, -1.0, 0.99999]]), limits
+
+
+@pytest.mark.parametrize("name", ["tanh", "arctan:1e-6", "sigmoid", "mish", "softplus"])
+def test_terms_that_a_pair_leaves_out_are_below_the_bound(name):
+    """The bound is attained at the thresholds, where most is left out, if at all."""
+    activation = activations.get(name)
+    dual = activation.dual(2.0)
+    rho, limits = angles_of_thresholds(dual)
+    assert len(limits) > 2 and limits[2] > 0.1  # so that there is something to leave out
+    at = np.full(rho.shape, 2.0)
+    scale = [np.array(v)[-3] for v in nk.dual(activation, at, at, rho)]
+    found = nk.dual(activation, at, at, rho)
+    exact = nk.dual(activation.finer(1e-13), at, at, rho)
+    left_out = 0
+    for k in range(2):
+        errors = abs(np.array(found[k]) - np.array(exact[k])) / scale[k]
+        assert errors.max() <= dual.bounds[k] + 2e-13
+        left_out += np.sum(errors[: len(limits)] > 1e-15)
+    assert left_out > 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["tanh", "mish", "silu", "softsign"])
+def test_the_terms_of_a_pair_do_not_depend_on_the_others(name, dtype):
+    """A block of columns takes as many terms as one of its pairs needs.
+
+    Each block has a column that is nearly parallel to the rows, or one of them has all of these.
+    """
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((256, 5)).astype(dtype)
+    z[::16] = z[0] * (1 + 1e-3 * rng.random((16, 5)))
+    x, net = z[:64:16], nk.MLP(3, name)
+    together = np.argsort(np.arange(256) % 16, kind="stable")
+    for mixed, sorted_ in zip(nk.gram(net, x, z), nk.gram(net, x, z[together]), strict=True):
+        assert (mixed[:, together] == sorted_).all()
