@@ -26,7 +26,7 @@ from numba.core.caching import (
 )
 from numba.core.serialize import dumps
 
-from ntk_numba.compiled import trust
+from ntk_numba.compiled import claims, trust
 from ntk_numba.notices import notice
 from ntk_numba.terminal import escaped
 
@@ -228,6 +228,7 @@ def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
     """Make a dispatcher or `CFunc` of a function keep its code on disk, if possible."""
     with contextlib.suppress(Exception):
         compiler._cache = PackageCache(function) if digest_is_complete() else _NoCache()
+        compiler.compile = claims.compilation()(compiler.compile)
 
 
 def _identity(function: Callable[..., Any]) -> Any:
@@ -275,7 +276,17 @@ class _Entries:
         return f"{self._name}-{self._state}-{digest}{ENDING}"
 
     def load(self, key: Any, *_: Any, **__: Any) -> Any:
-        """Return the code that was saved with the key; None if there is none or it is damaged."""
+        """Return the code that was saved with the key; None if there is none or it is damaged.
+
+        If another process is compiling it, this one waits for it (`claims`).
+        """
+        if (found := self._find(key)) is None:
+            lock = self._folders[-1] / f"{self._file(key)}.lock"
+            found = claims.claim(lock, lambda: self._find(key))
+        return found
+
+    def _find(self, key: Any) -> Any:
+        """Return the code that is on disk now."""
         for folder in self._folders:
             path = folder / self._file(key)
             try:
