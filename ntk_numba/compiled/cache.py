@@ -26,7 +26,7 @@ from numba.core.caching import (
 )
 from numba.core.serialize import dumps
 
-from ntk_numba.compiled import claims, trust
+from ntk_numba.compiled import once, trust
 from ntk_numba.notices import notice
 from ntk_numba.terminal import escaped
 
@@ -228,7 +228,7 @@ def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
     """Make a dispatcher or `CFunc` of a function keep its code on disk, if possible."""
     with contextlib.suppress(Exception):
         compiler._cache = PackageCache(function) if digest_is_complete() else _NoCache()
-        compiler.compile = claims.compilation()(compiler.compile)
+        compiler.compile = once.compilation()(compiler.compile)
 
 
 def _identity(function: Callable[..., Any]) -> Any:
@@ -278,11 +278,11 @@ class _Entries:
     def load(self, key: Any, *_: Any, **__: Any) -> Any:
         """Return the code that was saved with the key; None if there is none or it is damaged.
 
-        If another process is compiling it, this one waits for it (`claims`).
+        If another process is compiling it, this one waits for it (`once`).
         """
         if (found := self._find(key)) is None:
             lock = self._folders[-1] / f"{self._file(key)}.lock"
-            found = claims.claim(lock, lambda: self._find(key))
+            found = once.claim(lock, lambda: self._find(key))
         return found
 
     def _find(self, key: Any) -> Any:

@@ -15,7 +15,7 @@ from programs import ENVIRONMENT, PATIENCE
 
 from ntk_numba import stopping
 from ntk_numba.compiled import cache as package_cache
-from ntk_numba.compiled import claims, trust
+from ntk_numba.compiled import once, trust
 from ntk_numba.compiled.loops import compile_by_address
 from ntk_numba.compiled.policy import kernel
 
@@ -38,10 +38,10 @@ def both_reversed(x):
 # an answer before it saves the functions that `pausing` names.
 PROGRAM = """
 import sys
-from ntk_numba.compiled import claims, trust
+from ntk_numba.compiled import once, trust
 from ntk_numba.compiled.cache import PackageCache
 import module
-calls, pausing, claims.LONGEST = sys.argv[1].split(), sys.argv[2].split(), float(sys.argv[3])
+calls, pausing, once.LONGEST = sys.argv[1].split(), sys.argv[2].split(), float(sys.argv[3])
 load, save = PackageCache.load_overload, PackageCache.save_overload
 
 def loaded(cache, *arguments):
@@ -57,8 +57,8 @@ def saved(cache, *arguments):
     save(cache, *arguments)
 
 PackageCache.load_overload, PackageCache.save_overload = loaded, saved
-say = claims._say_that_it_waits
-claims._say_that_it_waits = lambda: say.cache_info().currsize or (print("waits", flush=True), say())
+say = once._say_that_it_waits
+once._say_that_it_waits = lambda: say.cache_info().currsize or (print("waits", flush=True), say())
 for call in calls:
     getattr(module, call)(3)
 """
@@ -176,7 +176,7 @@ def wrong(x):
 def folder(tmp_path, monkeypatch):
     """Return the folder of the compiled code, for a process that has not waited yet."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(claims, "_in_vain", 0.0)
+    monkeypatch.setattr(once, "_in_vain", 0.0)
     return tmp_path / "cache"
 
 
@@ -189,7 +189,7 @@ def lock(folder, monkeypatch):
         seen.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "claim", claim)
+        patch.setattr(once, "claim", claim)
         assert kernel()(identity)(3) == 3
     for kept in files(folder):
         kept.unlink()
@@ -238,16 +238,16 @@ def test_a_claim_lasts_as_long_as_the_compilation(lock, folder, monkeypatch):
 
 
 def test_loops_that_are_called_by_their_address_are_claimed(folder, monkeypatch):
-    paths, claim = [], claims.claim
-    monkeypatch.setattr(claims, "claim", lambda *a: (paths.append(a[0]), claim(*a))[1])
+    paths, claim = [], once.claim
+    monkeypatch.setattr(once, "claim", lambda *a: (paths.append(a[0]), claim(*a))[1])
     compile_by_address(do_nothing, ((numba.types.intp,), numba.types.void))
     assert len(paths) == 1 and not paths[0].exists() and len(files(folder)) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, numba.TypingError])
 def test_a_compilation_that_fails_gives_up_its_claim(error, folder, monkeypatch):
-    paths, claim = [], claims.claim
-    monkeypatch.setattr(claims, "claim", lambda *a: (paths.append(a[0]), claim(*a))[1])
+    paths, claim = [], once.claim
+    monkeypatch.setattr(once, "claim", lambda *a: (paths.append(a[0]), claim(*a))[1])
     function = kernel()(wrong)
     if error is KeyboardInterrupt:
 
@@ -258,45 +258,45 @@ def test_a_compilation_that_fails_gives_up_its_claim(error, folder, monkeypatch)
         monkeypatch.setattr(function._compiler, "compile", interrupt)
     with pytest.raises(error):
         function(3)
-    assert len(paths) == 1 and files(folder) == [] and claims._thread.claim is None
+    assert len(paths) == 1 and files(folder) == [] and once._thread.claim is None
 
 
 def test_what_is_waited_for_in_vain_is_limited_for_all_functions_together(lock, monkeypatch):
-    monkeypatch.setattr(claims, "LONGEST", 0.05)
+    monkeypatch.setattr(once, "LONGEST", 0.05)
     looks = []
     with locked(lock):
         assert not compiled()
-        assert claims._in_vain >= 0.05
+        assert once._in_vain >= 0.05
         lock.with_suffix("").unlink()
-        monkeypatch.setattr(claims, "_say_that_it_waits", lambda: looks.append(1))
+        monkeypatch.setattr(once, "_say_that_it_waits", lambda: looks.append(1))
         assert not compiled() and not looks
         assert lock.exists()  # it is another's
 
 
 def test_waiting_that_finds_code_does_not_count(lock, monkeypatch):
     codes = iter([None, None, "code"])
-    with locked(lock), claims.compilation():
-        assert claims.claim(lock, lambda: next(codes)) == "code"
-        assert claims._thread.claim is None
-    assert claims._in_vain == 0
+    with locked(lock), once.compilation():
+        assert once.claim(lock, lambda: next(codes)) == "code"
+        assert once._thread.claim is None
+    assert once._in_vain == 0
 
 
 def test_a_process_that_compiles_does_not_wait_for_itself(lock):
-    with claims.compilation():
-        assert claims.claim(lock, lambda: None) is None
+    with once.compilation():
+        assert once.claim(lock, lambda: None) is None
         for _ in range(2):
-            assert claims.claim(lock, lambda: pytest.fail("it waits")) is None
-            with claims.compilation():
-                assert claims.claim(lock, lambda: pytest.fail("it waits")) is None
+            assert once.claim(lock, lambda: pytest.fail("it waits")) is None
+            with once.compilation():
+                assert once.claim(lock, lambda: pytest.fail("it waits")) is None
             assert is_locked(lock)
     assert not lock.exists()
-    assert claims.claim(lock, lambda: pytest.fail("it is no compilation")) is None
+    assert once.claim(lock, lambda: pytest.fail("it is no compilation")) is None
 
 
 def test_code_that_is_saved_before_the_claim_is_found(lock):
     """Another process may save code and end its claim between a look and a claim."""
-    with claims.compilation():
-        assert claims.claim(lock, lambda: "code") == "code"
+    with once.compilation():
+        assert once.claim(lock, lambda: "code") == "code"
     assert not lock.exists()
 
 
@@ -309,8 +309,8 @@ def test_a_claim_on_a_file_that_was_removed_meanwhile_does_not_count(lock, monke
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with claims.compilation():
-        assert claims.claim(lock, lambda: None) is None
+    with once.compilation():
+        assert once.claim(lock, lambda: None) is None
         assert removed and is_locked(lock)
 
 
@@ -344,8 +344,8 @@ def test_neither_a_folder_nor_a_pipe_in_its_place_does_harm(make, lock):
 
 def test_nothing_is_locked_in_a_folder_that_others_may_write(lock):
     lock.parent.chmod(0o777)
-    with claims.compilation(), pytest.raises(trust.UntrustedError):
-        claims.claim(lock, lambda: None)
+    with once.compilation(), pytest.raises(trust.UntrustedError):
+        once.claim(lock, lambda: None)
     assert not lock.exists()
 
 

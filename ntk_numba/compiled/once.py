@@ -1,9 +1,9 @@
 """Claims of code that is not on disk: one process compiles it, and others that need it wait.
 
 Jobs of an array start together. Without claims, each of them would find an empty cache and compile
-all functions. A claim is a lock on a file, which ends with its process however that ends. If it
-cannot be had, for example on a file system without locks, the process compiles without one. So a
-claim saves time, and nothing else depends on it.
+all functions. A claim is a lock on a file, which ends with its process however that ends. Where
+there can be none, for example on a file system without locks, the process compiles without one. So
+a claim saves time, and nothing else depends on it.
 """
 
 import contextlib
