@@ -45,7 +45,7 @@ from ntk_numba.inputs.source import Source
 
 # The version of the arithmetic. It goes up whenever a bit of an entry changes, so that no file is
 # begun with one version and finished with another.
-NUMERICS = 5
+NUMERICS = 6
 
 # Numba's workqueue threading layer aborts when two threads of Python enter parallel code at once.
 _one_at_a_time = threading.Lock()

@@ -38,7 +38,7 @@ CENTRE_GRID = 4096.0
 PADDING_BYTES = 320
 
 # Numbers of samples whose variances and coefficients are computed at once
-STATISTICS_NUMBERS, STATISTICS_ROWS = 1 << 13, 256
+STATISTICS_NUMBERS, STATISTICS_ROWS = 1 << 15, 512
 
 
 class Samples(NamedTuple):
