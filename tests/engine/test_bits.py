@@ -202,7 +202,8 @@ def as_recorded(found):
     assert not changed, f"other bits: {', '.join(changed)}"
 
 
-@pytest.mark.parametrize("processor", marked(pytest.mark.slow, PROCESSORS, ["sandybridge"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", PROCESSORS)
 def test_bits_are_the_same_on_all_processors(processor):
     has = llvm.get_host_cpu_features()
     if platform.machine() != "x86_64" or not has.get(PROCESSORS[processor]):
@@ -212,13 +213,15 @@ def test_bits_are_the_same_on_all_processors(processor):
     as_recorded(computed_with(variables, () if processor in ("nehalem", "haswell") else FEW))
 
 
-@pytest.mark.parametrize("kind", marked(pytest.mark.slow, LIBRARIES))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_bits_do_not_depend_on_what_numpy_and_blas_find(kind):
     as_recorded(computed_with(LIBRARIES[kind]))
 
 
-def test_bits_do_not_depend_on_functions_of_libraries():
-    as_recorded(computed_with({"SPOIL_LIBRARIES": "1"}))
+@pytest.mark.parametrize("which", marked(pytest.mark.slow, ["few", "all"]))
+def test_bits_do_not_depend_on_functions_of_libraries(which):
+    as_recorded(computed_with({"SPOIL_LIBRARIES": "1"}, FEW if which == "few" else ()))
 
 
 def test_data_have_obtuse_angles_and_awkward_pairs():
