@@ -92,6 +92,7 @@ def _facts(file: "GramFile") -> dict[str, Any]:
         "input_digest": contents.x.hex,
         "against_digest": contents.z.hex if contents.z else "",
         "package_version": file.package_version,
+        "processor": file.processor,
     }
 
 
@@ -114,6 +115,7 @@ def _facts_of_factor(file: FactorFile) -> dict[str, Any]:
         "tile": c.grid.tile,
         "bytes": file.path.stat().st_size,
         "package_version": file.package_version,
+        "processor": file.processor,
     }
 
 

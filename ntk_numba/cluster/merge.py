@@ -18,7 +18,7 @@ from ntk_numba.arguments import Layout, Policy
 from ntk_numba.cluster.cover import Cover, find_parts, show_indices
 from ntk_numba.errors import FileError, InvalidTypeError, InvalidValueError, folder_error
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.contents import Contents, Header, processors_of
 from ntk_numba.gramfile.layout import HDF5, read_header
 from ntk_numba.gramfile.lease import held
 from ntk_numba.gramfile.link import refuse_unfinished, write_link
@@ -44,6 +44,9 @@ def merge(
     progress: bool = False,
 ) -> GramFile:
     """Merge the parts of a job into one file, bit for bit the file of a single job.
+
+    If the parts were computed on several kinds of processors, only the attribute `processor`
+    differs from that of a single job: it names all of them.
 
     Every tile is compared with its checksum while it is copied. If the merge is stopped, the same
     call continues it.
@@ -177,8 +180,9 @@ def _copy_all(
     """Copy all tiles that are not merged yet, and with `delete`, delete each merged part."""
     c = contents
     with TileWriter(
-        target, contents, found.numerics, policy, reserve=not delete, direct=False
-    ) as writer:
+        target, contents, found.numerics, policy, processor=processors_of(found.headers.values()),
+        reserve=not delete, direct=False,
+    ) as writer:  # fmt: skip
         bar = tqdm(
             total=c.count, initial=int(np.count_nonzero(writer.done)), unit="tile",
             disable=not policy.progress, smoothing=0.1,

@@ -25,6 +25,7 @@ from ntk_numba.cluster.cover import find_merged, part_path
 from ntk_numba.cluster.executors import run_parts
 from ntk_numba.cluster.merge import merge
 from ntk_numba.cluster.workers import AnyExecutor, Receipt, parts_on_this_host, worker_threads
+from ntk_numba.compiled.processor import processor
 from ntk_numba.compute.plan import Outline, Plan, find_largest_norm, make_plan, outline
 from ntk_numba.compute.stream import contents_of, prepare, stream_tiles
 from ntk_numba.engine.kernel import NUMERICS
@@ -239,7 +240,7 @@ def _write(
     try:
         with stopping.gently():
             kernel = prepare(plan, x, z)
-            with TileWriter(target, contents, NUMERICS, policy) as writer:
+            with TileWriter(target, contents, NUMERICS, policy, processor=processor()) as writer:
                 stream_tiles(
                     plan, kernel, x, z, writer.tiles, done=writer.done, check=writer.check,
                     progress=policy.progress,

@@ -21,9 +21,11 @@ from ntk_numba.grid import LARGEST_TILE
 
 MOST = 2**53  # features and versions are smaller
 MOST_ATTRIBUTES = 1000  # users may add some of their own
-# Bytes of the longest text: of a network of `DEEPEST` layers, of the lists of parts of a link, and
-# of all others, which are short
-LONGEST = {"net": 4 << 20, "linked": 4 << 20, "linked_checksums": 4 << 20}
+# Bytes of the longest text: of a network of `DEEPEST` layers, of the lists of parts of a link, of
+# the names of some hundred processors, and of all others, which are short
+LONGEST = {
+    "net": 4 << 20, "linked": 4 << 20, "linked_checksums": 4 << 20, "processor": 4 << 10,
+}  # fmt: skip
 LONGEST_OTHER = 200
 LARGEST_CHUNK = 64 << 20  # bytes of a chunk that HDF5 reads whole, since it is compressed
 
@@ -68,7 +70,7 @@ def attribute(file: h5py.File, key: str, kind: type, default: Any = None) -> Any
         value = file.attrs[key]
     except (TypeError, ValueError, UnicodeError):  # a number that NumPy does not have
         raise wrong from None
-    if isinstance(value, np.bytes_):  # of a fixed length, as models have them
+    if isinstance(value, np.bytes_):  # of a fixed length
         value = value.decode("ascii", "replace")
     if not isinstance(value, str if kind is str else np.generic):
         raise wrong

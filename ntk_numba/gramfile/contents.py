@@ -7,6 +7,7 @@ them from it, and the writer and the merge compare them. `Contents` are those of
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
@@ -343,6 +344,10 @@ class Header(NamedTuple, Generic[AnyContents]):
     """The header of a file of tiles: its contents, and the versions that wrote it.
 
     numerics : the version of the arithmetic, of a Gram file see `engine.kernel.NUMERICS`
+    processor : LLVM's name of the processor that computed the tiles, or names, joined by ", ", if
+        the file was merged from parts; "" if it is unknown, as in older files. A file that is
+        begun on one processor and continued on another keeps the name of the first. Nothing
+        depends on it.
     linked : the names and seals of the parts that its virtual datasets refer to; empty if the file
         holds its own tiles
     """
@@ -350,4 +355,11 @@ class Header(NamedTuple, Generic[AnyContents]):
     contents: AnyContents
     numerics: int
     package_version: str
+    processor: str = ""
     linked: tuple[tuple[str, int], ...] = ()
+
+
+def processors_of(headers: Iterable[Header[Stored]]) -> str:
+    """Return the `processor` of a file that is merged from parts: all names, sorted, each once."""
+    names = {name for header in headers for name in header.processor.split(", ")}
+    return ", ".join(sorted(names - {""}))

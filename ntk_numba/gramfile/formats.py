@@ -32,6 +32,7 @@ from ntk_numba.grid import Grid, parse_part
 
 DIGESTS = "digests"  # the group of the digests of X and Z
 LARGEST_NORM = "largest_norm"  # an optional attribute, see `Contents`
+PROCESSOR = "processor"  # an optional attribute, see `Header`
 LARGEST_FACTOR_TILE = 4096  # the edge of a tile of a factor
 LARGEST_EXPONENT = 1100  # of a power of two by which a matrix is scaled, in magnitude
 

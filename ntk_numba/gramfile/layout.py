@@ -28,7 +28,7 @@ from ntk_numba.compiled.arrays import PAGE
 from ntk_numba.errors import BusyFileError, FileError, InvalidValueError, file_error, folder_error
 from ntk_numba.gramfile import claims, disk
 from ntk_numba.gramfile.contents import AnyContents, Contents, Header, Stored
-from ntk_numba.gramfile.formats import FORMATS, GRAM, Format, format_of, other_format
+from ntk_numba.gramfile.formats import FORMATS, GRAM, PROCESSOR, Format, format_of, other_format
 from ntk_numba.opening import NO_LOCK, open_descriptor
 
 CHECKSUMS = "checksums"  # the group of the datasets of checksums
@@ -114,6 +114,9 @@ def new_file(fd: int, header: Header[Stored]) -> Iterator[h5py.File]:
                 claims.refuse_long(key, values[key])
             file.attrs[key] = values[key]
         file.attrs["seal"] = form.seal(file.attrs)
+        if header.processor:  # of a fixed length, for which HDF5 has a checksum
+            claims.refuse_long(PROCESSOR, header.processor)
+            file.attrs[PROCESSOR] = np.bytes_(header.processor)
         form.add(file, c)
         if c.storage.packed:
             file.create_dataset(TILES, data=c.storage.places, track_times=False)
@@ -360,7 +363,8 @@ def read_header(file: HDF5, path: Path, form: Format[Any] = GRAM) -> Header[Any]
             dataset = claims.dataset(file, name, contents.dtype, stored_shape, stored=False)
             if bool(dataset.is_virtual) != bool(linked):
                 raise InvalidValueError(f"the values of {name} are not where they were written")
-        return Header(contents, numerics, values["package_version"], linked)
+        processor = claims.attribute(file, PROCESSOR, str, "")
+        return Header(contents, numerics, values["package_version"], processor, linked)
 
 
 def read_tile_map(file: HDF5, path: Path, contents: Stored) -> TileMap:

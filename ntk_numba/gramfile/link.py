@@ -17,7 +17,7 @@ import numpy as np
 
 from ntk_numba.errors import FileError, InvalidValueError
 from ntk_numba.gramfile import disk
-from ntk_numba.gramfile.contents import Contents, Header
+from ntk_numba.gramfile.contents import Contents, Header, processors_of
 from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease, held
 from ntk_numba.gramfile.parts import FINGERPRINTS, fingerprint, read_checksums
@@ -45,7 +45,7 @@ def write_link(
     try:
         if not overwrite:
             refuse_unfinished(path)
-        linked, prints = [], []
+        linked, prints, headers = [], [], []
         slots, slots_of_parts = contents.storage.slots, {}
         for part in parts:
             name = os.path.relpath(part.resolve(), path.parent.resolve())
@@ -55,9 +55,11 @@ def write_link(
                     raise InvalidValueError(f"{part} has been replaced by a file of another job")
                 prints.append(fingerprint(header.contents, read_checksums(file, header.contents)))
                 linked.append((name, int(file.attrs["seal"])))
+            headers.append(header)
             slots_of_parts[name] = np.sort(slots[header.contents.storage.mask])
         disk.remove(new)
-        header = Header(contents, numerics, version("ntk_numba"), tuple(linked))
+        processor = processors_of(headers)
+        header = Header(contents, numerics, version("ntk_numba"), processor, tuple(linked))
         fd = disk.create(new)
         try:
             keep_mode(fd, path)

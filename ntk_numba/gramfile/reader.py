@@ -86,6 +86,11 @@ class GramFile(StoredFile[Contents]):
         The version of the arithmetic that computed the file.
     package_version : str
         The version of the package that wrote the file.
+    processor : str
+        LLVM's name of the processor for which the code that computed the file was compiled, such
+        as "znver5"; of a merged or linked file, the names of all of its parts, sorted and joined
+        by ", ". A file that was begun on one processor and continued on another has the name of
+        the first. It is "" in files of older versions. The entries do not depend on it.
     linked : tuple of (str, int)
         The names and seals of the parts that the file refers to; empty if it holds its own tiles.
     """

@@ -56,11 +56,13 @@ class StoredFile(Generic[AnyContents]):
         The version of the arithmetic that computed the file.
     package_version : str
         The version of the package that wrote the file.
+    processor : str
+        LLVM's name of the processor that computed the file, see `contents.Header`.
     """
 
     def __init__(self, path: Path, file: HDF5, header: Header[AnyContents]) -> None:
         self.path, self._file, self.complete = path, file, file.complete
-        self.contents, self.numerics, self.package_version, _ = header
+        self.contents, self.numerics, self.package_version, self.processor, _ = header
 
     @property
     def dtype(self) -> np.dtype:

@@ -67,6 +67,7 @@ class TileWriter:
     path : the name of the complete file
     contents, numerics : the contents of the file, which determine its format, and the version of
         the arithmetic
+    processor : what the header of a new file says of the processor, see `Header`
     policy : whether to replace an existing file, and an unfinished one with other contents; and
         whether to show progress while the tiles of an earlier call are checked
     reserve : reserve all of the space now, so that a full disk is noticed before any work
@@ -98,12 +99,13 @@ class TileWriter:
         numerics: int,
         policy: Policy = DEFAULT,
         *,
+        processor: str = "",
         reserve: bool = True,
         direct: bool = True,
     ) -> None:
         check_folder(path)
         self._path, self._partial = path, partial_of(path)
-        self._header = Header(contents, numerics, version("ntk_numba"))
+        self._header = Header(contents, numerics, version("ntk_numba"), processor)
         self._form, self._useless = format_of(contents), False
         self._overwrite, self._reserve = policy.overwrite, reserve
         self._lease = Lease(path)

@@ -10,6 +10,7 @@ from programs import own_process_kept
 
 import ntk_numba as nk
 from ntk_numba.cli import program as cli
+from ntk_numba.compiled.processor import processor
 
 
 def without_notice(text: str) -> str:
@@ -72,6 +73,7 @@ def test_from_data_to_picture(start, run, tmp_path, points):
     assert "150 × 150" in run("info", "g.h5").stdout
     facts = json.loads(run("info", "g.h5", "--json").stdout)
     assert facts["complete"] and facts["kernels"] == ["nngp", "ntk"] and facts["net"]["depth"] == 3
+    assert facts["package_version"] == nk.__version__ and facts["processor"] == processor()
     verified = run("verify", "g.h5", "--data", "x.npy").stdout
     assert verified.count("ok ") == 5 and "WRONG" not in verified
     start("plot", "g.h5", "-o", "g.png", "--labels", "y.npy", "--scale", "normalized")

@@ -106,7 +106,7 @@ def test_names_of_others_are_escaped(run):
 def test_attributes_of_others_are_escaped(run):
     """Who makes a file can compute its seal too."""
     text = HARM[:-2]  # HDF5 keeps no halves of characters
-    for key in ("package_version", "net", "layout", "format"):
+    for key in ("package_version", "processor", "net", "layout", "format"):
         with h5py.File("good.h5", "r+") as file:
             before = file.attrs[key], file.attrs["seal"]
             other = json.loads(before[0]) | {"activation": [text]} if key == "net" else None

@@ -20,7 +20,7 @@ from ntk_numba.compute.verify import verify_sample
 from ntk_numba.gramfile import layout
 from ntk_numba.gramfile.contents import DEEPEST, MOST_ROWS
 from ntk_numba.gramfile.factor import open_factor
-from ntk_numba.gramfile.formats import FACTOR_FILE, GRAM, LARGEST_NORM
+from ntk_numba.gramfile.formats import FACTOR_FILE, GRAM, LARGEST_NORM, PROCESSOR
 from ntk_numba.gramfile.lease import lock_of
 
 HUGE = 512 << 30
@@ -39,7 +39,7 @@ VALUES = [
     NETWORK.replace("[1.0", "[1" + "0" * 400), "\x1b]0;title\x07", "[1e9, 1e9]",
     "{" + '"a": {' * 5000, "x" * (5 << 20),
 ]  # fmt: skip
-ATTRIBUTES = [*GRAM.attributes, "seal", LARGEST_NORM]
+ATTRIBUTES = [*GRAM.attributes, "seal", LARGEST_NORM, PROCESSOR]
 DATASETS = ["ntk", "checksums/ntk", "digests/X", "tiles", "checksums", "digests"]
 
 
@@ -225,7 +225,7 @@ def test_attributes_of_every_kind(kinds, kind, capsys):
 @pytest.mark.slow
 def test_a_factor_of_any_kind(kinds, capsys):
     rng = np.random.default_rng(0)
-    for name in [*FACTOR_FILE.attributes, "seal"]:
+    for name in [*FACTOR_FILE.attributes, "seal", PROCESSOR]:
         for n, k in enumerate(rng.permutation(len(VALUES))[:8]):
             spoil(kinds, "factor", set_attribute(name, VALUES[k]), capsys, thorough=n == 0)
         spoil(kinds, "factor", set_attribute(name, None), capsys)
@@ -272,6 +272,11 @@ def test_datasets_of_any_kind(kinds, kind, capsys):
         ("package_version", "\x1b]0;title\x07", "its attribute package_version has characters"),
         ("layout", "lower\u202e", "its attribute layout has characters that do not belong there"),
         ("linked", '[["a", -1]]', "its attribute linked is no list of names and seals"),
+        ("processor", 3, "its attribute processor is not a text"),
+        ("processor", np.array(["a"], "S4"), "its attribute processor is not a text"),
+        ("processor", np.bytes_(4097 * b"x"), "its attribute processor is not a text"),
+        ("processor", 4097 * "x", "its attribute processor is longer than 4,096 bytes"),
+        ("processor", np.bytes_(b"\x1b]0;title\x07"), "its attribute processor has characters"),
         ("part", "1/" + 5000 * "9", "its attribute part is longer than 200 bytes"),
     ],
 )

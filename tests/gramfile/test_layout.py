@@ -38,14 +38,14 @@ def contents(request):
 
 def created(path, contents):
     with path.open("w+b") as file:
-        layout.create(file.fileno(), Header(contents, 5, "1.2"))
+        layout.create(file.fileno(), Header(contents, 5, "1.2", "haswell"))
     return path
 
 
 def test_a_header_says_what_was_written(tmp_path, contents):
     path = created(tmp_path / "g.h5", contents)
     with layout.HDF5(path) as file:
-        assert layout.read_header(file, path) == Header(contents, 5, "1.2")
+        assert layout.read_header(file, path) == Header(contents, 5, "1.2", "haswell")
 
 
 def test_the_same_contents_give_the_same_bytes(tmp_path, contents):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import ntk_numba as nk
+from ntk_numba.compiled.processor import processor
 from ntk_numba.gramfile.layout import INCOMPLETE
 
 NET = nk.MLP(3, "relu", b_std=0.1)
@@ -30,6 +31,7 @@ def test_the_file_is_ordinary_hdf5(written, points):
         attributes = dict(file.attrs)
     assert attributes["format"] == "ntk_numba gram" and attributes["format_version"] == 4
     assert attributes["complete"] and attributes["package_version"] == nk.__version__
+    assert attributes["processor"] == processor().encode()
     assert nk.MLP.from_dict(json.loads(attributes["net"])) == NET
     assert len(attributes["input_digest"]) == 64
 
@@ -56,6 +58,7 @@ def test_open_gram(written, points):
         assert f.shape == (150, 150) and f.net == NET and f.complete and f.dtype == np.float64
         assert (f.ntk[2:5, 7] == k.ntk[2:5, 7]).all() and f.nngp[3, 3] == k.nngp[3, 3]
         assert f.verify()
+        assert f.package_version == nk.__version__ and f.processor == processor() != ""
         assert "150 × 150" in repr(f)
     with nk.open_gram(str(written)) as f:
         assert f.kernels == ("nngp", "ntk")

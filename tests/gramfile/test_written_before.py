@@ -66,7 +66,7 @@ def test_they_are_small():
 @pytest.mark.parametrize("name", COMPLETE)
 def test_a_file_is_opened_and_verified(files, name):
     with nk.open_gram(files / name) as f:
-        assert f.numerics == 1 and f.complete
+        assert f.numerics == 1 and f.complete and f.processor == ""
         assert f.verify()
         if name == "numerical.h5":
             assert isinstance(f.contents.net.activation[0], Recorded)
@@ -107,6 +107,7 @@ def test_its_parts_are_merged(files, layout):
         nk.open_gram(files / "linked.h5") as linked,
     ):
         assert f.numerics == 1 and f.verify() and f.contents.layout == layout
+        assert f.processor == ""
         assert (f.ntk[:] == linked.ntk[:]).all()
 
 
