@@ -172,16 +172,17 @@ def thresholds(tails: Doubles, allowed: Doubles, first: int, step: int) -> tuple
     """Return the |x| = |ρ|^step from which the terms of each group count; 0 for the first group.
 
     Without the terms from degree k on, K of a pair lacks at most |ρ|^k t, and the rate
-    |ρ|^(k−1) t₁, where t and t₁ are bounds of the sums of the coefficients' squares from k on.
+    |ρ|^(k−1) t₁, where t and t₁ bound the sums of the squares of the coefficients from k on. If
+    the number of terms is a multiple of GROUP, the last threshold is that of all further degrees.
 
-    tails : (2, terms) t and t₁ from the degree of each term on, ascending degrees
+    tails : (2, terms) t and t₁ behind each term
     allowed : (2,) what K and the rate of a pair may lack
-    first, step : the degrees are first, first + step, …
+    first, step : the degrees of the terms are first, first + step, …
     """
     out = [0.0]
-    for term in range(GROUP, tails.shape[1], GROUP):
+    for term in range(GROUP, tails.shape[1] + 1, GROUP):
         degree = first + step * term
-        share = np.minimum(allowed / np.maximum(tails[:, term], allowed), 1.0)
+        share = allowed / np.maximum(tails[:, term - 1], allowed)
         roots = np.log(extended(share)) / np.array([degree, degree - 1]) * step
         # a little less, since the dtype of the kernels may round it up
         out.append(max(out[-1], float(np.min(np.exp(roots).astype(float))) * (1 - 1e-6)))

@@ -363,9 +363,7 @@ def _thresholds(
     beyond = terms.octaves + MORE
     checks = _checks(activation, mixture_of, limit, beyond)
     behind = np.max([_find(activation, mixture_of, q, beyond).tails for q in checks], axis=0)
-    last = terms.single if terms.octaves else terms.single - 1
-    from_each = np.concatenate([np.ones((2, 1)), behind[:, :last]], axis=1)
-    return thresholds(from_each, np.full(2, far), 1, 2)
+    return thresholds(behind[:, : terms.single], np.full(2, far), 1, 2)
 
 
 @lru_cache(maxsize=512)

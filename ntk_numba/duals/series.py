@@ -336,11 +336,6 @@ def _tails(unit: Array, ratio: float, chain: Chain) -> Array:
     return np.stack([t, t1])
 
 
-def _from_each(tails: Array) -> Array:
-    """Return tails that include the degree of their column, from those after it."""
-    return np.concatenate([np.ones((2, 1)), tails[:, :-1]], axis=1)
-
-
 def _table(activation: Series, degree: int, count: int) -> Panels:
     """Return the table of the unit coefficients of degree 0, 1, …, `degree`."""
     whole = _whole_table(activation, _table_degree(degree), count)
@@ -389,9 +384,7 @@ def _fitted(activation: Series, limit: float) -> Dual:
             return Dual(
                 series_loop,
                 never_obtuse=activation.never_negative,
-                parameters=chain.parameters(
-                    degree + 1, _from_each(tails.largest), tails.allowed(degree)
-                ),
+                parameters=chain.parameters(degree + 1, tails.largest, tails.allowed(degree)),
                 coefficients=lambda q: chain.coefficients(table(q)),
                 curve=curve_of(function),
                 parity=activation.parity,
