@@ -63,7 +63,7 @@ def factorised(
 
 
 def _without_tiles(gram: Any) -> bool:
-    """Return whether a matrix is an operator whose tiles cannot be had."""
+    """Return whether a matrix is an operator that does not compute its tiles one by one."""
     if isinstance(gram, GramOperator):
         return isinstance(gram, OtherOperator | DistributedOperator)
     return isinstance(gram, LinearOperator)
