@@ -22,7 +22,7 @@ import ntk_numba as nk
 from ntk_numba.gramfile.holder import Holder
 
 GRAM = [sys.executable, "-m", "ntk_numba", "gram"]
-NET = ["--depth", "300", "--b-std", "0.1", "--memory", "150MiB"]
+NET = ["--depth", "900", "--b-std", "0.1", "--memory", "150MiB"]
 N = 2500  # 55 tiles of 256 × 256, some seconds on two cores, in several batches
 
 

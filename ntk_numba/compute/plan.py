@@ -306,7 +306,11 @@ def make_plan(
     reading = 3 * BLOCK_BYTES + ROWS_AT_ONCE * row
     held = sum(s.held + s.overhead for s in (x, z) if s is not None)
     # extended numbers, including the temporary arrays of the activations
-    statistics = 3 * 24 * max(STATISTICS_NUMBERS, STATISTICS_ROWS * (6 + fitted.coefficients))
+    numbers_of_sample = 6 + fitted.coefficients
+    statistics = 3 * 24 * min(
+        max(STATISTICS_NUMBERS, STATISTICS_ROWS * numbers_of_sample),
+        max(n, m) * numbers_of_sample,
+    )  # fmt: skip
     held += vectors or 0
     fixed = scratch + reading + held + statistics
     # before that: the rows that the centre is computed from, their panels, and their unit vectors

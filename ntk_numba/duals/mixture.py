@@ -57,7 +57,7 @@ Array = NDArray[np.float64]
 
 MORE = 4  # octaves beyond those of a dual, from which the sums that are left out are computed
 LEFT_OUT = 0.2  # the share of a tolerance that the sums that are left out may take
-FAR = 0.01  # the share that pairs with a small |ρ| may lack, see `hermite.thresholds`
+FAR = 0.001  # the share that pairs with a small |ρ| may lack, see `hermite.thresholds`
 SETTLED = 1e-6  # a change of the coefficients between two panels, below which errors are small too
 NEGLIGIBLE = 75.0  # powers below exp(−NEGLIGIBLE) are left out
 

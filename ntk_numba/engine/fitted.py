@@ -216,7 +216,9 @@ def _fit_by_one_factor(
     """Return duals whose tolerances are those of the activations times a factor for all of them."""
     held = 1 if _kink_behind_series(net) else 2  # Σ alone, or Θ too
     scale = 1.0
-    for _ in range(ATTEMPTS):
+    for attempt in range(1, ATTEMPTS + 1):
+        if attempt == ATTEMPTS:  # a part of the errors does not depend on the tolerances
+            scale = min(scale, TIGHTEST / wanted)
         try:
             duals = tuple(layer.finer(scale) for layer in hidden)
         except ToleranceError as refused:
