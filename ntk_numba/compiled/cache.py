@@ -219,9 +219,9 @@ def _say_that_it_compiles(why: str) -> None:
     why : why the code is not kept; empty if it is
     """
     if why:
-        notice(f"compiling, about 10 s in each process, since {why}")
+        notice(f"compiling, about 12 s in each process, since {why}")
     else:
-        notice("compiling once, about 10 s; later runs find the compiled code on disk")
+        notice("compiling once, about 12 s; later runs find the compiled code on disk")
 
 
 def keep_on_disk(compiler: Any, function: Callable[..., Any]) -> None:
