@@ -15,7 +15,7 @@ from unittest import mock
 import llvmlite.binding as llvm
 import numpy as np
 
-ENGINE = Path(__file__).parent.parent / "engine"
+TESTS = Path(__file__).parent.parent
 
 
 def entries(nets, x, dtype, threads):
@@ -30,7 +30,7 @@ def entries(nets, x, dtype, threads):
 
 def compute():
     """Return the entries by dtype and name, as ``"float64 relu"``."""
-    sys.path.insert(0, str(ENGINE))
+    sys.path[:0] = [str(TESTS), str(TESTS / "engine")]
     import test_bits
 
     with mock.patch.object(test_bits, "digest", entries):

@@ -113,11 +113,12 @@ inside() {
 }
 
 install_wheels() {
-  local platforms=()
+  local platforms=() wanted
+  mapfile -t wanted < <("$PYTHON" tests/arm/requirements.py)
   for minor in $(seq 17 36); do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
   echo "Installing wheels of aarch64"
   "$PYTHON" -m pip download -qq --disable-pip-version-check --dest $root/wheels \
-    --python-version 3.11 --only-binary=:all: "${platforms[@]}" ".[test]" hatchling editables ||
+    --python-version 3.11 --only-binary=:all: "${platforms[@]}" "${wanted[@]}" hatchling editables ||
     fail "pip cannot download all wheels of [test] for aarch64"
   inside python3 -m venv --clear /venv
   inside python -m pip install --quiet --no-index --find-links /wheels -e ".[test]" ||
