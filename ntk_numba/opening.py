@@ -46,6 +46,14 @@ def exists(path: Path) -> bool:
     return True
 
 
+def is_at(fd: int, path: Path) -> bool:
+    """Return whether an open file still has the name `path`; a link to it does not count."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except OSError:
+        return False
+
+
 def open_ordinary(path: Path) -> BinaryIO:
     """Open a file for reading its bytes; the errors are those of `open_descriptor`."""
     return open(path, "rb", opener=open_descriptor)

@@ -25,8 +25,7 @@ from numba.extending import intrinsic
 from ntk_numba.activations.elu_integral import SCALE, A
 from ntk_numba.compiled.intrinsics import arrays_of, fma, stack_array, wide_vectors
 from ntk_numba.compiled.loops import Angles, DualLoop
-from ntk_numba.compiled.policy import njit
-from ntk_numba.compiled.vectors import BLOCK_BYTES, VECTOR_BYTES, Vectors, blocks
+from ntk_numba.compiled.vectors import Vectors, blocks, for_any_length
 from ntk_numba.duals.quadrature import gauss_legendre
 from ntk_numba.duals.special import supplement
 from ntk_numba.extended import PI, Extended, concatenate, extended, stack, where
@@ -111,32 +110,17 @@ def _summing(groups: tuple[tuple[int, int, int, int], ...], size: int) -> Any:
     return fill
 
 
-def _filling(groups: tuple[tuple[int, int, int, int], ...]) -> Callable[..., None]:
+def _filling(*groups: tuple[int, int, int, int]) -> Callable[..., None]:
     """Make a function that fills such sums for any number of columns."""
-    by_blocks, by_vectors, one_by_one = (
-        _summing(groups, size) for size in (BLOCK_BYTES, VECTOR_BYTES, 1)
-    )
-
-    @njit
-    def fill(out: Floats, variable: Floats, row: Floats, columns: Floats, begin: int) -> None:
-        if out.nbytes >= BLOCK_BYTES:
-            by_blocks(out, variable, row, columns, begin)
-        elif out.nbytes >= VECTOR_BYTES:
-            by_vectors(out, variable, row, columns, begin)
-        else:
-            one_by_one(out, variable, row, columns, begin)
-
-    return fill
+    return for_any_length(lambda size: _summing(groups, size))
 
 
 _fill_pair = _filling(
-    (
-        (0, LONG, TERMS[0], PAIR_ROW),
-        (LONG, MIDDLE, TERMS[LONG], PAIR_ROW + sum(TERMS[:LONG])),
-        (MIDDLE, len(TERMS), TERMS[MIDDLE], PAIR_ROW + sum(TERMS[:MIDDLE])),
-    )
+    (0, LONG, TERMS[0], PAIR_ROW),
+    (LONG, MIDDLE, TERMS[LONG], PAIR_ROW + sum(TERMS[:LONG])),
+    (MIDDLE, len(TERMS), TERMS[MIDDLE], PAIR_ROW + sum(TERMS[:MIDDLE])),
 )
-_fill_value, _fill_slope = (_filling(((0, 1, POWERS, row),)) for row in (VALUE_ROW, SLOPE_ROW))
+_fill_value, _fill_slope = (_filling((0, 1, POWERS, row)) for row in (VALUE_ROW, SLOPE_ROW))
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:

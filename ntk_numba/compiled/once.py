@@ -19,6 +19,7 @@ from typing import Any
 from ntk_numba import stopping
 from ntk_numba.compiled import trust
 from ntk_numba.notices import notice
+from ntk_numba.opening import is_at
 
 LONGEST = 60.0  # seconds that a process waits in vain, for all functions together
 SHORT_PAUSE, LONG_PAUSE = 0.02, 0.5  # seconds between two looks, at first and later
@@ -107,7 +108,7 @@ def _take(path: Path) -> bool:
     fd = os.open(path, flags, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _leads_to(path, fd):  # otherwise its holder has removed it since it was opened
+        if is_at(fd, path):  # otherwise its holder has removed it since it was opened
             _thread.claim = fd, path
             return True
     except BlockingIOError:
@@ -125,17 +126,9 @@ def _release(fd: int, path: Path) -> None:
     A child that was forked meanwhile keeps the lock, but on a file without a name.
     """
     with contextlib.suppress(OSError):
-        if _leads_to(path, fd):
+        if is_at(fd, path):
             path.unlink()
     os.close(fd)
-
-
-def _leads_to(path: Path, fd: int) -> bool:
-    """Return whether a path is that of an open file."""
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
 
 
 @cache

@@ -6,12 +6,14 @@ before the loop that none of them overlaps the results.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
+
+from ntk_numba.compiled.policy import njit
 
 # The bytes of a block of columns, of which a few sums are in registers at once
 BLOCK_BYTES = 256 if llvm.get_host_cpu_features().get("avx512f") else 128
@@ -87,3 +89,23 @@ def blocks(builder: ir.IRBuilder, n: ir.Value, width: int) -> Iterator[ir.Value]
     last = builder.sub(n, index(width))
     with cgutils.for_range_slice(builder, index(0), n, index(width)) as (begin, _):
         yield builder.select(builder.icmp_signed("<", begin, last), begin, last)
+
+
+def for_any_length(make: Callable[[int], Any]) -> Callable[..., None]:
+    """Return a compiled function of a row of any length, from one of rows of at least a vector.
+
+    make : size → an intrinsic whose first argument is a row of at least `size` bytes, or of at
+        least one number
+    """
+    by_blocks, by_vectors, one_by_one = make(BLOCK_BYTES), make(VECTOR_BYTES), make(1)
+
+    @njit
+    def any_length(first: Any, *others: Any) -> None:
+        if first.nbytes >= BLOCK_BYTES:
+            by_blocks(first, *others)
+        elif first.nbytes >= VECTOR_BYTES:
+            by_vectors(first, *others)
+        else:
+            one_by_one(first, *others)
+
+    return any_length

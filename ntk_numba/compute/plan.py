@@ -23,12 +23,7 @@ from ntk_numba.arguments import (
 from ntk_numba.engine.fitted import FittedNetwork, fit_network, needs_largest_norm
 from ntk_numba.engine.products import panel_width
 from ntk_numba.engine.rows import WORKING
-from ntk_numba.engine.samples import (
-    STATISTICS_NUMBERS,
-    STATISTICS_ROWS,
-    find_underflow,
-    roots_of_variances,
-)
+from ntk_numba.engine.samples import find_underflow, numbers_at_once, roots_of_variances
 from ntk_numba.engine.tile import STRIP
 from ntk_numba.errors import InvalidValueError, UnderflowWarning
 from ntk_numba.gramfile.contents import SAME_NORM, Output
@@ -306,11 +301,7 @@ def make_plan(
     reading = 3 * BLOCK_BYTES + ROWS_AT_ONCE * row
     held = sum(s.held + s.overhead for s in (x, z) if s is not None)
     # extended numbers, including the temporary arrays of the activations
-    numbers_of_sample = 6 + fitted.coefficients
-    statistics = 3 * 24 * min(
-        max(STATISTICS_NUMBERS, STATISTICS_ROWS * numbers_of_sample),
-        max(n, m) * numbers_of_sample,
-    )  # fmt: skip
+    statistics = 3 * 24 * numbers_at_once(max(n, m), fitted.coefficients)
     held += vectors or 0
     fixed = scratch + reading + held + statistics
     # before that: the rows that the centre is computed from, their panels, and their unit vectors

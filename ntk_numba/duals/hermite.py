@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 
 from ntk_numba.compiled.intrinsics import arrays_of, fma
 from ntk_numba.compiled.loops import Angles, DualLoop
-from ntk_numba.compiled.policy import njit
-from ntk_numba.compiled.vectors import BLOCK_BYTES, VECTOR_BYTES, Vectors, blocks
+from ntk_numba.compiled.vectors import Vectors, blocks, for_any_length
 from ntk_numba.extended import extended
 from ntk_numba.extended.sums import Doubles
 from ntk_numba.function import Floats
@@ -120,20 +119,9 @@ def _horner(size: int) -> Any:
     return horner
 
 
-_by_blocks, _by_vectors, _one_by_one = _horner(BLOCK_BYTES), _horner(VECTOR_BYTES), _horner(1)
-
-
-@njit
-def sum_chain(
-    x: Floats, p: Floats, d: Floats, row: Floats, columns: Floats, terms: int, parameters: Floats
-) -> None:
-    """Fill p = Σ_m c_m x^m and d = dp/dx of a row of pairs, from the rows `CHAIN` + m."""
-    if x.nbytes >= BLOCK_BYTES:
-        _by_blocks(x, p, d, row, columns, terms, parameters)
-    elif x.nbytes >= VECTOR_BYTES:
-        _by_vectors(x, p, d, row, columns, terms, parameters)
-    else:
-        _one_by_one(x, p, d, row, columns, terms, parameters)
+sum_chain = for_any_length(_horner)
+"""(x, p, d, row, columns, terms, parameters) → None: fill p = Σ_m c_m x^m and d = dp/dx of a row of
+pairs, from the rows `CHAIN` + m."""
 
 
 def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) -> None:

@@ -270,11 +270,12 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
         If the activation's tolerance is not reached.
     """
     limit, tolerance = rounded(q_max), activation.tolerance
+    far = FAR * tolerance
     # what does not depend on the tolerance is computed, and cached, for one tolerance
     function = activation.finer(TOLERANCE)
     terms = _terms_for(function, mixture_of, limit, tolerance)
     for count in (FEW, MANY):
-        bounds = _bounds(function, mixture_of, limit, terms, count, FAR * tolerance)
+        bounds = _bounds(function, mixture_of, limit, terms, count, far)
         if max(bounds) <= tolerance:
             break
     else:
@@ -288,7 +289,7 @@ def fitted(activation: Series, mixture_of: Callable[[], Mixture], q_max: float) 
             float(terms.single),
             float(terms.octaves),
             0.0 if activation.never_negative else -1.0,
-            *_thresholds(function, mixture_of, limit, terms, FAR * tolerance),
+            *_thresholds(function, mixture_of, limit, terms, far),
         ),
         coefficients=lambda q: _without_noise(table(q)),
         curve=curve_of(function),

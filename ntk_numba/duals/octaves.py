@@ -57,7 +57,7 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
     one, two, half, zero = real(1), real(2), real(0.5), real(0)
     vanished, lowest = real(VANISHED), parameters[2]
     terms, octaves = int(parameters[0]), int(parameters[1])
-    threshold = parameters[THRESHOLDS + terms // GROUP] if octaves > 0 else one
+    threshold = parameters[THRESHOLDS + terms // GROUP] if octaves > 0 else two  # cosθ is below
     sums, squares, rests = _sums(one), _squares(one), _rests(one)
     powers, complements = _powers(one), _complements(one)
     cosine, high, slope = sums[COSINE], sums[HIGH], sums[SLOPE]
@@ -73,12 +73,13 @@ def _fill_row(angles: Angles, row: Floats, columns: Floats, parameters: Floats) 
         first, rest_first = squares[0], rests[0]
         for j in range(count):
             rest = two * smaller(z_n[j], w_n[j])
-            cosine[j] = one - rest
-            counts = (one - rest) * (one - rest) >= threshold
-            first[j], rest_first[j] = (one - rest, rest) if counts else (zero, one)
+            c = one - rest
+            cosine[j] = c
+            counts = c * c >= threshold
+            first[j], rest_first[j] = (c, rest) if counts else (zero, one)
             any_counts |= counts
             high[j], slope[j] = zero, zero
-        if octaves > 0 and any_counts:
+        if any_counts:
             nearest = zero
             for s in range(LOG_FIRST):
                 before, rest_before = squares[s], rests[s]

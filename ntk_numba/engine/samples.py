@@ -259,9 +259,19 @@ def roots_of_variances(
     return np.array(roots)
 
 
+def _rows_at_once(coefficients: int) -> int:
+    """Return the most samples of a block."""
+    return max(STATISTICS_ROWS, STATISTICS_NUMBERS // (6 + coefficients))
+
+
+def numbers_at_once(samples: int, coefficients: int) -> int:
+    """Return how many numbers the statistics of a block of samples have."""
+    return min(_rows_at_once(coefficients), samples) * (6 + coefficients)
+
+
 def blocks_of(samples: int, coefficients: int) -> Iterator[slice]:
-    """Yield blocks of samples, of at most `STATISTICS_NUMBERS` numbers each."""
-    rows = max(STATISTICS_ROWS, STATISTICS_NUMBERS // (6 + coefficients))
+    """Yield blocks of samples, each of `numbers_at_once` numbers at most."""
+    rows = _rows_at_once(coefficients)
     return (slice(i, min(i + rows, samples)) for i in range(0, samples, rows))
 
 

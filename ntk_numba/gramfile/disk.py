@@ -230,14 +230,6 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def is_at(fd: int, path: Path) -> bool:
-    """Return whether an open file still has the name `path`; a link to it does not count."""
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(fd))
-    except OSError:
-        return False
-
-
 def remove(path: Path) -> None:
     """Remove a file, if it exists."""
     path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from ntk_numba.gramfile.layout import HDF5, link_mark, new_file, read_header
 from ntk_numba.gramfile.lease import Lease, held
 from ntk_numba.gramfile.parts import FINGERPRINTS, fingerprint, read_checksums
 from ntk_numba.gramfile.place import NEW, beside, check_folder, keep_mode, partial_of
+from ntk_numba.opening import is_at
 
 
 def write_link(
@@ -70,7 +71,7 @@ def write_link(
             disk.write_at(fd, link_mark(fd), 0)
             disk.sync(fd)
             lease.check()
-            if not disk.is_at(fd, new):
+            if not is_at(fd, new):
                 raise FileError(f"{new} was replaced by another process; is the folder safe?")
             with contextlib.suppress(FileNotFoundError):
                 disk.set_mode(fd, path.stat())

@@ -21,6 +21,7 @@ from ntk_numba import streams
 from ntk_numba.compiled.arrays import PAGE, aligned
 from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.layout import CHECKSUM, TileMap, checksum
+from ntk_numba.opening import is_at
 
 READERS = 4  # threads that read and compare; may be more than cores, since they wait for the disk
 BATCH = 256  # tiles that the threads are given at a time
@@ -87,7 +88,7 @@ class TileFile:
 
     def is_at(self, path: Path) -> bool:
         """Return whether the file still has the name `path`."""
-        return disk.is_at(self._fd, path)
+        return is_at(self._fd, path)
 
     def keep_mode(self, like: os.stat_result) -> None:
         """Give the file the permissions of another one, see `disk.set_mode`."""

@@ -24,6 +24,7 @@ from ntk_numba.gramfile.place import (
     partial_of,
     too_small,
 )
+from ntk_numba.opening import is_at
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -80,14 +81,14 @@ def written_whole(
             stopping.check()
             lease.check()
             check_output(target, overwrite=overwrite)
-            if not disk.is_at(fd, new):
+            if not is_at(fd, new):
                 raise FileError(f"{new} was moved or removed while it was written")
             disk.remove(partial_of(target))  # an unfinished file that is to be overwritten
             disk.rename(new, target)
         except BaseException as error:
             if fd is not None:
                 with contextlib.suppress(OSError):
-                    if disk.is_at(fd, new):
+                    if is_at(fd, new):
                         disk.remove(new)
             if isinstance(error, OSError) and error.strerror:  # it is none of ours
                 raise file_error(error, f"{target} cannot be written: {error.strerror}") from None

@@ -54,6 +54,7 @@ from ntk_numba.gramfile.place import (
     partial_of,
 )
 from ntk_numba.gramfile.tiles import TileFile
+from ntk_numba.opening import is_at
 from ntk_numba.terminal import escaped
 
 DEFAULT = Policy()
@@ -167,7 +168,7 @@ class TileWriter:
             disk.sync(fd)
             self._lease.check()
             disk.rename(new, self._partial)
-            if not disk.is_at(fd, self._partial):  # we were suspended, and this is another's file
+            if not is_at(fd, self._partial):  # we were suspended, and this is another's file
                 disk.rename(self._partial, new)
                 self._lease.check()
                 raise FileError(f"{new} was replaced by another process; is the folder safe?")
@@ -175,7 +176,7 @@ class TileWriter:
             if fd is not None:
                 with contextlib.suppress(OSError):
                     for path in (new, self._partial):
-                        if disk.is_at(fd, path):
+                        if is_at(fd, path):
                             disk.remove(path)
                 os.close(fd)
             if isinstance(error, OSError) and error.strerror:

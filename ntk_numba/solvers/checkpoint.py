@@ -35,6 +35,7 @@ from ntk_numba.gramfile import disk
 from ntk_numba.gramfile.lease import Lease
 from ntk_numba.gramfile.place import NEW, beside, check_folder, keep_mode, output_path
 from ntk_numba.gramfile.whole import reserve
+from ntk_numba.opening import is_at
 
 Array = NDArray[np.float64]
 
@@ -163,7 +164,7 @@ class Checkpoint:
                 disk.rename(new, self.path)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    if disk.is_at(fd, new):
+                    if is_at(fd, new):
                         disk.remove(new)
                 os.close(fd)
                 raise
@@ -229,7 +230,7 @@ class Checkpoint:
         limit = at + self._area
         with self._stopped(), stopping.gently():
             self._lease.check()
-            if not disk.is_at(self._fd, self.path):
+            if not is_at(self._fd, self.path):
                 raise StoppedError(f"{self.path} was moved or removed while it was written")
             for name, array in (arrays or {}).items():
                 data = np.ascontiguousarray(array, float)
